@@ -1,0 +1,17 @@
+"""Prompt → image. The names are imported on first use, so that a command line can refuse bad input without torch."""
+
+from importlib import import_module
+
+_HOMES = {
+    "AutoPipeline": "t2i.pipelines.auto",
+    "embedded": "t2i.pipelines.auto",
+    "DallePipeline": "t2i.pipelines.dalle",
+    "DallePipelineOutput": "t2i.pipelines.dalle",
+}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module 't2i.pipelines' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,74 @@
+"""One name for every pipeline: the embedded ones, a folder, or a model of the Hub."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from t2i.pipelines.dalle import DallePipeline
+
+WEIGHTS = Path(__file__).parent / "weights"
+PIPELINES = {cls.__name__: cls for cls in (DallePipeline,)}
+
+
+def embedded() -> dict[str, Path]:
+    """The systems whose weights come with the package, by name ("toybox/dalle")."""
+    return {
+        str(p.parent.relative_to(WEIGHTS).as_posix()): p.parent for p in sorted(WEIGHTS.glob("*/*/model_index.json"))
+    }
+
+
+class AutoPipeline:
+    """Opens any text-to-image pipeline by name; never made itself."""
+
+    def __init__(self) -> None:
+        raise TypeError("AutoPipeline is opened, not made: AutoPipeline.from_pretrained(name)")
+
+    @staticmethod
+    def from_pretrained(name: str | Path, dtype: torch.dtype = torch.float32, **kwargs) -> DiffusionPipeline:
+        """Open an embedded system (no network), a folder with model_index.json, or a model of the Hub.
+
+        Args:
+            name: "toybox/dalle", "runs/prior-toybox/latest", "CompVis/stable-diffusion-v1-4", …
+            dtype: of the weights in memory; the embedded ones are stored in half precision.
+            kwargs: go to the pipeline class's own `from_pretrained`.
+
+        Raises FileNotFoundError, listing the embedded systems and the nearest to `name`, when it is none of these.
+        """
+        source = embedded().get(str(name), Path(name))
+        if (index := source / "model_index.json").is_file():
+            cls = _pipeline_class(json.loads(index.read_text())["_class_name"])
+            return cls.from_pretrained(str(source), dtype=dtype, **kwargs)
+        if source.exists():
+            raise FileNotFoundError(f"{source} is not a pipeline: it has no model_index.json")
+        if not _may_be_on_hub(str(name)):
+            raise FileNotFoundError(_unknown(str(name)))
+        try:
+            config = DiffusionPipeline.load_config(str(name))
+        except OSError as error:
+            raise FileNotFoundError(f"{_unknown(str(name))} The Hub says: {str(error).splitlines()[0]}") from error
+        return _pipeline_class(config["_class_name"]).from_pretrained(str(name), dtype=dtype, **kwargs)
+
+
+def _pipeline_class(name: str) -> type[DiffusionPipeline]:
+    import diffusers
+
+    cls = PIPELINES.get(name) or getattr(diffusers, name, None)
+    if cls is None:
+        raise ValueError(f"neither t2i nor this version of diffusers has a pipeline {name!r}")
+    return cls
+
+
+def _may_be_on_hub(name: str) -> bool:
+    """Hub ids are "owner/model"; the owner "toybox" is ours, so a typing error there asks no network."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~", "toybox/"))
+
+
+def _unknown(name: str) -> str:
+    known = list(embedded())
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"there is no pipeline {name!r}.{hint} Embedded: {', '.join(known) or 'none'}; or give a folder or a Hub id."

@@ -1,0 +1,163 @@
+"""`t2i generate "a zebra teapot" …`"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from PIL import Image, PngImagePlugin
+from tyro.conf import Positional, arg
+
+from t2i import __version__
+from t2i.cli_errors import UsageError, parse
+
+
+@dataclass(frozen=True)
+class Generate:
+    prompts: Positional[tuple[str, ...]] = ()
+    """One or more prompts, each in quotes."""
+    pipeline: str = "toybox/dalle"
+    """An embedded system, a folder, or a model of the Hub."""
+    num_images: int = 4
+    """Pictures of each prompt."""
+    seed: int = 0
+    """Picture i of each prompt has the seed `seed` + i, and with it can be made again alone."""
+    out: str = "t2i.png"
+    """A PNG file for a labelled grid, or a folder (its name ends in /) for single pictures."""
+    device: str = "auto"
+    """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
+    negative_prompt: str | None = None
+    """What to lead away from."""
+    guidance_scale: float | None = None
+    """How closely to follow the prompt; by default the pipeline's own."""
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    num_candidates: Annotated[int | None, arg(aliases=["--best-of"])] = None
+    """Draw so many for each picture and keep the one that the prompt explains best."""
+    num_inference_steps: int | None = None
+    """Steps of a diffusion pipeline."""
+
+
+SETTINGS = (
+    "negative_prompt",
+    "guidance_scale",
+    "temperature",
+    "top_k",
+    "top_p",
+    "num_candidates",
+    "num_inference_steps",
+)
+
+
+def main(args: Sequence[str]) -> None:
+    """Draw what `args` ask for and say where it is; raises UsageError for bad arguments."""
+    ask = parse(Generate(), args, prog="t2i generate", description="Draw pictures of prompts.")
+    if not ask.prompts or not all(p.strip() for p in ask.prompts):
+        raise UsageError('give a prompt in quotes, as in: t2i generate "an avocado armchair"')
+    if ask.num_images < 1:
+        raise UsageError(f"--num-images must be at least 1, not {ask.num_images}")
+    if ask.seed < 0:
+        raise UsageError(f"--seed must be at least 0, not {ask.seed}")
+    single = _is_folder(ask.out)
+
+    started = time.perf_counter()
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    pipe = _open(ask)
+    loaded = time.perf_counter()
+    images = draw(pipe, ask)
+    drawn = time.perf_counter()
+    paths = save_each(images, ask) if single else [save_grid(images, ask)]
+    where = Path(ask.out) if single else paths[0]
+    print(
+        f"{where}: {len(images)} picture{'s' * (len(images) > 1)} in {drawn - loaded:.1f} s "
+        f"(and {loaded - started:.1f} s to load {ask.pipeline})"
+    )
+
+
+def draw(pipe, ask: Generate) -> list[Image.Image]:
+    """The pictures, those of the first prompt first; picture i of each prompt from the seed `ask.seed` + i."""
+    import inspect
+
+    import torch
+
+    given = {name: getattr(ask, name) for name in SETTINGS if getattr(ask, name) is not None}
+    takes = inspect.signature(pipe.__call__).parameters
+    if odd := [name for name in given if name not in takes]:
+        raise UsageError(f"{ask.pipeline} takes no --{odd[0].replace('_', '-')}")
+    seeds = list(range(ask.seed, ask.seed + ask.num_images)) * len(ask.prompts)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return pipe(list(ask.prompts), num_images_per_prompt=ask.num_images, generator=generators, **given).images
+
+
+def save_grid(images: list[Image.Image], ask: Generate) -> Path:
+    """One sheet, a prompt under each picture, up to four in a row."""
+    from t2i.data.toybox.sheet import contact_sheet
+
+    labels = [f"{p} · {ask.seed + i}" for p in ask.prompts for i in range(ask.num_images)]
+    columns = min(4, ask.num_images) if ask.num_images != 9 else 3
+    return _write(contact_sheet(images, labels, columns, cell=192), Path(ask.out), _record(ask, ask.prompts, ask.seed))
+
+
+def save_each(images: list[Image.Image], ask: Generate) -> list[Path]:
+    """One file a picture, named after its prompt and seed."""
+    paths = []
+    pairs = [(p, ask.seed + i) for p in ask.prompts for i in range(ask.num_images)]
+    for image, (prompt, seed) in zip(images, pairs, strict=True):
+        slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
+        paths.append(_write(image, Path(ask.out) / f"{slug}-{seed}.png", _record(ask, [prompt], seed)))
+    return paths
+
+
+def _record(ask: Generate, prompts: Sequence[str], seed: int) -> dict[str, str]:
+    """What it takes to make a picture again, as the text chunks of its PNG file."""
+    given = {k: v for k, v in dataclasses.asdict(ask).items() if k in SETTINGS and v is not None}
+    return {
+        "prompt": " | ".join(prompts),
+        "seed": str(seed),
+        "system": ask.pipeline,
+        "version": f"t2i {__version__}",
+        "settings": json.dumps(given),
+    }
+
+
+def _write(image: Image.Image, path: Path, record: dict[str, str]) -> Path:
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in record.items():
+        chunks.add_itxt(key, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    image.save(part, format="PNG", pnginfo=chunks)
+    part.replace(path)
+    return path
+
+
+def _is_folder(out: str) -> bool:
+    """Raises UsageError for a file that would not be a PNG."""
+    if out.endswith(("/", os.sep)) or Path(out).is_dir():
+        return True
+    if not out.lower().endswith(".png"):
+        raise UsageError(f"--out must end in .png (a grid) or / (single pictures), not {out!r}")
+    return False
+
+
+def _open(ask: Generate):
+    import torch
+    from diffusers.utils import logging
+    from t2i.pipelines.auto import AutoPipeline
+
+    logging.disable_progress_bar()  # of loading, which takes no time; drawing has one of its own
+    device = ask.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return AutoPipeline.from_pretrained(ask.pipeline).to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"cannot use --device {device}: {str(error).splitlines()[0]}") from error

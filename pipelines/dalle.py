@@ -1,0 +1,234 @@
+"""Prompt → picture by an autoregressive prior over image codes: DALL·E (Ramesh et al. 2021, arXiv 2102.12092).
+
+Shapes: n images · c candidates an image · R = n·c rows · T text length · N = s² codes · K codebook size · S image side
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from t2i.images import to_pil
+from t2i.prior.sampling import check_sampling, draw, filter_logits, guide
+from t2i.prior.transformer import TextImageTransformer
+from t2i.text.bpe import encode
+from t2i.tokenizers.vqvae import VQVAE
+
+logger = logging.getLogger(__name__)
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass
+class DallePipelineOutput(BaseOutput):
+    """
+    Args:
+        images: by `output_type`, a list of PIL images, an array (n, S, S, 3) or a tensor (n, 3, S, S) in [0, 1], or
+            for "latent" the codes (n, s, s).
+        tokens: the codes (n, s, s) of the images.
+        scores: (n,), log p(codes | prompt) − log p(codes | no prompt) in nats: how far the prompt explains the picture.
+    """
+
+    images: list[Image.Image] | np.ndarray | Tensor
+    tokens: Tensor
+    scores: Tensor
+
+
+class DallePipeline(DiffusionPipeline):
+    """Args:
+    tokenizer: of the text.
+    prior: the transformer over text tokens and image codes.
+    image_tokenizer: between codes and pixels.
+    """
+
+    model_cpu_offload_seq = "prior->image_tokenizer"
+    _callback_tensor_inputs: tuple[str, ...] = ("codes", "logits")
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, prior: TextImageTransformer, image_tokenizer: VQVAE):
+        super().__init__()
+        if prior.config.image_vocab_size != image_tokenizer.config.codebook_size:
+            raise ValueError(
+                f"the prior writes {prior.config.image_vocab_size} codes, the image tokenizer reads "
+                f"{image_tokenizer.config.codebook_size}: they were not trained together"
+            )
+        self.register_modules(tokenizer=tokenizer, prior=prior, image_tokenizer=image_tokenizer)
+        self.max_cache_bytes = 512 * 2**20  # more images than fit are made in several batches
+        self._interrupt = False
+
+    @property
+    def interrupt(self) -> bool:
+        """Set `pipe._interrupt = True` in a callback to stop: codes not yet drawn stay 0."""
+        return self._interrupt
+
+    @property
+    def image_size(self) -> int:
+        return self.prior.config.grid_size * self.image_tokenizer.stride
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        guidance_scale: float = 3.0,
+        temperature: float = 1.0,
+        top_k: int | None = 64,
+        top_p: float | None = None,
+        num_candidates: int = 1,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[DallePipeline, int, int, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("codes",),
+    ) -> DallePipelineOutput | tuple:
+        """Draw `num_images_per_prompt` pictures of each prompt, those of the first prompt first.
+
+        Args:
+            prompt: one or more prompts.
+            negative_prompt: what guidance leads away from; nothing in particular by default.
+            height, width: in pixels; a prior has learned one size, and anything else raises.
+            guidance_scale: 1 follows the model, more follows the prompt more closely than the model would.
+            temperature, top_k, top_p: of the draw of each code, after guidance.
+            num_candidates: draw so many for each image and keep the one with the highest score (see the output).
+            generator: one for each image, which then depends on nothing else; or one, from which theirs are seeded.
+            callback_on_step_end: called as f(pipe, step, step, tensors) after each code; what it returns is used on.
+
+        Raises ValueError, with the remedy, for arguments that ask for what cannot be.
+        """
+        prompts, negatives = self._check_inputs(prompt, negative_prompt, height, width, output_type)
+        check_sampling(temperature, top_k, top_p)
+        if num_images_per_prompt < 1 or num_candidates < 1:
+            raise ValueError("num_images_per_prompt and num_candidates must be at least 1")
+        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+            raise ValueError(f"no tensor {unknown.pop()!r} for callbacks: there are {self._callback_tensor_inputs}")
+        self._interrupt = False
+        count = len(prompts) * num_images_per_prompt
+        generators = _spread(_one_each(generator, count), num_candidates)
+        repeats = num_images_per_prompt * num_candidates
+        text = self._encode(prompts).repeat_interleave(repeats, 0)  # (R, T)
+        against = self._encode(negatives).repeat_interleave(repeats, 0)
+
+        guided = guidance_scale != 1
+        N = self.prior.image_length
+        batches = list(self._row_batches(len(text), guided))
+        codes = torch.zeros(len(text), N, dtype=torch.long, device=self.device)
+        with self.progress_bar(total=N * len(batches)) as bar:
+            for rows in batches:
+                chosen = codes[rows]  # a view: what is drawn into it is in `codes`
+                drawers = generators[rows] if generators else None
+                # With guidance both halves, with and without the prompt, run as one batch.
+                halves = torch.cat([text[rows], against[rows]]) if guided else text[rows]
+                cache = self.prior.new_cache(len(halves))
+                logits = self.prior.prefill(halves, cache)  # (2R, K)
+                for i in range(N):
+                    if guided:
+                        logits = guide(*logits.chunk(2), guidance_scale)  # (R, K)
+                    logits = filter_logits(logits, temperature, top_k, top_p)
+                    chosen[:, i] = draw(logits, drawers)
+                    if callback_on_step_end is not None:
+                        tensors = {"codes": chosen, "logits": logits}
+                        asked = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                        answer = callback_on_step_end(self, i, i, asked) or {}
+                        if "codes" in answer:
+                            chosen.copy_(answer["codes"])
+                    bar.update()
+                    if self._interrupt or i == N - 1:
+                        break
+                    drawn = chosen[:, i]
+                    logits = self.prior.step(torch.cat([drawn, drawn]) if guided else drawn, i, cache)
+                if self._interrupt:
+                    break
+
+        scores = self._score(text, against, codes)  # (R,)
+        best = scores.view(count, num_candidates).argmax(1)
+        keep = torch.arange(count, device=best.device) * num_candidates + best
+        side = self.prior.config.grid_size
+        codes, scores = codes[keep].view(count, side, side), scores[keep]
+        images = self._finish(codes, output_type)
+        self.maybe_free_model_hooks()
+        if not return_dict:
+            return images, codes, scores
+        return DallePipelineOutput(images=images, tokens=codes, scores=scores)
+
+    def _check_inputs(self, prompt, negative_prompt, height, width, output_type) -> tuple[list[str], list[str]]:
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts or not all(isinstance(p, str) for p in prompts):
+            raise ValueError("prompt must be a string or a non-empty list of strings")
+        negatives = negative_prompt if negative_prompt is not None else ""
+        negatives = [negatives] * len(prompts) if isinstance(negatives, str) else list(negatives)
+        if len(negatives) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
+        size = self.image_size
+        if (height or size, width or size) != (size, size):
+            raise ValueError(f"this system draws {size}×{size} pictures, not {height}×{width}: leave both out")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"unknown output_type {output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}")
+        return prompts, negatives
+
+    def _encode(self, prompts: list[str]) -> Tensor:
+        encoded = encode(self.tokenizer, prompts, self.prior.config.text_length)
+        if encoded.unknown:
+            logger.warning("words never seen in training: %s", ", ".join(encoded.unknown))
+        for prompt, dropped in zip(prompts, encoded.dropped, strict=True):
+            if dropped:
+                logger.warning("the prompt %r is too long; its end was dropped: %r", prompt, dropped)
+        return encoded.ids.to(self.device)
+
+    def _row_batches(self, rows: int, guided: bool) -> Iterator[slice]:
+        """The rows in as many slices as keep each one's key-value cache under `max_cache_bytes`."""
+        c = self.prior.config
+        positions = c.text_length + self.prior.image_length
+        a_row = 2 * c.layers * c.width * positions * self.prior.dtype.itemsize * (2 if guided else 1)
+        size = max(1, self.max_cache_bytes // a_row)
+        return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+    def _score(self, text: Tensor, against: Tensor, codes: Tensor) -> Tensor:
+        parts = []
+        for t, a, c in zip(text.split(64), against.split(64), codes.split(64), strict=True):
+            parts.append(self.prior.log_likelihood(t, c) - self.prior.log_likelihood(a, c))
+        return torch.cat(parts)
+
+    def _finish(self, codes: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
+        if output_type == "latent":
+            return codes
+        images = torch.cat([self.image_tokenizer.decode(part) for part in codes.split(64)])  # (n, 3, S, S)
+        if output_type == "pil":
+            return to_pil(images)
+        images = (images.float() + 1) / 2
+        return images if output_type == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _one_each(
+    generator: torch.Generator | Sequence[torch.Generator] | None, count: int
+) -> list[torch.Generator] | None:
+    """A generator for each image: those given, or new ones seeded from the one given."""
+    if generator is None:
+        return None
+    if isinstance(generator, torch.Generator):
+        return _seeded_from(generator, count)
+    if len(generator) != count:
+        raise ValueError(f"{count} images need {count} generators (or one), not {len(generator)}")
+    return list(generator)
+
+
+def _spread(generators: list[torch.Generator] | None, candidates: int) -> list[torch.Generator] | None:
+    """A generator for each candidate, seeded from its image's."""
+    if generators is None or candidates == 1:
+        return generators
+    return [g for own in generators for g in _seeded_from(own, candidates)]
+
+
+def _seeded_from(generator: torch.Generator, count: int) -> list[torch.Generator]:
+    seeds = torch.randint(2**63 - 1, (count,), generator=generator, device=generator.device).tolist()
+    return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]

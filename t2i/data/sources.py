@@ -1,0 +1,89 @@
+"""Pictures with captions, wherever they come from: toybox, a folder, or a data set of the Hub.
+
+Every source is a map-style data set whose items are `{"image": uint8 array (S, S, 3), "text": str}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from t2i.data.toybox import Toybox
+
+TOYBOX_ITEMS = 1_000_000  # items cost nothing until they are drawn
+
+
+class Source(Protocol):
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> dict: ...
+    def captions(self, limit: int) -> Iterator[str]: ...
+
+
+class Pictures:
+    """Images and captions of a Hugging Face data set, cropped to the centre square and resized.
+
+    Args:
+        dataset: a `datasets.Dataset` with an image and a text column.
+        size: side S of the pictures handed out.
+
+    Raises ValueError, listing the columns there are, when one of the two is missing.
+    """
+
+    def __init__(self, dataset, size: int, image_column: str = "image", caption_column: str = "text"):
+        for column, flag in ((image_column, "--image-column"), (caption_column, "--caption-column")):
+            if column not in dataset.column_names:
+                known = ", ".join(dataset.column_names)
+                raise ValueError(f"the data have no column {column!r} but: {known}; choose one with {flag}")
+        self.dataset, self.size = dataset, size
+        self.image_column, self.caption_column = image_column, caption_column
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict:
+        row = self.dataset[int(index)]
+        return {"image": square(row[self.image_column], self.size), "text": str(row[self.caption_column])}
+
+    def captions(self, limit: int) -> Iterator[str]:
+        return (str(text) for text in islice(self.dataset[self.caption_column], limit))
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Centre crop and resize to uint8 (size, size, 3); transparent pixels become white."""
+    if image.mode in ("RGBA", "LA", "P", "PA"):
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    image = image.convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return np.array(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
+
+
+def open_source(
+    name: str, size: int, image_column: str = "image", caption_column: str = "text", seed: int = 0
+) -> Source:
+    """The source called `name`: "toybox" (its training split), an image folder with metadata.jsonl, or a Hub data set.
+
+    Raises FileNotFoundError or ValueError with the remedy when it is none of them.
+    """
+    if name == "toybox":
+        return Toybox("train", size=size, seed=seed, num=TOYBOX_ITEMS)
+    from datasets import load_dataset  # slow to import, and toybox does without
+
+    folder = Path(name)
+    if folder.is_dir():
+        if not any((folder / f"metadata.{ext}").exists() for ext in ("jsonl", "csv", "parquet")):
+            raise FileNotFoundError(f"{folder} has no metadata.jsonl with a line {{file_name, text}} for each picture")
+        dataset = load_dataset("imagefolder", data_dir=str(folder), split="train")
+    elif folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
+        raise FileNotFoundError(f"there is no folder {name!r}; give 'toybox', an image folder or a Hub data set")
+    else:
+        dataset = load_dataset(name, split="train")
+    return Pictures(dataset, size, image_column, caption_column)

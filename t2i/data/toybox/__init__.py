@@ -1,0 +1,35 @@
+"""Toybox: a procedurally drawn world with known truth, infinite, seeded, offline.
+
+>>> from t2i.data.toybox import Scene, Thing
+>>> scene = Scene((Thing("armchair", "avocado"),), background="studio")
+>>> scene.caption(), scene.render(64).size
+('an avocado armchair', (64, 64))
+"""
+
+from t2i.data.toybox.attributes import ATTRIBUTES, COLOURS, SKINS
+from t2i.data.toybox.backgrounds import BACKGROUNDS
+from t2i.data.toybox.captions import vocabulary
+from t2i.data.toybox.dataset import Toybox, export
+from t2i.data.toybox.kinds import KINDS, Kind
+from t2i.data.toybox.scene import FAMILIES, RELATIONS, Scene, Thing
+from t2i.data.toybox.sheet import contact_sheet
+from t2i.data.toybox.split import HELD_OUT, SPLITS
+
+__all__ = [
+    "ATTRIBUTES",
+    "BACKGROUNDS",
+    "COLOURS",
+    "FAMILIES",
+    "HELD_OUT",
+    "KINDS",
+    "RELATIONS",
+    "SKINS",
+    "SPLITS",
+    "Kind",
+    "Scene",
+    "Thing",
+    "Toybox",
+    "contact_sheet",
+    "export",
+    "vocabulary",
+]

@@ -1,0 +1,48 @@
+"""`t2i data toybox --num 60000 --out DIR`"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from t2i.cli_errors import UsageError, check_choice, parse
+from t2i.data.toybox.dataset import export
+
+
+@dataclass(frozen=True)
+class Export:
+    out: str = ""
+    """Folder to write; it must not exist or be empty."""
+    num: int = 60_000
+    """Pictures."""
+    split: Literal["train", "zero_shot", "all"] = "train"
+    """'train' has none of the held-out pairs, 'zero_shot' only those, 'all' asks no questions."""
+    size: int = 64
+    """Side of the pictures in pixels."""
+    seed: int = 0
+    workers: int = 0
+    """Processes; 0 takes one a core. The bytes do not depend on it."""
+    layout: Literal["folder", "array"] = "folder"
+    """PNG files with metadata.jsonl, or one memory-mapped images.npy with metadata.jsonl."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Write the data set that `args` describe; raises UsageError for bad arguments."""
+    args = list(args)
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: t2i data toybox --out DIR [options]; t2i data toybox --help lists them")
+        return
+    check_choice("data set", args[0], ("toybox",))
+    ask = parse(Export(), args[1:], prog="t2i data toybox", description="Render toybox pictures with captions.")
+    if not ask.out:
+        raise UsageError("say where to: --out DIR")
+    if ask.num < 1 or ask.size < 8:
+        raise UsageError(f"--num must be at least 1 and --size at least 8, not {ask.num} and {ask.size}")
+    workers = ask.workers or os.cpu_count() or 1
+    started = time.perf_counter()
+    folder = export(ask.out, ask.num, ask.split, ask.size, ask.seed, workers, ask.layout)
+    seconds = time.perf_counter() - started
+    print(f"{folder}: {ask.num} pictures in {seconds:.1f} s, {ask.num / seconds:.0f} a second")

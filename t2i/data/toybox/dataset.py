@@ -1,0 +1,146 @@
+"""Toybox as a data set: indexed, or written to disk by several processes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from t2i.data.toybox.scene import Scene, check_name
+from t2i.data.toybox.split import SPLITS
+
+LAYOUTS = ("folder", "array")
+_CHUNK = 256  # items a task: long enough to hide the cost of handing it over
+
+
+class Toybox:
+    """A map-style data set of `num` scenes.
+
+    Item i depends on (seed, split, i) alone: neither `num` nor the order of access changes it.
+
+    Args:
+        split: "train", "zero_shot" or "all".
+        size: side of the pictures in pixels.
+        seed: from 0 up; two seeds give two unrelated worlds of scenes.
+        num: how many items there are.
+        family: "single", "count", "relation", or None for the mixture.
+    """
+
+    def __init__(
+        self, split: str = "train", size: int = 64, seed: int = 0, num: int = 100_000, family: str | None = None
+    ):
+        check_name("split", split, SPLITS)
+        if seed < 0 or num < 0:
+            raise ValueError(f"seed and num must not be negative: {seed=}, {num=}")
+        self.split, self.size, self.seed, self.num, self.family = split, size, seed, num, family
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int) -> dict:
+        """dict(image=uint8 array (size, size, 3), text=caption, scene=Scene); IndexError beyond the end."""
+        scene, text = self.scene(index)
+        return {"image": np.array(scene.render(self.size)), "text": text, "scene": scene}
+
+    def scene(self, index: int) -> tuple[Scene, str]:
+        """Scene and caption of an item, not drawn; IndexError beyond the end."""
+        if not -self.num <= index < self.num:
+            raise IndexError(f"index {index} is out of range for {self.num} items")
+        rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index % self.num))
+        scene = Scene.sample(rng, self.split, self.family)
+        return scene, scene.caption(rng)
+
+    def captions(self, limit: int) -> Iterator[str]:
+        """The captions of the first `limit` items."""
+        return (self.scene(i)[1] for i in range(min(limit, self.num)))
+
+
+def export(
+    out: str | os.PathLike,
+    num: int,
+    split: str = "train",
+    size: int = 64,
+    seed: int = 0,
+    workers: int = 1,
+    layout: str = "folder",
+) -> Path:
+    """Render `num` items of `Toybox(split, size, seed)` to disk; return the folder.
+
+    The bytes do not depend on `workers`. Everything is written to a hidden folder beside `out` and renamed at the end:
+    `out` is complete or absent. Worker processes are spawned, so a script calls this under `if __name__ == "__main__"`.
+
+    Args:
+        out: a folder that does not exist or is empty.
+        layout: "folder" writes PNG files and metadata.jsonl with file_name, text, scene (what Hugging Face's
+            `imagefolder` reads); "array" writes images.npy (uint8, num × size × size × 3) and metadata.jsonl.
+
+    Raises:
+        FileExistsError: `out` exists and is not an empty folder.
+        ValueError: an unknown layout or split.
+    """
+    check_name("layout", layout, LAYOUTS)
+    out, data = Path(out), Toybox(split, size, seed, num)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists and is not an empty folder; remove it or choose another")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial_out = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial_out.mkdir()
+    try:
+        if layout == "array":
+            shape = (num, size, size, 3)
+            np.lib.format.open_memmap(partial_out / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
+        chunks = [range(i, min(i + _CHUNK, num)) for i in range(0, num, _CHUNK)]
+        write = partial(_write_chunk, data, partial_out, layout)
+        with (
+            (partial_out / "metadata.jsonl").open("w", encoding="utf-8") as metadata,
+            tqdm(total=num, desc=f"toybox {split}", unit="image") as progress,
+            _mapper(workers) as run,
+        ):
+            for records in run(write, chunks):  # in order, so that line i describes item i
+                metadata.writelines(json.dumps(record) + "\n" for record in records)
+                progress.update(len(records))
+        if out.exists():
+            out.rmdir()
+        partial_out.rename(out)
+    except BaseException:  # also on Ctrl-C: leave no half-made folder behind
+        shutil.rmtree(partial_out, ignore_errors=True)
+        raise
+    return out
+
+
+@contextmanager
+def _mapper(workers: int) -> Iterator:
+    """`map`, in this process or in order over `workers` processes."""
+    if workers <= 1:
+        yield map
+        return
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:  # fork is unsafe beside torch's threads
+        yield pool.imap
+
+
+def _write_chunk(data: Toybox, folder: Path, layout: str, indices: Iterable[int]) -> list[dict]:
+    """Render some items into `folder`; return their metadata, one record an item."""
+    images = np.lib.format.open_memmap(folder / "images.npy", mode="r+") if layout == "array" else None
+    records = []
+    for i in indices:
+        item = data[i]
+        record = {"text": item["text"], "scene": item["scene"].to_dict()}
+        if images is not None:
+            images[i] = item["image"]
+        else:
+            record = {"file_name": f"{i:07d}.png", **record}
+            Image.fromarray(item["image"]).save(folder / record["file_name"])
+        records.append(record)
+    if images is not None:
+        images.flush()
+    return records

@@ -1,0 +1,78 @@
+"""Contact sheets: pictures in a grid, each with its label under it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont
+
+_INK = (52, 50, 58)
+_FRAME = (222, 220, 224)
+
+
+def contact_sheet(
+    images: Sequence[Image.Image],
+    labels: Sequence[str],
+    columns: int = 6,
+    cell: int = 128,
+    font_size: int = 13,
+    max_lines: int = 2,
+) -> Image.Image:
+    """Lay pictures out in a grid on white, a label of up to `max_lines` lines centred under each.
+
+    Args:
+        images: any sizes; each is fitted into a square of `cell` pixels (small ones are enlarged without blur).
+        labels: one a picture; long ones are wrapped, and cut with an ellipsis after the last line.
+        columns: pictures a row.
+
+    Returns:
+        RGB. Raises ValueError if there are no pictures or not one label for each.
+    """
+    if not images or len(images) != len(labels):
+        raise ValueError(f"need at least one picture and a label for each, got {len(images)} and {len(labels)}")
+    columns = max(1, min(columns, len(images)))
+    rows = -(-len(images) // columns)
+    font = ImageFont.load_default(font_size)
+    gap, line = max(8, cell // 10), round(font_size * 1.3)
+    texts = [_wrap(label, font, cell + gap - 4, max_lines) for label in labels]
+    label_height = max(len(lines) for lines in texts) * line + (6 if any(texts) else 0)
+    step_x, step_y = cell + gap, cell + label_height + gap
+    sheet = Image.new("RGB", (columns * step_x + gap, rows * step_y + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (image, lines) in enumerate(zip(images, texts, strict=True)):
+        x, y = gap + (i % columns) * step_x, gap + (i // columns) * step_y
+        picture = _fit(image.convert("RGB"), cell)
+        left, top = x + (cell - picture.width) // 2, y + (cell - picture.height) // 2
+        sheet.paste(picture, (left, top))
+        draw.rectangle((left - 1, top - 1, left + picture.width, top + picture.height), outline=_FRAME)
+        for k, text in enumerate(lines):
+            draw.text((x + cell / 2, y + cell + 6 + k * line), text, fill=_INK, font=font, anchor="ma")
+    return sheet
+
+
+def _fit(image: Image.Image, cell: int) -> Image.Image:
+    """The picture scaled to the cell; whole factors are enlarged pixel by pixel, to show what a model really made."""
+    scale = cell / max(image.size)
+    if scale == 1:
+        return image
+    method = Image.Resampling.NEAREST if scale == int(scale) else Image.Resampling.LANCZOS
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), method)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, max_lines: int) -> list[str]:
+    """At most `max_lines` lines no wider than `width` pixels; what does not fit ends in an ellipsis."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font.getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > max_lines:
+        lines[max_lines - 1 :] = [" ".join(lines[max_lines - 1 :])]
+    for k, words in enumerate(lines):
+        if font.getlength(words) > width:
+            while words and font.getlength(words + "…") > width:
+                words = words[:-1].rstrip()
+            lines[k] = words + "…"
+    return lines

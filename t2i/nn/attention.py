@@ -1,0 +1,79 @@
+"""Multi-head causal self-attention with a preallocated key-value cache.
+
+Shapes: B batch · L new positions · P positions already in the cache · H heads · D head width · C = H·D model width
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Backend = Literal["sdpa", "xformers"]
+
+
+class KVCache:
+    """Keys and values of one layer, written in place, so that a decoding step never allocates or copies the past."""
+
+    def __init__(self, batch: int, heads: int, length: int, head_width: int, *, device=None, dtype=None):
+        # (B, H, length, D). Never read before it is written, so it needs no clearing.
+        self.keys = torch.empty(batch, heads, length, head_width, device=device, dtype=dtype)
+        self.values = torch.empty_like(self.keys)
+        self.filled = 0
+
+    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, H, L, D) keys and values; return views of all that is stored: (B, H, P + L, D)."""
+        end = self.filled + k.shape[2]
+        if end > self.keys.shape[2]:
+            raise ValueError(f"the cache holds {self.keys.shape[2]} positions, and position {end - 1} was asked for")
+        self.keys[:, :, self.filled : end] = k
+        self.values[:, :, self.filled : end] = v
+        self.filled = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, backend: Backend = "sdpa") -> Tensor:
+    """Scaled dot-product attention (Vaswani et al. 2017, eq. 1): (B, H, L, D), (B, H, P, D) twice -> (B, H, L, D).
+
+    Raises ValueError for a backend that is unknown, not installed, or cannot run on the tensors' device.
+    """
+    if backend == "sdpa":
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    if backend != "xformers":
+        raise ValueError(f"unknown attention backend {backend!r}: choose 'sdpa' or 'xformers'")
+    if importlib.util.find_spec("xformers") is None:
+        raise ValueError("the attention backend 'xformers' is not installed: pip install 't2i[xformers]'")
+    if q.device.type != "cuda":
+        raise ValueError(f"the attention backend 'xformers' needs a CUDA device, not {q.device.type}: use 'sdpa'")
+    from xformers.ops import LowerTriangularMask, memory_efficient_attention
+
+    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # xformers wants (B, L, H, D)
+    return memory_efficient_attention(q, k, v, attn_bias=LowerTriangularMask() if causal else None).transpose(1, 2)
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, width: int, heads: int, backend: Backend = "sdpa"):
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width {width} is not divisible by {heads} heads")
+        self.heads = heads
+        self.backend = backend
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        """(B, L, C) -> (B, L, C). With a cache, x holds only the positions that come after those in the cache."""
+        B, L, C = x.shape
+        qkv = self.qkv(x).view(B, L, 3, self.heads, C // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, L, D)
+        past = 0
+        if cache is not None:
+            past = cache.filled
+            k, v = cache.append(k, v)
+        if past and L > 1:  # torch aligns its causal mask to the top left, which is right only without a past
+            raise ValueError("after the first call, a cache takes one position at a time")
+        y = attend(q, k, v, causal=L > 1, backend=self.backend)  # (B, H, L, D)
+        return self.out(y.transpose(1, 2).reshape(B, L, C))

@@ -1,0 +1,188 @@
+"""A decoder-only transformer over [text tokens, image codes], as in DALL·E (Ramesh et al. 2021, arXiv 2102.12092).
+
+The stream is BOS, then T text tokens, then N = s² image codes in raster order. Text and codes have vocabularies of
+their own, and so separate output layers: position t of the text is predicted from what precedes it over the text
+vocabulary, code n from the whole text and the codes before it over the codebook.
+
+Shapes: B batch · T text length · N codes of an image · s grid side · V text vocabulary · K codebook size · C width
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from t2i.nn.attention import CausalSelfAttention, KVCache
+
+PAD = 0  # the text tokenizer's padding id
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block (Radford et al. 2019)."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = CausalSelfAttention(width, heads)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
+        """(B, L, C) -> (B, L, C)"""
+        x = x + self.dropout(self.attention(self.norm1(x), cache))
+        return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+class TextImageTransformer(ModelMixin, ConfigMixin):
+    """The prior p(text, codes) = p(text) p(codes | text).
+
+    Args:
+        text_vocab_size, text_length: V and T.
+        image_vocab_size, grid_size: K and s.
+        width, layers, heads: of the transformer.
+        text_loss_weight, image_loss_weight: 1 and 7 in the paper (§2.2), which cares most about the image.
+        attention_backend: "sdpa" or "xformers".
+    """
+
+    _supports_gradient_checkpointing = True
+
+    @register_to_config
+    def __init__(
+        self,
+        text_vocab_size: int,
+        image_vocab_size: int,
+        text_length: int = 24,
+        grid_size: int = 8,
+        width: int = 256,
+        layers: int = 6,
+        heads: int = 8,
+        dropout: float = 0.0,
+        text_loss_weight: float = 1.0,
+        image_loss_weight: float = 7.0,
+        attention_backend: str = "sdpa",
+    ):
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.image_length = grid_size**2
+        # One padding token for each text position (§2.2), so that a short caption still says where it is.
+        self.text_tokens = nn.Embedding(text_vocab_size + text_length, width)
+        self.bos = nn.Parameter(torch.zeros(width))
+        self.text_positions = nn.Parameter(torch.zeros(text_length, width))
+        self.image_tokens = nn.Embedding(image_vocab_size, width)
+        self.rows = nn.Parameter(torch.zeros(grid_size, 1, width))
+        self.columns = nn.Parameter(torch.zeros(1, grid_size, width))
+        self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.text_bias = nn.Parameter(torch.zeros(text_vocab_size + text_length))
+        self.image_bias = nn.Parameter(torch.zeros(image_vocab_size))
+        self._initialise(layers)
+        self.set_attention_backend_name(attention_backend)
+
+    def _initialise(self, layers: int) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        for parameter in (self.bos, self.text_positions, self.rows, self.columns):
+            nn.init.normal_(parameter, std=0.02)
+        for block in self.blocks:  # GPT-2: the residual stream's variance does not grow with depth
+            for last in (block.attention.out, block.mlp[2]):
+                nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * layers))
+
+    def set_attention_backend_name(self, backend: str) -> None:
+        for block in self.blocks:
+            block.attention.backend = backend
+
+    # ------------------------------------------------------------------------------------------------- training
+
+    def forward(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Text (B, T) and the first n ≤ N codes (B, n) -> text logits (B, T, V + T), code logits (B, min(n + 1, N), K).
+
+        Text logits t predict text token t, code logits i predict code i.
+        """
+        n = min(codes.shape[1], self.image_length - 1)  # the last code predicts nothing
+        x = torch.cat([self._embed_text(text), self._embed_codes(codes[:, :n], 0)], dim=1)  # (B, 1 + T + n, C)
+        for block in self.blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        x = self.norm(x)
+        T = self.config.text_length
+        return self._text_logits(x[:, :T]), self._image_logits(x[:, T:])
+
+    def loss(self, text: Tensor, codes: Tensor) -> dict[str, Tensor]:
+        """Text (B, T), codes (B, N) -> scalars: `loss` to minimise; `text` and `image`, nats a token.
+
+        A dropped caption (all padding) counts in the mean of the text loss as nothing: there is nothing to predict.
+        """
+        text_logits, image_logits = self(text, codes)
+        target = self.place_padding(text)
+        per_token = F.cross_entropy(text_logits.transpose(1, 2).float(), target, reduction="none")  # (B, T)
+        present = (text != PAD).any(1, keepdim=True)
+        text_loss = (per_token * present).mean()
+        image_loss = F.cross_entropy(image_logits.transpose(1, 2).float(), codes)
+        wt, wi = self.config.text_loss_weight, self.config.image_loss_weight
+        loss = (wt * text_loss + wi * image_loss) / (wt + wi)
+        return {"loss": loss, "text": text_loss.detach(), "image": image_loss.detach()}
+
+    @torch.no_grad()
+    def log_likelihood(self, text: Tensor, codes: Tensor) -> Tensor:
+        """Text (B, T), codes (B, N) -> log p(codes | text) in nats, (B,)."""
+        _, logits = self(text, codes)
+        return -F.cross_entropy(logits.transpose(1, 2).float(), codes, reduction="none").sum(1)
+
+    # ------------------------------------------------------------------------------------------------- decoding
+
+    def new_cache(self, batch: int) -> list[KVCache]:
+        """One cache a layer, with room for the whole stream."""
+        length = 1 + self.config.text_length + self.image_length - 1
+        width, heads = self.config.width, self.config.heads
+        how = {"device": self.device, "dtype": self.dtype}
+        return [KVCache(batch, heads, length, width // heads, **how) for _ in self.blocks]
+
+    def prefill(self, text: Tensor, cache: list[KVCache]) -> Tensor:
+        """Read the text (B, T) into an empty cache; return the logits of the first code, (B, K)."""
+        return self._decode(self._embed_text(text), cache)
+
+    def step(self, code: Tensor, index: int, cache: list[KVCache]) -> Tensor:
+        """Read code number `index` (B,) into the cache; return the logits of the next code, (B, K)."""
+        return self._decode(self._embed_codes(code[:, None], index), cache)
+
+    def _decode(self, x: Tensor, cache: list[KVCache]) -> Tensor:
+        for block, layer in zip(self.blocks, cache, strict=True):
+            x = block(x, layer)
+        return self._image_logits(self.norm(x[:, -1]))
+
+    # The output layers share their weights with the embeddings (Press and Wolf 2017, arXiv 1608.05859).
+
+    def _text_logits(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.text_tokens.weight, self.text_bias)
+
+    def _image_logits(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.image_tokens.weight, self.image_bias)
+
+    # ------------------------------------------------------------------------------------------------ embedding
+
+    def place_padding(self, text: Tensor) -> Tensor:
+        """Give each padding its position's own token, V + t: (B, T) -> a new tensor (B, T). Nothing is written to."""
+        if text.ndim != 2 or text.shape[1] != self.config.text_length:
+            raise ValueError(f"text must have the shape (B, {self.config.text_length}), not {tuple(text.shape)}")
+        own = torch.arange(text.shape[1], device=text.device) + self.config.text_vocab_size
+        return torch.where(text == PAD, own, text)
+
+    def _embed_text(self, text: Tensor) -> Tensor:
+        tokens = self.text_tokens(self.place_padding(text)) + self.text_positions  # (B, T, C)
+        return torch.cat([self.bos.expand(len(text), 1, -1), tokens], dim=1)  # (B, 1 + T, C)
+
+    def _embed_codes(self, codes: Tensor, start: int) -> Tensor:
+        positions = (self.rows + self.columns).flatten(0, 1)  # (N, C), raster order
+        return self.image_tokens(codes) + positions[start : start + codes.shape[1]]

@@ -1,0 +1,1 @@
+"""Text: from captions to token ids."""

@@ -1,0 +1,1 @@
+"""Image tokenizers: image ⇄ grid of codes or latents."""

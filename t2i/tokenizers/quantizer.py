@@ -1,0 +1,150 @@
+"""Nearest-code vector quantisation with a codebook that follows the encoder by moving averages.
+
+van den Oord, Vinyals, Kavukcuoglu 2017, "Neural Discrete Representation Learning", arXiv 1711.00937, §3 and
+appendix A.1.
+Shapes: N vectors · K codes · D width of a code
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+EPSILON = 1e-5
+
+
+class EMAQuantizer(nn.Module):
+    """Codebook (K, D). In training mode every call moves the codes towards the vectors they were nearest to.
+
+    The first `warmup_batches` training calls let the vectors through as they are, so that encoder and decoder find a
+    common language before it is cut down to K words; the next `kmeans_batches` fit the codebook to them by k-means. A
+    code whose moving count falls under `dead_below` times the mean count is put on a random vector of the batch, and
+    its statistics start anew there. Under torch.distributed, all statistics are those of the global batch, so the
+    ranks' codebooks are equal.
+    """
+
+    def __init__(
+        self,
+        codes: int,
+        width: int,
+        decay: float = 0.99,
+        dead_below: float = 0.03,
+        warmup_batches: int = 0,
+        kmeans_batches: int = 8,
+        usage_window: int = 100,
+    ):
+        super().__init__()
+        self.decay = decay
+        self.dead_below = dead_below
+        self.warmup_batches = warmup_batches
+        self.kmeans_batches = kmeans_batches
+        self.register_buffer("codebook", torch.randn(codes, width))
+        self.register_buffer("count", torch.ones(codes))  # moving N_i
+        self.register_buffer("total", self.codebook.clone())  # moving m_i; a code is m_i / N_i
+        self.register_buffer("calls", torch.zeros((), dtype=torch.long))
+        # How often each code was chosen, decayed so that about the last `usage_window` batches count.
+        self.usage_decay = 1 - 1 / usage_window
+        self.register_buffer("usage", torch.zeros(codes))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, D) -> quantised (N, D) with the straight-through gradient, codes (N,), commitment loss (scalar).
+
+        The commitment loss is ‖z − sg(e)‖² averaged over N and D: it moves the encoder only (eq. 3, third term). The
+        codebook takes no gradient.
+        """
+        z = z.float()  # distances and running sums lose their meaning in half precision
+        if self.training and self.calls < self.warmup_batches:
+            self.calls += 1
+            return z, self.nearest(z), z.new_zeros(())
+        if self.training and self.calls < self.warmup_batches + self.kmeans_batches:
+            self._fit_kmeans(z.detach())
+        codes = self.nearest(z)
+        quantized = self.lookup(codes)
+        if self.training:
+            self._update(z.detach(), codes)
+        commitment = F.mse_loss(z, quantized)
+        return z + (quantized - z).detach(), codes, commitment
+
+    @torch.no_grad()
+    def nearest(self, z: Tensor) -> Tensor:
+        """(N, D) -> index of the nearest code (N,). |z − e|² = |z|² − 2 z·e + |e|², and |z|² is the same for all codes."""
+        e = self.codebook
+        return torch.addmm(e.square().sum(1), z.float(), e.T, beta=1, alpha=-2).argmin(1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """(...) -> (..., D)"""
+        return F.embedding(codes, self.codebook)
+
+    def perplexity(self) -> Tensor:
+        """exp of the entropy of the recent code frequencies: K when all are used alike, 1 when only one is."""
+        p = self.usage / self.usage.sum().clamp_min(EPSILON)
+        return torch.exp(-(p * (p + EPSILON).log()).sum())
+
+    def share_used(self) -> Tensor:
+        """The share of codes chosen at least once in about the last `usage_window` batches, in [0, 1]."""
+        return (self.usage > 1 / torch.e).float().mean()  # one choice decays to 1/e after usage_window batches
+
+    @torch.no_grad()
+    def _update(self, z: Tensor, codes: Tensor) -> None:
+        K = self.codebook.shape[0]
+        count = torch.bincount(codes, minlength=K).to(z.dtype)
+        total = torch.zeros_like(self.total).index_add_(0, codes, z)
+        _all_reduce(count)
+        _all_reduce(total)
+        self.usage.mul_(self.usage_decay).add_(count)
+        self.count.lerp_(count, 1 - self.decay)  # N_i ← γ N_i + (1 − γ) n_i
+        self.total.lerp_(total, 1 - self.decay)  # m_i ← γ m_i + (1 − γ) Σ z
+        self._revive(z)
+        n = self.count.sum()  # Laplace smoothing keeps a rare code finite
+        smoothed = (self.count + EPSILON) / (n + K * EPSILON) * n
+        self.codebook.copy_(self.total / smoothed[:, None])
+        self.calls += 1
+
+    def _revive(self, z: Tensor) -> None:
+        dead = self.count < self.dead_below * self.count.mean()
+        pool = _gather(z)
+        picks = torch.randint(len(pool), (len(dead),), generator=self._generator()).to(z.device)
+        mean = self.count.mean()
+        self.count.copy_(torch.where(dead, mean, self.count))
+        self.total.copy_(torch.where(dead[:, None], pool[picks] * mean, self.total))
+
+    @torch.no_grad()
+    def _fit_kmeans(self, z: Tensor, iterations: int = 5) -> None:
+        """Lloyd's algorithm on this batch, from random vectors on the first call and from the current codes after."""
+        pool = _gather(z)
+        K = self.codebook.shape[0]
+        if self.calls == self.warmup_batches:
+            order = torch.randperm(len(pool), generator=self._generator()).to(z.device)
+            self.codebook.copy_(pool[order.repeat(-(-K // len(pool)))[:K]])
+        for _ in range(iterations):
+            codes = self.nearest(pool)
+            count = torch.bincount(codes, minlength=K).to(z.dtype)
+            total = torch.zeros_like(self.codebook).index_add_(0, codes, pool)
+            means = total / count.clamp_min(1)[:, None]
+            self.codebook.copy_(torch.where(count[:, None] > 0, means, self.codebook))
+        self.count.copy_(count.clamp_min(EPSILON))
+        self.total.copy_(self.codebook * self.count[:, None])
+
+    def _generator(self) -> torch.Generator:
+        """Random picks that depend on the number of calls alone: equal on every rank and after a resume."""
+        return torch.Generator().manual_seed(int(self.calls))
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _all_reduce(x: Tensor) -> None:
+    if _distributed():
+        dist.all_reduce(x)
+
+
+def _gather(x: Tensor) -> Tensor:
+    """(N, D) of each rank -> (world · N, D), in rank order."""
+    if not _distributed():
+        return x
+    parts = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)

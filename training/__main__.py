@@ -1,0 +1,10 @@
+"""`accelerate launch -m t2i.training RECIPE …`"""
+
+import sys
+
+from t2i.training.cli import main
+
+from t2i.cli_errors import exit_on_bad_input
+
+with exit_on_bad_input():
+    main(sys.argv[1:])

@@ -1,0 +1,125 @@
+"""Checkpoints: `checkpoint-N/` is what `from_pretrained` opens, and `checkpoint-N/state/` is what resumes the run.
+
+A checkpoint is written under a temporary name and renamed, so that a folder called `checkpoint-N` is always whole.
+`latest` is a link to the newest one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from safetensors.torch import load_file, save_file
+
+RECIPE_FILE = "recipe.json"
+MAY_CHANGE = {  # what a resumed run may be told anew; anything else would make it another run
+    "output_dir",
+    "max_train_steps",
+    "learning_rate",
+    "mixed_precision",
+    "gradient_checkpointing",
+    "dataloader_num_workers",
+    "checkpointing_steps",
+    "checkpoints_total_limit",
+    "report_to",
+    "resume",
+    "tokenizer",
+    "validation_prompts",
+    "train_batch_size",
+    "gradient_accumulation_steps",
+}
+
+
+class Checkpoints:
+    """The checkpoints of one run folder, at most `limit` of them."""
+
+    def __init__(self, run: Path, limit: int, accelerator: Accelerator):
+        self.run, self.limit, self.accelerator = run, limit, accelerator
+
+    def all(self) -> list[Path]:
+        """Every whole checkpoint, oldest first."""
+        found = [p for p in self.run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+        return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+
+    def newest(self) -> Path | None:
+        return self.all()[-1] if self.all() else None
+
+    def open(self, resume: str | None, recipe: dict) -> Path | None:
+        """Make the run folder, or check that it may be resumed; return the checkpoint to go on from, if any.
+
+        Raises FileExistsError for a new run where checkpoints are, FileNotFoundError when there is nothing to resume,
+        ValueError when the run was started with another recipe.
+        """
+        self.accelerator.wait_for_everyone()
+        if resume is None:
+            if self.all():
+                raise FileExistsError(
+                    f"{self.run} holds {self.newest().name}: go on with --resume latest, or choose another --output-dir"
+                )
+            if self.accelerator.is_main_process:
+                self.run.mkdir(parents=True, exist_ok=True)
+                _write_json(self.run / RECIPE_FILE, recipe)
+            self.accelerator.wait_for_everyone()
+            return None
+        origin = self.newest() if resume == "latest" else Path(resume)
+        if origin is None or not (origin / "state").is_dir():
+            raise FileNotFoundError(f"there is nothing to resume in {self.run if origin is None else origin}")
+        before = json.loads((self.run / RECIPE_FILE).read_text())
+        now = json.loads(json.dumps(recipe))  # tuples become lists, as in the file
+        changed = [f"{k}: {before.get(k)} -> {now.get(k)}" for k in now if before.get(k) != now[k]]
+        changed = [c for c in changed if c.split(":")[0] not in MAY_CHANGE]
+        if changed:
+            raise ValueError(f"{self.run} was started with another recipe ({'; '.join(changed)}); start a new run")
+        return origin
+
+    def load(self, origin: Path, ema: EMAModel) -> int:
+        """Bring back model, optimiser, random states and averaged weights; return how many steps are behind them."""
+        self.accelerator.load_state(str(origin / "state"))
+        averaged = load_file(origin / "state" / "ema.safetensors")
+        progress = json.loads((origin / "state" / "progress.json").read_text())
+        with torch.no_grad():
+            for i, shadow in enumerate(ema.shadow_params):
+                shadow.copy_(averaged[str(i)])
+        ema.optimization_step = progress["ema_steps"]
+        return progress["steps"]
+
+    def save(self, step: int, save_model: Callable[[Path], None], ema: EMAModel, restore: Callable[[], None]) -> None:
+        """Write checkpoint-`step`. The model holds the averaged weights; `restore` puts the trained ones back."""
+        part = self.run / f".checkpoint-{step}.part"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            save_model(part)
+        restore()
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(part / "state"))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            shadows = {str(i): p.detach().cpu().contiguous() for i, p in enumerate(ema.shadow_params)}
+            save_file(shadows, part / "state" / "ema.safetensors")
+            _write_json(part / "state" / "progress.json", {"steps": step, "ema_steps": ema.optimization_step})
+            final = self.run / f"checkpoint-{step}"
+            shutil.rmtree(final, ignore_errors=True)
+            part.rename(final)
+            self._point_latest(final)
+            for old in self.all()[: -self.limit]:
+                shutil.rmtree(old)
+        self.accelerator.wait_for_everyone()
+
+    def _point_latest(self, target: Path) -> None:
+        link = self.run / ".latest.part"
+        link.unlink(missing_ok=True)
+        link.symlink_to(target.name)
+        link.replace(self.run / "latest")
+
+
+def _write_json(path: Path, data: dict) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(data, indent=2) + "\n")
+    part.replace(path)

@@ -1,0 +1,66 @@
+"""`t2i train RECIPE …`, which is also `accelerate launch -m t2i.training RECIPE …`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from t2i.training.recipes import PRESETS, RECIPES
+
+from t2i.cli_errors import UsageError, check_choice, parse
+
+
+def main(args: Sequence[str]) -> None:
+    """Train the recipe that `args` name; raises UsageError for arguments that name none."""
+    args = list(args)
+    if not args or args[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    name, options = args[0], args[1:]
+    check_choice("recipe", name, RECIPES)
+    preset, options = _take(options, "--preset", default="base")
+    check_choice("preset", preset, PRESETS)
+    recipe = parse(
+        RECIPES[name](preset),
+        options,
+        prog=f"t2i train {name}",
+        description=f"{RECIPES[name].__doc__}\n\nWith --preset {' or '.join(PRESETS)} first, which sets the defaults.",
+    )
+    run(recipe)
+
+
+def run(recipe) -> Path:
+    """Train a recipe's config; return the newest checkpoint's folder."""
+    from t2i.training.loop import train
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the data workers' fork
+    return train(recipe.stage(), recipe.loop, flatten(recipe))
+
+
+def flatten(recipe) -> dict:
+    """The config as one plain dict, the parts' fields side by side, under the names that the command line uses."""
+    flat: dict = {}
+    for name, value in dataclasses.asdict(recipe).items():
+        flat.update(value if isinstance(value, dict) else {name: value})
+    return flat
+
+
+def _overview() -> str:
+    lines = ["usage: t2i train RECIPE [--preset base|tiny] [options]; t2i train RECIPE --help lists them", ""]
+    for name, recipe in RECIPES.items():
+        lines.append(f"  {name:16} {recipe.__doc__.splitlines()[0]}")
+    return "\n".join(lines)
+
+
+def _take(args: list[str], flag: str, default: str) -> tuple[str, list[str]]:
+    """The value of one flag, and the arguments without it; it must be known before the other defaults are."""
+    for i, arg in enumerate(args):
+        if arg.startswith(flag + "="):
+            return arg.split("=", 1)[1], args[:i] + args[i + 1 :]
+        if arg == flag:
+            if i + 1 == len(args):
+                raise UsageError(f"{flag} needs a value")
+            return args[i + 1], args[:i] + args[i + 2 :]
+    return default, args

@@ -1,0 +1,67 @@
+"""What a run is told: the data and the loop. Every recipe's config carries both beside its own model's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    data: str = "toybox"
+    """'toybox', an image folder with metadata.jsonl, or a data set of the Hub."""
+    image_column: str = "image"
+    """Column of the pictures."""
+    caption_column: str = "text"
+    """Column of the captions."""
+    image_size: int = 64
+    """Side of the square pictures, in pixels."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    output_dir: str = "runs/unnamed"
+    """Folder of checkpoints, pictures and logs."""
+    max_train_steps: int = 10_000
+    """Optimiser steps."""
+    train_batch_size: int = 64
+    """Images a process and forward pass."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes an optimiser step."""
+    learning_rate: float = 1e-3
+    lr_scheduler: Literal["cosine", "constant"] = "cosine"
+    """What follows the warm-up: a half cosine down to a hundredth, or nothing."""
+    lr_warmup_steps: int = 200
+    adam_beta2: float = 0.99
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    ema_decay: float = 0.999
+    """Of the averaged weights, which are the ones that are saved; approached from below as the run goes."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    dataloader_num_workers: int = 1
+    checkpointing_steps: int = 500
+    """A checkpoint (and pictures) every so many steps, and at the end."""
+    checkpoints_total_limit: int = 2
+    """How many checkpoints stay."""
+    report_to: Literal["tensorboard", "none"] = "tensorboard"
+    seed: int = 0
+    resume: str | None = None
+    """'latest', or a checkpoint folder of this run, to go on from."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "max_train_steps",
+            "train_batch_size",
+            "gradient_accumulation_steps",
+            "checkpointing_steps",
+            "checkpoints_total_limit",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay must lie in [0, 1), not {self.ema_decay}")

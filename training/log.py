@@ -1,0 +1,108 @@
+"""What a run leaves to look at: a line of numbers for each step, the curves, the pictures, TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from accelerate import Accelerator
+from PIL import Image
+from t2i.training.config import LoopConfig
+from tqdm import tqdm
+
+
+class RunLog:
+    """Progress bar, `metrics.jsonl`, `curves.png`, `samples/step-N.png`; all by the main process alone.
+
+    A resumed run first drops the lines of steps after the checkpoint it goes on from.
+    """
+
+    def __init__(self, config: LoopConfig, done: int, accelerator: Accelerator):
+        self.run = Path(config.output_dir)
+        self.main = accelerator.is_main_process
+        self.batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+        self.history: list[dict] = []
+        self.started = time.perf_counter()
+        if not self.main:
+            return
+        accelerator.print(
+            f"{self.run}: steps {done + 1} to {config.max_train_steps}, global batch {self.batch} = "
+            f"{config.train_batch_size} images × {accelerator.num_processes} processes × "
+            f"{config.gradient_accumulation_steps} accumulated"
+        )
+        path = self.run / "metrics.jsonl"
+        if done and path.exists():
+            lines = (json.loads(line) for line in path.read_text().splitlines())
+            self.history = [line for line in lines if line["step"] <= done]
+        path.write_text("".join(json.dumps(line) + "\n" for line in self.history))
+        self.file = path.open("a")
+        self.bar = tqdm(
+            total=config.max_train_steps * self.batch, initial=done * self.batch, unit=" images", desc=self.run.name
+        )
+        self.board = _tensorboard(self.run) if config.report_to == "tensorboard" else None
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        if not self.main:
+            return
+        self.bar.close()
+        self.file.close()
+        if self.board:
+            self.board.close()
+
+    def step(self, step: int, scalars: dict[str, float]) -> None:
+        if not self.main:
+            return
+        line = {"step": step, "images": step * self.batch, **scalars}
+        self.history.append(line)
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+        self.bar.update(self.batch)
+        self.bar.set_postfix(loss=f"{scalars['loss']:.4f}", refresh=False)
+        if self.board and (step % 10 == 0 or step == 1):
+            for name, value in scalars.items():
+                self.board.add_scalar(name, value, step)
+
+    def picture(self, step: int, image: Image.Image) -> None:
+        """Save a preview, and the curves so far."""
+        folder = self.run / "samples"
+        folder.mkdir(exist_ok=True)
+        image.save(folder / f"step-{step:06d}.png")
+        if self.board:
+            import numpy as np
+
+            self.board.add_image("samples", np.array(image), step, dataformats="HWC")
+        plot_curves(self.history, self.run / "curves.png")
+
+
+def plot_curves(history: list[dict], path: Path) -> None:
+    """One panel for each scalar, raw in grey and smoothed (over a fiftieth of the run) in blue."""
+    import matplotlib.figure
+
+    names = [n for n in history[0] if n not in ("step", "images")]
+    steps = [line["step"] for line in history]
+    width = max(1, len(history) // 50)
+    rows = -(-len(names) // 3)
+    figure = matplotlib.figure.Figure(figsize=(12, 2.8 * rows), layout="constrained")
+    for i, name in enumerate(names):
+        values = [line[name] for line in history]
+        means = [sum(values[max(0, j - width + 1) : j + 1]) / min(width, j + 1) for j in range(len(values))]
+        axes = figure.add_subplot(rows, 3, i + 1)
+        axes.plot(steps, values, color="0.8", linewidth=0.8)
+        axes.plot(steps, means, color="tab:blue", linewidth=1.4)
+        axes.set_title(name)
+        axes.set_xlabel("step")
+        if name not in ("lr", "codes_used") and min(values) > 0:
+            axes.set_yscale("log")
+    part = path.with_name(f".{path.stem}.part.png")
+    figure.savefig(part, dpi=90)
+    part.replace(path)
+
+
+def _tensorboard(run: Path):
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(run / "tensorboard"))

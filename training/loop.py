@@ -1,0 +1,173 @@
+"""The training loop, for every stage of every system, on one process or many.
+
+A *stage* owns a model and says how to prepare a sample, what the loss is, what to show and how to save. The loop does
+the rest: steps, averaged weights, checkpoints that resume exactly, pictures, curves. `train` reads top to bottom.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from t2i.training.checkpoints import Checkpoints
+from t2i.training.config import LoopConfig
+from t2i.training.log import RunLog
+from t2i.training.order import NumberBatches, NumberedSamples
+from t2i.training.stop import StopRequest
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from t2i.data.sources import Source
+
+
+class Stage(Protocol):
+    """What the loop asks of a stage."""
+
+    model: nn.Module  # what is trained, checkpointed and averaged
+    source: Source
+
+    def prepare(self, item: dict, rng: np.random.Generator) -> dict:
+        """An item of the source -> what `loss` takes, without the batch axis. Runs in the data workers."""
+
+    def loss(self, **batch: Tensor) -> dict[str, Tensor]:
+        """Scalars: `loss`, which is minimised, and others to log."""
+
+    def preview(self) -> Image.Image:
+        """A picture of what the model can do now."""
+
+    def save(self, folder: Path) -> None:
+        """Write what `from_pretrained` opens."""
+
+
+class Objective(nn.Module):
+    """The stage's loss as a module's forward pass, so that DistributedDataParallel sees every use of the weights."""
+
+    def __init__(self, stage: Stage):
+        super().__init__()
+        self.model = stage.model
+        self._loss = stage.loss
+
+    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
+        return self._loss(**batch)
+
+
+class NonFiniteLoss(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
+    """Train the stage's model; return the newest checkpoint's folder.
+
+    Args:
+        stage: the model and what belongs to it.
+        config: of the loop.
+        recipe: the run's whole configuration as plain data, kept with it and compared when it is resumed.
+
+    Raises:
+        NonFiniteLoss: naming the step; the last checkpoint stays as it was.
+        FileExistsError, FileNotFoundError, ValueError: a new run over an old one, or a resume of none or of another.
+    """
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],  # stages keep theirs equal
+    )
+    checkpoints = Checkpoints(Path(config.output_dir), config.checkpoints_total_limit, accelerator)
+    origin = checkpoints.open(config.resume, recipe)
+    if config.gradient_checkpointing:
+        stage.model.enable_gradient_checkpointing()
+    stage.model.train()
+    optimizer = torch.optim.AdamW(
+        stage.model.parameters(), config.learning_rate, (0.9, config.adam_beta2), weight_decay=config.weight_decay
+    )
+    objective, optimizer = accelerator.prepare(Objective(stage), optimizer)
+    ema = EMAModel(stage.model.parameters(), config.ema_decay, use_ema_warmup=True, power=3 / 4, foreach=True)
+    ema.to(accelerator.device)
+    done = checkpoints.load(origin, ema) if origin else 0
+
+    batches = _batches(stage, config, done, accelerator)
+    log = RunLog(config, done, accelerator)
+    with StopRequest() as stop, log:
+        for step in range(done + 1, config.max_train_steps + 1):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, config)
+            sums: dict[str, Tensor] = {}
+            for micro in range(config.gradient_accumulation_steps):
+                batch = {name: x.to(accelerator.device, non_blocking=True) for name, x in next(batches).items()}
+                last = micro == config.gradient_accumulation_steps - 1
+                with nullcontext() if last else accelerator.no_sync(objective):
+                    with accelerator.autocast():
+                        losses = objective(**batch)
+                    accelerator.backward(losses["loss"])  # divides by the number of accumulated passes
+                for name, x in losses.items():
+                    sums[name] = sums.get(name, 0) + x.detach().float() / config.gradient_accumulation_steps
+            scalars = _mean_over_processes(sums, accelerator)
+            if not math.isfinite(scalars["loss"]):
+                kept = checkpoints.newest() or "none yet"
+                raise NonFiniteLoss(
+                    f"the loss is {scalars['loss']} at step {step}; the last good checkpoint is kept: {kept}. "
+                    "Resume from it with a lower --learning-rate"
+                )
+            scalars["grad_norm"] = float(accelerator.clip_grad_norm_(objective.parameters(), config.max_grad_norm))
+            scalars["lr"] = optimizer.param_groups[0]["lr"]
+            optimizer.step()
+            optimizer.zero_grad()
+            ema.step(stage.model.parameters())
+            log.step(step, scalars)
+
+            stopping = stop.requested(accelerator)
+            if step % config.checkpointing_steps == 0 or step == config.max_train_steps or stopping:
+                ema.store(stage.model.parameters())
+                ema.copy_to(stage.model.parameters())
+                stage.model.eval()
+                if accelerator.is_main_process:
+                    log.picture(step, stage.preview())
+                checkpoints.save(step, stage.save, ema, restore=lambda: ema.restore(stage.model.parameters()))
+                stage.model.train()
+            if stopping:
+                accelerator.print(f"stopped after step {step}; go on with --resume latest")
+                break
+    accelerator.wait_for_everyone()
+    return checkpoints.newest()
+
+
+def learning_rate(step: int, config: LoopConfig) -> float:
+    """Linear warm-up over `lr_warmup_steps`, then constant or half a cosine down to a hundredth at the last step."""
+    if step <= config.lr_warmup_steps:
+        return config.learning_rate * step / config.lr_warmup_steps
+    if config.lr_scheduler == "constant":
+        return config.learning_rate
+    done = (step - config.lr_warmup_steps) / max(1, config.max_train_steps - config.lr_warmup_steps)
+    return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def _batches(stage: Stage, config: LoopConfig, done: int, accelerator: Accelerator) -> Iterator[dict[str, Tensor]]:
+    numbers = NumberBatches(
+        done,
+        config.max_train_steps,
+        batch=config.train_batch_size,
+        accumulation=config.gradient_accumulation_steps,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+    return iter(
+        DataLoader(
+            NumberedSamples(stage.source, stage.prepare, config.seed),
+            batch_sampler=numbers,
+            num_workers=config.dataloader_num_workers,
+            pin_memory=accelerator.device.type == "cuda",
+        )
+    )
+
+
+def _mean_over_processes(sums: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
+    values = accelerator.reduce(torch.stack(list(sums.values())), reduction="mean")
+    return dict(zip(sums, values.tolist(), strict=True))

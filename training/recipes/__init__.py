@@ -1,0 +1,19 @@
+"""The recipes: a name for each thing that can be trained.
+
+A recipe is a function `preset -> config`; its docstring gives the command, the cost and the score it reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from t2i.training.recipes.prior import prior_toybox
+from t2i.training.recipes.reader import reader_toybox
+from t2i.training.recipes.vqvae import vqvae_toybox
+
+PRESETS = ("base", "tiny")
+RECIPES: dict[str, Callable] = {
+    "vqvae-toybox": vqvae_toybox,
+    "prior-toybox": prior_toybox,
+    "reader-toybox": reader_toybox,
+}

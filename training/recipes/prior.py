@@ -1,0 +1,152 @@
+"""Stage 2 of DALL·E: the transformer over captions and image codes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from t2i.pipelines.dalle import DallePipeline
+from t2i.training.config import DataConfig, LoopConfig
+from torch import Tensor
+
+from t2i.data.sources import open_source
+from t2i.data.toybox.sheet import contact_sheet
+from t2i.images import to_tensor
+from t2i.prior.transformer import TextImageTransformer
+from t2i.text.bpe import encode, train_bpe
+from t2i.tokenizers.vqvae import VQVAE
+
+BPE_CAPTIONS = 50_000  # how many captions the vocabulary is learned from
+
+
+@dataclass(frozen=True)
+class PriorModelConfig:
+    text_vocab_size: int = 1024
+    """Tokens of the text vocabulary at most; learned from the captions."""
+    text_length: int = 24
+    """Text tokens of the stream; longer captions are cut."""
+    width: int = 256
+    layers: int = 6
+    heads: int = 8
+    dropout: float = 0.0
+    text_loss_weight: float = 1.0
+    image_loss_weight: float = 7.0
+
+
+@dataclass(frozen=True)
+class PriorRecipe:
+    tokenizer: str = "runs/vqvae-toybox/latest"
+    """The trained image tokenizer, from stage 1."""
+    caption_dropout: float = 0.1
+    """Share of samples trained without their text, which is what guidance leads away from."""
+    validation_prompts: tuple[str, ...] = ()
+    """Prompts of the pictures drawn at each checkpoint; by default the first captions of the data."""
+    data: DataConfig = field(default_factory=DataConfig)
+    model: PriorModelConfig = field(default_factory=PriorModelConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.caption_dropout < 1:
+            raise ValueError(f"caption_dropout must lie in [0, 1), not {self.caption_dropout}")
+
+    def stage(self) -> PriorStage:
+        return PriorStage(self)
+
+
+TOYBOX_PROMPTS = (
+    "an avocado armchair",
+    "a red cat on top of a blue car",
+    "three green apples",
+    "a zebra teapot",
+    "a horse made of wood in the snow",
+    "a starry night backpack",
+    "a pink octopus to the left of a brick house",
+    "a polka dot robot",
+)
+
+
+def prior_toybox(preset: str = "base") -> PriorRecipe:
+    """A 5.6 M transformer over 24 text tokens and 64 image codes.
+
+    base: `t2i train prior-toybox --tokenizer runs/vqvae-toybox/latest`
+    tiny: `t2i train prior-toybox --preset tiny`, a minute on two cores
+    """
+    run = "runs/prior-toybox"
+    if preset == "tiny":
+        model = PriorModelConfig(text_vocab_size=768, text_length=24, width=128, layers=3, heads=4)
+        loop = LoopConfig(run, max_train_steps=200, train_batch_size=32, checkpointing_steps=100, lr_warmup_steps=20)
+        return PriorRecipe(model=model, loop=loop)
+    loop = LoopConfig(run, max_train_steps=4_000, train_batch_size=64, checkpointing_steps=400, learning_rate=1e-3)
+    return PriorRecipe(loop=loop, validation_prompts=TOYBOX_PROMPTS)
+
+
+class PriorStage:
+    """Captions and codes as one stream; the image tokenizer is frozen and encodes as the pictures come."""
+
+    SHOWN = 8
+
+    def __init__(self, recipe: PriorRecipe):
+        data, model = recipe.data, recipe.model
+        self.recipe = recipe
+        self.image_tokenizer = load_image_tokenizer(recipe.tokenizer, recipe.data.image_size)
+        self.source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
+        self.tokenizer = train_bpe(self.source.captions(BPE_CAPTIONS), model.text_vocab_size)
+        torch.manual_seed(recipe.loop.seed)  # the same start on every process
+        self.model = TextImageTransformer(
+            text_vocab_size=len(self.tokenizer),
+            image_vocab_size=self.image_tokenizer.config.codebook_size,
+            text_length=model.text_length,
+            grid_size=self.image_tokenizer.grid_size,
+            width=model.width,
+            layers=model.layers,
+            heads=model.heads,
+            dropout=model.dropout,
+            text_loss_weight=model.text_loss_weight,
+            image_loss_weight=model.image_loss_weight,
+        )
+
+    def prepare(self, item: dict, rng: np.random.Generator) -> dict:
+        text = "" if rng.random() < self.recipe.caption_dropout else item["text"]
+        return {"images": item["image"], "text": encode(self.tokenizer, [text], self.recipe.model.text_length).ids[0]}
+
+    def loss(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:
+        if self.image_tokenizer.device != images.device:
+            self.image_tokenizer.to(images.device)
+        with torch.no_grad():
+            codes = self.image_tokenizer.encode(to_tensor(images)).flatten(1)  # (B, N)
+        return self.model.loss(text, codes)
+
+    def pipeline(self) -> DallePipeline:
+        pipe = DallePipeline(self.tokenizer, self.model, self.image_tokenizer)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def preview(self) -> Image.Image:
+        """Pictures of the validation prompts, always from the same seeds."""
+        prompts = list(self.recipe.validation_prompts) or list(self.source.captions(self.SHOWN))
+        generators = [torch.Generator().manual_seed(i) for i in range(2 * len(prompts))]
+        out = self.pipeline()(prompts, num_images_per_prompt=2, generator=generators)
+        return contact_sheet(out.images, [p for p in prompts for _ in range(2)], columns=8)
+
+    def save(self, folder: Path) -> None:
+        self.pipeline().save_pretrained(folder)
+
+
+def load_image_tokenizer(folder: str, image_size: int) -> VQVAE:
+    """The frozen stage 1. Raises FileNotFoundError or ValueError with the command that makes what is missing."""
+    config = Path(folder) / "config.json"
+    remedy = "make it with: t2i train vqvae-toybox, and give its folder with --tokenizer"
+    if not config.is_file():
+        raise FileNotFoundError(f"there is no image tokenizer in {folder}; {remedy}")
+    kind = json.loads(config.read_text()).get("_class_name")
+    if kind != "VQVAE":
+        raise ValueError(f"{folder} holds a {kind}, not a VQVAE; {remedy}")
+    tokenizer = VQVAE.from_pretrained(folder).eval().requires_grad_(False)
+    if tokenizer.config.image_size != image_size:
+        size = tokenizer.config.image_size
+        raise ValueError(f"{folder} was trained on {size}×{size} pictures; give --image-size {size}, or {remedy}")
+    return tokenizer

@@ -1,0 +1,96 @@
+"""Stage 1 of DALL·E: the image tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from t2i.training.config import DataConfig, LoopConfig
+from torch import Tensor
+
+from t2i.data.sources import open_source
+from t2i.data.toybox.sheet import contact_sheet
+from t2i.images import to_pil, to_tensor
+from t2i.tokenizers.vqvae import VQVAE
+
+
+@dataclass(frozen=True)
+class VQVAEModelConfig:
+    channels: tuple[int, ...] = (64, 128, 160)
+    """Channels of each level, fine to coarse; every level halves the side."""
+    encoder_blocks: tuple[int, ...] = (0, 1, 2)
+    decoder_blocks: tuple[int, ...] = (1, 2, 2)
+    codebook_size: int = 4096
+    code_width: int = 16
+    commitment_cost: float = 0.25
+    warmup_batches: int = 150
+    """Steps before the codes come in: until then it is a plain autoencoder."""
+
+
+@dataclass(frozen=True)
+class VQVAERecipe:
+    data: DataConfig = field(default_factory=DataConfig)
+    model: VQVAEModelConfig = field(default_factory=VQVAEModelConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def stage(self) -> VQVAEStage:
+        return VQVAEStage(self)
+
+
+def vqvae_toybox(preset: str = "base") -> VQVAERecipe:
+    """64×64 pictures as 8×8 codes out of 4,096.
+
+    base: `t2i train vqvae-toybox`
+    tiny: `t2i train vqvae-toybox --preset tiny`, a minute on two cores
+    """
+    run = "runs/vqvae-toybox"
+    if preset == "tiny":
+        model = VQVAEModelConfig(
+            (32, 48, 64), (0, 0, 1), (0, 1, 1), codebook_size=256, code_width=16, warmup_batches=40
+        )
+        loop = LoopConfig(run, max_train_steps=200, train_batch_size=32, checkpointing_steps=100, lr_warmup_steps=20)
+        return VQVAERecipe(model=model, loop=loop)
+    loop = LoopConfig(run, max_train_steps=2_400, train_batch_size=64, checkpointing_steps=300, learning_rate=1.5e-3)
+    return VQVAERecipe(loop=loop)
+
+
+class VQVAEStage:
+    """Images through the codes and back."""
+
+    SHOWN = 8
+
+    def __init__(self, recipe: VQVAERecipe):
+        data, model = recipe.data, recipe.model
+        self.source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
+        torch.manual_seed(recipe.loop.seed)  # the same start on every process
+        self.model = VQVAE(
+            image_size=data.image_size,
+            channels=model.channels,
+            encoder_blocks=model.encoder_blocks,
+            decoder_blocks=model.decoder_blocks,
+            codebook_size=model.codebook_size,
+            code_width=model.code_width,
+            commitment_cost=model.commitment_cost,
+            warmup_batches=model.warmup_batches,
+        )
+
+    def prepare(self, item: dict, rng: np.random.Generator) -> dict:
+        return {"images": item["image"]}
+
+    def loss(self, images: Tensor) -> dict[str, Tensor]:
+        return self.model.loss(to_tensor(images))
+
+    @torch.no_grad()
+    def preview(self) -> Image.Image:
+        """Pictures over their reconstructions."""
+        items = [self.source[i] for i in range(min(self.SHOWN, len(self.source)))]
+        images = to_tensor(torch.from_numpy(np.stack([item["image"] for item in items])))
+        again = to_pil(self.model.reconstruct(images.to(self.model.device)))
+        labels = [item["text"] for item in items] + ["reconstructed"] * len(items)
+        return contact_sheet(to_pil(images) + again, labels, columns=len(items))
+
+    def save(self, folder: Path) -> None:
+        self.model.save_pretrained(folder)
