@@ -162,6 +162,8 @@ class DallePipeline(DiffusionPipeline):
         return DallePipelineOutput(images=images, tokens=codes, scores=scores)
 
     def _check_inputs(self, prompt, negative_prompt, height, width, output_type) -> tuple[list[str], list[str]]:
+        if not isinstance(prompt, (str, list, tuple)):
+            raise ValueError(f"prompt must be a string or a list of strings, not {prompt!r}")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         if not prompts or not all(isinstance(p, str) for p in prompts):
             raise ValueError("prompt must be a string or a non-empty list of strings")

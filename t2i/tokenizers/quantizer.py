@@ -69,8 +69,8 @@ class EMAQuantizer(nn.Module):
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
-        """(N, D) -> index of the nearest code (N,). |z − e|² = |z|² − 2 z·e + |e|², and |z|² is the same for all codes."""
-        e = self.codebook
+        """(N, D) -> index of the nearest code (N,)"""
+        e = self.codebook  # |z − e|² = |z|² − 2 z·e + |e|², and |z|² is the same for all codes
         return torch.addmm(e.square().sum(1), z.float(), e.T, beta=1, alpha=-2).argmin(1)
 
     def lookup(self, codes: Tensor) -> Tensor:

@@ -1,0 +1,55 @@
+"""Time this project's code beside its peers' on this machine: `python scripts/bench.py sampling --out DIR`.
+
+Writes DIR/bench.json, rows of {"work", "ours_s", "peer", "peer_s", "ratio"}: medians of interleaved repeats, and
+ratio = peer_s / ours_s. `python scripts/bench.py NAME --help` lists a benchmark's options.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import torch
+from bench.sampling import Sampling
+from bench.timing import Benchmark, machine, table, write
+
+from t2i.cli_errors import UsageError, check_choice, exit_on_bad_input, parse
+
+BENCHMARKS: dict[str, type[Benchmark]] = {"sampling": Sampling}
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the benchmark that `args` name; raises UsageError for arguments that name none."""
+    if not args or args[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    name, *options = args
+    check_choice("benchmark", name, BENCHMARKS)
+    kind = BENCHMARKS[name]
+    run(parse(kind(), options, prog=f"python scripts/bench.py {name}", description=kind.__doc__ or ""))
+
+
+def run(benchmark: Benchmark) -> None:
+    """Measure, write bench.json and print the same as a table."""
+    for option, value in (("--repeats", benchmark.repeats), ("--threads", benchmark.threads)):
+        if value is not None and value < 1:
+            raise UsageError(f"{option} must be at least 1, not {value}")
+    if benchmark.threads is not None:
+        torch.set_num_threads(benchmark.threads)
+    rows = benchmark.run()
+    path = write(rows, benchmark.out)
+    print(machine())
+    print(table(rows))
+    print(f"written to {path}")
+
+
+def _overview() -> str:
+    lines = ["usage: python scripts/bench.py NAME [--out DIR] [options]; NAME --help lists them", ""]
+    for name, kind in BENCHMARKS.items():
+        lines.append(f"  {name:16} {(kind.__doc__ or '').splitlines()[0]}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    with exit_on_bad_input():
+        main(sys.argv[1:])

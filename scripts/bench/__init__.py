@@ -1,0 +1,1 @@
+"""What `python scripts/bench.py` measures: one file a benchmark, and in `timing` what they share."""

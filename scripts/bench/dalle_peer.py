@@ -1,0 +1,99 @@
+"""dalle-pytorch as a peer: installed beside our environment, run in its own process, asked for one timing a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+VERSION = "1.6.6"
+# With --no-deps: its own list asks for a second torch, and for packages that no longer build.
+PACKAGES = (
+    f"dalle-pytorch=={VERSION}",
+    "axial-positional-embedding==0.3.12",
+    "rotary-embedding-torch==0.9.1",
+    "einops==0.8.2",
+)
+# What it imports and this benchmark never calls: an unbuildable tokenizer, the VQGAN and what reads its configuration,
+# and a part of setuptools that is gone.
+STAND_INS = {
+    "youtokentome.py": "",
+    "taming/__init__.py": "",
+    "taming/models/__init__.py": "",
+    "taming/models/vqgan.py": "class VQModel: ...\n\n\nclass GumbelVQ: ...\n",
+    "omegaconf.py": "class OmegaConf: ...\n",
+    "pkg_resources.py": "def get_distribution(name): ...\n",
+}
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / ".cache" / "bench" / f"dalle-pytorch-{VERSION}"
+WORKER = Path(__file__).with_name("dalle_worker.py")
+
+
+class PeerError(Exception):
+    """The peer cannot be had here; says why in one line."""
+
+
+class DallePytorch:
+    """The worker's process, from `with` to its end."""
+
+    name = f"dalle-pytorch {VERSION}"
+
+    def __init__(self, sizes: dict[str, int]):
+        self._sizes = sizes
+
+    def __enter__(self) -> DallePytorch:
+        if not FOLDER.exists():
+            install(FOLDER)
+        self._said = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-W", "ignore", str(WORKER), json.dumps(self._sizes)],
+            env={**os.environ, "PYTHONPATH": str(FOLDER)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._said,
+            text=True,
+        )
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._process.stdin.close()  # the worker ends when there is no more to read
+        self._process.wait()
+        self._process.stdout.close()
+        self._said.close()
+
+    def seconds(self, setting: str) -> float:
+        """One timed run of "released" or "mended" (see the worker); raises PeerError."""
+        try:
+            print(setting, file=self._process.stdin, flush=True)
+        except BrokenPipeError:
+            raise PeerError(self._why()) from None
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise PeerError(self._why())
+        return json.loads(answer)["seconds"]
+
+    def _why(self) -> str:
+        code = self._process.wait()
+        self._said.seek(0)
+        lines = [line.strip() for line in self._said if line.strip()]
+        return lines[-1] if lines else f"its process ended with {code}"
+
+
+def install(folder: Path) -> None:
+    """Install the peer into a folder of its own, whole or not at all; raises PeerError."""
+    unfinished = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    done = subprocess.run([*pip, "--target", str(unfinished), *PACKAGES], capture_output=True, text=True)
+    if done.returncode:
+        errors = [line for line in done.stderr.splitlines() if line.strip()]
+        raise PeerError(f"its installation failed: {errors[-1] if errors else done.returncode}")
+    for name, source in STAND_INS.items():
+        path = unfinished / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    unfinished.rename(folder)

@@ -1,0 +1,74 @@
+"""dalle-pytorch in its own process: reads a setting a line, draws a batch with it, prints {"seconds": …}.
+
+"released": `DALLE.generate_images(use_cache=True)`. In 1.6.6 the argument has no effect unless there is guidance:
+`forward_with_cond_scale` does not hand the cache on when `cond_scale` is 1.
+"mended": the same with the cache handed on, so that it runs with its own cache.
+
+Knows nothing of t2i: it is run with only the peer's folder on the path.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import torch
+from dalle_pytorch import DALLE, DiscreteVAE
+from torch import Tensor
+
+
+class Mended(DALLE):
+    def forward_with_cond_scale(self, *args, cond_scale=1, cache=None, **kwargs) -> Tensor:
+        return self(*args, cache=cache, **kwargs)
+
+
+def build(kind: type[DALLE], sizes: dict[str, int]) -> DALLE:
+    """The defaults of dalle-pytorch at our sizes. Its VAE is one small layer, whose decoding takes next to no time."""
+    grid = sizes["grid"]
+    vae = DiscreteVAE(image_size=2 * grid, num_tokens=sizes["codebook"], codebook_dim=8, num_layers=1, hidden_dim=8)
+    return kind(
+        dim=sizes["width"],
+        vae=vae,
+        num_text_tokens=sizes["text_vocab"],
+        text_seq_len=sizes["text"],
+        depth=sizes["layers"],
+        heads=sizes["heads"],
+        dim_head=sizes["width"] // sizes["heads"],
+        attn_types=("full",),
+    ).eval()
+
+
+def check_cache(model: DALLE, text: Tensor) -> None:
+    """Raise unless its cached and uncached logits agree on the same codes."""
+    codes = torch.randint(model.num_image_tokens, (len(text), model.image_seq_len))
+    cache: dict = {}
+    for i in range(model.image_seq_len):
+        cached = model(text, codes[:, :i], cache=cache)[:, -1]
+        torch.testing.assert_close(cached, model(text, codes[:, :i])[:, -1], rtol=1e-3, atol=1e-4)
+
+
+def seconds(model: DALLE, text: Tensor, top_k: int) -> float:
+    # Its threshold is the share of the whole vocabulary, text and image, that is dropped; half a token is for rounding.
+    dropped = max(0.0, 1 - (top_k + 0.5) / model.total_tokens)
+    start = time.perf_counter()
+    model.generate_images(text, filter_thres=dropped, temperature=1.0, use_cache=True)
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def main() -> None:
+    answers, sys.stdout = sys.stdout, sys.stderr  # what the peer may print is no answer
+    sizes = json.loads(sys.argv[1])
+    torch.set_num_threads(sizes["threads"])
+    torch.manual_seed(0)
+    models = {"released": build(DALLE, sizes), "mended": build(Mended, sizes)}
+    text = torch.randint(1, sizes["text_vocab"], (sizes["batch"], sizes["text"]))
+    check_cache(models["mended"], text)
+    for line in sys.stdin:
+        taken = seconds(models[line.strip()], text, sizes["top_k"])
+        print(json.dumps({"seconds": taken}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

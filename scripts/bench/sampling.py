@@ -1,0 +1,181 @@
+"""Sampling image tokens: our prior's loop against itself without the cache, transformers and dalle-pytorch.
+
+Shapes: B batch · T text length · N image tokens of a picture · K codebook size
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import transformers
+from torch import Tensor
+
+from bench.dalle_peer import DallePytorch, PeerError
+from bench.timing import Benchmark, Row, Timed, clock, compare
+from t2i.cli_errors import UsageError
+from t2i.prior.sampling import check_sampling, draw, filter_logits
+from t2i.prior.transformer import TextImageTransformer
+
+Peer = Literal["t2i-without-cache", "transformers", "dalle-pytorch"]
+
+
+@dataclass(frozen=True)
+class Sampling(Benchmark):
+    """Image tokens drawn from a text-image transformer with its cache, on random weights, without guidance.
+
+    Args:
+        peers: what to compare with.
+        layers, width, heads: of our transformer and of the peers'.
+        batch, text, tokens: B, T and N; N is a square.
+        text_vocab, codebook: sizes of the two vocabularies; transformers' model has the codebook's alone.
+        top_k: of each draw; the temperature is 1.
+    """
+
+    peers: tuple[Peer, ...] = ("t2i-without-cache", "transformers", "dalle-pytorch")
+    layers: int = 6
+    width: int = 256
+    heads: int = 8
+    batch: int = 4
+    text: int = 24
+    tokens: int = 256
+    text_vocab: int = 512
+    codebook: int = 1024
+    top_k: int = 64
+
+    def __post_init__(self) -> None:
+        if math.isqrt(self.tokens) ** 2 != self.tokens:
+            raise UsageError(f"--tokens must be a square, such as 64 or 256, not {self.tokens}")
+        check_sampling(1.0, self.top_k, None)
+
+    @property
+    def work(self) -> str:
+        return f"sample {self.batch} x {self.tokens} image tokens, {self.layers} layers x {self.width}"
+
+    def run(self) -> list[Row]:
+        torch.manual_seed(0)
+        prior = _prior(self)
+        text = torch.randint(1, self.text_vocab, (self.batch, self.text))  # (B, T), 0 would be padding
+        check_cache(prior, text)
+        mine = clock(lambda: ours(prior, text, self.top_k))
+        rows = []
+        for name in self.peers:
+            try:
+                with PEERS[name](self, prior, text) as contests:
+                    rows += [compare(self.work, mine, contest, self.repeats) for contest in contests]
+            except PeerError as error:
+                print(f"{name} is missing: {error}")
+        return rows
+
+
+def ours(prior: TextImageTransformer, text: Tensor, top_k: int) -> Tensor:
+    """The loop of pipelines/dalle.py without guidance: text (B, T) -> codes (B, N)."""
+    N = prior.image_length
+    codes = torch.zeros(len(text), N, dtype=torch.long)
+    cache = prior.new_cache(len(text))
+    logits = prior.prefill(text, cache)  # (B, K)
+    for i in range(N):
+        codes[:, i] = draw(filter_logits(logits, 1.0, top_k), None)
+        if i < N - 1:
+            logits = prior.step(codes[:, i], i, cache)
+    return codes
+
+
+def without_cache(prior: TextImageTransformer, text: Tensor, top_k: int) -> Tensor:
+    """The same draws from the whole stream read anew for each: text (B, T) -> codes (B, N)."""
+    codes = torch.zeros(len(text), prior.image_length, dtype=torch.long)
+    for i in range(prior.image_length):
+        logits = prior(text, codes[:, :i])[1][:, -1]  # (B, K)
+        codes[:, i] = draw(filter_logits(logits, 1.0, top_k), None)
+    return codes
+
+
+@torch.inference_mode()
+def check_cache(prior: TextImageTransformer, text: Tensor) -> None:
+    """Raise unless the logits that the two loops draw from agree on the same codes: wrong results have no time."""
+    codes = torch.randint(prior.config.image_vocab_size, (len(text), prior.image_length))
+    cache = prior.new_cache(len(text))
+    for i in range(prior.image_length):
+        cached = prior.step(codes[:, i - 1], i - 1, cache) if i else prior.prefill(text, cache)
+        torch.testing.assert_close(cached, prior(text, codes[:, :i])[1][:, -1], rtol=1e-3, atol=1e-4)
+
+
+def _prior(o: Sampling) -> TextImageTransformer:
+    sizes = {"width": o.width, "layers": o.layers, "heads": o.heads}
+    return TextImageTransformer(o.text_vocab, o.codebook, o.text, math.isqrt(o.tokens), **sizes).eval()
+
+
+# ------------------------------------------------------------------------------------------------------------ peers
+# Each yields its contests: in one contest the fastest of the named settings is the peer.
+
+
+@contextmanager
+def _without_cache(o: Sampling, prior: TextImageTransformer, text: Tensor) -> Iterator[list[dict[str, Timed]]]:
+    yield [{"t2i without cache": clock(lambda: without_cache(prior, text, o.top_k))}]
+
+
+@contextmanager
+def _transformers(o: Sampling, prior: TextImageTransformer, text: Tensor) -> Iterator[list[dict[str, Timed]]]:
+    model, prompt = _gpt2(o), torch.randint(o.codebook, (o.batch, 1 + o.text))
+    name = f"transformers {transformers.__version__} generate"
+
+    def generate(**cache: str) -> None:
+        drawn = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=o.tokens,
+            do_sample=True,
+            top_k=o.top_k,
+            use_cache=True,
+            pad_token_id=0,
+            **cache,
+        )
+        if drawn.shape != (o.batch, 1 + o.text + o.tokens):
+            raise RuntimeError(f"generate stopped early: {tuple(drawn.shape)}")
+
+    default, static = clock(generate), clock(lambda: generate(cache_implementation="static"))
+    yield [{f"{name} (default cache)": default, f"{name} (static cache)": static}]
+
+
+def _gpt2(o: Sampling) -> transformers.GPT2LMHeadModel:
+    """A GPT-2 of our sizes with no token that ends its output. Our BOS, text and codes are one stream to it."""
+    transformers.logging.set_verbosity_error()
+    config = transformers.GPT2Config(
+        vocab_size=o.codebook,
+        n_positions=1 + o.text + o.tokens,
+        n_embd=o.width,
+        n_layer=o.layers,
+        n_head=o.heads,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return transformers.GPT2LMHeadModel(config).eval()
+
+
+@contextmanager
+def _dalle_pytorch(o: Sampling, prior: TextImageTransformer, text: Tensor) -> Iterator[list[dict[str, Timed]]]:
+    sizes = {
+        "layers": o.layers,
+        "width": o.width,
+        "heads": o.heads,
+        "batch": o.batch,
+        "text": o.text,
+        "grid": math.isqrt(o.tokens),
+        "text_vocab": o.text_vocab,
+        "codebook": o.codebook,
+        "top_k": o.top_k,
+        "threads": torch.get_num_threads(),
+    }
+    with DallePytorch(sizes) as peer:
+        # Two contests, so two rows: as released it drops its cache without a word; its best is worth a row of its own.
+        yield [
+            {f"{peer.name} generate_images(use_cache=True)": lambda: peer.seconds("released")},
+            {f"{peer.name} with its cache mended": lambda: peer.seconds("mended")},
+        ]
+
+
+PEERS = {"t2i-without-cache": _without_cache, "transformers": _transformers, "dalle-pytorch": _dalle_pytorch}

@@ -1,0 +1,112 @@
+"""What every benchmark shares: its common options, timing two things fairly, and the table."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+Timed = Callable[[], float]  # does the work once and returns the seconds that it took
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """The options of every benchmark.
+
+    Args:
+        out: the folder of bench.json.
+        repeats: rounds of the interleaved measurement; the medians are reported.
+        threads: torch's, for us and the peers alike; its own choice by default.
+    """
+
+    out: Path = Path("reports/bench")
+    repeats: int = 5
+    threads: int | None = None
+
+    def run(self) -> list[Row]:
+        """Measure; a peer that is not to be had is said in one printed line and has no row."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: median seconds of the same work by us and by a peer; ratio is peer_s / ours_s."""
+
+    work: str
+    ours_s: float
+    peer: str
+    peer_s: float
+    ratio: float
+
+
+def clock(work: Callable[[], object]) -> Timed:
+    """`work` as something that times itself, in inference mode."""
+
+    def timed() -> float:
+        with torch.inference_mode():
+            start = time.perf_counter()
+            work()
+            return time.perf_counter() - start
+
+    return timed
+
+
+def interleave(contestants: dict[str, Timed], repeats: int) -> dict[str, float]:
+    """Median seconds of each. All take their turn in every round, so that what slows the machine slows them alike."""
+    for timed in contestants.values():  # the first call of each pays for allocation and for choosing kernels
+        timed()
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(repeats):
+        for name, timed in contestants.items():
+            seconds[name].append(timed())
+    return {name: statistics.median(taken) for name, taken in seconds.items()}
+
+
+def compare(work: str, ours: Timed, peers: dict[str, Timed], repeats: int) -> Row:
+    """Ours against the fastest of a peer's settings, which the row names."""
+    medians = interleave({"": ours, **peers}, repeats)
+    ours_s = medians.pop("")
+    peer = min(medians, key=medians.__getitem__)
+    return Row(work, ours_s, peer, medians[peer], medians[peer] / ours_s)
+
+
+def machine() -> str:
+    """The CPU's model, the cores that this process may use, torch's threads and version."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        cores = os.cpu_count() or 1
+    threads = torch.get_num_threads()
+    return f"{_cpu_model()}, {cores} cores, {threads} threads, torch {torch.__version__}"
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text, one line each under a heading."""
+    cells = [("work", "ours_s", "peer", "peer_s", "ratio")]
+    cells += [(r.work, f"{r.ours_s:.3f}", r.peer, f"{r.peer_s:.3f}", f"{r.ratio:.2f}x") for r in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def write(rows: Sequence[Row], folder: Path) -> Path:
+    """Write `folder`/bench.json whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "bench.json"
+    unfinished = path.with_suffix(".json.tmp")
+    unfinished.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    unfinished.replace(path)
+    return path

@@ -1,0 +1,60 @@
+"""Tiny real components that the tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from t2i.data.toybox import Toybox
+from t2i.pipelines import DallePipeline
+from t2i.prior.transformer import TextImageTransformer
+from t2i.text.bpe import train_bpe
+from t2i.tokenizers.vqvae import VQVAE
+
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+torch.set_num_threads(1)  # the models here are so small that a second thread only waits
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def vqvae() -> VQVAE:
+    sizes = {"channels": (16, 16), "encoder_blocks": (0, 1), "decoder_blocks": (1, 1)}
+    return VQVAE(image_size=16, codebook_size=32, code_width=8, **sizes).eval()
+
+
+@pytest.fixture(scope="session")
+def text_tokenizer():
+    return train_bpe(Toybox(num=200).captions(200), 512)
+
+
+@pytest.fixture
+def prior(text_tokenizer) -> TextImageTransformer:
+    sizes = {"text_length": 8, "grid_size": 4, "width": 32, "layers": 2, "heads": 4}
+    prior = TextImageTransformer(len(text_tokenizer), 32, **sizes).eval()
+    for parameter in prior.parameters():  # away from the start, where every token is as likely as any other
+        torch.nn.init.normal_(parameter, std=0.3)
+    return prior
+
+
+@pytest.fixture
+def pipe(text_tokenizer, prior, vqvae) -> DallePipeline:
+    pipe = DallePipeline(text_tokenizer, prior, vqvae)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real pictures that lie beside the project, where there are any."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real data are not here: no folder {folder.name} beside the project")
+    return folder

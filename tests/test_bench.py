@@ -1,0 +1,42 @@
+"""scripts/bench.py: rows as documented, and unknown names in one line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "bench.py"
+
+
+def bench(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, str(SCRIPT), *args], capture_output=True, text=True)
+
+
+def test_sampling_writes_one_row_a_peer(tmp_path):
+    # One thread: two that wait for each other while another job holds the cores can take minutes.
+    sizes = {"layers": 2, "width": 32, "heads": 2, "batch": 2, "text": 4, "tokens": 16, "codebook": 32, "top-k": 8}
+    options = {"out": tmp_path, "repeats": 3, "threads": 1, **sizes}
+    flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    done = bench("sampling", *flags, "--peers", "transformers", "t2i-without-cache")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["peer"].split()[0] for row in rows] == ["transformers", "t2i"]
+    for row in rows:
+        assert list(row) == ["work", "ours_s", "peer", "peer_s", "ratio"]
+        assert row["ours_s"] > 0
+        assert row["peer_s"] > 0
+        assert row["ratio"] == pytest.approx(row["peer_s"] / row["ours_s"])
+        assert row["peer"] in done.stdout
+    assert "torch" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
+
+
+def test_unknown_benchmark_is_one_line_naming_the_nearest():
+    done = bench("samplign")
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert done.stderr == "error: unknown benchmark 'samplign': did you mean sampling? there are sampling\n"

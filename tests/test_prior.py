@@ -1,0 +1,127 @@
+"""Laws of the transformer prior."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from t2i.nn.attention import KVCache, attend
+from t2i.prior.transformer import PAD, TextImageTransformer
+
+
+@pytest.fixture
+def stream(prior):
+    T, N, K = prior.config.text_length, prior.image_length, prior.config.image_vocab_size
+    text = torch.randint(1, prior.config.text_vocab_size, (2, T))
+    text[1, 5:] = PAD
+    return text, torch.randint(K, (2, N))
+
+
+@torch.no_grad()
+def test_no_position_sees_a_later_one(prior, stream):
+    """Perturb each position of the stream in turn: what is predicted up to and including it must not change."""
+    text, codes = stream
+    T, N = text.shape[1], codes.shape[1]
+    text_logits, image_logits = prior(text, codes)
+    for position in range(T + N):
+        text2, codes2 = text.clone(), codes.clone()
+        if position < T:
+            text2[:, position] = text2[:, position] % (prior.config.text_vocab_size - 1) + 1
+        else:
+            codes2[:, position - T] = (codes2[:, position - T] + 1) % prior.config.image_vocab_size
+        text_logits2, image_logits2 = prior(text2, codes2)
+        before = torch.cat([text_logits.flatten(2).sum(-1), image_logits.sum(-1)], 1)
+        after = torch.cat([text_logits2.flatten(2).sum(-1), image_logits2.sum(-1)], 1)
+        assert torch.allclose(before[:, : position + 1], after[:, : position + 1], atol=1e-5), position
+        if position < T + N - 1:  # and all that follows does change
+            assert not torch.isclose(before[:, position + 1 :], after[:, position + 1 :], atol=1e-6).all(1).any()
+
+
+@torch.no_grad()
+def test_cached_equals_uncached(prior, stream):
+    text, codes = stream
+    _, whole = prior(text, codes)
+    cache = prior.new_cache(len(text))
+    logits = [prior.prefill(text, cache)]
+    logits += [prior.step(codes[:, i], i, cache) for i in range(codes.shape[1] - 1)]
+    assert (torch.stack(logits, 1) - whole).abs().max() < 1e-4
+    with pytest.raises(ValueError, match="cache holds"):
+        prior.step(codes[:, -1], 0, cache)
+
+
+@torch.no_grad()
+def test_a_partial_image_gives_the_first_logits_of_the_whole(prior, stream):
+    text, codes = stream
+    assert torch.allclose(prior(text, codes[:, :5])[1], prior(text, codes)[1][:, :6], atol=1e-5)
+    assert prior(text, codes[:, :0])[1].shape[1] == 1
+
+
+def test_inputs_are_not_written_to(prior, stream):
+    text, codes = stream
+    before = text.clone(), codes.clone()
+    prior.loss(text, codes)
+    prior.prefill(text, prior.new_cache(2))
+    assert torch.equal(text, before[0])
+    assert torch.equal(codes, before[1])
+
+
+def test_each_position_has_its_own_padding(prior):
+    V, T = prior.config.text_vocab_size, prior.config.text_length
+    assert prior.place_padding(torch.zeros(1, T, dtype=torch.long))[0].tolist() == list(range(V, V + T))
+    with pytest.raises(ValueError, match="must have the shape"):
+        prior.place_padding(torch.zeros(1, T + 1, dtype=torch.long))
+
+
+def test_loss_is_the_weighted_mean_of_text_and_image(prior, stream):
+    losses = prior.loss(*stream)
+    assert torch.allclose(losses["loss"], (losses["text"] + 7 * losses["image"]) / 8)
+
+
+@torch.no_grad()
+def test_log_likelihood_is_that_of_the_loss(prior, stream):
+    text, codes = stream
+    total = prior.log_likelihood(text, codes).mean() / codes.shape[1]
+    assert torch.allclose(-total, prior.loss(text, codes)["image"], rtol=1e-5)
+
+
+def test_a_dropped_caption_adds_no_text_loss(prior, stream):
+    text, codes = stream
+    assert prior.loss(torch.zeros_like(text), codes)["text"] == 0
+
+
+def test_gradient_reaches_every_parameter(prior, stream):
+    prior.loss(*stream)["loss"].backward()
+    assert [n for n, p in prior.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_gradient_checkpointing_changes_no_gradient(prior, stream):
+    prior.train().loss(*stream)["loss"].backward()
+    plain = {n: p.grad.clone() for n, p in prior.named_parameters()}
+    prior.zero_grad()
+    prior.enable_gradient_checkpointing()
+    prior.loss(*stream)["loss"].backward()
+    assert all(torch.allclose(p.grad, plain[n], atol=1e-6) for n, p in prior.named_parameters())
+
+
+def test_save_and_load_are_bit_equal(prior, stream, tmp_path):
+    prior.save_pretrained(tmp_path)
+    again = TextImageTransformer.from_pretrained(tmp_path)
+    assert all(torch.equal(x, again.state_dict()[n]) for n, x in prior.state_dict().items())
+    assert torch.equal(prior(*stream)[1], again(*stream)[1])
+
+
+def test_attention_backends_that_cannot_run_say_why():
+    q = torch.randn(1, 2, 3, 4)
+    with pytest.raises(ValueError, match=r"t2i\[xformers\]|needs a CUDA device"):
+        attend(q, q, q, causal=True, backend="xformers")
+    with pytest.raises(ValueError, match="unknown attention backend 'flash'"):
+        attend(q, q, q, causal=True, backend="flash")
+
+
+def test_cache_hands_out_all_that_was_put_in():
+    cache = KVCache(1, 2, 4, 3)
+    k, v = torch.randn(2, 1, 2, 3, 3)
+    cache.append(k[:, :, :2], v[:, :, :2])
+    keys, values = cache.append(k[:, :, 2:], v[:, :, 2:])
+    assert torch.equal(keys, k)
+    assert torch.equal(values, v)

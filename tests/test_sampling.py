@@ -1,0 +1,60 @@
+"""Laws of the draw of one token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from t2i.prior.sampling import check_sampling, draw, filter_logits, guide
+
+
+def test_top_k_keeps_the_k_largest():
+    logits = torch.randn(3, 20)
+    kept = filter_logits(logits, top_k=5).isfinite()
+    assert kept.sum(1).tolist() == [5, 5, 5]
+    assert all(
+        set(row.topk(5).indices.tolist()) == set(k.nonzero()[:, 0].tolist())
+        for row, k in zip(logits, kept, strict=True)
+    )
+
+
+def test_top_p_keeps_the_smallest_set_that_reaches_p():
+    logits = torch.tensor([[0.5, 0.25, 0.15, 0.1]]).log()
+    assert filter_logits(logits, top_p=0.7).isfinite().tolist() == [[True, True, False, False]]
+    assert filter_logits(logits, top_p=0.75).isfinite().tolist() == [[True, True, False, False]]
+    assert filter_logits(logits, top_p=0.76).isfinite().tolist() == [[True, True, True, False]]
+    assert filter_logits(logits, top_p=1e-9).isfinite().tolist() == [[True, False, False, False]]
+
+
+def test_filtering_writes_to_nothing():
+    logits = torch.randn(2, 9)
+    before = logits.clone()
+    filter_logits(logits, 0.5, 3, 0.5)
+    assert torch.equal(logits, before)
+
+
+def test_guidance_at_one_is_the_conditional_model():
+    c, u = torch.randn(2, 3, 7)
+    assert torch.allclose(guide(c, u, 1.0), c, atol=1e-6)
+    assert torch.equal(guide(c, u, 0.0), u)
+
+
+def test_draws_follow_the_distribution():
+    p = torch.tensor([0.5, 0.3, 0.15, 0.05, 0.0])
+    drawn = draw(p.log().expand(40_000, -1), None)
+    frequency = torch.bincount(drawn, minlength=5) / len(drawn)
+    assert (frequency - p).abs().max() < 0.01  # four standard errors
+    assert frequency[4] == 0
+
+
+def test_a_row_depends_on_its_own_generator_alone():
+    logits = torch.randn(3, 50)
+    together = draw(logits, [torch.Generator().manual_seed(s) for s in (1, 2, 3)])
+    alone = [draw(logits[i : i + 1], [torch.Generator().manual_seed(i + 1)]).item() for i in range(3)]
+    assert together.tolist() == alone
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": 0}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.5}])
+def test_values_that_select_nothing_raise(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        check_sampling(**{"temperature": 1.0, "top_k": None, "top_p": None, **wrong})

@@ -1,0 +1,251 @@
+"""Laws of the training loop, on the real recipes at tiny size."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2i.data.sources import open_source
+from t2i.pipelines import AutoPipeline
+from t2i.tokenizers.vqvae import VQVAE
+from t2i.training.cli import run
+from t2i.training.config import LoopConfig
+from t2i.training.loop import NonFiniteLoss, learning_rate
+from t2i.training.order import NumberBatches
+from t2i.training.recipes import RECIPES
+
+TINY_VQVAE = {"channels": (8, 8, 16), "encoder_blocks": (0, 0, 0), "decoder_blocks": (0, 0, 0), "codebook_size": 64}
+TINY_PRIOR = {"width": 32, "layers": 1, "heads": 2}
+
+
+def recipe(name: str, folder: Path, model: dict, **options):
+    """The recipe's tiny preset, made tinier."""
+    tiny = RECIPES[name]("tiny")
+    loop = {"max_train_steps": 6, "train_batch_size": 4, "checkpointing_steps": 3, "dataloader_num_workers": 0}
+    own = {f.name for f in dataclasses.fields(tiny)} & options.keys()
+    loop |= {k: v for k, v in options.items() if k not in own}
+    return dataclasses.replace(
+        tiny,
+        model=dataclasses.replace(tiny.model, **model),
+        loop=dataclasses.replace(tiny.loop, output_dir=str(folder), report_to="none", **loop),
+        **{k: options[k] for k in own},
+    )
+
+
+def vqvae_recipe(folder: Path, **options):
+    return recipe("vqvae-toybox", folder, TINY_VQVAE | {"warmup_batches": 1}, **options)
+
+
+@pytest.fixture(scope="module")
+def trained_vqvae(tmp_path_factory) -> Path:
+    return run(vqvae_recipe(tmp_path_factory.mktemp("runs") / "vqvae"))
+
+
+@pytest.fixture
+def prior_recipe(trained_vqvae):
+    return lambda folder, **options: recipe(
+        "prior-toybox", folder, TINY_PRIOR, **{"tokenizer": str(trained_vqvae), **options}
+    )
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_checkpoints_open_with_from_pretrained(trained_vqvae, prior_recipe, tmp_path):
+    assert trained_vqvae.name == "checkpoint-6"
+    assert (trained_vqvae.parent / "latest").resolve() == trained_vqvae.resolve()
+    assert VQVAE.from_pretrained(trained_vqvae).config.codebook_size == 64
+    checkpoint = run(prior_recipe(tmp_path / "prior"))
+    pipe = AutoPipeline.from_pretrained(checkpoint)
+    assert pipe("a red cat").images[0].size == (64, 64)
+    kept = {p.suffix for p in (tmp_path / "prior").rglob("*") if p.is_file()}
+    assert {".safetensors", ".png", ".jsonl"} <= kept
+    assert (tmp_path / "prior" / "samples" / "step-000006.png").is_file()
+    assert (tmp_path / "prior" / "curves.png").is_file()
+
+
+def test_saved_weights_are_the_averaged_ones(tmp_path):
+    from safetensors.torch import load_file
+
+    folder = run(vqvae_recipe(tmp_path / "run"))
+    saved = load_file(folder / "diffusion_pytorch_model.safetensors")
+    trained = load_file(folder / "state" / "model.safetensors")
+    averaged = load_file(folder / "state" / "ema.safetensors")
+    model = VQVAE.from_pretrained(folder)
+    names = [n for n, _ in model.named_parameters()]
+    assert all(torch.equal(saved[n], averaged[str(i)]) for i, n in enumerate(names))
+    assert any(not torch.equal(saved[n], trained[f"model.{n}"]) for n in names)
+
+
+@pytest.mark.parametrize("stage", ["vqvae", "prior"])
+def test_a_resumed_run_is_one_that_never_stopped(stage, prior_recipe, tmp_path):
+    make = vqvae_recipe if stage == "vqvae" else prior_recipe
+    run(make(tmp_path / "whole", max_train_steps=8, checkpointing_steps=4))
+    run(make(tmp_path / "parts", max_train_steps=8, checkpointing_steps=4))
+    # What a kill after the first checkpoint leaves behind: later lines of the log, half a checkpoint.
+    parts = tmp_path / "parts"
+    (parts / "checkpoint-8").rename(parts / ".checkpoint-8.part")
+    run(make(parts, max_train_steps=8, checkpointing_steps=4, resume="latest"))
+    assert losses(parts) == losses(tmp_path / "whole")
+    weights = [p / "checkpoint-8" / "state" / "model.safetensors" for p in (tmp_path / "whole", parts)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def command(*args: str, processes: int = 1) -> list[str]:
+    launch = ["-m", "accelerate.commands.launch", "--cpu", f"--num_processes={processes}", "--num_machines=1"]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
+    options = ["--report-to", "none", "--dataloader-num-workers", "0", "--preset", "tiny"]
+    return [sys.executable, *(launch if processes > 1 else []), "-m", "t2i.training", *args, *options]
+
+
+def test_a_killed_run_resumes_to_the_same_losses(tmp_path):
+    sizes = ["--train-batch-size", "4", "--max-train-steps", "12", "--checkpointing-steps", "4"]
+    args = command("vqvae-toybox", *sizes, "--output-dir", str(tmp_path / "killed"))
+    process = subprocess.Popen(args, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = tmp_path / "killed" / "metrics.jsonl"
+    while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 6):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run([*args, "--resume", "latest"], check=True, capture_output=True)
+    subprocess.run([*args[:-1], "tiny", "--output-dir", str(tmp_path / "whole")], check=True, capture_output=True)
+    assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    sizes = ["--train-batch-size", "4", "--max-train-steps", "100000", "--checkpointing-steps", "100000"]
+    args = command("vqvae-toybox", *sizes, "--output-dir", str(tmp_path / "run"))
+    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    log = tmp_path / "run" / "metrics.jsonl"
+    while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 2):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert "go on with --resume latest" in said
+    assert process.returncode == 0
+    steps = len(losses(tmp_path / "run"))
+    assert (tmp_path / "run" / f"checkpoint-{steps}" / "config.json").is_file()
+
+
+def test_two_processes_with_half_the_batch_train_as_one(tmp_path):
+    runs = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        sizes = ["--train-batch-size", str(8 // processes), "--max-train-steps", "5", "--warmup-batches", "1"]
+        args = command("vqvae-toybox", *sizes, "--output-dir", str(folder), processes=processes)
+        subprocess.run(args, check=True, capture_output=True, timeout=120)
+        runs[processes] = losses(folder), VQVAE.from_pretrained(folder / "latest").quantizer.codebook
+    assert np.allclose(runs[1][0], runs[2][0], rtol=1e-3)
+    assert torch.allclose(runs[1][1], runs[2][1], atol=1e-2)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(prior_recipe, tmp_path):
+    run(prior_recipe(tmp_path / "whole", train_batch_size=4))
+    run(prior_recipe(tmp_path / "parts", train_batch_size=2, gradient_accumulation_steps=2))
+    assert np.allclose(losses(tmp_path / "whole"), losses(tmp_path / "parts"), rtol=1e-4)
+
+
+def test_every_sample_number_is_seen_once_whatever_the_processes():
+    def numbers(batch, accumulation, world):
+        ranks = [list(NumberBatches(2, 4, batch, accumulation, r, world)) for r in range(world)]
+        return [n for step in zip(*ranks, strict=True) for block in step for n in block]
+
+    assert numbers(8, 1, 1) == numbers(4, 1, 2) == numbers(2, 2, 2) == list(range(16, 32))
+
+
+def test_only_the_newest_checkpoints_stay(tmp_path):
+    run(vqvae_recipe(tmp_path / "run", checkpointing_steps=1, checkpoints_total_limit=2))
+    assert sorted(p.name for p in (tmp_path / "run").glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
+    assert not list((tmp_path / "run").glob(".checkpoint*"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    wild = vqvae_recipe(
+        tmp_path / "run", learning_rate=1e30, max_train_steps=20, checkpointing_steps=1, lr_warmup_steps=4
+    )
+    wild = dataclasses.replace(wild, loop=dataclasses.replace(wild.loop, learning_rate=1e30))
+    with pytest.raises(NonFiniteLoss, match=r"at step \d+; the last good checkpoint is kept: .*checkpoint-"):
+        run(wild)
+    assert list((tmp_path / "run").glob("checkpoint-*"))
+
+
+def test_an_old_run_is_not_written_over_nor_resumed_as_another(tmp_path):
+    run(vqvae_recipe(tmp_path / "run"))
+    with pytest.raises(FileExistsError, match="--resume latest"):
+        run(vqvae_recipe(tmp_path / "run"))
+    other = recipe("vqvae-toybox", tmp_path / "run", TINY_VQVAE | {"code_width": 8}, resume="latest")
+    with pytest.raises(ValueError, match=r"code_width: 16 -> 8"):
+        run(other)
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        run(vqvae_recipe(tmp_path / "new", resume="latest"))
+
+
+def test_a_missing_or_wrong_first_stage_says_what_makes_it(prior_recipe, tmp_path):
+    with pytest.raises(FileNotFoundError, match="t2i train vqvae-toybox"):
+        run(prior_recipe(tmp_path / "prior", tokenizer=str(tmp_path / "nothing")))
+    (tmp_path / "config.json").write_text('{"_class_name": "TextImageTransformer"}')
+    with pytest.raises(ValueError, match="not a VQVAE; make it with: t2i train vqvae-toybox"):
+        run(prior_recipe(tmp_path / "prior", tokenizer=str(tmp_path)))
+
+
+def test_learning_rate_warms_up_and_falls():
+    config = LoopConfig(max_train_steps=100, lr_warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate(step, config) for step in range(1, 101)]
+    assert np.allclose(rates[:10], np.arange(1, 11) / 10)
+    assert all(a > b for a, b in zip(rates[9:], rates[10:], strict=False))
+    assert rates[-1] == pytest.approx(0.01)
+
+
+@pytest.fixture
+def picture_folder(tmp_path) -> Path:
+    """Eight discs, with columns under names of their own, one picture transparent and one not square."""
+    folder = tmp_path / "discs"
+    folder.mkdir()
+    lines = []
+    for i in range(8):
+        mode, size = ("RGBA", (40, 40)) if i == 0 else ("RGB", (50, 40) if i == 1 else (40, 40))
+        Image.new(mode, size, (20 * i, 200, 100, 0)[: len(mode)]).save(folder / f"{i}.png")
+        lines.append(json.dumps({"file_name": f"{i}.png", "title": f"disc number {i}"}))
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_both_stages_train_on_a_folder_of_pictures(picture_folder, tmp_path):
+    data = dataclasses.replace(RECIPES["vqvae-toybox"]("tiny").data, data=str(picture_folder), caption_column="title")
+    first = run(vqvae_recipe(tmp_path / "vqvae", data=data))
+    second = run(recipe("prior-toybox", tmp_path / "prior", TINY_PRIOR, tokenizer=str(first), data=data))
+    assert AutoPipeline.from_pretrained(second)("disc number 3").images[0].size == (64, 64)
+
+
+def test_pictures_are_squared_and_transparency_is_white(picture_folder):
+    source = open_source(str(picture_folder), 32, caption_column="title")
+    assert (source[0]["image"] == 255).all()
+    assert source[1]["image"].shape == (32, 32, 3)
+    assert list(source.captions(2)) == ["disc number 0", "disc number 1"]
+    with pytest.raises(ValueError, match=r"no column 'text' but: .*title.*--caption-column"):
+        open_source(str(picture_folder), 32)
+
+
+def test_folders_that_are_none_say_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no metadata.jsonl"):
+        open_source(str(tmp_path), 32)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        open_source("./nowhere", 32)
+
+
+def test_real_emoji_train_both_stages(shared_data, tmp_path):
+    data = dataclasses.replace(RECIPES["vqvae-toybox"]("tiny").data, data=str(shared_data / "noto-emoji"))
+    first = run(vqvae_recipe(tmp_path / "vqvae", data=data))
+    second = run(recipe("prior-toybox", tmp_path / "prior", TINY_PRIOR, tokenizer=str(first), data=data))
+    assert AutoPipeline.from_pretrained(second)("red apple").images[0].size == (64, 64)
