@@ -22,7 +22,6 @@ import diffusers
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
-from t2i.pipelines.auto import WEIGHTS
 from tqdm import tqdm
 
 import t2i
@@ -30,6 +29,7 @@ from t2i.data.sources import square
 from t2i.data.toybox import HELD_OUT, Scene, Thing, contact_sheet
 from t2i.data.toybox.reader import IMAGE_SIZE, Reader, Reading
 from t2i.images import to_pil, to_tensor
+from t2i.pipelines.auto import WEIGHTS
 
 CATEGORIES = {  # name: (split, family) of the scenes
     "seen": ("train", "single"),

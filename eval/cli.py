@@ -74,6 +74,7 @@ METRICS = {"binding": binding}
 def _open(name: str, device: str):
     import torch
     from diffusers.utils import logging
+
     from t2i.pipelines.auto import AutoPipeline
 
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

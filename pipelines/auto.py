@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+
 from t2i.pipelines.dalle import DallePipeline
 
 WEIGHTS = Path(__file__).parent / "weights"

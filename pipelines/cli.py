@@ -151,6 +151,7 @@ def _is_folder(out: str) -> bool:
 def _open(ask: Generate):
     import torch
     from diffusers.utils import logging
+
     from t2i.pipelines.auto import AutoPipeline
 
     logging.disable_progress_bar()  # of loading, which takes no time; drawing has one of its own

@@ -173,9 +173,9 @@ def test_components_that_do_not_belong_together_raise(pipe, text_tokenizer, vqva
 
 
 def test_a_wrong_name_lists_what_there_is(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no pipeline 'toybox/dale'. Did you mean 'toybox/dalle'"):
+    with pytest.raises(FileNotFoundError, match=r"no pipeline 'toybox/dale'\. Did you mean 'toybox/dalle'"):
         AutoPipeline.from_pretrained("toybox/dale")
-    with pytest.raises(FileNotFoundError, match="no model_index.json"):
+    with pytest.raises(FileNotFoundError, match=r"no model_index\.json"):
         AutoPipeline.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no pipeline"):
         AutoPipeline.from_pretrained("./nowhere")

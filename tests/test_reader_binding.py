@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from t2i.eval import binding, cli
-from t2i.training.config import LoopConfig
-from t2i.training.recipes.reader import ReaderModelConfig, ReaderRecipe, ReaderStage, reader_toybox, spoil
 
 from t2i.cli_errors import UsageError
 from t2i.data.toybox import ATTRIBUTES, HELD_OUT, KINDS, RELATIONS, Scene, Thing, Toybox
 from t2i.data.toybox.reader import LAYOUTS, Reader, Reading, stack_targets, targets
+from t2i.eval import binding, cli
 from t2i.images import to_tensor
 from t2i.tokenizers.vqvae import VQVAE
+from t2i.training.config import LoopConfig
+from t2i.training.recipes.reader import ReaderModelConfig, ReaderRecipe, ReaderStage, reader_toybox, spoil
 
 NUM = 4
 TURNED = {"on top of": "below", "below": "on top of", "left of": "right of", "right of": "left of"}
@@ -360,7 +360,6 @@ def test_a_reader_must_be_a_reader(tmp_path):
 
 def test_the_command_line_scores_a_saved_pipeline(tmp_path, capsys):
     from t2i.pipelines.dalle import DallePipeline
-
     from t2i.prior.transformer import TextImageTransformer
     from t2i.text.bpe import train_bpe
 

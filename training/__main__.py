@@ -2,9 +2,8 @@
 
 import sys
 
-from t2i.training.cli import main
-
 from t2i.cli_errors import exit_on_bad_input
+from t2i.training.cli import main
 
 with exit_on_bad_input():
     main(sys.argv[1:])

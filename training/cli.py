@@ -7,9 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2i.training.recipes import PRESETS, RECIPES
-
 from t2i.cli_errors import UsageError, check_choice, parse
+from t2i.training.recipes import PRESETS, RECIPES
 
 
 def main(args: Sequence[str]) -> None:

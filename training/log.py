@@ -8,8 +8,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 from PIL import Image
-from t2i.training.config import LoopConfig
 from tqdm import tqdm
+
+from t2i.training.config import LoopConfig
 
 
 class RunLog:

@@ -17,15 +17,15 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers.training_utils import EMAModel
 from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from t2i.data.sources import Source
 from t2i.training.checkpoints import Checkpoints
 from t2i.training.config import LoopConfig
 from t2i.training.log import RunLog
 from t2i.training.order import NumberBatches, NumberedSamples
 from t2i.training.stop import StopRequest
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-
-from t2i.data.sources import Source
 
 
 class Stage(Protocol):

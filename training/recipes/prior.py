@@ -9,16 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from t2i.pipelines.dalle import DallePipeline
-from t2i.training.config import DataConfig, LoopConfig
 from torch import Tensor
 
 from t2i.data.sources import open_source
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_tensor
+from t2i.pipelines.dalle import DallePipeline
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, train_bpe
 from t2i.tokenizers.vqvae import VQVAE
+from t2i.training.config import DataConfig, LoopConfig
 
 BPE_CAPTIONS = 50_000  # how many captions the vocabulary is learned from
 
@@ -80,7 +80,7 @@ def prior_toybox(preset: str = "base") -> PriorRecipe:
         model = PriorModelConfig(text_vocab_size=768, text_length=24, width=128, layers=3, heads=4)
         loop = LoopConfig(run, max_train_steps=200, train_batch_size=32, checkpointing_steps=100, lr_warmup_steps=20)
         return PriorRecipe(model=model, loop=loop)
-    loop = LoopConfig(run, max_train_steps=4_000, train_batch_size=64, checkpointing_steps=400, learning_rate=1e-3)
+    loop = LoopConfig(run, max_train_steps=7_000, train_batch_size=32, checkpointing_steps=500, learning_rate=1e-3)
     return PriorRecipe(loop=loop, validation_prompts=TOYBOX_PROMPTS)
 
 

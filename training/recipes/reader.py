@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
-from t2i.training.config import LoopConfig
 from torch import Tensor
 
 from t2i.data.sources import TOYBOX_ITEMS
 from t2i.data.toybox import Toybox, contact_sheet
 from t2i.data.toybox.reader import IMAGE_SIZE, Reader, Reading, targets
 from t2i.images import to_pil, to_tensor
+from t2i.training.config import LoopConfig
 
 PREVIEW_SEED = 2**20  # pictures of the preview come from another world than the run's, which is seeded from 0 up
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from t2i.training.config import DataConfig, LoopConfig
 from torch import Tensor
 
 from t2i.data.sources import open_source
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_pil, to_tensor
 from t2i.tokenizers.vqvae import VQVAE
+from t2i.training.config import DataConfig, LoopConfig
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,51 @@
+# Every target makes .venv first, where it is missing or older than what it is made from.
+PYTHON ?= python3
+BIN := .venv/bin
+SCRIPT_DIRS := t2i pipelines training eval tests scripts
+WHEEL := build/wheel
+
+.PHONY: demo test test-slow test-wheel lint format weights bench clean
+
+demo: .venv/ready
+	$(BIN)/t2i generate "an avocado armchair" --num-images 4 --out avocado-armchair.png
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+lint: .venv/ready $(WHEEL)
+	$(BIN)/ruff check $(SCRIPT_DIRS)
+	$(BIN)/ruff format --check $(SCRIPT_DIRS)
+	PYTHONPATH=$(WHEEL) $(BIN)/lint-imports
+
+# The tests against the built wheel, from outside the root, where only the installed package can be imported.
+test-wheel: .venv/ready $(WHEEL)
+	root=$$(pwd); cd $$(mktemp -d) && PYTHONPATH=$$root/$(WHEEL) $$root/$(BIN)/python -m pytest -c $$root/pyproject.toml \
+		-p no:cacheprovider $$root/tests
+
+weights: .venv/ready
+	$(BIN)/python scripts/make_weights.py
+
+bench: .venv/ready
+	$(BIN)/python scripts/bench.py sampling --out reports/bench
+
+format: .venv/ready
+	$(BIN)/ruff check --fix $(SCRIPT_DIRS)
+	$(BIN)/ruff format $(SCRIPT_DIRS)
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("t2i needs Python 3.11 or newer: make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(WHEEL): .venv/ready $(shell find t2i pipelines training eval -name '*.py' -o -name '*.safetensors')
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/dist .
+	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL) build/dist/*.whl
+	touch $(WHEEL)
+
+clean:
+	rm -rf build .venv *.egg-info
