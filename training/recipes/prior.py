@@ -29,9 +29,9 @@ class PriorModelConfig:
     """Tokens of the text vocabulary at most; learned from the captions."""
     text_length: int = 24
     """Text tokens of the stream; longer captions are cut."""
-    width: int = 256
+    width: int = 192
     layers: int = 6
-    heads: int = 8
+    heads: int = 6
     dropout: float = 0.0
     text_loss_weight: float = 1.0
     image_loss_weight: float = 7.0
@@ -70,7 +70,7 @@ TOYBOX_PROMPTS = (
 
 
 def prior_toybox(preset: str = "base") -> PriorRecipe:
-    """A 5.6 M transformer over 24 text tokens and 64 image codes.
+    """A 3 M transformer over 24 text tokens and 256 image codes.
 
     base: `t2i train prior-toybox --tokenizer runs/vqvae-toybox/latest`
     tiny: `t2i train prior-toybox --preset tiny`, a minute on two cores

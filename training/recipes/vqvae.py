@@ -19,11 +19,11 @@ from t2i.training.config import DataConfig, LoopConfig
 
 @dataclass(frozen=True)
 class VQVAEModelConfig:
-    channels: tuple[int, ...] = (64, 128, 160)
+    channels: tuple[int, ...] = (48, 128)
     """Channels of each level, fine to coarse; every level halves the side."""
-    encoder_blocks: tuple[int, ...] = (0, 1, 2)
-    decoder_blocks: tuple[int, ...] = (1, 2, 2)
-    codebook_size: int = 4096
+    encoder_blocks: tuple[int, ...] = (0, 2)
+    decoder_blocks: tuple[int, ...] = (1, 3)
+    codebook_size: int = 1024
     code_width: int = 16
     commitment_cost: float = 0.25
     warmup_batches: int = 150
@@ -41,19 +41,17 @@ class VQVAERecipe:
 
 
 def vqvae_toybox(preset: str = "base") -> VQVAERecipe:
-    """64×64 pictures as 8×8 codes out of 4,096.
+    """64×64 pictures as 16×16 codes out of 1,024.
 
     base: `t2i train vqvae-toybox`
     tiny: `t2i train vqvae-toybox --preset tiny`, a minute on two cores
     """
     run = "runs/vqvae-toybox"
     if preset == "tiny":
-        model = VQVAEModelConfig(
-            (32, 48, 64), (0, 0, 1), (0, 1, 1), codebook_size=256, code_width=16, warmup_batches=40
-        )
-        loop = LoopConfig(run, max_train_steps=200, train_batch_size=32, checkpointing_steps=100, lr_warmup_steps=20)
+        model = VQVAEModelConfig((32, 64), (0, 1), (0, 1), codebook_size=256, warmup_batches=40)
+        loop = LoopConfig(run, max_train_steps=300, train_batch_size=16, checkpointing_steps=100, lr_warmup_steps=20)
         return VQVAERecipe(model=model, loop=loop)
-    loop = LoopConfig(run, max_train_steps=2_400, train_batch_size=64, checkpointing_steps=300, learning_rate=1.5e-3)
+    loop = LoopConfig(run, max_train_steps=3_200, train_batch_size=32, checkpointing_steps=400, learning_rate=1e-3)
     return VQVAERecipe(loop=loop)
 
 

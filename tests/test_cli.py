@@ -1,0 +1,112 @@
+"""The commands as a user types them: from another folder, and with mistakes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from t2i.cli import main
+
+
+@pytest.fixture
+def saved(pipe, tmp_path) -> Path:
+    pipe.save_pretrained(tmp_path / "system")
+    return tmp_path / "system"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_generate_writes_a_grid_that_says_how_it_was_made(saved, elsewhere, capsys):
+    main(["generate", "a zebra teapot", "--pipeline", str(saved), "--num-images", "9", "--seed", "7", "--out", "t.png"])
+    assert "t.png: 9 pictures in" in capsys.readouterr().out
+    chunks = Image.open("t.png").text
+    assert (chunks["prompt"], chunks["seed"], chunks["system"]) == ("a zebra teapot", "7", str(saved))
+    assert chunks["version"].startswith("t2i ")
+
+
+def test_any_picture_can_be_made_again_from_its_chunks(saved, elsewhere):
+    ask = ["--pipeline", str(saved), "--guidance-scale", "2"]
+    main(["generate", "a red cat", "a tree", "--num-images", "2", "--seed", "3", "--out", "many/", *ask])
+    assert sorted(p.name for p in Path("many").iterdir()) == [
+        "a-red-cat-3.png",
+        "a-red-cat-4.png",
+        "a-tree-3.png",
+        "a-tree-4.png",
+    ]
+    picture = Image.open("many/a-tree-4.png")
+    made = picture.text
+    settings = [s for k, v in json.loads(made["settings"]).items() for s in (f"--{k.replace('_', '-')}", str(v))]
+    again = ["generate", made["prompt"], "--seed", made["seed"], "--pipeline", made["system"], *settings]
+    main([*again, "--num-images", "1", "--out", "again/"])
+    assert Image.open("again/a-tree-4.png").tobytes() == picture.tobytes()
+
+
+def test_data_writes_pictures_with_captions(elsewhere):
+    main(["data", "toybox", "--num", "5", "--out", "boxes", "--workers", "1"])
+    lines = [json.loads(line) for line in Path("boxes/metadata.jsonl").read_text().splitlines()]
+    assert len(lines) == 5
+    assert Image.open(Path("boxes") / lines[0]["file_name"]).size == (64, 64)
+
+
+def test_help_is_there_for_every_command(capsys):
+    for args in ([], ["--help"], ["train"], ["data"], ["train", "--help"]):
+        main(args)
+        assert "usage" in capsys.readouterr().out
+
+
+MISTAKES = [
+    (["genrate"], "did you mean generate?"),
+    (["generate"], "give a prompt"),
+    (["generate", "x", "--out", "x.jpg"], "must end in .png"),
+    (["generate", "x", "--num-images", "0"], "at least 1"),
+    (["generate", "x", "--seed", "-1"], "at least 0"),
+    (["generate", "x", "--num-imagse", "4"], "--num-images"),
+    (["generate", "x", "--pipeline", "toybox/dale"], "toybox/dalle"),
+    (["generate", "x", "--pipeline", "./nowhere"], "there is no pipeline"),
+    (["data", "toybax"], "did you mean toybox?"),
+    (["data", "toybox"], "--out"),
+    (["data", "toybox", "--out", "d", "--split", "tran"], "train"),
+    (["data", "toybox", "--out", "full"], "not an empty folder"),
+    (["train", "vqvae-toybix"], "did you mean vqvae-toybox?"),
+    (["train", "vqvae-toybox", "--preset", "tny"], "did you mean tiny?"),
+    (["train", "vqvae-toybox", "--max-train-steps", "0"], "at least 1"),
+    (["train", "vqvae-toybox", "--max-train-steps", "ten"], "--max-train-steps"),
+    (["train", "vqvae-toybox", "--data", "./nowhere"], "there is no folder"),
+    (["train", "vqvae-toybox", "--image-size", "30"], "not divisible"),
+    (["train", "vqvae-toybox", "--resume", "latest"], "nothing to resume"),
+    (["train", "prior-toybox", "--tokenizer", "./nowhere"], "t2i train vqvae-toybox"),
+    (["eval", "bindng"], "did you mean binding?"),
+    (["eval", "binding", "--num", "0"], "at least 1"),
+    (["eval", "binding", "--pipeline", "./nowhere", "--out", "o"], "there is no pipeline"),
+]
+
+
+@pytest.mark.parametrize(("args", "says"), MISTAKES, ids=lambda a: " ".join(a) if isinstance(a, list) else "")
+def test_mistakes_end_in_one_clear_line(args, says, elsewhere):
+    (elsewhere / "full").mkdir()
+    (elsewhere / "full" / "file").touch()
+    before = sorted(elsewhere.rglob("*"))
+    with pytest.raises(SystemExit) as exit_:
+        main(args)
+    line = str(exit_.value)
+    assert line.startswith("error: ")
+    assert says in line
+    assert "\n" not in line
+    assert sorted(elsewhere.rglob("*")) == before  # and nothing was written
+
+
+def test_the_installed_command_exits_with_an_error_and_no_traceback(elsewhere):
+    command = [str(Path(sys.executable).parent / "t2i"), "genrate"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
