@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -60,12 +61,15 @@ def _one_line(box: str) -> str:
 
 @contextlib.contextmanager
 def exit_on_bad_input() -> Iterator[None]:
-    """Print what was wrong in one line and exit with 2; a stop by Ctrl-C exits with 130."""
+    """Print what was wrong in one line and exit with 1; a stop by Ctrl-C exits with 130.
+
+    With T2I_DEBUG=1 in the environment the traceback is shown instead.
+    """
     try:
         yield
     except (ValueError, OSError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and type(error).__module__ in ("builtins", "torch"):
-            raise  # a fault of the program, not of its input
-        sys.exit(f"error: {' '.join(str(error).split())}" if not isinstance(error, UsageError) else f"error: {error}")
+        if os.environ.get("T2I_DEBUG"):
+            raise
+        sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit(130)

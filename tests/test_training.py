@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from t2i.data.sources import open_source
@@ -104,10 +105,10 @@ def test_a_resumed_run_is_one_that_never_stopped(stage, prior_recipe, tmp_path):
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def command(*args: str, processes: int = 1) -> list[str]:
+def command(*args: str, processes: int = 1, workers: int = 0) -> list[str]:
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}", "--num_machines=1"]
     launch += ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
-    options = ["--report-to", "none", "--dataloader-num-workers", "0", "--preset", "tiny"]
+    options = ["--report-to", "none", "--dataloader-num-workers", str(workers), "--preset", "tiny"]
     return [sys.executable, *(launch if processes > 1 else []), "-m", "t2i.training", *args, *options]
 
 
@@ -126,13 +127,16 @@ def test_a_killed_run_resumes_to_the_same_losses(tmp_path):
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    """Sent to the whole group of processes, data worker included, as a terminal does."""
     sizes = ["--train-batch-size", "4", "--max-train-steps", "100000", "--checkpointing-steps", "100000"]
-    args = command("vqvae-toybox", *sizes, "--output-dir", str(tmp_path / "run"))
-    process = subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    args = command("vqvae-toybox", *sizes, "--output-dir", str(tmp_path / "run"), workers=1)
+    process = subprocess.Popen(
+        args, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
     log = tmp_path / "run" / "metrics.jsonl"
     while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < 2):
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert "go on with --resume latest" in said
     assert process.returncode == 0
@@ -165,6 +169,16 @@ def test_every_sample_number_is_seen_once_whatever_the_processes():
         return [n for step in zip(*ranks, strict=True) for block in step for n in block]
 
     assert numbers(8, 1, 1) == numbers(4, 1, 2) == numbers(2, 2, 2) == list(range(16, 32))
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_mixed_precision_trains(precision, tmp_path):
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision, unless it starts anew
+    run(vqvae_recipe(tmp_path / "half", mixed_precision=precision, gradient_checkpointing=True))
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run(vqvae_recipe(tmp_path / "full"))
+    assert np.allclose(losses(tmp_path / "half"), losses(tmp_path / "full"), rtol=0.05)
+    assert losses(tmp_path / "half") != losses(tmp_path / "full")
 
 
 def test_only_the_newest_checkpoints_stay(tmp_path):

@@ -7,6 +7,7 @@ the rest: steps, averaged weights, checkpoints that resume exactly, pictures, cu
 from __future__ import annotations
 
 import math
+import signal
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -163,9 +164,15 @@ def _batches(stage: Stage, config: LoopConfig, done: int, accelerator: Accelerat
             NumberedSamples(stage.source, stage.prepare, config.seed),
             batch_sampler=numbers,
             num_workers=config.dataloader_num_workers,
+            worker_init_fn=_leave_interrupts_to_the_loop,
             pin_memory=accelerator.device.type == "cuda",
         )
     )
+
+
+def _leave_interrupts_to_the_loop(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; a worker that died of it would take the last step with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _mean_over_processes(sums: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
