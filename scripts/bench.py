@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 
 import torch
-from bench.sampling import Sampling
-from bench.timing import Benchmark, machine, table, write
+from benchmarks.sampling import Sampling
+from benchmarks.timing import Benchmark, machine, table, write
 
 from t2i.cli_errors import UsageError, check_choice, exit_on_bad_input, parse
 

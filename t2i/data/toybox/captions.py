@@ -1,4 +1,4 @@
-"""What people would call a scene: several phrasings for each fact, none of them ambiguous.
+"""What people would call a scene: several phrasings for each fact, and sometimes not every fact.
 
 The first phrasing of each list is the canonical one; it is the most frequent, and what `caption(scene)` gives without a
 generator.
@@ -38,6 +38,8 @@ RELATION_PHRASES: dict[str, tuple[str, ...]] = {
     "right of": ("right of", "to the right of"),
 }
 
+SIDE_BY_SIDE = ("left of", "right of")
+
 BACKGROUND_PHRASES: dict[str, tuple[str, ...]] = {
     "white": ("on a white background", "on white"),
     "studio": ("in a studio",),
@@ -58,7 +60,8 @@ P_FIRST_BACKGROUND = 0.75
 P_DIGIT = 0.1
 P_BACKGROUND = 0.3
 P_OPENING = 0.25
-P_BARE = 0.05  # a single thing without its attribute: "a cat"
+P_BARE = 0.05  # a thing without its attribute: "a cat"
+P_AND = 0.2  # things side by side without saying which is where: "a red cat and a blue car"
 
 
 def article(phrase: str) -> str:
@@ -94,13 +97,18 @@ def name(thing: Thing, rng: np.random.Generator | None = None, bare: bool = Fals
     return f"{_choose(NUMBERS[thing.count], 1 - P_DIGIT, rng)} {text}"
 
 
+def _maybe_bare(thing: Thing, rng: np.random.Generator | None) -> str:
+    return name(thing, rng, bare=rng is not None and rng.random() < P_BARE)
+
+
 def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
     """A caption of the scene, lower case. Without `rng` the canonical one: "a red cat on top of a blue car"."""
-    single = len(scene.things) == 1 and scene.things[0].count == 1
-    text = name(scene.things[0], rng, bare=rng is not None and single and rng.random() < P_BARE)
+    text = _maybe_bare(scene.things[0], rng)
     if scene.relation is not None:
         relation = _choose(RELATION_PHRASES[scene.relation], P_FIRST_RELATION, rng)
-        text = f"{text} {relation} {name(scene.things[1], rng)}"
+        if rng is not None and scene.relation in SIDE_BY_SIDE and rng.random() < P_AND:
+            relation = "and"
+        text = f"{text} {relation} {_maybe_bare(scene.things[1], rng)}"
     if rng is None:
         return text
     if rng.random() < P_BACKGROUND:
@@ -112,7 +120,7 @@ def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
 
 def vocabulary() -> set[str]:
     """All words that captions can contain, split at spaces."""
-    phrases = ["a", "an", *OPENINGS]
+    phrases = ["a", "an", "and", *OPENINGS]
     for options in (*RELATION_PHRASES.values(), *BACKGROUND_PHRASES.values(), *NUMBERS.values()):
         phrases += options
     for kind in KINDS.values():

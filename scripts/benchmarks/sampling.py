@@ -15,8 +15,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from bench.dalle_peer import DallePytorch, PeerError
-from bench.timing import Benchmark, Row, Timed, clock, compare
+from benchmarks.dalle_peer import DallePytorch, PeerError
+from benchmarks.timing import Benchmark, Row, Timed, clock, compare
 from t2i.cli_errors import UsageError
 from t2i.prior.sampling import check_sampling, draw, filter_logits
 from t2i.prior.transformer import TextImageTransformer
