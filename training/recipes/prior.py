@@ -80,7 +80,7 @@ def prior_toybox(preset: str = "base") -> PriorRecipe:
         model = PriorModelConfig(text_vocab_size=768, text_length=24, width=128, layers=3, heads=4)
         loop = LoopConfig(run, max_train_steps=200, train_batch_size=32, checkpointing_steps=100, lr_warmup_steps=20)
         return PriorRecipe(model=model, loop=loop)
-    loop = LoopConfig(run, max_train_steps=3_400, train_batch_size=32, checkpointing_steps=200, learning_rate=1.5e-3)
+    loop = LoopConfig(run, max_train_steps=2_900, train_batch_size=32, checkpointing_steps=200, learning_rate=1.5e-3)
     return PriorRecipe(loop=loop, validation_prompts=TOYBOX_PROMPTS)
 
 

@@ -1,0 +1,83 @@
+"""The embedded systems: there, small, offline, and as good as the README says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from t2i.pipelines import AutoPipeline, embedded
+from t2i.pipelines.auto import WEIGHTS
+
+OFFLINE = """
+import socket
+def refuse(*a, **k): raise OSError("a socket was opened")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+import torch
+from t2i import AutoPipeline
+pipe = AutoPipeline.from_pretrained("toybox/dalle")
+out = pipe(["an avocado armchair", "a red cat on top of a blue car"], num_images_per_prompt=2,
+           generator=[torch.Generator().manual_seed(s) for s in range(4)])
+print(len(out.images), out.images[0].size)
+"""
+
+
+@pytest.fixture(scope="module")
+def dalle():
+    pipe = AutoPipeline.from_pretrained("toybox/dalle")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_the_readme_example_runs_without_network(tmp_path):
+    done = subprocess.run([sys.executable, "-c", OFFLINE], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split("\n")[0] == "4 (64, 64)", done.stderr
+
+
+@pytest.mark.parametrize(("name", "megabytes"), [("dalle", 20), ("reader", 3)])
+def test_weights_are_small_and_safe(name, megabytes):
+    files = [p for p in (WEIGHTS / "toybox" / name).rglob("*") if p.is_file()]
+    assert {p.suffix for p in files} == {".json", ".safetensors"}
+    assert sum(p.stat().st_size for p in files) <= megabytes * 1e6
+
+
+def test_embedded_systems_are_listed_and_named_in_errors():
+    assert "toybox/dalle" in embedded()
+    with pytest.raises(FileNotFoundError, match=r"Did you mean 'toybox/dalle'"):
+        AutoPipeline.from_pretrained("toybox/dale")
+
+
+def test_four_images_take_at_most_two_seconds(dalle):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    dalle("a red cat", num_images_per_prompt=4)
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        dalle("a red cat", num_images_per_prompt=4)
+        taken.append(time.perf_counter() - start)
+    torch.set_num_threads(threads)
+    assert min(taken) <= 2
+
+
+def test_from_cold_to_file_in_twelve_seconds(tmp_path):
+    start = time.perf_counter()
+    command = [sys.executable, "-m", "t2i.cli", "generate", "a zebra teapot", "--out", "teapots.png"]
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+    assert time.perf_counter() - start <= 12
+
+
+def test_the_score_on_a_few_prompts_is_far_above_chance(tmp_path):
+    """A broken set of weights shows here in seconds; the figures of the README come from 500 prompts a category."""
+    from t2i.cli import main
+
+    out = tmp_path / "report"
+    main(["eval", "binding", "--pipeline", "toybox/dalle", "--num", "28", "--seed", "1", "--out", str(out)])
+    report = json.loads((out / "report.json").read_text())
+    assert report["ceiling"]["value"] > 0.95
+    assert report["seen"]["value"] > 0.75  # chance is 1 in 480
+    assert report["zero_shot"]["value"] > 0.5

@@ -1,0 +1,34 @@
+"""The training walk-through of the README: from data to pictures with the tiny presets, as printed there."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from t2i.cli import main
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def commands() -> list[list[str]]:
+    """The three lines of the section "Train"."""
+    section = README.read_text().split("## Train")[1].split("\n## ")[0]
+    lines = re.findall(r"^    t2i (.*)$", section, flags=re.MULTILINE)
+    return [[word.strip('"') for word in re.findall(r'"[^"]*"|\S+', line)] for line in lines]
+
+
+def test_the_walkthrough_runs_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    first, second, third = commands()
+    main(first)
+    main(second)
+    main(third)
+    for run in ("runs/tiny-vqvae", "runs/tiny-prior"):
+        losses = [json.loads(line)["loss"] for line in Path(run, "metrics.jsonl").read_text().splitlines()]
+        assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20])
+        assert len(list(Path(run, "samples").glob("*.png"))) >= 2
+    assert np.array(Image.open("tiny.png")).std() > 10  # something is on it
