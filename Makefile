@@ -18,11 +18,14 @@ test-slow: .venv/ready
 lint: .venv/ready $(WHEEL)
 	$(BIN)/ruff check $(SCRIPT_DIRS)
 	$(BIN)/ruff format --check $(SCRIPT_DIRS)
-	PYTHONPATH=$(WHEEL) $(BIN)/lint-imports
+	root=$$(pwd); cd $(WHEEL) && $$root/$(BIN)/lint-imports --config $$root/pyproject.toml
 
 # The tests against the built wheel, from outside the root, where only the installed package can be imported.
 test-wheel: .venv/ready $(WHEEL)
-	root=$$(pwd); cd $$(mktemp -d) && PYTHONPATH=$$root/$(WHEEL) $$root/$(BIN)/python -m pytest -c $$root/pyproject.toml \
+	root=$$(pwd); cd $$(mktemp -d) && export PYTHONPATH=$$root/$(WHEEL) && \
+		$$root/$(BIN)/python -c 'import t2i.eval as e, t2i.pipelines as p, t2i.training as t; \
+			assert all("build/wheel" in m.__file__ for m in (e, p, t)), "these are not the installed files"' && \
+		$$root/$(BIN)/python -m pytest -c $$root/pyproject.toml \
 		-p no:cacheprovider $$root/tests
 
 weights: .venv/ready
@@ -41,7 +44,7 @@ format: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-$(WHEEL): .venv/ready $(shell find t2i pipelines training eval -name '*.py' -o -name '*.safetensors')
+$(WHEEL): .venv/ready $(shell find t2i pipelines training eval -name '*.py' -o -name '*.safetensors' -o -name '*.json')
 	rm -rf build
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/dist .
 	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL) build/dist/*.whl

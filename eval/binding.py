@@ -9,7 +9,6 @@ Shapes: B pictures in a batch · S image side
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import math
@@ -30,6 +29,7 @@ from t2i.data.toybox import HELD_OUT, Scene, Thing, contact_sheet
 from t2i.data.toybox.reader import IMAGE_SIZE, Reader, Reading
 from t2i.images import to_pil, to_tensor
 from t2i.pipelines.auto import WEIGHTS
+from t2i.weights import digest
 
 CATEGORIES = {  # name: (split, family) of the scenes
     "seen": ("train", "single"),
@@ -269,14 +269,7 @@ def load_reader(folder: str | Path | None = None) -> Reader:
         raise FileNotFoundError(f"there is no reader in {folder}; {REMEDY}")
     if (kind := json.loads(config.read_text()).get("_class_name")) != "Reader":
         raise ValueError(f"{folder} holds a {kind}, not a Reader; {REMEDY}")
-    return Reader.from_pretrained(str(folder), torch_dtype=torch.float32).eval().requires_grad_(False)
-
-
-def digest(reader: Reader) -> str:
-    """SHA-256 of the weights, as float32 in the order of their names."""
-    state = reader.state_dict()
-    weights = (state[name].detach().float().cpu().contiguous().numpy().tobytes() for name in sorted(state))
-    return hashlib.sha256(b"".join(weights)).hexdigest()
+    return Reader.from_pretrained(str(folder), dtype=torch.float32).eval().requires_grad_(False)
 
 
 def table(report: dict) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,10 +53,12 @@ def binding(args: Sequence[str]) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {ask.out} is a file; give a folder")
 
-    from t2i.eval import binding as metric  # not before: torch takes seconds to import, --help should not
+    from t2i.eval import binding as metric
+    from t2i.pipelines.auto import open_pipeline  # not before: torch takes seconds to import, --help should not
 
     reader = metric.load_reader(ask.reader)  # before the pipeline, which takes longer to open
-    pipe = _open(ask.pipeline, ask.device)
+    pipe = open_pipeline(ask.pipeline, ask.device)
+    pipe.set_progress_bar_config(disable=True)  # the evaluation has one over all pictures
     out.mkdir(parents=True, exist_ok=True)  # fails now rather than after all the drawing
     options = {name: getattr(ask, name) for name in metric.OPTIONS}
     evaluation = metric.evaluate(
@@ -69,25 +70,6 @@ def binding(args: Sequence[str]) -> None:
 
 
 METRICS = {"binding": binding}
-
-
-def _open(name: str, device: str):
-    import torch
-    from diffusers.utils import logging
-
-    from t2i.pipelines.auto import AutoPipeline
-
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.disable_progress_bar()  # of loading, which takes no time
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    pipe = AutoPipeline.from_pretrained(name)
-    try:
-        pipe = pipe.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"cannot use --device {device}: {str(error).splitlines()[0]}") from error
-    pipe.set_progress_bar_config(disable=True)  # the evaluation has one over all pictures
-    return pipe
 
 
 def _overview() -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.utils import logging
 
 from t2i.pipelines.dalle import DallePipeline
 
 WEIGHTS = Path(__file__).parent / "weights"
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 PIPELINES = {cls.__name__: cls for cls in (DallePipeline,)}
 
 
@@ -29,29 +31,47 @@ class AutoPipeline:
         raise TypeError("AutoPipeline is opened, not made: AutoPipeline.from_pretrained(name)")
 
     @staticmethod
-    def from_pretrained(name: str | Path, dtype: torch.dtype = torch.float32, **kwargs) -> DiffusionPipeline:
+    def from_pretrained(name: str | Path, dtype: torch.dtype | None = None, **kwargs) -> DiffusionPipeline:
         """Open an embedded system (no network), a folder with model_index.json, or a model of the Hub.
 
         Args:
             name: "toybox/dalle", "runs/prior-toybox/latest", "CompVis/stable-diffusion-v1-4", …
-            dtype: of the weights in memory; the embedded ones are stored in half precision.
+            dtype: of the weights in memory, float32 by default (the embedded ones are stored in half precision);
+                `torch_dtype`, its older name in diffusers, is understood too.
             kwargs: go to the pipeline class's own `from_pretrained`.
 
         Raises FileNotFoundError, listing the embedded systems and the nearest to `name`, when it is none of these.
         """
+        kwargs["dtype"] = kwargs.pop("torch_dtype", None) or dtype or torch.float32
         source = embedded().get(str(name), Path(name))
         if (index := source / "model_index.json").is_file():
             cls = _pipeline_class(json.loads(index.read_text())["_class_name"])
-            return cls.from_pretrained(str(source), dtype=dtype, **kwargs)
+            return cls.from_pretrained(str(source), **kwargs)
         if source.exists():
             raise FileNotFoundError(f"{source} is not a pipeline: it has no model_index.json")
         if not _may_be_on_hub(str(name)):
             raise FileNotFoundError(_unknown(str(name)))
         try:
-            config = DiffusionPipeline.load_config(str(name))
+            where = {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
+            config = DiffusionPipeline.load_config(str(name), **where)
         except OSError as error:
             raise FileNotFoundError(f"{_unknown(str(name))} The Hub says: {str(error).splitlines()[0]}") from error
-        return _pipeline_class(config["_class_name"]).from_pretrained(str(name), dtype=dtype, **kwargs)
+        return _pipeline_class(config["_class_name"]).from_pretrained(str(name), **kwargs)
+
+
+def open_pipeline(name: str, device: str = "auto") -> DiffusionPipeline:
+    """`AutoPipeline.from_pretrained` on a device, "auto" being the fastest there is; for command lines.
+
+    Raises ValueError for a device that cannot be used.
+    """
+    logging.disable_progress_bar()  # of loading, which takes no time
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    pipe = AutoPipeline.from_pretrained(name)
+    try:
+        return pipe.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"cannot use --device {device}: {str(error).splitlines()[0]}") from error
 
 
 def _pipeline_class(name: str) -> type[DiffusionPipeline]:

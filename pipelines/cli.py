@@ -69,8 +69,9 @@ def main(args: Sequence[str]) -> None:
     single = _is_folder(ask.out)
 
     started = time.perf_counter()
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    pipe = _open(ask)
+    from t2i.pipelines.auto import open_pipeline  # not before: torch takes seconds to import, mistakes should not
+
+    pipe = open_pipeline(ask.pipeline, ask.device)
     loaded = time.perf_counter()
     images = draw(pipe, ask)
     drawn = time.perf_counter()
@@ -108,12 +109,16 @@ def save_grid(images: list[Image.Image], ask: Generate) -> Path:
 
 def save_each(images: list[Image.Image], ask: Generate) -> list[Path]:
     """One file a picture, named after its prompt and seed."""
-    paths = []
-    pairs = [(p, ask.seed + i) for p in ask.prompts for i in range(ask.num_images)]
-    for image, (prompt, seed) in zip(images, pairs, strict=True):
-        slug = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "picture"
-        paths.append(_write(image, Path(ask.out) / f"{slug}-{seed}.png", _record(ask, [prompt], seed)))
-    return paths
+    slugs = [re.sub(r"[^a-z0-9]+", "-", p.lower()).strip("-")[:60] or "picture" for p in ask.prompts]
+    if len(set(slugs)) < len(slugs):  # prompts in other scripts, or alike up to punctuation
+        slugs = [f"{i}-{slug}" for i, slug in enumerate(slugs)]
+    wanted = [
+        (p, slug, ask.seed + i) for p, slug in zip(ask.prompts, slugs, strict=True) for i in range(ask.num_images)
+    ]
+    return [
+        _write(image, Path(ask.out) / f"{slug}-{seed}.png", _record(ask, [prompt], seed))
+        for image, (prompt, slug, seed) in zip(images, wanted, strict=True)
+    ]
 
 
 def _record(ask: Generate, prompts: Sequence[str], seed: int) -> dict[str, str]:
@@ -146,19 +151,3 @@ def _is_folder(out: str) -> bool:
     if not out.lower().endswith(".png"):
         raise UsageError(f"--out must end in .png (a grid) or / (single pictures), not {out!r}")
     return False
-
-
-def _open(ask: Generate):
-    import torch
-    from diffusers.utils import logging
-
-    from t2i.pipelines.auto import AutoPipeline
-
-    logging.disable_progress_bar()  # of loading, which takes no time; drawing has one of its own
-    device = ask.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return AutoPipeline.from_pretrained(ask.pipeline).to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"cannot use --device {device}: {str(error).splitlines()[0]}") from error

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from t2i.images import to_pil
 from t2i.prior.sampling import check_sampling, draw, filter_logits, guide
 from t2i.prior.transformer import TextImageTransformer
-from t2i.text.bpe import encode
+from t2i.text.bpe import encode, unknown_words
 from t2i.tokenizers.vqvae import VQVAE
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,6 @@ class DallePipeline(DiffusionPipeline):
     image_tokenizer: between codes and pixels.
     """
 
-    model_cpu_offload_seq = "prior->image_tokenizer"
     _callback_tensor_inputs: tuple[str, ...] = ("codes", "logits")
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, prior: TextImageTransformer, image_tokenizer: VQVAE):
@@ -59,6 +58,11 @@ class DallePipeline(DiffusionPipeline):
             raise ValueError(
                 f"the prior writes {prior.config.image_vocab_size} codes, the image tokenizer reads "
                 f"{image_tokenizer.config.codebook_size}: they were not trained together"
+            )
+        if prior.config.text_vocab_size != len(tokenizer):
+            raise ValueError(
+                f"the prior reads {prior.config.text_vocab_size} text tokens, the tokenizer writes {len(tokenizer)}: "
+                "they were not trained together"
             )
         self.register_modules(tokenizer=tokenizer, prior=prior, image_tokenizer=image_tokenizer)
         self.max_cache_bytes = 512 * 2**20  # more images than fit are made in several batches
@@ -102,7 +106,9 @@ class DallePipeline(DiffusionPipeline):
             temperature, top_k, top_p: of the draw of each code, after guidance.
             num_candidates: draw so many for each image and keep the one with the highest score (see the output).
             generator: one for each image, which then depends on nothing else; or one, from which theirs are seeded.
-            callback_on_step_end: called as f(pipe, step, step, tensors) after each code; what it returns is used on.
+            callback_on_step_end: called as f(pipe, step, step, tensors) after each code, with the rows of the batch
+                that is being drawn; codes that it returns replace those drawn.
+            callback_on_step_end_tensor_inputs: which of "codes" (rows, N) and "logits" (rows, K) it is given.
 
         Raises ValueError, with the remedy, for arguments that ask for what cannot be.
         """
@@ -150,13 +156,12 @@ class DallePipeline(DiffusionPipeline):
                 if self._interrupt:
                     break
 
-        scores = self._score(text, against, codes)  # (R,)
+        scores = self._score(text, codes)  # (R,)
         best = scores.view(count, num_candidates).argmax(1)
         keep = torch.arange(count, device=best.device) * num_candidates + best
         side = self.prior.config.grid_size
         codes, scores = codes[keep].view(count, side, side), scores[keep]
         images = self._finish(codes, output_type)
-        self.maybe_free_model_hooks()
         if not return_dict:
             return images, codes, scores
         return DallePipelineOutput(images=images, tokens=codes, scores=scores)
@@ -180,8 +185,8 @@ class DallePipeline(DiffusionPipeline):
 
     def _encode(self, prompts: list[str]) -> Tensor:
         encoded = encode(self.tokenizer, prompts, self.prior.config.text_length)
-        if encoded.unknown:
-            logger.warning("words never seen in training: %s", ", ".join(encoded.unknown))
+        if unknown := unknown_words(self.tokenizer, prompts):
+            logger.warning("words never seen in training: %s", ", ".join(unknown))
         for prompt, dropped in zip(prompts, encoded.dropped, strict=True):
             if dropped:
                 logger.warning("the prompt %r is too long; its end was dropped: %r", prompt, dropped)
@@ -195,10 +200,12 @@ class DallePipeline(DiffusionPipeline):
         size = max(1, self.max_cache_bytes // a_row)
         return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
-    def _score(self, text: Tensor, against: Tensor, codes: Tensor) -> Tensor:
+    def _score(self, text: Tensor, codes: Tensor) -> Tensor:
+        """(R, T), (R, N) -> log p(codes | text) − log p(codes | no text), (R,)"""
         parts = []
-        for t, a, c in zip(text.split(64), against.split(64), codes.split(64), strict=True):
-            parts.append(self.prior.log_likelihood(t, c) - self.prior.log_likelihood(a, c))
+        for t, c in zip(text.split(64), codes.split(64), strict=True):
+            nothing = torch.zeros_like(t)  # all padding
+            parts.append(self.prior.log_likelihood(t, c) - self.prior.log_likelihood(nothing, c))
         return torch.cat(parts)
 
     def _finish(self, codes: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:

@@ -67,7 +67,7 @@ def exit_on_bad_input() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("T2I_DEBUG"):
             raise
         sys.exit(f"error: {' '.join(str(error).split())}")

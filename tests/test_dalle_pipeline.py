@@ -100,6 +100,14 @@ def test_candidates_are_ranked_by_score(pipe):
     assert torch.equal(chosen.tokens[0], alone.tokens[alone.scores.argmax()])
 
 
+def test_scores_say_how_far_the_prompt_explains_the_picture(pipe):
+    """log p(codes | prompt) − log p(codes | no prompt), whatever guidance led away from."""
+    out = pipe("a red cat", negative_prompt="a tree", generator=seeded(3))
+    codes, text, none = out.tokens.flatten(1), pipe._encode(["a red cat"]), pipe._encode([""])
+    expected = pipe.prior.log_likelihood(text, codes) - pipe.prior.log_likelihood(none, codes)
+    assert torch.allclose(out.scores, expected, atol=1e-4)
+
+
 def test_top_k_one_needs_no_luck(pipe):
     assert torch.equal(tokens(pipe, top_k=1, generator=seeded(0, 1)), tokens(pipe, top_k=1, generator=seeded(8, 9)))
 
@@ -168,7 +176,10 @@ def test_components_that_do_not_belong_together_raise(pipe, text_tokenizer, vqva
     from t2i.prior.transformer import TextImageTransformer
 
     other = TextImageTransformer(len(text_tokenizer), 64, text_length=8, grid_size=4, width=32, layers=1, heads=4)
-    with pytest.raises(ValueError, match="not trained together"):
+    with pytest.raises(ValueError, match=r"64 codes.*not trained together"):
+        DallePipeline(text_tokenizer, other, vqvae)
+    other = TextImageTransformer(len(text_tokenizer) + 1, 32, text_length=8, grid_size=4, width=32, layers=1, heads=4)
+    with pytest.raises(ValueError, match=r"text tokens.*not trained together"):
         DallePipeline(text_tokenizer, other, vqvae)
 
 

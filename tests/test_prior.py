@@ -30,11 +30,10 @@ def test_no_position_sees_a_later_one(prior, stream):
         else:
             codes2[:, position - T] = (codes2[:, position - T] + 1) % prior.config.image_vocab_size
         text_logits2, image_logits2 = prior(text2, codes2)
-        before = torch.cat([text_logits.flatten(2).sum(-1), image_logits.sum(-1)], 1)
-        after = torch.cat([text_logits2.flatten(2).sum(-1), image_logits2.sum(-1)], 1)
-        assert torch.allclose(before[:, : position + 1], after[:, : position + 1], atol=1e-5), position
-        if position < T + N - 1:  # and all that follows does change
-            assert not torch.isclose(before[:, position + 1 :], after[:, position + 1 :], atol=1e-6).all(1).any()
+        moved = [(text_logits2 - text_logits).abs().amax(-1), (image_logits2 - image_logits).abs().amax(-1)]
+        moved = torch.cat(moved, 1)  # (B, T + N), the largest change of any logit
+        assert moved[:, : position + 1].max() < 1e-5, position
+        assert (moved[:, position + 1 :] > 1e-6).all(), position  # and all that follows does change
 
 
 @torch.no_grad()

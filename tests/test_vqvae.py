@@ -98,10 +98,10 @@ def test_one_image_is_encoded_as_in_a_batch(vqvae):
 
 
 def test_gradient_reaches_every_parameter(vqvae):
+    for parameter in vqvae.parameters():  # the blocks' last convolutions start at zero, and hide what is before them
+        torch.nn.init.normal_(parameter, std=0.2)
     vqvae.train().loss(images(4))["loss"].backward()
-    # The blocks' last convolutions start at zero, and hide what is before them in the first step.
-    blocked = [n for n, p in vqvae.named_parameters() if p.grad is None]
-    assert blocked == []
+    assert [n for n, p in vqvae.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
 def test_training_lowers_the_loss(vqvae):
@@ -138,6 +138,22 @@ def test_save_and_load_are_bit_equal(vqvae, tmp_path):
     vqvae.save_pretrained(tmp_path)
     again = VQVAE.from_pretrained(tmp_path)
     assert all(torch.equal(x, again.state_dict()[n]) for n, x in vqvae.state_dict().items())
+
+
+def test_codes_do_not_depend_on_precision(vqvae):
+    """Under autocast the quantiser stays exact, and a model in half precision still encodes."""
+    z, batch = torch.randn(500, 8), images(8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = vqvae.quantizer.nearest(z)
+    assert torch.equal(inside, vqvae.quantizer.nearest(z))
+    whole = vqvae.encode(batch)
+    assert (vqvae.to(torch.bfloat16).encode(batch) == whole).float().mean() > 0.8
+
+
+def test_loading_keeps_the_fast_memory_layout(vqvae, tmp_path):
+    vqvae.save_pretrained(tmp_path)
+    weight = VQVAE.from_pretrained(tmp_path).encoder[0].weight
+    assert weight.is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize(

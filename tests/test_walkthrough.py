@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from t2i.cli import main
@@ -21,6 +22,7 @@ def commands() -> list[list[str]]:
     return [[word.strip('"') for word in re.findall(r'"[^"]*"|\S+', line)] for line in lines]
 
 
+@pytest.mark.slow
 def test_the_walkthrough_runs_as_printed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     first, second, third = commands()

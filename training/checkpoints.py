@@ -31,7 +31,7 @@ MAY_CHANGE = {  # what a resumed run may be told anew; anything else would make 
     "resume",
     "tokenizer",
     "validation_prompts",
-    "train_batch_size",
+    "train_batch_size",  # the product of these two and the number of processes is compared on its own
     "gradient_accumulation_steps",
 }
 
@@ -39,8 +39,8 @@ MAY_CHANGE = {  # what a resumed run may be told anew; anything else would make 
 class Checkpoints:
     """The checkpoints of one run folder, at most `limit` of them."""
 
-    def __init__(self, run: Path, limit: int, accelerator: Accelerator):
-        self.run, self.limit, self.accelerator = run, limit, accelerator
+    def __init__(self, run: Path, limit: int, global_batch: int, accelerator: Accelerator):
+        self.run, self.limit, self.global_batch, self.accelerator = run, limit, global_batch, accelerator
 
     def all(self) -> list[Path]:
         """Every whole checkpoint, oldest first."""
@@ -54,7 +54,7 @@ class Checkpoints:
         """Make the run folder, or check that it may be resumed; return the checkpoint to go on from, if any.
 
         Raises FileExistsError for a new run where checkpoints are, FileNotFoundError when there is nothing to resume,
-        ValueError when the run was started with another recipe.
+        ValueError when the checkpoint is not the newest of this run or the run was started with another recipe.
         """
         self.accelerator.wait_for_everyone()
         if resume is None:
@@ -64,12 +64,19 @@ class Checkpoints:
                 )
             if self.accelerator.is_main_process:
                 self.run.mkdir(parents=True, exist_ok=True)
+                for part in self.run.glob(".checkpoint-*.part"):  # what a crash left
+                    shutil.rmtree(part)
                 _write_json(self.run / RECIPE_FILE, recipe)
             self.accelerator.wait_for_everyone()
             return None
         origin = self.newest() if resume == "latest" else Path(resume)
-        if origin is None or not (origin / "state").is_dir():
+        if origin is None or not (origin / "state").is_dir() or self.newest() is None:
             raise FileNotFoundError(f"there is nothing to resume in {self.run if origin is None else origin}")
+        if origin.resolve() != self.newest().resolve():
+            raise ValueError(
+                f"{origin} is not the newest checkpoint of {self.run}, which is {self.newest().name}; "
+                "remove the later ones first"
+            )
         before = json.loads((self.run / RECIPE_FILE).read_text())
         now = json.loads(json.dumps(recipe))  # tuples become lists, as in the file
         changed = [f"{k}: {before.get(k)} -> {now.get(k)}" for k in now if before.get(k) != now[k]]
@@ -80,9 +87,14 @@ class Checkpoints:
 
     def load(self, origin: Path, ema: EMAModel) -> int:
         """Bring back model, optimiser, random states and averaged weights; return how many steps are behind them."""
+        progress = json.loads((origin / "state" / "progress.json").read_text())
+        if progress["global_batch"] != self.global_batch:
+            raise ValueError(
+                f"the run was started with a global batch of {progress['global_batch']}, not {self.global_batch}: "
+                "set --train-batch-size and --gradient-accumulation-steps so that they, times the processes, make it again"
+            )
         self.accelerator.load_state(str(origin / "state"))
         averaged = load_file(origin / "state" / "ema.safetensors")
-        progress = json.loads((origin / "state" / "progress.json").read_text())
         with torch.no_grad():
             for i, shadow in enumerate(ema.shadow_params):
                 shadow.copy_(averaged[str(i)])
@@ -103,7 +115,10 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             shadows = {str(i): p.detach().cpu().contiguous() for i, p in enumerate(ema.shadow_params)}
             save_file(shadows, part / "state" / "ema.safetensors")
-            _write_json(part / "state" / "progress.json", {"steps": step, "ema_steps": ema.optimization_step})
+            _write_json(
+                part / "state" / "progress.json",
+                {"steps": step, "ema_steps": ema.optimization_step, "global_batch": self.global_batch},
+            )
             final = self.run / f"checkpoint-{step}"
             shutil.rmtree(final, ignore_errors=True)
             part.rename(final)
@@ -115,7 +130,10 @@ class Checkpoints:
     def _point_latest(self, target: Path) -> None:
         link = self.run / ".latest.part"
         link.unlink(missing_ok=True)
-        link.symlink_to(target.name)
+        try:
+            link.symlink_to(target.name)
+        except OSError:  # a system without links, or without leave to make them: the folder's own name will do
+            return
         link.replace(self.run / "latest")
 
 

@@ -38,7 +38,8 @@ class LoopConfig:
     """Gradients are clipped to this norm."""
     ema_decay: float = 0.999
     """Of the averaged weights, which are the ones that are saved; approached from below as the run goes."""
-    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = None
+    """By default what `accelerate launch` was told, or none."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     dataloader_num_workers: int = 1
@@ -61,7 +62,11 @@ class LoopConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be above 0, not {self.learning_rate}")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("lr_warmup_steps", "dataloader_num_workers", "weight_decay", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie in [0, 1), not {self.ema_decay}")

@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
@@ -34,14 +35,15 @@ class RunLog:
         )
         path = self.run / "metrics.jsonl"
         if done and path.exists():
-            lines = (json.loads(line) for line in path.read_text().splitlines())
-            self.history = [line for line in lines if line["step"] <= done]
-        path.write_text("".join(json.dumps(line) + "\n" for line in self.history))
+            self.history = [line for line in _whole_lines(path) if line["step"] <= done]
+        part = path.with_name(".metrics.part")
+        part.write_text("".join(json.dumps(line) + "\n" for line in self.history))
+        part.replace(path)
         self.file = path.open("a")
         self.bar = tqdm(
             total=config.max_train_steps * self.batch, initial=done * self.batch, unit=" images", desc=self.run.name
         )
-        self.board = _tensorboard(self.run) if config.report_to == "tensorboard" else None
+        self.board = _tensorboard(self.run, done) if config.report_to == "tensorboard" else None
 
     def __enter__(self) -> RunLog:
         return self
@@ -73,8 +75,6 @@ class RunLog:
         folder.mkdir(exist_ok=True)
         image.save(folder / f"step-{step:06d}.png")
         if self.board:
-            import numpy as np
-
             self.board.add_image("samples", np.array(image), step, dataformats="HWC")
         plot_curves(self.history, self.run / "curves.png")
 
@@ -89,21 +89,35 @@ def plot_curves(history: list[dict], path: Path) -> None:
     rows = -(-len(names) // 3)
     figure = matplotlib.figure.Figure(figsize=(12, 2.8 * rows), layout="constrained")
     for i, name in enumerate(names):
-        values = [line[name] for line in history]
-        means = [sum(values[max(0, j - width + 1) : j + 1]) / min(width, j + 1) for j in range(len(values))]
+        values = np.array([line[name] for line in history])
+        sums = np.concatenate([[0.0], values.cumsum()])
+        ends = np.arange(1, len(values) + 1)
+        starts = np.maximum(0, ends - width)
+        means = (sums[ends] - sums[starts]) / (ends - starts)
         axes = figure.add_subplot(rows, 3, i + 1)
         axes.plot(steps, values, color="0.8", linewidth=0.8)
         axes.plot(steps, means, color="tab:blue", linewidth=1.4)
         axes.set_title(name)
         axes.set_xlabel("step")
-        if name not in ("lr", "codes_used") and min(values) > 0:
+        if name not in ("lr", "codes_used") and values.min() > 0:
             axes.set_yscale("log")
     part = path.with_name(f".{path.stem}.part.png")
     figure.savefig(part, dpi=90)
     part.replace(path)
 
 
-def _tensorboard(run: Path):
+def _whole_lines(path: Path) -> list[dict]:
+    """The lines up to the first that a crash cut short."""
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def _tensorboard(run: Path, done: int):
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(run / "tensorboard"))
+    return SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor, nn
@@ -34,9 +35,11 @@ class Stage(Protocol):
 
     model: nn.Module  # what is trained, checkpointed and averaged
     source: Source
+    fingerprint: dict[str, str]  # of what else the run is made from: a resumed run must be made from the same
 
-    def prepare(self, item: dict, rng: np.random.Generator) -> dict:
-        """An item of the source -> what `loss` takes, without the batch axis. Runs in the data workers."""
+    # prepare(item, rng): an item of the source -> what `loss` takes, without the batch axis. Data workers run it, so it
+    # is an object of its own that can be pickled, and not a method: the model would go with it.
+    prepare: Callable[[dict, np.random.Generator], dict]
 
     def loss(self, **batch: Tensor) -> dict[str, Tensor]:
         """Scalars: `loss`, which is minimised, and others to log."""
@@ -60,8 +63,8 @@ class Objective(nn.Module):
         return self._loss(**batch)
 
 
-class NonFiniteLoss(RuntimeError):
-    """The loss became NaN or infinite."""
+class NonFiniteLoss(FloatingPointError):
+    """The loss or its gradient became NaN or infinite."""
 
 
 def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
@@ -73,7 +76,7 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
         recipe: the run's whole configuration as plain data, kept with it and compared when it is resumed.
 
     Raises:
-        NonFiniteLoss: naming the step; the last checkpoint stays as it was.
+        NonFiniteLoss: naming the step, before it is taken; the last checkpoint stays as it was.
         FileExistsError, FileNotFoundError, ValueError: a new run over an old one, or a resume of none or of another.
     """
     accelerator = Accelerator(
@@ -81,8 +84,11 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],  # stages keep theirs equal
     )
-    checkpoints = Checkpoints(Path(config.output_dir), config.checkpoints_total_limit, accelerator)
-    origin = checkpoints.open(config.resume, recipe)
+    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise ValueError(f"this loop averages whole weights; launch it without {accelerator.distributed_type.value}")
+    global_batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
+    checkpoints = Checkpoints(Path(config.output_dir), config.checkpoints_total_limit, global_batch, accelerator)
+    origin = checkpoints.open(config.resume, recipe | stage.fingerprint)
     if config.gradient_checkpointing:
         stage.model.enable_gradient_checkpointing()
     stage.model.train()
@@ -92,6 +98,7 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
     objective, optimizer = accelerator.prepare(Objective(stage), optimizer)
     ema = EMAModel(stage.model.parameters(), config.ema_decay, use_ema_warmup=True, power=3 / 4, foreach=True)
     ema.to(accelerator.device)
+    torch.manual_seed(config.seed + accelerator.process_index)  # from here on, dropout differs between processes
     done = checkpoints.load(origin, ema) if origin else 0
 
     batches = _batches(stage, config, done, accelerator)
@@ -111,13 +118,14 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
                 for name, x in losses.items():
                     sums[name] = sums.get(name, 0) + x.detach().float() / config.gradient_accumulation_steps
             scalars = _mean_over_processes(sums, accelerator)
-            if not math.isfinite(scalars["loss"]):
-                kept = checkpoints.newest() or "none yet"
-                raise NonFiniteLoss(
-                    f"the loss is {scalars['loss']} at step {step}; the last good checkpoint is kept: {kept}. "
-                    "Resume from it with a lower --learning-rate"
-                )
             scalars["grad_norm"] = float(accelerator.clip_grad_norm_(objective.parameters(), config.max_grad_norm))
+            scaled = accelerator.scaler is not None  # float16 skips steps whose gradients overflow, and goes on
+            if not math.isfinite(scalars["loss"]) or not (scaled or math.isfinite(scalars["grad_norm"])):
+                raise NonFiniteLoss(
+                    f"at step {step} the loss is {scalars['loss']} and its gradient's norm {scalars['grad_norm']}; the "
+                    f"last checkpoint is kept: {checkpoints.newest() or 'none yet'}. Resume from it with a lower "
+                    "--learning-rate"
+                )
             scalars["lr"] = optimizer.param_groups[0]["lr"]
             optimizer.step()
             optimizer.zero_grad()
@@ -164,15 +172,17 @@ def _batches(stage: Stage, config: LoopConfig, done: int, accelerator: Accelerat
             NumberedSamples(stage.source, stage.prepare, config.seed),
             batch_sampler=numbers,
             num_workers=config.dataloader_num_workers,
-            worker_init_fn=_leave_interrupts_to_the_loop,
+            worker_init_fn=_leave_stopping_to_the_loop,
+            generator=torch.Generator(),  # its base seed is not drawn from the random state that a resume brings back
             pin_memory=accelerator.device.type == "cuda",
         )
     )
 
 
-def _leave_interrupts_to_the_loop(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; a worker that died of it would take the last step with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_stopping_to_the_loop(worker: int) -> None:
+    """A terminal or a launcher signals every process; a worker that died of it would take the last step with it."""
+    for number in StopRequest.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _mean_over_processes(sums: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:

@@ -47,10 +47,20 @@ class Pictures:
 
     def __getitem__(self, index: int) -> dict:
         row = self.dataset[int(index)]
-        return {"image": square(row[self.image_column], self.size), "text": str(row[self.caption_column])}
+        text = self._caption(row[self.caption_column], index)
+        return {"image": square(row[self.image_column], self.size), "text": text}
 
     def captions(self, limit: int) -> Iterator[str]:
-        return (str(text) for text in islice(self.dataset[self.caption_column], limit))
+        texts = islice(self.dataset[self.caption_column], limit)
+        return (self._caption(text, i) for i, text in enumerate(texts))
+
+    def _caption(self, text: object, index: int) -> str:
+        if not isinstance(text, str):
+            raise ValueError(
+                f"the caption of picture {index} in column {self.caption_column!r} is no text but {text!r}; "
+                "drop that picture, or choose another column with --caption-column"
+            )
+        return text
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:

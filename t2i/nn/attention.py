@@ -40,12 +40,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, backend: Backend = 
 
     Raises ValueError for a backend that is unknown, not installed, or cannot run on the tensors' device.
     """
+    check_backend(backend)
     if backend == "sdpa":
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-    if backend != "xformers":
-        raise ValueError(f"unknown attention backend {backend!r}: choose 'sdpa' or 'xformers'")
-    if importlib.util.find_spec("xformers") is None:
-        raise ValueError("the attention backend 'xformers' is not installed: pip install 't2i[xformers]'")
     if q.device.type != "cuda":
         raise ValueError(f"the attention backend 'xformers' needs a CUDA device, not {q.device.type}: use 'sdpa'")
     from xformers.ops import LowerTriangularMask, memory_efficient_attention
@@ -54,10 +51,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, backend: Backend = 
     return memory_efficient_attention(q, k, v, attn_bias=LowerTriangularMask() if causal else None).transpose(1, 2)
 
 
+def check_backend(backend: str) -> None:
+    """Raise ValueError for a backend that is unknown or not installed."""
+    if backend not in ("sdpa", "xformers"):
+        raise ValueError(f"unknown attention backend {backend!r}: choose 'sdpa' or 'xformers'")
+    if backend == "xformers" and importlib.util.find_spec("xformers") is None:
+        raise ValueError("the attention backend 'xformers' is not installed: pip install 't2i[xformers]'")
+
+
 class CausalSelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, backend: Backend = "sdpa"):
         super().__init__()
-        if width % heads:
+        if heads < 1 or width % heads:
             raise ValueError(f"width {width} is not divisible by {heads} heads")
         self.heads = heads
         self.backend = backend

@@ -18,7 +18,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from t2i.nn.attention import CausalSelfAttention, KVCache
+from t2i.nn.attention import CausalSelfAttention, KVCache, check_backend
 
 PAD = 0  # the text tokenizer's padding id
 
@@ -83,7 +83,7 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         self.text_bias = nn.Parameter(torch.zeros(text_vocab_size + text_length))
         self.image_bias = nn.Parameter(torch.zeros(image_vocab_size))
         self._initialise(layers)
-        self.set_attention_backend_name(attention_backend)
+        self.set_attention_backend(attention_backend)
 
     def _initialise(self, layers: int) -> None:
         for module in self.modules():
@@ -97,7 +97,9 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
             for last in (block.attention.out, block.mlp[2]):
                 nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * layers))
 
-    def set_attention_backend_name(self, backend: str) -> None:
+    def set_attention_backend(self, backend: str) -> None:
+        """ "sdpa" or "xformers"; raises ValueError for another, or where it is not installed."""
+        check_backend(backend)
         for block in self.blocks:
             block.attention.backend = backend
 

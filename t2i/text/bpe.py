@@ -18,7 +18,6 @@ MAX_KNOWN_WORDS = 20_000  # beyond this a vocabulary knows words too rare for th
 class Encoded(NamedTuple):
     ids: Tensor  # (B, T) int64, padded with 0
     dropped: list[str]  # for each prompt, the end that did not fit ("" where all did)
-    unknown: list[str]  # words that no training caption contained, in order, each once
 
 
 def train_bpe(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -44,16 +43,21 @@ def train_bpe(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFa
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], length: int) -> Encoded:
-    """Token ids of each prompt, cut or padded to `length`; says what was cut and which words are new."""
+    """Token ids of each prompt, cut or padded to `length`, and what was cut."""
     batch = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
     ids = torch.zeros(len(prompts), length, dtype=torch.long)
     for row, tokens in zip(ids, batch, strict=True):
         kept = torch.tensor(tokens[:length], dtype=torch.long)
         row[: len(kept)] = kept
     dropped = [tokenizer.decode(tokens[length:]).strip() if len(tokens) > length else "" for tokens in batch]
+    return Encoded(ids, dropped)
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[str]:
+    """Words that no training caption contained, in order, each once; none where the tokenizer keeps no list."""
     known = set(tokenizer.init_kwargs.get("known_words") or [])
     unknown = [w for p in prompts for w in split_words(p) if w not in known] if known else []
-    return Encoded(ids, dropped, list(dict.fromkeys(unknown)))
+    return list(dict.fromkeys(unknown))
 
 
 def split_words(text: str) -> list[str]:

@@ -54,24 +54,25 @@ class EMAQuantizer(nn.Module):
         The commitment loss is ‖z − sg(e)‖² averaged over N and D: it moves the encoder only (eq. 3, third term). The
         codebook takes no gradient.
         """
-        z = z.float()  # distances and running sums lose their meaning in half precision
-        if self.training and self.calls < self.warmup_batches:
-            self.calls += 1
-            return z, self.nearest(z), z.new_zeros(())
-        if self.training and self.calls < self.warmup_batches + self.kmeans_batches:
-            self._fit_kmeans(z.detach())
-        codes = self.nearest(z)
-        quantized = self.lookup(codes)
-        if self.training:
-            self._update(z.detach(), codes)
-        commitment = F.mse_loss(z, quantized)
-        return z + (quantized - z).detach(), codes, commitment
+        with torch.autocast(z.device.type, enabled=False):  # distances and sums lose their meaning in half precision
+            z = z.float()
+            if self.training and self.calls < self.warmup_batches:
+                self.calls += 1
+                return z, self.nearest(z), z.new_zeros(())
+            if self.training and self.calls < self.warmup_batches + self.kmeans_batches:
+                self._fit_kmeans(z.detach())
+            codes = self.nearest(z)
+            quantized = self.lookup(codes)
+            if self.training:
+                self._update(z.detach(), codes)
+            return z + (quantized - z).detach(), codes, F.mse_loss(z, quantized)
 
     @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
         """(N, D) -> index of the nearest code (N,)"""
-        e = self.codebook  # |z − e|² = |z|² − 2 z·e + |e|², and |z|² is the same for all codes
-        return torch.addmm(e.square().sum(1), z.float(), e.T, beta=1, alpha=-2).argmin(1)
+        e = self.codebook.float()  # |z − e|² = |z|² − 2 z·e + |e|², and |z|² is the same for all codes
+        with torch.autocast(z.device.type, enabled=False):  # in bfloat16 every fifth code would be another one
+            return torch.addmm(e.square().sum(1), z.float(), e.T, beta=1, alpha=-2).argmin(1)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """(...) -> (..., D)"""
@@ -104,6 +105,8 @@ class EMAQuantizer(nn.Module):
 
     def _revive(self, z: Tensor) -> None:
         dead = self.count < self.dead_below * self.count.mean()
+        if not dead.any():  # the same answer on every rank, since their counts are equal
+            return
         pool = _gather(z)
         picks = torch.randint(len(pool), (len(dead),), generator=self._generator()).to(z.device)
         mean = self.count.mean()
@@ -126,6 +129,8 @@ class EMAQuantizer(nn.Module):
             self.codebook.copy_(torch.where(count[:, None] > 0, means, self.codebook))
         self.count.copy_(count.clamp_min(EPSILON))
         self.total.copy_(self.codebook * self.count[:, None])
+        for statistic in (self.codebook, self.count, self.total):  # a GPU's sums may differ in the last digit
+            _broadcast(statistic)
 
     def _generator(self) -> torch.Generator:
         """Random picks that depend on the number of calls alone: equal on every rank and after a resume."""
@@ -139,6 +144,11 @@ def _distributed() -> bool:
 def _all_reduce(x: Tensor) -> None:
     if _distributed():
         dist.all_reduce(x)
+
+
+def _broadcast(x: Tensor) -> None:
+    if _distributed():
+        dist.broadcast(x, src=0)
 
 
 def _gather(x: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ class VQVAE(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
+    _keep_in_fp32_modules = ("quantizer",)  # its counts overflow float16
 
     @register_to_config
     def __init__(
@@ -56,6 +57,11 @@ class VQVAE(ModelMixin, ConfigMixin):
         self.quantizer = EMAQuantizer(codebook_size, code_width, codebook_decay, warmup_batches=warmup_batches)
         self.decoder = _decoder(channels, decoder_blocks, code_width)
         self.to(memory_format=torch.channels_last)  # twice as fast on a CPU at these widths, never slower on a GPU
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs) -> VQVAE:
+        """As in diffusers; and the memory layout, which files do not carry, is the fast one again."""
+        return super().from_pretrained(*args, **kwargs).to(memory_format=torch.channels_last)
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) in [-1, 1] -> codes (B, s, s), integers in [0, K).

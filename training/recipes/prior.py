@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
 from t2i.data.sources import open_source
 from t2i.data.toybox.sheet import contact_sheet
@@ -19,6 +21,7 @@ from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, train_bpe
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.config import DataConfig, LoopConfig
+from t2i.weights import digest
 
 BPE_CAPTIONS = 50_000  # how many captions the vocabulary is learned from
 
@@ -75,12 +78,13 @@ def prior_toybox(preset: str = "base") -> PriorRecipe:
     base: `t2i train prior-toybox --tokenizer runs/vqvae-toybox/latest`
     tiny: `t2i train prior-toybox --preset tiny`, a minute on two cores
     """
-    run = "runs/prior-toybox"
     if preset == "tiny":
+        run = "runs/tiny-prior"
         model = PriorModelConfig(text_vocab_size=768, text_length=24, width=128, layers=3, heads=4)
         loop = LoopConfig(run, max_train_steps=200, train_batch_size=32, checkpointing_steps=100, lr_warmup_steps=20)
-        return PriorRecipe(model=model, loop=loop)
-    loop = LoopConfig(run, max_train_steps=2_900, train_batch_size=32, checkpointing_steps=200, learning_rate=1.5e-3)
+        return PriorRecipe("runs/tiny-vqvae/latest", model=model, loop=loop)
+    run = "runs/prior-toybox"
+    loop = LoopConfig(run, max_train_steps=2_300, train_batch_size=32, checkpointing_steps=200, learning_rate=1.5e-3)
     return PriorRecipe(loop=loop, validation_prompts=TOYBOX_PROMPTS)
 
 
@@ -95,6 +99,11 @@ class PriorStage:
         self.image_tokenizer = load_image_tokenizer(recipe.tokenizer, recipe.data.image_size)
         self.source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
         self.tokenizer = train_bpe(self.source.captions(BPE_CAPTIONS), model.text_vocab_size)
+        self.prepare = PreparePair(self.tokenizer, model.text_length, recipe.caption_dropout)
+        self.fingerprint = {
+            "image_tokenizer_sha256": digest(self.image_tokenizer),
+            "text_tokenizer_sha256": hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+        }
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
         self.model = TextImageTransformer(
             text_vocab_size=len(self.tokenizer),
@@ -109,14 +118,11 @@ class PriorStage:
             image_loss_weight=model.image_loss_weight,
         )
 
-    def prepare(self, item: dict, rng: np.random.Generator) -> dict:
-        text = "" if rng.random() < self.recipe.caption_dropout else item["text"]
-        return {"images": item["image"], "text": encode(self.tokenizer, [text], self.recipe.model.text_length).ids[0]}
-
     def loss(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:
         if self.image_tokenizer.device != images.device:
             self.image_tokenizer.to(images.device)
-        with torch.no_grad():
+        # Not in mixed precision: some codes would come out as others than those the pipeline will decode.
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             codes = self.image_tokenizer.encode(to_tensor(images)).flatten(1)  # (B, N)
         return self.model.loss(text, codes)
 
@@ -134,6 +140,20 @@ class PriorStage:
 
     def save(self, folder: Path) -> None:
         self.pipeline().save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class PreparePair:
+    """Picture and caption, the caption left out in a share `dropout` of the samples."""
+
+    tokenizer: PreTrainedTokenizerFast
+    length: int
+    dropout: float
+
+    def __call__(self, item: dict, rng: np.random.Generator) -> dict:
+        """-> images, uint8 (S, S, 3); text, ids (T,)"""
+        text = "" if rng.random() < self.dropout else item["text"]
+        return {"images": item["image"], "text": encode(self.tokenizer, [text], self.length).ids[0]}
 
 
 def load_image_tokenizer(folder: str, image_size: int) -> VQVAE:

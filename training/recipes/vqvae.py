@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ class VQVAEModelConfig:
     code_width: int = 16
     commitment_cost: float = 0.25
     warmup_batches: int = 150
-    """Steps before the codes come in: until then it is a plain autoencoder."""
+    """Forward passes before the codes come in: until then it is a plain autoencoder."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,12 @@ def vqvae_toybox(preset: str = "base") -> VQVAERecipe:
     base: `t2i train vqvae-toybox`
     tiny: `t2i train vqvae-toybox --preset tiny`, a minute on two cores
     """
-    run = "runs/vqvae-toybox"
     if preset == "tiny":
+        run = "runs/tiny-vqvae"
         model = VQVAEModelConfig((32, 64), (0, 1), (0, 1), codebook_size=256, warmup_batches=40)
         loop = LoopConfig(run, max_train_steps=300, train_batch_size=16, checkpointing_steps=100, lr_warmup_steps=20)
         return VQVAERecipe(model=model, loop=loop)
+    run = "runs/vqvae-toybox"
     loop = LoopConfig(run, max_train_steps=3_200, train_batch_size=32, checkpointing_steps=400, learning_rate=1e-3)
     return VQVAERecipe(loop=loop)
 
@@ -59,10 +61,12 @@ class VQVAEStage:
     """Images through the codes and back."""
 
     SHOWN = 8
+    fingerprint: ClassVar[dict[str, str]] = {}
 
     def __init__(self, recipe: VQVAERecipe):
         data, model = recipe.data, recipe.model
         self.source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
+        self.prepare = prepare_image
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
         self.model = VQVAE(
             image_size=data.image_size,
@@ -74,9 +78,6 @@ class VQVAEStage:
             commitment_cost=model.commitment_cost,
             warmup_batches=model.warmup_batches,
         )
-
-    def prepare(self, item: dict, rng: np.random.Generator) -> dict:
-        return {"images": item["image"]}
 
     def loss(self, images: Tensor) -> dict[str, Tensor]:
         return self.model.loss(to_tensor(images))
@@ -92,3 +93,8 @@ class VQVAEStage:
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
+
+
+def prepare_image(item: dict, rng: np.random.Generator) -> dict:
+    """The picture alone: uint8 (S, S, 3)."""
+    return {"images": item["image"]}

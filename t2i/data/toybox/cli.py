@@ -39,8 +39,8 @@ def main(args: Sequence[str]) -> None:
     ask = parse(Export(), args[1:], prog="t2i data toybox", description="Render toybox pictures with captions.")
     if not ask.out:
         raise UsageError("say where to: --out DIR")
-    if ask.num < 1 or ask.size < 8:
-        raise UsageError(f"--num must be at least 1 and --size at least 8, not {ask.num} and {ask.size}")
+    if ask.num < 1 or ask.size < 16:
+        raise UsageError(f"--num must be at least 1 and --size at least 16, not {ask.num} and {ask.size}")
     workers = ask.workers or os.cpu_count() or 1
     started = time.perf_counter()
     folder = export(ask.out, ask.num, ask.split, ask.size, ask.seed, workers, ask.layout)

@@ -1,0 +1,14 @@
+"""What identifies a model's weights."""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import nn
+
+
+def digest(model: nn.Module) -> str:
+    """SHA-256 of all parameters and buffers as float32, in the order of their names."""
+    state = model.state_dict()
+    weights = (state[name].detach().float().cpu().contiguous().numpy().tobytes() for name in sorted(state))
+    return hashlib.sha256(b"".join(weights)).hexdigest()
