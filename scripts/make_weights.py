@@ -53,6 +53,8 @@ def pack(name: str, model) -> None:
     part, final = WEIGHTS / f".{name}.part", WEIGHTS / name
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
+    for config in part.rglob("config.json"):  # where the weights once lay is of no use to anybody
+        config.write_text("".join(line for line in config.open() if '"_name_or_path"' not in line))
     size = sum(p.stat().st_size for p in part.rglob("*") if p.is_file()) / 1e6
     if size > LIMIT_MB[name]:
         shutil.rmtree(part)

@@ -91,7 +91,7 @@ class Checkpoints:
         if progress["global_batch"] != self.global_batch:
             raise ValueError(
                 f"the run was started with a global batch of {progress['global_batch']}, not {self.global_batch}: "
-                "set --train-batch-size and --gradient-accumulation-steps so that they, times the processes, make it again"
+                "set --train-batch-size and --gradient-accumulation-steps so that processes × both make it again"
             )
         self.accelerator.load_state(str(origin / "state"))
         averaged = load_file(origin / "state" / "ema.safetensors")

@@ -172,17 +172,16 @@ def _batches(stage: Stage, config: LoopConfig, done: int, accelerator: Accelerat
             NumberedSamples(stage.source, stage.prepare, config.seed),
             batch_sampler=numbers,
             num_workers=config.dataloader_num_workers,
-            worker_init_fn=_leave_stopping_to_the_loop,
+            worker_init_fn=_leave_interrupts_to_the_loop,
             generator=torch.Generator(),  # its base seed is not drawn from the random state that a resume brings back
             pin_memory=accelerator.device.type == "cuda",
         )
     )
 
 
-def _leave_stopping_to_the_loop(worker: int) -> None:
-    """A terminal or a launcher signals every process; a worker that died of it would take the last step with it."""
-    for number in StopRequest.SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def _leave_interrupts_to_the_loop(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; a worker that died of it would take the last step with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _mean_over_processes(sums: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
