@@ -158,11 +158,8 @@ def test_two_processes_with_half_the_batch_train_as_one(tmp_path):
         args = command("vqvae-toybox", *sizes, "--output-dir", str(folder), processes=processes)
         on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also where there are GPUs
         subprocess.run(args, check=True, capture_output=True, timeout=120, env=on_cpu)
-        runs[processes] = losses(folder), VQVAE.from_pretrained(folder / "latest").quantizer.codebook
-    assert np.allclose(runs[1][0], runs[2][0], rtol=1e-3)
-    # Rounding may tip a vector between two equally near codes, so a few codes may differ.
-    near = (runs[1][1] - runs[2][1]).abs().amax(1) < 1e-2
-    assert near.float().mean() > 0.95
+        runs[processes] = losses(folder)
+    assert np.allclose(runs[1], runs[2], rtol=1e-3)
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(prior_recipe, tmp_path):

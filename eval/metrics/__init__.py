@@ -1,0 +1,41 @@
+"""Metrics as pure functions over features: arrays or tensors in, numbers out; no models, no files.
+
+Two sets are given as (generated, reference). Everything is computed in float64. Where chance has a part, the seed is an
+argument, and nothing else moves.
+"""
+
+from t2i.eval.metrics.bootstrap import Interval, bootstrap_interval
+from t2i.eval.metrics.clip_score import clip_score, r_precision, ref_clip_score
+from t2i.eval.metrics.common import Scores
+from t2i.eval.metrics.frechet import FDInfinity, fd_infinity, frechet_distance
+from t2i.eval.metrics.images import diversity, psnr, ssim
+from t2i.eval.metrics.inception_score import InceptionScore, inception_score
+from t2i.eval.metrics.kernel import KID, cmmd, kid
+from t2i.eval.metrics.manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
+from t2i.eval.metrics.moments import Gaussian, Moments
+
+__all__ = [
+    "KID",
+    "DensityCoverage",
+    "FDInfinity",
+    "Gaussian",
+    "InceptionScore",
+    "Interval",
+    "Moments",
+    "PrecisionRecall",
+    "Scores",
+    "bootstrap_interval",
+    "clip_score",
+    "cmmd",
+    "density_coverage",
+    "diversity",
+    "fd_infinity",
+    "frechet_distance",
+    "inception_score",
+    "kid",
+    "precision_recall",
+    "psnr",
+    "r_precision",
+    "ref_clip_score",
+    "ssim",
+]

@@ -1,0 +1,66 @@
+"""How far could the score be off, had other samples been drawn?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from t2i.eval.metrics.common import BLOCK, Array, as_double
+
+
+@dataclass(frozen=True)
+class Interval:
+    """`value` of the samples themselves; `low` and `high`, between which `level` of the resamples lie; `n` samples."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    level: float = 0.95
+
+
+def bootstrap_interval(
+    samples: Array,
+    statistic: Callable[[np.ndarray], float] | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """Percentile interval: Efron 1979, "Bootstrap methods"; Efron & Tibshirani 1993, section 13.3.
+
+    Args:
+        samples: (N, …), N ≥ 2, resampled by rows: N at a time, with replacement.
+        statistic: samples (N, …), float64, to a number; by default the mean, for samples (N,), and much faster.
+        resamples: at least 2.
+        seed: fixes the resamples.
+
+    Raises ValueError for fewer than two samples, arguments out of range, NaN or infinity in samples or statistic.
+    """
+    samples = as_double(samples, "samples").cpu().numpy()
+    if samples.ndim < 1 or len(samples) < 2:
+        raise ValueError(f"an interval needs at least 2 samples, not the shape {samples.shape}")
+    if resamples < 2 or not 0 < level < 1:
+        raise ValueError(f"an interval needs resamples ≥ 2 and a level between 0 and 1: {resamples=}, {level=}")
+    if statistic is None and samples.ndim != 1:
+        raise ValueError(f"a mean needs samples (N,), not {samples.shape}; give a statistic")
+    rng = np.random.default_rng(seed)
+    if statistic is None:
+        value, values = samples.mean(), _means(samples, resamples, rng)
+    else:
+        value = statistic(samples)
+        drawn = (rng.integers(len(samples), size=len(samples)) for _ in range(resamples))
+        values = np.array([statistic(samples[rows]) for rows in drawn], dtype=np.float64)
+    if not np.isfinite(values).all() or not np.isfinite(value):
+        raise ValueError("the statistic is NaN or infinite on a resample")
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value), float(low), float(high), len(samples), level)
+
+
+def _means(samples: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Means of resamples, many at once; the same draws as one after the other."""
+    n = len(samples)
+    rows = max(1, BLOCK // n)
+    sizes = [min(rows, resamples - start) for start in range(0, resamples, rows)]
+    return np.concatenate([samples[rng.integers(n, size=(size, n))].mean(1) for size in sizes])

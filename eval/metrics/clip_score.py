@@ -1,0 +1,116 @@
+"""Does the image show what the text says, in the eyes of CLIP?
+
+Three things are called CLIP score, so that the variant has no default.
+
+Shapes: N pairs · D dimensions of the shared space · R candidates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2i.eval.metrics.common import BLOCK, Array, Scores, as_features, as_pair, blocks
+from t2i.eval.metrics.kernel import normalised
+
+VARIANTS = ("hessel", "torchmetrics", "cosine")
+_NAMES = ("images", "texts")
+_TIE = 1e-9  # cosines closer than this are equal
+
+
+def clip_score(images: Array, texts: Array, variant: str) -> Scores:
+    """CLIP score of N image embeddings and the embeddings of their N texts.
+
+    Args:
+        images, texts: (N, D), of any length but zero.
+        variant: what is scored, and when it is clamped.
+            "hessel": 2.5 · max(cos, 0) of each, then the mean (Hessel et al. 2021, arXiv 2104.08718, eq. 1). The
+                texts are to be embedded with the prefix "A photo depicts ".
+            "torchmetrics": 100 · cos, the mean, and of that max(·, 0); `per_sample` is not clamped.
+            "cosine": the mean cosine.
+
+    Raises ValueError for an unknown variant, other shapes, zero vectors, NaN or infinity.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
+    cosines = _cosines(*_paired(images, texts))
+    if variant == "hessel":
+        return _mean(2.5 * cosines.clamp(min=0))
+    if variant == "cosine":
+        return _mean(cosines)
+    scores = _mean(100 * cosines)
+    return Scores(max(0.0, scores.value), scores.per_sample)
+
+
+def ref_clip_score(images: Array, texts: Array, references: Sequence[Array]) -> Scores:
+    """RefCLIPScore: Hessel et al. 2021, eq. 2, which also has other captions of the image to go by.
+
+    The harmonic mean of the "hessel" score and of max(cos, 0) of the text and the nearest reference.
+
+    Args:
+        images, texts: (N, D), texts being what is judged.
+        references: N arrays (how many, D), at least one row in each.
+
+    Raises ValueError as `clip_score` does.
+    """
+    images, texts = _paired(images, texts)
+    if len(references) != len(texts):
+        raise ValueError(f"there must be references for each of the {len(texts)} texts, not {len(references)}")
+    named = [as_features(r, "references", least=1).to(texts.device) for r in references]
+    if odd := [r for r in named if r.shape[1] != texts.shape[1]]:
+        raise ValueError(f"texts and references must have one dimension, not {texts.shape[1]} and {odd[0].shape[1]}")
+    nearest = [(normalised(r) @ text).max() for r, text in zip(named, texts, strict=True)]
+    image = 2.5 * _cosines(images, texts).clamp(min=0)
+    reference = torch.stack(nearest).clamp(min=0)
+    both = image + reference
+    return _mean((2 * image * reference / both).where(both > 0, 0))
+
+
+def r_precision(images: Array, texts: Array, candidates: int = 100, seed: int = 0, block: int = BLOCK) -> Scores:
+    """How often an image's own text is the nearest of R: Xu et al. 2018 (AttnGAN), arXiv 1711.10485, section 4.1.
+
+    The R − 1 others are drawn for each image from the other images' texts. Texts that are equally near share the
+    point, so that a model which sees nothing, or a text that is there twice, scores by chance: 1 / R.
+
+    Args:
+        images, texts: (N, D), N ≥ R ≥ 2.
+        candidates: R.
+        seed: fixes the draw.
+        block: cosines held at once.
+
+    Raises ValueError as `clip_score` does, and for R out of range.
+    """
+    images, texts = _paired(images, texts)
+    n = len(texts)
+    if not 2 <= candidates <= n:
+        raise ValueError(f"candidates must be from 2 to the number of texts, {n}, not {candidates}")
+    rng, points = np.random.default_rng(seed), []
+    for part, rows in blocks(images, n, block):
+        own = torch.arange(part.start, part.stop)[:, None]  # (B, 1)
+        others = np.stack([rng.choice(n - 1, candidates - 1, replace=False) for _ in own])
+        others = torch.from_numpy(others)
+        others = others + (others >= own)  # the other N − 1, without a gap
+        cosines = rows @ texts.T  # (B, N)
+        right, wrong = (cosines.gather(1, i.to(cosines.device)) for i in (own, others))
+        ties = ((wrong - right).abs() <= _TIE).sum(1)
+        points.append((1 / (1 + ties.double())).where((wrong <= right + _TIE).all(1), 0))
+    return _mean(torch.cat(points))
+
+
+def _paired(images: Array, texts: Array) -> tuple[Tensor, Tensor]:
+    images, texts = as_pair(images, texts, _NAMES, least=1)
+    if len(images) != len(texts):
+        raise ValueError(f"there must be one text for each image, not {len(texts)} for {len(images)}")
+    return normalised(images), normalised(texts)
+
+
+def _cosines(images: Tensor, texts: Tensor) -> Tensor:
+    return (images * texts).sum(1).clamp(-1, 1)  # rounding errs beyond 1
+
+
+def _mean(per_sample: Tensor) -> Scores:
+    per_sample = per_sample.double().cpu().numpy()
+    return Scores(float(per_sample.mean()), per_sample)

@@ -1,0 +1,92 @@
+"""What every metric does first: look at what it was given. And distances between many points in little memory.
+
+Shapes: N samples · M other samples · D dimensions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Array = Tensor | np.ndarray
+BLOCK = 2**22  # numbers of an N×M matrix that are held at once, 32 MiB
+_SMALL = 256  # columns that are multiplied at once
+_ROUNDING = 1e-12  # a squared distance below this share of the squared lengths is rounding, not distance
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """A metric that is a score of each sample.
+
+    Attributes:
+        value: over all samples, mostly the mean.
+        per_sample: float64 (N,), for intervals and for finding the worst.
+    """
+
+    value: float
+    per_sample: np.ndarray
+
+
+def as_double(values: Array, name: str) -> Tensor:
+    """A float64 tensor on its own device. ValueError where something in it is NaN or infinite."""
+    if isinstance(values, Tensor):
+        values = values.detach()
+        values = (values.cpu() if values.device.type == "mps" else values).double()  # Metal has no float64
+    else:
+        values = torch.tensor(np.asarray(values, dtype=np.float64))
+    if not values.isfinite().all():
+        raise ValueError(f"there is NaN or infinity in {name}")
+    return values
+
+
+def as_features(features: Array, name: str = "features", least: int = 2) -> Tensor:
+    """(N, D) in float64. ValueError for another shape, fewer than `least` samples, NaN or infinity."""
+    features = as_double(features, name)
+    if features.ndim != 2 or features.shape[1] == 0:
+        raise ValueError(f"{name} must have the shape (N, D), not {tuple(features.shape)}")
+    if len(features) < least:
+        raise ValueError(f"{name} must have at least {least} samples, not {len(features)}")
+    return features
+
+
+def as_pair(
+    a: Array, b: Array, names: tuple[str, str] = ("generated", "reference"), least: int = 2
+) -> tuple[Tensor, Tensor]:
+    """(N, D) and (M, D) in float64, on the first one's device. ValueError as in `as_features`, or for two D."""
+    x, y = as_features(a, names[0], least), as_features(b, names[1], least)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"{names[0]} and {names[1]} must have one dimension, not {x.shape[1]} and {y.shape[1]}")
+    return x, y.to(x.device)
+
+
+def blocks(x: Tensor, width: int, block: int = BLOCK) -> Iterator[tuple[slice, Tensor]]:
+    """(slice, x[slice]) from first to last row, so few rows that rows × width stays below `block` numbers."""
+    rows = max(1, block // max(1, width))
+    for start in range(0, len(x), rows):
+        part = slice(start, min(start + rows, len(x)))
+        yield part, x[part]
+
+
+def squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    """(N, D), (M, D) -> (N, M), exactly zero between equal points.
+
+    |x|² + |y|² − 2 x·y is ten times faster than subtracting, but keeps digits only where the points surround the
+    origin: centre them before.
+    """
+    scale = x.square().sum(1)[:, None] + y.square().sum(1)  # (N, M)
+    squared = scale - 2 * x @ y.T
+    return squared.where(squared > _ROUNDING * scale, 0)
+
+
+def gram(x: Tensor) -> Tensor:
+    """(N, D) -> xᵀ x (D, D). Hardly more than a half of it is computed: it is symmetric."""
+    d = x.shape[1]
+    if d <= _SMALL:
+        return x.T @ x
+    left, right = x[:, : d // 2], x[:, d // 2 :]
+    across = left.T @ right
+    return torch.cat([torch.cat([gram(left), across], 1), torch.cat([across.T, gram(right)], 1)])

@@ -1,0 +1,155 @@
+"""The same numbers as torch-fidelity and torchmetrics on the same features, wherever they are exact."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from t2i.eval import metrics
+from t2i.eval.metrics import clip_score, frechet_distance, kid
+
+RELATIVE = 1e-6  # how closely other tools must agree, where they are exact
+FID_KEY = "frechet_inception_distance"
+KID_KEYS = ("kernel_inception_distance_mean", "kernel_inception_distance_std")
+IS_KEYS = ("inception_score_mean", "inception_score_std")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def close(value: float, rel: float = 1e-9):
+    return pytest.approx(value, rel=rel, abs=0)
+
+
+def features(n: int, d: int, seed: int = 0, offset: float = 0.0, scale: float = 1.0) -> torch.Tensor:
+    """(n, d), float64, correlated, with variances over two decades."""
+    g = torch.Generator().manual_seed(seed)
+    mix = torch.randn(d, d, generator=torch.Generator().manual_seed(99), dtype=torch.float64) / d**0.5
+    decades = torch.logspace(0, -1, d, dtype=torch.float64)
+    return (torch.randn(n, d, generator=g, dtype=torch.float64) * decades) @ mix * scale + offset
+
+
+def pictures(seed: int, n: int = 3, side: int = 24) -> torch.Tensor:
+    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# --- agreement with other tools -------------------------------------------------------------------------------------
+
+
+def fidelity(module: str):
+    return pytest.importorskip(f"torch_fidelity.{module}", reason="torch-fidelity is not installed")
+
+
+def torchmetrics_of(module: str):
+    return pytest.importorskip(f"torchmetrics.{module}", reason="torchmetrics is not installed")
+
+
+SETS = {  # n, m, d, offset
+    "more samples than dimensions": (400, 500, 48, 0.5),
+    "offset": (400, 500, 48, 1000.0),
+    "fewer samples than dimensions": (40, 50, 96, 0.5),
+}
+
+
+@pytest.mark.parametrize("n, m, d, offset", SETS.values(), ids=SETS)
+def test_frechet_distance_agrees_with_torch_fidelity(n, m, d, offset):
+    theirs = fidelity("metric_fid")
+    x, y = features(n, d, 1, offset), features(m, d, 2, offset + 0.1, scale=1.2)
+    stats = [theirs.fid_features_to_statistics(z) for z in (x, y)]
+    assert frechet_distance(x, y) == close(theirs.fid_statistics_to_metric(*stats, False)[FID_KEY], rel=RELATIVE)
+
+
+@pytest.mark.parametrize("n, m, d, offset", SETS.values(), ids=SETS)
+def test_frechet_distance_agrees_with_torchmetrics(n, m, d, offset):
+    """Far from the origin their raw sums of squares lose digits: there ours equals theirs of the moved features."""
+    torchmetrics = torchmetrics_of("image.fid")
+    x, y = features(n, d, 1, offset), features(m, d, 2, offset + 0.1, scale=1.2)
+
+    def theirs(moved: float) -> float:
+        fid = torchmetrics.FrechetInceptionDistance(feature=Through(d), normalize=True)
+        fid.update(y - moved, real=True)
+        fid.update(x - moved, real=False)
+        return fid.compute().item()
+
+    ours = frechet_distance(x, y)
+    assert ours == close(theirs(offset), rel=RELATIVE)
+    assert ours == close(theirs(0), rel=1e-3 if offset == 1000 else RELATIVE)
+
+
+def test_kid_agrees_with_torch_fidelity_and_torchmetrics():
+    theirs, torchmetrics = fidelity("metric_kid"), torchmetrics_of("image.kid")
+    x, y = features(150, 32, 1), features(130, 32, 2, offset=0.1)
+    ours = kid(x, y, subsets=10, subset_size=60)
+    said = theirs.kid_features_to_metric(x, y, kid_subsets=10, kid_subset_size=60, verbose=False)
+    assert (ours.mean, ours.std) == tuple(close(said[key], rel=RELATIVE) for key in KID_KEYS)
+    one = kid(x[:100], y[:100], subsets=1, subset_size=100).mean  # theirs draws by torch: compare without a draw
+    assert one == close(torchmetrics.poly_mmd(y[:100], x[:100]).item(), rel=RELATIVE)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_inception_score_agrees_with_torch_fidelity_and_torchmetrics():
+    theirs, torchmetrics = fidelity("metric_isc"), torchmetrics_of("image.inception")
+    logits = features(103, 12, scale=6)
+    ours, said = metrics.inception_score(logits), theirs.isc_features_to_metric(logits)
+    assert (ours.mean, ours.std) == tuple(close(said[key], rel=RELATIVE) for key in IS_KEYS)
+    other = torchmetrics.InceptionScore(feature=Through(12), splits=1)
+    other.update(logits)
+    ours = metrics.inception_score(logits, splits=1)
+    assert ours.mean == close(other.compute()[0].item(), rel=RELATIVE)
+
+
+@pytest.mark.parametrize("k", [1, 3, 7])
+def test_precision_and_recall_agree_with_torch_fidelity(k: int):
+    theirs = fidelity("metric_prc")
+    x, y = features(150, 8, 1, offset=0.2), features(180, 8, 2)
+    said = theirs.prc_features_to_metric(x, y, prc_neighborhood=k, verbose=False)
+    ours = metrics.precision_recall(x, y, k=k)
+    assert (ours.precision, ours.recall) == (close(said["precision"], RELATIVE), close(said["recall"], RELATIVE))
+
+
+@pytest.mark.parametrize("away", [0.0, 4.0])
+def test_clip_score_agrees_with_torchmetrics(away: float):
+    """Their whole function, with a model whose embeddings are its input; once with a negative mean to clamp."""
+    theirs = torchmetrics_of("functional.multimodal.clip_score")
+    images, texts = features(20, 12, 1, offset=away), features(20, 12, 2, offset=-away)
+    said = theirs.clip_score(list(images.view(20, 3, 2, 2)), list(texts.view(20, 3, 2, 2)), lambda: (Clip(), to_clip))
+    assert clip_score(images, texts, "torchmetrics").value == close(said.item(), rel=RELATIVE)
+
+
+def test_psnr_and_ssim_agree_with_torchmetrics():
+    """Their SSIM fills the border by reflection; without it the two are one."""
+    theirs = torchmetrics_of("functional.image")
+    x = pictures(0)
+    y = (0.8 * x + 0.2 * pictures(1)).clamp(0, 1)
+    said = theirs.peak_signal_noise_ratio(y, x, data_range=1.0, dim=(1, 2, 3), reduction="none")
+    np.testing.assert_allclose(metrics.psnr(y, x).per_sample, said.numpy(), rtol=RELATIVE)
+    full = theirs.structural_similarity_index_measure(y, x, data_range=1.0, return_full_image=True)[1]
+    inner = full[:, :, 5:-5, 5:-5].flatten(1).mean(1)
+    np.testing.assert_allclose(metrics.ssim(y, x).per_sample, inner.numpy(), rtol=RELATIVE)
+
+
+class Through(nn.Module):
+    """A feature extractor for torchmetrics that is given features."""
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Clip(nn.Module):
+    def get_image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.flatten(1)
+
+
+def to_clip(images: list[torch.Tensor], return_tensors: str, padding: bool) -> dict[str, torch.Tensor]:
+    return {"pixel_values": torch.stack(images)}

@@ -1,0 +1,175 @@
+"""Metrics of single samples (CLIP score, PSNR, SSIM), and the interval of any metric."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from t2i.eval import metrics
+from t2i.eval.metrics import clip_score
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def close(value: float, rel: float = 1e-9):
+    return pytest.approx(value, rel=rel, abs=0)
+
+
+def features(n: int, d: int, seed: int = 0, offset: float = 0.0, scale: float = 1.0) -> torch.Tensor:
+    """(n, d), float64, correlated, with variances over two decades."""
+    g = torch.Generator().manual_seed(seed)
+    mix = torch.randn(d, d, generator=torch.Generator().manual_seed(99), dtype=torch.float64) / d**0.5
+    decades = torch.logspace(0, -1, d, dtype=torch.float64)
+    return (torch.randn(n, d, generator=g, dtype=torch.float64) * decades) @ mix * scale + offset
+
+
+# --- CLIP score -----------------------------------------------------------------------------------------------------
+
+IMAGES = torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0]])
+TEXTS = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, -4.0]])  # cosines 1, −1, −1
+
+
+def test_clip_scores_clamp_in_their_own_order():
+    """Clamping each sample leaves a third of them; clamping the mean leaves nothing; the cosine is not clamped."""
+    hessel, mean, cosine = (clip_score(IMAGES, TEXTS, v) for v in ("hessel", "torchmetrics", "cosine"))
+    assert hessel.value == close(2.5 / 3) and hessel.per_sample.tolist() == [2.5, 0, 0]
+    assert mean.value == 0 and mean.per_sample.tolist() == [100, -100, -100]
+    assert cosine.value == close(-1 / 3)
+    assert clip_score(IMAGES[:1], TEXTS[:1], "torchmetrics").value == 100
+
+
+def test_a_clip_score_has_a_named_variant():
+    with pytest.raises(TypeError):
+        clip_score(IMAGES, TEXTS)
+    with pytest.raises(ValueError, match="must be one of hessel, torchmetrics, cosine, not 'clip'"):
+        clip_score(IMAGES, TEXTS, "clip")
+    with pytest.raises(ValueError, match="one text for each image, not 2 for 3"):
+        clip_score(IMAGES, TEXTS[:2], "cosine")
+    with pytest.raises(ValueError, match="no direction"):
+        clip_score(torch.zeros(3, 2), TEXTS, "cosine")
+
+
+def test_ref_clip_score_by_hand():
+    """Harmonic mean of 2.5 · 0.6 and 0.8; nothing where one of the two is nothing."""
+    images, texts = torch.tensor([[0.6, 0.8], [-1.0, 0.0]]), torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    references = [torch.tensor([[0.8, 0.6], [-1.0, 0.0]]), torch.tensor([[2.0, 0.0]])]
+    found = metrics.ref_clip_score(images, texts, references)
+    np.testing.assert_allclose(found.per_sample, [2 * 1.5 * 0.8 / 2.3, 0], rtol=1e-6)
+    assert found.value == close(found.per_sample.mean())
+    assert metrics.ref_clip_score(images[1:], texts[1:], [-texts[:1]]).value == 0
+    with pytest.raises(ValueError, match="references for each of the 2 texts, not 1"):
+        metrics.ref_clip_score(images, texts, references[:1])
+
+
+def test_r_precision():
+    """A perfect model scores 1; one that gives the same for everything, or nothing to do with it, about 1 / R."""
+    texts = features(300, 16, 1)
+    assert metrics.r_precision(texts, texts, candidates=20).value == 1
+    assert metrics.r_precision(-texts, texts, candidates=20).value == 0
+    assert metrics.r_precision(texts, torch.ones(300, 16), candidates=20).value == close(1 / 20)
+    chance = metrics.r_precision(features(300, 16, 2), texts, candidates=4, seed=1)
+    assert chance.value == pytest.approx(0.25, abs=0.1)
+    some = texts + 2 * features(300, 16, 3)
+    found = [metrics.r_precision(some, texts, candidates=50, block=b).per_sample for b in (1, 5000, 2**22)]
+    assert 0.1 < found[0].mean() < 0.9
+    assert (found[0] == found[1]).all() and (found[0] == found[2]).all()
+    everyone = metrics.r_precision(some, texts, candidates=300).value  # no draw: the nearest of all
+    nearest = nn.functional.normalize(some) @ nn.functional.normalize(texts).T
+    assert everyone == close((nearest.argmax(1) == torch.arange(300)).double().mean().item())
+    with pytest.raises(ValueError, match="from 2 to the number of texts, 300"):
+        metrics.r_precision(texts, texts, candidates=301)
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+def pictures(seed: int, n: int = 3, side: int = 24) -> torch.Tensor:
+    return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_psnr_by_hand():
+    """Off by 0.1 everywhere: 20 dB. Each image on its own, then the mean."""
+    x = torch.full((2, 3, 8, 8), 0.5)
+    y = x + torch.tensor([0.1, 0.01]).view(2, 1, 1, 1)
+    found = metrics.psnr(x, y)
+    np.testing.assert_allclose(found.per_sample, [20, 40], rtol=1e-5)
+    assert found.value == close(30.0, rel=1e-5)
+    assert metrics.psnr(x, x).value == math.inf
+
+
+def test_ssim_keeps_its_laws():
+    x, y = pictures(0), pictures(1)
+    assert metrics.ssim(x, x).value == close(1.0)
+    assert metrics.ssim(x, y).value == close(metrics.ssim(y, x).value) and metrics.ssim(x, y).value < 0.2
+    np.testing.assert_allclose(metrics.ssim(x[1:2], y[1:2]).per_sample, metrics.ssim(x, y).per_sample[1:2])
+    assert metrics.ssim(x, y).value == close(metrics.ssim(x.transpose(2, 3), y.transpose(2, 3)).value)
+    a, b = torch.full((1, 1, 11, 11), 0.2), torch.full((1, 1, 11, 11), 0.6)
+    assert metrics.ssim(a, b).value == close((2 * 0.12 + 1e-4) / (0.04 + 0.36 + 1e-4), rel=1e-5)
+
+
+def test_bad_images_raise():
+    x = pictures(0)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        metrics.psnr(2 * x - 1, x)
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        metrics.psnr((255 * x).to(torch.uint8), x)
+    with pytest.raises(ValueError, match="must both be"):
+        metrics.ssim(x, x[:2])
+    with pytest.raises(ValueError, match="at least 11×11, not 10×24"):
+        metrics.ssim(x[:, :, :10], x[:, :, :10])
+
+
+def test_diversity_is_the_mean_over_pairs():
+    x = features(30, 5, offset=1000, scale=0.1)
+    exact = torch.nn.functional.pdist(x).mean().item()
+    assert metrics.diversity(x) == close(exact) and metrics.diversity(x, block=40) == close(exact)
+    assert metrics.diversity(torch.ones(4, 5)) == 0
+
+
+# --- bootstrap ------------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_mean_is_the_normal_one():
+    x = np.random.default_rng(0).normal(3, 2, size=400)
+    found = metrics.bootstrap_interval(x, resamples=4000)
+    half = 1.96 * x.std() / 20
+    assert found.value == close(x.mean()) and found.n == 400
+    assert found.low == pytest.approx(x.mean() - half, abs=0.1 * half)
+    assert found.high == pytest.approx(x.mean() + half, abs=0.1 * half)
+
+
+def test_the_fast_mean_is_the_mean(monkeypatch):
+    x = np.random.default_rng(0).normal(size=50)
+    fast, slow = metrics.bootstrap_interval(x, seed=3), metrics.bootstrap_interval(x, np.mean, seed=3)
+    assert (fast.low, fast.high) == (close(slow.low), close(slow.high))
+    monkeypatch.setattr("t2i.eval.metrics.bootstrap.BLOCK", 120)  # two at a time
+    assert metrics.bootstrap_interval(x, seed=3) == fast
+    assert metrics.bootstrap_interval(x, seed=4) != fast
+
+
+def test_the_interval_covers_the_truth_nineteen_times_in_twenty():
+    rng = np.random.default_rng(1)
+    intervals = [metrics.bootstrap_interval(rng.exponential(size=60), resamples=300, seed=i) for i in range(300)]
+    assert 0.89 < np.mean([i.low <= 1 <= i.high for i in intervals]) < 0.98
+
+
+def test_bootstrap_of_any_statistic_and_its_errors():
+    x = features(80, 4, 1)
+    found = metrics.bootstrap_interval(x, lambda rows: float(np.median(rows[:, 0])), resamples=100, level=0.8)
+    assert found.low <= found.value <= found.high and found.level == 0.8
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        metrics.bootstrap_interval([1.0])
+    with pytest.raises(ValueError, match="give a statistic"):
+        metrics.bootstrap_interval(x)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        metrics.bootstrap_interval(x, lambda rows: math.nan, resamples=3)
