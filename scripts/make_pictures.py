@@ -8,7 +8,7 @@ from pathlib import Path
 
 from t2i.cli_errors import exit_on_bad_input, parse
 from t2i.data.toybox import Toybox, contact_sheet
-from t2i.pipelines.cli import Generate, draw, save_grid
+from t2i.pipelines.cli import Generate, draw
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROMPTS = (
@@ -38,8 +38,11 @@ def main(args: list[str]) -> None:
     scenes = [Toybox(num=24, seed=1)[i] for i in range(24)]
     sheet = contact_sheet([s["scene"].render(128) for s in scenes], [s["text"] for s in scenes], columns=8, max_lines=3)
     sheet.save(DOCS / "toybox.png", optimize=True)
-    wanted = Generate(prompts=PROMPTS, pipeline=ask.pipeline, num_images=4, out=str(DOCS / "gallery.png"))
-    print(save_grid(draw(AutoPipeline.from_pretrained(ask.pipeline), wanted), wanted), DOCS / "toybox.png")
+    wanted = Generate(prompts=PROMPTS, pipeline=ask.pipeline, num_images=2)
+    pictures = draw(AutoPipeline.from_pretrained(ask.pipeline), wanted)
+    labels = [f"{prompt} · {seed}" for prompt in PROMPTS for seed in range(2)]
+    contact_sheet(pictures, labels, columns=6, cell=128).save(DOCS / "gallery.png", optimize=True)
+    print(DOCS / "toybox.png", DOCS / "gallery.png")
 
 
 if __name__ == "__main__":

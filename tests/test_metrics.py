@@ -10,6 +10,7 @@ import torch
 
 from t2i.eval import metrics
 from t2i.eval.metrics import Gaussian, Moments, clip_score, frechet_distance, kid
+from t2i.eval.metrics.common import squared_distances
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -159,7 +160,7 @@ def test_zeroed_dimensions_change_nothing(zeroed: str):
 
 def test_few_samples_as_moments_equal_the_nuclear_norm():
     x, y = features(15, 64, 1, offset=1000, scale=0.1), features(20, 64, 2, offset=1000, scale=0.12)
-    assert frechet_distance(Moments.of(x), Moments.of(y)) == close(frechet_distance(x, y), rel=1e-6)
+    assert frechet_distance(Moments.of(x), Moments.of(y)) == close(frechet_distance(x, y), rel=1e-11)
 
 
 @pytest.mark.parametrize("n", [5, 50])
@@ -359,6 +360,13 @@ def test_a_set_against_itself_and_against_one_far_away(block: int):
     assert (same.density, same.coverage) == (1, 1)
     far = metrics.precision_recall(x, x + 10), metrics.density_coverage(x, x + 10)
     assert far == (metrics.PrecisionRecall(0, 0, 3), metrics.DensityCoverage(0, 0, 5))
+
+
+def test_equal_points_have_no_distance():
+    x = features(200, 64)
+    squared = squared_distances(x, x.flip(0)).fliplr()
+    assert (squared.diagonal() == 0).all() and (squared == 0).sum() == 200
+    torch.testing.assert_close(squared, torch.cdist(x, x).square())
 
 
 def test_collapsed_sets_are_finite():
