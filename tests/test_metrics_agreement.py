@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from features import close, features
 from torch import nn
 
 from t2i.eval import metrics
@@ -14,26 +15,6 @@ RELATIVE = 1e-6  # how closely other tools must agree, where they are exact
 FID_KEY = "frechet_inception_distance"
 KID_KEYS = ("kernel_inception_distance_mean", "kernel_inception_distance_std")
 IS_KEYS = ("inception_score_mean", "inception_score_std")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def close(value: float, rel: float = 1e-9):
-    return pytest.approx(value, rel=rel, abs=0)
-
-
-def features(n: int, d: int, seed: int = 0, offset: float = 0.0, scale: float = 1.0) -> torch.Tensor:
-    """(n, d), float64, correlated, with variances over two decades."""
-    g = torch.Generator().manual_seed(seed)
-    mix = torch.randn(d, d, generator=torch.Generator().manual_seed(99), dtype=torch.float64) / d**0.5
-    decades = torch.logspace(0, -1, d, dtype=torch.float64)
-    return (torch.randn(n, d, generator=g, dtype=torch.float64) * decades) @ mix * scale + offset
 
 
 def pictures(seed: int, n: int = 3, side: int = 24) -> torch.Tensor:

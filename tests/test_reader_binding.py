@@ -14,7 +14,7 @@ from PIL import Image
 
 from t2i.cli_errors import UsageError
 from t2i.data.toybox import ATTRIBUTES, HELD_OUT, KINDS, RELATIONS, Scene, Thing, Toybox
-from t2i.data.toybox.reader import LAYOUTS, Reader, Reading, stack_targets, targets
+from t2i.data.toybox.reader import LAYOUTS, Reader, Reading, targets
 from t2i.eval import binding, cli
 from t2i.images import to_tensor
 from t2i.tokenizers.vqvae import VQVAE
@@ -25,13 +25,10 @@ NUM = 4
 TURNED = {"on top of": "below", "below": "on top of", "left of": "right of", "right of": "left of"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The networks here are tiny: threads would only wait for each other, for minutes on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def stack_targets(scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`targets` of several scenes as tensors (B,), (B, 2), (B, 2)."""
+    layout, kinds, attributes = zip(*map(targets, scenes), strict=True)
+    return torch.tensor(layout), torch.tensor(kinds), torch.tensor(attributes)
 
 
 def tiny_reader(seed: int = 0) -> Reader:

@@ -54,7 +54,7 @@ def reader_toybox(preset: str = "base") -> ReaderRecipe:
     It is trained on all pairs, the held-out ones too: a judge that had never seen an avocado armchair would be biased
     against the pictures whose score matters most. No pipeline is trained on what it has learned.
 
-    base: `t2i train reader-toybox`, 5 minutes on two cores, reads real pictures without a mistake
+    base: `t2i train reader-toybox`, 5 minutes on two cores; its score on real pictures is the ceiling in the README
     tiny: `t2i train reader-toybox --preset tiny`, half a minute on two cores, reads little right
     """
     if preset == "tiny":

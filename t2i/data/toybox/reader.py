@@ -5,7 +5,6 @@ Shapes: B batch · 3 channels · C channels · s = 64 / 2 ** levels grid side ·
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -182,9 +181,3 @@ def _look() -> Tensor:
         for slot, region in enumerate(_LOOK.get(layout, ("everywhere", "everywhere"))):
             look[i, slot, REGIONS.index(region)] = 1
     return look
-
-
-def stack_targets(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor, Tensor]:
-    """`targets` of several scenes as tensors (B,), (B, 2), (B, 2)."""
-    layout, kinds, attributes = zip(*map(targets, scenes), strict=True)
-    return torch.tensor(layout), torch.tensor(kinds), torch.tensor(attributes)
