@@ -150,6 +150,7 @@ def wilson(right: int, n: int, z: float = 1.959964) -> dict:
 
 
 def share(truths: Sequence[bool]) -> dict:
+    """The share that is true, with its interval, as `wilson` gives it."""
     return wilson(sum(truths), len(truths))
 
 

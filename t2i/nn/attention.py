@@ -60,6 +60,8 @@ def check_backend(backend: str) -> None:
 
 
 class CausalSelfAttention(nn.Module):
+    """Every position attends to itself and to those before it. Raises ValueError unless `heads` divides `width`."""
+
     def __init__(self, width: int, heads: int, backend: Backend = "sdpa"):
         super().__init__()
         if heads < 1 or width % heads:

@@ -16,6 +16,8 @@ MAX_KNOWN_WORDS = 20_000  # beyond this a vocabulary knows words too rare for th
 
 
 class Encoded(NamedTuple):
+    """Prompts as a model takes them, and what of them it does not see."""
+
     ids: Tensor  # (B, T) int64, padded with 0
     dropped: list[str]  # for each prompt, the end that did not fit ("" where all did)
 
