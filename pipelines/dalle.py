@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from t2i.images import to_pil
-from t2i.prior.sampling import check_sampling, draw, filter_logits, guide
+from t2i.prior.sampling import check_sampling, draw, guide, shortlist
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, unknown_words
 from t2i.tokenizers.vqvae import VQVAE
@@ -108,7 +108,7 @@ class DallePipeline(DiffusionPipeline):
             generator: one for each image, which then depends on nothing else; or one, from which theirs are seeded.
             callback_on_step_end: called as f(pipe, step, step, tensors) after each code, with the rows of the batch
                 that is being drawn; codes that it returns replace those drawn.
-            callback_on_step_end_tensor_inputs: which of "codes" (rows, N) and "logits" (rows, K) it is given.
+            callback_on_step_end_tensor_inputs: which of "codes" (rows, N) and "logits" (rows, K; after guidance) it gets.
 
         Raises ValueError, with the remedy, for arguments that ask for what cannot be.
         """
@@ -140,8 +140,7 @@ class DallePipeline(DiffusionPipeline):
                 for i in range(N):
                     if guided:
                         logits = guide(*logits.chunk(2), guidance_scale)  # (R, K)
-                    logits = filter_logits(logits, temperature, top_k, top_p)
-                    chosen[:, i] = draw(logits, drawers)
+                    chosen[:, i] = draw(*shortlist(logits, temperature, top_k, top_p), drawers)
                     if callback_on_step_end is not None:
                         tensors = {"codes": chosen, "logits": logits}
                         asked = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}

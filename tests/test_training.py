@@ -21,10 +21,12 @@ from PIL import Image
 
 from t2i.data.sources import open_source
 from t2i.pipelines import AutoPipeline
+from t2i.prior.transformer import TextImageTransformer
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.cli import run
 from t2i.training.config import LoopConfig
 from t2i.training.loop import NonFiniteLoss, learning_rate
+from t2i.training.optimizers import make_optimizers
 from t2i.training.order import NumberBatches
 from t2i.training.recipes import RECIPES
 
@@ -230,6 +232,17 @@ def test_a_missing_or_wrong_first_stage_says_what_makes_it(prior_recipe, tmp_pat
     (tmp_path / "config.json").write_text('{"_class_name": "TextImageTransformer"}')
     with pytest.raises(ValueError, match="not a VQVAE; make it with: t2i train vqvae-toybox"):
         run(prior_recipe(tmp_path / "prior", tokenizer=str(tmp_path)))
+
+
+def test_muon_moves_the_hidden_matrices_and_adamw_the_rest():
+    model = TextImageTransformer(text_vocab_size=20, image_vocab_size=16, text_length=3, grid_size=2, width=8, heads=2)
+    muon, adamw = make_optimizers(model, LoopConfig(optimizer="muon"))
+    groups = [{id(p) for group in o.param_groups for p in group["params"]} for o in (muon, adamw)]
+    by_muon = {name for name, p in model.named_parameters() if id(p) in groups[0]}
+    hidden = ("attention.qkv", "attention.out", "mlp.0", "mlp.2")
+    assert by_muon == {f"blocks.{i}.{name}.weight" for i in range(6) for name in hidden}
+    assert groups[1] == {id(p) for p in model.parameters()} - groups[0]
+    assert len(make_optimizers(model, LoopConfig(optimizer="adamw"))) == 1
 
 
 def test_learning_rate_warms_up_and_falls():

@@ -28,6 +28,8 @@ class LoopConfig:
     """Images a process and forward pass."""
     gradient_accumulation_steps: int = 1
     """Forward passes an optimiser step."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """AdamW for everything, or Muon for the matrices of linear layers and AdamW for the rest."""
     learning_rate: float = 1e-3
     lr_scheduler: Literal["cosine", "constant"] = "cosine"
     """What follows the warm-up: a half cosine down to a hundredth, or nothing."""

@@ -26,6 +26,7 @@ from t2i.data.sources import Source
 from t2i.training.checkpoints import Checkpoints
 from t2i.training.config import LoopConfig
 from t2i.training.log import RunLog
+from t2i.training.optimizers import make_optimizers
 from t2i.training.order import NumberBatches, NumberedSamples
 from t2i.training.stop import StopRequest
 
@@ -92,10 +93,7 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
     if config.gradient_checkpointing:
         stage.model.enable_gradient_checkpointing()
     stage.model.train()
-    optimizer = torch.optim.AdamW(
-        stage.model.parameters(), config.learning_rate, (0.9, config.adam_beta2), weight_decay=config.weight_decay
-    )
-    objective, optimizer = accelerator.prepare(Objective(stage), optimizer)
+    objective, *optimizers = accelerator.prepare(Objective(stage), *make_optimizers(stage.model, config))
     ema = EMAModel(stage.model.parameters(), config.ema_decay, use_ema_warmup=True, power=3 / 4, foreach=True)
     ema.to(accelerator.device)
     torch.manual_seed(config.seed + accelerator.process_index)  # from here on, dropout differs between processes
@@ -105,8 +103,9 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
     log = RunLog(config, done, accelerator)
     with StopRequest() as stop, log:
         for step in range(done + 1, config.max_train_steps + 1):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config)
+            lr = learning_rate(step, config)
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                group["lr"] = lr
             sums: dict[str, Tensor] = {}
             for micro in range(config.gradient_accumulation_steps):
                 batch = {name: x.to(accelerator.device, non_blocking=True) for name, x in next(batches).items()}
@@ -126,9 +125,10 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
                     f"last checkpoint is kept: {checkpoints.newest() or 'none yet'}. Resume from it with a lower "
                     "--learning-rate"
                 )
-            scalars["lr"] = optimizer.param_groups[0]["lr"]
-            optimizer.step()
-            optimizer.zero_grad()
+            scalars["lr"] = lr
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
             ema.step(stage.model.parameters())
             log.step(step, scalars)
 

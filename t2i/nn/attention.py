@@ -19,20 +19,18 @@ class KVCache:
     """Keys and values of one layer, written in place, so that a decoding step never allocates or copies the past."""
 
     def __init__(self, batch: int, heads: int, length: int, head_width: int, *, device=None, dtype=None):
-        # (B, H, length, D). Never read before it is written, so it needs no clearing.
-        self.keys = torch.empty(batch, heads, length, head_width, device=device, dtype=dtype)
-        self.values = torch.empty_like(self.keys)
+        # Keys, then values: (2, B, H, length, D). Never read before it is written, so it needs no clearing.
+        self.pairs = torch.empty(2, batch, heads, length, head_width, device=device, dtype=dtype)
         self.filled = 0
 
-    def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, H, L, D) keys and values; return views of all that is stored: (B, H, P + L, D)."""
-        end = self.filled + k.shape[2]
-        if end > self.keys.shape[2]:
-            raise ValueError(f"the cache holds {self.keys.shape[2]} positions, and position {end - 1} was asked for")
-        self.keys[:, :, self.filled : end] = k
-        self.values[:, :, self.filled : end] = v
-        self.filled = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+    def append(self, pairs: Tensor) -> Tensor:
+        """Store keys and values (2, B, H, L, D); return a view of all that is stored: (2, B, H, P + L, D)."""
+        new, room = pairs.shape[3], self.pairs.shape[3]
+        if self.filled + new > room:
+            raise ValueError(f"the cache holds {room} positions, and position {self.filled + new - 1} was asked for")
+        self.pairs.narrow(3, self.filled, new).copy_(pairs)
+        self.filled += new
+        return self.pairs.narrow(3, 0, self.filled)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, backend: Backend = "sdpa") -> Tensor:
@@ -74,13 +72,11 @@ class CausalSelfAttention(nn.Module):
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """(B, L, C) -> (B, L, C). With a cache, x holds only the positions that come after those in the cache."""
         B, L, C = x.shape
-        qkv = self.qkv(x).view(B, L, 3, self.heads, C // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, H, L, D)
-        past = 0
-        if cache is not None:
-            past = cache.filled
-            k, v = cache.append(k, v)
-        if past and L > 1:  # torch aligns its causal mask to the top left, which is right only without a past
+        if cache is not None and cache.filled and L > 1:
+            # torch aligns its causal mask to the top left, which is right only without a past.
             raise ValueError("after the first call, a cache takes one position at a time")
+        qkv = self.qkv(x).view(B, L, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)  # (3, B, H, L, D)
+        q, pairs = qkv[0], qkv[1:]
+        k, v = pairs if cache is None else cache.append(pairs)
         y = attend(q, k, v, causal=L > 1, backend=self.backend)  # (B, H, L, D)
         return self.out(y.transpose(1, 2).reshape(B, L, C))

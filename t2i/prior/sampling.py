@@ -1,6 +1,6 @@
 """From logits to a token: guidance, temperature, top-k, top-p, and a draw that belongs to one generator alone.
 
-Shapes: B batch · K vocabulary
+Shapes: B batch · K vocabulary · k tokens that may be drawn
 """
 
 from __future__ import annotations
@@ -19,28 +19,30 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     return unconditional + scale * (conditional - unconditional)
 
 
-def filter_logits(
+def shortlist(
     logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
-) -> Tensor:
-    """(B, K) -> (B, K), with what may not be drawn at −∞. Returns a new tensor.
+) -> tuple[Tensor, Tensor]:
+    """What may be drawn: (B, K) -> logits (B, k) and the tokens (B, k) they belong to. Writes to nothing.
 
     Temperature divides the logits; top-k keeps the k largest; top-p (nucleus, Holtzman et al. 2020, arXiv 1904.09751)
-    keeps the smallest set of the most probable tokens whose probability reaches p.
+    keeps the smallest set of the most probable tokens whose probability reaches p: the others stand at −∞.
     """
     logits = logits.float() / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        kth = logits.topk(top_k).values[..., -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
-    if top_p is not None and top_p < 1:
-        ordered, order = logits.sort(descending=True)
-        p = ordered.softmax(-1)
+    K = logits.shape[-1]
+    k = min(top_k or K, K)
+    nucleus = top_p is not None and top_p < 1
+    if k == K and not nucleus:
+        return logits, torch.arange(K, device=logits.device).expand_as(logits)
+    logits, tokens = logits.topk(k, sorted=nucleus)
+    if nucleus:
+        p = logits.softmax(-1)
         beyond = p.cumsum(-1) - p >= top_p  # what precedes a token already reaches p; the first is never beyond
-        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -torch.inf)
-    return logits
+        logits = logits.masked_fill(beyond, -torch.inf)
+    return logits, tokens
 
 
-def draw(logits: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
-    """One token a row, (B, K) -> (B,), row i from generator i alone (None: the global one).
+def draw(logits: Tensor, tokens: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+    """One of the tokens (B, k) a row, by their logits (B, k) -> (B,); row i from generator i alone (None: the global).
 
     The exponential race: argmax of p / e with e ~ Exp(1) is a draw from p; only the noise needs a loop over rows.
     """
@@ -49,7 +51,8 @@ def draw(logits: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor
     else:
         rows = [torch.empty(logits.shape[-1], device=g.device).exponential_(generator=g) for g in generators]
         noise = torch.stack(rows).to(logits.device)
-    return (logits - noise.log()).argmax(-1)
+    winner = (logits - noise.log()).argmax(-1, keepdim=True)  # (B, 1)
+    return tokens.gather(-1, winner)[:, 0]
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:

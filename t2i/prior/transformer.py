@@ -32,7 +32,7 @@ class Block(nn.Module):
         self.attention = CausalSelfAttention(width, heads)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """(B, L, C) -> (B, L, C)"""
@@ -186,5 +186,7 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         return torch.cat([self.bos.expand(len(text), 1, -1), tokens], dim=1)  # (B, 1 + T, C)
 
     def _embed_codes(self, codes: Tensor, start: int) -> Tensor:
-        positions = (self.rows + self.columns).flatten(0, 1)  # (N, C), raster order
-        return self.image_tokens(codes) + positions[start : start + codes.shape[1]]
+        s, n = self.config.grid_size, codes.shape[1]
+        top, bottom = start // s, -(-(start + n) // s)  # of the rows that are needed
+        positions = (self.rows[top:bottom] + self.columns).flatten(0, 1)  # (rows · s, C), raster order
+        return self.image_tokens(codes) + positions.narrow(0, start - top * s, n)

@@ -34,7 +34,7 @@ class PriorModelConfig:
     """Text tokens of the stream; longer captions are cut."""
     width: int = 192
     layers: int = 6
-    heads: int = 6
+    heads: int = 3
     dropout: float = 0.0
     text_loss_weight: float = 1.0
     image_loss_weight: float = 7.0
@@ -81,10 +81,13 @@ def prior_toybox(preset: str = "base") -> PriorRecipe:
     if preset == "tiny":
         run = "runs/tiny-prior"
         model = PriorModelConfig(text_vocab_size=768, text_length=24, width=128, layers=3, heads=4)
-        loop = LoopConfig(run, max_train_steps=200, train_batch_size=32, checkpointing_steps=100, lr_warmup_steps=20)
+        steps = {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20}
+        loop = LoopConfig(run, train_batch_size=32, optimizer="muon", learning_rate=4e-3, **steps)
         return PriorRecipe("runs/tiny-vqvae/latest", model=model, loop=loop)
     run = "runs/prior-toybox"
-    loop = LoopConfig(run, max_train_steps=2_300, train_batch_size=32, checkpointing_steps=200, learning_rate=1.5e-3)
+    loop = LoopConfig(
+        run, max_train_steps=6_000, train_batch_size=32, checkpointing_steps=300, optimizer="muon", learning_rate=4e-3
+    )
     return PriorRecipe(loop=loop, validation_prompts=TOYBOX_PROMPTS)
 
 
