@@ -60,7 +60,9 @@ def test_draws_follow_the_distribution():
 def test_a_row_depends_on_its_own_generator_alone():
     logits = torch.randn(3, 50)
     together = draw(*shortlist(logits, top_k=9), [torch.Generator().manual_seed(s) for s in (1, 2, 3)])
-    alone = [draw(*shortlist(logits[i : i + 1], top_k=9), [torch.Generator().manual_seed(i + 1)]).item() for i in range(3)]
+    alone = [
+        draw(*shortlist(logits[i : i + 1], top_k=9), [torch.Generator().manual_seed(i + 1)]).item() for i in range(3)
+    ]
     assert together.tolist() == alone
 
 

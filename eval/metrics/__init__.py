@@ -12,6 +12,7 @@ from t2i.eval.metrics.images import diversity, psnr, ssim
 from t2i.eval.metrics.inception_score import InceptionScore, inception_score
 from t2i.eval.metrics.kernel import KID, cmmd, kid
 from t2i.eval.metrics.manifold import DensityCoverage, PrecisionRecall, density_coverage, precision_recall
+from t2i.eval.metrics.memorization import NearCopies, near_copies, nearest
 from t2i.eval.metrics.moments import Gaussian, Moments
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "InceptionScore",
     "Interval",
     "Moments",
+    "NearCopies",
     "PrecisionRecall",
     "Scores",
     "bootstrap_interval",
@@ -33,6 +35,8 @@ __all__ = [
     "frechet_distance",
     "inception_score",
     "kid",
+    "near_copies",
+    "nearest",
     "precision_recall",
     "psnr",
     "r_precision",

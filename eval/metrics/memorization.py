@@ -1,0 +1,70 @@
+"""Are generated samples copies of training data?
+
+Shapes: N generated · T training · M other real samples · D dimensions · B rows of a block
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from t2i.eval.metrics.common import BLOCK, Array, as_pair, blocks, squared_distances
+
+
+@dataclass(frozen=True, eq=False)
+class NearCopies:
+    """
+    Attributes:
+        copies: (N,) bool, which generated samples are nearer to a training sample than `threshold`.
+        real_copies: (M − M // 2,) bool, the same of real samples that were not trained on: what chance gives.
+        threshold: a distance.
+        nearest: (N,) int, the training sample that is nearest to each generated one, at `distances` (N,).
+    """
+
+    copies: np.ndarray
+    real_copies: np.ndarray
+    threshold: float
+    nearest: np.ndarray
+    distances: np.ndarray
+
+
+def nearest(samples: Array, points: Array, block: int = BLOCK) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest of `points` (T, D) to each of `samples` (N, D) -> Euclidean distances (N,), indices (N,).
+
+    Raises ValueError for an empty set, two D, NaN or infinity.
+    """
+    x, y = as_pair(samples, points, ("samples", "points"), least=1)
+    centre = y.mean(0)  # distances stay, and keep their digits
+    x, y = x - centre, y - centre
+    found = [squared_distances(rows, y).min(1) for _, rows in blocks(x, len(y), block)]
+    squared, indices = torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    return squared.clamp(min=0).sqrt().cpu().numpy(), indices.cpu().numpy()
+
+
+def near_copies(generated: Array, training: Array, held_out: Array, quantile: float = 0.05) -> NearCopies:
+    """Generated samples that are nearer to a training sample than new real ones come by chance.
+
+    The threshold is the `quantile` of the distances from the first half of the real samples that were not trained on
+    to their nearest training sample. The second half, which has no part in it, is scored beside the generated ones: a
+    generator that copies nothing scores as they do. Distances to the nearest neighbour, and real data as the measure
+    of what is near, are those of Meehan et al. 2020 (arXiv 2004.05675).
+
+    Args:
+        generated: (N, D).
+        training: (T, D), samples of what the generator was trained on.
+        held_out: (M, D), M ≥ 2, of the same distribution, in random order.
+        quantile: between 0 and 1.
+
+    Raises ValueError for arguments out of range, two D, NaN or infinity.
+    """
+    if not 0 < quantile < 1:
+        raise ValueError(f"quantile must lie between 0 and 1, not {quantile}")
+    real, _ = nearest(held_out, training)
+    if len(real) < 2:
+        raise ValueError(f"held_out must have at least 2 samples, not {len(real)}")
+    half = len(real) // 2
+    threshold = float(np.quantile(real[:half], quantile))
+    distances, indices = nearest(generated, training)
+    return NearCopies(distances < threshold, real[half:] < threshold, threshold, indices, distances)
