@@ -10,12 +10,13 @@ import sys
 from collections.abc import Sequence
 
 import torch
+from benchmarks.frechet import Frechet
 from benchmarks.sampling import Sampling
 from benchmarks.timing import Benchmark, machine, table, write
 
 from t2i.cli_errors import UsageError, check_choice, exit_on_bad_input, parse
 
-BENCHMARKS: dict[str, type[Benchmark]] = {"sampling": Sampling}
+BENCHMARKS: dict[str, type[Benchmark]] = {"sampling": Sampling, "frechet": Frechet}
 
 
 def main(args: Sequence[str]) -> None:

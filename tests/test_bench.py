@@ -34,9 +34,16 @@ def test_sampling_writes_one_row_a_peer(tmp_path):
     assert "torch" in done.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["bench.json"]
 
+    frechet = ["--samples", "20", "60", "--dimensions", "30", "--repeats", "1", "--threads", "1"]
+    done = bench("frechet", *frechet, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    joined = json.loads((tmp_path / "bench.json").read_text())
+    assert joined[:2] == rows
+    assert [row["work"].split(",")[1].split()[0] for row in joined[2:]] == ["20", "20", "60", "60"]
+
 
 def test_unknown_benchmark_is_one_line_naming_the_nearest():
     done = bench("samplign")
     assert done.returncode != 0
     assert done.stdout == ""
-    assert done.stderr == "error: unknown benchmark 'samplign': did you mean sampling? there are sampling\n"
+    assert done.stderr == "error: unknown benchmark 'samplign': did you mean sampling? there are sampling, frechet\n"

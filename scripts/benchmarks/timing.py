@@ -103,10 +103,12 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], folder: Path) -> Path:
-    """Write `folder`/bench.json whole or not at all."""
+    """Write `folder`/bench.json whole or not at all. Rows of other work that are there already stay."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "bench.json"
+    before = json.loads(path.read_text()) if path.exists() else []
+    kept = [row for row in before if row["work"] not in {new.work for new in rows}]
     unfinished = path.with_suffix(".json.tmp")
-    unfinished.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    unfinished.write_text(json.dumps(kept + [asdict(row) for row in rows], indent=2) + "\n")
     unfinished.replace(path)
     return path

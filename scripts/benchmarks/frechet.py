@@ -1,0 +1,104 @@
+"""The Fréchet distance: ours against torch-fidelity's and torchmetrics', from the same features.
+
+Shapes: N samples of each set · D dimensions
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.timing import Benchmark, Row, clock, compare
+from t2i.cli_errors import UsageError
+from t2i.eval.metrics import frechet_distance
+
+Peer = Literal["torch-fidelity", "torchmetrics"]
+Distance = Callable[[Tensor, Tensor], float]
+
+
+@dataclass(frozen=True)
+class Frechet(Benchmark):
+    """Fréchet distances of random features, from the features to the number.
+
+    Args:
+        peers: what to compare with.
+        samples: N of each set, one row of the table for each count and peer.
+        dimensions: D; 2,048 are Inception's.
+    """
+
+    peers: tuple[Peer, ...] = ("torch-fidelity", "torchmetrics")
+    samples: tuple[int, ...] = (1000, 5000)
+    dimensions: int = 2048
+    repeats: int = 3
+
+    def __post_init__(self) -> None:
+        if self.dimensions < 1 or not self.samples or min(self.samples) < 2:
+            raise UsageError("--samples must be at least 2 each, and --dimensions at least 1")
+
+    def run(self) -> list[Row]:
+        rows = []
+        for n in self.samples:
+            x, y = _features(n, self.dimensions, 0), _features(n, self.dimensions, 1)
+            mine = clock(lambda x=x, y=y: frechet_distance(x, y))
+            for name in self.peers:
+                try:
+                    theirs = PEERS[name](self.dimensions)
+                except ImportError as error:
+                    print(f"{name} is missing: {error}")
+                    continue
+                _check(name, theirs(x, y), frechet_distance(x, y))
+                work = f"Frechet distance, {n} x {self.dimensions}"
+                timed = clock(lambda x=x, y=y, theirs=theirs: theirs(x, y))
+                rows.append(compare(work, mine, {name: timed}, self.repeats))
+        return rows
+
+
+def _features(n: int, d: int, seed: int) -> Tensor:
+    """Correlated and positive, as a network's pooled features are: float32 (N, D)."""
+    g = torch.Generator().manual_seed(seed)
+    mix = torch.randn(d, d, generator=torch.Generator().manual_seed(2)) / math.sqrt(d)
+    return (torch.randn(n, d, generator=g) @ mix + 0.1 * seed).relu()
+
+
+def _check(name: str, theirs: float, ours: float) -> None:
+    """Wrong results have no time."""
+    if not math.isclose(theirs, ours, rel_tol=1e-3):
+        raise RuntimeError(f"{name} gives {theirs}, we give {ours}")
+
+
+def _torch_fidelity(d: int) -> Distance:
+    from torch_fidelity import metric_fid
+
+    def distance(x: Tensor, y: Tensor) -> float:
+        statistics = [metric_fid.fid_features_to_statistics(z) for z in (x, y)]
+        return metric_fid.fid_statistics_to_metric(*statistics, False)["frechet_inception_distance"]
+
+    return distance
+
+
+def _torchmetrics(d: int) -> Distance:
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    class Given(nn.Module):
+        """Hands on what it is given: its images are features already."""
+
+        num_features = d
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    def distance(x: Tensor, y: Tensor) -> float:
+        fid = FrechetInceptionDistance(feature=Given(), normalize=True)
+        fid.update(y, real=True)
+        fid.update(x, real=False)
+        return fid.compute().item()
+
+    return distance
+
+
+PEERS = {"torch-fidelity": _torch_fidelity, "torchmetrics": _torchmetrics}
