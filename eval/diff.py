@@ -1,0 +1,171 @@
+"""What changed between two evaluations, and whether chance can explain it.
+
+Reads a report.json of t2i.eval.report, and the older one of `t2i eval binding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from t2i.eval.html import flat, number
+from t2i.eval.report import FORMAT, Score
+from t2i.eval.text import aligned
+
+Verdict = Literal["outside", "within", "no interval", "not comparable", "only old", "only new", "setting"]
+
+DECIDING = {  # details in which comparable scores agree, by the first or the last part of their dotted name
+    "extractor",
+    "weights_sha256",
+    "preprocess_id",
+    "resize",
+    "reference",
+    "reference_sha256",
+    "reader_sha256",
+    "variant",
+}
+NONE = "–"  # a setting that is None, as `flat` writes it, is as good as absent
+SHOWN = 16  # characters of a value in a table: enough of a hash
+
+
+@dataclass(frozen=True)
+class Change:
+    """One score or setting in the two reports.
+
+    Args:
+        old, new: numbers of a score, texts of a setting; None where the report has none.
+        difference: new - old, None for settings and where the two cannot be compared.
+        verdict: "outside": the two 95 % intervals do not overlap, which chance alone makes far more rarely than one
+            time in twenty; "within": they do, and a real difference may still be there; "setting": a setting differs.
+        reason: why the two cannot be compared, empty where they can.
+        better: the direction that is better.
+        share: whether the numbers are shares, shown in per cent.
+    """
+
+    name: str
+    old: float | str | None
+    new: float | str | None
+    difference: float | None
+    verdict: Verdict
+    reason: str = ""
+    better: Literal["lower", "higher"] | None = None
+    share: bool = False
+
+
+def diff(a: dict, b: dict) -> list[Change]:
+    """Every score of the reports `a` (old) and `b` (new) in the order of `a`, then every setting that differs.
+
+    Raises ValueError for data that is neither kind of report.
+    """
+    old, new = scores(a), scores(b)
+    changes = [_change(name, old.get(name), new.get(name)) for name in old | new]
+    before, after = _settings(a, old), _settings(b, new)
+    missing = {f"{name}.{what}" for name in old.keys() ^ new.keys() for what in ("n", "skipped")}
+    names = [name for name in before | after if before.get(name, NONE) != after.get(name, NONE) and name not in missing]
+    return changes + [Change(name, before.get(name), after.get(name), None, "setting") for name in names]
+
+
+def scores(report: dict) -> dict[str, Score]:
+    """The scores of either kind of report by name. ValueError for data that is neither."""
+    if report.get("format") == FORMAT:
+        try:
+            return {row["name"]: Score(**row) for row in report["scores"]}
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this report is not whole ({error}); give a report.json that was not edited") from None
+    reader = report.get("settings", {}).get("reader_sha256")
+    details = {"reader_sha256": reader} if reader else {}
+    found = {
+        name: Score(name, s["value"], s["low"], s["high"], s["n"], "higher", details=details, share=True)
+        for name, s in _shares({key: value for key, value in report.items() if key != "ceilings"})
+    }
+    if not found:
+        raise ValueError("this is not a report of an evaluation; give the report.json that `t2i eval` wrote")
+    return found
+
+
+def table(changes: list[Change]) -> str:
+    """The changes as text: scores, then settings."""
+    measured = [c for c in changes if c.verdict != "setting"]
+    rows = [["score", "old", "new", "difference", "95 % intervals"]]
+    for c in measured:
+        rows.append([c.name, _number(c.old, c), _number(c.new, c), _difference(c), _verdict(c)])
+    lines = aligned(rows, right=(1, 2, 3)) if measured else ["no scores"]
+    if settings := [c for c in changes if c.verdict == "setting"]:
+        rows = [["setting", "old", "new"]] + [[c.name, _short(c.old), _short(c.new)] for c in settings]
+        lines += ["", *aligned(rows)]
+    return "\n".join(lines)
+
+
+def _settings(report: dict, found: dict[str, Score]) -> dict[str, str]:
+    """All settings, and how many samples each score has and lacks, by their dotted names."""
+    counts = {f"{name}.{what}": str(getattr(s, what)) for name, s in found.items() for what in ("n", "skipped")}
+    return dict(flat(report.get("settings", {}))) | counts
+
+
+def _change(name: str, old: Score | None, new: Score | None) -> Change:
+    known = old or new
+    about = {"better": known.better, "share": known.share}
+    if old is None or new is None:
+        verdict = "only new" if old is None else "only old"
+        return Change(name, old and old.value, new and new.value, None, verdict, **about)
+    if reason := _mismatch(old, new):
+        return Change(name, old.value, new.value, None, "not comparable", reason, **about)
+    if old.low is None or new.low is None:
+        verdict = "no interval"
+    else:
+        verdict = "outside" if old.high < new.low or new.high < old.low else "within"
+    return Change(name, old.value, new.value, new.value - old.value, verdict, **about)
+
+
+def _mismatch(old: Score, new: Score) -> str:
+    """The first detail in which the two were not measured alike, as a sentence, or nothing."""
+    before, after = (
+        {key: text for key, text in flat(s.details) if DECIDING & {key.split(".")[0], key.split(".")[-1]}}
+        for s in (old, new)
+    )
+    for key in before | after:
+        if before.get(key, NONE) != after.get(key, NONE):
+            return f"{key} was {_short(before.get(key))} and is {_short(after.get(key))}"
+    return ""
+
+
+def _shares(data: dict, before: str = "") -> Iterator[tuple[str, dict]]:
+    """Every {"value", "low", "high", "n"} in nested data, by its dotted name."""
+    for key, value in data.items():
+        if not isinstance(value, dict):
+            continue
+        if {"value", "low", "high", "n"} <= value.keys():
+            yield f"{before}{key}", value
+        else:
+            yield from _shares(value, f"{before}{key}.")
+
+
+# --- text -----------------------------------------------------------------------------------------------------------
+
+
+def _number(value: float | None, change: Change) -> str:
+    return "–" if value is None else number(value, change.share)
+
+
+def _difference(change: Change) -> str:
+    if change.difference is None:
+        return "–"
+    sign = "+" if change.difference >= 0 else "−"
+    size = abs(change.difference)
+    return f"{sign}{size * 100:.1f} pp" if change.share else f"{sign}{number(size)}"
+
+
+def _verdict(change: Change) -> str:
+    if change.reason:
+        return f"{change.verdict}: {change.reason}"
+    if change.verdict != "outside" or change.better is None:
+        return change.verdict
+    rose = change.difference > 0
+    return f"outside, {'better' if rose == (change.better == 'higher') else 'worse'}"
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "–"
+    return value if len(value) <= SHOWN else f"{value[:SHOWN]}…"

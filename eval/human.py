@@ -1,0 +1,267 @@
+"""Which of two pictures do people prefer? A blind page to choose on, and what the choices say about the systems.
+
+The page shows two pictures for a prompt, left and right by chance, and knows no system's name; key.json,
+which stays with the experimenter, does. Choices come back as answers.json files, one for each rater.
+
+Shapes: S systems · P prompts · R resamples
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from t2i.eval.binding import wilson
+from t2i.eval.html import EXACT, PIXELATED, data_uri, document
+from t2i.eval.report import Score, write_whole
+
+CHOICES = ("left", "right", "tie")
+QUESTION = "Which picture fits the words better?"
+ELO_MEAN, ELO_SCALE = 1000.0, 400 / np.log(10)
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def make_page(
+    systems: Mapping[str, Sequence[Image.Image]],
+    prompts: Sequence[str],
+    out: Path,
+    seed: int = 0,
+    question: str = QUESTION,
+) -> None:
+    """human.html, the page for raters, and key.json, which says what it showed, in the folder `out`.
+
+    Every two systems meet once for each prompt. The order of the questions follows from the seed, and each system of a
+    pair stands left as often as right (once more where P is odd). Pictures carry no metadata; all of a page have one
+    format, and are shown in one size.
+
+    Args:
+        systems: at least two; name to P pictures, one for each prompt.
+        out: is made. Do not give key.json to raters.
+
+    Raises ValueError for fewer than two systems, no prompts, or another number of pictures than of prompts.
+    """
+    if len(systems) < 2 or not prompts:
+        raise ValueError(f"a comparison needs 2 systems and a prompt, not {len(systems)} and {len(prompts)}")
+    for name, pictures in systems.items():
+        if len(pictures) != len(prompts):
+            raise ValueError(f"{name} has {len(pictures)} pictures for {len(prompts)} prompts; give one for each")
+    rng = np.random.default_rng(seed)
+    questions = _questions(list(systems), len(prompts), rng)
+    places = [(name, i) for name in systems for i in range(len(prompts))]
+    places = [places[i] for i in rng.permutation(len(places))]  # in their own order they would tell the systems apart
+    at = {place: i for i, place in enumerate(places)}
+    shown = [
+        {"id": q, "prompt": prompts[i], "left": at[left, i], "right": at[right, i]}
+        for q, (i, left, right) in questions.items()
+    ]
+    largest = max(max(image.size) for pictures in systems.values() for image in pictures)
+    data = {"question": question, "questions": shown, "pixelated": largest <= PIXELATED}
+    data["pictures"] = [data_uri(systems[name][i], largest <= EXACT) for name, i in places]
+    data["page"] = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+    key = {"page": data["page"], "seed": seed, "systems": list(systems), "prompts": list(prompts)}
+    key["questions"] = {q: {"prompt": i, "left": left, "right": right} for q, (i, left, right) in questions.items()}
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / "human.html", document(question, '<div id="app"></div>', "human", data).encode())
+    write_whole(out / "key.json", (json.dumps(key, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def _questions(names: list[str], num: int, rng: np.random.Generator) -> dict[str, tuple[int, str, str]]:
+    """Opaque id to (prompt number, left, right), in the order in which they are asked."""
+    found = []
+    for a, b in combinations(names, 2):
+        turned = rng.permutation(np.arange(num) + rng.integers(2)) % 2
+        found += [(i, b, a) if turned[i] else (i, a, b) for i in range(num)]
+    return {f"q{k:05d}": found[i] for k, i in enumerate(rng.permutation(len(found)))}
+
+
+# --- the answers ----------------------------------------------------------------------------------------------------
+
+
+def tally(answers: Sequence[Mapping], key: Mapping, seed: int = 0, resamples: int = 1000) -> dict:
+    """Win rates of each pair of systems, and a table of their Elo ratings.
+
+    Args:
+        answers: the contents of answers.json files, one for each rater:
+            {"page", "rater", "answers": [{"question", "choice": "left" | "right" | "tie"}, …]}.
+        key: the content of key.json.
+        seed: fixes the resamples.
+
+    Returns plain data:
+        pairs: for each two systems {"a", "b", "wins", "losses", "ties", "rate"}, seen from `a`. The rate is that of
+            wins, a tie being half a one, with its Wilson interval, as from `wilson`; None without an answer. Answers
+            count as independent: with several raters for each prompt the true interval is somewhat wider.
+        elo: for each system {"system", "elo", "low", "high", "n"}, best first: see `elo`.
+        left: how often the left picture won, as `rate`: far from one half, raters lean to a side.
+        raters, answered, skipped: how many there are; `skipped` are questions that a rater left open.
+
+    Raises ValueError for no answers, those of another page, unknown questions or choices, a question answered twice,
+    and two files of one rater.
+    """
+    votes = _votes(answers, key)
+    names, prompts = list(key["systems"]), len(key["prompts"])
+    place = {name: i for i, name in enumerate(names)}
+    points = np.zeros((prompts, len(names), len(names)))  # [p, i, j]: what i got against j; a tie is half for both
+    counts: Counter = Counter()
+    left = 0.0
+    for question, choice in votes:
+        asked = key["questions"][question]
+        for_left = {"left": 1.0, "tie": 0.5, "right": 0.0}[choice]
+        i, j = place[asked["left"]], place[asked["right"]]
+        points[asked["prompt"], i, j] += for_left
+        points[asked["prompt"], j, i] += 1 - for_left
+        left += for_left
+        counts[(i, j, "tie") if choice == "tie" else (i, j, "win") if choice == "left" else (j, i, "win")] += 1
+    return {
+        "pairs": [_pair(names, i, j, counts) for i, j in combinations(range(len(names)), 2)],
+        "elo": elo(names, points, seed, resamples),
+        "left": wilson(left, len(votes)),
+        "raters": len(answers),
+        "answered": len(votes),
+        "skipped": len(answers) * len(key["questions"]) - len(votes),
+    }
+
+
+def _votes(answers: Sequence[Mapping], key: Mapping) -> list[tuple[str, str]]:
+    """(question, choice) of every answer, once everything is known to be in order."""
+    votes, raters = [], set()
+    for sheet in answers:
+        if not {"page", "rater", "answers"} <= sheet.keys():
+            raise ValueError("these are no answers of a rater; give the answers.json that the page saved")
+        rater = sheet["rater"]
+        if sheet["page"] != key["page"]:
+            raise ValueError(
+                f"rater {rater} answered page {sheet['page']}, not {key['page']}; give that page's key.json"
+            )
+        if rater in raters:
+            raise ValueError(f"rater {rater} is there twice and would count twice; give the last of the files only")
+        raters.add(rater)
+        asked: set[str] = set()
+        for answer in sheet["answers"]:
+            question, choice = answer.get("question"), answer.get("choice")
+            if question not in key["questions"] or choice not in CHOICES:
+                raise ValueError(f"rater {rater} answered {question!r} with {choice!r}, which the page does not offer")
+            if question in asked:
+                raise ValueError(
+                    f"rater {rater} answered question {question} twice; give the file as the page saved it"
+                )
+            asked.add(question)
+            votes.append((question, choice))
+    if not votes:
+        raise ValueError("there are no answers to count; give answers.json files that the page saved")
+    return votes
+
+
+def _pair(names: list[str], i: int, j: int, counts: Counter) -> dict:
+    wins, losses, ties = counts[i, j, "win"], counts[j, i, "win"], counts[i, j, "tie"] + counts[j, i, "tie"]
+    n = wins + losses + ties
+    rate = wilson(wins + ties / 2, n) if n else None
+    return {"a": names[i], "b": names[j], "wins": wins, "losses": losses, "ties": ties, "rate": rate}
+
+
+# --- Elo ------------------------------------------------------------------------------------------------------------
+
+
+def elo(names: Sequence[str], points: np.ndarray, seed: int = 0, resamples: int = 1000) -> list[dict]:
+    """Ratings with mean 1000, on which 400 more mean odds of 10 to 1, best first.
+
+    The strengths are those of Bradley & Terry (1952), P(i beats j) = σ(θᵢ − θⱼ), fitted by maximum likelihood with one
+    tie added for each two systems. That keeps them finite where a system has won everything; for two systems it is
+    Firth's (1993) reduction of bias. Intervals are 95 % percentile bootstrap over prompts, since answers to one prompt
+    are alike. They are None where the strengths have no finite maximum without the added ties (a group of systems never
+    yielded a point to the others; Ford 1957), or where fewer than two prompts were answered.
+
+    Args:
+        points: (P, S, S), ≥ 0; [p, i, j] is what system i got against system j on prompt p.
+    """
+    strengths = bradley_terry(points.sum(0)[None])[0]
+    low = high = [None] * len(names)
+    points = points[points.sum((1, 2)) > 0]
+    if len(points) > 1 and _connected(points.sum(0)):
+        prompts, (systems, _) = len(points), points.shape[1:]
+        weights = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+        drawn = bradley_terry((weights @ points.reshape(prompts, -1)).reshape(resamples, systems, systems))
+        low, high = (ELO_MEAN + ELO_SCALE * np.quantile(drawn, [0.025, 0.975], axis=0)).tolist()
+    n = (points.sum((0, 1)) + points.sum((0, 2))).round().astype(int)
+    rows = [
+        {
+            "system": name,
+            "elo": float(ELO_MEAN + ELO_SCALE * strengths[i]),
+            "low": low[i],
+            "high": high[i],
+            "n": int(n[i]),
+        }
+        for i, name in enumerate(names)
+    ]
+    return sorted(rows, key=lambda row: -row["elo"])
+
+
+def bradley_terry(points: np.ndarray) -> np.ndarray:
+    """Strengths θ (R, S) with mean 0 from points (R, S, S), one tie being added for each two systems.
+
+    Newton's method on the concave log likelihood Σ wᵢⱼ log σ(θᵢ − θⱼ), all resamples at once.
+    """
+    systems = points.shape[-1]
+    off = 1 - np.eye(systems)
+    won = (points + 0.5) * off
+    met = won + won.swapaxes(1, 2)
+    theta = np.zeros(points.shape[:2])
+    for _ in range(100):
+        p = 1 / (1 + np.exp(theta[:, None, :] - theta[:, :, None]))  # [i, j]: that i beats j
+        gradient = won.sum(2) - (met * p).sum(2)
+        weight = met * p * (1 - p)
+        curvature = weight.sum(2)[:, :, None] * np.eye(systems) - weight + 1 / systems  # the last fixes the mean
+        step = np.linalg.solve(curvature, gradient[..., None])[..., 0].clip(-2, 2)  # farther it may overshoot
+        theta = theta + step - step.mean(1, keepdims=True)
+        if np.abs(step).max() < 1e-10:
+            return theta
+    raise FloatingPointError("the strengths did not converge; are there points that are negative or not finite?")
+
+
+def _connected(points: np.ndarray) -> bool:
+    """Whether each system got points, through others if need be, against every other."""
+    reach = (points > 0) | np.eye(len(points), dtype=bool)
+    for _ in range(len(points)):
+        reach = reach @ reach
+    return bool(reach.all())
+
+
+def scores(result: Mapping) -> list[Score]:
+    """What `tally` found, for a report: the rates of the pairs that met, then the ratings."""
+    rates = [(f"{p['a']} over {p['b']}", p["rate"]) for p in result["pairs"] if p["rate"]]
+    found = [Score(name, r["value"], r["low"], r["high"], r["n"], share=True) for name, r in rates]
+    return found + [
+        Score(f"Elo of {r['system']}", r["elo"], r["low"], r["high"], r["n"], "higher") for r in result["elo"]
+    ]
+
+
+def table(result: Mapping) -> str:
+    """What `tally` found, as text: the ratings, then the pairs."""
+    width = max(6, *(len(row["system"]) for row in result["elo"]))
+    lines = [f"{'system':{width}}   {'Elo':>5}   {'95 % interval':>15}   {'answers':>7}"]
+    for row in result["elo"]:
+        interval = "–" if row["low"] is None else f"{row['low']:.0f} – {row['high']:.0f}"
+        lines.append(f"{row['system']:{width}}   {row['elo']:5.0f}   {interval:>15}   {row['n']:7}")
+    lines.append("")
+    for pair in result["pairs"]:
+        beats = f"{pair['a']:{width}} over {pair['b']:{width}}"
+        if (rate := pair["rate"]) is None:
+            lines.append(f"{beats}   no answers")
+            continue
+        interval = f"{rate['low']:.1%} – {rate['high']:.1%}"
+        lines.append(
+            f"{beats}   {rate['value']:6.1%}   {interval:>15}   {pair['wins']}:{pair['losses']}, {pair['ties']} ties"
+        )
+    side = result["left"]
+    lines += ["", f"the left picture won {side['value']:.1%} ({side['low']:.1%} – {side['high']:.1%})"]
+    counted = f"{result['answered']} answers of {result['raters']} raters, {result['skipped']} questions left open"
+    return "\n".join([*lines, counted])

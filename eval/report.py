@@ -1,0 +1,247 @@
+"""What an evaluation found, as one JSON file for programs and one web page for people.
+
+A report holds no date and no path: the same run gives the same bytes.
+
+Shapes: a curve's point is (x, y, low, high) · pictures have any size
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Literal
+
+from PIL import Image
+
+from t2i.eval import html
+
+FORMAT = "t2i-report/1"
+REMEDY = "make it with t2i.eval.report.write"
+
+Point = tuple[float, float, float | None, float | None]
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number with its 95 % interval.
+
+    Args:
+        low, high: ends of the interval, or both None where there is none. A bootstrap interval need not hold the value.
+        n: how many samples the value comes from.
+        better: the direction that is better, None where neither is.
+        ceiling: what real pictures reach, in the same unit.
+        skipped: samples that could not be used.
+        details: what was measured, as plain data: extractor (name, weights_sha256, preprocess_id), resize, reference,
+            variant. Two scores whose details differ in these are not comparable (see t2i.eval.diff).
+        share: whether this is a share in [0, 1], shown in per cent.
+
+    Raises ValueError for a number that is NaN or infinite, low above high, a share out of [0, 1], counts below 0.
+    """
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    better: Literal["lower", "higher"] | None = None
+    ceiling: float | None = None
+    skipped: int = 0
+    details: dict = field(default_factory=dict)
+    share: bool = False
+
+    def __post_init__(self) -> None:
+        for what in ("value", "low", "high", "ceiling"):
+            if (number := getattr(self, what)) is not None or what == "value":
+                object.__setattr__(self, what, _finite(number, f"{what} of score {self.name!r}"))
+        if (self.low is None) != (self.high is None) or (self.low is not None and self.low > self.high):
+            raise ValueError(f"score {self.name!r} needs low ≤ high, or None for both, not {self.low} and {self.high}")
+        if self.better not in ("lower", "higher", None):
+            raise ValueError(f"better of score {self.name!r} is 'lower', 'higher' or None, not {self.better!r}")
+        if self.n < 0 or self.skipped < 0:
+            raise ValueError(f"score {self.name!r} needs counts of at least 0: n={self.n}, skipped={self.skipped}")
+        if self.share and not all(
+            0 <= v <= 1 for v in (self.value, self.low, self.high, self.ceiling) if v is not None
+        ):
+            raise ValueError(f"score {self.name!r} is a share and must lie in [0, 1]; give share=False for others")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Lines over a common axis, such as score against guidance; `log_x` where x grows by factors.
+
+    Args:
+        series: name to points (x, y, low, high), drawn in the order of x; low and high may both be None.
+
+    Raises ValueError for NaN, infinity, points of another length, low above high, or x ≤ 0 on a logarithmic axis.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: dict[str, list[Point]]
+    log_x: bool = False
+
+    def __post_init__(self) -> None:
+        checked = {name: [self._checked(p, name) for p in points] for name, points in self.series.items()}
+        ordered = {name: sorted(points, key=lambda p: p[0]) for name, points in checked.items()}
+        object.__setattr__(self, "series", ordered)
+
+    def _checked(self, point: Point, name: str) -> Point:
+        where = f"series {name!r} of curve {self.title!r}"
+        if len(point) != 4 or (point[2] is None) != (point[3] is None):
+            raise ValueError(f"{where} needs points (x, y, low, high), with None for both ends or for neither: {point}")
+        x, y, low, high = (None if v is None and i > 1 else _finite(v, where) for i, v in enumerate(point))
+        if low is not None and low > high:
+            raise ValueError(f"{where} needs low ≤ high, not {low} and {high}")
+        if self.log_x and x <= 0:
+            raise ValueError(f"{where} has x = {x}, which a logarithmic axis cannot show; give log_x=False")
+        return x, y, low, high
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures with a caption each."""
+
+    title: str
+    pictures: list[tuple[Image.Image, str]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Report:
+    """`settings` says how the run was made: seeds, guidance, steps, dtype, versions; plain data, may be nested."""
+
+    title: str
+    settings: dict = field(default_factory=dict)
+    scores: list[Score] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    galleries: list[Gallery] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        names = [score.name for score in self.scores]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"two scores of the report are called {twice!r}; give each a name of its own")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Report:
+        """The report in a report.json, with the pictures beside it.
+
+        Raises FileNotFoundError where the file or a picture is missing, ValueError for a file that is no report.
+        """
+        path = Path(path)
+        data = read_json(path)
+        if data.get("format") != FORMAT:
+            raise ValueError(f"{path} is not a report of the format {FORMAT}; {REMEDY}")
+        try:
+            galleries = [
+                Gallery(g["title"], [(_open(path.parent, p["file"]), p["caption"]) for p in g["pictures"]])
+                for g in data["galleries"]
+            ]
+            scores = [Score(**score) for score in data["scores"]]
+            curves = [Curve(**curve) for curve in data["curves"]]
+            return cls(data["title"], data["settings"], scores, curves, galleries, data["notes"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a whole report ({error}); {REMEDY}") from None
+
+
+def write(report: Report, out: Path) -> None:
+    """report.json, report.html and the pictures as files in the folder `out`, which is made.
+
+    Pictures are named after their content, so that an interrupted run never leaves the older report.json with other
+    pictures than its own. Raises ValueError for settings or details that JSON cannot hold exactly, NaN included.
+    """
+    out = Path(out)
+    files: dict[str, bytes] = {}
+    text = json.dumps(_as_json(report, files), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    page = html.page(report)
+    out.mkdir(parents=True, exist_ok=True)
+    if files:
+        (out / "pictures").mkdir(exist_ok=True)
+    for name, content in files.items():
+        write_whole(out / name, content)
+    write_whole(out / "report.html", page.encode())
+    write_whole(out / "report.json", text.encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, then rename it: there is never half of one."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def read_json(path: str | Path) -> dict:
+    """The object in a JSON file. Raises FileNotFoundError, or ValueError where it holds anything else."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}; give the path of a JSON file")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); give a report.json, answers.json or key.json") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} holds no JSON object; give a report.json, answers.json or key.json")
+    return data
+
+
+def plain(value: object, where: str) -> object:
+    """Plain data for JSON: numbers of NumPy become Python's, tuples lists. `where` names it in messages.
+
+    Raises ValueError for NaN, infinity, keys that are no text, and objects that JSON does not know.
+    """
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return _finite(value, where)
+    if isinstance(value, Mapping):
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise ValueError(f"{where} has the key {odd[0]!r}; keys must be text")
+        return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise ValueError(f"{where} is a {type(value).__name__}, which JSON cannot hold; give numbers, text, lists or dicts")
+
+
+def _as_json(report: Report, files: dict[str, bytes]) -> dict:
+    """The report as plain data; the bytes of its pictures are put into `files` by name."""
+    galleries = []
+    for gallery in report.galleries:
+        rows = []
+        for image, caption in gallery.pictures:
+            content = _png(image)
+            name = f"pictures/{hashlib.sha256(content).hexdigest()[:16]}.png"
+            files[name] = content
+            rows.append({"file": name, "caption": caption})
+        galleries.append({"title": gallery.title, "pictures": rows})
+    scores = [plain(vars(score), f"score {score.name!r}") for score in report.scores]
+    curves = [plain(vars(curve), f"curve {curve.title!r}") for curve in report.curves]
+    head = {"format": FORMAT, "title": report.title, "settings": plain(report.settings, "settings")}
+    return head | {"scores": scores, "curves": curves, "galleries": galleries, "notes": list(report.notes)}
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    html.on_white(image).save(file, format="PNG")
+    return file.getvalue()
+
+
+def _open(folder: Path, name: str) -> Image.Image:
+    path = folder / name
+    if not path.is_file():
+        raise FileNotFoundError(f"the picture {name} of the report is not in {folder}; copy it there with the report")
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _finite(value: object, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{where} is {value!r}; a report holds finite numbers only")
+    return float(value)
