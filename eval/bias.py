@@ -14,15 +14,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from PIL import Image
 
-from t2i.data.sources import square
 from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Thing
 from t2i.data.toybox.captions import name
-from t2i.data.toybox.reader import IMAGE_SIZE, Reader, Reading
-from t2i.eval.binding import Pipeline, share
-from t2i.images import to_tensor
+from t2i.data.toybox.reader import Reader, Reading
+from t2i.eval.binding import readings, share, squares
+from t2i.eval.generation import Pipeline, call, seeded
 
 SWAPS = ("kind", "attribute")  # in the order in which a reading has them
 SHOWN = 8  # pairs of each swap among the examples
@@ -71,14 +69,17 @@ def _pair(swap: str, rng: np.random.Generator) -> Pair:
 
 
 def counterfactuals(
-    pipeline: Pipeline, reader: Reader, num: int = 100, seed: int = 0, batch_size: int = 32
+    pipeline: Pipeline, reader: Reader, num: int = 100, seed: int = 0, batch_size: int = 32, **options
 ) -> Counterfactuals:
-    """Draw `num` pairs for each swap, the second of each also from other generators, and read the pictures."""
+    """Draw `num` pairs for each swap, the second of each also from other generators, and read the pictures.
+
+    `options` go to the pipeline.
+    """
     asked = pairs(num, seed)
     first, second = [p.first.caption() for p in asked], [p.second.caption() for p in asked]
-    images_a, a = _drawn_and_read(pipeline, reader, first, (seed, 0), batch_size)
-    images_b, b = _drawn_and_read(pipeline, reader, second, (seed, 0), batch_size)
-    _, again = _drawn_and_read(pipeline, reader, second, (seed, 1), batch_size)
+    images_a, a = _drawn_and_read(pipeline, reader, first, (seed, 0), batch_size, options)
+    images_b, b = _drawn_and_read(pipeline, reader, second, (seed, 0), batch_size, options)
+    _, again = _drawn_and_read(pipeline, reader, second, (seed, 1), batch_size, options)
     report, examples = {}, []
     for place, swap in enumerate(SWAPS):
         rows = [i for i, pair in enumerate(asked) if pair.swap == swap]
@@ -98,7 +99,7 @@ def counterfactuals(
     return Counterfactuals(report, examples)
 
 
-def unsaid(pipeline: Pipeline, reader: Reader, num: int = 240, seed: int = 0, batch_size: int = 32) -> dict:
+def unsaid(pipeline: Pipeline, reader: Reader, num: int = 240, seed: int = 0, batch_size: int = 32, **options) -> dict:
     """Draw "a cat", "a house", … in turn, `num` in all, and count the attributes that are read.
 
     Returns:
@@ -109,7 +110,7 @@ def unsaid(pipeline: Pipeline, reader: Reader, num: int = 240, seed: int = 0, ba
     """
     kinds = [tuple(KINDS)[i % len(KINDS)] for i in range(num)]
     prompts = [name(Thing(kind, ATTRIBUTES[0]), bare=True) for kind in kinds]
-    _, readings = _drawn_and_read(pipeline, reader, prompts, (seed, 2), batch_size)
+    _, readings = _drawn_and_read(pipeline, reader, prompts, (seed, 2), batch_size, options)
     counts = Counter(_word(reading, SWAPS.index("attribute")) for reading in readings)
     even = np.random.default_rng(seed).multinomial(num, [1 / len(ATTRIBUTES)] * len(ATTRIBUTES), size=1000)
     return {
@@ -121,19 +122,15 @@ def unsaid(pipeline: Pipeline, reader: Reader, num: int = 240, seed: int = 0, ba
 
 
 def _drawn_and_read(
-    pipeline: Pipeline, reader: Reader, prompts: Sequence[str], key: tuple[int, int], batch_size: int
+    pipeline: Pipeline, reader: Reader, prompts: Sequence[str], key: tuple[int, int], batch_size: int, options: dict
 ) -> tuple[list[np.ndarray], list[Reading]]:
     """Picture i, uint8 (S, S, 3), comes from a generator seeded by (key, i)."""
-    images, readings = [], []
+    found = []
     for start in range(0, len(prompts), batch_size):
-        part = list(prompts[start : start + batch_size])
-        seeds = [np.random.SeedSequence((*key, start + i, 7)).generate_state(1)[0] for i in range(len(part))]
-        generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-        drawn = pipeline(part, generator=generators, output_type="pil").images
-        batch = np.stack([square(image, IMAGE_SIZE) for image in drawn])  # (B, S, S, 3)
-        readings += reader.read(to_tensor(torch.from_numpy(batch)).to(reader.device))
-        images += list(batch)
-    return images, readings
+        part = prompts[start : start + batch_size]
+        generators = [seeded(*key, start + i, 7) for i in range(len(part))]
+        found += readings(reader, squares(call(pipeline, part, generators, **options)))
+    return [image for image, _ in found], [reading for _, reading in found]
 
 
 def _asked(scene: Scene, place: int) -> str:

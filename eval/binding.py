@@ -9,11 +9,10 @@ Shapes: B pictures in a batch · S image side
 
 from __future__ import annotations
 
-import inspect
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,8 +24,10 @@ from tqdm import tqdm
 
 import t2i
 from t2i.data.sources import square
-from t2i.data.toybox import HELD_OUT, Scene, Thing, contact_sheet
+from t2i.data.toybox import Scene, contact_sheet
 from t2i.data.toybox.reader import IMAGE_SIZE, Reader, Reading
+from t2i.eval.generation import Pipeline, call, check_options, seeded
+from t2i.eval.prompts import held_out_thing
 from t2i.images import to_pil, to_tensor
 from t2i.pipelines.auto import WEIGHTS
 from t2i.weights import digest
@@ -40,8 +41,6 @@ CATEGORIES = {  # name: (split, family) of the scenes
 OPTIONS = ("guidance_scale", "top_k", "temperature", "num_candidates")  # of the pipeline, given only if asked for
 SHOWN = 8  # successes, and as many failures, of each category on the sheet
 REMEDY = "make it with: t2i train reader-toybox, and give its folder (runs/reader-toybox/latest) with --reader"
-
-Pipeline = Callable[..., object]
 
 
 @dataclass(frozen=True)
@@ -89,15 +88,12 @@ def scenes(category: str, num: int, seed: int) -> list[Scene]:
     sampled = [Scene.sample(rng, split, family) for rng in generators]
     if category != "zero_shot":
         return sampled
-    pairs = sorted(HELD_OUT)  # the order of a set of strings changes from process to process
-    pairs = [pairs[i % len(pairs)] for i in range(num)]
-    return [replace(s, things=(Thing(kind, attribute),)) for s, (attribute, kind) in zip(sampled, pairs, strict=True)]
+    return [replace(scene, things=(held_out_thing(i),)) for i, scene in enumerate(sampled)]
 
 
 def generator(category: str, i: int, seed: int) -> torch.Generator:
     """The source of chance of one picture, seeded by (seed, category, i)."""
-    state = np.random.SeedSequence(_key(category, i, seed, "pictures")).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    return seeded(*_key(category, i, seed, "pictures"))
 
 
 def _key(category: str, i: int, seed: int, what: str) -> tuple[int, ...]:
@@ -115,10 +111,12 @@ def drawn(
     for start in range(0, len(asked), batch_size):
         prompts = [scene.caption() for scene in asked[start : start + batch_size]]
         generators = [generator(category, start + i, seed) for i in range(len(prompts))]
-        images = pipeline(prompts, generator=generators, output_type="pil", **options).images
-        if len(images) != len(prompts):
-            raise ValueError(f"the pipeline gave {len(images)} pictures for {len(prompts)} prompts")
-        yield np.stack([square(image, IMAGE_SIZE) for image in images])
+        yield squares(call(pipeline, prompts, generators, **options))
+
+
+def squares(images: Sequence[Image.Image]) -> np.ndarray:
+    """Pictures of any size as the reader takes them, uint8 (B, 64, 64, 3)."""
+    return np.stack([square(image, IMAGE_SIZE) for image in images])
 
 
 def rendered(asked: Sequence[Scene], batch_size: int, size: int = IMAGE_SIZE) -> Iterator[np.ndarray]:
@@ -131,8 +129,7 @@ def rendered(asked: Sequence[Scene], batch_size: int, size: int = IMAGE_SIZE) ->
 def through(tokenizer, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     """Batches of pictures after an image tokenizer's round trip, uint8 (B, 64, 64, 3)."""
     for images in batches:
-        again = to_pil(tokenizer.reconstruct(to_tensor(torch.from_numpy(images)).to(tokenizer.device)))
-        yield np.stack([square(image, IMAGE_SIZE) for image in again])
+        yield squares(to_pil(tokenizer.reconstruct(to_tensor(torch.from_numpy(images)).to(tokenizer.device))))
 
 
 # --- the scores -----------------------------------------------------------------------------------------------------
@@ -184,7 +181,7 @@ def evaluate(
     """Draw `num` prompts of each category once, and read what came out.
 
     Args:
-        pipeline: called as pipeline(prompts, generator=[one each], output_type="pil", **options); what it returns has
+        pipeline: called as pipeline(prompts, generator=[one each], output_type="np", **options); what it returns has
             `.images`. Where it has an `image_tokenizer` with `reconstruct`, that is scored too.
         seed: fixes prompts and generators.
         name: of the pipeline in the report; its class by default.
@@ -195,7 +192,7 @@ def evaluate(
     if num < 1 or batch_size < 1 or seed < 0:
         raise ValueError(f"num and batch_size must be at least 1 and seed at least 0: {num=}, {batch_size=}, {seed=}")
     options = {key: value for key, value in options.items() if value is not None}
-    _check_options(pipeline, options)
+    check_options(pipeline, options)
     reader = reader.eval()
     tokenizer = getattr(pipeline, "image_tokenizer", None)
     tokenizer = tokenizer if hasattr(tokenizer, "reconstruct") else None
@@ -218,6 +215,11 @@ def evaluate(
     return Evaluation(report, examples)
 
 
+def readings(reader: Reader, images: np.ndarray) -> list[tuple[np.ndarray, Reading]]:
+    """uint8 (B, 64, 64, 3) -> each picture (64, 64, 3) with what is on it."""
+    return list(zip(images, reader.read(to_tensor(torch.from_numpy(images))), strict=True))
+
+
 def judged(
     reader: Reader, category: str, asked: Sequence[Scene], batches: Iterator[np.ndarray], bar: tqdm | None = None
 ) -> tuple[list[Outcome], tuple[list, list]]:
@@ -225,7 +227,7 @@ def judged(
     outcomes: list[Outcome] = []
     examples: tuple[list, list] = ([], [])
     for images in batches:
-        for image, reading in zip(images, reader.read(to_tensor(torch.from_numpy(images))), strict=True):
+        for image, reading in readings(reader, images):
             scene = asked[len(outcomes)]
             outcome = Outcome(category, scene.caption(), Reading.of(scene), reading)
             outcomes.append(outcome)
@@ -246,14 +248,6 @@ def _report(outcomes: Sequence[Outcome], ceiling: Sequence[Outcome], coded: Sequ
     report["ceilings"] = {category: share([o.right for o in found]) for category, found in best.items()}
     report["parts"] = {category: parts(found) for category, found in of.items()}
     return report | {"failures": failures(outcomes)}
-
-
-def _check_options(pipeline: Pipeline, options: dict) -> None:
-    takes = inspect.signature(pipeline).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values()):
-        return
-    if odd := [option for option in options if option not in takes]:
-        raise ValueError(f"{type(pipeline).__name__} takes no {odd[0]}")
 
 
 # --- what comes in and goes out -------------------------------------------------------------------------------------
@@ -296,14 +290,19 @@ def sheet(evaluation: Evaluation) -> Image.Image:
                 labels = [o.prompt if o.right else f"{o.prompt} (read: {o.reading})" for _, o in examples]
                 pictures = contact_sheet([picture for picture, _ in examples], labels, columns=SHOWN, max_lines=4)
                 blocks.append((f"{category}, {title} of {score['n']}", pictures))
+    return page(blocks)
+
+
+def page(blocks: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Pictures below each other, each under its title."""
     head, width = 30, max(b.width for _, b in blocks)
-    page = Image.new("RGB", (width, sum(b.height + head for _, b in blocks)), "white")
-    y, draw, font = 0, ImageDraw.Draw(page), ImageFont.load_default(18)
+    whole = Image.new("RGB", (width, sum(b.height + head for _, b in blocks)), "white")
+    y, draw, font = 0, ImageDraw.Draw(whole), ImageFont.load_default(18)
     for title, block in blocks:
         draw.text((12, y + 8), title, fill=(52, 50, 58), font=font)
-        page.paste(block, (0, y + head))
+        whole.paste(block, (0, y + head))
         y += head + block.height
-    return page
+    return whole
 
 
 def write(evaluation: Evaluation, out: Path) -> None:

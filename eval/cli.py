@@ -1,12 +1,16 @@
-"""`t2i eval METRIC …`, which is also `python -m t2i.eval METRIC …`."""
+"""`t2i eval METRIC …`, which is also `python -m t2i.eval METRIC …` and `accelerate launch -m t2i.eval METRIC …`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from tyro.conf import Positional
+
 from t2i.cli_errors import UsageError, check_choice, parse
+from t2i.eval.ask import Ask
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,30 @@ class Binding:
     """Draw so many for each picture and keep the one that the prompt explains best."""
 
 
+@dataclass(frozen=True)
+class Human:
+    systems: tuple[str, ...] = ()
+    """Two systems or more to compare."""
+    prompts: str = "lecture"
+    """As for the other evaluations."""
+    num: int = 20
+    """Prompts, of each category where the prompts are toybox's."""
+    seed: int = 0
+    out: str = "reports/human"
+    """Folder of human.html and key.json, or of the report."""
+    device: str = "auto"
+    answers: tuple[str, ...] = ()
+    """Files that raters have sent back, instead of --systems."""
+    key: str | None = None
+    """The page's key.json, with --answers."""
+
+
+@dataclass(frozen=True)
+class Diff:
+    reports: Positional[tuple[str, ...]] = ()
+    """The older report.json and the newer one."""
+
+
 def main(args: Sequence[str]) -> None:
     """Run the metric that `args` name; raises UsageError for arguments that name none."""
     args = list(args)
@@ -40,7 +68,7 @@ def main(args: Sequence[str]) -> None:
         print(_overview())
         return
     check_choice("metric", args[0], METRICS)
-    METRICS[args[0]](args[1:])
+    METRICS[args[0]][0](args[1:])
 
 
 def binding(args: Sequence[str]) -> None:
@@ -69,9 +97,60 @@ def binding(args: Sequence[str]) -> None:
     print(f"{out}: report.json and successes-and-failures.png")
 
 
-METRICS = {"binding": binding}
+def report(part: str, args: Sequence[str]) -> None:
+    """A part of the report, or all of it."""
+    ask = parse(Ask(out=f"reports/{part}"), args, prog=f"t2i eval {part}", description=PARTS[part])
+    from t2i.eval import commands
+
+    commands.evaluate(part, ask)
+
+
+def human(args: Sequence[str]) -> None:
+    """A page on which people choose between the pictures of systems, and what their choices say."""
+    ask = parse(Human(), args, prog="t2i eval human", description=human.__doc__)
+    if ask.answers and ask.key is None:
+        raise UsageError("--answers need --key key.json, which was written with the page")
+    if not ask.answers and len(set(ask.systems)) < 2:
+        raise UsageError("give two systems with --systems A B, or the raters' files with --answers and --key")
+    from t2i.eval import commands
+
+    if ask.answers:
+        commands.tally(ask.answers, ask.key, Path(ask.out))
+    else:
+        commands.make_human_page(ask.systems, ask.prompts, ask.num, ask.seed, Path(ask.out), ask.device)
+
+
+def diff(args: Sequence[str]) -> None:
+    """What changed between two reports, and whether it lies outside the intervals."""
+    ask = parse(Diff(), args, prog="t2i eval diff", description=diff.__doc__)
+    if len(ask.reports) != 2:
+        raise UsageError(
+            f"give two files, as in: t2i eval diff old/report.json new/report.json; not {len(ask.reports)}"
+        )
+    from t2i.eval import commands
+
+    commands.compare(*ask.reports)
+
+
+PARTS = {  # the same names as in t2i.eval.sections, which takes seconds to import (a test compares them)
+    "all": "Every part below that pictures, prompts and pipeline allow, in one report.",
+    "composition": "Colour, skin, counting, position, two objects … per category. On toybox, exactly.",
+    "fid": "Fréchet distance to real pictures (FID with Inception alone), precision, recall, density, coverage.",
+    "kid": "Kernel distance to real pictures; with CLIP also CMMD.",
+    "clip": "CLIP score of a named variant, and R-precision.",
+    "likelihood": "Nats a code of real pictures, given their captions.",
+    "memorization": "Nearest training pictures, and the share of near copies.",
+    "bias": "What one word of a prompt changes, and what is drawn where it says nothing.",
+    "lecture": "The prompts of the lecture's slides, a picture of each.",
+}
+METRICS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
+    "binding": (binding, binding.__doc__),
+    **{part: (partial(report, part), about) for part, about in PARTS.items()},
+    "human": (human, human.__doc__),
+    "diff": (diff, diff.__doc__),
+}
 
 
 def _overview() -> str:
     lines = ["usage: t2i eval METRIC [options]; t2i eval METRIC --help lists them", ""]
-    return "\n".join(lines + [f"  {name:10} {metric.__doc__.splitlines()[0]}" for name, metric in METRICS.items()])
+    return "\n".join(lines + [f"  {name:13} {about.splitlines()[0]}" for name, (_, about) in METRICS.items()])

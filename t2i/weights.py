@@ -9,6 +9,7 @@ from torch import nn
 
 def digest(model: nn.Module) -> str:
     """SHA-256 of all parameters and buffers as float32, in the order of their names."""
-    state = model.state_dict()
-    weights = (state[name].detach().float().cpu().contiguous().numpy().tobytes() for name in sorted(state))
-    return hashlib.sha256(b"".join(weights)).hexdigest()
+    state, found = model.state_dict(), hashlib.sha256()
+    for name in sorted(state):
+        found.update(state[name].detach().float().cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()

@@ -25,7 +25,7 @@ class Painter:
         things = [Thing(kind, attribute) for kind in KINDS for attribute in ATTRIBUTES if kind != attribute]
         self.said = {Scene((thing,)).caption(): thing for thing in things}
 
-    def __call__(self, prompts, generator, output_type):
+    def __call__(self, prompts, generator):
         images = []
         for prompt, g in zip(prompts, generator, strict=True):
             rng = np.random.default_rng(g.initial_seed())

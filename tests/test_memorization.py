@@ -34,6 +34,15 @@ def test_new_samples_score_as_new_real_ones_do():
     assert abs(found.real_copies.mean() - 0.1) < 0.04
 
 
+def test_without_new_real_samples_each_training_sample_is_compared_with_the_others():
+    training = torch.randn(400, 4)
+    alone = near_copies(training[:5] + 1e-4, training, quantile=0.1)
+    assert alone.copies.all()
+    assert abs(alone.real_copies.mean() - 0.1) < 0.06
+    first = [nearest(training[i : i + 1], torch.cat([training[:i], training[i + 1 :]]))[0][0] for i in range(200)]
+    assert alone.threshold == pytest.approx(np.quantile(first, 0.1))
+
+
 def test_bad_input_says_so():
     x = torch.randn(5, 3)
     with pytest.raises(ValueError, match="quantile must lie"):

@@ -48,7 +48,7 @@ def precision_recall(generated: Array, reference: Array, k: int = 3, block: int 
     Raises ValueError for N or M of at most k, NaN or infinity.
     """
     x, y = _checked(generated, reference, k)
-    x_radii, y_radii = _radii(x, k, block) * (1 + _TIE), _radii(y, k, block) * (1 + _TIE)  # (N,), (M,)
+    x_radii, y_radii = radii(x, k, block) * (1 + _TIE), radii(y, k, block) * (1 + _TIE)  # (N,), (M,)
     inside, recalled = 0, torch.zeros(len(y), dtype=torch.bool, device=y.device)
     for part, rows in blocks(x, len(y), block):
         squared = squared_distances(rows, y)  # (B, M)
@@ -66,10 +66,10 @@ def density_coverage(generated: Array, reference: Array, k: int = 5, block: int 
     Args, errors: as for `precision_recall`.
     """
     x, y = _checked(generated, reference, k)
-    radii = _radii(y, k, block) * (1 - _TIE)  # (M,)
+    reach = radii(y, k, block) * (1 - _TIE)  # (M,)
     inside, covered = 0, torch.zeros(len(y), dtype=torch.bool, device=y.device)
     for _, rows in blocks(x, len(y), block):
-        hits = squared_distances(rows, y) < radii  # (B, M)
+        hits = squared_distances(rows, y) < reach  # (B, M)
         inside += hits.sum().item()
         covered |= hits.any(0)
     return DensityCoverage(inside / (k * len(x)), covered.sum().item() / len(y), k)
@@ -83,6 +83,6 @@ def _checked(generated: Array, reference: Array, k: int) -> tuple[Tensor, Tensor
     return x - centre, y - centre
 
 
-def _radii(x: Tensor, k: int, block: int) -> Tensor:
+def radii(x: Tensor, k: int, block: int) -> Tensor:
     """(N, D) -> squared distance (N,) of each to its k-th nearest neighbour; the nearest of all is itself."""
     return torch.cat([squared_distances(rows, x).kthvalue(k + 1).values for _, rows in blocks(x, len(x), block)])

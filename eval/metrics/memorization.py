@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from t2i.eval.metrics.common import BLOCK, Array, as_pair, blocks, squared_distances
+from t2i.eval.metrics.common import BLOCK, Array, as_features, as_pair, blocks, squared_distances
+from t2i.eval.metrics.manifold import radii
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +44,7 @@ def nearest(samples: Array, points: Array, block: int = BLOCK) -> tuple[np.ndarr
     return squared.clamp(min=0).sqrt().cpu().numpy(), indices.cpu().numpy()
 
 
-def near_copies(generated: Array, training: Array, held_out: Array, quantile: float = 0.05) -> NearCopies:
+def near_copies(generated: Array, training: Array, held_out: Array | None = None, quantile: float = 0.05) -> NearCopies:
     """Generated samples that are nearer to a training sample than new real ones come by chance.
 
     The threshold is the `quantile` of the distances from the first half of the real samples that were not trained on
@@ -54,17 +55,24 @@ def near_copies(generated: Array, training: Array, held_out: Array, quantile: fl
     Args:
         generated: (N, D).
         training: (T, D), samples of what the generator was trained on.
-        held_out: (M, D), M ≥ 2, of the same distribution, in random order.
+        held_out: (M, D), M ≥ 2, of the same distribution, in random order. None where all real samples were trained
+            on: then each training sample is compared with the others (M = T, also in random order).
         quantile: between 0 and 1.
 
     Raises ValueError for arguments out of range, two D, NaN or infinity.
     """
     if not 0 < quantile < 1:
         raise ValueError(f"quantile must lie between 0 and 1, not {quantile}")
-    real, _ = nearest(held_out, training)
+    real = _to_the_others(training) if held_out is None else nearest(held_out, training)[0]
     if len(real) < 2:
         raise ValueError(f"held_out must have at least 2 samples, not {len(real)}")
     half = len(real) // 2
     threshold = float(np.quantile(real[:half], quantile))
     distances, indices = nearest(generated, training)
     return NearCopies(distances < threshold, real[half:] < threshold, threshold, indices, distances)
+
+
+def _to_the_others(points: Array) -> np.ndarray:
+    """(T, D) -> the distance of each to its nearest other, (T,)."""
+    x = as_features(points, "training")
+    return radii(x - x.mean(0), 1, BLOCK).clamp(min=0).sqrt().cpu().numpy()

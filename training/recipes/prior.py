@@ -86,7 +86,7 @@ def prior_toybox(preset: str = "base") -> PriorRecipe:
         return PriorRecipe("runs/tiny-vqvae/latest", model=model, loop=loop)
     run = "runs/prior-toybox"
     loop = LoopConfig(
-        run, max_train_steps=6_000, train_batch_size=32, checkpointing_steps=300, optimizer="muon", learning_rate=4e-3
+        run, max_train_steps=5_000, train_batch_size=32, checkpointing_steps=300, optimizer="muon", learning_rate=4e-3
     )
     return PriorRecipe(loop=loop, validation_prompts=TOYBOX_PROMPTS)
 

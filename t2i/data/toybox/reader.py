@@ -127,16 +127,23 @@ class Reader(ModelMixin, ConfigMixin):
 
         Raises ValueError for another shape.
         """
-        if images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
-            raise ValueError(f"images must have the shape (B, 3, 64, 64), not {tuple(images.shape)}")
-        x = self.trunk(images.to(self.dtype).contiguous(memory_format=torch.channels_last))  # (B, C, s, s)
-        attention = (self.gaze(x).flatten(2) + self.places).softmax(-1)  # (B, R, s·s)
-        regions = attention @ x.flatten(2).transpose(1, 2)  # (B, R, C)
+        regions = self.features(images)
         layout = self.to_layout(regions.flatten(1))  # (B, L)
         where = torch.einsum("bl,lvr->bvr", layout.softmax(-1), self.look.to(layout))
         names = self.to_names(where @ regions)  # (B, V, kinds + attributes)
         kinds, attributes = names.split((len(self.config.kinds), len(self.config.attributes)), dim=-1)
         return layout, kinds, attributes
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, 3, 64, 64) in [-1, 1] -> what is pooled from each region (B, R, C), all that the heads get to see.
+
+        Raises ValueError for another shape.
+        """
+        if images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
+            raise ValueError(f"images must have the shape (B, 3, 64, 64), not {tuple(images.shape)}")
+        x = self.trunk(images.to(self.dtype).contiguous(memory_format=torch.channels_last))  # (B, C, s, s)
+        attention = (self.gaze(x).flatten(2) + self.places).softmax(-1)  # (B, R, s·s)
+        return attention @ x.flatten(2).transpose(1, 2)
 
     def loss(self, images: Tensor, layout: Tensor, kinds: Tensor, attributes: Tensor) -> dict[str, Tensor]:
         """Cross-entropy and shares read right.

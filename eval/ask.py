@@ -1,0 +1,58 @@
+"""What an evaluation is asked for, as its command line has it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from t2i.cli_errors import UsageError
+
+OPTIONS = ("guidance_scale", "temperature", "top_k", "top_p", "num_candidates", "num_inference_steps")  # of pipelines
+
+
+@dataclass(frozen=True)
+class Ask:
+    pipeline: str = "toybox/dalle"
+    """An embedded system, a folder, a model of the Hub; or a folder of pictures."""
+    prompts: str = "toybox"
+    """'toybox' (all categories), 'toybox/CATEGORY', 'lecture', or a file with a prompt a line."""
+    reference: str = "toybox"
+    """Real pictures to compare with: 'toybox' draws the scenes of the prompts, or a folder, or a .npz of statistics."""
+    training: str = "toybox"
+    """Pictures that near copies are looked for in: 'toybox', or the folder that was trained on."""
+    num: int = 500
+    """Pictures that are drawn, at most; spread evenly over the categories of toybox."""
+    seed: int = 0
+    """Fixes the prompts and the pictures."""
+    out: str = "reports/eval"
+    """Folder of report.json, report.html and the pictures. Pictures that are there already are not drawn again."""
+    extractor: str = "reader"
+    """Network of the features: reader, random, pixels, inception[:FILE], clip:…, open_clip:…, dinov2:…"""
+    clip: str | None = None
+    """CLIP for the CLIP score: clip:NAME_OR_FOLDER or open_clip:ARCH/PRETRAINED."""
+    variant: str | None = None
+    """What to call CLIP score: hessel, torchmetrics or cosine."""
+    reader: str | None = None
+    """Folder of the network that reads toybox pictures; by default the one that comes with the package."""
+    batch_size: int = 32
+    """Pictures drawn at once; halved where the memory does not suffice."""
+    device: str = "auto"
+    """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
+    allow_mixed: bool = False
+    """Take folders that mix picture formats."""
+    allow_mismatch: bool = False
+    """Take statistics of another extractor version or size; the report says so."""
+    guidance_scale: float | None = None
+    """How closely to follow the prompt; by default the pipeline's own, as for the rest of these."""
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    num_candidates: int | None = None
+    num_inference_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("num", 1), ("batch_size", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+        if Path(self.out).exists() and not Path(self.out).is_dir():
+            raise UsageError(f"--out {self.out} is a file; give a folder")

@@ -1,0 +1,80 @@
+"""What `t2i eval …` runs, apart from `binding`: the parts of a report, the difference of two, and human evaluation.
+
+Imported when a command runs, not before: torch takes seconds to load, and --help should not.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from PIL import Image
+
+import t2i
+from t2i.eval import human
+from t2i.eval.ask import Ask
+from t2i.eval.diff import diff, table
+from t2i.eval.generation import generate_on_all, is_main_process
+from t2i.eval.prompts import open_prompts
+from t2i.eval.report import Gallery, Report, read_json, write
+from t2i.eval.sections import SECTIONS, everything
+from t2i.eval.subject import Subject
+from t2i.eval.text import scores_table
+from t2i.pipelines.auto import open_pipeline
+
+SHOWN = 32  # pictures of the first gallery
+
+
+def evaluate(part: str, ask: Ask) -> None:
+    """Run one of SECTIONS, or "all", and write report.json and report.html to `ask.out`."""
+    subject = Subject(ask)
+    Path(ask.out).mkdir(parents=True, exist_ok=True)  # fails now rather than after all the drawing
+    files = subject.files  # drawn on all processes; the rest is the first one's work
+    if not is_main_process():
+        return
+    found = everything(subject) if part == "all" else SECTIONS[part](subject)
+    made = (
+        {} if subject.found else {key: value for key, value in subject.manifest["header"].items() if key != "prompts"}
+    )
+    settings = made | {"prompts": ask.prompts, "reference": ask.reference, "num": len(files), "seed": ask.seed}
+    if subject.found:
+        settings |= {"pipeline": ask.pipeline, "versions": {"t2i": t2i.__version__}}
+    first = [(Image.open(f).convert("RGB"), text) for f, text in zip(files[:SHOWN], subject.texts[:SHOWN], strict=True)]
+    galleries = [*found.galleries, Gallery("Pictures", first)]
+    write(Report(f"{ask.pipeline}: {part}", settings, found.scores, [], galleries, found.notes), Path(ask.out))
+    print(scores_table(found.scores))
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"{ask.out}: report.html and report.json")
+
+
+def compare(old: str, new: str) -> None:
+    """Print what changed between two report.json files."""
+    print(table(diff(read_json(old), read_json(new))))
+
+
+def make_human_page(systems: tuple[str, ...], prompts: str, num: int, seed: int, out: Path, device: str) -> None:
+    """Draw the prompts with each system, and write the page for raters and the key."""
+    asked = open_prompts(prompts, num, seed)
+    drawn = {}
+    for i, name in enumerate(systems):
+        pipe = open_pipeline(name, device)
+        pipe.set_progress_bar_config(disable=True)
+        folder = out / f"system-{i}"
+        manifest = generate_on_all(pipe, asked, [seed], folder, name=name)
+        drawn[name] = [Image.open(folder / entry["file"]).convert("RGB") for entry in manifest["images"]]
+    if is_main_process():
+        human.make_page(drawn, [prompt.text for prompt in asked], out, seed)
+        print(
+            f"{out}: human.html for the raters, key.json for you; then: t2i eval human --answers FILES --key key.json"
+        )
+
+
+def tally(answers: tuple[str, ...], key: str, out: Path) -> None:
+    """Print win rates and Elo ratings, and write them as a report."""
+    found = human.tally([read_json(path) for path in answers], read_json(key))
+    systems = {"systems": read_json(key)["systems"], "raters": found["raters"]}
+    write(Report("Human evaluation", systems, human.scores(found)), out)
+    (out / "tally.json").write_text(json.dumps(found, indent=2) + "\n")
+    print(human.table(found))
+    print(f"{out}: report.html and report.json")

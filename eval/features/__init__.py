@@ -1,0 +1,58 @@
+"""Feature extractors behind one face: uint8 pictures in, float32 features out, with the hash of what made them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from t2i.cli_errors import UsageError, check_choice
+from t2i.eval.features.base import Extractor, Features, area_resize, as_uint8, measure_name
+from t2i.eval.features.inception import InceptionExtractor
+from t2i.eval.features.pretrained import ClipExtractor, Dinov2Extractor, OpenClipExtractor
+from t2i.eval.features.small import PixelExtractor, RandomExtractor, ReaderExtractor
+
+__all__ = ["EXTRACTORS", "Extractor", "Features", "area_resize", "as_uint8", "measure_name", "open_extractor"]
+
+_ALONE: dict[str, Callable[..., Extractor]] = {"pixels": PixelExtractor, "random": RandomExtractor}
+_WITH_SOURCE: dict[str, Callable[..., Extractor]] = {
+    "reader": ReaderExtractor,
+    "inception": InceptionExtractor,
+    "clip": ClipExtractor,
+    "open_clip": OpenClipExtractor,
+    "dinov2": Dinov2Extractor,
+}
+EXTRACTORS = (*_ALONE, *_WITH_SOURCE)
+_NEEDS_SOURCE = {"clip": "NAME_OR_FOLDER", "open_clip": "ARCH/PRETRAINED", "dinov2": "NAME_OR_FOLDER"}
+_HASH = re.compile(r"(.+)@([0-9a-fA-F]{6,64})")
+
+
+def open_extractor(name: str, device: str = "cpu") -> Extractor:
+    """The extractor called `name`, its network in eval mode.
+
+    Args:
+        name: "pixels", "random", "reader", "reader:FOLDER", "inception", "inception:/path/to/weights.pth",
+            "clip:NAME_OR_FOLDER", "open_clip:ARCH/PRETRAINED", "open_clip:ARCH//path/to/file", "dinov2:NAME_OR_FOLDER".
+            "@" and the first digits (six at least) of the weights' SHA-256 may follow.
+        device: where the network computes.
+
+    Raises UsageError (a ValueError) for an unknown name, naming the nearest; ValueError or FileNotFoundError where
+    the weights are missing, are of something else, or have another SHA-256 than `name` asks for.
+    """
+    match = _HASH.fullmatch(name)
+    plain, expected = match.groups() if match else (name, "")
+    kind, _, source = plain.partition(":")
+    check_choice("extractor", kind, EXTRACTORS)
+    if kind in _ALONE:
+        if source:
+            raise UsageError(f"the extractor {kind} takes nothing after it, not {source!r}")
+        extractor = _ALONE[kind](device=device)
+    elif not source and kind in _NEEDS_SOURCE:
+        raise UsageError(f"the extractor {kind} needs a model: {kind}:{_NEEDS_SOURCE[kind]}")
+    else:
+        extractor = _WITH_SOURCE[kind](source or None, device=device)
+    if not extractor.weights_sha256.startswith(expected.lower()):
+        raise ValueError(
+            f"the weights of {plain} have the SHA-256 {extractor.weights_sha256}, not {expected}…; "
+            "get the right weights, or leave the hash out"
+        )
+    return extractor

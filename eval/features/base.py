@@ -1,0 +1,207 @@
+"""What every feature extractor is: pictures in, one vector for each out, and a description of what made it.
+
+Shapes: N pictures · H × W pixels · S side that a network takes · D dimensions
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from t2i.eval.metrics.common import Array
+
+# SHA-256 of the file of FID's network, weights-inception-2015-12-05-6726825d.pth, in torch-fidelity's release v0.2.0.
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+VALUE_RANGES = ("0..1", "-1..1")
+LAYOUTS = ("NCHW", "NHWC")
+_CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
+_ROUNDING = 1e-5  # how far outside of its range a float may be by arithmetic alone
+
+
+class Extractor(ABC):
+    """Turns pictures into features. Two sets of features may be compared where all four attributes are the same.
+
+    Attributes:
+        name: as it is printed, such as "inception" or "clip:clip-vit-base-patch32". It holds no folder names.
+        dim: D.
+        preprocess_id: names how pictures are resized, cropped and scaled.
+        weights_sha256: of the weights; 64 hexadecimal digits.
+        device: where the network computes. Features always come back to the CPU.
+
+    A subclass gives `prepare` and `forward`. Calling is `embed(prepare(images))`: they are apart so that a folder's
+    pictures, which may differ in size, can be prepared one by one in threads while the network has a batch.
+    """
+
+    def __init__(self, name: str, dim: int, preprocess_id: str, weights_sha256: str, device: str = "cpu"):
+        self.name, self.dim, self.preprocess_id, self.weights_sha256 = name, dim, preprocess_id, weights_sha256
+        self.device = torch.device(device)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, H, W) -> float32 (N, D) on the CPU. ValueError for another type or shape (see `as_uint8`)."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                f"an extractor takes uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}; use as_uint8 first"
+            )
+        return self.embed(self.prepare(images.cpu()))
+
+    @abstractmethod
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, H, W) on the CPU -> float32 (N, 3, S, S), each picture by itself."""
+
+    @abstractmethod
+    def forward(self, prepared: Tensor) -> Tensor:
+        """(N, 3, S, S) on `device` -> (N, D)."""
+
+    @torch.no_grad()
+    def embed(self, prepared: Tensor) -> Tensor:
+        """What `prepare` gives, (N, 3, S, S) -> float32 (N, D) on the CPU."""
+        return self.forward(prepared.to(self.device)).float().cpu()
+
+    def describe(self) -> dict:
+        """{"name", "dim", "preprocess_id", "weights_sha256"}, plain data for JSON."""
+        return {
+            "name": self.name,
+            "dim": self.dim,
+            "preprocess_id": self.preprocess_id,
+            "weights_sha256": self.weights_sha256,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """The features of a set of pictures, and what they were made of.
+
+    Attributes:
+        values: float32 (N, D), finite.
+        extractor: what `Extractor.describe` says.
+        images_sha256: of each picture's decoded pixels (`t2i.eval.image_sets.image_digest`).
+        names: of each picture: its path inside the folder, or its place in the array.
+        skipped: pictures that could not be read, "name: why". They have no row.
+        black: names of the pictures that are 0 everywhere. They have a row like any other.
+
+    Raises ValueError for other shapes, and for NaN or infinity, naming the picture.
+    """
+
+    values: Tensor = field(repr=False)
+    extractor: dict
+    images_sha256: tuple[str, ...] = field(repr=False)
+    names: tuple[str, ...] = field(default=(), repr=False)
+    skipped: tuple[str, ...] = ()
+    black: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        shape, n = tuple(self.values.shape), len(self.images_sha256)
+        if shape != (n, self.extractor["dim"]):
+            raise ValueError(f"{n} pictures need features ({n}, {self.extractor['dim']}), not {shape}")
+        if self.names and len(self.names) != n:
+            raise ValueError(f"{n} pictures have {len(self.names)} names")
+        if not (fine := self.values.isfinite().all(1)).all():
+            row = int((~fine).nonzero()[0])
+            raise ValueError(f"the features of picture {self.names[row] if self.names else row} have NaN or infinity")
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def measure_name(metric: str, extractor: Extractor | Mapping) -> str:
+    """What a score is called: FID and KID are those of FID's own Inception network, by the hash of its weights.
+
+    Args:
+        metric: "FD" or "FID" (the Fréchet distance), "KID", or any other name.
+        extractor: an extractor or its description.
+
+    Returns:
+        "FID", "KID", … for the genuine network; otherwise "FD[name]", "KID[name]", …
+    """
+    about = extractor.describe() if isinstance(extractor, Extractor) else extractor
+    frechet = metric in ("FD", "FID")
+    if about["name"] == "inception" and about["weights_sha256"] == INCEPTION_SHA256:
+        return "FID" if frechet else metric
+    return f"{'FD' if frechet else metric}[{about['name']}]"
+
+
+# --- pixels ---------------------------------------------------------------------------------------------------------
+
+
+def as_uint8(images: Array, value_range: str = "0..1", layout: str | None = None) -> Tensor:
+    """Pictures in any of the usual forms -> uint8 (N, 3, H, W).
+
+    Args:
+        images: (N, C, H, W) or (N, H, W, C) with C = 1 (grey), 3 (RGB) or 4 (RGBA, laid over white); one picture
+            (C, H, W), (H, W, C) or, grey, (H, W). uint8 or floats.
+        value_range: of floats, "0..1" or "-1..1"; of no meaning for uint8. 8-bit levels are the nearest ones.
+        layout: "NCHW" or "NHWC", only needed where the shape leaves it open.
+
+    Raises ValueError for another shape, type or range, and for NaN.
+    """
+    if value_range not in VALUE_RANGES or layout not in (None, *LAYOUTS):
+        raise ValueError(f"value_range is one of {VALUE_RANGES} and layout of {LAYOUTS}: {value_range=}, {layout=}")
+    images = torch.as_tensor(np.ascontiguousarray(images) if isinstance(images, np.ndarray) else images).detach()
+    images = _channels_first(images, layout)
+    if images.is_floating_point():
+        images = _levels(images, value_range)
+    elif images.dtype != torch.uint8:
+        raise ValueError(f"pictures must be uint8 or floats, not {images.dtype}; use .to(torch.uint8) for 0 to 255")
+    if images.shape[1] == 4:
+        images = _over_white(images)
+    return images.expand(-1, 3, -1, -1).contiguous()
+
+
+def _channels_first(images: Tensor, layout: str | None) -> Tensor:
+    """(N, C, H, W), whatever the order was."""
+    shape = tuple(images.shape)
+    if images.ndim == 2:
+        return images[None, None]
+    if images.ndim == 3:
+        images = images[None]
+    if images.ndim != 4 or 0 in shape:
+        raise ValueError(f"pictures must have the shape (N, C, H, W) or (N, H, W, C), not {shape}")
+    first, last = images.shape[1] in _CHANNELS, images.shape[3] in _CHANNELS
+    if layout is None and first and last:
+        raise ValueError(f"the shape {shape} may be NCHW or NHWC; say which with layout=")
+    layout = layout or ("NCHW" if first else "NHWC")
+    if not (first if layout == "NCHW" else last):
+        raise ValueError(f"pictures of the shape {shape} have no 1, 3 or 4 channels; add that axis to grey ones")
+    return images if layout == "NCHW" else images.permute(0, 3, 1, 2)
+
+
+def _levels(images: Tensor, value_range: str) -> Tensor:
+    """Floats -> the nearest of 256 levels. Cutting off instead of rounding would darken by half a level."""
+    images = images.float()
+    if images.isnan().any():
+        raise ValueError("there is NaN in the pictures; look at what made them")
+    lowest, low, high = (0.0 if value_range == "0..1" else -1.0), images.min().item(), images.max().item()
+    if low < lowest - _ROUNDING or high > 1 + _ROUNDING:
+        raise ValueError(
+            f"pictures of value_range {value_range!r} go from {low:g} to {high:g}; give the right value_range, or clamp"
+        )
+    unit = images if value_range == "0..1" else (images + 1) / 2
+    return (unit.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _over_white(images: Tensor) -> Tensor:
+    """uint8 (N, 4, H, W) -> uint8 (N, 3, H, W)."""
+    colour, alpha = images[:, :3].float(), images[:, 3:].float() / 255
+    return (colour * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
+
+
+def area_resize(images: Tensor, side: int) -> Tensor:
+    """(N, C, H, W) -> float32 (N, C, side, side): every new pixel is the mean of the area that it covers.
+
+    Exact for any ratio, so that nothing finer than a new pixel leaves a pattern, and the mean of a picture stays.
+    """
+    rows, columns = (_overlaps(n, side).to(images.device) for n in images.shape[2:])
+    return rows @ images.float() @ columns.T
+
+
+def _overlaps(before: int, after: int) -> Tensor:
+    """(after, before): the share of each old pixel in each new one; rows sum to 1."""
+    edges = torch.arange(after + 1, dtype=torch.float64) * before / after
+    old = torch.arange(before, dtype=torch.float64)
+    overlap = torch.minimum(edges[1:, None], old + 1) - torch.maximum(edges[:-1, None], old)
+    return (overlap.clamp(min=0) * after / before).float()

@@ -1,0 +1,180 @@
+"""CLIP and DINOv2 as extractors, through transformers or open_clip, with each model's own preprocessing.
+
+Embeddings are as the model gives them, of any length; cosines and CMMD divide by it themselves.
+
+Shapes: N pictures or texts · H × W pixels · D dimensions
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2i.eval.features.base import Extractor
+from t2i.weights import digest
+
+TEXTS = 256  # embedded at once
+# What decides how a processor of transformers changes a picture.
+_STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "size", "crop_size", "resample")
+_NUMBERS = ("rescale_factor", "image_mean", "image_std")
+
+
+class TransformersExtractor(Extractor):
+    """What CLIP and DINOv2 have in common: a model and an image processor of transformers, in one folder.
+
+    Args:
+        kind: "clip" or "dinov2".
+        source: a folder, or a model of the Hub.
+        model: of that source, in float32.
+    """
+
+    def __init__(self, kind: str, source: str, model, dim: int, device: str):
+        from transformers import AutoImageProcessor
+
+        self.processor = _load(AutoImageProcessor, source)
+        self.model = model.eval().requires_grad_(False).to(device)
+        settings = {key: getattr(self.processor, key, None) for key in (*_STEPS, *_NUMBERS)}
+        preprocess_id = f"{kind}-{_fingerprint(settings)}"
+        super().__init__(f"{kind}:{Path(source).name}", dim, preprocess_id, digest(model), device)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        return self.processor(images=list(images), return_tensors="pt")["pixel_values"]
+
+
+class ClipExtractor(TransformersExtractor):
+    """CLIP (Radford et al. 2021, arXiv 2103.00020) of transformers; D is the width of the space it shares with text.
+
+    Raises FileNotFoundError or ValueError where `source` is no such model.
+    """
+
+    def __init__(self, source: str, device: str = "cpu"):
+        from transformers import CLIPModel
+
+        model = _load(CLIPModel, source, "clip")
+        self.source, self._tokenizer = source, None
+        super().__init__("clip", source, model, model.config.projection_dim, device)
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        return self.model.visual_projection(self.model.vision_model(prepared).pooler_output)
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """N texts -> float32 (N, D). Longer ones than the model's context lose words, never the end token."""
+        if self._tokenizer is None:  # not before: images need none
+            from transformers import AutoTokenizer
+
+            self._tokenizer = _load(AutoTokenizer, self.source)
+        length = self.model.config.text_config.max_position_embeddings
+        parts = []
+        for some in _chunks(texts):
+            tokens = self._tokenizer(some, padding=True, truncation=True, max_length=length, return_tensors="pt")
+            pooled = self.model.text_model(**tokens.to(self.device)).pooler_output
+            parts.append(self.model.text_projection(pooled).float().cpu())
+        return torch.cat(parts)
+
+
+class Dinov2Extractor(TransformersExtractor):
+    """The class token of DINOv2 (Oquab et al. 2023, arXiv 2304.07193) after the last norm; D is the model's width.
+
+    Raises FileNotFoundError or ValueError where `source` is no such model.
+    """
+
+    def __init__(self, source: str, device: str = "cpu"):
+        from transformers import AutoModel
+
+        model = _load(AutoModel, source, "dinov2", "dinov2_with_registers")
+        super().__init__("dinov2", source, model, model.config.hidden_size, device)
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        return self.model(prepared).last_hidden_state[:, 0]
+
+
+class OpenClipExtractor(Extractor):
+    """A CLIP of open_clip (Ilharco et al. 2021, doi 10.5281/zenodo.5143773).
+
+    Args:
+        source: "ARCH/PRETRAINED" with one of open_clip's tags ("ViT-B-32/openai"), "ARCH//path/to/file", or
+            "hf-hub:OWNER/NAME".
+
+    Raises ValueError for what open_clip does not know, FileNotFoundError where the file is missing.
+    """
+
+    def __init__(self, source: str, device: str = "cpu"):
+        import open_clip
+
+        arch, _, pretrained = (source, "", "") if source.startswith("hf-hub:") else source.partition("/")
+        if not pretrained and not source.startswith("hf-hub:"):
+            raise ValueError(f"open_clip:{source} names no weights; give open_clip:ARCH/PRETRAINED or ARCH//path")
+        if pretrained.startswith("/") and not Path(pretrained).is_file():
+            raise FileNotFoundError(f"there are no weights in {pretrained}; give a file, or one of open_clip's tags")
+        try:
+            model, self.transform = open_clip.create_model_from_pretrained(arch, pretrained or None, precision="fp32")
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"open_clip cannot open {source}: {str(error).splitlines()[0]}") from error
+        self.arch, self.model, self._tokenizer = arch, model.eval().requires_grad_(False).to(device), None
+        name = "open_clip:" + arch + (f"/{Path(pretrained).name}" if pretrained else "")
+        with torch.no_grad():
+            blank = self.transform(Image.new("RGB", (8, 8)))[None]
+            dim = self.model.encode_image(blank.to(device)).shape[1]  # each of its classes calls it otherwise
+        preprocess_id = f"open_clip-{_fingerprint(model.visual.preprocess_cfg)}"
+        super().__init__(name, dim, preprocess_id, digest(model), device)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        pictures = images.permute(0, 2, 3, 1).numpy()
+        return torch.stack([self.transform(Image.fromarray(p)) for p in pictures])
+
+    def forward(self, prepared: Tensor) -> Tensor:
+        return self.model.encode_image(prepared)
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """N texts -> float32 (N, D). Longer ones than the model's context lose words, never the end token."""
+        if self._tokenizer is None:
+            import open_clip
+
+            self._tokenizer = open_clip.get_tokenizer(self.arch)
+        parts = [self.model.encode_text(self._tokenizer(some).to(self.device)) for some in _chunks(texts)]
+        return torch.cat(parts).float().cpu()
+
+
+def _chunks(texts: Sequence[str]) -> list[list[str]]:
+    if isinstance(texts, str) or len(texts) == 0:
+        raise ValueError("encode_text takes a list with at least one text")
+    texts = list(texts)
+    return [texts[i : i + TEXTS] for i in range(0, len(texts), TEXTS)]
+
+
+def _fingerprint(settings: dict) -> str:
+    """Twelve hexadecimal digits that change with any of the settings."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=_plain).encode()).hexdigest()[:12]
+
+
+def _plain(value):
+    """JSON of the mappings that transformers has for sizes."""
+    return dict(value)
+
+
+def _load(cls, source: str, *kinds: str):
+    """`cls.from_pretrained`, from a folder without asking the Hub; `kinds` are the model types that will do."""
+    folder = Path(source)
+    if source.startswith(("/", ".", "~")) and not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {source}; give one that save_pretrained wrote, or a Hub name")
+    local = {"local_files_only": folder.is_dir()}
+    try:
+        if not kinds:
+            return cls.from_pretrained(source, **local)
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(source, **local)
+        if config.model_type in kinds:
+            return cls.from_pretrained(source, config=config, dtype=torch.float32, **local)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise FileNotFoundError(f"transformers finds no {cls.__name__} in {source}: {reason}") from error
+    raise ValueError(f"{source} holds a model of type {config.model_type}, not {' or '.join(kinds)}; give another one")

@@ -1,0 +1,383 @@
+"""Pictures in batch: prompts × seeds, on any number of processes, resumable, with a manifest of what was made.
+
+Each picture has a generator of its own, seeded by (key of the prompt, seed), so its noise depends neither on the number
+of processes nor on the batch size. What is left of the batch is the rounding of the arithmetic: some kernels add in
+another order for another batch size, and a continuous sampler may then differ in the last bits.
+
+Item i of prompts × seeds (all seeds of the first prompt first) belongs to process i % world. A folder holds
+
+    images/<key and prompt>-<seed>.png
+    manifest.json           {"header": …, "black": n, "images": [{"index", "key", "prompt", "seed", "file", "sha256",
+                            "black"}, …]}, once every picture is there
+    manifest-<rank>.jsonl   the same header, then a line for each picture, while pictures are still missing
+
+Shapes: B pictures in a batch · H, W sides of a picture
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import product
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+import t2i
+from t2i.eval.prompts import Prompt, entropy, slug
+from t2i.weights import digest
+
+Pipeline = Callable[..., object]
+
+OWN = ("prompt", "generator", "output_type", "num_images_per_prompt", "return_dict")  # arguments that are set here
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as CUDA, Linux and Windows say it
+LONGEST_WAIT = timedelta(hours=24)  # for the slowest process; PyTorch's own limit is 10 minutes
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture to make: `index` in prompts × seeds."""
+
+    index: int
+    prompt: Prompt
+    seed: int
+
+    @property
+    def file(self) -> str:
+        """Path in the folder, after key, prompt and seed."""
+        words = f"{slug(self.prompt.key)[:100]}-{slug(self.prompt.text)[:60]}".strip("-")
+        return f"images/{words}-{self.seed}.png"
+
+    def generator(self) -> torch.Generator:
+        """A new generator at its start, the same for the same (key, seed) everywhere."""
+        return seeded(*entropy(self.seed, self.prompt.key))
+
+
+# --- drawing --------------------------------------------------------------------------------------------------------
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A generator on the CPU, seeded by several numbers from 0 up, through `numpy.random.SeedSequence`."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def check_options(pipeline: Pipeline, options: dict) -> None:
+    """Raise ValueError for an option (or generators) that the pipeline does not take, or that is set here."""
+    if own := [option for option in options if option in OWN]:
+        raise ValueError(f"{own[0]} is set by the evaluation itself; leave it out of the options")
+    if odd := [option for option in ("generator", *options) if not _takes(pipeline, option)]:
+        raise ValueError(f"{type(pipeline).__name__} takes no {odd[0]}")
+
+
+def call(pipeline: Pipeline, prompts: Sequence[str], generators: Sequence[torch.Generator], **options) -> list:
+    """One RGB picture (PIL) for each prompt, from a pipeline that is called as diffusers' are.
+
+    Raises ValueError for another number of pictures, and FloatingPointError, naming the prompt, for one with NaN.
+    """
+    if _takes(pipeline, "output_type"):
+        options["output_type"] = "np"  # floats: a NaN would be black, or anything, in eight bits
+    images = pipeline(list(prompts), generator=list(generators), **options).images
+    if len(images) != len(prompts):
+        raise ValueError(f"the pipeline gave {len(images)} pictures for {len(prompts)} prompts")
+    return [_picture(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+
+
+def draw(
+    pipeline: Pipeline, items: Sequence[Item], batch_size: int, **options
+) -> Iterator[tuple[Sequence[Item], list[Image.Image]]]:
+    """Batches of items and their pictures, in order. Out of memory halves the batch from there on; at 1 it raises."""
+    start = 0
+    while start < len(items):
+        batch = items[start : start + batch_size]
+        try:  # generators are made for each attempt: one that has been drawn from would give another picture
+            texts = [item.prompt.text for item in batch]
+            images = call(pipeline, texts, [item.generator() for item in batch], **options)
+        except RuntimeError as error:  # torch.OutOfMemoryError is one
+            if not _is_out_of_memory(error) or len(batch) == 1:
+                raise
+            images = None
+        if images is None:  # outside of `except`, whose traceback would keep the tensors alive
+            batch_size = len(batch) // 2
+            tqdm.write(f"out of memory: going on with batches of {batch_size}")
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            continue
+        yield batch, images
+        start += len(batch)
+
+
+def _takes(pipeline: Pipeline, argument: str) -> bool:
+    takes = inspect.signature(pipeline).parameters
+    return argument in takes or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
+
+
+def _picture(image: Image.Image | np.ndarray | torch.Tensor, prompt: str) -> Image.Image:
+    """(H, W, 3) or (H, W, 1) in [0, 1], or a PIL image -> RGB."""
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    values = np.asarray(image, dtype=np.float32)
+    if not np.isfinite(values).all():
+        raise FloatingPointError(f"the picture of {prompt!r} has NaN or infinite pixels; run the pipeline in float32")
+    pixels = (values.clip(0, 1) * 255).round().astype(np.uint8)
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(words in said for words in NO_MEMORY)
+
+
+# --- a folder of pictures -------------------------------------------------------------------------------------------
+
+
+def generate(
+    pipeline: Pipeline,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    out: Path,
+    rank: int = 0,
+    world: int = 1,
+    batch_size: int = 32,
+    name: str = "",
+    **options,
+) -> dict:
+    """Make the pictures of this process that are missing in the folder `out`, or differ from their recorded SHA-256.
+
+    Args:
+        pipeline: called as diffusers' pipelines are, with a generator for each picture.
+        seeds: whole numbers from 0 up; each prompt is drawn with each.
+        rank, world: this process, and how many there are. With one, the manifest is merged at the end; with several,
+            call `merge(out)` when all are done, or leave all of it to `generate_on_all`.
+        name: of the pipeline in the manifest; its class by default.
+        options: of the pipeline; one that is None is not handed on.
+
+    Returns:
+        The manifest (see the module): of all pictures for world 1, else of this process's.
+
+    Raises ValueError for numbers out of range, keys that are not unique, options that the pipeline does not take, and a
+    folder that was made with other settings; FloatingPointError for a picture with NaN.
+    """
+    items = _items(prompts, seeds)
+    if batch_size < 1 or not 0 <= rank < world:
+        raise ValueError(f"batch_size must be at least 1 and rank lie below world: {batch_size=}, {rank=}, {world=}")
+    options = {key: value for key, value in options.items() if value is not None}
+    check_options(pipeline, options)
+    asked = {"prompts": _prompts_digest(prompts), "seeds": [int(seed) for seed in seeds]}
+    header = describe(pipeline, name, options) | asked
+    entries = _read(out, header)
+    mine = items[rank::world]
+    missing = [item for item in mine if not _is_there(out, item, entries)]
+    (out / "images").mkdir(parents=True, exist_ok=True)
+    log = out / f"manifest-{rank}.jsonl"
+    _start_log(log, header)
+    with tqdm(total=len(mine), initial=len(mine) - len(missing), unit=" images", disable=rank != 0) as bar:
+        for batch, images in draw(pipeline, missing, batch_size, **options):
+            made = [_save(out, item, image) for item, image in zip(batch, images, strict=True)]
+            entries |= {entry["file"]: entry for entry in made}
+            _append(log, "".join(json.dumps(entry) + "\n" for entry in made))
+            bar.update(len(batch))
+    return merge(out) if world == 1 else _manifest(header, [entries[item.file] for item in mine])
+
+
+def generate_on_all(
+    pipeline: Pipeline, prompts: Sequence[Prompt], seeds: Sequence[int], out: Path, batch_size: int = 32, **options
+) -> dict:
+    """`generate` on every process of `accelerate launch` (or on this one alone); each gets the whole manifest.
+
+    Raises ValueError where several processes were launched that do not know of each other.
+    """
+    state = _processes()
+    rank, world = state.process_index, state.num_processes
+    generate(pipeline, prompts, seeds, out, rank, world, batch_size, **options)
+    state.wait_for_everyone()
+    if world > 1 and state.is_main_process:
+        merge(out)
+    state.wait_for_everyone()
+    return read_manifest(out)
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that prints and writes; raises ValueError as `generate_on_all` does."""
+    return _processes().is_main_process
+
+
+def merge(out: Path) -> dict:
+    """Write manifest.json from what the processes have recorded, and remove their own files.
+
+    Raises ValueError when pictures are missing, or differ from their SHA-256.
+    """
+    header = _headers(out)
+    if not header:
+        raise FileNotFoundError(f"{out} has no manifest; make its pictures first")
+    header = header[0]
+    entries = _read(out, header)
+    count = header["prompts"]["num"] * len(header["seeds"])
+    whole = [e for e in entries.values() if _digest(out / e["file"]) == e["sha256"]]
+    if len(whole) != count:
+        raise ValueError(f"{out} has {len(whole)} of {count} pictures; generate again with the same settings to go on")
+    manifest = _manifest(header, whole)
+    _write_whole(out / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    for log in out.glob("manifest-*.jsonl"):
+        log.unlink()
+    return manifest
+
+
+def read_manifest(out: Path) -> dict:
+    """The manifest of a finished folder; FileNotFoundError where it is not finished."""
+    path = out / "manifest.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{out} has no manifest.json; generate again with the same settings to finish it")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def describe(pipeline: Pipeline, name: str, options: dict) -> dict:
+    """What pictures follow from, besides prompts and seeds: pipeline, weights, scheduler, options and versions.
+
+    Plain data for JSON; what JSON cannot hold is given as a string.
+    """
+    takes = inspect.signature(pipeline).parameters
+    defaults = {key: p.default for key, p in takes.items() if isinstance(p.default, (bool, int, float, str))}
+    parts = getattr(pipeline, "components", {})
+    weights = {key: digest(part) for key, part in parts.items() if isinstance(part, nn.Module)}
+    scheduler = parts.get("scheduler")
+    found = {
+        "pipeline": name or type(pipeline).__name__,
+        "class": type(pipeline).__name__,
+        "weights_sha256": weights,
+        "scheduler": scheduler and {"class": type(scheduler).__name__} | _settings(scheduler.config),
+        "num_inference_steps": options.get("num_inference_steps", defaults.get("num_inference_steps")),
+        "guidance_scale": options.get("guidance_scale", defaults.get("guidance_scale")),
+        "options": options,
+        "dtype": str(getattr(pipeline, "dtype", None)).removeprefix("torch."),
+        "device": getattr(getattr(pipeline, "device", None), "type", None),
+        "versions": {"t2i": t2i.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
+    }
+    return json.loads(json.dumps(found, default=str))  # as it will be read back
+
+
+def _settings(config: dict) -> dict:
+    """Without diffusers' notes to itself, such as a list that is in another order in every process."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
+def _items(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Item]:
+    if not prompts or not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ValueError("give at least one prompt, and at least one seed; seeds are different numbers from 0 up")
+    items = [Item(i, prompt, int(seed)) for i, (prompt, seed) in enumerate(product(prompts, seeds))]
+    if len({item.file for item in items}) < len(items):
+        raise ValueError("two prompts have the same key; give each its own")
+    return items
+
+
+def _prompts_digest(prompts: Sequence[Prompt]) -> dict:
+    text = json.dumps([[prompt.key, prompt.text] for prompt in prompts])
+    return {"num": len(prompts), "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _save(out: Path, item: Item, image: Image.Image) -> dict:
+    """Write the picture; what the manifest says about it."""
+    path = out / item.file
+    part = path.with_name(f".{path.name}.part")
+    image.save(part, format="PNG")
+    sha256 = _digest(part)
+    part.replace(path)
+    return {
+        "index": item.index,
+        "key": item.prompt.key,
+        "prompt": item.prompt.text,
+        "seed": item.seed,
+        "file": item.file,
+        "sha256": sha256,
+        "black": image.getextrema() == ((0, 0),) * 3,
+    }
+
+
+def _digest(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _is_there(out: Path, item: Item, entries: dict[str, dict]) -> bool:
+    return item.file in entries and _digest(out / item.file) == entries[item.file]["sha256"]
+
+
+def _manifest(header: dict, entries: Sequence[dict]) -> dict:
+    images = sorted(entries, key=lambda entry: entry["index"])
+    return {"header": header, "black": sum(entry["black"] for entry in images), "images": images}
+
+
+def _write_whole(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+def _start_log(log: Path, header: dict) -> None:
+    """A log with its header, or one that a kill left behind, whose last line may be torn: the next begins a new one."""
+    if not log.exists():
+        _write_whole(log, json.dumps({"header": header}) + "\n")
+    elif not log.read_bytes().endswith(b"\n"):
+        _append(log, "\n")
+
+
+def _append(log: Path, text: str) -> None:
+    with log.open("a", encoding="utf-8") as file:
+        file.write(text)
+
+
+def _rows(out: Path) -> Iterator[dict]:
+    """What manifest.json and then the logs of all processes hold, as {"header": …} and entries."""
+    if (out / "manifest.json").is_file():
+        manifest = read_manifest(out)
+        yield {"header": manifest["header"]}
+        yield from manifest["images"]
+    for log in sorted(out.glob("manifest-*.jsonl")):
+        for line in log.read_text(encoding="utf-8", errors="replace").split("\n"):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:  # torn by a kill: its picture is made again
+                continue
+
+
+def _headers(out: Path) -> list[dict]:
+    return [row["header"] for row in _rows(out) if "header" in row]
+
+
+def _read(out: Path, header: dict) -> dict[str, dict]:
+    """{file: entry} of a folder. ValueError unless it was made with the settings of `header`."""
+    for other in _headers(out):
+        if odd := [key for key in {**header, **other} if header.get(key) != other.get(key)]:
+            raise ValueError(
+                f"{out} was made with other settings ({', '.join(odd)}); give another folder, or remove this one"
+            )
+    entries: dict[str, dict] = {}
+    for row in _rows(out):
+        # Two processes may have recorded one file, if their number changed between runs: the one that fits counts.
+        if "file" in row and (row["file"] not in entries or _digest(out / row["file"]) == row["sha256"]):
+            entries[row["file"]] = row
+    return entries
+
+
+def _processes() -> PartialState:
+    """This process among those that were launched."""
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    waiting = {"timeout": LONGEST_WAIT} if launched > 1 else {}
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), **waiting)
+    if state.num_processes != launched:  # each would take itself for the only one, and all would write the same files
+        raise ValueError(
+            f"{launched} processes were launched but they are not connected; where there is no GPU for them, "
+            "set ACCELERATE_USE_CPU=true"
+        )
+    return state

@@ -1,0 +1,204 @@
+"""From features to scores: each metric with its interval, and with all that says what was measured.
+
+Shapes: N pictures · D dimensions
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from t2i.eval import metrics
+from t2i.eval.bias import Counterfactuals
+from t2i.eval.binding import share
+from t2i.eval.features import Features, measure_name
+from t2i.eval.likelihood import CodeLikelihood
+from t2i.eval.metrics.memorization import NearCopies
+from t2i.eval.references import Reference
+from t2i.eval.report import Score
+
+RESAMPLES = 100  # of the bootstrap of distances between sets, which are slow; means have 1,000
+INFINITY_POINTS = 15
+LEAST_FOR_INFINITY = 50  # pictures, below which a line through subsets says nothing
+SMALLEST_KID_SUBSETS = 1000
+
+
+def fidelity(generated: Features, reference: Features | Reference, real: Features | None = None, seed: int = 0):
+    """Fréchet distance, also extrapolated to infinitely many pictures; and where features of the reference are known,
+    precision and recall, density and coverage.
+
+    Args:
+        generated, reference: of one extractor.
+        real: other real pictures, as many as generated, whose score is the ceiling.
+        seed: of bootstrap and subsets.
+
+    Returns: list of Score. Intervals are of the generated pictures' choice alone; resampling repeats some of them,
+    which makes them less varied, so an interval of a distance can lie above its value.
+    """
+    x, about = generated.values, _details(generated, reference)
+    target = reference.gaussian if isinstance(reference, Reference) else reference.values
+    best = None if real is None else metrics.frechet_distance(real.values, target)
+    name = measure_name("FD", generated.extractor)
+    scores = [_score(name, x, lambda z: metrics.frechet_distance(z, target), generated, about, "lower", best, seed)]
+    if len(x) >= LEAST_FOR_INFINITY:
+        line = metrics.fd_infinity(x, target, INFINITY_POINTS, seed=seed)
+        details = about | {"points": len(line.counts), "slope": line.slope}
+        scores.append(Score(f"{name} at infinity", line.value, None, None, len(x), "lower", details=details))
+    if (y := _features_of(reference)) is None:
+        return scores
+    others = None if real is None else real.values
+    for metric in (metrics.precision_recall, metrics.density_coverage):
+        value, ceiling = metric(x, y), None if others is None else metric(others, y)
+        for part in ("precision", "recall", "density", "coverage"):
+            if hasattr(value, part):
+                best = None if ceiling is None else getattr(ceiling, part)
+                details = about | {"k": value.k}
+                plain = f"{part}[{generated.extractor['name']}]"
+                scores.append(
+                    Score(
+                        plain, getattr(value, part), None, None, len(x), "higher", best, len(generated.skipped), details
+                    )
+                )
+    return scores
+
+
+def kernel(
+    generated: Features,
+    reference: Features | Reference,
+    real: Features | None = None,
+    subsets: int = 100,
+    seed: int = 0,
+) -> list[Score]:
+    """Kernel distance, its interval from the subsets: mean ± 1.96 standard errors; in CLIP's space also CMMD."""
+    y = _features_of(reference)
+    if y is None:
+        raise ValueError("KID needs the reference's features; save its statistics with them, or give a folder")
+    x, size = generated.values, min(1000, len(generated), len(y))
+    found = metrics.kid(x, y, subsets, size, seed=seed)
+    best = None if real is None else metrics.kid(real.values, y, subsets, min(size, len(real)), seed=seed).mean
+    half = 1.96 * found.std / subsets**0.5
+    details = _details(generated, reference) | {"subsets": subsets, "subset_size": size, "seed": seed}
+    name = measure_name("KID", generated.extractor)
+    skipped = len(generated.skipped)
+    scores = [Score(name, found.mean, found.mean - half, found.mean + half, len(x), "lower", best, skipped, details)]
+    if generated.extractor["name"].startswith(("clip:", "open_clip:")):
+        about = _details(generated, reference)
+        name = f"CMMD[{generated.extractor['name']}]"
+        scores.append(_score(name, x, lambda z: metrics.cmmd(z, y), generated, about, "lower", None, seed))
+    return scores
+
+
+def clip(images: Features, texts: Tensor, variant: str, candidates: int = 100, seed: int = 0) -> list[Score]:
+    """CLIP score by its variant (see `t2i.eval.metrics.clip_score`) and R-precision among `candidates` texts.
+
+    Args:
+        images: of a CLIP extractor, (N, D).
+        texts: (N, D), of the same extractor's `encode_text`.
+    """
+    about, skipped = {"extractor": images.extractor, "variant": variant}, len(images.skipped)
+    found = metrics.clip_score(images.values, texts, variant)
+    interval = metrics.bootstrap_interval(found.per_sample, seed=seed)
+    ends = sorted(max(0.0, end) if variant == "torchmetrics" else end for end in (interval.low, interval.high))
+    name = f"CLIP score, {variant}[{images.extractor['name']}]"
+    scores = [Score(name, found.value, *ends, interval.n, "higher", None, skipped, about)]
+    if (r := min(candidates, len(texts))) >= 2:
+        precision = metrics.r_precision(images.values, texts, r, seed)
+        interval = metrics.bootstrap_interval(precision.per_sample, seed=seed)
+        about = {"extractor": images.extractor, "candidates": r, "seed": seed}
+        name = f"R-precision of {r}[{images.extractor['name']}]"
+        ends = (interval.low, interval.high)
+        scores.append(Score(name, interval.value, *ends, interval.n, "higher", None, skipped, about, share=True))
+    return scores
+
+
+def shares(found: dict[str, dict], ceilings: dict[str, dict] | None = None, prefix: str = "", **details) -> list[Score]:
+    """Shares as `wilson` gives them, {name: {"value", "low", "high", "n"}}, as scores called prefix + name."""
+    ceilings = ceilings or {}
+    return [
+        Score(
+            f"{prefix}{name}",
+            s["value"],
+            s["low"],
+            s["high"],
+            s["n"],
+            "higher",
+            ceilings[name]["value"] if name in ceilings else None,
+            details=details,
+            share=True,
+        )
+        for name, s in found.items()
+    ]
+
+
+def memorization(found: NearCopies, extractor: dict) -> list[Score]:
+    """The share of near copies; the ceiling is the share among new real pictures, which copy nothing."""
+    copies, real = share(found.copies.tolist()), share(found.real_copies.tolist())
+    details = {"extractor": extractor, "threshold": found.threshold, "real_n": real["n"]}
+    ends = (copies["low"], copies["high"])
+    name = f"near copies[{extractor['name']}]"
+    return [Score(name, copies["value"], *ends, copies["n"], "lower", real["value"], 0, details, share=True)]
+
+
+def likelihood(given: CodeLikelihood, tokenizer_sha256: str, split: str, seed: int = 0) -> list[Score]:
+    """Nats a code of real pictures with their captions, and what the captions explain of them."""
+    about = {"unit": "nats a code", "image_tokenizer_sha256": tokenizer_sha256}
+    scores = []
+    for name, values, better in (
+        (f"nats a code, {split}", given.given, "lower"),
+        (f"nats a code that the caption explains, {split}", given.explained, "higher"),
+    ):
+        i = metrics.bootstrap_interval(values, seed=seed)
+        scores.append(Score(name, i.value, i.low, i.high, i.n, better, details=about))
+    return scores
+
+
+def bias(found: Counterfactuals, unsaid: dict) -> list[Score]:
+    """Counterfactual pairs (see `t2i.eval.bias`), and how unevenly attributes are drawn that nobody asked for."""
+    scores = []
+    for swap, parts in found.report.items():
+        scores += shares({f"swap of {swap}: followed": parts["followed"]})
+        scores += shares(
+            {f"swap of {swap}: rest kept": parts["kept"]}, {f"swap of {swap}: rest kept": parts["kept_by_chance"]}
+        )
+    name, n = "attributes left open: distance from even", unsaid["n"]
+    details = {"counts": unsaid["counts"]}
+    value, best = unsaid["total_variation"], unsaid["by_chance"]
+    return [*scores, Score(name, value, None, None, n, "lower", best, details=details, share=True)]
+
+
+def _score(
+    name: str,
+    x: Tensor,
+    statistic: Callable[[np.ndarray], float],
+    generated: Features,
+    details: dict,
+    better: str,
+    ceiling: float | None,
+    seed: int,
+) -> Score:
+    """A distance of a set of features (N, D), with a bootstrap interval over its rows."""
+    found = metrics.bootstrap_interval(x, statistic, RESAMPLES, seed=seed)
+    details = details | {"resamples": RESAMPLES, "seed": seed}
+    return Score(name, found.value, found.low, found.high, found.n, better, ceiling, len(generated.skipped), details)
+
+
+def _features_of(reference: Features | Reference) -> Tensor | None:
+    return reference.features if isinstance(reference, Reference) else reference.values
+
+
+def _details(generated: Features, reference: Features | Reference) -> dict:
+    if isinstance(reference, Reference):
+        of = {"sha256": reference.sha256, "n": reference.count, "source": reference.source}
+        of |= {"mismatches": list(reference.mismatches)} if reference.mismatches else {}
+    else:
+        of = {"sha256": pictures_digest(reference.images_sha256), "n": len(reference)}
+    black = {"black": len(generated.black)} if generated.black else {}
+    return {"extractor": generated.extractor, "reference": of} | black
+
+
+def pictures_digest(images_sha256: Sequence[str]) -> str:
+    """One SHA-256 of a set of pictures from theirs, whatever their order."""
+    return hashlib.sha256("".join(sorted(images_sha256)).encode()).hexdigest()

@@ -1,0 +1,215 @@
+"""Prompts by the name of a suite, or from a file: what a pipeline is asked to draw, and the scene where one is known.
+
+Suites: `toybox` (every category below; `toybox/counting` is one of them) and `lecture` (prompts as lectures on
+text-to-image systems show them, and a few like them, with a scene where toybox can decide them). The categories are
+those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), and three that toybox adds: skins, paraphrases, and pairs held
+out of the training data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from t2i.cli_errors import check_choice
+from t2i.data.toybox import ATTRIBUTES, COLOURS, HELD_OUT, SKINS, Scene, Thing
+from t2i.data.toybox.captions import OPENINGS, RELATION_PHRASES, name
+
+WORDINGS = 3  # phrasings of each scene of the category "paraphrase"
+
+
+@dataclass(frozen=True)
+class Category:
+    """Scenes of one split and one family, whose first thing has one of `attributes`."""
+
+    split: str
+    family: str
+    attributes: tuple[str, ...] = ATTRIBUTES
+
+
+CATEGORIES = {
+    "colour": Category("train", "single", tuple(COLOURS)),
+    "skin": Category("train", "single", SKINS),
+    "counting": Category("train", "count"),
+    "position": Category("train", "relation"),
+    "two objects": Category("train", "relation"),
+    "attribute binding": Category("train", "relation"),
+    "paraphrase": Category("train", "single"),
+    "unseen combination": Category("zero_shot", "single"),
+    "unseen combination of two": Category("zero_shot", "relation"),
+}
+
+_CAT_ON_CAR = Scene((Thing("cat", "red"), Thing("car", "blue")), "on top of")
+_CAR_ON_CAT = Scene((Thing("car", "blue"), Thing("cat", "red")), "on top of")
+_APPLE_AND_BACKPACK = Scene((Thing("apple", "black"), Thing("backpack", "green")), "left of")
+_AVOCADO_ARMCHAIR = Scene((Thing("armchair", "avocado"),))
+
+# (prompt, category, scene). Toybox knows no riding, no writing and no style, so it leaves those open.
+LECTURE: tuple[tuple[str, str, Scene | None], ...] = (
+    ("an avocado armchair", "unseen combination", _AVOCADO_ARMCHAIR),
+    ("an armchair in the shape of an avocado", "unseen combination", _AVOCADO_ARMCHAIR),
+    ("an armchair that looks like an avocado", "unseen combination", _AVOCADO_ARMCHAIR),
+    ("a zebra teapot", "skin", Scene((Thing("teapot", "zebra"),))),
+    ("a black apple and a green backpack", "attribute binding", _APPLE_AND_BACKPACK),
+    ("a red cat on top of a blue car", "relation", _CAT_ON_CAR),
+    ("a blue car on top of a red cat", "relation", _CAR_ON_CAT),
+    ("three green apples", "counting", Scene((Thing("apple", "green", 3),))),
+    ("four red cars", "counting", Scene((Thing("car", "red", 4),))),
+    ("an astronaut riding a horse", "open", None),
+    ("a horse riding an astronaut", "open", None),
+    ("a shop front with the word hello on it", "open", None),
+    ("an oil painting of a robot reading a newspaper", "open", None),
+)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a pipeline is asked for.
+
+    Attributes:
+        text: handed to the pipeline.
+        category: what the picture is judged by: a name in CATEGORIES, "relation" (everything must be right), or any
+            other word where nothing is judged.
+        scene: what the picture should show, or None where toybox cannot say.
+        key: unique in its suite, such as "two-objects/0017"; with a seed it fixes the noise that a picture is made of.
+    """
+
+    text: str
+    category: str
+    scene: Scene | None
+    key: str
+
+
+def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0) -> list[Prompt]:
+    """The prompts of a suite ("toybox", "toybox/counting", "lecture") or of a file.
+
+    A file has one prompt a line; where its name ends in .jsonl each line is {"prompt": …}, and may have a "category"
+    and a "key". Empty lines are left out.
+
+    Args:
+        num: toybox: prompts of each category, 1 or more (see `toybox_prompts`); others: at most so many, the first
+            ones, None for all.
+        seed: of toybox's scenes, 0 or more.
+
+    Raises FileNotFoundError or ValueError, with the remedy, for a name that is neither, for a file without prompts, and
+    for numbers out of range.
+    """
+    name = str(name_or_file)
+    if seed < 0 or (num is not None and num < 1):
+        raise ValueError(f"num must be at least 1 and seed at least 0, not {num} and {seed}")
+    suites = {"toybox": tuple(CATEGORIES), **{f"toybox/{slug(c)}": (c,) for c in CATEGORIES}}
+    if name in suites:
+        if num is None:
+            raise ValueError(f"the suite {name!r} has no end: say how many prompts of each category with num")
+        return [prompt for category in suites[name] for prompt in toybox_prompts(category, num, seed)]
+    if name == "lecture":
+        rows = enumerate(LECTURE[:num])
+        return [Prompt(text, category, scene, f"lecture/{i:04}") for i, (text, category, scene) in rows]
+    if Path(name).is_file():
+        return _from_file(Path(name))[:num]
+    if Path(name).suffix or Path(name).is_dir() or (Path(name).parent != Path() and not name.startswith("toybox/")):
+        raise FileNotFoundError(f"there is no file of prompts {name!r}; give one with a prompt a line, or a suite")
+    check_choice("prompt suite", name, [*suites, "lecture"])
+    raise AssertionError("check_choice lets only known names pass")
+
+
+def toybox_prompts(category: str, num: int, seed: int) -> list[Prompt]:
+    """`num` prompts of a category; prompt i depends on (seed, category, i) alone.
+
+    "paraphrase" has num // WORDINGS scenes (at least one), each in WORDINGS wordings one after the other, the canonical
+    one first. "unseen combination" goes round the held-out pairs, evenly.
+    """
+    check_choice("category", category, CATEGORIES)
+    keys = [f"{slug(category)}/{i:04}" for i in range(num)]
+    if category != "paraphrase":
+        scenes = [_scene(category, i, seed) for i in range(num)]
+        return [Prompt(s.caption(), category, s, key) for s, key in zip(scenes, keys, strict=True)]
+    prompts = []
+    for i, key in enumerate(keys[: max(1, num // WORDINGS)]):
+        scene = _scene(category, i, seed)
+        texts = wordings(scene, WORDINGS, np.random.default_rng(entropy(seed, f"wordings of {key}")))
+        prompts += [Prompt(text, category, scene, f"{key}/{k}") for k, text in enumerate(texts)]
+    return prompts
+
+
+def wordings(scene: Scene, count: int, rng: np.random.Generator) -> list[str]:
+    """`count` different captions (10 at most) that all tell every fact of the scene, the canonical one first."""
+    if not 1 <= count <= 2 * (len(OPENINGS) + 1):
+        raise ValueError(f"a scene has 1 to {2 * (len(OPENINGS) + 1)} wordings for sure, not {count}")
+    texts = [scene.caption()]
+    while len(texts) < count:
+        if (text := _wording(scene, rng)) not in texts:
+            texts.append(text)
+    return texts
+
+
+def held_out_thing(i: int) -> Thing:
+    """Thing i of those held out of the training data, over and over."""
+    pairs = sorted(HELD_OUT)  # the order of a set of strings changes from process to process
+    attribute, kind = pairs[i % len(pairs)]
+    return Thing(kind, attribute)
+
+
+def entropy(seed: int, text: str) -> list[int]:
+    """Nine numbers for `numpy.random.SeedSequence`: the seed and the SHA-256 of a text."""
+    return [seed, *np.frombuffer(hashlib.sha256(text.encode()).digest(), "<u4").tolist()]
+
+
+def slug(text: str) -> str:
+    """Lower case letters and digits of a text, joined by hyphens: for names of files."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _scene(category: str, i: int, seed: int) -> Scene:
+    asked = CATEGORIES[category]
+    rng = np.random.default_rng(entropy(seed, f"scene of {slug(category)}/{i:04}"))
+    scene = Scene.sample(rng, asked.split, asked.family)
+    while scene.things[0].attribute not in asked.attributes:
+        scene = Scene.sample(rng, asked.split, asked.family)
+    return replace(scene, things=(held_out_thing(i),)) if category == "unseen combination" else scene
+
+
+def _wording(scene: Scene, rng: np.random.Generator) -> str:
+    """Unlike `Scene.caption(rng)` this never leaves out an attribute or a relation."""
+    text = name(scene.things[0], rng)
+    if scene.relation is not None:
+        text = f"{text} {_one_of(RELATION_PHRASES[scene.relation], rng)} {name(scene.things[1], rng)}"
+    opening = _one_of(("", *OPENINGS), rng)
+    return f"{opening} {text}".strip()
+
+
+def _one_of(options: Sequence[str], rng: np.random.Generator) -> str:
+    return options[int(rng.random() * len(options))]
+
+
+def _from_file(path: Path) -> list[Prompt]:
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    rows = [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()]
+    stem = slug(path.stem) or "prompts"
+    if path.suffix == ".jsonl":
+        prompts = [_from_json(line, f"{path}, line {i}", f"{stem}/{i:04}") for i, line in rows]
+    else:
+        prompts = [Prompt(line, stem, None, f"{stem}/{i:04}") for i, line in rows]
+    if not prompts:
+        raise ValueError(f"{path} has no prompts; write one a line")
+    key, times = Counter(prompt.key for prompt in prompts).most_common(1)[0]
+    if times > 1:
+        raise ValueError(f"{path} has the key {key!r} {times} times; give each prompt its own")
+    return prompts
+
+
+def _from_json(line: str, where: str, key: str) -> Prompt:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        row = None
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+        raise ValueError(f'{where}: no {{"prompt": "…"}}; give each line that form, or name the file .txt')
+    return Prompt(row["prompt"], str(row.get("category", "file")), None, str(row.get("key", key)))

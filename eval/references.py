@@ -1,0 +1,186 @@
+"""Statistics of reference pictures as a file, which says what they are of and is believed only if that fits.
+
+An npz without pickles: `mean` (D,) and `cov` (D, D) in float64, maybe `features` (N, D) in float32, which KID,
+precision and recall need, and `metadata`, a JSON string.
+
+Shapes: N pictures · D dimensions
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import t2i
+from t2i.eval.features.base import Extractor, Features
+from t2i.eval.metrics import Gaussian, Moments
+
+ARRAYS = ("mean", "cov", "features")
+REMEDY = "make it again with save_reference"
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What a file of statistics holds.
+
+    Attributes:
+        gaussian: mean and covariance.
+        features: float32 (N, D), or None where only the moments were kept.
+        extractor: description of what made the features: name, dim, preprocess_id, weights_sha256.
+        count: N.
+        image_size: (height, width) of the pictures before preprocessing; None where they differ or are unknown.
+        source: which pictures they are, in words.
+        version: of t2i.
+        sha256: of the arrays.
+        mismatches: what did not fit and was allowed, one sentence each.
+    """
+
+    gaussian: Gaussian = field(repr=False)
+    features: Tensor | None = field(repr=False)
+    extractor: dict
+    count: int
+    image_size: tuple[int, int] | None
+    source: str
+    version: str
+    sha256: str
+    mismatches: tuple[str, ...] = ()
+
+
+def save_reference(
+    path: str | Path,
+    data: Features | Gaussian,
+    source: str,
+    image_size: tuple[int, int] | None = None,
+    extractor: Extractor | dict | None = None,
+    count: int | None = None,
+    keep_features: bool = False,
+) -> None:
+    """Write statistics, whole or not at all.
+
+    Args:
+        path: ends in .npz.
+        data: features, or a Gaussian, which needs `extractor` and `count` to be told.
+        source: which pictures they are of, in words: "COCO 2014 validation, captions of 30,000".
+        image_size: (height, width) of the pictures.
+        extractor, count: what made the features of a Gaussian, and of how many pictures; known for `Features`.
+        keep_features: also write the features, float32.
+
+    Raises ValueError for another ending, what a Gaussian lacks, another dimension, or fewer than two pictures.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"statistics are written to a file that ends in .npz, not to {path}")
+    if isinstance(data, Features):
+        gaussian, about, count = Moments.of(data.values).gaussian(), data.extractor, len(data)
+    elif extractor is None or count is None or count < 2 or keep_features:
+        raise ValueError("a Gaussian needs its extractor and a count of at least 2, and has no features to keep")
+    else:
+        gaussian, about = data, _about(extractor)
+    if len(gaussian.mean) != about["dim"]:
+        raise ValueError(f"{about['name']} has {about['dim']} dimensions, the statistics have {len(gaussian.mean)}")
+    arrays = {"mean": gaussian.mean.cpu().numpy(), "cov": gaussian.cov.cpu().numpy()}
+    if keep_features:
+        arrays["features"] = data.values.numpy()
+    metadata = {
+        "extractor": dict(about),
+        "count": count,
+        "image_size": image_size,
+        "source": source,
+        "version": t2i.__version__,
+        "sha256": _digest(arrays),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        np.savez(file, metadata=np.array(json.dumps(metadata)), **arrays)
+    part.replace(path)
+
+
+def load_reference(
+    path: str | Path,
+    extractor: Extractor | dict,
+    image_size: tuple[int, int] | None = None,
+    count: int | None = None,
+    allow_mismatch: bool = False,
+) -> Reference:
+    """Read statistics and compare them with what is being scored.
+
+    Args:
+        extractor: what the other features are made with, or its description.
+        image_size: (height, width) that the pictures must have had, where that matters.
+        count: pictures that there must have been, where that matters.
+        allow_mismatch: use them all the same. What does not fit is then in `mismatches`, for the report; another
+            number of dimensions can never be used.
+
+    Raises FileNotFoundError; and ValueError for pickles, for files of other tools, for damage, and for a mismatch.
+    """
+    arrays, metadata = _read(Path(path))
+    reference = _reference(arrays, metadata, Path(path))
+    asked, made = _about(extractor), reference.extractor
+    if made["dim"] != asked["dim"]:
+        raise ValueError(f"{path} has {made['dim']} dimensions and {asked['name']} has {asked['dim']}; {REMEDY}")
+    pairs = [(f"extractor {key}", made[key], asked[key]) for key in ("name", "preprocess_id", "weights_sha256")]
+    pairs += [("image size", reference.image_size, None if image_size is None else tuple(image_size))]
+    pairs += [("count", reference.count, count)]
+    wrong = [f"its {what} is {have}, not {want}" for what, have, want in pairs if want is not None and have != want]
+    if wrong and not allow_mismatch:
+        raise ValueError(f"{path} does not fit: {'; '.join(wrong)}; {REMEDY}, or give allow_mismatch=True")
+    return Reference(**{**reference.__dict__, "mismatches": tuple(wrong)})
+
+
+def _read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
+    """The arrays and the metadata, with every way in which a file may be wrong said in a sentence."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there are no statistics in {path}; {REMEDY}")
+    try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("not a zip file")
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        if "allow_pickle" in str(error):
+            raise ValueError(f"{path} holds pickled objects, which could run code; {REMEDY}") from None
+        raise ValueError(f"{path} is damaged, or no npz of statistics; {REMEDY}") from error
+    try:
+        metadata = json.loads(str(arrays.pop("metadata")))
+        metadata["sha256"]
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise ValueError(f"{path} does not say what made it (metadata); {REMEDY}") from None
+    return {name: arrays[name] for name in ARRAYS if name in arrays}, metadata
+
+
+def _reference(arrays: dict[str, np.ndarray], metadata: dict, path: Path) -> Reference:
+    if metadata["sha256"] != _digest(arrays):
+        raise ValueError(f"the arrays of {path} are not those that its metadata were written for; {REMEDY}")
+    size, features = metadata["image_size"], arrays.get("features")
+    return Reference(
+        gaussian=Gaussian(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["cov"])),
+        features=None if features is None else torch.from_numpy(features),
+        extractor=metadata["extractor"],
+        count=metadata["count"],
+        image_size=None if size is None else tuple(size),
+        source=metadata["source"],
+        version=metadata["version"],
+        sha256=metadata["sha256"],
+    )
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    """SHA-256 of names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in ARRAYS:
+        if name in arrays:
+            array = np.ascontiguousarray(arrays[name])
+            digest.update(f"{name} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+def _about(extractor: Extractor | dict) -> dict:
+    return extractor.describe() if isinstance(extractor, Extractor) else dict(extractor)

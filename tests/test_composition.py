@@ -1,0 +1,236 @@
+"""Compositional accuracy: what counts as right, and laws of the report. The embedded reader judges real renders."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i.data.toybox import KINDS, Scene, Thing
+from t2i.data.toybox.reader import Reader, Reading
+from t2i.eval import binding, composition
+from t2i.eval.composition import Answer, evaluate_composition
+from t2i.eval.generation import generate
+from t2i.eval.prompts import CATEGORIES, WORDINGS, Prompt, open_prompts
+
+NUM = 6
+CAT, CAR, BLUE_CAT, RED_CAR = ("cat", "red"), ("car", "blue"), ("cat", "blue"), ("car", "red")
+ONE, TWO = Scene((Thing("cat", "red"),)), Scene((Thing("cat", "red"), Thing("car", "blue")), "on top of")
+THREE = Scene((Thing("cat", "red", 3),))
+
+
+class Renders:
+    """A foreign pipeline that draws the scene whose caption it is given, or what `change` makes of that scene."""
+
+    def __init__(self, prompts: list[Prompt], change=lambda scene: scene):
+        self.scenes, self.change, self.seeds = {p.text: p.scene for p in prompts}, change, []
+
+    def __call__(self, prompt, generator=None, output_type="pil", guidance_scale=1.0):
+        self.seeds += [g.initial_seed() for g in generator]
+        return SimpleNamespace(images=[self.change(self.scenes[text]).render(64) for text in prompt])
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[Prompt]:
+    return open_prompts("toybox", NUM, seed=0)
+
+
+@pytest.fixture(scope="module")
+def reader() -> Reader:
+    return binding.load_reader()
+
+
+@pytest.fixture(scope="module")
+def perfect(prompts, reader):
+    return evaluate_composition(Renders(prompts), reader, NUM, batch_size=7)
+
+
+def answer(category: str, scene: Scene, layout: str, first: tuple, second: tuple | None = None, key: str = "k/0"):
+    return Answer(Prompt(scene.caption(), category, scene, key), Reading(layout, (first, second or first)))
+
+
+# --- what counts as right -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("category", "scene", "right", "wrong"),
+    [
+        ("colour", ONE, [("one", CAT), ("two", CAT)], [("one", BLUE_CAT), ("one", RED_CAR)]),
+        ("counting", THREE, [("three", CAT), ("three", BLUE_CAT)], [("two", CAT), ("three", RED_CAR)]),
+        (
+            "position",
+            TWO,
+            [("stacked", CAT, CAR), ("stacked", BLUE_CAT, RED_CAR)],
+            [("stacked", CAR, CAT), ("side by side", CAT, CAR), ("one", CAT, CAT)],
+        ),
+        (
+            "two objects",
+            TWO,
+            [("stacked", CAR, CAT), ("side by side", RED_CAR, BLUE_CAT)],
+            [("stacked", CAT, CAT), ("one", CAT, CAR)],
+        ),
+        (
+            "attribute binding",
+            TWO,
+            [("stacked", CAT, CAR), ("side by side", CAR, CAT)],
+            [("stacked", BLUE_CAT, RED_CAR), ("two", CAT, CAR)],
+        ),
+        ("relation", TWO, [("stacked", CAT, CAR)], [("stacked", CAR, CAT), ("stacked", BLUE_CAT, RED_CAR)]),
+    ],
+)
+def test_each_category_asks_about_what_it_is_named_after(category, scene, right, wrong):
+    assert all(answer(category, scene, *reading).right for reading in right)
+    assert not any(answer(category, scene, *reading).right for reading in wrong)
+
+
+def test_every_category_of_prompts_is_judged():
+    assert set(CATEGORIES) <= set(composition.RULES)
+    assert {p.category for p in open_prompts("lecture") if p.scene} <= set(composition.RULES)
+
+
+def test_a_paraphrased_scene_is_right_only_in_all_wordings():
+    answers = [answer("paraphrase", ONE, "one", CAT, key=f"paraphrase/0000/{k}") for k in range(3)]
+    answers += [answer("paraphrase", ONE, "one", CAT if k else CAR, key=f"paraphrase/0001/{k}") for k in range(3)]
+    answers += [answer("paraphrase", ONE, "one", CAR, key=f"paraphrase/0002/{k}") for k in range(3)]
+    found = composition.paraphrase(answers)
+    assert {what: (s["value"], s["n"]) for what, s in found.items()} == {
+        "all": (pytest.approx(1 / 3), 3),
+        "each": (pytest.approx(5 / 9), 9),
+        "agreement": (pytest.approx(2 / 3), 3),
+    }
+    assert composition.scores(answers)["paraphrase"] == found["all"]
+
+
+def test_errors_count_wrong_facts():
+    assert answer("position", TWO, "stacked", CAT, CAR).errors == 0
+    assert answer("position", TWO, "stacked", CAT, CAT).errors == 2
+    assert answer("position", TWO, "one", RED_CAR, BLUE_CAT).errors == 3
+    assert answer("colour", ONE, "one", CAT, CAR).errors == 0, "the second slot of one thing says nothing"
+
+
+def test_confusion_counts_what_was_read_for_what_was_asked():
+    answers = [answer("colour", ONE, "one", read) for read in (CAT, CAT, CAR)]
+    answers.append(answer("position", TWO, "stacked", CAR, CAT))  # two things: a wrong place is no wrong kind
+    tables = composition.confusion(answers)
+    kinds = np.array(tables["kinds"]["counts"])
+    cat, car = list(KINDS).index("cat"), list(KINDS).index("car")
+    assert kinds.sum() == 3 and (kinds[cat, cat], kinds[cat, car]) == (2, 1)
+    attributes = tables["attributes"]
+    red, blue = attributes["names"].index("red"), attributes["names"].index("blue")
+    assert np.array(attributes["counts"])[red].sum() == 3 and attributes["counts"][red][blue] == 1
+
+
+# --- the evaluation -------------------------------------------------------------------------------------------------
+
+
+def test_a_perfect_pipeline_reaches_the_ceiling(perfect):
+    report = perfect.report
+    assert report["scores"] == report["ceilings"] and set(report["scores"]) == set(CATEGORIES)
+    assert report["confusion"] == report["confusion_of_reader"]
+    assert all(s["value"] >= 0.8 for s in report["scores"].values())
+    assert report["scores"]["paraphrase"]["n"] == NUM // WORDINGS and report["scores"]["colour"]["n"] == NUM
+
+
+def test_swapped_places_cost_positions_alone(prompts, reader, perfect):
+    def swapped(scene: Scene) -> Scene:
+        return replace(scene, things=scene.things[::-1])
+
+    scores = evaluate_composition(Renders(prompts, swapped), reader, NUM).report["scores"]
+    assert scores["position"]["value"] == 0
+    for category in ("two objects", "attribute binding", "unseen combination of two"):
+        assert scores[category]["value"] >= 0.8
+    assert scores["colour"] == perfect.report["scores"]["colour"]
+
+
+def test_swapped_attributes_cost_the_binding_alone(prompts, reader):
+    def swapped(scene: Scene) -> Scene:
+        if scene.relation is None:
+            return scene
+        a, b = scene.things
+        if a.attribute == b.kind or b.attribute == a.kind:  # nothing is made of itself
+            return scene
+        return replace(scene, things=(Thing(a.kind, b.attribute), Thing(b.kind, a.attribute)))
+
+    scores = evaluate_composition(Renders(prompts, swapped), reader, NUM).report["scores"]
+    assert scores["attribute binding"]["value"] <= 0.35
+    assert scores["two objects"]["value"] >= 0.8 and scores["position"]["value"] >= 0.8
+
+
+def test_report_and_noise_do_not_depend_on_the_batch(prompts, reader, perfect):
+    one = Renders(prompts)
+    assert evaluate_composition(one, reader, NUM, batch_size=1).report == perfect.report
+    assert len(set(one.seeds)) == len(prompts)
+
+
+def test_the_pictures_are_those_of_generate(prompts, pipe, reader, tmp_path):
+    manifest = generate(pipe, open_prompts("lecture", seed=3), [3], tmp_path)
+    found = evaluate_composition(pipe, reader, 20, seed=3, suite="lecture")
+    pictures = {prompt.key: picture for picture, prompt in found.undecided}
+    for kept in (found.failures, found.successes):
+        pictures |= {answer.prompt.key: picture for pairs in kept.values() for picture, answer in pairs}
+    for entry in manifest["images"]:
+        expected = binding.squares([Image.open(tmp_path / entry["file"])])[0]
+        assert np.array_equal(pictures[entry["key"]], expected)
+    assert found.report["undecided"] == len(found.undecided) == 4
+
+
+def test_the_worst_failures_come_first_and_files_are_whole(prompts, reader, tmp_path):
+    def spoilt(scene: Scene) -> Scene:
+        wrong = [t for t in (Thing("robot", "brick"), Thing("tree", "pink")) if t.kind != scene.things[0].kind]
+        return replace(scene, things=wrong[:1], relation=None) if scene.jitter_seed % 2 else scene
+
+    found = evaluate_composition(Renders(prompts, spoilt), reader, NUM, name="spoilt", guidance_scale=2.0)
+    composition.write(found, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "failures.png", "report.json"]
+    assert json.loads((tmp_path / "report.json").read_text()) == found.report
+    assert any(found.failures.values())
+    for category, pairs in found.failures.items():
+        errors = [a.errors for _, a in pairs]
+        assert errors == sorted(errors, reverse=True) and not any(a.right for _, a in pairs)
+        assert [row["errors"] for row in found.report["worst"][category]] == errors
+    settings = found.report["settings"]
+    assert (settings["pipeline"], settings["options"], settings["seed"]) == ("spoilt", {"guidance_scale": 2.0}, 0)
+    lines = composition.table(found.report).splitlines()
+    assert [line.strip().startswith(c) for line, c in zip(lines[1:], CATEGORIES, strict=False)] == [True] * 9
+
+
+def test_a_sheet_without_failures_shows_successes(perfect):
+    none = replace(perfect, failures={}, undecided=[])
+    assert composition.failure_sheet(none).width > 200
+
+
+def test_what_cannot_be_is_refused(prompts, reader, tmp_path):
+    for bad in ({"num": 0}, {"batch_size": 0}, {"seed": -1}):
+        with pytest.raises(ValueError, match="at least"):
+            evaluate_composition(Renders(prompts), reader, **bad)
+    with pytest.raises(ValueError, match="takes no top_k"):
+        evaluate_composition(Renders(prompts), reader, 1, top_k=3)
+    (tmp_path / "mine.txt").write_text("a cat")
+    with pytest.raises(ValueError, match="suite toybox"):
+        evaluate_composition(Renders(prompts), reader, suite=str(tmp_path / "mine.txt"))
+
+
+# --- binding, which draws with the same functions -------------------------------------------------------------------
+
+
+def test_bindings_noise_and_pictures_are_as_ever(pipe):
+    assert binding.generator("seen", 0, 0).initial_seed() == 7076205008002241668
+    asked = binding.scenes("relation", 3, 5)
+    drawn = np.concatenate(list(binding.drawn(pipe, "relation", asked, 5, 2)))
+    generators = [binding.generator("relation", i, 5) for i in range(3)]
+    pil = pipe([s.caption() for s in asked], generator=generators, output_type="pil").images
+    assert np.array_equal(drawn, binding.squares(pil))
+
+
+@pytest.mark.slow
+def test_the_embedded_system_is_scored(reader):
+    from t2i.pipelines import AutoPipeline
+
+    pipe = AutoPipeline.from_pretrained("toybox/dalle")
+    pipe.set_progress_bar_config(disable=True)
+    report = evaluate_composition(pipe, reader, 12, suite="toybox/colour", name="toybox/dalle").report
+    assert list(report["scores"]) == ["colour"] and report["scores"]["colour"]["value"] > 0.4

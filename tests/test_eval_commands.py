@@ -1,0 +1,115 @@
+"""`t2i eval …` from the arguments to the files, on a tiny pipeline with random weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i.cli_errors import UsageError
+from t2i.eval import cli
+from t2i.eval.sections import SECTIONS
+
+
+@pytest.fixture
+def folder(pipe, tmp_path) -> Path:
+    pipe.save_pretrained(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def scores(out: Path) -> dict[str, dict]:
+    return {score["name"]: score for score in json.loads((out / "report.json").read_text())["scores"]}
+
+
+def test_the_overview_names_every_part():
+    assert set(cli.PARTS) == {*SECTIONS, "all"}
+
+
+def test_all_scores_what_it_can_and_says_what_it_left_out(folder, tmp_path, capsys):
+    out = tmp_path / "report"
+    args = ["all", "--pipeline", str(folder), "--num", "18", "--out", str(out)]
+    cli.main(args)
+    found = scores(out)
+    for name in ("colour", "unseen combination", "FD[reader]", "KID[reader]", "precision[reader]"):
+        assert name in found
+    assert {"near copies[reader]", "near copies[pixels]", "prompts of the lecture"} <= found.keys()
+    assert any(name.startswith("nats a code") for name in found)
+    assert found["FD[reader]"]["ceiling"] < found["FD[reader]"]["value"]  # noise is further from toybox than toybox is
+    assert "clip was left out" in capsys.readouterr().out
+    assert (out / "report.html").stat().st_size > 10_000
+    first = (out / "report.json").read_bytes()
+    cli.main(args)  # the pictures are there; the same run gives the same bytes
+    assert (out / "report.json").read_bytes() == first
+    cli.main(["diff", str(out / "report.json"), str(out / "report.json")])
+    assert "FD[reader]" in capsys.readouterr().out
+
+
+def test_a_folder_of_pictures_is_scored_against_another(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for name, low in (("a", 0), ("b", 0), ("c", 128)):
+        (tmp_path / name).mkdir()
+        for i in range(60):
+            Image.fromarray(rng.integers(low, 256, (16, 16, 3), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+    distances = []
+    for reference in "bc":
+        out = tmp_path / f"to-{reference}"
+        args = ["--pipeline", str(tmp_path / "a"), "--reference", str(tmp_path / reference), "--extractor", "random"]
+        cli.main(["fid", *args, "--out", str(out)])
+        distances.append(scores(out)["FD[random]"]["value"])
+    assert distances[0] < distances[1] / 5
+    with pytest.raises(UsageError, match="folder of pictures"):
+        cli.main(["bias", "--pipeline", str(tmp_path / "a"), "--out", str(tmp_path / "x")])
+    with pytest.raises(UsageError, match="does not say what its pictures show"):
+        cli.main(["kid", "--pipeline", str(tmp_path / "a"), "--out", str(tmp_path / "x")])
+
+
+def test_copied_training_pictures_are_found(tmp_path):
+    rng = np.random.default_rng(1)
+    for name in ("trained", "drawn"):
+        (tmp_path / name).mkdir()
+    for i in range(100):
+        image = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+        image.save(tmp_path / "trained" / f"{i}.png")
+        if i < 30:
+            image.save(tmp_path / "drawn" / f"copy-{i}.png")
+    args = ["--pipeline", str(tmp_path / "drawn"), "--training", str(tmp_path / "trained"), "--extractor", "pixels"]
+    cli.main(["memorization", *args, "--out", str(tmp_path / "out")])
+    found = scores(tmp_path / "out")["near copies[pixels]"]
+    assert found["value"] == 1
+    assert found["ceiling"] < 0.2
+
+
+def test_a_human_page_is_made_of_two_systems(folder, tmp_path, capsys):
+    other = tmp_path / "other"
+    other.symlink_to(folder)
+    systems = ["--systems", str(folder), str(other)]
+    cli.main(["human", *systems, "--num", "3", "--out", str(tmp_path / "human")])
+    key = json.loads((tmp_path / "human" / "key.json").read_text())
+    choices = [{"question": q, "choice": "left"} for q in key["questions"]]
+    answers = {"page": key["page"], "rater": "r", "answers": choices}
+    (tmp_path / "answers.json").write_text(json.dumps(answers))
+    said = ["--answers", str(tmp_path / "answers.json"), "--key", str(tmp_path / "human" / "key.json")]
+    cli.main(["human", *said, "--out", str(tmp_path / "tally")])
+    assert (tmp_path / "tally" / "report.html").is_file()
+    assert str(folder) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fidd"], "did you mean fid"),
+        (["all", "--num", "0"], "--num must be at least 1"),
+        (["clip", "--out", "{tmp}", "--pipeline", "{pipe}"], "needs --clip"),
+        (["human", "--systems", "a"], "two systems"),
+        (["human", "--answers", "a.json"], "--key"),
+        (["diff", "one.json"], "two files"),
+        (["fid", "--extractor", "incepton", "--out", "{tmp}", "--pipeline", "{pipe}", "--num", "9"], "inception"),
+    ],
+)
+def test_bad_input_is_one_sentence(args, message, folder, tmp_path):
+    args = [a.format(tmp=tmp_path / "out", pipe=folder) for a in args]
+    with pytest.raises(UsageError, match=message):
+        cli.main(args)

@@ -1,0 +1,380 @@
+"""Pictures in batch, and the prompts that they are made of."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from accelerate import PartialState
+from PIL import Image
+
+from t2i.data.toybox import COLOURS, HELD_OUT, SKINS
+from t2i.eval.generation import Item, draw, generate, generate_on_all, is_main_process, merge, read_manifest
+from t2i.eval.prompts import CATEGORIES, WORDINGS, Prompt, open_prompts
+
+PROMPTS = [Prompt("a red cat", "x", None, "x/0"), Prompt("a blue car", "x", None, "x/1")]
+SEEDS = (0, 1, 7)
+
+
+class Watched:
+    """A real pipeline, and the prompts that it was asked for; it stops as Ctrl-C does after `calls` calls."""
+
+    def __init__(self, pipe, calls: int = 100):
+        self.pipe, self.calls, self.asked = pipe, calls, []
+        self.components = pipe.components
+
+    def __call__(self, prompt, generator=None, output_type="pil", top_k=64):
+        if self.calls == 0:
+            raise KeyboardInterrupt
+        self.calls -= 1
+        self.asked += prompt
+        return self.pipe(prompt, generator=generator, output_type=output_type, top_k=top_k)
+
+
+class Filled:
+    """Draws pictures of one value."""
+
+    def __init__(self, value: float):
+        self.value = value
+
+    def __call__(self, prompt, generator=None, output_type="pil"):
+        return SimpleNamespace(images=np.full((len(prompt), 8, 8, 3), self.value, np.float32))
+
+
+class Small:
+    """A machine with room for `room` pictures; the picture is noise of the generator."""
+
+    def __init__(self, room: int, error: type[RuntimeError] = torch.OutOfMemoryError):
+        self.room, self.error, self.sizes = room, error, []
+
+    def __call__(self, prompt, generator=None, output_type="pil"):
+        noise = [torch.rand(4, 4, 3, generator=g).numpy() for g in generator]
+        self.sizes.append(len(prompt))
+        if len(prompt) > self.room:
+            raise self.error("CUDA out of memory. Tried to allocate 20 MiB")
+        return SimpleNamespace(images=np.stack(noise))
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (out / "images").iterdir()}
+
+
+# --- independence ---------------------------------------------------------------------------------------------------
+
+
+def test_the_noise_follows_from_key_and_seed():
+    noise = {
+        (p.key, s): torch.rand(4, generator=Item(i, p, s).generator()).tolist()
+        for i, p in enumerate(PROMPTS)
+        for s in SEEDS
+    }
+    assert len({tuple(values) for values in noise.values()}) == len(noise)
+    again = Item(9, PROMPTS[1], 7).generator()
+    assert torch.rand(4, generator=again).tolist() == noise["x/1", 7]
+
+
+def test_files_do_not_depend_on_processes_or_batch_size(pipe, tmp_path):
+    one = generate(pipe, PROMPTS, SEEDS, tmp_path / "one", batch_size=1)
+    generate(pipe, PROMPTS, SEEDS, tmp_path / "whole", batch_size=6)
+    for rank in (0, 1):
+        generate(pipe, PROMPTS, SEEDS, tmp_path / "two", rank, 2, batch_size=2)
+    two = merge(tmp_path / "two")
+    assert files(tmp_path / "one") == files(tmp_path / "whole") == files(tmp_path / "two")
+    assert one == two == read_manifest(tmp_path / "whole")
+    assert sorted(p.name for p in (tmp_path / "two").iterdir()) == ["images", "manifest.json"]
+
+
+def test_shares_of_processes_are_disjoint_and_complete(pipe, tmp_path):
+    shares = [generate(pipe, PROMPTS[:1], range(7), tmp_path, rank, 3)["images"] for rank in range(3)]
+    assert [len(share) for share in shares] == [3, 2, 2]
+    assert sorted(entry["index"] for share in shares for entry in share) == list(range(7))
+
+
+def test_the_manifest_says_what_was_made(pipe, tmp_path):
+    manifest = generate(pipe, PROMPTS, SEEDS, tmp_path, name="tiny", top_k=5, temperature=None)
+    assert [(e["key"], e["seed"]) for e in manifest["images"]] == [(p.key, s) for p in PROMPTS for s in SEEDS]
+    header = manifest["header"]
+    assert (header["pipeline"], header["class"], header["options"]) == ("tiny", "DallePipeline", {"top_k": 5})
+    assert header["guidance_scale"] == 3.0 and header["seeds"] == list(SEEDS)
+    assert set(header["weights_sha256"]) == {"prior", "image_tokenizer"}
+    entry = manifest["images"][0]
+    assert entry["prompt"] == "a red cat" and entry["file"] == "images/x-0-a-red-cat-0.png"
+    expected = pipe("a red cat", generator=[Item(0, PROMPTS[0], 0).generator()], top_k=5).images[0]
+    assert np.array_equal(Image.open(tmp_path / entry["file"]), expected)
+
+
+def test_a_diffusers_pipeline_works_as_ours_does(text_tokenizer, tmp_path):
+    pipe = tiny_stable_diffusion(text_tokenizer)
+    how = {"num_inference_steps": 2, "height": 16, "width": 16}
+    header = generate(pipe, PROMPTS, [0], tmp_path / "a", batch_size=2, **how)["header"]
+    generate(pipe, PROMPTS, [0], tmp_path / "b", batch_size=1, **how)
+    assert header["scheduler"]["class"] == "DDIMScheduler" and header["num_inference_steps"] == 2
+    for path in (tmp_path / "a" / "images").iterdir():
+        a, b = (np.array(Image.open(f)).astype(int) for f in (path, tmp_path / "b" / "images" / path.name))
+        assert a.shape == (16, 16, 3) and np.abs(a - b).max() <= 1
+
+
+def tiny_stable_diffusion(tokenizer):
+    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=16, eos_token_id=1, **sizes)
+    tokenizer = copy.deepcopy(tokenizer)  # the other tests share it
+    tokenizer.model_max_length = 16
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(16, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        cross_attention_dim=16,
+        attention_head_dim=2,
+        norm_num_groups=4,
+    )
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    vae = AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks)
+    scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
+    parts = (vae, CLIPTextModel(text), tokenizer, unet, scheduler, None, None)
+    pipe = StableDiffusionPipeline(*parts, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+# --- going on where it was ------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_missing_or_spoilt_is_made_again(pipe, tmp_path):
+    manifest = generate(Watched(pipe), PROMPTS, SEEDS, tmp_path)
+    whole, names = files(tmp_path), [tmp_path / e["file"] for e in manifest["images"]]
+    names[0].unlink()
+    names[3].unlink()
+    names[5].write_bytes(b"not this picture")
+    watched = Watched(pipe)
+    assert generate(watched, PROMPTS, SEEDS, tmp_path) == manifest
+    assert watched.asked == ["a red cat", "a blue car", "a blue car"]
+    assert files(tmp_path) == whole
+
+
+def test_a_stopped_run_goes_on(pipe, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        generate(Watched(pipe, calls=2), PROMPTS, SEEDS, tmp_path / "stopped", batch_size=2)
+    log = tmp_path / "stopped" / "manifest-0.jsonl"
+    log.write_text(log.read_text()[:-30])  # a kill tears the last line
+    watched = Watched(pipe)
+    manifest = generate(watched, PROMPTS, SEEDS, tmp_path / "stopped", batch_size=2)
+    assert len(watched.asked) == 3, "two pictures were never made, and one was not recorded"
+    assert manifest == generate(Watched(pipe), PROMPTS, SEEDS, tmp_path / "whole")
+    assert files(tmp_path / "stopped") == files(tmp_path / "whole")
+
+
+def test_a_finished_folder_asks_for_nothing(pipe, tmp_path):
+    manifest = generate(Watched(pipe), PROMPTS, SEEDS, tmp_path)
+    assert generate(Watched(pipe, calls=0), PROMPTS, SEEDS, tmp_path) == manifest
+
+
+def test_a_run_goes_on_with_another_number_of_processes(pipe, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        generate(Watched(pipe, calls=4), PROMPTS, SEEDS, tmp_path, batch_size=1)
+    made = 0
+    for rank in (0, 1):
+        watched = Watched(pipe)
+        generate(watched, PROMPTS, SEEDS, tmp_path, rank, 2)
+        made += len(watched.asked)
+    assert made == 2 and len(merge(tmp_path)["images"]) == 6
+
+
+def test_an_unfinished_folder_is_not_merged(pipe, tmp_path):
+    generate(pipe, PROMPTS, SEEDS, tmp_path, 0, 2)
+    with pytest.raises(ValueError, match=r"3 of 6 pictures; generate again"):
+        merge(tmp_path)
+    with pytest.raises(FileNotFoundError, match="generate again"):
+        read_manifest(tmp_path)
+
+
+def test_a_folder_made_otherwise_is_refused(pipe, tmp_path):
+    generate(pipe, PROMPTS, SEEDS, tmp_path)
+    for prompts, seeds, options, what in (
+        (PROMPTS, SEEDS, {"top_k": 3}, "options"),
+        (PROMPTS[:1], SEEDS, {}, "prompts"),
+        (PROMPTS, (0,), {}, "seeds"),
+        (PROMPTS, SEEDS, {"name": "another"}, "pipeline"),
+    ):
+        with pytest.raises(ValueError, match=rf"other settings \({what}.*give another folder"):
+            generate(pipe, prompts, seeds, tmp_path, **options)
+    with torch.no_grad():
+        next(pipe.prior.parameters()).mul_(2)
+    with pytest.raises(ValueError, match="weights_sha256"):
+        generate(pipe, PROMPTS, SEEDS, tmp_path)
+
+
+# --- trouble --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
+def test_out_of_memory_halves_the_batch_and_changes_no_picture(error):
+    items = [Item(i, PROMPTS[0], i) for i in range(9)]
+    small, large = Small(2, error), Small(100)
+    tight, roomy = ([i for _, images in draw(p, items, 8) for i in images] for p in (small, large))
+    assert small.sizes == [8, 4, 2, 2, 2, 2, 1] and large.sizes == [8, 1]
+    assert all(np.array_equal(a, b) for a, b in zip(tight, roomy, strict=True))
+
+
+def test_no_room_for_one_picture_raises_and_so_do_other_errors(tmp_path):
+    with pytest.raises(torch.OutOfMemoryError):
+        generate(Small(0), PROMPTS, SEEDS, tmp_path / "a")
+
+    def broken(prompt, generator=None):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        generate(broken, PROMPTS, SEEDS, tmp_path / "b")
+
+
+def test_nan_raises_and_names_the_prompt(tmp_path):
+    with pytest.raises(FloatingPointError, match="'a red cat'"):
+        generate(Filled(float("nan")), PROMPTS, SEEDS, tmp_path)
+
+
+def test_black_pictures_are_counted(tmp_path):
+    assert generate(Filled(0.0), PROMPTS, SEEDS, tmp_path / "black")["black"] == 6
+    assert generate(Filled(0.1), PROMPTS, SEEDS, tmp_path / "grey")["black"] == 0
+
+
+def test_bad_arguments_are_refused(pipe, tmp_path):
+    for bad in ({"batch_size": 0}, {"rank": 2, "world": 2}, {"seeds": ()}, {"seeds": (1, 1)}, {"seeds": (-1,)}):
+        with pytest.raises(ValueError, match="at least"):
+            generate(pipe, PROMPTS, **({"seeds": SEEDS, "out": tmp_path} | bad))
+    with pytest.raises(ValueError, match="takes no steps"):
+        generate(pipe, PROMPTS, SEEDS, tmp_path, steps=3)
+    with pytest.raises(ValueError, match="generator is set by the evaluation"):
+        generate(pipe, PROMPTS, SEEDS, tmp_path, generator=torch.Generator())
+    with pytest.raises(ValueError, match="same key"):
+        generate(pipe, PROMPTS[:1] * 2, SEEDS, tmp_path)
+    with pytest.raises(ValueError, match="takes no generator"):
+        generate(lambda prompt: None, PROMPTS, SEEDS, tmp_path)
+
+
+# --- prompts --------------------------------------------------------------------------------------------------------
+
+
+def test_toybox_prompts_follow_from_seed_category_and_number():
+    many, few = open_prompts("toybox", 30, seed=1), open_prompts("toybox", 9, seed=1)
+    assert set(few) <= set(many) and len({p.key for p in many}) == len(many) == 30 * len(CATEGORIES)
+    assert not {p.scene for p in few} & {p.scene for p in open_prompts("toybox", 9, seed=2) if "unseen" not in p.key}
+    assert open_prompts("toybox/two-objects", 9, seed=1) == [p for p in few if p.category == "two objects"]
+
+
+def test_each_category_asks_what_it_says():
+    of = {c: [p for p in open_prompts("toybox", 60, seed=3) if p.category == c] for c in CATEGORIES}
+    things = {c: [t for p in prompts for t in p.scene.things] for c, prompts in of.items()}
+    assert {t.attribute for t in things["colour"]} <= set(COLOURS) and {t.attribute for t in things["skin"]} <= set(
+        SKINS
+    )
+    assert {t.count for t in things["counting"]} == {2, 3, 4}
+    for category, prompts in of.items():
+        assert {t.held_out for t in things[category]} == {category.startswith("unseen")}
+        two = category in ("position", "two objects", "attribute binding", "unseen combination of two")
+        assert {len(p.scene.things) for p in prompts} == {1 + two}
+    assert {(t.attribute, t.kind) for t in things["unseen combination"]} == HELD_OUT
+
+
+def test_wordings_of_a_scene_differ_and_tell_everything():
+    prompts = open_prompts("toybox/paraphrase", 60)
+    for i in range(0, 60, WORDINGS):
+        own = prompts[i : i + WORDINGS]
+        assert len({p.text for p in own}) == WORDINGS and len({p.scene for p in own}) == 1
+        assert own[0].text == own[0].scene.caption()
+    assert len({p.scene for p in prompts}) == 60 // WORDINGS
+
+
+def test_the_lecture_has_scenes_where_toybox_can_decide():
+    prompts = {p.text: p for p in open_prompts("lecture")}
+    assert prompts["a horse riding an astronaut"].scene is None
+    assert prompts["an armchair in the shape of an avocado"].scene.things[0].held_out
+    assert len(open_prompts("lecture", 3)) == 3
+    for p in prompts.values():
+        words = [t.kind for t in p.scene.things] + [t.attribute for t in p.scene.things] if p.scene else []
+        assert all(word in p.text for word in words)
+
+
+def test_prompts_from_files(tmp_path):
+    (tmp_path / "mine.txt").write_text("a red cat\r\n\n  ein Haus am See\u2028mit Boot \n", encoding="utf-8")
+    assert [p.text for p in open_prompts(tmp_path / "mine.txt")] == ["a red cat", "ein Haus am See\u2028mit Boot"]
+    rows = [{"prompt": "a cat"}, {"prompt": "a dog", "key": "dogs/1"}]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert [p.key for p in open_prompts(tmp_path / "mine.jsonl")] == ["mine/0001", "dogs/1"]
+    assert len(open_prompts(tmp_path / "mine.jsonl", 1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("toybx", None, "did you mean toybox"),
+        ("toybox/two-object", None, "did you mean toybox/two-objects"),
+        ("nowhere.txt", None, "no file of prompts"),
+        ("empty.txt", "\n", "has no prompts"),
+        ("bad.jsonl", '{"prompt": "a"}\n{"text": "b"}', "line 2"),
+        ("twice.jsonl", '{"prompt": "a", "key": "k"}\n{"prompt": "b", "key": "k"}', "'k' 2 times"),
+        ("toybox", None, "num"),
+    ],
+)
+def test_bad_prompts_are_refused(tmp_path, monkeypatch, name, text, said):
+    monkeypatch.chdir(tmp_path)
+    if text is not None:
+        Path(name).write_text(text)
+    with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
+        open_prompts(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_processes_that_are_not_connected_are_refused(pipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # launched for GPUs that are not there
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    if torch.cuda.is_available():
+        pytest.skip("there are GPUs to connect")
+    with pytest.raises(ValueError, match="ACCELERATE_USE_CPU"):
+        generate_on_all(pipe, PROMPTS, SEEDS, tmp_path)
+    with pytest.raises(ValueError, match="not connected"):
+        is_main_process()
+
+
+# --- real processes -------------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from accelerate import PartialState
+from t2i.eval.generation import generate_on_all
+from t2i.eval.prompts import open_prompts
+from t2i.pipelines import AutoPipeline
+
+pipe = AutoPipeline.from_pretrained(sys.argv[1])
+pipe.set_progress_bar_config(disable=True)
+manifest = generate_on_all(pipe, open_prompts("lecture", 5), [0, 1], Path(sys.argv[2]), batch_size=2, name="tiny")
+assert len(manifest["images"]) == 10 and PartialState().num_processes == int(sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+def test_two_gloo_processes_make_the_files_of_one(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "pipe")
+    (tmp_path / "make.py").write_text(SCRIPT)
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
+    on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also where there are GPUs
+    for start, out, processes in (([], tmp_path / "one", "1"), (launch, tmp_path / "two", "2")):
+        args = [sys.executable, *start, str(tmp_path / "make.py"), str(tmp_path / "pipe"), str(out), processes]
+        done = subprocess.run(args, capture_output=True, text=True, timeout=240, env=on_cpu)
+        assert done.returncode == 0, done.stderr
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert (tmp_path / "one" / "manifest.json").read_bytes() == (tmp_path / "two" / "manifest.json").read_bytes()

@@ -1,0 +1,288 @@
+"""Folders of pictures, the cache of their features, and files of reference statistics."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2i.eval.features import Features, open_extractor
+from t2i.eval.features.small import PixelExtractor
+from t2i.eval.image_sets import extract, image_digest, image_files, merge, read_image, shard
+from t2i.eval.metrics import Gaussian, frechet_distance
+from t2i.eval.references import load_reference, save_reference
+
+
+class Counting(PixelExtractor):
+    """Pixels, and how many pictures were embedded; `weights` and `preprocessing` tell one from another."""
+
+    def __init__(self, weights: str = "0" * 64, preprocessing: str = "area-32"):
+        super().__init__()
+        self.weights_sha256, self.preprocess_id, self.embedded = weights, preprocessing, 0
+
+    def forward(self, prepared):
+        self.embedded += len(prepared)
+        return super().forward(prepared)
+
+
+def array(i: int, height: int = 20, width: int = 24) -> np.ndarray:
+    return np.random.default_rng(i).integers(1, 256, (height, width, 3), dtype=np.uint8)
+
+
+def fill(folder, n: int = 7):
+    """n PNGs, in two folders and of two sizes."""
+    for i in range(n):
+        path = folder / ("b" if i % 3 else "a") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(array(i, 20 + i % 2)).save(path)
+    return folder
+
+
+def run(source, extractor, **options) -> Features:
+    return extract(source, extractor, **{"batch_size": 3, "progress": False} | options)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_come_in_the_order_of_their_names(tmp_path):
+    fill(tmp_path)
+    (tmp_path / ".hidden").mkdir()
+    for name in (".hidden/x.png", ".y.png", "z.png.part", ".z.png.part"):
+        (tmp_path / name).write_bytes((tmp_path / "a" / "0.png").read_bytes())
+    (tmp_path / "notes.txt").write_text("no picture")
+    names = ["a/0.png", "a/3.png", "a/6.png", "b/1.png", "b/2.png", "b/4.png", "b/5.png"]
+    assert [p.relative_to(tmp_path).as_posix() for p in image_files(tmp_path)] == names
+    features = run(tmp_path, pixels := open_extractor("pixels"))
+    assert features.names == tuple(names)
+    expected = torch.cat([pixels(read_image(tmp_path / name)[None]) for name in names])
+    torch.testing.assert_close(features.values, expected)
+    assert features.extractor == pixels.describe()
+
+
+@pytest.mark.parametrize("batch_size, workers", [(1, 1), (2, 2), (7, 3), (50, 1)])
+def test_batches_and_threads_change_nothing(tmp_path, batch_size, workers):
+    random = open_extractor("random")
+    one, other = run(fill(tmp_path), random), run(tmp_path, random, batch_size=batch_size, workers=workers)
+    torch.testing.assert_close(one.values, other.values, rtol=1e-5, atol=1e-5)
+    assert one.images_sha256 == other.images_sha256
+
+
+def test_arrays_are_sets_too():
+    images = np.stack([array(i) for i in range(4)])
+    features = run(images, pixels := open_extractor("pixels"))
+    torch.testing.assert_close(features.values, pixels(torch.from_numpy(images).permute(0, 3, 1, 2)))
+    assert len(set(features.images_sha256)) == 4
+    with pytest.raises(ValueError, match="NaN"):
+        run(torch.full((2, 3, 8, 8), float("nan")), pixels)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
+def test_every_8_bit_mode_is_read(tmp_path, mode):
+    picture = Image.fromarray(array(1)).convert(mode)
+    picture.save(path := tmp_path / ("x.jpg" if mode == "CMYK" else "x.png"))
+    image = read_image(path)
+    assert image.shape == (3, 20, 24)
+    assert image.dtype == torch.uint8
+    if mode in ("L", "RGBA", "P"):
+        assert torch.equal(image, torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1))
+
+
+def test_transparent_files_lie_on_white(tmp_path):
+    Image.new("RGBA", (8, 8), (10, 20, 30, 0)).save(tmp_path / "x.png")
+    assert (read_image(tmp_path / "x.png") == 255).all()
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    fill(tmp_path, 3)
+    whole = (tmp_path / "b" / "1.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(tmp_path / "deep.png")
+    features = run(tmp_path, open_extractor("pixels"))
+    assert [s.partition(":")[0] for s in features.skipped] == ["cut.png", "deep.png", "empty.png", "text.png"]
+    assert "8 bits" in features.skipped[1]
+    assert str(tmp_path) not in " ".join(features.skipped)
+    assert len(features) == 3
+    for path in image_files(tmp_path):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="none of the 7 pictures"):
+        run(tmp_path, open_extractor("pixels"))
+
+
+def test_black_pictures_are_counted(tmp_path):
+    Image.new("RGB", (8, 8)).save(fill(tmp_path, 2) / "black.png")
+    Image.new("RGB", (8, 8), (0, 0, 1)).save(tmp_path / "nearly.png")
+    features = run(tmp_path, open_extractor("pixels"))
+    assert (features.black, len(features)) == (("black.png",), 4)
+
+
+def test_formats_are_not_mixed_unawares(tmp_path):
+    Image.fromarray(array(9)).save(fill(tmp_path, 2) / "x.JPG", format="JPEG")
+    with pytest.raises(ValueError, match="mixes JPEG and PNG"):
+        run(tmp_path, open_extractor("pixels"))
+    assert len(run(tmp_path, open_extractor("pixels"), allow_mixed=True)) == 3
+
+
+def test_nothing_to_read_raises(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no pictures in"):
+        image_files(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        image_files(tmp_path / "none")
+    with pytest.raises(ValueError, match="at least 1"):
+        run(fill(tmp_path), open_extractor("pixels"), workers=0)
+
+
+# --- several processes ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 9])
+def test_shards_are_all_items_once(world):
+    items = [f"{i}" for i in range(7)]
+    parts = [shard(items, rank, world) for rank in range(world)]
+    assert sorted(item for part in parts for item in part) == items
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    with pytest.raises(ValueError, match="0 to world - 1"):
+        shard(items, world, world)
+
+
+@pytest.mark.parametrize("world", [2, 9])
+def test_processes_together_see_what_one_sees(tmp_path, world):
+    (fill(tmp_path) / "cut.png").write_bytes(b"")
+    one = run(tmp_path, pixels := open_extractor("pixels"))
+    parts = [run(tmp_path, pixels, rank=rank, world=world) for rank in range(world)]
+    merged = merge(parts)
+    assert len(merged) == 7
+    assert (merged.names, merged.images_sha256, merged.skipped) == (one.names, one.images_sha256, one.skipped)
+    torch.testing.assert_close(merged.values, one.values)
+    with pytest.raises(ValueError, match="two of the parts"):
+        merge([one, parts[0]])
+    with pytest.raises(ValueError, match="one extractor"):
+        merge([one, run(tmp_path, open_extractor("random"))])
+
+
+# --- the cache ------------------------------------------------------------------------------------------------------
+
+
+def test_the_cache_is_found_again_and_only_where_nothing_has_changed(tmp_path):
+    folder, cache = fill(tmp_path / "set"), tmp_path / "cache"
+    first = run(folder, counting := Counting(), cache=cache)
+    again = run(folder, counting, cache=cache)
+    assert counting.embedded == 7
+    assert torch.equal(first.values, again.values)
+    assert (first.names, first.images_sha256) == (again.names, again.images_sha256)
+
+    pixels = array(3, 21)
+    pixels[0, 0, 0] ^= 1  # one bit
+    Image.fromarray(pixels).save(folder / "a" / "3.png")
+    changed = run(folder, counting, cache=cache)
+    assert counting.embedded == 8
+    assert [a == b for a, b in zip(first.images_sha256, changed.images_sha256, strict=True)].count(False) == 1
+    torch.testing.assert_close(changed.values, run(folder, Counting()).values)
+    for other in (Counting(weights="1" * 64), Counting(preprocessing="area-33")):
+        run(folder, other, cache=cache)
+        assert other.embedded == 7
+    assert not list(cache.rglob("*.part"))
+
+
+def test_a_damaged_cache_is_named(tmp_path):
+    folder, cache = fill(tmp_path / "set", 2), tmp_path / "cache"
+    run(folder, Counting(), cache=cache)
+    (path,) = cache.rglob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="delete that file"):
+        run(folder, Counting(), cache=cache)
+
+
+def test_a_picture_is_known_by_its_pixels_and_its_shape(tmp_path):
+    Image.fromarray(array(1)).save(tmp_path / "x.png", compress_level=0)
+    Image.fromarray(array(1)).save(tmp_path / "y.png", compress_level=9)
+    x, y = read_image(tmp_path / "x.png"), read_image(tmp_path / "y.png")
+    assert image_digest(x) == image_digest(y)
+    assert image_digest(x) != image_digest(x.reshape(3, 24, 20))
+
+
+# --- reference statistics -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def known() -> Features:
+    about = {"name": "tiny", "dim": 4, "preprocess_id": "area-2", "weights_sha256": "ab" * 32}
+    return Features(torch.randn(9, 4), about, tuple(f"{i:064x}" for i in range(9)))
+
+
+def test_statistics_come_back_as_they_were(tmp_path, known):
+    path = tmp_path / "deep" / "x.npz"
+    save_reference(path, known, "nine tests", image_size=(8, 9), keep_features=True)
+    loaded = load_reference(path, known.extractor, image_size=(8, 9), count=9)
+    assert torch.equal(loaded.features, known.values)
+    assert frechet_distance(loaded.gaussian, known.values) == pytest.approx(0, abs=1e-9)
+    assert (loaded.count, loaded.image_size, loaded.source) == (9, (8, 9), "nine tests")
+    assert loaded.extractor == known.extractor
+    assert (loaded.mismatches, len(loaded.sha256)) == ((), 64)
+    save_reference(tmp_path / "y.npz", loaded.gaussian, "moments", extractor=known.extractor, count=9)
+    moments = load_reference(tmp_path / "y.npz", known.extractor)
+    assert moments.features is None
+    assert torch.equal(moments.gaussian.cov, loaded.gaussian.cov)
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize(
+    "change, options, said",
+    [
+        ({"name": "other"}, {}, "extractor name is tiny, not other"),
+        ({"preprocess_id": "area-3"}, {}, "preprocess_id is area-2"),
+        ({"weights_sha256": "cd" * 32}, {}, "weights_sha256 is abab"),
+        ({}, {"image_size": (8, 8)}, r"image size is \(8, 9\), not \(8, 8\)"),
+        ({}, {"count": 10}, "count is 9, not 10"),
+    ],
+)
+def test_statistics_of_something_else_raise(tmp_path, known, change, options, said):
+    save_reference(path := tmp_path / "x.npz", known, "nine tests", image_size=(8, 9))
+    with pytest.raises(ValueError, match=said):
+        load_reference(path, known.extractor | change, **options)
+    allowed = load_reference(path, known.extractor | change, **options, allow_mismatch=True)
+    assert len(allowed.mismatches) == 1
+    with pytest.raises(ValueError, match="dimensions"):
+        load_reference(path, known.extractor | {"dim": 5}, allow_mismatch=True)
+
+
+def test_files_that_are_not_ours_are_refused(tmp_path, known):
+    about, path = known.extractor, tmp_path / "x.npz"
+    with pytest.raises(FileNotFoundError, match="no statistics"):
+        load_reference(path, about)
+    np.savez(path, mean=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ValueError, match="pickled objects, which could run code"):
+        load_reference(path, about)
+    np.savez(path, mu=np.zeros(4), sigma=np.eye(4))
+    with pytest.raises(ValueError, match="does not say what made it"):
+        load_reference(path, about)
+    path.write_bytes(b"PK no zip")
+    with pytest.raises(ValueError, match="damaged"):
+        load_reference(path, about)
+
+
+def test_changed_statistics_are_noticed(tmp_path, known):
+    save_reference(path := tmp_path / "x.npz", known, "nine tests")
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    assert json.loads(str(arrays["metadata"]))["count"] == 9
+    arrays["cov"] = arrays["cov"] * 2
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match="not those that its metadata"):
+        load_reference(path, known.extractor, allow_mismatch=True)
+
+
+def test_statistics_that_lack_something_are_not_written(tmp_path, known):
+    gaussian = Gaussian(torch.zeros(4), torch.eye(4))
+    with pytest.raises(ValueError, match="needs its extractor and a count"):
+        save_reference(tmp_path / "x.npz", gaussian, "?")
+    with pytest.raises(ValueError, match="3 dimensions, the statistics have 4"):
+        save_reference(tmp_path / "x.npz", gaussian, "?", extractor=known.extractor | {"dim": 3}, count=9)
+    with pytest.raises(ValueError, match=r"ends in \.npz"):
+        save_reference(tmp_path / "x.json", known, "?")
+    assert not list(tmp_path.iterdir())
