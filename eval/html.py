@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FILES = Path(__file__).parent / "report_page"
 EXACT, LARGEST = 256, 512  # pictures up to EXACT pixels are embedded as they are, others as JPEG of at most LARGEST
 PIXELATED = 128  # pictures up to this size are enlarged pixel by pixel
+WIDE = 600  # side from which on a picture has a row of its own: a plot, or a sheet of pictures
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 320, 70, 22, 12, 54
 COLOURS = 6  # in report.css
 
@@ -208,9 +209,10 @@ def _gallery(gallery: Gallery) -> str:
     figures = []
     for image, caption in gallery.pictures:
         small = ' class="pixelated"' if max(image.size) <= PIXELATED else ""
+        wide = ' class="wide"' if max(image.size) >= WIDE else ""
         shape = f'width="{image.width}" height="{image.height}"'
         picture = f'<img{small} src="{data_uri(image)}" {shape} alt="{escape(caption)}">'
-        figures.append(f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>")
+        figures.append(f"<figure{wide}>{picture}<figcaption>{escape(caption)}</figcaption></figure>")
     return f'<div class="grid">{"".join(figures)}</div>'
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 
-import numpy as np
 from torch import Tensor
 
 from t2i.eval import metrics
@@ -16,52 +16,49 @@ from t2i.eval.bias import Counterfactuals
 from t2i.eval.binding import share
 from t2i.eval.features import Features, measure_name
 from t2i.eval.likelihood import CodeLikelihood
+from t2i.eval.metrics.common import Array
 from t2i.eval.metrics.memorization import NearCopies
 from t2i.eval.references import Reference
 from t2i.eval.report import Score
 
-RESAMPLES = 100  # of the bootstrap of distances between sets, which are slow; means have 1,000
+RESAMPLES = 50  # halves of the set for the interval of a distance, each as slow as a distance
 INFINITY_POINTS = 15
 LEAST_FOR_INFINITY = 50  # pictures, below which a line through subsets says nothing
-SMALLEST_KID_SUBSETS = 1000
+MANIFOLD = (
+    (metrics.precision_recall, "precision"),
+    (metrics.precision_recall, "recall"),
+    (metrics.density_coverage, "density"),
+    (metrics.density_coverage, "coverage"),
+)
 
 
-def fidelity(generated: Features, reference: Features | Reference, real: Features | None = None, seed: int = 0):
+def fidelity(
+    generated: Features, reference: Features | Reference, real: Features | None = None, seed: int = 0
+) -> list[Score]:
     """Fréchet distance, also extrapolated to infinitely many pictures; and where features of the reference are known,
     precision and recall, density and coverage.
 
     Args:
         generated, reference: of one extractor.
         real: other real pictures, as many as generated, whose score is the ceiling.
-        seed: of bootstrap and subsets.
-
-    Returns: list of Score. Intervals are of the generated pictures' choice alone; resampling repeats some of them,
-    which makes them less varied, so an interval of a distance can lie above its value.
+        seed: of subsets. Intervals say how far other generated pictures would score, the reference being as it is.
     """
     x, about = generated.values, _details(generated, reference)
     target = reference.gaussian if isinstance(reference, Reference) else reference.values
-    best = None if real is None else metrics.frechet_distance(real.values, target)
+    others = None if real is None else real.values
     name = measure_name("FD", generated.extractor)
-    scores = [_score(name, x, lambda z: metrics.frechet_distance(z, target), generated, about, "lower", best, seed)]
+    scores = [_score(name, lambda z: metrics.frechet_distance(z, target), x, others, generated, about, "lower", seed)]
     if len(x) >= LEAST_FOR_INFINITY:
         line = metrics.fd_infinity(x, target, INFINITY_POINTS, seed=seed)
         details = about | {"points": len(line.counts), "slope": line.slope}
-        scores.append(Score(f"{name} at infinity", line.value, None, None, len(x), "lower", details=details))
+        skipped = len(generated.skipped)
+        scores.append(Score(f"{name} at infinity", line.value, None, None, len(x), "lower", None, skipped, details))
     if (y := _features_of(reference)) is None:
         return scores
-    others = None if real is None else real.values
-    for metric in (metrics.precision_recall, metrics.density_coverage):
-        value, ceiling = metric(x, y), None if others is None else metric(others, y)
-        for part in ("precision", "recall", "density", "coverage"):
-            if hasattr(value, part):
-                best = None if ceiling is None else getattr(ceiling, part)
-                details = about | {"k": value.k}
-                plain = f"{part}[{generated.extractor['name']}]"
-                scores.append(
-                    Score(
-                        plain, getattr(value, part), None, None, len(x), "higher", best, len(generated.skipped), details
-                    )
-                )
+    for metric, part in MANIFOLD:
+        name = f"{part}[{generated.extractor['name']}]"
+        statistic = partial(_part_of, metric, part, y)
+        scores.append(_score(name, statistic, x, others, generated, about, "higher", seed))
     return scores
 
 
@@ -87,7 +84,7 @@ def kernel(
     if generated.extractor["name"].startswith(("clip:", "open_clip:")):
         about = _details(generated, reference)
         name = f"CMMD[{generated.extractor['name']}]"
-        scores.append(_score(name, x, lambda z: metrics.cmmd(z, y), generated, about, "lower", None, seed))
+        scores.append(_score(name, lambda z: metrics.cmmd(z, y), x, None, generated, about, "lower", seed))
     return scores
 
 
@@ -169,18 +166,23 @@ def bias(found: Counterfactuals, unsaid: dict) -> list[Score]:
     return [*scores, Score(name, value, None, None, n, "lower", best, details=details, share=True)]
 
 
+def _part_of(metric: Callable, part: str, y: Tensor, x: Array) -> float:
+    return getattr(metric(x, y), part)
+
+
 def _score(
     name: str,
+    statistic: Callable[[Array], float],
     x: Tensor,
-    statistic: Callable[[np.ndarray], float],
+    real: Tensor | None,
     generated: Features,
     details: dict,
     better: str,
-    ceiling: float | None,
     seed: int,
 ) -> Score:
-    """A distance of a set of features (N, D), with a bootstrap interval over its rows."""
-    found = metrics.bootstrap_interval(x, statistic, RESAMPLES, seed=seed)
+    """A statistic of a set of features (N, D), with its interval; the ceiling is that of real pictures (M, D)."""
+    found = metrics.half_sample_interval(x, statistic, RESAMPLES, seed)
+    ceiling = None if real is None else statistic(real)
     details = details | {"resamples": RESAMPLES, "seed": seed}
     return Score(name, found.value, found.low, found.high, found.n, better, ceiling, len(generated.skipped), details)
 

@@ -153,3 +153,26 @@ def test_bootstrap_of_any_statistic_and_its_errors():
         metrics.bootstrap_interval(x)
     with pytest.raises(ValueError, match="NaN or infinite"):
         metrics.bootstrap_interval(x, lambda rows: math.nan, resamples=3)
+
+
+def test_the_half_sample_interval_of_a_mean_is_the_usual_one():
+    x = features(400, 1, 1)[:, 0].numpy()
+    found = metrics.half_sample_interval(x, np.mean, resamples=2000)
+    error = 1.96 * x.std(ddof=1) / 20
+    assert found.value == close(x.mean())
+    assert found.high - found.value == pytest.approx(error, rel=0.1)
+    assert found.low + found.high == pytest.approx(2 * found.value)
+
+
+def test_the_half_sample_interval_of_a_distance_is_as_wide_as_new_samples_differ():
+    reference = features(500, 6, 0)
+
+    def distance(rows: np.ndarray) -> float:
+        return metrics.frechet_distance(rows, reference)
+
+    samples = [features(120, 6, seed, offset=0.3) for seed in range(1, 121)]
+    values = [distance(rows) for rows in samples]
+    intervals = [metrics.half_sample_interval(rows, distance, 40, seed=i) for i, rows in enumerate(samples[:40])]
+    width = np.mean([i.high - i.low for i in intervals])
+    assert width == pytest.approx(2 * 1.96 * np.std(values, ddof=1), rel=0.25)
+    assert np.mean([i.low <= np.mean(values) <= i.high for i in intervals]) > 0.8

@@ -4,7 +4,7 @@ Two sets are given as (generated, reference). Everything is computed in float64.
 argument, and nothing else moves.
 """
 
-from t2i.eval.metrics.bootstrap import Interval, bootstrap_interval
+from t2i.eval.metrics.bootstrap import Interval, bootstrap_interval, half_sample_interval
 from t2i.eval.metrics.clip_score import clip_score, r_precision, ref_clip_score
 from t2i.eval.metrics.common import Scores
 from t2i.eval.metrics.frechet import FDInfinity, fd_infinity, frechet_distance
@@ -33,6 +33,7 @@ __all__ = [
     "diversity",
     "fd_infinity",
     "frechet_distance",
+    "half_sample_interval",
     "inception_score",
     "kid",
     "near_copies",
