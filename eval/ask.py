@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from t2i.cli_errors import UsageError
 
@@ -56,3 +57,15 @@ class Ask:
                 raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
         if Path(self.out).exists() and not Path(self.out).is_dir():
             raise UsageError(f"--out {self.out} is a file; give a folder")
+
+
+@dataclass(frozen=True)
+class Sweep(Ask):
+    num: int = 180
+    """Pictures that are drawn for each value, at most; spread evenly over the categories of toybox."""
+    out: str = "reports/sweep"
+    """Folder of report.json, report.html, and a folder of pictures for each value."""
+    over: Literal[OPTIONS] = "guidance_scale"
+    """The option that is varied."""
+    values: tuple[float, ...] = (1, 2, 3, 4, 6)
+    """Its values."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from t2i.cli_errors import UsageError, check_choice, parse
-from t2i.eval.ask import Ask
+from t2i.eval.ask import Ask, Sweep
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,16 @@ def report(part: str, args: Sequence[str]) -> None:
     commands.evaluate(part, ask)
 
 
+def sweep(args: Sequence[str]) -> None:
+    """Accuracy and distance to real pictures against guidance, candidates, steps …, as curves."""
+    ask = parse(Sweep(), args, prog="t2i eval sweep", description=sweep.__doc__)
+    if len(set(ask.values)) < 2:
+        raise UsageError("give two different --values or more, as in: --over guidance_scale --values 1 3 5")
+    from t2i.eval import commands
+
+    commands.sweep(ask)
+
+
 def human(args: Sequence[str]) -> None:
     """A page on which people choose between the pictures of systems, and what their choices say."""
     ask = parse(Human(), args, prog="t2i eval human", description=human.__doc__)
@@ -146,6 +156,7 @@ PARTS = {  # the same names as in t2i.eval.sections, which takes seconds to impo
 METRICS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "binding": (binding, binding.__doc__),
     **{part: (partial(report, part), about) for part, about in PARTS.items()},
+    "sweep": (sweep, sweep.__doc__),
     "human": (human, human.__doc__),
     "diff": (diff, diff.__doc__),
 }

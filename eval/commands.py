@@ -6,13 +6,14 @@ Imported when a command runs, not before: torch takes seconds to load, and --hel
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
 import t2i
-from t2i.eval import human
-from t2i.eval.ask import Ask
+from t2i.eval import human, sections
+from t2i.eval.ask import Ask, Sweep
 from t2i.eval.diff import diff, table
 from t2i.eval.generation import generate_on_all, is_main_process
 from t2i.eval.prompts import open_prompts
@@ -23,6 +24,7 @@ from t2i.eval.text import scores_table
 from t2i.pipelines.auto import open_pipeline
 
 SHOWN = 32  # pictures of the first gallery
+WHOLE = ("top_k", "num_candidates", "num_inference_steps")  # options that are whole numbers
 
 
 def evaluate(part: str, ask: Ask) -> None:
@@ -41,11 +43,31 @@ def evaluate(part: str, ask: Ask) -> None:
         settings |= {"pipeline": ask.pipeline, "versions": {"t2i": t2i.__version__}}
     first = [(Image.open(f).convert("RGB"), text) for f, text in zip(files[:SHOWN], subject.texts[:SHOWN], strict=True)]
     galleries = [*found.galleries, Gallery("Pictures", first)]
-    write(Report(f"{ask.pipeline}: {part}", settings, found.scores, [], galleries, found.notes), Path(ask.out))
-    print(scores_table(found.scores))
-    for note in found.notes:
+    _write(Report(f"{ask.pipeline}: {part}", settings, found.scores, found.curves, galleries, found.notes), ask.out)
+
+
+def sweep(ask: Sweep) -> None:
+    """Evaluate the pipeline with each value of an option, and write the curves."""
+    subjects = {}
+    for value in ask.values:
+        option = {ask.over: int(value) if ask.over in WHOLE else value}
+        subjects[value] = Subject(replace(ask, out=f"{ask.out}/{ask.over}-{value:g}", **option))
+    for subject in subjects.values():
+        subject.manifest  # noqa: B018 - drawn on all processes; the rest is the first one's work
+    if not is_main_process():
+        return
+    found = sections.sweep(subjects, ask.over)
+    made = {key: value for key, value in next(iter(subjects.values())).manifest["header"].items() if key != ask.over}
+    settings = made | {"prompts": ask.prompts, "num": ask.num, "seed": ask.seed, ask.over: list(ask.values)}
+    _write(Report(f"{ask.pipeline}: {ask.over}", settings, found.scores, found.curves, [], found.notes), ask.out)
+
+
+def _write(report: Report, out: str) -> None:
+    write(report, Path(out))
+    print(scores_table(report.scores))
+    for note in report.notes:
         print(f"note: {note}")
-    print(f"{ask.out}: report.html and report.json")
+    print(f"{out}: report.html and report.json")
 
 
 def compare(old: str, new: str) -> None:

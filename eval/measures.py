@@ -23,6 +23,7 @@ from t2i.eval.report import Score
 
 RESAMPLES = 50  # halves of the set for the interval of a distance, each as slow as a distance
 INFINITY_POINTS = 15
+LEAST = 12  # pictures: each half has more than the five neighbours that coverage looks at
 LEAST_FOR_INFINITY = 50  # pictures, below which a line through subsets says nothing
 MANIFOLD = (
     (metrics.precision_recall, "precision"),
@@ -43,6 +44,10 @@ def fidelity(
         real: other real pictures, as many as generated, whose score is the ceiling.
         seed: of subsets. Intervals say how far other generated pictures would score, the reference being as it is.
     """
+    if len(generated) < LEAST:
+        raise ValueError(
+            f"{len(generated)} pictures are too few to compare sets: it takes {LEAST}, and better thousands"
+        )
     x, about = generated.values, _details(generated, reference)
     target = reference.gaussian if isinstance(reference, Reference) else reference.values
     others = None if real is None else real.values
@@ -50,7 +55,7 @@ def fidelity(
     scores = [_score(name, lambda z: metrics.frechet_distance(z, target), x, others, generated, about, "lower", seed)]
     if len(x) >= LEAST_FOR_INFINITY:
         line = metrics.fd_infinity(x, target, INFINITY_POINTS, seed=seed)
-        details = about | {"points": len(line.counts), "slope": line.slope}
+        details = about | {"counts": list(line.counts), "distances": list(line.distances), "slope": line.slope}
         skipped = len(generated.skipped)
         scores.append(Score(f"{name} at infinity", line.value, None, None, len(x), "lower", None, skipped, details))
     if (y := _features_of(reference)) is None:

@@ -6,8 +6,8 @@ out and why.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from t2i.eval.features import Extractor, Features
 from t2i.eval.image_sets import extract
 from t2i.eval.likelihood import code_likelihood
 from t2i.eval.metrics import NearCopies, near_copies
-from t2i.eval.report import Gallery, Score
+from t2i.eval.report import Curve, Gallery, Score
 from t2i.eval.subject import HELD_OUT_SEED, Subject
 from t2i.pipelines import DallePipeline
 from t2i.weights import digest
@@ -37,6 +37,7 @@ PAIRS, BARE, REAL = 0.05, 0.25, 0.4  # of --num: counterfactual pairs of each sw
 class Section:
     scores: list[Score] = field(default_factory=list)
     galleries: list[Gallery] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -45,7 +46,9 @@ def fid(subject: Subject) -> Section:
     extractor = subject.open_extractor(subject.ask.extractor)
     generated, reference = subject.features(extractor), subject.reference(extractor)
     found = measures.fidelity(generated, reference, subject.real(extractor), subject.ask.seed)
-    return Section(found, notes=_remarks(generated))
+    return Section(
+        found, curves=[_against_samples(s) for s in found if "counts" in s.details], notes=_remarks(generated)
+    )
 
 
 def kid(subject: Subject) -> Section:
@@ -84,7 +87,7 @@ def composition(subject: Subject) -> Section:
     ]
     galleries.append(Gallery("What is read instead", [(compositions.confusion_picture(report), "")]))
     undecided = [f"{report['undecided']} prompts have no scene to judge them by."] if report["undecided"] else []
-    return Section(scores, galleries, undecided)
+    return Section(scores, galleries, notes=undecided)
 
 
 def lecture(subject: Subject) -> Section:
@@ -160,9 +163,32 @@ def everything(subject: Subject) -> Section:
         except UsageError as error:
             whole.notes.append(f"{name} was left out: {error}")
             continue
-        for mine, new in ((whole.scores, found.scores), (whole.galleries, found.galleries), (whole.notes, found.notes)):
-            mine += [x for x in new if x not in mine]
+        whole.scores.extend(found.scores)
+        whole.galleries.extend(found.galleries)
+        whole.curves.extend(found.curves)
+        whole.notes.extend(note for note in found.notes if note not in whole.notes)
     return whole
+
+
+def sweep(subjects: Mapping[float, Subject], over: str) -> Section:
+    """Compositional accuracy and Fréchet distance against an option of the pipeline: {value: its subject}."""
+    shares = {value: composition(subject).scores for value, subject in subjects.items()}
+    distances = {value: fid(subject).scores[:1] for value, subject in subjects.items()}
+    curves = [
+        _curve(f"Share that is right, against {over}", over, "share", shares),
+        _curve(f"Distance to real pictures, against {over}", over, "Fréchet distance", distances),
+    ]
+    named = [(value, s) for value in subjects for s in shares[value] + distances[value]]
+    return Section([replace(s, name=f"{s.name}, {over} {value:g}") for value, s in named], curves=curves)
+
+
+def _curve(title: str, x_label: str, y_label: str, found: Mapping[float, Sequence[Score]]) -> Curve:
+    """A line for each score over the values."""
+    series: dict[str, list] = {}
+    for value, scores in found.items():
+        for s in scores:
+            series.setdefault(s.name, []).append((value, s.value, s.low, s.high))
+    return Curve(title, x_label, y_label, series)
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------
@@ -178,6 +204,11 @@ def _reader(subject: Subject) -> Reader:
 
 def _features(pictures: np.ndarray, extractor: Extractor, subject: Subject) -> Features:
     return extract(pictures, extractor, subject.ask.batch_size)
+
+
+def _against_samples(score: Score) -> Curve:
+    points = [(n, d, None, None) for n, d in zip(score.details["counts"], score.details["distances"], strict=True)]
+    return Curve("Distance against the number of pictures", "pictures", score.name, {score.name: points})
 
 
 def _remarks(features: Features) -> list[str]:

@@ -82,6 +82,16 @@ def test_copied_training_pictures_are_found(tmp_path):
     assert found["ceiling"] < 0.2
 
 
+def test_a_sweep_draws_a_curve(folder, tmp_path):
+    args = ["--pipeline", str(folder), "--num", "18", "--over", "num_candidates", "--values", "1", "2"]
+    cli.main(["sweep", *args, "--out", str(tmp_path / "sweep")])
+    report = json.loads((tmp_path / "sweep" / "report.json").read_text())
+    share, distance = report["curves"]
+    assert [point[0] for point in share["series"]["colour"]] == [1, 2]
+    assert len(distance["series"]["FD[reader]"]) == 2
+    assert report["settings"]["num_candidates"] == [1.0, 2.0]
+
+
 def test_a_human_page_is_made_of_two_systems(folder, tmp_path, capsys):
     other = tmp_path / "other"
     other.symlink_to(folder)
@@ -106,10 +116,12 @@ def test_a_human_page_is_made_of_two_systems(folder, tmp_path, capsys):
         (["human", "--systems", "a"], "two systems"),
         (["human", "--answers", "a.json"], "--key"),
         (["diff", "one.json"], "two files"),
+        (["sweep", "--values", "1"], "two different"),
+        (["fid", "--out", "{tmp}", "--pipeline", "{pipe}", "--num", "9"], "too few to compare"),
         (["fid", "--extractor", "incepton", "--out", "{tmp}", "--pipeline", "{pipe}", "--num", "9"], "inception"),
     ],
 )
 def test_bad_input_is_one_sentence(args, message, folder, tmp_path):
     args = [a.format(tmp=tmp_path / "out", pipe=folder) for a in args]
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ValueError, match=message):
         cli.main(args)
