@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tyro.conf import Positional
+
 from t2i.cli_errors import UsageError
 
 OPTIONS = ("guidance_scale", "temperature", "top_k", "top_p", "num_candidates", "num_inference_steps")  # of pipelines
@@ -69,3 +71,20 @@ class Sweep(Ask):
     """The option that is varied."""
     values: tuple[float, ...] = (1, 2, 3, 4, 6)
     """Its values."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    pictures: Positional[str] = ""
+    """Folder of real pictures."""
+    out: str = "reference.npz"
+    """File of their statistics, for --reference."""
+    extractor: str = "inception"
+    """As for the other evaluations."""
+    source: str = ""
+    """Which pictures they are, in words; by default the folder's name."""
+    keep_features: bool = False
+    """Also keep the features, which KID, precision and recall need."""
+    batch_size: int = 32
+    allow_mixed: bool = False
+    device: str = "cpu"

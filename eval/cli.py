@@ -10,7 +10,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from t2i.cli_errors import UsageError, check_choice, parse
-from t2i.eval.ask import Ask, Sweep
+from t2i.eval.ask import Ask, Statistics, Sweep
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,16 @@ def human(args: Sequence[str]) -> None:
         commands.make_human_page(ask.systems, ask.prompts, ask.num, ask.seed, Path(ask.out), ask.device)
 
 
+def statistics(args: Sequence[str]) -> None:
+    """Write the statistics of a folder of real pictures, to be given as --reference later."""
+    ask = parse(Statistics(), args, prog="t2i eval statistics", description=statistics.__doc__)
+    if not ask.pictures or not ask.out.endswith(".npz"):
+        raise UsageError("give a folder and a file, as in: t2i eval statistics photos --out photos.npz")
+    from t2i.eval import commands
+
+    commands.statistics(ask)
+
+
 def diff(args: Sequence[str]) -> None:
     """What changed between two reports, and whether it lies outside the intervals."""
     ask = parse(Diff(), args, prog="t2i eval diff", description=diff.__doc__)
@@ -149,6 +159,7 @@ PARTS = {  # the same names as in t2i.eval.sections, which takes seconds to impo
     "kid": "Kernel distance to real pictures; with CLIP also CMMD.",
     "clip": "CLIP score of a named variant, and R-precision.",
     "likelihood": "Nats a code of real pictures, given their captions.",
+    "reconstruction": "What the image tokenizer keeps of real pictures: PSNR, SSIM.",
     "memorization": "Nearest training pictures, and the share of near copies.",
     "bias": "What one word of a prompt changes, and what is drawn where it says nothing.",
     "lecture": "The prompts of the lecture's slides, a picture of each.",
@@ -158,6 +169,7 @@ METRICS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     **{part: (partial(report, part), about) for part, about in PARTS.items()},
     "sweep": (sweep, sweep.__doc__),
     "human": (human, human.__doc__),
+    "statistics": (statistics, statistics.__doc__),
     "diff": (diff, diff.__doc__),
 }
 

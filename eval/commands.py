@@ -13,10 +13,13 @@ from PIL import Image
 
 import t2i
 from t2i.eval import human, sections
-from t2i.eval.ask import Ask, Sweep
+from t2i.eval.ask import Ask, Statistics, Sweep
 from t2i.eval.diff import diff, table
+from t2i.eval.features import open_extractor
 from t2i.eval.generation import generate_on_all, is_main_process
+from t2i.eval.image_sets import extract
 from t2i.eval.prompts import open_prompts
+from t2i.eval.references import save_reference
 from t2i.eval.report import Gallery, Report, read_json, write
 from t2i.eval.sections import SECTIONS, everything
 from t2i.eval.subject import Subject
@@ -68,6 +71,17 @@ def _write(report: Report, out: str) -> None:
     for note in report.notes:
         print(f"note: {note}")
     print(f"{out}: report.html and report.json")
+
+
+def statistics(ask: Statistics) -> None:
+    """Extract the features of a folder and write their statistics."""
+    extractor = open_extractor(ask.extractor, ask.device)
+    features = extract(ask.pictures, extractor, ask.batch_size, allow_mixed=ask.allow_mixed)
+    source = ask.source or Path(ask.pictures).resolve().name
+    save_reference(ask.out, features, source, keep_features=ask.keep_features)
+    for picture in features.skipped:
+        print(f"note: skipped {picture}")
+    print(f"{ask.out}: {len(features)} pictures, {extractor.name}")
 
 
 def compare(old: str, new: str) -> None:

@@ -93,6 +93,28 @@ def kernel(
     return scores
 
 
+def inception(logits: Tensor, generated: Features, seed: int = 0) -> list[Score]:
+    """Inception score from logits (N, K), its interval from half samples."""
+    splits = min(10, len(logits) // 4)
+
+    def statistic(rows: Array) -> float:
+        return metrics.inception_score(rows, splits, seed=seed).mean
+
+    details = {"extractor": generated.extractor, "splits": splits}
+    name = f"Inception score[{generated.extractor['name']}]"
+    return [_score(name, statistic, logits, None, generated, details, "higher", seed)]
+
+
+def reconstruction(images: Tensor, originals: Tensor, tokenizer_sha256: str, seed: int = 0) -> list[Score]:
+    """What an image tokenizer keeps of real pictures: PSNR and SSIM of floats (N, 3, S, S) in [0, 1]."""
+    scores = []
+    for name, metric in (("PSNR in dB", metrics.psnr), ("SSIM", metrics.ssim)):
+        i = metrics.bootstrap_interval(metric(images, originals).per_sample, seed=seed)
+        details = {"image_tokenizer_sha256": tokenizer_sha256}
+        scores.append(Score(f"reconstruction: {name}", i.value, i.low, i.high, i.n, "higher", details=details))
+    return scores
+
+
 def clip(images: Features, texts: Tensor, variant: str, candidates: int = 100, seed: int = 0) -> list[Score]:
     """CLIP score by its variant (see `t2i.eval.metrics.clip_score`) and R-precision among `candidates` texts.
 

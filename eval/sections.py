@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from t2i.cli_errors import UsageError
@@ -26,6 +27,7 @@ from t2i.eval.likelihood import code_likelihood
 from t2i.eval.metrics import NearCopies, near_copies
 from t2i.eval.report import Curve, Gallery, Score
 from t2i.eval.subject import HELD_OUT_SEED, Subject
+from t2i.images import to_pil, to_tensor
 from t2i.pipelines import DallePipeline
 from t2i.weights import digest
 
@@ -118,6 +120,22 @@ def likelihood(subject: Subject) -> Section:
     return Section(scores)
 
 
+def reconstruction(subject: Subject) -> Section:
+    """What the image tokenizer keeps of real pictures: PSNR, SSIM, and the pictures beside their reconstructions."""
+    tokenizer = getattr(subject.pipeline, "image_tokenizer", None)
+    if not hasattr(tokenizer, "reconstruct"):
+        raise UsageError(f"a {type(subject.pipeline).__name__} has no image tokenizer that reconstructs")
+    world = Toybox("train", subject.pipeline.image_size, HELD_OUT_SEED, _some(REAL, subject))
+    originals = torch.from_numpy(np.stack([item["image"] for item in world]))  # (N, S, S, 3)
+    parts = [tokenizer.reconstruct(to_tensor(part).to(tokenizer.device)).cpu() for part in originals.split(64)]
+    images = (torch.cat(parts).clamp(-1, 1) + 1) / 2  # (N, 3, S, S)
+    real = (to_tensor(originals) + 1) / 2
+    scores = measures.reconstruction(images, real, digest(tokenizer), subject.ask.seed)
+    pairs = zip(to_pil(2 * real[: SHOWN // 2] - 1), to_pil(2 * images[: SHOWN // 2] - 1), strict=True)
+    shown = [(image, word) for pair in pairs for image, word in zip(pair, ("real", "reconstructed"), strict=True)]
+    return Section(scores, [Gallery("Through the image tokenizer", shown)])
+
+
 def memorization(subject: Subject) -> Section:
     """Nearest training picture of each: the share of near copies, beside that of real pictures."""
     scores, galleries = [], []
@@ -148,6 +166,7 @@ SECTIONS: dict[str, Callable[[Subject], Section]] = {
     "kid": kid,
     "clip": clip,
     "likelihood": likelihood,
+    "reconstruction": reconstruction,
     "memorization": memorization,
     "bias": bias,
     "lecture": lecture,
