@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from t2i.nn.attention import KVCache, attend
+from t2i.nn.linear import Linear
 from t2i.prior.transformer import PAD, TextImageTransformer
 
 
@@ -115,6 +116,17 @@ def test_attention_backends_that_cannot_run_say_why():
         attend(q, q, q, causal=True, backend="xformers")
     with pytest.raises(ValueError, match="unknown attention backend 'flash'"):
         attend(q, q, q, causal=True, backend="flash")
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (3, 1, 5), (8, 5), (9, 5), (2, 4, 5)])
+def test_linear_layers_are_torchs_whatever_the_rows(shape):
+    x, layer = torch.randn(shape), Linear(5, 7)
+    with torch.no_grad():
+        few = layer(x)
+    with torch.enable_grad():
+        torch.testing.assert_close(few, layer(x))
+    torch.testing.assert_close(few, torch.nn.functional.linear(x, layer.weight, layer.bias))
+    assert few.is_contiguous()
 
 
 def test_cache_hands_out_all_that_was_put_in():

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from t2i.nn.linear import Linear
+
 Backend = Literal["sdpa", "xformers"]
 
 
@@ -66,8 +68,8 @@ class CausalSelfAttention(nn.Module):
             raise ValueError(f"width {width} is not divisible by {heads} heads")
         self.heads = heads
         self.backend = backend
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.out = Linear(width, width)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """(B, L, C) -> (B, L, C). With a cache, x holds only the positions that come after those in the cache."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from t2i.nn.attention import CausalSelfAttention, KVCache, check_backend
+from t2i.nn.linear import Linear, linear
 
 PAD = 0  # the text tokenizer's padding id
 
@@ -31,7 +32,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attention = CausalSelfAttention(width, heads)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width))
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
@@ -170,7 +171,7 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         return F.linear(x, self.text_tokens.weight, self.text_bias)
 
     def _image_logits(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.image_tokens.weight, self.image_bias)
+        return linear(x, self.image_tokens.weight, self.image_bias)
 
     # ------------------------------------------------------------------------------------------------ embedding
 
