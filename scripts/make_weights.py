@@ -1,7 +1,7 @@
 """Make the embedded weights again from nothing: `python scripts/make_weights.py`.
 
 Trains the three recipes one after the other (a run that was stopped goes on where it was), then stores what they made
-in half precision under pipelines/weights/. With --pack-only it only stores the runs' newest checkpoints.
+in half precision under pipelines/weights/. With --pack-only it only stores the newest checkpoints that there are.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ def main(args: list[str]) -> None:
         train(ask.runs, "vqvae-toybox")
         train(ask.runs, "prior-toybox", "--tokenizer", str(ask.runs / "vqvae-toybox" / "latest"))
         train(ask.runs, "reader-toybox")
-    pack("dalle", AutoPipeline.from_pretrained(ask.runs / "prior-toybox" / "latest", dtype=torch.float16))
-    pack("reader", Reader.from_pretrained(ask.runs / "reader-toybox" / "latest", dtype=torch.float16))
+    for name, recipe, opened in (("dalle", "prior-toybox", AutoPipeline), ("reader", "reader-toybox", Reader)):
+        if (newest := ask.runs / recipe / "latest").exists():
+            pack(name, opened.from_pretrained(newest, dtype=torch.float16))
+        else:
+            print(f"{newest}: there is none, {name} stays as it is")
 
 
 def train(runs: Path, recipe: str, *options: str) -> None:
