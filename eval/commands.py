@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 import t2i
+from t2i.cli_errors import UsageError
 from t2i.eval import human, sections
 from t2i.eval.ask import Ask, Statistics, Sweep
 from t2i.eval.diff import diff, table
@@ -33,6 +34,7 @@ WHOLE = ("top_k", "num_candidates", "num_inference_steps")  # options that are w
 def evaluate(part: str, ask: Ask) -> None:
     """Run one of SECTIONS, or "all", and write report.json and report.html to `ask.out`."""
     subject = Subject(ask)
+    _check(part, subject)
     Path(ask.out).mkdir(parents=True, exist_ok=True)  # fails now rather than after all the drawing
     files = subject.files  # drawn on all processes; the rest is the first one's work
     if not is_main_process():
@@ -49,10 +51,25 @@ def evaluate(part: str, ask: Ask) -> None:
     _write(Report(f"{ask.pipeline}: {part}", settings, found.scores, found.curves, galleries, found.notes), ask.out)
 
 
+def _check(part: str, subject: Subject) -> None:
+    """Raise ValueError or FileNotFoundError for what would fail after all the drawing."""
+    ask = subject.ask
+    if part == "clip" and (ask.clip is None or ask.variant is None):
+        raise UsageError("a CLIP score needs --clip (clip:NAME or open_clip:ARCH/PRETRAINED) and --variant")
+    for name in (ask.extractor, ask.clip):
+        if name is not None:
+            open_extractor(name)
+    for name in (ask.reference, ask.training):
+        if name != "toybox" and not Path(name).exists():
+            raise FileNotFoundError(f"there are no pictures {name}; give 'toybox', a folder, or a .npz of statistics")
+
+
 def sweep(ask: Sweep) -> None:
     """Evaluate the pipeline with each value of an option, and write the curves."""
     subjects = {}
     for value in ask.values:
+        if ask.over in WHOLE and not float(value).is_integer():
+            raise UsageError(f"--values of {ask.over} must be whole numbers, not {value:g}")
         option = {ask.over: int(value) if ask.over in WHOLE else value}
         subjects[value] = Subject(replace(ask, out=f"{ask.out}/{ask.over}-{value:g}", **option))
     for subject in subjects.values():

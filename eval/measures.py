@@ -24,7 +24,7 @@ from t2i.eval.report import Score
 RESAMPLES = 50  # halves of the set for the interval of a distance, each as slow as a distance
 INFINITY_POINTS = 15
 LEAST = 12  # pictures: each half has more than the five neighbours that coverage looks at
-LEAST_FOR_INFINITY = 50  # pictures, below which a line through subsets says nothing
+SHARES = ("precision", "recall", "coverage")
 MANIFOLD = (
     (metrics.precision_recall, "precision"),
     (metrics.precision_recall, "recall"),
@@ -53,7 +53,7 @@ def fidelity(
     others = None if real is None else real.values
     name = measure_name("FD", generated.extractor)
     scores = [_score(name, lambda z: metrics.frechet_distance(z, target), x, others, generated, about, "lower", seed)]
-    if len(x) >= LEAST_FOR_INFINITY:
+    if len(x) // 10 > x.shape[1]:  # the smallest subset; with fewer samples than dimensions the bias is no line in 1/N
         line = metrics.fd_infinity(x, target, INFINITY_POINTS, seed=seed)
         details = about | {"counts": list(line.counts), "distances": list(line.distances), "slope": line.slope}
         skipped = len(generated.skipped)
@@ -74,22 +74,28 @@ def kernel(
     subsets: int = 100,
     seed: int = 0,
 ) -> list[Score]:
-    """Kernel distance, its interval from the subsets: mean ± 1.96 standard errors; in CLIP's space also CMMD."""
+    """Kernel distance, the mean over subsets, its interval from half samples; in CLIP's space also CMMD."""
     y = _features_of(reference)
     if y is None:
         raise ValueError("KID needs the reference's features; save its statistics with them, or give a folder")
     x, size = generated.values, min(1000, len(generated), len(y))
     found = metrics.kid(x, y, subsets, size, seed=seed)
     best = None if real is None else metrics.kid(real.values, y, subsets, min(size, len(real)), seed=seed).mean
-    half = 1.96 * found.std / subsets**0.5
+
+    def of_half(rows: Array) -> float:
+        return metrics.kid(rows, y, 1, min(size, len(rows)), seed=seed).mean
+
+    spread = metrics.half_sample_interval(x, of_half, RESAMPLES, seed)
+    half = (spread.high - spread.low) / 2
     details = _details(generated, reference) | {"subsets": subsets, "subset_size": size, "seed": seed}
     name = measure_name("KID", generated.extractor)
     skipped = len(generated.skipped)
     scores = [Score(name, found.mean, found.mean - half, found.mean + half, len(x), "lower", best, skipped, details)]
     if generated.extractor["name"].startswith(("clip:", "open_clip:")):
         about = _details(generated, reference)
+        others = None if real is None else real.values
         name = f"CMMD[{generated.extractor['name']}]"
-        scores.append(_score(name, lambda z: metrics.cmmd(z, y), x, None, generated, about, "lower", seed))
+        scores.append(_score(name, lambda z: metrics.cmmd(z, y), x, others, generated, about, "lower", seed))
     return scores
 
 
@@ -211,7 +217,9 @@ def _score(
     found = metrics.half_sample_interval(x, statistic, RESAMPLES, seed)
     ceiling = None if real is None else statistic(real)
     details = details | {"resamples": RESAMPLES, "seed": seed}
-    return Score(name, found.value, found.low, found.high, found.n, better, ceiling, len(generated.skipped), details)
+    share = name.startswith(SHARES)
+    low, high = max(0.0, found.low), min(1.0, found.high) if share else found.high  # none of these is negative
+    return Score(name, found.value, low, high, found.n, better, ceiling, len(generated.skipped), details, share)
 
 
 def _features_of(reference: Features | Reference) -> Tensor | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -127,7 +126,9 @@ def reconstruction(subject: Subject) -> Section:
         raise UsageError(f"a {type(subject.pipeline).__name__} has no image tokenizer that reconstructs")
     world = Toybox("train", subject.pipeline.image_size, HELD_OUT_SEED, _some(REAL, subject))
     originals = torch.from_numpy(np.stack([item["image"] for item in world]))  # (N, S, S, 3)
-    parts = [tokenizer.reconstruct(to_tensor(part).to(tokenizer.device)).cpu() for part in originals.split(64)]
+    with torch.no_grad():
+        batches = originals.split(subject.ask.batch_size)
+        parts = [tokenizer.reconstruct(to_tensor(part).to(tokenizer.device)).cpu() for part in batches]
     images = (torch.cat(parts).clamp(-1, 1) + 1) / 2  # (N, 3, S, S)
     real = (to_tensor(originals) + 1) / 2
     scores = measures.reconstruction(images, real, digest(tokenizer), subject.ask.seed)
@@ -179,7 +180,7 @@ def everything(subject: Subject) -> Section:
     for name, part in SECTIONS.items():
         try:
             found = part(subject)
-        except UsageError as error:
+        except (ValueError, OSError, FloatingPointError) as error:
             whole.notes.append(f"{name} was left out: {error}")
             continue
         whole.scores.extend(found.scores)
@@ -239,9 +240,9 @@ def _remarks(features: Features) -> list[str]:
 
 def _closest(found: NearCopies, subject: Subject, generated: Features, training: np.ndarray) -> Gallery:
     """The generated pictures that are nearest to a training picture, each beside it."""
-    files, pictures = {file.name: file for file in subject.files}, []
+    pictures = []
     for row in np.argsort(found.distances)[: SHOWN // 2]:
-        own = Image.open(files[Path(generated.names[row]).name]).convert("RGB")
+        own = Image.open(subject.folder / generated.names[row]).convert("RGB")
         near = f"distance {found.distances[row]:.3g}" + (", a near copy" if found.copies[row] else "")
         other = Image.fromarray(training[found.nearest[row]])
         pictures += [(own, "drawn"), (other, f"in training: {near}")]

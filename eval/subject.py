@@ -92,15 +92,19 @@ class Subject:
 
     def captions(self, features: Features) -> list[str]:
         """The prompt of each row of features."""
-        prompts = {file.name: p.text for file, p in zip(self.files, self.prompts, strict=True)}
-        return [prompts[Path(name).name] for name in features.names]
+        prompts = {file: p.text for file, p in zip(self.files, self.prompts, strict=True)}
+        return [prompts[self.folder / name] for name in features.names]
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the names of features are relative to."""
+        drawn = not self.found or (Path(self.ask.pipeline) / "manifest.json").is_file()
+        return self.files[0].parent if drawn else Path(self.ask.pipeline)
 
     def features(self, extractor: Extractor) -> Features:
         """Of all pictures, in the order of their file names; those that cannot be read have no row."""
         if extractor.name not in self._features:
-            inside = not self.found or (Path(self.ask.pipeline) / "manifest.json").is_file()
-            folder = self.files[0].parent if inside else Path(self.ask.pipeline)
-            self._features[extractor.name] = self._extract(folder, extractor)
+            self._features[extractor.name] = self._extract(self.folder, extractor)
         return self._features[extractor.name]
 
     # --- what it is compared with -----------------------------------------------------------------------------------
@@ -182,6 +186,8 @@ def _prompts_of_folder(folder: Path, files: Sequence[Path]) -> list[Prompt]:
         texts = {str(folder / entry["file"]): entry["prompt"] for entry in entries}
     elif (folder / "metadata.jsonl").is_file():
         rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines() if line.strip()]
+        if odd := [row for row in rows if not {"file_name", "text"} <= row.keys()]:
+            raise UsageError(f"{folder}/metadata.jsonl has a line without file_name and text: {odd[0]}; add them")
         texts = {str(folder / row["file_name"]): row["text"] for row in rows}
     else:
         raise UsageError(f"{folder} does not say what its pictures show: add metadata.jsonl with file_name and text")

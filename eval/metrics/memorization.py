@@ -18,7 +18,7 @@ from t2i.eval.metrics.manifold import radii
 class NearCopies:
     """
     Attributes:
-        copies: (N,) bool, which generated samples are nearer to a training sample than `threshold`.
+        copies: (N,) bool, which generated samples are as near to a training sample as `threshold` or nearer.
         real_copies: (M − M // 2,) bool, the same of real samples that were not trained on: what chance gives.
         threshold: a distance.
         nearest: (N,) int, the training sample that is nearest to each generated one, at `distances` (N,).
@@ -69,7 +69,7 @@ def near_copies(generated: Array, training: Array, held_out: Array | None = None
     half = len(real) // 2
     threshold = float(np.quantile(real[:half], quantile))
     distances, indices = nearest(generated, training)
-    return NearCopies(distances < threshold, real[half:] < threshold, threshold, indices, distances)
+    return NearCopies(distances <= threshold, real[half:] <= threshold, threshold, indices, distances)
 
 
 def _to_the_others(points: Array) -> np.ndarray:

@@ -75,7 +75,7 @@ TOYBOX_PROMPTS = (
 def prior_toybox(preset: str = "base") -> PriorRecipe:
     """A 3 M transformer over 24 text tokens and 256 image codes.
 
-    base: `t2i train prior-toybox`, 55 minutes on two cores after the tokenizer; its scores are in the README
+    base: `t2i train prior-toybox`, about two hours on two cores after the tokenizer; its scores are in the README
     tiny: `t2i train prior-toybox --preset tiny`, a minute on two cores
     """
     if preset == "tiny":
