@@ -40,12 +40,12 @@ def evaluate(part: str, ask: Ask) -> None:
     if not is_main_process():
         return
     found = everything(subject) if part == "all" else SECTIONS[part](subject)
-    made = (
-        {} if subject.found else {key: value for key, value in subject.manifest["header"].items() if key != "prompts"}
-    )
-    settings = made | {"prompts": ask.prompts, "reference": ask.reference, "num": len(files), "seed": ask.seed}
     if subject.found:
-        settings |= {"pipeline": ask.pipeline, "versions": {"t2i": t2i.__version__}}
+        made = {"pipeline": ask.pipeline, "versions": {"t2i": t2i.__version__}}
+    else:
+        made = subject.manifest["header"]
+    asked = {"suite": ask.prompts, "reference": ask.reference, "num": len(files), "seed": ask.seed}
+    settings = made | asked
     first = [(Image.open(f).convert("RGB"), text) for f, text in zip(files[:SHOWN], subject.texts[:SHOWN], strict=True)]
     galleries = [*found.galleries, Gallery("Pictures", first)]
     _write(Report(f"{ask.pipeline}: {part}", settings, found.scores, found.curves, galleries, found.notes), ask.out)
@@ -78,7 +78,7 @@ def sweep(ask: Sweep) -> None:
         return
     found = sections.sweep(subjects, ask.over)
     made = {key: value for key, value in next(iter(subjects.values())).manifest["header"].items() if key != ask.over}
-    settings = made | {"prompts": ask.prompts, "num": ask.num, "seed": ask.seed, ask.over: list(ask.values)}
+    settings = made | {"suite": ask.prompts, "num": ask.num, "seed": ask.seed, ask.over: list(ask.values)}
     _write(Report(f"{ask.pipeline}: {ask.over}", settings, found.scores, found.curves, [], found.notes), ask.out)
 
 

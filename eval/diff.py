@@ -23,6 +23,7 @@ DECIDING = {  # details in which comparable scores agree, by the first or the la
     "reference",
     "reference_sha256",
     "reader_sha256",
+    "image_tokenizer_sha256",
     "variant",
 }
 NONE = "–"  # a setting that is None, as `flat` writes it, is as good as absent
