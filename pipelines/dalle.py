@@ -108,7 +108,7 @@ class DallePipeline(DiffusionPipeline):
             generator: one for each image, which then depends on nothing else; or one, from which theirs are seeded.
             callback_on_step_end: called as f(pipe, step, step, tensors) after each code, with the rows of the batch
                 that is being drawn; codes that it returns replace those drawn.
-            callback_on_step_end_tensor_inputs: of "codes" (rows, N) and "logits" (rows, K; after guidance), what it gets.
+            callback_on_step_end_tensor_inputs: which it gets: "codes" (rows, N), "logits" after guidance (rows, K).
 
         Raises ValueError, with the remedy, for arguments that ask for what cannot be.
         """
