@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import os
 import subprocess
@@ -103,7 +104,8 @@ def test_the_manifest_says_what_was_made(pipe, tmp_path):
     assert [(e["key"], e["seed"]) for e in manifest["images"]] == [(p.key, s) for p in PROMPTS for s in SEEDS]
     header = manifest["header"]
     assert (header["pipeline"], header["class"], header["options"]) == ("tiny", "DallePipeline", {"top_k": 5})
-    assert header["guidance_scale"] == 3.0 and header["seeds"] == list(SEEDS)
+    default = inspect.signature(pipe.__call__).parameters["guidance_scale"].default
+    assert header["guidance_scale"] == default and header["seeds"] == list(SEEDS)
     assert set(header["weights_sha256"]) == {"prior", "image_tokenizer"}
     entry = manifest["images"][0]
     assert entry["prompt"] == "a red cat" and entry["file"] == "images/x-0-a-red-cat-0.png"
