@@ -20,7 +20,8 @@ from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Thing
 from t2i.data.toybox.captions import name
 from t2i.data.toybox.reader import Reader, Reading
 from t2i.eval.binding import readings, share, squares
-from t2i.eval.generation import Pipeline, call, seeded
+from t2i.eval.generation import Item, Pipeline, draw
+from t2i.eval.prompts import Prompt
 
 SWAPS = ("kind", "attribute")  # in the order in which a reading has them
 SHOWN = 8  # pairs of each swap among the examples
@@ -77,9 +78,9 @@ def counterfactuals(
     """
     asked = pairs(num, seed)
     first, second = [p.first.caption() for p in asked], [p.second.caption() for p in asked]
-    images_a, a = _drawn_and_read(pipeline, reader, first, (seed, 0), batch_size, options)
-    images_b, b = _drawn_and_read(pipeline, reader, second, (seed, 0), batch_size, options)
-    _, again = _drawn_and_read(pipeline, reader, second, (seed, 1), batch_size, options)
+    images_a, a = _drawn_and_read(pipeline, reader, "pair", first, seed, batch_size, options)
+    images_b, b = _drawn_and_read(pipeline, reader, "pair", second, seed, batch_size, options)
+    _, again = _drawn_and_read(pipeline, reader, "again", second, seed, batch_size, options)
     report, examples = {}, []
     for place, swap in enumerate(SWAPS):
         rows = [i for i, pair in enumerate(asked) if pair.swap == swap]
@@ -110,7 +111,7 @@ def unsaid(pipeline: Pipeline, reader: Reader, num: int = 240, seed: int = 0, ba
     """
     kinds = [tuple(KINDS)[i % len(KINDS)] for i in range(num)]
     prompts = [name(Thing(kind, ATTRIBUTES[0]), bare=True) for kind in kinds]
-    _, readings = _drawn_and_read(pipeline, reader, prompts, (seed, 2), batch_size, options)
+    _, readings = _drawn_and_read(pipeline, reader, "bare", prompts, seed, batch_size, options)
     counts = Counter(_word(reading, SWAPS.index("attribute")) for reading in readings)
     even = np.random.default_rng(seed).multinomial(num, [1 / len(ATTRIBUTES)] * len(ATTRIBUTES), size=1000)
     return {
@@ -122,14 +123,13 @@ def unsaid(pipeline: Pipeline, reader: Reader, num: int = 240, seed: int = 0, ba
 
 
 def _drawn_and_read(
-    pipeline: Pipeline, reader: Reader, prompts: Sequence[str], key: tuple[int, int], batch_size: int, options: dict
+    pipeline: Pipeline, reader: Reader, what: str, prompts: Sequence[str], seed: int, batch_size: int, options: dict
 ) -> tuple[list[np.ndarray], list[Reading]]:
-    """Picture i, uint8 (S, S, 3), comes from a generator seeded by (key, i)."""
+    """Picture i, uint8 (S, S, 3), comes from a generator seeded by (what, i, seed), whatever its prompt."""
+    items = [Item(i, Prompt(text, what, None, f"{what}/{i:04}"), seed) for i, text in enumerate(prompts)]
     found = []
-    for start in range(0, len(prompts), batch_size):
-        part = prompts[start : start + batch_size]
-        generators = [seeded(*key, start + i, 7) for i in range(len(part))]
-        found += readings(reader, squares(call(pipeline, part, generators, **options)))
+    for _, images in draw(pipeline, items, batch_size, **options):
+        found += readings(reader, squares(images))
     return [image for image, _ in found], [reading for _, reading in found]
 
 

@@ -25,6 +25,7 @@ from t2i.eval.report import Gallery, Report, read_json, write
 from t2i.eval.sections import SECTIONS, everything
 from t2i.eval.subject import Subject
 from t2i.eval.text import scores_table
+from t2i.files import write_whole
 from t2i.pipelines.auto import open_pipeline
 
 SHOWN = 32  # pictures of the first gallery
@@ -58,7 +59,7 @@ def _check(part: str, subject: Subject) -> None:
         raise UsageError("a CLIP score needs --clip (clip:NAME or open_clip:ARCH/PRETRAINED) and --variant")
     for name in (ask.extractor, ask.clip):
         if name is not None:
-            open_extractor(name)
+            subject.open_extractor(name)
     for name in (ask.reference, ask.training):
         if name != "toybox" and not Path(name).exists():
             raise FileNotFoundError(f"there are no pictures {name}; give 'toybox', a folder, or a .npz of statistics")
@@ -128,6 +129,6 @@ def tally(answers: tuple[str, ...], key: str, out: Path) -> None:
     found = human.tally([read_json(path) for path in answers], read_json(key))
     systems = {"systems": read_json(key)["systems"], "raters": found["raters"]}
     write(Report("Human evaluation", systems, human.scores(found)), out)
-    (out / "tally.json").write_text(json.dumps(found, indent=2) + "\n")
+    write_whole(out / "tally.json", json.dumps(found, indent=2) + "\n")
     print(human.table(found))
     print(f"{out}: report.html and report.json")

@@ -20,10 +20,8 @@ Shapes: B pictures in a batch · K kinds, A attributes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -32,9 +30,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from t2i.cli_errors import UsageError
-from t2i.data.toybox import ATTRIBUTES, KINDS, contact_sheet
+from t2i.data.toybox import ATTRIBUTES, KINDS
 from t2i.data.toybox.reader import Reader, Reading
-from t2i.eval.binding import SHOWN, page, readings, rendered, share, squares
+from t2i.eval.binding import SHOWN, readings, rendered, share, squares
 from t2i.eval.generation import Item, Pipeline, check_options, describe, draw
 from t2i.eval.prompts import Prompt, open_prompts
 from t2i.weights import digest
@@ -299,23 +297,6 @@ def _row(answer: Answer) -> dict:
     }
 
 
-# --- for people -----------------------------------------------------------------------------------------------------
-
-
-def table(report: dict) -> str:
-    """Category, score, interval and ceiling."""
-    lines = [f"{'':26} {'score':>7}   {'95 % interval':>15}   {'ceiling':>7}"]
-    rows = [(c, s, f"{report['ceilings'][c]['value']:7.1%}") for c, s in report["scores"].items()]
-    if "paraphrase" in report:
-        rows += [(f"paraphrase, {what}", report["paraphrase"][what], "") for what in ("each", "agreement")]
-    for name, s, ceiling in rows:
-        interval = f"{s['low']:.1%} – {s['high']:.1%}"
-        lines.append(f"{name:26} {s['value']:7.1%}   {interval:>15}   {ceiling}".rstrip())
-    if report["undecided"]:
-        lines.append(f"not scored, since toybox cannot decide them: {report['undecided']} prompts")
-    return "\n".join(lines)
-
-
 def confusion_picture(report: dict) -> Image.Image:
     """The confusion matrices, drawn pictures above and the reader on real ones below, as shares of each row."""
     figure = Figure(figsize=(15, 15), layout="constrained")
@@ -333,35 +314,3 @@ def confusion_picture(report: dict) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")
-
-
-def failure_sheet(found: Composition) -> Image.Image:
-    """The worst failures of each category, with prompt and reading under each picture; then what is not scored."""
-    blocks = []
-    for category, pairs in found.failures.items():
-        score = found.report["scores"][category]
-        labels = [f"{answer.prompt.text} (read: {answer.reading})" for _, answer in pairs]
-        title = f"{category}: {score['value']:.1%} right, the worst failures"
-        blocks += _block(title, [picture for picture, _ in pairs], labels)
-    labels = [prompt.text for _, prompt in found.undecided]
-    blocks += _block("not scored", [picture for picture, _ in found.undecided], labels)
-    if not blocks:
-        pairs = next(iter(found.successes.values()))
-        blocks = _block("no failures", [picture for picture, _ in pairs], [answer.prompt.text for _, answer in pairs])
-    return page(blocks)
-
-
-def _block(title: str, pictures: Sequence[Image.Image], labels: Sequence[str]) -> list[tuple[str, Image.Image]]:
-    return [(title, contact_sheet(pictures, labels, columns=SHOWN, max_lines=4))] if pictures else []
-
-
-def write(found: Composition, out: Path) -> None:
-    """report.json, confusion.png and failures.png in the folder `out`; older ones are replaced when all are whole."""
-    out.mkdir(parents=True, exist_ok=True)
-    names = ("confusion.png", "failures.png", "report.json")
-    parts = {out / name: out / f".{name}.part" for name in names}
-    confusion_picture(found.report).save(parts[out / "confusion.png"], format="PNG")
-    failure_sheet(found).save(parts[out / "failures.png"], format="PNG")
-    parts[out / "report.json"].write_text(json.dumps(found.report, indent=2) + "\n")
-    for path, part in parts.items():
-        part.replace(path)

@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 import t2i
 from t2i.eval.prompts import Prompt, entropy, slug
+from t2i.files import write_whole
 from t2i.weights import digest
 
 Pipeline = Callable[..., object]
@@ -229,7 +230,7 @@ def merge(out: Path) -> dict:
     if len(whole) != count:
         raise ValueError(f"{out} has {len(whole)} of {count} pictures; generate again with the same settings to go on")
     manifest = _manifest(header, whole)
-    _write_whole(out / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    write_whole(out / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     for log in out.glob("manifest-*.jsonl"):
         log.unlink()
     return manifest
@@ -318,16 +319,10 @@ def _manifest(header: dict, entries: Sequence[dict]) -> dict:
     return {"header": header, "black": sum(entry["black"] for entry in images), "images": images}
 
 
-def _write_whole(path: Path, text: str) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
-
-
 def _start_log(log: Path, header: dict) -> None:
     """A log with its header, or one that a kill left behind, whose last line may be torn: the next begins a new one."""
     if not log.exists():
-        _write_whole(log, json.dumps({"header": header}) + "\n")
+        write_whole(log, json.dumps({"header": header}) + "\n")
     elif not log.read_bytes().endswith(b"\n"):
         _append(log, "\n")
 

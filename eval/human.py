@@ -20,7 +20,8 @@ from PIL import Image
 
 from t2i.eval.binding import wilson
 from t2i.eval.html import EXACT, PIXELATED, data_uri, document
-from t2i.eval.report import Score, write_whole
+from t2i.eval.report import Score
+from t2i.files import write_whole
 
 CHOICES = ("left", "right", "tie")
 QUESTION = "Which picture fits the words better?"
@@ -71,8 +72,8 @@ def make_page(
     key["questions"] = {q: {"prompt": i, "left": left, "right": right} for q, (i, left, right) in questions.items()}
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "human.html", document(question, '<div id="app"></div>', "human", data).encode())
-    write_whole(out / "key.json", (json.dumps(key, indent=2, ensure_ascii=False) + "\n").encode())
+    write_whole(out / "human.html", document(question, '<div id="app"></div>', "human", data))
+    write_whole(out / "key.json", json.dumps(key, indent=2, ensure_ascii=False) + "\n")
 
 
 def _questions(names: list[str], num: int, rng: np.random.Generator) -> dict[str, tuple[int, str, str]]:

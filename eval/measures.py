@@ -49,7 +49,7 @@ def fidelity(
             f"{len(generated)} pictures are too few to compare sets: it takes {LEAST}, and better thousands"
         )
     x, about = generated.values, _details(generated, reference)
-    target = reference.gaussian if isinstance(reference, Reference) else reference.values
+    target = _target(reference)
     others = None if real is None else real.values
     name = measure_name("FD", generated.extractor)
     scores = [_score(name, lambda z: metrics.frechet_distance(z, target), x, others, generated, about, "lower", seed)]
@@ -220,6 +220,14 @@ def _score(
     share = name.startswith(SHARES)
     low, high = max(0.0, found.low), min(1.0, found.high) if share else found.high  # none of these is negative
     return Score(name, found.value, low, high, found.n, better, ceiling, len(generated.skipped), details, share)
+
+
+def _target(reference: Features | Reference) -> Tensor | metrics.Gaussian:
+    """The moments, computed once; or few features, which are quicker than moments."""
+    if isinstance(reference, Reference):
+        return reference.gaussian
+    n, d = reference.values.shape
+    return reference.values if n < d else metrics.Moments.of(reference.values).gaussian()
 
 
 def _features_of(reference: Features | Reference) -> Tensor | None:

@@ -20,6 +20,7 @@ from typing import Literal
 from PIL import Image
 
 from t2i.eval import html
+from t2i.files import write_whole
 
 FORMAT = "t2i-report/1"
 REMEDY = "make it with t2i.eval.report.write"
@@ -165,15 +166,8 @@ def write(report: Report, out: Path) -> None:
         (out / "pictures").mkdir(exist_ok=True)
     for name, content in files.items():
         write_whole(out / name, content)
-    write_whole(out / "report.html", page.encode())
-    write_whole(out / "report.json", text.encode())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, then rename it: there is never half of one."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
+    write_whole(out / "report.html", page)
+    write_whole(out / "report.json", text)
 
 
 def read_json(path: str | Path) -> dict:

@@ -15,11 +15,10 @@ from PIL import Image
 
 from t2i.cli_errors import UsageError
 from t2i.data.toybox import Toybox
-from t2i.data.toybox.reader import Reader
 from t2i.eval import bias as biases
 from t2i.eval import composition as compositions
 from t2i.eval import measures
-from t2i.eval.binding import load_reader, wilson
+from t2i.eval.binding import wilson
 from t2i.eval.features import Extractor, Features
 from t2i.eval.image_sets import extract
 from t2i.eval.likelihood import code_likelihood
@@ -76,7 +75,7 @@ def clip(subject: Subject) -> Section:
 
 def composition(subject: Subject) -> Section:
     """Colour, skin, counting, position, two objects …: is what the prompt says on the picture? On toybox, exactly."""
-    reader = _reader(subject)
+    reader = subject.reader
     pictures = [Image.open(file).convert("RGB") for file in subject.files]
     found = compositions.judge(reader, subject.prompts, pictures, subject.ask.batch_size)
     report = found.report
@@ -95,7 +94,7 @@ def lecture(subject: Subject) -> Section:
     """The prompts of the lecture's slides: a picture of each, and a score where toybox can decide it."""
     ask = subject.ask
     found = compositions.evaluate_composition(
-        subject.pipeline, _reader(subject), 100, ask.seed, ask.batch_size, "lecture", ask.pipeline, **subject.options
+        subject.pipeline, subject.reader, 100, ask.seed, ask.batch_size, "lecture", ask.pipeline, **subject.options
     )
     judged = [pair for table in (found.successes, found.failures) for pairs in table.values() for pair in pairs]
     pictures = [(image, answer.prompt.text) for image, answer in judged]
@@ -154,7 +153,7 @@ def memorization(subject: Subject) -> Section:
 
 def bias(subject: Subject) -> Section:
     """Counterfactual prompts that differ in one word, and what is drawn where the prompt says nothing."""
-    ask, reader = subject.ask, _reader(subject)
+    ask, reader = subject.ask, subject.reader
     how = {"seed": ask.seed, "batch_size": ask.batch_size, **subject.options}
     pairs = biases.counterfactuals(subject.pipeline, reader, _some(PAIRS, subject), **how)
     unsaid = biases.unsaid(subject.pipeline, reader, _some(BARE, subject), **how)
@@ -216,10 +215,6 @@ def _curve(title: str, x_label: str, y_label: str, found: Mapping[float, Sequenc
 
 def _some(share: float, subject: Subject) -> int:
     return max(2, round(share * subject.ask.num))
-
-
-def _reader(subject: Subject) -> Reader:
-    return load_reader(subject.ask.reader).to("cpu" if subject.found else subject.pipeline.device)
 
 
 def _features(pictures: np.ndarray, extractor: Extractor, subject: Subject) -> Features:

@@ -17,7 +17,9 @@ from PIL import Image
 from t2i.cli_errors import UsageError
 from t2i.data.sources import square
 from t2i.data.toybox import Scene, Toybox
+from t2i.data.toybox.reader import Reader
 from t2i.eval.ask import OPTIONS, Ask
+from t2i.eval.binding import load_reader
 from t2i.eval.features import Extractor, Features, open_extractor
 from t2i.eval.generation import generate_on_all, read_manifest
 from t2i.eval.image_sets import extract, image_files, read_image
@@ -38,6 +40,8 @@ class Subject:
         self.found = is_folder_of_pictures(ask.pipeline)
         self._features: dict[str, Features] = {}
         self._references: dict[str, Features | Reference] = {}
+        self._real: dict[str, Features] = {}
+        self._extractors: dict[str, Extractor] = {}
 
     # --- what is scored ---------------------------------------------------------------------------------------------
 
@@ -126,7 +130,9 @@ class Subject:
         """As many other real pictures of the same scenes; None where they are not toybox's."""
         if self.ask.reference != "toybox":
             return None
-        return self._extract(self.real_pictures(1, stream=1), extractor)
+        if extractor.name not in self._real:
+            self._real[extractor.name] = self._extract(self.real_pictures(1, stream=1), extractor)
+        return self._real[extractor.name]
 
     def real_pictures(self, copies: int, stream: int) -> np.ndarray:
         """Each prompt's scene `copies` times, in other sizes and places each time: uint8 (N · copies, S, S, 3).
@@ -158,8 +164,19 @@ class Subject:
         return extract(source, extractor, self.ask.batch_size, cache, allow_mixed=self.ask.allow_mixed)
 
     def open_extractor(self, name: str) -> Extractor:
-        """On the device of the pipeline."""
-        return open_extractor(name, "cpu" if self.found else str(self.pipeline.device))
+        """On the device of the pipeline; opened once."""
+        if name not in self._extractors:
+            self._extractors[name] = open_extractor(name, self._device)
+        return self._extractors[name]
+
+    @cached_property
+    def reader(self) -> Reader:
+        """The network that reads toybox pictures."""
+        return load_reader(self.ask.reader).to(self._device)
+
+    @property
+    def _device(self) -> str:
+        return "cpu" if self.found else str(self.pipeline.device)
 
 
 def is_folder_of_pictures(name: str) -> bool:

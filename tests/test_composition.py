@@ -178,15 +178,14 @@ def test_the_pictures_are_those_of_generate(prompts, pipe, reader, tmp_path):
     assert found.report["undecided"] == len(found.undecided) == 4
 
 
-def test_the_worst_failures_come_first_and_files_are_whole(prompts, reader, tmp_path):
+def test_the_worst_failures_come_first(prompts, reader):
     def spoilt(scene: Scene) -> Scene:
         wrong = [t for t in (Thing("robot", "brick"), Thing("tree", "pink")) if t.kind != scene.things[0].kind]
         return replace(scene, things=wrong[:1], relation=None) if scene.jitter_seed % 2 else scene
 
     found = evaluate_composition(Renders(prompts, spoilt), reader, NUM, name="spoilt", guidance_scale=2.0)
-    composition.write(found, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion.png", "failures.png", "report.json"]
-    assert json.loads((tmp_path / "report.json").read_text()) == found.report
+    assert json.loads(json.dumps(found.report)) == found.report
+    assert composition.confusion_picture(found.report).width > 600
     assert any(found.failures.values())
     for category, pairs in found.failures.items():
         errors = [a.errors for _, a in pairs]
@@ -194,13 +193,6 @@ def test_the_worst_failures_come_first_and_files_are_whole(prompts, reader, tmp_
         assert [row["errors"] for row in found.report["worst"][category]] == errors
     settings = found.report["settings"]
     assert (settings["pipeline"], settings["options"], settings["seed"]) == ("spoilt", {"guidance_scale": 2.0}, 0)
-    lines = composition.table(found.report).splitlines()
-    assert [line.strip().startswith(c) for line, c in zip(lines[1:], CATEGORIES, strict=False)] == [True] * 9
-
-
-def test_a_sheet_without_failures_shows_successes(perfect):
-    none = replace(perfect, failures={}, undecided=[])
-    assert composition.failure_sheet(none).width > 200
 
 
 def test_what_cannot_be_is_refused(prompts, reader, tmp_path):

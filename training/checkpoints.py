@@ -17,6 +17,8 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
+from t2i.files import write_whole
+
 RECIPE_FILE = "recipe.json"
 MAY_CHANGE = {  # what a resumed run may be told anew; anything else would make it another run
     "output_dir",
@@ -138,6 +140,4 @@ class Checkpoints:
 
 
 def _write_json(path: Path, data: dict) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(data, indent=2) + "\n")
-    part.replace(path)
+    write_whole(path, json.dumps(data, indent=2) + "\n")

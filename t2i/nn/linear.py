@@ -15,8 +15,8 @@ FEW = 8  # rows up to which W xᵀ is the faster order of the product on a CPU
 def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """x Wᵀ + b: (…, I), (O, I), (O,) -> (…, O).
 
-    A decoding step multiplies each weight matrix with a few rows. As W xᵀ, torch's CPU library has a kernel for it that
-    takes about half the time of x Wᵀ; the result is the same up to rounding.
+    A decoding step multiplies each weight matrix with a few rows. For W xᵀ, torch's CPU library has a
+    faster kernel than for x Wᵀ; the result is the same up to rounding.
     """
     rows = x.numel() // x.shape[-1]
     if rows > FEW or x.device.type != "cpu" or torch.is_grad_enabled():
