@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2i.nn.attention import KVCache, attend
-from t2i.nn.linear import Linear
+from t2i.nn.linear import MLP, Linear
 from t2i.prior.transformer import PAD, TextImageTransformer
 
 
@@ -127,6 +127,14 @@ def test_linear_layers_are_torchs_whatever_the_rows(shape):
         torch.testing.assert_close(few, layer(x))
     torch.testing.assert_close(few, torch.nn.functional.linear(x, layer.weight, layer.bias))
     assert few.is_contiguous()
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (3, 1, 6), (9, 6)])
+def test_a_perceptron_is_its_layers_one_after_the_other(shape):
+    x, mlp = torch.randn(shape), MLP(6)
+    with torch.no_grad():
+        few = mlp(x)
+    torch.testing.assert_close(few, torch.nn.Sequential(*mlp)(x))
 
 
 def test_cache_hands_out_all_that_was_put_in():

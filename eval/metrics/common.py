@@ -14,7 +14,7 @@ from torch import Tensor
 
 Array = Tensor | np.ndarray
 BLOCK = 2**22  # numbers of an N×M matrix that are held at once, 32 MiB
-_SMALL = 256  # columns that are multiplied at once
+_STRIP = 256  # columns of a symmetric product that are computed at once
 _ROUNDING = 1e-12  # a squared distance below this share of the squared lengths is rounding, not distance
 
 
@@ -38,7 +38,7 @@ def as_double(values: Array, name: str) -> Tensor:
         values = (values.cpu() if values.device.type == "mps" else values).double()  # Metal has no float64
     else:
         values = torch.tensor(np.asarray(values, dtype=np.float64))
-    if not values.isfinite().all():
+    if not values.sum().isfinite():  # ten times faster than a look at each number
         raise ValueError(f"there is NaN or infinity in {name}")
     return values
 
@@ -83,10 +83,10 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def gram(x: Tensor) -> Tensor:
-    """(N, D) -> xᵀ x (D, D). Hardly more than a half of it is computed: it is symmetric."""
-    d = x.shape[1]
-    if d <= _SMALL:
-        return x.T @ x
-    left, right = x[:, : d // 2], x[:, d // 2 :]
-    across = left.T @ right
-    return torch.cat([torch.cat([gram(left), across], 1), torch.cat([across.T, gram(right)], 1)])
+    """(N, D) -> xᵀ x (D, D). Hardly more than a half of it is computed, in strips: it is symmetric."""
+    product = x.new_empty(x.shape[1], x.shape[1])
+    for start in range(0, x.shape[1], _STRIP):
+        strip = x[:, start : start + _STRIP].T @ x[:, start:]  # all that is right of the diagonal
+        product[start : start + _STRIP, start:] = strip
+        product[start:, start : start + _STRIP] = strip.T
+    return product

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from t2i.nn.attention import CausalSelfAttention, KVCache, check_backend
-from t2i.nn.linear import Linear, linear
+from t2i.nn.linear import MLP, linear
 
 PAD = 0  # the text tokenizer's padding id
 
@@ -32,7 +32,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attention = CausalSelfAttention(width, heads)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(Linear(width, 4 * width), nn.GELU(), Linear(4 * width, width))
+        self.mlp = MLP(width)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
