@@ -1,59 +1,107 @@
 """Make the embedded weights again from nothing: `python scripts/make_weights.py`.
 
-Trains the three recipes one after the other (a run that was stopped goes on where it was), then stores what they made
+Trains the recipes one after the other (a run that was stopped goes on where it was), then stores what they made
 in half precision under pipelines/weights/. With --pack-only it only stores the newest checkpoints that there are.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
-from t2i.cli_errors import exit_on_bad_input, parse
+from t2i.cli_errors import UsageError, exit_on_bad_input, parse
 from t2i.data.toybox.reader import Reader
 from t2i.pipelines import AutoPipeline
+from t2i.training.recipes import RECIPES
 
 WEIGHTS = Path(__file__).parent.parent / "pipelines" / "weights" / "toybox"
 LIMIT_MB = {"dalle": 20.0, "reader": 3.0}
+
+# Each recipe, and the options that take the newest checkpoint of an earlier one.
+STAGES = {
+    "vqvae-toybox": {},
+    "prior-toybox": {"--tokenizer": "vqvae-toybox"},
+    "reader-toybox": {},
+}
+# What is embedded: the recipe whose newest checkpoint it is, and what opens that.
+PACKED = {"dalle": ("prior-toybox", AutoPipeline), "reader": ("reader-toybox", Reader)}
 
 
 @dataclass(frozen=True)
 class MakeWeights:
     runs: Path = Path("runs")
     """Folder of the training runs."""
+    out: Path = WEIGHTS
+    """Where the weights are stored."""
+    preset: Literal["base", "tiny"] = "base"
+    """Of the recipes; tiny goes through all stages in minutes, for a look at the way."""
+    num_processes: int = 1
+    """More of them train by `accelerate launch`, and share each batch."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    """bf16 is faster where the hardware has it."""
     pack_only: bool = False
     """Train nothing, store the newest checkpoints there are."""
 
 
 def main(args: list[str]) -> None:
     ask = parse(MakeWeights(), args, prog="make_weights.py", description=__doc__)
-    if not ask.pack_only:
-        train(ask.runs, "vqvae-toybox")
-        train(ask.runs, "prior-toybox", "--tokenizer", str(ask.runs / "vqvae-toybox" / "latest"))
-        train(ask.runs, "reader-toybox")
-    for name, recipe, opened in (("dalle", "prior-toybox", AutoPipeline), ("reader", "reader-toybox", Reader)):
+    if ask.preset == "tiny" and ask.out == WEIGHTS:
+        raise UsageError("tiny weights are not to be embedded; store them elsewhere with --out FOLDER")
+    for recipe, earlier in () if ask.pack_only else STAGES.items():
+        train(ask, recipe, {flag: ask.runs / run / "latest" for flag, run in earlier.items()})
+    for name, (recipe, opened) in PACKED.items():
         if (newest := ask.runs / recipe / "latest").exists():
-            pack(name, opened.from_pretrained(newest, dtype=torch.float16))
+            pack(ask.out, name, opened.from_pretrained(newest, dtype=torch.float16))
         else:
             print(f"{newest}: there is none, {name} stays as it is")
 
 
-def train(runs: Path, recipe: str, *options: str) -> None:
-    """Run a recipe to its end, or from its newest checkpoint to its end."""
-    from t2i.training.cli import main as train_main
+def train(ask: MakeWeights, recipe: str, inputs: dict[str, Path]) -> None:
+    """Run a recipe to its end, or from its newest checkpoint to its end, in processes of its own.
 
-    folder = runs / recipe
-    resume = ["--resume", "latest"] if (folder / "latest").exists() else []
-    train_main([recipe, "--output-dir", str(folder), *options, *resume])
+    Raises SystemExit where the training fails, which has said why, or is stopped.
+    """
+    folder, batch = ask.runs / recipe, RECIPES[recipe](ask.preset).loop.train_batch_size
+    if batch % ask.num_processes:
+        raise UsageError(f"{ask.num_processes} processes cannot share the batch of {recipe}, {batch}")
+    options = inputs | {
+        "--output-dir": folder,
+        "--train-batch-size": batch // ask.num_processes,
+        "--mixed-precision": ask.mixed_precision,
+    }
+    if (folder / "latest").exists():
+        options["--resume"] = "latest"
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(ask.num_processes), "-m"]
+    command = [sys.executable, "-m", *(launch if ask.num_processes > 1 else [])]
+    command += [
+        "t2i.training",
+        recipe,
+        "--preset",
+        ask.preset,
+        *(str(word) for pair in options.items() for word in pair),
+    ]
+    environment = os.environ if torch.cuda.is_available() else {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    stopped = False
+    with subprocess.Popen(command, env=environment) as process:
+        while process.poll() is None:
+            try:
+                process.wait()
+            except KeyboardInterrupt:  # the training has it too: it saves a checkpoint first
+                stopped = True
+    if stopped or process.returncode:
+        raise SystemExit(process.returncode or f"stopped during {recipe}; the same command goes on")
 
 
-def pack(name: str, model) -> None:
+def pack(out: Path, name: str, model) -> None:
     """Store a model or pipeline; written beside its place first, and refused where it is too large."""
-    part, final = WEIGHTS / f".{name}.part", WEIGHTS / name
+    part, final = out / f".{name}.part", out / name
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
     for config in part.rglob("config.json"):  # where the weights once lay is of no use to anybody
