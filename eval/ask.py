@@ -21,8 +21,10 @@ class Ask:
     """'toybox' (all categories), 'toybox/CATEGORY', 'lecture', or a file with a prompt a line."""
     reference: str = "toybox"
     """Real pictures to compare with: 'toybox' draws the scenes of the prompts, or a folder, or a .npz of statistics."""
-    training: str = "toybox"
-    """Pictures that near copies are looked for in: 'toybox', or the folder that was trained on."""
+    training: str | None = None
+    """Pictures that near copies are looked for in: 'toybox', or a folder; by default what the pipeline has seen."""
+    training_num: int | None = None
+    """How many of them, at most; by default ten for each picture drawn, and all of a folder."""
     num: int = 500
     """Pictures that are drawn, at most; spread evenly over the categories of toybox."""
     seed: int = 0
@@ -54,9 +56,9 @@ class Ask:
     num_inference_steps: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("num", 1), ("batch_size", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+        for name, least in (("num", 1), ("batch_size", 1), ("seed", 0), ("training_num", 2)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
         if Path(self.out).exists() and not Path(self.out).is_dir():
             raise UsageError(f"--out {self.out} is a file; give a folder")
 
@@ -87,4 +89,5 @@ class Statistics:
     """Also keep the features, which KID, precision and recall need."""
     batch_size: int = 32
     allow_mixed: bool = False
-    device: str = "cpu"
+    device: str = "auto"
+    """As for the other evaluations."""

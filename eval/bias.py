@@ -20,7 +20,6 @@ from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Thing
 from t2i.data.toybox.captions import name
 from t2i.data.toybox.reader import Reader, Reading
 from t2i.eval.binding import readings, share, squares
-from t2i.eval.generation import Item, Pipeline, draw
 from t2i.eval.prompts import Prompt
 
 SWAPS = ("kind", "attribute")  # in the order in which a reading has them
@@ -69,18 +68,33 @@ def _pair(swap: str, rng: np.random.Generator) -> Pair:
     raise AssertionError("every kind and attribute is seen with more than one partner")
 
 
-def counterfactuals(
-    pipeline: Pipeline, reader: Reader, num: int = 100, seed: int = 0, batch_size: int = 32, **options
-) -> Counterfactuals:
-    """Draw `num` pairs for each swap, the second of each also from other generators, and read the pictures.
+def pair_prompts(num: int, seed: int) -> list[Prompt]:
+    """What `counterfactuals` looks at: the first of each pair, the second of each, and the second of each again.
 
-    `options` go to the pipeline.
+    The two of a pair have one key, so that they are drawn from the same generator; the third has its own.
     """
     asked = pairs(num, seed)
     first, second = [p.first.caption() for p in asked], [p.second.caption() for p in asked]
-    images_a, a = _drawn_and_read(pipeline, reader, "pair", first, seed, batch_size, options)
-    images_b, b = _drawn_and_read(pipeline, reader, "pair", second, seed, batch_size, options)
-    _, again = _drawn_and_read(pipeline, reader, "again", second, seed, batch_size, options)
+    return [*_prompts("pair", first), *_prompts("pair", second), *_prompts("again", second)]
+
+
+def bare_prompts(num: int) -> list[Prompt]:
+    """ "a cat", "a house", … in turn, `num` in all."""
+    kinds = [tuple(KINDS)[i % len(KINDS)] for i in range(num)]
+    return _prompts("bare", [name(Thing(kind, ATTRIBUTES[0]), bare=True) for kind in kinds])
+
+
+def _prompts(what: str, texts: Sequence[str]) -> list[Prompt]:
+    return [Prompt(text, what, None, f"{what}/{i:04}") for i, text in enumerate(texts)]
+
+
+def counterfactuals(
+    reader: Reader, images: Sequence[Image.Image], num: int, seed: int = 0, batch_size: int = 32
+) -> Counterfactuals:
+    """Read the pictures of `pair_prompts(num, seed)`, in their order, and compare the two of each pair."""
+    asked = pairs(num, seed)
+    parts = [_read(reader, images[i : i + len(asked)], batch_size) for i in range(0, len(images), len(asked))]
+    (images_a, a), (images_b, b), (_, again) = parts
     report, examples = {}, []
     for place, swap in enumerate(SWAPS):
         rows = [i for i, pair in enumerate(asked) if pair.swap == swap]
@@ -96,23 +110,23 @@ def counterfactuals(
             "kept_by_chance": share([_rest(b[i], place) == _rest(again[i], place) for i in rows]),
         }
         for i in rows[:SHOWN]:
-            examples += [(Image.fromarray(images_a[i]), first[i]), (Image.fromarray(images_b[i]), second[i])]
+            examples.append((Image.fromarray(images_a[i]), asked[i].first.caption()))
+            examples.append((Image.fromarray(images_b[i]), asked[i].second.caption()))
     return Counterfactuals(report, examples)
 
 
-def unsaid(pipeline: Pipeline, reader: Reader, num: int = 240, seed: int = 0, batch_size: int = 32, **options) -> dict:
-    """Draw "a cat", "a house", … in turn, `num` in all, and count the attributes that are read.
+def unsaid(reader: Reader, images: Sequence[Image.Image], seed: int = 0, batch_size: int = 32) -> dict:
+    """Read the pictures of `bare_prompts`, and count the attributes.
 
     Returns:
         counts: {attribute: times}, most frequent first.
         total_variation: half the sum of |share of an attribute − 1 / A|, 0 where all are drawn alike, below 1.
         by_chance: what as many draws from all attributes alike give on average.
-        n: `num`.
+        n: how many pictures.
     """
-    kinds = [tuple(KINDS)[i % len(KINDS)] for i in range(num)]
-    prompts = [name(Thing(kind, ATTRIBUTES[0]), bare=True) for kind in kinds]
-    _, readings = _drawn_and_read(pipeline, reader, "bare", prompts, seed, batch_size, options)
-    counts = Counter(_word(reading, SWAPS.index("attribute")) for reading in readings)
+    num = len(images)
+    _, found = _read(reader, images, batch_size)
+    counts = Counter(_word(reading, SWAPS.index("attribute")) for reading in found)
     even = np.random.default_rng(seed).multinomial(num, [1 / len(ATTRIBUTES)] * len(ATTRIBUTES), size=1000)
     return {
         "counts": dict(counts.most_common()),
@@ -122,14 +136,10 @@ def unsaid(pipeline: Pipeline, reader: Reader, num: int = 240, seed: int = 0, ba
     }
 
 
-def _drawn_and_read(
-    pipeline: Pipeline, reader: Reader, what: str, prompts: Sequence[str], seed: int, batch_size: int, options: dict
-) -> tuple[list[np.ndarray], list[Reading]]:
-    """Picture i, uint8 (S, S, 3), comes from a generator seeded by (what, i, seed), whatever its prompt."""
-    items = [Item(i, Prompt(text, what, None, f"{what}/{i:04}"), seed) for i, text in enumerate(prompts)]
-    found = []
-    for _, images in draw(pipeline, items, batch_size, **options):
-        found += readings(reader, squares(images))
+def _read(reader: Reader, images: Sequence[Image.Image], batch_size: int) -> tuple[list[np.ndarray], list[Reading]]:
+    """Pictures, uint8 (S, S, 3) each, and what is on them."""
+    batches = (squares(images[i : i + batch_size]) for i in range(0, len(images), batch_size))
+    found = [pair for batch in batches for pair in readings(reader, batch)]
     return [image for image, _ in found], [reading for _, reading in found]
 
 

@@ -81,12 +81,11 @@ def binding(args: Sequence[str]) -> None:
     if out.exists() and not out.is_dir():
         raise UsageError(f"--out {ask.out} is a file; give a folder")
 
-    from t2i.eval import binding as metric
-    from t2i.pipelines.auto import open_pipeline  # not before: torch takes seconds to import, --help should not
+    from t2i.eval import binding as metric  # not before: torch takes seconds to import, --help should not
+    from t2i.eval.tools import open_to_draw
 
     reader = metric.load_reader(ask.reader)  # before the pipeline, which takes longer to open
-    pipe = open_pipeline(ask.pipeline, ask.device)
-    pipe.set_progress_bar_config(disable=True)  # the evaluation has one over all pictures
+    pipe = open_to_draw(ask.pipeline, ask.device)
     out.mkdir(parents=True, exist_ok=True)  # fails now rather than after all the drawing
     options = {name: getattr(ask, name) for name in metric.OPTIONS}
     evaluation = metric.evaluate(

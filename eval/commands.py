@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
-import t2i
 from t2i.cli_errors import UsageError
 from t2i.eval import human, sections
 from t2i.eval.ask import Ask, Statistics, Sweep
 from t2i.eval.diff import diff, table
 from t2i.eval.features import open_extractor
-from t2i.eval.generation import generate_on_all, is_main_process
+from t2i.eval.folders import image_files
+from t2i.eval.generation import generate_on_all
 from t2i.eval.image_sets import extract
+from t2i.eval.processes import is_main_process, usable_device
 from t2i.eval.prompts import open_prompts
 from t2i.eval.references import save_reference
 from t2i.eval.report import Gallery, Report, read_json, write
 from t2i.eval.sections import SECTIONS, everything
-from t2i.eval.subject import Subject
+from t2i.eval.subject import PICTURES, Subject
 from t2i.eval.text import scores_table
+from t2i.eval.tools import open_to_draw
 from t2i.files import write_whole
-from t2i.pipelines.auto import open_pipeline
 
 SHOWN = 32  # pictures of the first gallery
 WHOLE = ("top_k", "num_candidates", "num_inference_steps")  # options that are whole numbers
@@ -37,19 +39,27 @@ def evaluate(part: str, ask: Ask) -> None:
     subject = Subject(ask)
     _check(part, subject)
     Path(ask.out).mkdir(parents=True, exist_ok=True)  # fails now rather than after all the drawing
-    files = subject.files  # drawn on all processes; the rest is the first one's work
+    sections.draw(part, subject)  # on all processes; the rest is the first one's work
     if not is_main_process():
         return
     found = everything(subject) if part == "all" else SECTIONS[part](subject)
-    if subject.found:
-        made = {"pipeline": ask.pipeline, "versions": {"t2i": t2i.__version__}}
-    else:
-        made = subject.manifest["header"]
-    asked = {"suite": ask.prompts, "reference": ask.reference, "num": len(files), "seed": ask.seed}
-    settings = made | asked
-    first = [(Image.open(f).convert("RGB"), text) for f, text in zip(files[:SHOWN], subject.texts[:SHOWN], strict=True)]
-    galleries = [*found.galleries, Gallery("Pictures", first)]
-    _write(Report(f"{ask.pipeline}: {part}", settings, found.scores, found.curves, galleries, found.notes), ask.out)
+    galleries, notes, num = list(found.galleries), list(found.notes), ask.num
+    if PICTURES in sections.drawn(part):
+        gallery, num = _first(subject), len(subject.files)
+        galleries.append(gallery)
+    if subject.unused:
+        notes.append(
+            f"{', '.join(subject.unused)} had no effect: all of the folder's pictures were scored as they are."
+        )
+    settings = subject.header | {"suite": ask.prompts, "reference": ask.reference, "num": num, "seed": ask.seed}
+    _write(Report(f"{ask.pipeline}: {part}", settings, found.scores, found.curves, galleries, notes), ask.out)
+
+
+def _first(subject: Subject) -> Gallery:
+    """The first pictures that can be read, with what is said of them."""
+    texts = dict(zip(subject.files, subject.texts, strict=True))
+    shown = ((picture, texts[file]) for file, picture in subject.pictures() if not isinstance(picture, str))
+    return Gallery("Pictures", list(islice(shown, SHOWN)))
 
 
 def _check(part: str, subject: Subject) -> None:
@@ -59,28 +69,44 @@ def _check(part: str, subject: Subject) -> None:
         raise UsageError("a CLIP score needs --clip (clip:NAME or open_clip:ARCH/PRETRAINED) and --variant")
     for name in (ask.extractor, ask.clip):
         if name is not None:
-            subject.open_extractor(name)
+            subject.tools.extractor(name)
     for name in (ask.reference, ask.training):
-        if name != "toybox" and not Path(name).exists():
+        if name in (None, "toybox"):
+            continue
+        if not Path(name).exists():
             raise FileNotFoundError(f"there are no pictures {name}; give 'toybox', a folder, or a .npz of statistics")
+        if Path(name).is_dir():
+            image_files(name, ask.allow_mixed)
+    if part == "memorization":
+        subject.check_training()
 
 
 def sweep(ask: Sweep) -> None:
     """Evaluate the pipeline with each value of an option, and write the curves."""
-    subjects = {}
+    subjects: dict[float, Subject] = {}
     for value in ask.values:
         if ask.over in WHOLE and not float(value).is_integer():
             raise UsageError(f"--values of {ask.over} must be whole numbers, not {value:g}")
-        option = {ask.over: int(value) if ask.over in WHOLE else value}
-        subjects[value] = Subject(replace(ask, out=f"{ask.out}/{ask.over}-{value:g}", **option))
+        own = replace(ask, out=f"{ask.out}/{ask.over}-{value:g}", **{ask.over: _number(ask.over, value)})
+        subjects[value] = Subject(own, like=next(iter(subjects.values()), None))
+    _check("fid", next(iter(subjects.values())))
     for subject in subjects.values():
-        subject.manifest  # noqa: B018 - drawn on all processes; the rest is the first one's work
+        subject.drawn(PICTURES)  # on all processes; the rest is the first one's work
     if not is_main_process():
         return
     found = sections.sweep(subjects, ask.over)
-    made = {key: value for key, value in next(iter(subjects.values())).manifest["header"].items() if key != ask.over}
+    made = _without(ask.over, next(iter(subjects.values())).header)
+    made["options"] = _without(ask.over, made["options"])
     settings = made | {"suite": ask.prompts, "num": ask.num, "seed": ask.seed, ask.over: list(ask.values)}
     _write(Report(f"{ask.pipeline}: {ask.over}", settings, found.scores, found.curves, [], found.notes), ask.out)
+
+
+def _without(name: str, data: dict) -> dict:
+    return {key: value for key, value in data.items() if key != name}
+
+
+def _number(option: str, value: float) -> int | float:
+    return int(value) if option in WHOLE else value
 
 
 def _write(report: Report, out: str) -> None:
@@ -93,7 +119,7 @@ def _write(report: Report, out: str) -> None:
 
 def statistics(ask: Statistics) -> None:
     """Extract the features of a folder and write their statistics."""
-    extractor = open_extractor(ask.extractor, ask.device)
+    extractor = open_extractor(ask.extractor, usable_device(ask.device))
     features = extract(ask.pictures, extractor, ask.batch_size, allow_mixed=ask.allow_mixed)
     source = ask.source or Path(ask.pictures).resolve().name
     save_reference(ask.out, features, source, keep_features=ask.keep_features)
@@ -112,8 +138,7 @@ def make_human_page(systems: tuple[str, ...], prompts: str, num: int, seed: int,
     asked = open_prompts(prompts, num, seed)
     drawn = {}
     for i, name in enumerate(systems):
-        pipe = open_pipeline(name, device)
-        pipe.set_progress_bar_config(disable=True)
+        pipe = open_to_draw(name, device)
         folder = out / f"system-{i}"
         manifest = generate_on_all(pipe, asked, [seed], folder, name=name)
         drawn[name] = [Image.open(folder / entry["file"]).convert("RGB") for entry in manifest["images"]]

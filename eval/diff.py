@@ -22,6 +22,7 @@ DECIDING = {  # details in which comparable scores agree, by the first or the la
     "resize",
     "reference",
     "reference_sha256",
+    "training",
     "reader_sha256",
     "image_tokenizer_sha256",
     "variant",

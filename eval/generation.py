@@ -19,23 +19,20 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import product
 from pathlib import Path
 
 import diffusers
 import numpy as np
 import torch
-from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
 import t2i
+from t2i.eval.processes import this_process, together
 from t2i.eval.prompts import Prompt, entropy, slug
 from t2i.files import write_whole
 from t2i.weights import digest
@@ -44,7 +41,6 @@ Pipeline = Callable[..., object]
 
 OWN = ("prompt", "generator", "output_type", "num_images_per_prompt", "return_dict")  # arguments that are set here
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as CUDA, Linux and Windows say it
-LONGEST_WAIT = timedelta(hours=24)  # for the slowest process; PyTorch's own limit is 10 minutes
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,10 @@ def seeded(*numbers: int) -> torch.Generator:
 
 
 def check_options(pipeline: Pipeline, options: dict) -> None:
-    """Raise ValueError for an option (or generators) that the pipeline does not take, or that is set here."""
+    """Raise ValueError for an option (or generators) that the pipeline does not take, or that is set here.
+
+    A pipeline with **kwargs is believed to take every name.
+    """
     if own := [option for option in options if option in OWN]:
         raise ValueError(f"{own[0]} is set by the evaluation itself; leave it out of the options")
     if odd := [option for option in ("generator", *options) if not _takes(pipeline, option)]:
@@ -184,7 +183,8 @@ def generate(
     (out / "images").mkdir(parents=True, exist_ok=True)
     log = out / f"manifest-{rank}.jsonl"
     _start_log(log, header)
-    with tqdm(total=len(mine), initial=len(mine) - len(missing), unit=" images", disable=rank != 0) as bar:
+    there, silent = len(mine) - len(missing), rank != 0 or not missing
+    with tqdm(total=len(mine), initial=there, unit=" images", desc=out.name, disable=silent) as bar:
         for batch, images in draw(pipeline, missing, batch_size, **options):
             made = [_save(out, item, image) for item, image in zip(batch, images, strict=True)]
             entries |= {entry["file"]: entry for entry in made}
@@ -198,21 +198,14 @@ def generate_on_all(
 ) -> dict:
     """`generate` on every process of `accelerate launch` (or on this one alone); each gets the whole manifest.
 
-    Raises ValueError where several processes were launched that do not know of each other.
+    Raises ValueError where several processes were launched that do not know of each other; and on all of them what
+    `generate` raises on one.
     """
-    state = _processes()
+    state = this_process()
     rank, world = state.process_index, state.num_processes
-    generate(pipeline, prompts, seeds, out, rank, world, batch_size, **options)
-    state.wait_for_everyone()
-    if world > 1 and state.is_main_process:
-        merge(out)
-    state.wait_for_everyone()
+    together(lambda: generate(pipeline, prompts, seeds, out, rank, world, batch_size, **options))
+    together(lambda: merge(out) if world > 1 and state.is_main_process else None)
     return read_manifest(out)
-
-
-def is_main_process() -> bool:
-    """Whether this process is the one that prints and writes; raises ValueError as `generate_on_all` does."""
-    return _processes().is_main_process
 
 
 def merge(out: Path) -> dict:
@@ -363,16 +356,3 @@ def _read(out: Path, header: dict) -> dict[str, dict]:
         if "file" in row and (row["file"] not in entries or _digest(out / row["file"]) == row["sha256"]):
             entries[row["file"]] = row
     return entries
-
-
-def _processes() -> PartialState:
-    """This process among those that were launched."""
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    waiting = {"timeout": LONGEST_WAIT} if launched > 1 else {}
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), **waiting)
-    if state.num_processes != launched:  # each would take itself for the only one, and all would write the same files
-        raise ValueError(
-            f"{launched} processes were launched but they are not connected; where there is no GPU for them, "
-            "set ACCELERATE_USE_CPU=true"
-        )
-    return state

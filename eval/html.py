@@ -139,7 +139,9 @@ def _legend(scores: list[Score]) -> str:
     if any(not s.share for s in scores):
         parts.append("Dots stand on a scale of their own for each row, which starts at 0 or at a negative value.")
     if any(s.ceiling is not None for s in scores):
-        parts.append("The upright mark is the ceiling: what real pictures reach.")
+        parts.append(
+            "The upright mark is the ceiling: what real pictures reach, or what “how it was measured” says instead."
+        )
     return f'<p class="legend">{" ".join(parts)}</p>'
 
 

@@ -9,7 +9,7 @@ import hashlib
 import struct
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,40 +21,22 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from t2i.data.sources import square
 from t2i.eval.features.base import Extractor, Features, as_uint8
 from t2i.eval.features.cache import FeatureCache
+from t2i.eval.folders import image_files
 from t2i.eval.metrics.common import Array
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WebP"}
 CACHED_AT_ONCE = 1024  # pictures in a file of the cache: what an interrupted run can lose
 # What Pillow raises for files that are cut off, damaged, or no pictures at all.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
+Source = Path | Tensor | Callable[[], np.ndarray]  # a file; uint8 (3, H, W); or what makes uint8 (H, W, 3)
 T = TypeVar("T")
 R = TypeVar("R")
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
-
-
-def image_files(folder: str | Path, allow_mixed: bool = False) -> list[Path]:
-    """All PNG, JPEG and WebP files below `folder`, in the order of their relative paths; hidden ones are left out.
-
-    Raises FileNotFoundError where there is no folder or no picture in it, and ValueError where there is more than one
-    format, unless `allow_mixed`: what JPEG does to a picture moves FID as much as a change of model.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}; give one with PNG, JPEG or WebP pictures")
-    names = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in FORMATS)
-    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-    files = [folder / name for name in sorted(names, key=Path.as_posix) if (folder / name).is_file()]
-    if not files:
-        raise FileNotFoundError(f"there are no pictures in {folder}; give a folder with PNG, JPEG or WebP files")
-    formats = sorted({FORMATS[path.suffix.lower()] for path in files})
-    if len(formats) > 1 and not allow_mixed:
-        raise ValueError(f"{folder} mixes {' and '.join(formats)}; convert them to one, or give allow_mixed=True")
-    return files
 
 
 def read_image(path: str | Path) -> Tensor:
@@ -69,10 +51,34 @@ def read_image(path: str | Path) -> Tensor:
         return as_uint8(np.array(image.convert(mode)), layout="NHWC")[0]
 
 
+def load_image(source: Source, side: int | None = None) -> Tensor:
+    """A picture wherever it comes from, uint8 (3, H, W); with `side`, cropped to its centre square and resized.
+
+    Raises as `read_image` does.
+    """
+    if isinstance(source, Path):
+        image = read_image(source)
+    else:
+        image = source if isinstance(source, Tensor) else as_uint8(source(), layout="NHWC")[0]
+    if side is None:
+        return image
+    return torch.from_numpy(square(to_picture(image), side)).permute(2, 0, 1).contiguous()
+
+
+def to_picture(image: Tensor) -> Image.Image:
+    """uint8 (3, H, W) -> a picture for a gallery."""
+    return Image.fromarray(image.permute(1, 2, 0).numpy())
+
+
 def image_digest(image: Tensor) -> str:
     """SHA-256 of a decoded picture, uint8 (3, H, W): of its shape and its bytes, not of the file."""
     shape = "x".join(map(str, image.shape))
     return hashlib.sha256(f"{shape} ".encode() + image.numpy().tobytes()).hexdigest()
+
+
+def why_unreadable(error: Exception, source: Source, name: str) -> str:
+    """One line that gives the picture's name and not its path, which is no one's business in a report."""
+    return " ".join(str(error).replace(str(source), name).split()) or type(error).__name__
 
 
 # --- several processes ----------------------------------------------------------------------------------------------
@@ -127,7 +133,7 @@ class _Picture:
 
 
 def extract(
-    source: str | Path | Array,
+    source: str | Path | Array | Mapping[str, Source],
     extractor: Extractor,
     batch_size: int = 32,
     cache: str | Path | None = None,
@@ -136,16 +142,19 @@ def extract(
     rank: int = 0,
     world: int = 1,
     progress: bool = True,
+    side: int | None = None,
 ) -> Features:
-    """The features of all pictures of a folder, or of an array that `as_uint8` takes, in order.
+    """The features of all pictures of a folder, of an array that `as_uint8` takes, or of pictures by name, in order.
 
     Args:
+        source: with a mapping, each picture is made or read when its turn comes, in a thread.
         batch_size: pictures that the network has at once.
         cache: folder of features that were computed before; none by default.
         workers: threads that read, decode and resize while the network computes.
         allow_mixed: take a folder with several picture formats.
         rank, world: with several processes, take every `world`-th picture; `merge` puts the parts together.
-        progress: show a bar.
+        progress: show a bar, which goes when it is full.
+        side: crop each picture to its centre square of this side first (see `load_image`).
 
     Raises ValueError or FileNotFoundError where there is nothing to read, as `image_files` and `as_uint8` do, and
     where no picture can be read. Single ones that cannot are `skipped`.
@@ -157,9 +166,9 @@ def extract(
     network, done = _Network(extractor, batch_size, store), []
     with (
         ThreadPoolExecutor(workers) as pool,
-        tqdm(total=len(items), unit=" images", desc=extractor.name, disable=not progress) as bar,
+        tqdm(total=len(items), unit=" images", desc=extractor.name, disable=not progress, leave=False) as bar,
     ):
-        for picture in _ahead(pool, lambda item: _load(*item, extractor, store), items, batch_size + workers):
+        for picture in _ahead(pool, lambda item: _load(*item, side, extractor, store), items, batch_size + workers):
             done.append(picture)
             network.add(picture)
             bar.update()
@@ -203,20 +212,21 @@ class _Network:
         self.unsaved = []
 
 
-def _items(source: str | Path | Array, allow_mixed: bool) -> list[tuple[str, Path | Tensor]]:
-    """(name, file or picture) of everything, names in their own order."""
+def _items(source: str | Path | Array | Mapping[str, Source], allow_mixed: bool) -> list[tuple[str, Source]]:
+    """(name, picture) of everything, names in their own order."""
+    if isinstance(source, Mapping):
+        return list(source.items())
     if isinstance(source, (str, Path)):
         return [(p.relative_to(source).as_posix(), p) for p in image_files(source, allow_mixed)]
     return [(f"{i:09d}", image) for i, image in enumerate(as_uint8(source).cpu())]
 
 
-def _load(name: str, source: Path | Tensor, extractor: Extractor, store: FeatureCache | None) -> _Picture:
+def _load(name: str, source: Source, side: int | None, extractor: Extractor, store: FeatureCache | None) -> _Picture:
     """Runs in a thread: what the network needs of one picture, or its features where the cache has them."""
     try:
-        image = source if isinstance(source, Tensor) else read_image(source)
+        image = load_image(source, side)
     except UNREADABLE as error:
-        reason = " ".join(str(error).replace(str(source), name).split()) or type(error).__name__
-        return _Picture(name, error=reason)
+        return _Picture(name, error=why_unreadable(error, source, name))
     picture = _Picture(name, image_digest(image), black=not image.any())
     picture.row = None if store is None else store.get(picture.sha256)
     if picture.row is None:

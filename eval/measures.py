@@ -6,7 +6,7 @@ Shapes: N pictures · D dimensions
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
@@ -25,12 +25,8 @@ RESAMPLES = 50  # halves of the set for the interval of a distance, each as slow
 INFINITY_POINTS = 15
 LEAST = 12  # pictures: each half has more than the five neighbours that coverage looks at
 SHARES = ("precision", "recall", "coverage")
-MANIFOLD = (
-    (metrics.precision_recall, "precision"),
-    (metrics.precision_recall, "recall"),
-    (metrics.density_coverage, "density"),
-    (metrics.density_coverage, "coverage"),
-)
+MANIFOLD = {metrics.precision_recall: ("precision", "recall"), metrics.density_coverage: ("density", "coverage")}
+NEIGHBOURS = (3, 5)  # their k
 
 
 def fidelity(
@@ -60,10 +56,11 @@ def fidelity(
         scores.append(Score(f"{name} at infinity", line.value, None, None, len(x), "lower", None, skipped, details))
     if (y := _features_of(reference)) is None:
         return scores
-    for metric, part in MANIFOLD:
-        name = f"{part}[{generated.extractor['name']}]"
-        statistic = partial(_part_of, metric, part, y)
-        scores.append(_score(name, statistic, x, others, generated, about, "higher", seed))
+    manifold = metrics.Manifold.of(y, NEIGHBOURS)  # once, and not for each half of the generated pictures
+    for metric, parts in MANIFOLD.items():
+        names = [f"{part}[{generated.extractor['name']}]" for part in parts]
+        statistic = partial(_parts_of, metric, parts, manifold)
+        scores += _scores(names, statistic, x, others, generated, about, "higher", seed)
     return scores
 
 
@@ -78,6 +75,7 @@ def kernel(
     y = _features_of(reference)
     if y is None:
         raise ValueError("KID needs the reference's features; save its statistics with them, or give a folder")
+    y = y.double()  # once, and not for each half of the generated pictures
     x, size = generated.values, min(1000, len(generated), len(y))
     found = metrics.kid(x, y, subsets, size, seed=seed)
     best = None if real is None else metrics.kid(real.values, y, subsets, min(size, len(real)), seed=seed).mean
@@ -137,39 +135,46 @@ def clip(images: Features, texts: Tensor, variant: str, candidates: int = 100, s
     if (r := min(candidates, len(texts))) >= 2:
         precision = metrics.r_precision(images.values, texts, r, seed)
         interval = metrics.bootstrap_interval(precision.per_sample, seed=seed)
-        about = {"extractor": images.extractor, "candidates": r, "seed": seed}
+        about = {"extractor": images.extractor, "variant": variant, "candidates": r, "seed": seed}
         name = f"R-precision of {r}[{images.extractor['name']}]"
         ends = (interval.low, interval.high)
         scores.append(Score(name, interval.value, *ends, interval.n, "higher", None, skipped, about, share=True))
     return scores
 
 
-def shares(found: dict[str, dict], ceilings: dict[str, dict] | None = None, prefix: str = "", **details) -> list[Score]:
-    """Shares as `wilson` gives them, {name: {"value", "low", "high", "n"}}, as scores called prefix + name."""
-    ceilings = ceilings or {}
+def shares(
+    found: dict[str, dict],
+    ceilings: dict[str, dict] | None = None,
+    skipped: Mapping[str, int] | None = None,
+    **details,
+) -> list[Score]:
+    """Shares as `wilson` gives them, {name: {"value", "low", "high", "n"}}, as scores of these names."""
+    ceilings, skipped = ceilings or {}, skipped or {}
     return [
         Score(
-            f"{prefix}{name}",
+            name,
             s["value"],
             s["low"],
             s["high"],
             s["n"],
             "higher",
             ceilings[name]["value"] if name in ceilings else None,
-            details=details,
+            skipped.get(name, 0),
+            details,
             share=True,
         )
         for name, s in found.items()
     ]
 
 
-def memorization(found: NearCopies, extractor: dict) -> list[Score]:
+def memorization(found: NearCopies, generated: Features, training: Features) -> list[Score]:
     """The share of near copies; the ceiling is the share among new real pictures, which copy nothing."""
     copies, real = share(found.copies.tolist()), share(found.real_copies.tolist())
-    details = {"extractor": extractor, "threshold": found.threshold, "real_n": real["n"]}
-    ends = (copies["low"], copies["high"])
-    name = f"near copies[{extractor['name']}]"
-    return [Score(name, copies["value"], *ends, copies["n"], "lower", real["value"], 0, details, share=True)]
+    details = {"extractor": generated.extractor, "training": _of(training)}
+    details |= {"threshold": found.threshold, "real_n": real["n"]}
+    ends, skipped = (copies["low"], copies["high"]), len(generated.skipped)
+    name = f"near copies[{generated.extractor['name']}]"
+    return [Score(name, copies["value"], *ends, copies["n"], "lower", real["value"], skipped, details, share=True)]
 
 
 def likelihood(given: CodeLikelihood, tokenizer_sha256: str, split: str, seed: int = 0) -> list[Score]:
@@ -185,22 +190,22 @@ def likelihood(given: CodeLikelihood, tokenizer_sha256: str, split: str, seed: i
     return scores
 
 
-def bias(found: Counterfactuals, unsaid: dict) -> list[Score]:
+def bias(found: Counterfactuals, unsaid: dict, reader_sha256: str) -> list[Score]:
     """Counterfactual pairs (see `t2i.eval.bias`), and how unevenly attributes are drawn that nobody asked for."""
-    scores = []
+    scores, about = [], {"reader_sha256": reader_sha256}
     for swap, parts in found.report.items():
-        scores += shares({f"swap of {swap}: followed": parts["followed"]})
-        scores += shares(
-            {f"swap of {swap}: rest kept": parts["kept"]}, {f"swap of {swap}: rest kept": parts["kept_by_chance"]}
-        )
+        scores += shares({f"swap of {swap}: followed": parts["followed"]}, **about)
+        name, ceiling = f"swap of {swap}: rest kept", {"ceiling": "two pictures of one prompt"}
+        scores += shares({name: parts["kept"]}, {name: parts["kept_by_chance"]}, **about, **ceiling)
     name, n = "attributes left open: distance from even", unsaid["n"]
-    details = {"counts": unsaid["counts"]}
+    details = about | {"ceiling": "as many even draws", "counts": unsaid["counts"]}
     value, best = unsaid["total_variation"], unsaid["by_chance"]
     return [*scores, Score(name, value, None, None, n, "lower", best, details=details, share=True)]
 
 
-def _part_of(metric: Callable, part: str, y: Tensor, x: Array) -> float:
-    return getattr(metric(x, y), part)
+def _parts_of(metric: Callable, parts: Sequence[str], manifold: metrics.Manifold, x: Array) -> list[float]:
+    found = metric(x, manifold)
+    return [getattr(found, part) for part in parts]
 
 
 def _score(
@@ -214,12 +219,28 @@ def _score(
     seed: int,
 ) -> Score:
     """A statistic of a set of features (N, D), with its interval; the ceiling is that of real pictures (M, D)."""
-    found = metrics.half_sample_interval(x, statistic, RESAMPLES, seed)
-    ceiling = None if real is None else statistic(real)
-    details = details | {"resamples": RESAMPLES, "seed": seed}
-    share = name.startswith(SHARES)
-    low, high = max(0.0, found.low), min(1.0, found.high) if share else found.high  # none of these is negative
-    return Score(name, found.value, low, high, found.n, better, ceiling, len(generated.skipped), details, share)
+    return _scores([name], lambda rows: [statistic(rows)], x, real, generated, details, better, seed)[0]
+
+
+def _scores(
+    names: Sequence[str],
+    statistic: Callable[[Array], Sequence[float]],
+    x: Tensor,
+    real: Tensor | None,
+    generated: Features,
+    details: dict,
+    better: str,
+    seed: int,
+) -> list[Score]:
+    """`_score` of several numbers that are computed together."""
+    intervals = metrics.half_sample_intervals(x, statistic, RESAMPLES, seed)
+    ceilings = [None] * len(names) if real is None else statistic(real)
+    details, skipped, scores = details | {"resamples": RESAMPLES, "seed": seed}, len(generated.skipped), []
+    for name, found, ceiling in zip(names, intervals, ceilings, strict=True):
+        share = name.startswith(SHARES)
+        low, high = max(0.0, found.low), min(1.0, found.high) if share else found.high  # none of these is negative
+        scores.append(Score(name, found.value, low, high, found.n, better, ceiling, skipped, details, share))
+    return scores
 
 
 def _target(reference: Features | Reference) -> Tensor | metrics.Gaussian:
@@ -239,9 +260,15 @@ def _details(generated: Features, reference: Features | Reference) -> dict:
         of = {"sha256": reference.sha256, "n": reference.count, "source": reference.source}
         of |= {"mismatches": list(reference.mismatches)} if reference.mismatches else {}
     else:
-        of = {"sha256": pictures_digest(reference.images_sha256), "n": len(reference)}
+        of = _of(reference)
     black = {"black": len(generated.black)} if generated.black else {}
     return {"extractor": generated.extractor, "reference": of} | black
+
+
+def _of(features: Features) -> dict:
+    """Which pictures they are of."""
+    skipped = {"skipped": len(features.skipped)} if features.skipped else {}
+    return {"sha256": pictures_digest(features.images_sha256), "n": len(features)} | skipped
 
 
 def pictures_digest(images_sha256: Sequence[str]) -> str:

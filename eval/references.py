@@ -39,6 +39,7 @@ class Reference:
         source: which pictures they are, in words.
         version: of t2i.
         sha256: of the arrays.
+        skipped: pictures that could not be read, "name: why".
         mismatches: what did not fit and was allowed, one sentence each.
     """
 
@@ -50,6 +51,7 @@ class Reference:
     source: str
     version: str
     sha256: str
+    skipped: tuple[str, ...] = ()
     mismatches: tuple[str, ...] = ()
 
 
@@ -79,10 +81,11 @@ def save_reference(
         raise ValueError(f"statistics are written to a file that ends in .npz, not to {path}")
     if isinstance(data, Features):
         gaussian, about, count = Moments.of(data.values).gaussian(), data.extractor, len(data)
+        skipped = data.skipped
     elif extractor is None or count is None or count < 2 or keep_features:
         raise ValueError("a Gaussian needs its extractor and a count of at least 2, and has no features to keep")
     else:
-        gaussian, about = data, _about(extractor)
+        gaussian, about, skipped = data, _about(extractor), ()
     if len(gaussian.mean) != about["dim"]:
         raise ValueError(f"{about['name']} has {about['dim']} dimensions, the statistics have {len(gaussian.mean)}")
     arrays = {"mean": gaussian.mean.cpu().numpy(), "cov": gaussian.cov.cpu().numpy()}
@@ -94,6 +97,7 @@ def save_reference(
         "image_size": image_size,
         "source": source,
         "version": t2i.__version__,
+        "skipped": skipped,
         "sha256": _digest(arrays),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,6 +173,7 @@ def _reference(arrays: dict[str, np.ndarray], metadata: dict, path: Path) -> Ref
         source=metadata["source"],
         version=metadata["version"],
         sha256=metadata["sha256"],
+        skipped=tuple(metadata.get("skipped", ())),  # files of version 0.1.0 do not say
     )
 
 

@@ -36,7 +36,8 @@ class Score:
         low, high: ends of the interval, or both None where there is none. A bootstrap interval need not hold the value.
         n: how many samples the value comes from.
         better: the direction that is better, None where neither is.
-        ceiling: what real pictures reach, in the same unit.
+        ceiling: what real pictures reach, in the same unit; where it is something else, `details` has it in words
+            as "ceiling".
         skipped: samples that could not be used.
         details: what was measured, as plain data: extractor (name, weights_sha256, preprocess_id), resize, reference,
             variant. Two scores whose details differ in these are not comparable (see t2i.eval.diff).

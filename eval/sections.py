@@ -6,7 +6,9 @@ out and why.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,23 +16,28 @@ import torch
 from PIL import Image
 
 from t2i.cli_errors import UsageError
+from t2i.data.sources import square
 from t2i.data.toybox import Toybox
+from t2i.data.toybox.reader import IMAGE_SIZE
 from t2i.eval import bias as biases
 from t2i.eval import composition as compositions
 from t2i.eval import measures
 from t2i.eval.binding import wilson
-from t2i.eval.features import Extractor, Features
-from t2i.eval.image_sets import extract
+from t2i.eval.features import Features
+from t2i.eval.image_sets import load_image, read_image, to_picture
 from t2i.eval.likelihood import code_likelihood
 from t2i.eval.metrics import NearCopies, near_copies
+from t2i.eval.processes import FAILURES
+from t2i.eval.references import Reference
 from t2i.eval.report import Curve, Gallery, Score
-from t2i.eval.subject import HELD_OUT_SEED, Subject
+from t2i.eval.subject import BARE, BIAS, LECTURE, PAIRS, PICTURES, Subject
 from t2i.images import to_pil, to_tensor
 from t2i.pipelines import DallePipeline
 from t2i.weights import digest
 
 SHOWN = 24  # pictures of a gallery
-PAIRS, BARE, REAL = 0.05, 0.25, 0.4  # of --num: counterfactual pairs of each swap, bare prompts, real pictures
+REAL = 0.4  # of --num: real pictures that a pipeline is given
+NEW_SEED = 1  # of a world of toybox that recipes do not train on by default
 
 
 @dataclass(frozen=True)
@@ -43,20 +50,19 @@ class Section:
 
 def fid(subject: Subject) -> Section:
     """Fréchet distance to real pictures (called FID only with Inception), precision, recall, density, coverage."""
-    extractor = subject.open_extractor(subject.ask.extractor)
+    extractor = subject.tools.extractor(subject.ask.extractor)
     generated, reference = subject.features(extractor), subject.reference(extractor)
     found = measures.fidelity(generated, reference, subject.real(extractor), subject.ask.seed)
-    return Section(
-        found, curves=[_against_samples(s) for s in found if "counts" in s.details], notes=_remarks(generated)
-    )
+    notes = _remarks(generated) + _remarks_on_reference(reference) + _too_few(found[0].name, generated, reference)
+    return Section(found, curves=[_against_samples(s) for s in found if "counts" in s.details], notes=notes)
 
 
 def kid(subject: Subject) -> Section:
     """Kernel distance to real pictures; in CLIP's space also CMMD."""
-    extractor = subject.open_extractor(subject.ask.extractor)
+    extractor = subject.tools.extractor(subject.ask.extractor)
     generated, reference = subject.features(extractor), subject.reference(extractor)
     found = measures.kernel(generated, reference, subject.real(extractor), seed=subject.ask.seed)
-    return Section(found, notes=_remarks(generated))
+    return Section(found, notes=_remarks(generated) + _remarks_on_reference(reference))
 
 
 def clip(subject: Subject) -> Section:
@@ -64,7 +70,7 @@ def clip(subject: Subject) -> Section:
     name, variant = subject.ask.clip, subject.ask.variant
     if name is None or variant is None:
         raise UsageError("a CLIP score needs --clip (clip:NAME or open_clip:ARCH/PRETRAINED) and --variant")
-    extractor = subject.open_extractor(name)
+    extractor = subject.tools.extractor(name)
     if not hasattr(extractor, "encode_text"):
         raise UsageError(f"{extractor.name} knows no texts: give --clip clip:NAME or open_clip:ARCH/PRETRAINED")
     images = subject.features(extractor)
@@ -75,11 +81,18 @@ def clip(subject: Subject) -> Section:
 
 def composition(subject: Subject) -> Section:
     """Colour, skin, counting, position, two objects …: is what the prompt says on the picture? On toybox, exactly."""
-    reader = subject.reader
-    pictures = [Image.open(file).convert("RGB") for file in subject.files]
-    found = compositions.judge(reader, subject.prompts, pictures, subject.ask.batch_size)
+    reader, read, skipped, notes = subject.tools.reader, [], Counter(), []
+    for prompt, (_, picture) in zip(subject.prompts, subject.pictures(), strict=True):
+        if isinstance(picture, str):
+            skipped[prompt.category] += 1
+            notes.append(f"skipped: {picture}")
+        else:
+            read.append((prompt, Image.fromarray(square(picture, IMAGE_SIZE))))  # no more is looked at
+    found = compositions.judge(reader, *zip(*read, strict=True), subject.ask.batch_size) if read else None
+    if found is None:
+        raise ValueError(f"none of the {len(notes)} pictures can be read; make them again")
     report = found.report
-    scores = measures.shares(report["scores"], report["ceilings"], reader_sha256=digest(reader))
+    scores = measures.shares(report["scores"], report["ceilings"], skipped, reader_sha256=digest(reader))
     galleries = [
         Gallery(f"{category}: the worst", [(image, f"{a.prompt.text} — read: {a.reading}") for image, a in worst])
         for category, worst in found.failures.items()
@@ -87,21 +100,19 @@ def composition(subject: Subject) -> Section:
     ]
     galleries.append(Gallery("What is read instead", [(compositions.confusion_picture(report), "")]))
     undecided = [f"{report['undecided']} prompts have no scene to judge them by."] if report["undecided"] else []
-    return Section(scores, galleries, notes=undecided)
+    return Section(scores, galleries, notes=notes + undecided)
 
 
 def lecture(subject: Subject) -> Section:
     """The prompts of the lecture's slides: a picture of each, and a score where toybox can decide it."""
-    ask = subject.ask
-    found = compositions.evaluate_composition(
-        subject.pipeline, subject.reader, 100, ask.seed, ask.batch_size, "lecture", ask.pipeline, **subject.options
-    )
+    prompts, reader = subject.prompts_of(LECTURE), subject.tools.reader
+    found = compositions.judge(reader, prompts, subject.images(LECTURE), subject.ask.batch_size)
     judged = [pair for table in (found.successes, found.failures) for pairs in table.values() for pair in pairs]
     pictures = [(image, answer.prompt.text) for image, answer in judged]
     pictures += [(image, prompt.text) for image, prompt in found.undecided]
     right = sum(round(s["value"] * s["n"]) for s in found.report["scores"].values())
     whole = {"prompts of the lecture": wilson(right, len(judged))}
-    scores = measures.shares(whole, reader_sha256=found.report["settings"]["reader_sha256"])
+    scores = measures.shares(whole, reader_sha256=digest(reader))
     return Section(scores, [Gallery("Prompts of the lecture", pictures)])
 
 
@@ -111,7 +122,7 @@ def likelihood(subject: Subject) -> Section:
     if not isinstance(pipe, DallePipeline):
         raise UsageError(f"a {type(pipe).__name__} has no likelihood of codes")
     for split in ("train", "zero_shot"):
-        items = list(Toybox(split, pipe.image_size, HELD_OUT_SEED, _some(REAL, subject)))
+        items = list(Toybox(split, pipe.image_size, NEW_SEED, subject.some(REAL)))
         images, captions = [item["image"] for item in items], [item["text"] for item in items]
         given = code_likelihood(pipe, images, captions, subject.ask.batch_size)
         scores += measures.likelihood(given, digest(pipe.image_tokenizer), split, subject.ask.seed)
@@ -123,7 +134,7 @@ def reconstruction(subject: Subject) -> Section:
     tokenizer = getattr(subject.pipeline, "image_tokenizer", None)
     if not hasattr(tokenizer, "reconstruct"):
         raise UsageError(f"a {type(subject.pipeline).__name__} has no image tokenizer that reconstructs")
-    world = Toybox("train", subject.pipeline.image_size, HELD_OUT_SEED, _some(REAL, subject))
+    world = Toybox("train", subject.pipeline.image_size, NEW_SEED, subject.some(REAL))
     originals = torch.from_numpy(np.stack([item["image"] for item in world]))  # (N, S, S, 3)
     with torch.no_grad():
         batches = originals.split(subject.ask.batch_size)
@@ -138,26 +149,30 @@ def reconstruction(subject: Subject) -> Section:
 
 def memorization(subject: Subject) -> Section:
     """Nearest training picture of each: the share of near copies, beside that of real pictures."""
-    scores, galleries = [], []
-    training, new = subject.training_pictures()
+    training, side = subject.training, subject.side  # both sets are squared to it: a copy may have lost its edges
+    scores, galleries, notes = [], [], [training.note]
     for name in dict.fromkeys((subject.ask.extractor, "pixels")):
-        extractor = subject.open_extractor(name)
-        generated = subject.features(extractor)
-        trained = _features(training, extractor, subject)
-        held_out = None if new is None else _features(new, extractor, subject).values
-        found = near_copies(generated.values, trained.values, held_out)
-        scores += measures.memorization(found, generated.extractor)
-        galleries.append(_closest(found, subject, generated, training))
-    return Section(scores, galleries)
+        extractor = subject.tools.extractor(name)
+        generated, trained = (
+            subject.features(extractor, side),
+            subject.extract(training.pictures, extractor, side),
+        )
+        new = None if training.new is None else subject.extract(training.new, extractor, side).values
+        found = near_copies(generated.values, trained.values, new)
+        scores += measures.memorization(found, generated, trained)
+        galleries.append(_closest(found, subject, generated, trained))
+        remarks = _remarks(generated) + [f"skipped of the training pictures: {picture}" for picture in trained.skipped]
+        notes += [remark for remark in remarks if remark not in notes]
+    return Section(scores, galleries, notes=notes)
 
 
 def bias(subject: Subject) -> Section:
     """Counterfactual prompts that differ in one word, and what is drawn where the prompt says nothing."""
-    ask, reader = subject.ask, subject.reader
-    how = {"seed": ask.seed, "batch_size": ask.batch_size, **subject.options}
-    pairs = biases.counterfactuals(subject.pipeline, reader, _some(PAIRS, subject), **how)
-    unsaid = biases.unsaid(subject.pipeline, reader, _some(BARE, subject), **how)
-    return Section(measures.bias(pairs, unsaid), [Gallery("One word changed", pairs.examples)])
+    reader, images, bare = subject.tools.reader, subject.images(BIAS), subject.some(BARE)
+    how = {"seed": subject.ask.seed, "batch_size": subject.ask.batch_size}
+    pairs = biases.counterfactuals(reader, images[:-bare], subject.some(PAIRS), **how)
+    unsaid = biases.unsaid(reader, images[-bare:], **how)
+    return Section(measures.bias(pairs, unsaid, digest(reader)), [Gallery("One word changed", pairs.examples)])
 
 
 SECTIONS: dict[str, Callable[[Subject], Section]] = {
@@ -173,13 +188,34 @@ SECTIONS: dict[str, Callable[[Subject], Section]] = {
 }
 
 
+DRAWN = {"likelihood": (), "reconstruction": (), "bias": (BIAS,), "lecture": (LECTURE,)}  # others look at PICTURES
+
+
+def drawn(part: str) -> tuple[str, ...]:
+    """Which pictures a part looks at, or "all" of them: of PICTURES, BIAS and LECTURE."""
+    return (PICTURES, BIAS, LECTURE) if part == "all" else DRAWN.get(part, (PICTURES,))
+
+
+def draw(part: str, subject: Subject) -> None:
+    """Draw what a part looks at, on all processes together; reading it is then the first one's work.
+
+    Raises only where PICTURES cannot be drawn: what else fails is told by the part that misses it.
+    """
+    for what in drawn(part):
+        if what == PICTURES:
+            subject.files  # noqa: B018 - of a folder they are there
+        else:
+            with suppress(*FAILURES):
+                subject.drawn(what)
+
+
 def everything(subject: Subject) -> Section:
     """Every part that the pictures, the prompts and the pipeline allow."""
     whole = Section()
     for name, part in SECTIONS.items():
         try:
             found = part(subject)
-        except (ValueError, OSError, FloatingPointError) as error:
+        except FAILURES as error:
             whole.notes.append(f"{name} was left out: {error}")
             continue
         whole.scores.extend(found.scores)
@@ -191,14 +227,18 @@ def everything(subject: Subject) -> Section:
 
 def sweep(subjects: Mapping[float, Subject], over: str) -> Section:
     """Compositional accuracy and Fréchet distance against an option of the pipeline: {value: its subject}."""
-    shares = {value: composition(subject).scores for value, subject in subjects.items()}
-    distances = {value: fid(subject).scores[:1] for value, subject in subjects.items()}
+    judged = {value: composition(subject) for value, subject in subjects.items()}
+    compared = {value: fid(subject) for value, subject in subjects.items()}
+    shares = {value: found.scores for value, found in judged.items()}
+    distances = {value: found.scores[:1] for value, found in compared.items()}
     curves = [
         _curve(f"Share that is right, against {over}", over, "share", shares),
         _curve(f"Distance to real pictures, against {over}", over, "Fréchet distance", distances),
     ]
     named = [(value, s) for value in subjects for s in shares[value] + distances[value]]
-    return Section([replace(s, name=f"{s.name}, {over} {value:g}") for value, s in named], curves=curves)
+    scores = [replace(s, name=f"{s.name}, {over} {value:g}") for value, s in named]
+    notes = dict.fromkeys(note for value in subjects for note in judged[value].notes + compared[value].notes)
+    return Section(scores, curves=curves, notes=list(notes))
 
 
 def _curve(title: str, x_label: str, y_label: str, found: Mapping[float, Sequence[Score]]) -> Curve:
@@ -213,14 +253,6 @@ def _curve(title: str, x_label: str, y_label: str, found: Mapping[float, Sequenc
 # --- helpers --------------------------------------------------------------------------------------------------------
 
 
-def _some(share: float, subject: Subject) -> int:
-    return max(2, round(share * subject.ask.num))
-
-
-def _features(pictures: np.ndarray, extractor: Extractor, subject: Subject) -> Features:
-    return extract(pictures, extractor, subject.ask.batch_size)
-
-
 def _against_samples(score: Score) -> Curve:
     points = [(n, d, None, None) for n, d in zip(score.details["counts"], score.details["distances"], strict=True)]
     return Curve("Distance against the number of pictures", "pictures", score.name, {score.name: points})
@@ -233,12 +265,30 @@ def _remarks(features: Features) -> list[str]:
     return notes
 
 
-def _closest(found: NearCopies, subject: Subject, generated: Features, training: np.ndarray) -> Gallery:
+def _remarks_on_reference(reference: Features | Reference) -> list[str]:
+    return [f"skipped of the reference: {picture}" for picture in reference.skipped]
+
+
+def _too_few(name: str, generated: Features, reference: Features | Reference) -> list[str]:
+    """What a Fréchet distance suffers from below as many pictures as dimensions, and for some way above."""
+    dim = generated.values.shape[1]
+    of_reference = reference.count if isinstance(reference, Reference) else len(reference)
+    few = {"drawn": len(generated), "real": of_reference}
+    said = " and ".join(f"{n:,} {what}" for what, n in few.items() if n <= dim)
+    if not said:
+        return []
+    return [
+        f"{name} is of {said} pictures in {dim:,} dimensions: such a covariance lacks rank and the distance is too "
+        "large; compare it with distances of as many pictures only."
+    ]
+
+
+def _closest(found: NearCopies, subject: Subject, generated: Features, trained: Features) -> Gallery:
     """The generated pictures that are nearest to a training picture, each beside it."""
-    pictures = []
+    pictures, named = [], subject.named
     for row in np.argsort(found.distances)[: SHOWN // 2]:
-        own = Image.open(subject.folder / generated.names[row]).convert("RGB")
+        own = to_picture(read_image(named[generated.names[row]]))
         near = f"distance {found.distances[row]:.3g}" + (", a near copy" if found.copies[row] else "")
-        other = Image.fromarray(training[found.nearest[row]])
-        pictures += [(own, "drawn"), (other, f"in training: {near}")]
+        other = subject.training.pictures[trained.names[found.nearest[row]]]
+        pictures += [(own, "drawn"), (to_picture(load_image(other, subject.side)), f"in training: {near}")]
     return Gallery(f"Closest to training pictures [{generated.extractor['name']}]", pictures)

@@ -6,57 +6,72 @@ Shapes: N pictures · S image side
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+import t2i
 from t2i.cli_errors import UsageError
-from t2i.data.sources import square
-from t2i.data.toybox import Scene, Toybox
-from t2i.data.toybox.reader import Reader
+from t2i.data.toybox import Scene
+from t2i.eval import bias
 from t2i.eval.ask import OPTIONS, Ask
-from t2i.eval.binding import load_reader
-from t2i.eval.features import Extractor, Features, open_extractor
-from t2i.eval.generation import generate_on_all, read_manifest
-from t2i.eval.image_sets import extract, image_files, read_image
+from t2i.eval.features import Extractor, Features
+from t2i.eval.folders import check_outside, drawn_manifest, image_files
+from t2i.eval.generation import describe, generate_on_all
+from t2i.eval.image_sets import UNREADABLE, Source, extract, read_image, to_picture, why_unreadable
+from t2i.eval.processes import FAILURES
 from t2i.eval.prompts import CATEGORIES, Prompt, entropy, open_prompts
 from t2i.eval.references import Reference, load_reference
-from t2i.pipelines.auto import embedded, open_pipeline
+from t2i.eval.tools import Tools, is_folder_of_pictures
+from t2i.eval.training_data import TrainingData, check, training_data, what_trained
 
 COPIES = 4  # reference pictures of each scene that a prompt describes
-TRAINING, HELD_OUT = 10, 2  # for each picture drawn: toybox pictures that are searched for near copies, and new ones
-TRAINED_SEED, HELD_OUT_SEED = 0, 1  # of the world that recipes train on by default, and of another
+PAIRS, BARE = 0.05, 0.25  # of --num: counterfactual pairs of each swap, and bare prompts
+PICTURES, LECTURE, BIAS = "pictures", "lecture", "bias"  # what may be drawn; the latter two in folders of their own
 
 
 class Subject:
-    """The pictures that are scored, drawn by a pipeline or found in a folder, and the real ones beside them."""
+    """The pictures that are scored, drawn by a pipeline or found in a folder, and the real ones beside them.
 
-    def __init__(self, ask: Ask):
+    Args:
+        like: another subject with the same pipeline, prompts and reference, whose networks and features are shared.
+
+    Raises as `image_files` does for a folder that is no set of pictures, and UsageError for --out inside of one.
+    """
+
+    def __init__(self, ask: Ask, like: Subject | None = None):
         self.ask, self.out = ask, Path(ask.out)
         self.found = is_folder_of_pictures(ask.pipeline)
-        self._features: dict[str, Features] = {}
-        self._references: dict[str, Features | Reference] = {}
-        self._real: dict[str, Features] = {}
-        self._extractors: dict[str, Extractor] = {}
+        self.tools = Tools(ask) if like is None else like.tools
+        self._features: dict[tuple[str, int | None], Features] = {}
+        self._drawn: dict[str, dict | Exception] = {}
+        for folder in (ask.pipeline if self.found else "", ask.reference, ask.training or ""):
+            if folder and Path(folder).is_dir():
+                check_outside(self.out, Path(folder))
+        if self.found:
+            self.files  # noqa: B018 - raises
 
     # --- what is scored ---------------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def pipeline(self):
         """Raises UsageError for a folder of pictures, which cannot draw more."""
-        if self.found:
-            raise UsageError(f"{self.ask.pipeline} is a folder of pictures, and this needs a pipeline to draw with")
-        pipe = open_pipeline(self.ask.pipeline, self.ask.device)
-        pipe.set_progress_bar_config(disable=True)  # the evaluation has one over all pictures
-        return pipe
+        return self.tools.pipeline
 
     @cached_property
     def options(self) -> dict:
         return {name: getattr(self.ask, name) for name in OPTIONS if getattr(self.ask, name) is not None}
+
+    @property
+    def unused(self) -> list[str]:
+        """Flags that were given and have no meaning for a folder of pictures."""
+        kind = {field.name: field.default for field in fields(Ask)}
+        names = [name for name in ("prompts", "num", *OPTIONS) if getattr(self.ask, name) != kind[name]]
+        return [f"--{name.replace('_', '-')}" for name in names] if self.found else []
 
     @cached_property
     def prompts(self) -> list[Prompt]:
@@ -68,23 +83,76 @@ class Subject:
             num = max(1, num // len(CATEGORIES))
         return open_prompts(self.ask.prompts, num, self.ask.seed)
 
+    def prompts_of(self, what: str) -> list[Prompt]:
+        """Those of PICTURES, LECTURE or BIAS."""
+        if what == PICTURES:
+            return self.prompts
+        if what == LECTURE:
+            return open_prompts("lecture", seed=self.ask.seed)
+        return bias.pair_prompts(self.some(PAIRS), self.ask.seed) + bias.bare_prompts(self.some(BARE))
+
+    def drawn(self, what: str) -> dict:
+        """The manifest of PICTURES, LECTURE or BIAS, which are drawn where they are missing.
+
+        All processes of `accelerate launch` must call this once, and draw together. Afterwards each has the manifest,
+        or the error, which is raised again.
+        """
+        if what not in self._drawn:
+            try:
+                self._drawn[what] = self._draw(what)
+            except FAILURES as error:
+                self._drawn[what] = error
+        if isinstance(made := self._drawn[what], Exception):
+            raise made
+        return made
+
+    def _draw(self, what: str) -> dict:
+        ask, out = self.ask, self.out if what == PICTURES else self.out / what
+        prompts, how = self.prompts_of(what), {"name": ask.pipeline, **self.options}
+        return generate_on_all(self.pipeline, prompts, [ask.seed], out, ask.batch_size, **how)
+
+    def images(self, what: str) -> list[Image.Image]:
+        """The pictures of LECTURE or BIAS, in the order of their prompts."""
+        return [to_picture(read_image(self.out / what / entry["file"])) for entry in self.drawn(what)["images"]]
+
     @cached_property
-    def manifest(self) -> dict:
-        """Draws what is missing, on all processes of `accelerate launch`."""
-        ask = self.ask
-        return generate_on_all(
-            self.pipeline, self.prompts, [ask.seed], self.out, ask.batch_size, name=ask.pipeline, **self.options
-        )
+    def header(self) -> dict:
+        """What the pictures follow from: as their manifest says it, or as it would where none were drawn."""
+        if self.found:
+            return {"pipeline": self.ask.pipeline, "versions": {"t2i": t2i.__version__}}
+        if PICTURES in self._drawn:
+            return self.drawn(PICTURES)["header"]
+        return describe(self.pipeline, self.ask.pipeline, self.options)
 
     @cached_property
     def files(self) -> list[Path]:
         """The pictures, in the order of the prompts."""
         if self.found:
-            folder = Path(self.ask.pipeline)
-            if (folder / "manifest.json").is_file():  # beside its pictures there may be those of a report
-                return sorted(folder / entry["file"] for entry in read_manifest(folder)["images"])
-            return image_files(folder, self.ask.allow_mixed)
-        return [self.out / entry["file"] for entry in self.manifest["images"]]
+            return image_files(self.ask.pipeline, self.ask.allow_mixed)
+        return [self.out / entry["file"] for entry in self.drawn(PICTURES)["images"]]
+
+    @property
+    def named(self) -> dict[str, Path]:
+        """`files` by their paths in their folder, in the order of these."""
+        folder = Path(self.ask.pipeline) if self.found else self.out
+        return {file.relative_to(folder).as_posix(): file for file in sorted(self.files, key=Path.as_posix)}
+
+    def pictures(self) -> Iterator[tuple[Path, Image.Image | str]]:
+        """Each of `files` with its picture, or "name: why" where it cannot be read."""
+        names = {file: name for name, file in self.named.items()}
+        for file in self.files:
+            try:
+                yield file, to_picture(read_image(file))
+            except UNREADABLE as error:
+                yield file, f"{names[file]}: {why_unreadable(error, file, names[file])}"
+
+    @cached_property
+    def side(self) -> int:
+        """S: the shorter side of the first picture that can be read. Raises ValueError where there is none."""
+        for _, picture in self.pictures():
+            if not isinstance(picture, str):
+                return min(picture.size)
+        raise ValueError(f"none of the {len(self.files)} pictures can be read; make them again")
 
     @property
     def texts(self) -> list[str]:
@@ -96,92 +164,80 @@ class Subject:
 
     def captions(self, features: Features) -> list[str]:
         """The prompt of each row of features."""
-        prompts = {file: p.text for file, p in zip(self.files, self.prompts, strict=True)}
-        return [prompts[self.folder / name] for name in features.names]
+        prompts, named = {file: p.text for file, p in zip(self.files, self.prompts, strict=True)}, self.named
+        return [prompts[named[name]] for name in features.names]
 
-    @property
-    def folder(self) -> Path:
-        """The folder that the names of features are relative to."""
-        drawn = not self.found or (Path(self.ask.pipeline) / "manifest.json").is_file()
-        return self.files[0].parent if drawn else Path(self.ask.pipeline)
+    def features(self, extractor: Extractor, side: int | None = None) -> Features:
+        """Of all pictures, in the order of their names; those that cannot be read have no row. `side`: see `extract`.
 
-    def features(self, extractor: Extractor) -> Features:
-        """Of all pictures, in the order of their file names; those that cannot be read have no row."""
-        if extractor.name not in self._features:
-            self._features[extractor.name] = self._extract(self.folder, extractor)
-        return self._features[extractor.name]
+        A picture that `side` does not change has the features that it has without.
+        """
+        if (key := (extractor.name, side)) not in self._features:
+            self._features[key] = self.extract(self.named, extractor, side, keep=True)
+        return self._features[key]
 
     # --- what it is compared with -----------------------------------------------------------------------------------
 
     def reference(self, extractor: Extractor) -> Features | Reference:
         """Features or statistics of `--reference`."""
-        if extractor.name not in self._references:
+        found = self.tools.references
+        if extractor.name not in found:
             name = self.ask.reference
             if name == "toybox":
-                made = self._extract(self.real_pictures(COPIES, stream=0), extractor)
+                made = self.extract(self.real_pictures(COPIES, stream=0), extractor)
             elif name.endswith(".npz"):
                 made = load_reference(name, extractor, allow_mismatch=self.ask.allow_mismatch)
             else:
-                made = self._extract(Path(name), extractor)
-            self._references[extractor.name] = made
-        return self._references[extractor.name]
+                made = self.extract(Path(name), extractor, keep=True)
+            found[extractor.name] = made
+        return found[extractor.name]
 
     def real(self, extractor: Extractor) -> Features | None:
         """As many other real pictures of the same scenes; None where they are not toybox's."""
+        found = self.tools.real
         if self.ask.reference != "toybox":
             return None
-        if extractor.name not in self._real:
-            self._real[extractor.name] = self._extract(self.real_pictures(1, stream=1), extractor)
-        return self._real[extractor.name]
+        if extractor.name not in found:
+            found[extractor.name] = self.extract(self.real_pictures(1, stream=1), extractor)
+        return found[extractor.name]
 
-    def real_pictures(self, copies: int, stream: int) -> np.ndarray:
-        """Each prompt's scene `copies` times, in other sizes and places each time: uint8 (N · copies, S, S, 3).
+    def real_pictures(self, copies: int, stream: int) -> dict[str, Source]:
+        """Each prompt's scene `copies` times, in other sizes and places each time.
 
         Raises UsageError for prompts that toybox cannot draw.
         """
-        scenes = [prompt.scene for prompt in self.prompts]
-        if None in scenes:
+        if any(prompt.scene is None for prompt in self.prompts):
             raise UsageError("toybox cannot draw these prompts: give real pictures with --reference FOLDER")
-        size = read_image(self.files[0]).shape[-1]
-        again = [_drawn_anew(p, copy, stream) for copy in range(copies) for p in self.prompts]
-        return np.stack([np.array(scene.render(size)) for scene in again])
-
-    def training_pictures(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Pictures that may have been trained on, and new ones of the same kind: uint8 (N, S, S, 3).
-
-        Of toybox: samples of two worlds of scenes. Of a folder: all of it, shuffled, and None.
-        """
-        size = read_image(self.files[0]).shape[-1]
-        if self.ask.training == "toybox":
-            n = len(self.files)
-            return _toybox(size, TRAINED_SEED, TRAINING * n), _toybox(size, HELD_OUT_SEED, HELD_OUT * n)
-        files = image_files(self.ask.training, self.ask.allow_mixed)
-        order = np.random.default_rng(self.ask.seed).permutation(len(files))
-        return np.stack([square(Image.open(files[i]), size) for i in order]), None
-
-    def _extract(self, source: Path | np.ndarray, extractor: Extractor) -> Features:
-        cache = self.out / ".features" if isinstance(source, Path) else None
-        return extract(source, extractor, self.ask.batch_size, cache, allow_mixed=self.ask.allow_mixed)
-
-    def open_extractor(self, name: str) -> Extractor:
-        """On the device of the pipeline; opened once."""
-        if name not in self._extractors:
-            self._extractors[name] = open_extractor(name, self._device)
-        return self._extractors[name]
+        again = [(p, copy) for copy in range(copies) for p in self.prompts]
+        return {f"{p.key}, {copy}": partial(_rendered, p, copy, stream, self.side) for p, copy in again}
 
     @cached_property
-    def reader(self) -> Reader:
-        """The network that reads toybox pictures."""
-        return load_reader(self.ask.reader).to(self._device)
+    def training(self) -> TrainingData:
+        """What near copies are looked for in; raises as `training_data` does."""
+        ask, name = self.ask, self._drawn_by
+        how = {"most": ask.training_num, "seed": ask.seed, "allow_mixed": ask.allow_mixed}
+        return training_data(ask.training, name, self.side, len(self.files), **how)
+
+    def check_training(self) -> None:
+        """Raise at once what `training` would raise when the pictures are there."""
+        check(self.ask.training, self._drawn_by, what_trained(self._drawn_by))
 
     @property
-    def _device(self) -> str:
-        return "cpu" if self.found else str(self.pipeline.device)
+    def _drawn_by(self) -> str:
+        """Name of the pipeline, empty where nothing tells it."""
+        if not self.found:
+            return self.ask.pipeline
+        return (drawn_manifest(Path(self.ask.pipeline)) or {}).get("header", {}).get("pipeline", "")
 
+    def extract(
+        self, source: Path | Mapping[str, Source], extractor: Extractor, side: int | None = None, keep: bool = False
+    ) -> Features:
+        """Features of other pictures; `keep` them in the folder's cache."""
+        cache, mixed = self.out / ".features" if keep else None, self.ask.allow_mixed
+        return extract(source, extractor, self.ask.batch_size, cache, allow_mixed=mixed, side=side)
 
-def is_folder_of_pictures(name: str) -> bool:
-    """A folder that is no pipeline."""
-    return name not in embedded() and Path(name).is_dir() and not (Path(name) / "model_index.json").is_file()
+    def some(self, share: float) -> int:
+        return max(2, round(share * self.ask.num))
 
 
 def _drawn_anew(prompt: Prompt, copy: int, stream: int) -> Scene:
@@ -190,17 +246,15 @@ def _drawn_anew(prompt: Prompt, copy: int, stream: int) -> Scene:
     return replace(prompt.scene, jitter_seed=int(seed))
 
 
-def _toybox(size: int, seed: int, num: int) -> np.ndarray:
-    """uint8 (N, S, S, 3)"""
-    world = Toybox("train", size, seed, num)
-    return np.stack([world[i]["image"] for i in range(num)])
+def _rendered(prompt: Prompt, copy: int, stream: int, side: int) -> np.ndarray:
+    """uint8 (S, S, 3)"""
+    return np.array(_drawn_anew(prompt, copy, stream).render(side))
 
 
 def _prompts_of_folder(folder: Path, files: Sequence[Path]) -> list[Prompt]:
     """From manifest.json (written with generated pictures) or metadata.jsonl (file_name, text)."""
-    if (folder / "manifest.json").is_file():
-        entries = read_manifest(folder)["images"]
-        texts = {str(folder / entry["file"]): entry["prompt"] for entry in entries}
+    if (manifest := drawn_manifest(folder)) is not None:
+        texts = {str(folder / entry["file"]): entry["prompt"] for entry in manifest["images"]}
     elif (folder / "metadata.jsonl").is_file():
         rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines() if line.strip()]
         if odd := [row for row in rows if not {"file_name", "text"} <= row.keys()]:

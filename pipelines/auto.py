@@ -7,14 +7,19 @@ import json
 from pathlib import Path
 
 import torch
+import transformers
 from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
 from t2i.pipelines.dalle import DallePipeline
+from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
+from t2i.pipelines.latent_editing import LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline
 
 WEIGHTS = Path(__file__).parent / "weights"
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
-PIPELINES = {cls.__name__: cls for cls in (DallePipeline,)}
+_OURS = (DallePipeline, LatentDiffusionPipeline, LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline)
+PIPELINES = {cls.__name__: cls for cls in _OURS}
+PIPELINES["StableDiffusionPipeline"] = LatentDiffusionPipeline  # the same components, drawn with in our own way
 
 
 def embedded() -> dict[str, Path]:
@@ -64,14 +69,19 @@ def open_pipeline(name: str, device: str = "auto") -> DiffusionPipeline:
 
     Raises ValueError for a device that cannot be used.
     """
-    logging.disable_progress_bar()  # of loading, which takes no time
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    for library in (logging, transformers.utils.logging):
+        library.disable_progress_bar()  # of loading, which takes no time
+    device = fastest_device() if device == "auto" else device
     pipe = AutoPipeline.from_pretrained(name)
     try:
         return pipe.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"cannot use --device {device}: {str(error).splitlines()[0]}") from error
+
+
+def fastest_device() -> str:
+    """ "cuda", "mps" or "cpu": what "auto" stands for."""
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _pipeline_class(name: str) -> type[DiffusionPipeline]:

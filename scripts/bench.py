@@ -1,7 +1,8 @@
 """Time this project's code beside its peers' on this machine: `python scripts/bench.py sampling --out DIR`.
 
 Writes DIR/bench.json, rows of {"work", "ours_s", "peer", "peer_s", "ratio"}: medians of interleaved repeats, and
-ratio = peer_s / ours_s. `python scripts/bench.py NAME --help` lists a benchmark's options.
+ratio = peer_s / ours_s; with "ours_mb" and "peer_mb", peak memory in MiB, where that is measured.
+`python scripts/bench.py NAME --help` lists a benchmark's options.
 """
 
 from __future__ import annotations
@@ -10,13 +11,20 @@ import sys
 from collections.abc import Sequence
 
 import torch
+from benchmarks.features import Features
 from benchmarks.frechet import Frechet
+from benchmarks.latent import Latent
 from benchmarks.sampling import Sampling
 from benchmarks.timing import Benchmark, machine, table, write
 
 from t2i.cli_errors import UsageError, check_choice, exit_on_bad_input, parse
 
-BENCHMARKS: dict[str, type[Benchmark]] = {"sampling": Sampling, "frechet": Frechet}
+BENCHMARKS: dict[str, type[Benchmark]] = {
+    "sampling": Sampling,
+    "frechet": Frechet,
+    "features": Features,
+    "latent": Latent,
+}
 
 
 def main(args: Sequence[str]) -> None:

@@ -40,10 +40,25 @@ def test_sampling_writes_one_row_a_peer(tmp_path):
     joined = json.loads((tmp_path / "bench.json").read_text())
     assert joined[:2] == rows
     assert [row["work"].split(",")[1].split()[0] for row in joined[2:]] == ["20", "20", "60", "60"]
+    for row in joined[2:]:  # a process with torch takes more, and each is a process of its own
+        assert 100 < row["ours_mb"] < 4000 and 100 < row["peer_mb"] < 4000
+
+
+def test_features_of_a_folder_are_clean_fids(tmp_path):
+    pytest.importorskip("cleanfid", reason="clean-fid is not installed")
+    sizes = ["--num", "8", "--size", "32", "--batch-size", "3", "--repeats", "1", "--threads", "1", "--workers", "1"]
+    done = bench("features", *sizes, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["work"] for row in rows] == [f"features, 8 pictures, resize {resize}" for resize in ("none", "clean")]
+    assert {row["peer"] for row in rows} == {"clean-fid"}
 
 
 def test_unknown_benchmark_is_one_line_naming_the_nearest():
     done = bench("samplign")
     assert done.returncode != 0
     assert done.stdout == ""
-    assert done.stderr == "error: unknown benchmark 'samplign': did you mean sampling? there are sampling, frechet\n"
+    assert (
+        done.stderr
+        == "error: unknown benchmark 'samplign': did you mean sampling? there are sampling, frechet, features, latent\n"
+    )

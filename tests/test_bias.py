@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Thing
-from t2i.eval.bias import SWAPS, counterfactuals, pairs, unsaid
+from t2i.eval.bias import SWAPS, bare_prompts, counterfactuals, pair_prompts, pairs, unsaid
 from t2i.eval.binding import load_reader
+from t2i.eval.generation import Item, draw
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,26 @@ class Painter:
         return Thing(kind, self.favourite or others[int(rng.integers(len(others)))])
 
 
+def drawn(painter: Painter, prompts: list, seed: int = 0) -> list:
+    items = [Item(i, prompt, seed) for i, prompt in enumerate(prompts)]
+    return [image for _, images in draw(painter, items, 16) for image in images]
+
+
+def pairs_of(painter: Painter, reader, num: int) -> dict:
+    return counterfactuals(reader, drawn(painter, pair_prompts(num, seed=0)), num).report
+
+
+def test_the_two_of_a_pair_share_their_noise_and_files_do_not_collide():
+    asked = pair_prompts(40, seed=2)
+    first, second, again = asked[:80], asked[80:160], asked[160:]
+    for a, b, c in zip(first, second, again, strict=True):
+        seeds = [Item(0, prompt, 0).generator().initial_seed() for prompt in (a, b, c)]
+        assert seeds[0] == seeds[1] != seeds[2]
+        assert a.text != b.text == c.text
+    files = {Item(0, prompt, 0).file for prompt in [*asked, *bare_prompts(80)]}
+    assert len(files) == len(asked) + 80
+
+
 def test_pairs_differ_in_one_word_and_are_all_seen():
     for pair in pairs(30, seed=1):
         a, b = pair.first.things[0], pair.second.things[0]
@@ -51,7 +72,7 @@ def test_pairs_differ_in_one_word_and_are_all_seen():
 
 
 def test_a_faithful_painter_follows_and_keeps(reader):
-    report = counterfactuals(Painter(), reader, num=12).report
+    report = pairs_of(Painter(), reader, 12)
     for swap in SWAPS:
         assert report[swap]["followed"]["value"] > 0.9
         assert report[swap]["kept"]["value"] > 0.9
@@ -59,14 +80,14 @@ def test_a_faithful_painter_follows_and_keeps(reader):
 
 
 def test_a_painter_deaf_to_attributes_does_not_follow_them(reader):
-    report = counterfactuals(Painter(deaf_to="attribute"), reader, num=12).report
+    report = pairs_of(Painter(deaf_to="attribute"), reader, 12)
     assert report["attribute"]["followed"]["value"] < 0.2
     assert report["kind"]["followed"]["value"] > 0.9
 
 
 def test_a_favourite_is_found(reader):
-    one = unsaid(Painter(favourite="zebra"), reader, num=48)
+    one = unsaid(reader, drawn(Painter(favourite="zebra"), bare_prompts(48)))
     assert next(iter(one["counts"])) == "zebra"
     assert one["total_variation"] > 0.9
-    even = unsaid(Painter(), reader, num=96)
+    even = unsaid(reader, drawn(Painter(), bare_prompts(96)))
     assert even["total_variation"] < 2 * even["by_chance"]

@@ -18,7 +18,8 @@ from accelerate import PartialState
 from PIL import Image
 
 from t2i.data.toybox import COLOURS, HELD_OUT, SKINS
-from t2i.eval.generation import Item, draw, generate, generate_on_all, is_main_process, merge, read_manifest
+from t2i.eval.generation import Item, draw, generate, generate_on_all, merge, read_manifest
+from t2i.eval.processes import is_main_process
 from t2i.eval.prompts import CATEGORIES, WORDINGS, Prompt, open_prompts
 
 PROMPTS = [Prompt("a red cat", "x", None, "x/0"), Prompt("a blue car", "x", None, "x/1")]

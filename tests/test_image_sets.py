@@ -11,7 +11,8 @@ from PIL import Image
 
 from t2i.eval.features import Features, open_extractor
 from t2i.eval.features.small import PixelExtractor
-from t2i.eval.image_sets import extract, image_digest, image_files, merge, read_image, shard
+from t2i.eval.folders import image_files
+from t2i.eval.image_sets import extract, image_digest, merge, read_image, shard
 from t2i.eval.metrics import Gaussian, frechet_distance
 from t2i.eval.references import load_reference, save_reference
 

@@ -1,4 +1,4 @@
-"""The same numbers as torch-fidelity and torchmetrics on the same features, wherever they are exact."""
+"""The same numbers as torch-fidelity, torchmetrics and clean-fid on the same features, wherever they are exact."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from features import close, features
+from PIL import Image
 from torch import nn
 
 from t2i.eval import metrics
+from t2i.eval.features import Extractor
+from t2i.eval.image_sets import extract
 from t2i.eval.metrics import clip_score, frechet_distance, kid
 
 RELATIVE = 1e-6  # how closely other tools must agree, where they are exact
@@ -62,6 +65,35 @@ def test_frechet_distance_agrees_with_torchmetrics(n, m, d, offset):
     ours = frechet_distance(x, y)
     assert ours == close(theirs(offset), rel=RELATIVE)
     assert ours == close(theirs(0), rel=1e-3 if offset == 1000 else RELATIVE)
+
+
+class Corners(Extractor):
+    """Means of the four quarters of a picture, by channel, D = 12: a network for pictures of any size."""
+
+    def __init__(self):
+        super().__init__("corners", 12, "as-it-is", "0" * 64)
+
+    def prepare(self, images):
+        return images.float()
+
+    def forward(self, prepared):
+        return nn.functional.adaptive_avg_pool2d(prepared, 2).flatten(1)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_distance_of_folders_agrees_with_clean_fid(tmp_path):
+    """Without a resize, of which each has its own, the way from the files to the distance is the same."""
+    theirs = pytest.importorskip("cleanfid.fid", reason="clean-fid is not installed")
+    rng, folders = np.random.default_rng(0), [tmp_path / "a", tmp_path / "b"]
+    for folder, low in zip(folders, (0, 60), strict=True):
+        folder.mkdir()
+        for i in range(40):
+            picture = rng.integers(low, 256, (2, 2, 3)).repeat(12, 0).repeat(12, 1).astype(np.uint8)
+            Image.fromarray(picture).save(folder / f"{i:02}.png")
+    how = {"custom_feat_extractor": Corners().forward, "custom_fn_resize": lambda image: image, "num_workers": 0}
+    said = theirs.compute_fid(*map(str, folders), **how, device=torch.device("cpu"), verbose=False)
+    x, y = (extract(folder, Corners(), progress=False).values for folder in folders)
+    assert frechet_distance(x, y) == close(said, rel=RELATIVE)
 
 
 def test_kid_agrees_with_torch_fidelity_and_torchmetrics():

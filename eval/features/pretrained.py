@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from t2i.eval.features.base import Extractor
+from t2i.text.pretrained import load, open_open_clip
 from t2i.weights import digest
 
 TEXTS = 256  # embedded at once
@@ -37,7 +38,7 @@ class TransformersExtractor(Extractor):
     def __init__(self, kind: str, source: str, model, dim: int, device: str):
         from transformers import AutoImageProcessor
 
-        self.processor = _load(AutoImageProcessor, source)
+        self.processor = load(AutoImageProcessor, source)
         self.model = model.eval().requires_grad_(False).to(device)
         settings = {key: getattr(self.processor, key, None) for key in (*_STEPS, *_NUMBERS)}
         preprocess_id = f"{kind}-{_fingerprint(settings)}"
@@ -56,7 +57,7 @@ class ClipExtractor(TransformersExtractor):
     def __init__(self, source: str, device: str = "cpu"):
         from transformers import CLIPModel
 
-        model = _load(CLIPModel, source, "clip")
+        model = load(CLIPModel, source, "clip")
         self.source, self._tokenizer = source, None
         super().__init__("clip", source, model, model.config.projection_dim, device)
 
@@ -69,7 +70,7 @@ class ClipExtractor(TransformersExtractor):
         if self._tokenizer is None:  # not before: images need none
             from transformers import AutoTokenizer
 
-            self._tokenizer = _load(AutoTokenizer, self.source)
+            self._tokenizer = load(AutoTokenizer, self.source)
         length = self.model.config.text_config.max_position_embeddings
         parts = []
         for some in _chunks(texts):
@@ -88,7 +89,7 @@ class Dinov2Extractor(TransformersExtractor):
     def __init__(self, source: str, device: str = "cpu"):
         from transformers import AutoModel
 
-        model = _load(AutoModel, source, "dinov2", "dinov2_with_registers")
+        model = load(AutoModel, source, "dinov2", "dinov2_with_registers")
         super().__init__("dinov2", source, model, model.config.hidden_size, device)
 
     def forward(self, prepared: Tensor) -> Tensor:
@@ -106,19 +107,10 @@ class OpenClipExtractor(Extractor):
     """
 
     def __init__(self, source: str, device: str = "cpu"):
-        import open_clip
-
-        arch, _, pretrained = (source, "", "") if source.startswith("hf-hub:") else source.partition("/")
-        if not pretrained and not source.startswith("hf-hub:"):
-            raise ValueError(f"open_clip:{source} names no weights; give open_clip:ARCH/PRETRAINED or ARCH//path")
-        if pretrained.startswith("/") and not Path(pretrained).is_file():
-            raise FileNotFoundError(f"there are no weights in {pretrained}; give a file, or one of open_clip's tags")
-        try:
-            model, self.transform = open_clip.create_model_from_pretrained(arch, pretrained or None, precision="fp32")
-        except (RuntimeError, OSError) as error:
-            raise ValueError(f"open_clip cannot open {source}: {str(error).splitlines()[0]}") from error
+        model, self.transform, arch = open_open_clip(source)
         self.arch, self.model, self._tokenizer = arch, model.eval().requires_grad_(False).to(device), None
-        name = "open_clip:" + arch + (f"/{Path(pretrained).name}" if pretrained else "")
+        pretrained = "" if source == arch else f"/{Path(source).name}"
+        name = f"open_clip:{arch}{pretrained}"
         with torch.no_grad():
             blank = self.transform(Image.new("RGB", (8, 8)))[None]
             dim = self.model.encode_image(blank.to(device)).shape[1]  # each of its classes calls it otherwise
@@ -158,23 +150,3 @@ def _fingerprint(settings: dict) -> str:
 def _plain(value):
     """JSON of the mappings that transformers has for sizes."""
     return dict(value)
-
-
-def _load(cls, source: str, *kinds: str):
-    """`cls.from_pretrained`, from a folder without asking the Hub; `kinds` are the model types that will do."""
-    folder = Path(source)
-    if source.startswith(("/", ".", "~")) and not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {source}; give one that save_pretrained wrote, or a Hub name")
-    local = {"local_files_only": folder.is_dir()}
-    try:
-        if not kinds:
-            return cls.from_pretrained(source, **local)
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(source, **local)
-        if config.model_type in kinds:
-            return cls.from_pretrained(source, config=config, dtype=torch.float32, **local)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise FileNotFoundError(f"transformers finds no {cls.__name__} in {source}: {reason}") from error
-    raise ValueError(f"{source} holds a model of type {config.model_type}, not {' or '.join(kinds)}; give another one")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,17 +79,28 @@ def half_sample_interval(
 
     Raises ValueError for fewer than four samples, arguments out of range, NaN or infinity in samples or statistic.
     """
+    return half_sample_intervals(samples, lambda rows: [statistic(rows)], resamples, seed)[0]
+
+
+def half_sample_intervals(
+    samples: Array,
+    statistic: Callable[[np.ndarray], Sequence[float]],
+    resamples: int = 100,
+    seed: int = 0,
+) -> list[Interval]:
+    """`half_sample_interval` of several numbers that are computed together, on the same halves."""
     samples = as_double(samples, "samples").cpu().numpy()
     if samples.ndim < 1 or len(samples) < 4 or resamples < 2:
         raise ValueError(f"halves need at least 4 samples and 2 resamples, not {samples.shape} and {resamples}")
     rng = np.random.default_rng(seed)
     half, n = len(samples) // 2, len(samples)
     halves = (rng.permutation(n)[:half] for _ in range(resamples))
-    value, values = statistic(samples), np.array([statistic(samples[rows]) for rows in halves], dtype=np.float64)
-    if not np.isfinite(values).all() or not np.isfinite(value):
+    whole = np.array(statistic(samples), dtype=np.float64)  # (statistics,)
+    values = np.array([statistic(samples[rows]) for rows in halves], dtype=np.float64)  # (resamples, statistics)
+    if not np.isfinite(values).all() or not np.isfinite(whole).all():
         raise ValueError("the statistic is NaN or infinite on a resample")
-    error = 1.959964 * np.sqrt(values.var(ddof=1) * half / (n - half))
-    return Interval(float(value), float(value - error), float(value + error), n)
+    errors = 1.959964 * np.sqrt(values.var(0, ddof=1) * half / (n - half))
+    return [Interval(float(v), float(v - e), float(v + e), n) for v, e in zip(whole, errors, strict=True)]
 
 
 def _means(samples: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:

@@ -5,7 +5,7 @@ Shapes: N samples · M other samples · D dimensions
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,10 +83,19 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
 
 
 def gram(x: Tensor) -> Tensor:
-    """(N, D) -> xᵀ x (D, D). Hardly more than a half of it is computed, in strips: it is symmetric."""
-    product = x.new_empty(x.shape[1], x.shape[1])
-    for start in range(0, x.shape[1], _STRIP):
-        strip = x[:, start : start + _STRIP].T @ x[:, start:]  # all that is right of the diagonal
-        product[start : start + _STRIP, start:] = strip
-        product[start:, start : start + _STRIP] = strip.T
+    """(N, D) -> xᵀ x (D, D)."""
+    return gram_of([x], x.new_zeros(x.shape[1], x.shape[1]))
+
+
+def gram_of(parts: Iterable[Tensor], product: Tensor) -> Tensor:
+    """The sum of xᵀ x of all parts (N, D), in `product` (D, D), which is zero before.
+
+    Hardly more than a half of it is computed, in strips: it is symmetric.
+    """
+    strips = [slice(start, start + _STRIP) for start in range(0, len(product), _STRIP)]
+    for x in parts:
+        for strip in strips:
+            product[strip, strip.start :].addmm_(x[:, strip].T, x[:, strip.start :])  # all right of the diagonal
+    for strip in strips:
+        product[strip.stop :, strip] = product[strip, strip.stop :].T
     return product

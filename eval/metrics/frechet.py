@@ -95,10 +95,10 @@ def _side(given: Array | Moments | Gaussian, name: str) -> _Side:
     if isinstance(given, Moments | Gaussian):
         cov = given.cov
         return _Side(given.mean, cov.trace(), _factor(cov))
+    if getattr(given, "ndim", 0) == 2 and len(given) >= max(2, given.shape[1]):
+        return _side(Moments.of(given), name)
     features = as_features(given, name)
-    n, d = features.shape
-    if n >= d:
-        return _side(Moments.of(features), name)
+    n = len(features)
     mean = features.mean(0)
     factor = (features - mean).T / (n - 1) ** 0.5
     return _Side(mean, factor.square().sum(), factor, few=True)

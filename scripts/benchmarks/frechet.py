@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.memory import peak_mb
 from benchmarks.timing import Benchmark, Row, clock, compare
 from t2i.cli_errors import UsageError
 from t2i.eval.metrics import frechet_distance
@@ -23,7 +24,9 @@ Distance = Callable[[Tensor, Tensor], float]
 
 @dataclass(frozen=True)
 class Frechet(Benchmark):
-    """Fréchet distances of random features, from the features to the number.
+    """Fréchet distances of random features, from the features to the number: seconds, and peak memory.
+
+    The memory is that of a fresh process each, with the features, Python and what either of us imports.
 
     Args:
         peers: what to compare with.
@@ -44,7 +47,7 @@ class Frechet(Benchmark):
         rows = []
         for n in self.samples:
             x, y = _features(n, self.dimensions, 0), _features(n, self.dimensions, 1)
-            mine = clock(lambda x=x, y=y: frechet_distance(x, y))
+            mine, ours_mb = clock(lambda x=x, y=y: frechet_distance(x, y)), self._peak("", n)
             for name in self.peers:
                 try:
                     theirs = PEERS[name](self.dimensions)
@@ -54,8 +57,20 @@ class Frechet(Benchmark):
                 _check(name, theirs(x, y), frechet_distance(x, y))
                 work = f"Frechet distance, {n} x {self.dimensions}"
                 timed = clock(lambda x=x, y=y, theirs=theirs: theirs(x, y))
-                rows.append(compare(work, mine, {name: timed}, self.repeats))
+                row = compare(work, mine, {name: timed}, self.repeats)
+                rows.append(replace(row, ours_mb=ours_mb, peer_mb=self._peak(name, n)))
         return rows
+
+    def _peak(self, peer: str, n: int) -> float | None:
+        return peak_mb("frechet", peer=peer, n=n, d=self.dimensions, threads=torch.get_num_threads())
+
+
+def peak(peer: str, n: int, d: int, threads: int) -> None:
+    """One distance by a peer, or by us where it has no name; `memory` runs this in a process of its own."""
+    torch.set_num_threads(threads)
+    distance = PEERS[peer](d) if peer else frechet_distance
+    with torch.inference_mode():
+        distance(_features(n, d, 0), _features(n, d, 1))
 
 
 def _features(n: int, d: int, seed: int) -> Tensor:

@@ -37,13 +37,22 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: median seconds of the same work by us and by a peer; ratio is peer_s / ours_s."""
+    """One comparison: median seconds of the same work by us and by a peer; ratio is peer_s / ours_s.
+
+    `ours_mb` and `peer_mb` are peak memory in MiB, where a benchmark measures it.
+    """
 
     work: str
     ours_s: float
     peer: str
     peer_s: float
     ratio: float
+    ours_mb: float | None = None
+    peer_mb: float | None = None
+
+    def as_dict(self) -> dict:
+        """What is known of it."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def clock(work: Callable[[], object]) -> Timed:
@@ -79,12 +88,16 @@ def compare(work: str, ours: Timed, peers: dict[str, Timed], repeats: int) -> Ro
 
 def machine() -> str:
     """The CPU's model, the cores that this process may use, torch's threads and version."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        cores = os.cpu_count() or 1
     threads = torch.get_num_threads()
-    return f"{_cpu_model()}, {cores} cores, {threads} threads, torch {torch.__version__}"
+    return f"{_cpu_model()}, {cores()} cores, {threads} threads, torch {torch.__version__}"
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on every system
+        return os.cpu_count() or 1
 
 
 def _cpu_model() -> str:
@@ -98,6 +111,9 @@ def table(rows: Sequence[Row]) -> str:
     """The rows as text, one line each under a heading."""
     cells = [("work", "ours_s", "peer", "peer_s", "ratio")]
     cells += [(r.work, f"{r.ours_s:.3f}", r.peer, f"{r.peer_s:.3f}", f"{r.ratio:.2f}x") for r in rows]
+    if any(r.ours_mb is not None or r.peer_mb is not None for r in rows):
+        sizes = [["–" if mb is None else f"{mb:.0f}" for mb in (r.ours_mb, r.peer_mb)] for r in rows]
+        cells = [(*row, *more) for row, more in zip(cells, [("ours_mb", "peer_mb"), *sizes], strict=True)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 
@@ -109,6 +125,6 @@ def write(rows: Sequence[Row], folder: Path) -> Path:
     before = json.loads(path.read_text()) if path.exists() else []
     kept = [row for row in before if row["work"] not in {new.work for new in rows}]
     unfinished = path.with_suffix(".json.tmp")
-    unfinished.write_text(json.dumps(kept + [asdict(row) for row in rows], indent=2) + "\n")
+    unfinished.write_text(json.dumps(kept + [row.as_dict() for row in rows], indent=2) + "\n")
     unfinished.replace(path)
     return path

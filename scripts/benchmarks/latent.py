@@ -1,0 +1,262 @@
+"""Latent diffusion: our sampling against diffusers' StableDiffusionPipeline, our training against a plain loop.
+
+Both sides read one folder, so both run the same weights.
+
+Shapes: B batch · S image side · C, h, w latent · L text positions
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.training_utils import EMAModel, compute_snr
+from diffusers.utils import logging
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from benchmarks.timing import Benchmark, Row, Timed, clock, compare
+from t2i.cli_errors import UsageError
+from t2i.data.toybox import Toybox
+from t2i.diffusion.schedulers import make_scheduler
+from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
+from t2i.text.clip import train_clip_tokenizer
+from t2i.tokenizers.kl import make_autoencoder
+from t2i.training.config import LoopConfig
+from t2i.training.latents import CachedLatents, cached_latents
+from t2i.training.loop import train
+from t2i.training.recipes.clip import ClipModelConfig
+from t2i.training.recipes.kl import KLModelConfig
+from t2i.training.recipes.ldm import LDMRecipe, LDMStage, make_denoiser
+
+AGREE = 1e-3  # of latents of standard deviation 1 or more: rounding, through all steps of a sampler
+
+
+@dataclass(frozen=True)
+class Latent(Benchmark):
+    """Latent diffusion: sampling beside diffusers' pipeline, training beside a plain loop of the same network.
+
+    Args:
+        pipeline: a folder of a pipeline with a U-Net and CLIP; by default one of random weights of the recipe's sizes.
+        batches: pictures at once, one row of the table each.
+        steps: of DPM-Solver++.
+        guidance_scale: 1 is none.
+        train_batch: pictures of a training step.
+        train_steps: that are timed; 0 leaves training out.
+    """
+
+    pipeline: Path | None = None
+    batches: tuple[int, ...] = (1, 4, 16)
+    steps: int = 20
+    guidance_scale: float = 3.0
+    train_batch: int = 32
+    train_steps: int = 8
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.train_batch < 1 or any(b < 1 for b in self.batches) or self.train_steps < 0:
+            raise UsageError("--steps, --batches and --train-batch must be at least 1, --train-steps at least 0")
+        if self.pipeline is not None and not (self.pipeline / "model_index.json").is_file():
+            raise UsageError(f"{self.pipeline} is not a pipeline: it has no model_index.json")
+
+    def run(self) -> list[Row]:
+        logging.disable_progress_bar()
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = self.pipeline
+            if folder is None:
+                random_pipeline(folder := Path(scratch) / "pipeline")
+            rows = sampling(self, folder)
+            return rows + (training(self, folder, Path(scratch)) if self.train_steps else [])
+
+
+def random_pipeline(folder: Path) -> None:
+    """Save a pipeline of random weights and of the sizes that the recipes train."""
+    torch.manual_seed(0)
+    sizes, recipe = ClipModelConfig(), LDMRecipe()
+    tokenizer = train_clip_tokenizer(Toybox(num=500).captions(500), sizes.vocab_size, sizes.text_length)
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=sizes.text_width,
+        intermediate_size=4 * sizes.text_width,
+        num_hidden_layers=sizes.text_layers,
+        num_attention_heads=sizes.text_heads,
+        max_position_embeddings=sizes.text_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    kl, size = KLModelConfig(), recipe.data.image_size
+    vae = make_autoencoder(size, kl.channels, kl.layers, kl.latent_channels, kl.attention)
+    unet = make_denoiser(recipe.model, kl.latent_channels, size // 2 ** (len(kl.channels) - 1), sizes.text_width)
+    parts = vae, CLIPTextModel(config), tokenizer, unet, recipe.objective().scheduler()
+    LatentDiffusionPipeline(*parts).save_pretrained(folder)
+
+
+# ------------------------------------------------------------------------------------------------------------ sampling
+
+
+def sampling(o: Latent, folder: Path) -> list[Row]:
+    ours, theirs = AutoPipeline.from_pretrained(folder), their_pipeline(folder)
+    for pipe in (ours, theirs):
+        pipe.scheduler = make_scheduler("dpm++", pipe.scheduler.config)
+        pipe.set_progress_bar_config(disable=True)
+    how = {"num_inference_steps": o.steps, "guidance_scale": o.guidance_scale}
+    rows = []
+    for batch in o.batches:
+        prompts = list(Toybox(num=batch).captions(batch))
+
+        def draw(pipe, prompts=prompts, **more):
+            generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+            return pipe(prompts, generator=generators, **how, **more).images
+
+        _check(draw(ours, output_type="latent"), draw(theirs, output_type="latent"))
+        mine, others = clock(lambda draw=draw: draw(ours)), clock(lambda draw=draw: draw(theirs))
+        work = f"{batch} pictures of {ours.image_size}, {o.steps} steps of DPM++, guidance {o.guidance_scale:g}"
+        rows.append(compare(work, mine, {_peer("StableDiffusionPipeline"): others}, o.repeats))
+    return rows
+
+
+def their_pipeline(folder: Path) -> StableDiffusionPipeline:
+    return StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+
+
+def _check(ours: Tensor, theirs: Tensor) -> None:
+    """Wrong results have no time."""
+    if not torch.allclose(ours, theirs, atol=AGREE, rtol=AGREE):
+        raise RuntimeError(f"diffusers draws something else: latents differ by {(ours - theirs).abs().max():.2g}")
+
+
+def _peer(what: str) -> str:
+    return f"diffusers {diffusers.__version__} {what}"
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+# Timed from the start of a step to the start of one `train_steps` later, on both sides: neither pays for its start, its
+# checkpoints or its previews.
+
+
+class Pictures:
+    """A few pictures of toybox, drawn beforehand."""
+
+    def __init__(self, num: int, size: int):
+        self.items = list(itertools.islice(Toybox(size=size, num=num), num))
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.items[index]
+
+    def captions(self, limit: int) -> Iterator[str]:
+        return (item["text"] for item in self.items[:limit])
+
+
+class Stage(LDMStage):
+    """The recipe's stage on given pictures or latents, with a note of when each step began."""
+
+    def __init__(self, recipe: LDMRecipe, folder: Path, source: Pictures | CachedLatents):
+        self.begun: list[float] = []
+        super().__init__(recipe)
+        self.model = _unet(folder).to(memory_format=torch.channels_last)
+        self.model.set_attn_processor(AttnProcessor())  # on a CPU, as make_denoiser makes it
+        self.source = source
+
+    def loss(self, **batch: Tensor) -> dict[str, Tensor]:
+        self.begun.append(time.perf_counter())
+        return super().loss(**batch)
+
+    def preview(self) -> Image.Image:
+        return Image.new("RGB", (8, 8))
+
+    def save(self, folder: Path) -> None:
+        """Nothing: saving is not timed."""
+
+
+def training(o: Latent, folder: Path, scratch: Path) -> list[Row]:
+    pipe = their_pipeline(folder)
+    size = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
+    pictures, recipe = Pictures(4 * o.train_batch, size), _recipe(o, folder, size)
+    cache = scratch / "latents"
+    latents = cached_latents(cache, pictures, pipe.vae.eval(), recipe.data, 0, len(pictures), workers=0)
+    peer = {_peer("plain loop"): lambda: plain_loop(o, folder, pictures, recipe)}
+    work = f"{o.train_steps} training steps of {o.train_batch} pictures of {size}"
+    rows = []
+    for source, name in ((pictures, "from pictures"), (latents, "from cached latents")):
+        rows.append(compare(f"{work}, {name}", _our_loop(o, folder, source, recipe), peer, o.repeats))
+    return rows
+
+
+def _recipe(o: Latent, folder: Path, size: int) -> LDMRecipe:
+    recipe = LDMRecipe(str(folder / "vae"), str(folder), cache="none")
+    steps = {"max_train_steps": o.train_steps + 1, "train_batch_size": o.train_batch, "lr_warmup_steps": 0}
+    loop = LoopConfig(**steps, checkpointing_steps=10**9, dataloader_num_workers=0, report_to="none")
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, image_size=size), loop=loop)
+
+
+def _our_loop(o: Latent, folder: Path, source: Pictures | CachedLatents, recipe: LDMRecipe) -> Timed:
+    def timed() -> float:
+        with tempfile.TemporaryDirectory() as run:
+            stage = Stage(recipe, folder, source)
+            train(stage, dataclasses.replace(recipe.loop, output_dir=run), {})
+        return stage.begun[-1] - stage.begun[0]
+
+    return timed
+
+
+def plain_loop(o: Latent, folder: Path, pictures: Pictures, recipe: LDMRecipe) -> float:
+    """What diffusers' train_text_to_image.py does with --use_ema and --snr_gamma; returns the seconds of the steps."""
+    vae, unet = AutoencoderKL.from_pretrained(folder / "vae"), _unet(folder)
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    for frozen in (vae, text_encoder):
+        frozen.eval().requires_grad_(False)
+    unet.train()
+    scheduler = DDPMScheduler.from_pretrained(folder / "scheduler")
+    optimizer = torch.optim.AdamW(unet.parameters(), recipe.loop.learning_rate)
+    ema = EMAModel(unet.parameters(), recipe.loop.ema_decay)
+    pixels = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5], [0.5])])
+
+    def collate(items: list[dict]) -> tuple[Tensor, Tensor]:
+        texts = [item["text"] for item in items]
+        ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+        return torch.stack([pixels(item["image"]) for item in items]), ids
+
+    loader = DataLoader(pictures, o.train_batch, shuffle=True, collate_fn=collate)
+    batches, begun = itertools.chain.from_iterable(itertools.repeat(loader)), []
+    for images, ids in itertools.islice(batches, o.train_steps + 1):
+        begun.append(time.perf_counter())
+        with torch.no_grad():
+            latents = vae.encode(images).latent_dist.sample() * vae.config.scaling_factor
+            states = text_encoder(ids)[0]  # (B, L, D)
+        noise = torch.randn_like(latents)
+        t = torch.randint(scheduler.config.num_train_timesteps, (len(latents),))
+        said = unet(scheduler.add_noise(latents, noise, t), t, states, return_dict=False)[0]
+        target = scheduler.get_velocity(latents, noise, t)
+        snr = compute_snr(scheduler, t)
+        weights = snr.clamp(max=recipe.min_snr_gamma) / (snr + 1)
+        loss = (F.mse_loss(said.float(), target.float(), reduction="none").mean((1, 2, 3)) * weights).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(unet.parameters(), recipe.loop.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        ema.step(unet.parameters())
+        if not np.isfinite(loss.item()):
+            raise RuntimeError(f"the plain loop's loss is {loss.item()}")
+    return begun[-1] - begun[0]
+
+
+def _unet(folder: Path) -> UNet2DConditionModel:
+    return UNet2DConditionModel.from_pretrained(folder / "unet")

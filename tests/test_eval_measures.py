@@ -1,0 +1,52 @@
+"""From features to scores: what is computed once stays the same, and what decides a comparison is told."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from t2i.eval import measures, metrics
+from t2i.eval.features import Features
+
+ABOUT = {"name": "tiny", "dim": 6, "preprocess_id": "area-2", "weights_sha256": "ab" * 32}
+
+
+def features(n: int, offset: float = 0.0) -> Features:
+    return Features(torch.randn(n, 6) + offset, ABOUT, tuple(f"{i:064x}" for i in range(n)))
+
+
+def test_a_manifold_that_was_made_once_scores_as_its_features_do():
+    x, y = torch.randn(50, 6), torch.randn(70, 6) + 0.3
+    manifold = metrics.Manifold.of(y, k=(3, 5), block=200)
+    assert metrics.precision_recall(x, manifold) == metrics.precision_recall(x, y)
+    assert metrics.density_coverage(x, manifold) == metrics.density_coverage(x, y)
+    with pytest.raises(ValueError, match="balls for k = 3, 5, not for 4"):
+        metrics.precision_recall(x, manifold, k=4)
+    with pytest.raises(ValueError, match="one dimension, not 4 and 6"):
+        metrics.precision_recall(x[:, :4], manifold)
+
+
+def test_numbers_computed_together_have_the_intervals_that_each_has_alone():
+    x = torch.randn(40, 3)
+    both = metrics.half_sample_intervals(x, lambda rows: [rows.mean(), rows.std()], resamples=20, seed=4)
+    alone = [metrics.half_sample_interval(x, statistic, 20, 4) for statistic in (lambda r: r.mean(), lambda r: r.std())]
+    for one, other in zip(both, alone, strict=True):
+        assert (one.value, one.n) == (other.value, other.n)
+        assert (one.low, one.high) == (pytest.approx(other.low), pytest.approx(other.high))
+
+
+def test_the_four_scores_of_neighbourhoods_are_those_of_the_metrics():
+    x, y, real = features(40, 0.2), features(60), features(40)
+    told = {score.name: score for score in measures.fidelity(x, y, real)}
+    expected = metrics.precision_recall(x.values, y.values), metrics.density_coverage(x.values, y.values)
+    for name, value in vars(expected[0]).items() | vars(expected[1]).items():
+        if name != "k":
+            assert told[f"{name}[tiny]"].value == value
+    best = metrics.precision_recall(real.values, y.values)
+    assert told["recall[tiny]"].ceiling == best.recall
+
+
+def test_r_precision_says_of_which_variant_its_texts_are():
+    of = {v: measures.clip(features(20), torch.randn(20, 6), v)[1] for v in ("hessel", "cosine")}
+    assert {v: score.details["variant"] for v, score in of.items()} == {"hessel": "hessel", "cosine": "cosine"}
+    assert all(score.name.startswith("R-precision") for score in of.values())

@@ -1,0 +1,295 @@
+"""What an evaluation scores, what it draws for that, and which folders it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from t2i.cli_errors import UsageError
+from t2i.data.toybox import Toybox
+from t2i.eval import cli, sections
+from t2i.eval.ask import Ask
+from t2i.eval.folders import image_files
+from t2i.eval.processes import device_of, together, usable_device
+from t2i.eval.report import read_json
+from t2i.eval.subject import Subject
+from t2i.eval.tools import open_to_draw
+from t2i.eval.training_data import training_data, what_trained
+from t2i.training.order import NumberedSamples
+
+
+@pytest.fixture
+def folder(pipe, tmp_path) -> Path:
+    pipe.save_pretrained(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def noise(i: int, height: int = 16, width: int = 16) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(i).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def pictures(folder: Path, n: int, **sides: int) -> Path:
+    folder.mkdir(parents=True)
+    for i in range(n):
+        noise(i, **sides).save(folder / f"{i:03}.png")
+    return folder
+
+
+def scores(out: Path) -> dict[str, dict]:
+    return {score["name"]: score for score in read_json(out / "report.json")["scores"]}
+
+
+# --- devices and processes ------------------------------------------------------------------------------------------
+
+
+def test_each_of_several_processes_has_its_own_gpu():
+    second = SimpleNamespace(num_processes=2, device=torch.device("cuda", 1))
+    assert [device_of(asked, second) for asked in ("auto", "cuda", "cuda:0", "cpu")] == [
+        "cuda:1",
+        "cuda:1",
+        "cuda:0",
+        "cpu",
+    ]
+    alone = SimpleNamespace(num_processes=1, device=torch.device("cuda", 0))
+    assert [device_of(asked, alone) for asked in ("auto", "cuda")] == ["auto", "cuda"]
+
+
+def test_a_device_that_is_not_there_is_one_sentence():
+    assert usable_device("cpu") == "cpu"
+    assert usable_device("auto") in ("cpu", "cuda", "mps")
+    with pytest.raises(ValueError, match="cannot use --device coda"):
+        usable_device("coda")
+
+
+def test_together_raises_what_went_wrong():
+    with pytest.raises(FloatingPointError, match="NaN"):
+        together(lambda: (_ for _ in ()).throw(FloatingPointError("NaN")))
+    together(lambda: None)
+
+
+# --- what is drawn --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part, made", [("likelihood", []), ("lecture", ["lecture"]), ("bias", ["bias"])])
+def test_only_what_a_part_looks_at_is_drawn(folder, tmp_path, part, made):
+    args, out = ["--pipeline", str(folder), "--num", "10"], tmp_path / "out"
+    cli.main([part, *args, "--out", str(out)])
+    assert not (out / "images").exists()
+    assert [path.parent.name for path in out.glob("*/manifest.json")] == made
+    report = read_json(out / "report.json")
+    assert report["settings"]["num"] == 10
+    assert set(report["settings"]["weights_sha256"]) == {"prior", "image_tokenizer"}
+    times = {path: path.stat().st_mtime_ns for path in out.glob("*/images/*")}
+    first = (out / "report.json").read_bytes()
+    cli.main([part, *args, "--out", str(out)])
+    assert times == {path: path.stat().st_mtime_ns for path in out.glob("*/images/*")}, "nothing is drawn again"
+    assert (out / "report.json").read_bytes() == first
+
+
+def test_a_part_that_cannot_be_drawn_is_left_out_and_says_why(folder, tmp_path):
+    subject = Subject(Ask(pipeline=str(folder), num=18, out=str(tmp_path / "out")))
+    with torch.no_grad():
+        for parameter in subject.pipeline.image_tokenizer.decoder.parameters():
+            parameter.fill_(float("nan"))
+    sections.draw("bias", subject)  # raises nothing: other processes would wait
+    with pytest.raises(FloatingPointError, match="NaN"):
+        sections.bias(subject)
+    with pytest.raises(FloatingPointError, match="NaN"):
+        sections.draw("fid", subject)
+
+
+# --- near copies ----------------------------------------------------------------------------------------------------
+
+
+def run(folder: Path, pipe, **recipe) -> Path:
+    """A run as `t2i train` leaves it, five steps of four samples behind it."""
+    checkpoint = folder / "checkpoint-5"
+    pipe.save_pretrained(checkpoint)
+    (folder / "latest").symlink_to("checkpoint-5")
+    (folder / "recipe.json").write_text(json.dumps({"data": "toybox", "seed": 3, "image_size": 16} | recipe))
+    (checkpoint / "state").mkdir()
+    (checkpoint / "state" / "progress.json").write_text(json.dumps({"steps": 5, "ema_steps": 5, "global_batch": 4}))
+    return folder / "latest"
+
+
+def test_near_copies_are_looked_for_in_what_the_run_has_seen(pipe, tmp_path):
+    latest = run(tmp_path / "run", pipe)
+    assert what_trained(str(latest)).samples == 20
+    found = training_data(None, str(latest), side=16, drawn=3)
+    assert "all 20 pictures" in found.note
+    order = NumberedSamples(Toybox("train", 16, 3, 1_000_000), lambda item, rng: item, 3)
+    seen = {order[i]["image"].tobytes() for i in range(20)}
+    assert {make().tobytes() for make in found.pictures.values()} == seen
+    assert not seen & {make().tobytes() for make in found.new.values()}
+    few = training_data(None, str(latest), side=16, drawn=3, most=7)
+    assert len(few.pictures) == 7 and {make().tobytes() for make in few.pictures.values()} < seen
+    assert "7 of the 20 pictures" in few.note
+
+
+def test_a_run_that_keeps_latents_has_seen_no_more_than_these(pipe, tmp_path):
+    latest = run(tmp_path / "run", pipe, cache="runs/latents", cached_pictures=8)  # 20 samples: more than two rounds
+    found = training_data(None, str(latest), side=16, drawn=3)
+    assert "all 8 pictures" in found.note
+    world = Toybox("train", 16, 3, 8)
+    assert {make().tobytes() for make in found.pictures.values()} == {world[i]["image"].tobytes() for i in range(8)}
+
+
+def test_where_nothing_says_what_was_trained_on_it_must_be_given(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path / "copy")  # without what its run knew
+    assert "nothing says which" in training_data(None, str(tmp_path / "copy"), side=16, drawn=3).note
+    index = tmp_path / "copy" / "model_index.json"
+    index.write_text(index.read_text().replace("DallePipeline", "StableDiffusionPipeline"))
+    for foreign in ("owner/model", str(tmp_path / "copy"), ""):
+        with pytest.raises(UsageError, match=r"nothing says what .* was trained on.*--training FOLDER"):
+            training_data(None, foreign, side=16, drawn=3)
+    latest = run(tmp_path / "run", pipe, data="photos")
+    with pytest.raises(UsageError, match=r"trained on photos.*--training FOLDER"):
+        training_data(None, str(latest), side=16, drawn=3)
+    assert len(training_data("toybox", "owner/model", side=16, drawn=3).pictures) == 30
+    with pytest.raises(UsageError, match="nothing says"):
+        args = ["--pipeline", str(pictures(tmp_path / "a", 12)), "--extractor", "pixels"]
+        cli.main(["memorization", *args, "--out", str(tmp_path / "out")])
+
+
+def test_a_copy_is_found_whether_or_not_its_edges_were_cut(tmp_path):
+    """Training pictures are 16 × 24; some drawn ones are whole copies, and some the centre squares."""
+    trained, drawn = pictures(tmp_path / "trained", 60, width=24), tmp_path / "drawn"
+    drawn.mkdir()
+    for i in range(12):
+        copy = Image.open(trained / f"{i:03}.png")
+        (copy if i % 2 else copy.crop((4, 0, 20, 16))).save(drawn / f"{i:03}.png")
+    args = ["--pipeline", str(drawn), "--training", str(trained), "--extractor", "pixels"]
+    cli.main(["memorization", *args, "--out", str(tmp_path / "out")])
+    found = scores(tmp_path / "out")["near copies[pixels]"]
+    assert found["value"] == 1
+    assert found["ceiling"] < 0.2
+    assert found["details"]["training"]["n"] == 60
+    assert "all 60 pictures of --training" in " ".join(read_json(tmp_path / "out" / "report.json")["notes"])
+
+
+# --- folders --------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_with_a_manifest_has_exactly_its_pictures(folder, tmp_path):
+    out = tmp_path / "out"
+    cli.main(["kid", "--pipeline", str(folder), "--num", "18", "--extractor", "pixels", "--out", str(out)])
+    noise(0).save(out / "images" / "stray.png")
+    named = {entry["file"] for entry in read_json(out / "manifest.json")["images"]}
+    assert {path.relative_to(out).as_posix() for path in image_files(out)} == named
+    (out / "manifest.json").rename(out / "manifest-0.jsonl")
+    with pytest.raises(FileNotFoundError, match="not finished"):
+        image_files(out)
+
+
+def test_folders_with_pictures_for_people_are_refused(pipe, tmp_path):
+    latest = run(tmp_path / "run", pipe)
+    pictures(tmp_path / "run" / "samples", 3)
+    with pytest.raises(UsageError, match=r"is a training run.*did you mean the pipeline .*run/latest\?"):
+        image_files(tmp_path / "run")
+    with pytest.raises(UsageError, match="did you mean"):
+        Subject(Ask(pipeline=str(tmp_path / "run")))
+    with pytest.raises(UsageError, match="is a pipeline"):
+        image_files(latest)
+    args = ["--pipeline", str(pictures(tmp_path / "a", 12)), "--extractor", "pixels"]
+    cli.main(["fid", *args, "--reference", str(tmp_path / "a"), "--out", str(tmp_path / "report")])
+    with pytest.raises(UsageError, match="is a report"):
+        image_files(tmp_path / "report")
+    (tmp_path / "report").rename(tmp_path / "a" / "report")
+    with pytest.raises(UsageError, match=r"holds .*a/report, which is a report.*move it"):
+        image_files(tmp_path / "a")
+    with pytest.raises(UsageError, match="training run"):
+        cli.main(["statistics", str(tmp_path / "run"), "--extractor", "pixels", "--out", str(tmp_path / "x.npz")])
+
+
+def test_a_report_does_not_go_into_the_pictures_that_it_is_of(tmp_path):
+    a, b = pictures(tmp_path / "a", 12), pictures(tmp_path / "b", 12)
+    for inside in (a, b):
+        args = ["--pipeline", str(a), "--reference", str(b), "--out", str(inside / "report")]
+        with pytest.raises(UsageError, match=r"lies inside .*give another folder"):
+            cli.main(["fid", "--extractor", "pixels", *args])
+    assert not (a / "report").exists()
+
+
+def test_a_mistyped_folder_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "data" / "photos", 1)
+    for name, near in (("data/photo", "did you mean data/photos"), ("photos", "there is no folder photos")):
+        with pytest.raises(FileNotFoundError, match=near) as caught:
+            cli.main(["fid", "--pipeline", name, "--out", str(tmp_path / "x")])
+        assert "Hub says" not in str(caught.value)
+    with pytest.raises(FileNotFoundError, match="did you mean toybox/dalle"):
+        open_to_draw("toybox-dalle", "cpu")
+
+
+def test_what_a_folder_of_pictures_has_no_use_for_is_told(tmp_path):
+    a = pictures(tmp_path / "a", 12)
+    args = ["--pipeline", str(a), "--reference", str(a), "--extractor", "random", "--num", "7", "--top-k", "3"]
+    cli.main(["fid", *args, "--device", "auto", "--out", str(tmp_path / "out")])
+    notes = " ".join(read_json(tmp_path / "out" / "report.json")["notes"])
+    assert "--num, --top-k had no effect" in notes
+    assert "12 drawn and 12 real pictures in 512 dimensions" in notes  # a distance of covariances without full rank
+    with pytest.raises(ValueError, match="cannot use --device coda"):
+        cli.main(["fid", *args, "--device", "coda", "--out", str(tmp_path / "out")])
+    cli.main(["statistics", str(a), "--extractor", "pixels", "--device", "auto", "--out", str(tmp_path / "a.npz")])
+
+
+# --- damaged pictures -----------------------------------------------------------------------------------------------
+
+
+def test_damaged_pictures_are_counted(folder, tmp_path):
+    drawn, out = tmp_path / "drawn", tmp_path / "out"
+    asked = Ask(pipeline=str(folder), prompts="toybox/colour", num=34, out=str(drawn), extractor="random")
+    Subject(asked).files  # noqa: B018 - draws
+    reference = pictures(tmp_path / "reference", 14)
+    (reference / "003.png").write_bytes(b"no picture")
+    subject = Subject(replace(asked, reference=str(reference), training=str(reference)))
+    for file in subject.files[:2]:
+        file.write_bytes(file.read_bytes()[:60])
+    parts = [part(subject) for part in (sections.composition, sections.fid, sections.memorization)]
+    told = {score.name: score for part in parts for score in part.scores}
+    for name in ("colour", "FD[random]", "near copies[pixels]"):
+        assert (told[name].n, told[name].skipped) == (32, 2)
+    notes = " ".join(note for part in parts for note in part.notes)
+    assert f"skipped: images/{subject.files[0].name}: " in notes
+    assert "skipped of the reference: 003.png" in notes
+    assert "skipped of the training pictures: 003.png" in notes
+    assert os.fspath(tmp_path) not in notes
+    npz = tmp_path / "reference.npz"
+    cli.main(["statistics", str(reference), "--extractor", "pixels", "--keep-features", "--out", str(npz)])
+    args = ["--pipeline", str(drawn), "--reference", str(npz), "--extractor", "pixels", "--out", str(out)]
+    cli.main(["kid", *args])
+    assert len(read_json(out / "report.json")["galleries"][0]["pictures"]) == 32
+    assert any("skipped of the reference: 003.png" in note for note in read_json(out / "report.json")["notes"])
+
+
+# --- sweeps and differences -----------------------------------------------------------------------------------------
+
+
+def test_the_subjects_of_a_sweep_share_what_they_can(folder, tmp_path):
+    first = Subject(Ask(pipeline=str(folder), num=18, out=str(tmp_path / "a"), top_k=3))
+    second = Subject(Ask(pipeline=str(folder), num=18, out=str(tmp_path / "b"), top_k=5), like=first)
+    assert first.pipeline is second.pipeline
+    pixels = first.tools.extractor("pixels")
+    assert second.tools.extractor("pixels") is pixels
+    assert first.reference(pixels) is second.reference(pixels)
+    assert first.features(pixels) is not second.features(pixels)
+
+
+def test_scores_measured_otherwise_are_not_compared(folder, tmp_path, capsys):
+    drawn, reports = tmp_path / "drawn", []
+    Subject(Ask(pipeline=str(folder), num=18, out=str(drawn))).files  # noqa: B018 - draws
+    for name, n in (("a", 30), ("b", 40)):
+        args = ["--pipeline", str(drawn), "--training", str(pictures(tmp_path / name, n)), "--extractor", "pixels"]
+        cli.main(["memorization", *args, "--out", str(tmp_path / f"report-{name}")])
+        reports.append(str(tmp_path / f"report-{name}" / "report.json"))
+    capsys.readouterr()
+    cli.main(["diff", *reports])
+    assert "not comparable: training.sha256" in capsys.readouterr().out
