@@ -16,3 +16,14 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     """(B, 3, H, W) in [-1, 1] -> RGB pictures"""
     pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def check_images(images: Tensor, stride: int) -> None:
+    """Raise ValueError unless `images` are (B, 3, H, W) in [-1, 1] with sides that `stride` divides."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must have the shape (B, 3, S, S), not {tuple(images.shape)}")
+    if images.shape[2] % stride or images.shape[3] % stride:
+        raise ValueError(f"an image of {images.shape[2]}×{images.shape[3]} is not divisible by {stride}")
+    low, high = images.aminmax()
+    if not -1.001 <= low <= high <= 1.001:  # NaN fails too
+        raise ValueError(f"images must lie in [-1, 1], but range from {low:.3g} to {high:.3g}")

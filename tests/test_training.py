@@ -18,6 +18,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
+from torch import nn
 
 from t2i.data.sources import open_source
 from t2i.pipelines import AutoPipeline
@@ -26,6 +27,7 @@ from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.cli import run
 from t2i.training.config import LoopConfig
 from t2i.training.loop import NonFiniteLoss, learning_rate
+from t2i.training.muon import Muon
 from t2i.training.optimizers import make_optimizers
 from t2i.training.order import NumberBatches
 from t2i.training.recipes import RECIPES
@@ -243,6 +245,39 @@ def test_muon_moves_the_hidden_matrices_and_adamw_the_rest():
     assert by_muon == {f"blocks.{i}.{name}.weight" for i in range(6) for name in hidden}
     assert groups[1] == {id(p) for p in model.parameters()} - groups[0]
     assert len(make_optimizers(model, LoopConfig(optimizer="adamw"))) == 1
+
+
+def test_muon_takes_hidden_kernels_and_leaves_those_of_pixels():
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, bias=False), nn.Conv2d(16, 3, 3))
+    muon, adamw = make_optimizers(model, LoopConfig(optimizer="muon"))
+    assert muon.param_groups[0]["params"] == [model[1].weight]
+    assert len(adamw.param_groups[0]["params"]) == 4
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16)])
+def test_muon_moves_matrices_as_torchs_does(shape):
+    ours, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
+    a = Muon([ours], lr=0.1, weight_decay=0.1)
+    b = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        a.step()
+        b.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_muon_moves_a_kernel_as_the_matrix_it_is(layout):
+    kernel = nn.Parameter(torch.randn(8, 4, 3, 3).contiguous(memory_format=layout))
+    matrix = nn.Parameter(kernel.detach().flatten(1).clone())
+    kernel.grad = torch.randn(8, 4, 3, 3).contiguous(memory_format=layout)
+    matrix.grad = kernel.grad.flatten(1).clone()
+    Muon([kernel]).step()
+    Muon([matrix]).step()
+    torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())
+    with pytest.raises(ValueError, match="matrices and kernels"):
+        Muon([nn.Parameter(torch.randn(3))])
 
 
 def test_learning_rate_warms_up_and_falls():

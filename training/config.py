@@ -29,7 +29,7 @@ class LoopConfig:
     gradient_accumulation_steps: int = 1
     """Forward passes an optimiser step."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW for everything, or Muon for the matrices of linear layers and AdamW for the rest."""
+    """AdamW for everything, or Muon for hidden linear layers and convolutions and AdamW for the rest."""
     learning_rate: float = 1e-3
     lr_scheduler: Literal["cosine", "constant"] = "cosine"
     """What follows the warm-up: a half cosine down to a hundredth, or nothing."""

@@ -6,31 +6,30 @@ import torch
 from torch import nn
 
 from t2i.training.config import LoopConfig
+from t2i.training.muon import Muon
+
+FEW = 16  # channels: a convolution with fewer at one end reads or writes pixels or latents
 
 
 def make_optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Optimizer]:
     """One optimiser, or two that share the model's parameters between them. Each gets the same learning rate.
 
     "adamw": Loshchilov and Hutter 2019 (arXiv 1711.05101).
-    "muon": the update of a linear layer's matrix is its momentum made orthogonal (Jordan et al. 2024,
-    https://kellerjordan.github.io/posts/muon), scaled to the size of AdamW's (Liu et al. 2025, arXiv 2502.16982,
-    eq. 4), so that one learning rate serves both. Embeddings, biases, norms and convolutions stay with AdamW.
+    "muon": for the matrices of linear layers and the kernels of convolutions between hidden layers (see `Muon`).
+    Embeddings, biases, norms, first and last convolutions stay with AdamW.
     """
-    matrices = _matrices_of_linear_layers(model) if config.optimizer == "muon" else []
+    matrices = _hidden_matrices(model) if config.optimizer == "muon" else []
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     adamw = torch.optim.AdamW(
         rest, config.learning_rate, (0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True
     )
-    if not matrices:
-        return [adamw]
-    muon = torch.optim.Muon(
-        matrices, config.learning_rate, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
-    )
-    return [muon, adamw]
+    return [Muon(matrices, config.learning_rate, config.weight_decay), adamw] if matrices else [adamw]
 
 
-def _matrices_of_linear_layers(model: nn.Module) -> list[nn.Parameter]:
+def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # a tied output layer is one
-    weights = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) not in embeddings]
-    return [w for w in weights if w.requires_grad]
+    linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) not in embeddings]
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    kernels = [m.weight for m in convolutions if min(m.in_channels, m.out_channels) >= FEW]
+    return [w for w in linear + kernels if w.requires_grad]

@@ -11,7 +11,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from t2i.images import check_images
 from t2i.nn.blocks import ResBlock
+from t2i.tokenizers.losses import reconstruction_loss
 from t2i.tokenizers.quantizer import EMAQuantizer
 
 
@@ -69,7 +71,7 @@ class VQVAE(ModelMixin, ConfigMixin):
         Raises ValueError for another number of axes or channels, a side that the stride does not divide, or values
         outside the range.
         """
-        self._check_images(images)
+        check_images(images, self.stride)
         z = self._latents(images)
         B, D, h, w = z.shape
         return self.quantizer.nearest(z.permute(0, 2, 3, 1).reshape(-1, D)).view(B, h, w)
@@ -99,18 +101,15 @@ class VQVAE(ModelMixin, ConfigMixin):
     def loss(self, images: Tensor) -> dict[str, Tensor]:
         """(B, 3, S, S) in [-1, 1] -> scalars: `loss` to minimise, and what it is made of.
 
-        Reconstruction is L1 + L2 + edges, the last being L1 between horizontal and vertical pixel differences.
+        What a reconstruction costs is in `losses.py`.
         """
-        self._check_images(images)
+        check_images(images, self.stride)
         recon, _, commitment = self(images)
-        error = recon.float() - images.float()
-        l1, l2 = error.abs().mean(), error.square().mean()
-        edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
-        loss = l1 + l2 + self.config.edge_weight * edges + self.config.commitment_cost * commitment
+        reconstruction, l1, mse = reconstruction_loss(recon, images, self.config.edge_weight)
         return {
-            "loss": loss,
-            "l1": l1.detach(),
-            "mse": l2.detach(),
+            "loss": reconstruction + self.config.commitment_cost * commitment,
+            "l1": l1,
+            "mse": mse,
             "commitment": commitment.detach(),
             "perplexity": self.quantizer.perplexity(),
             "codes_used": self.quantizer.share_used(),
@@ -127,15 +126,6 @@ class VQVAE(ModelMixin, ConfigMixin):
             else:
                 x = layer(x)
         return x
-
-    def _check_images(self, images: Tensor) -> None:
-        if images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images must have the shape (B, 3, S, S), not {tuple(images.shape)}")
-        if images.shape[2] % self.stride or images.shape[3] % self.stride:
-            raise ValueError(f"an image of {images.shape[2]}×{images.shape[3]} is not divisible by {self.stride}")
-        low, high = images.aminmax()
-        if not -1.001 <= low <= high <= 1.001:  # NaN fails too
-            raise ValueError(f"images must lie in [-1, 1], but range from {low:.3g} to {high:.3g}")
 
 
 def _encoder(channels: tuple[int, ...], blocks: tuple[int, ...], code_width: int) -> nn.Sequential:

@@ -1,0 +1,127 @@
+"""A patch discriminator beside an image tokenizer: sharper pictures than any mean of pixel errors gives.
+
+Isola et al. 2017, arXiv 1611.07004, §3.2.2 (patches); Lim and Ye 2017, arXiv 1705.02894 (hinge losses); Esser et al.
+2021, arXiv 2012.09841, eq. 6 and 7 (the tokenizer's use of both).
+Shapes: B batch · S image side · h, w sides of the map of patches
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+LIMIT = 1e4  # of the adaptive weight
+
+
+class PatchDiscriminator(nn.Module):
+    """One number for each overlapping patch of an image: above 0 for real, below for made.
+
+    Every level of `channels` halves the side. Its norms are over groups of channels and not over the batch, so that
+    what it says of one picture does not depend on others, nor on how many processes share them.
+    """
+
+    def __init__(self, channels: tuple[int, ...] = (32, 64, 128), groups: int = 8):
+        super().__init__()
+        if not channels or any(c % groups for c in channels):
+            raise ValueError(f"channels must be multiples of {groups}, at least one of them, not {channels}")
+        layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for before, width in pairwise(channels):
+            layers += [nn.Conv2d(before, width, 4, stride=2, padding=1), nn.GroupNorm(groups, width), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 3, padding=1))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) in [-1, 1] -> (B, 1, h, w)"""
+        return self.layers(images.contiguous(memory_format=torch.channels_last))
+
+
+def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
+    """Hinge loss of the discriminator's numbers (any shape): ½ E[max(0, 1 − D(x))] + ½ E[max(0, 1 + D(x̂))]."""
+    return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + made.float()).mean())
+
+
+def generator_loss(made: Tensor) -> Tensor:
+    """−E[D(x̂)] of the discriminator's numbers (any shape)."""
+    return -made.float().mean()
+
+
+def adaptive_weight(reconstruction: Tensor, generator: Tensor, last_layer: Tensor, limit: float = LIMIT) -> Tensor:
+    """λ = ‖∇ reconstruction‖ / (‖∇ generator‖ + 10⁻⁶), clamped to [0, limit], detached (Esser et al. 2021, eq. 7).
+
+    Both gradients are with respect to `last_layer`, the weight of the decoder's last layer; under torch.distributed
+    they are those of the global batch, so that λ is one number on all processes. The graph is kept.
+    """
+    losses = (reconstruction, generator)
+    both = torch.stack([torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float() for loss in losses])
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(both)
+        both /= dist.get_world_size()
+    wanted, given = both.flatten(1).norm(dim=1)
+    return (wanted / (given + 1e-6)).clamp(0, limit)
+
+
+class Adversary(nn.Module):
+    """The discriminator, its own loss, and what it asks of the tokenizer, as one sum for one backward pass.
+
+    loss = share(step) · weight · λ · G(x̂; sg[D]) + L(D; x, sg[x̂]), with sg[·] a copy that takes no gradient. The first
+    term goes through the discriminator with detached weights, so it moves the tokenizer only; the second sees a
+    detached reconstruction, so it moves the discriminator only. Hence each player's gradient of the sum is the gradient
+    of its own loss, taken at the weights both had before the step: just what alternating updates compute when the
+    second player does not wait for the first one's move. One optimiser step over all parameters then makes both moves,
+    since AdamW treats every weight by itself. (What they do share is the clipping of the gradient's norm.)
+
+    Args:
+        discriminator: images -> numbers, as PatchDiscriminator.
+        weight: of the generator's term, beside λ.
+        start: forward passes in training mode in which the discriminator learns alone.
+        ramp: forward passes after them in which the generator's term grows from nothing to its full weight.
+    """
+
+    def __init__(self, discriminator: nn.Module, weight: float = 0.5, start: int = 0, ramp: int = 0):
+        super().__init__()
+        if weight <= 0 or start < 0 or ramp < 0:
+            raise ValueError(f"weight must be above 0, start and ramp at least 0: {weight=}, {start=}, {ramp=}")
+        self.discriminator = discriminator
+        self.weight, self.start, self.ramp = weight, start, ramp
+        self.register_buffer(
+            "passes", torch.zeros((), dtype=torch.long)
+        )  # in training mode; saved, so that runs resume
+
+    def share(self) -> float:
+        """How much of the generator's weight counts now: 0 up to pass `start`, 1 from `ramp` passes later."""
+        beyond = int(self.passes) - self.start
+        return min(1.0, max(0.0, beyond / max(1, self.ramp)))
+
+    def forward(self, recon: Tensor, images: Tensor, reconstruction: Tensor, last_layer: Tensor) -> dict[str, Tensor]:
+        """What is to be added to the tokenizer's loss, and what it is made of.
+
+        Where no gradients are recorded there is no λ, and the generator's term is left out.
+
+        Args:
+            recon, images: (B, 3, S, S); recon with its graph.
+            reconstruction: the loss that λ balances the generator's term with, scalar.
+            last_layer: weight of the decoder's last layer.
+
+        Returns:
+            scalars `loss`, `generator`, `discriminator` and `adaptive_weight`, all but the first detached.
+        """
+        if self.training:
+            self.passes += 1
+        own = discriminator_loss(self.discriminator(images), self.discriminator(recon.detach()))
+        generator = weight = total = own.new_zeros(())
+        if (share := self.share()) > 0 and recon.requires_grad:
+            frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
+            generator = generator_loss(functional_call(self.discriminator, frozen, (recon,)))
+            weight = adaptive_weight(reconstruction, generator, last_layer)
+            total = share * self.weight * weight * generator
+        return {
+            "loss": total + own,
+            "generator": generator.detach(),
+            "discriminator": own.detach(),
+            "adaptive_weight": weight,
+        }

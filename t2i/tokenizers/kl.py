@@ -1,0 +1,185 @@
+"""The autoencoder of latent diffusion: an image as a small grid of latents.
+
+Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", arXiv 2112.10752, §3.1.
+
+The network is diffusers' `AutoencoderKL`, so that what is trained here opens in any of its pipelines; here are the
+objective it is trained with, and its face as an image tokenizer.
+Shapes: B batch · 3 channels · S image side · C latent channels · s = S / stride side of the latents
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from torch import Tensor, nn
+
+from t2i.images import check_images
+from t2i.tokenizers.adversarial import Adversary
+from t2i.tokenizers.losses import reconstruction_loss
+
+GROUPS = 8  # of the group norms
+
+
+def make_autoencoder(
+    image_size: int = 64,
+    channels: tuple[int, ...] = (16, 32, 64, 128),
+    layers: int = 1,
+    latent_channels: int = 8,
+    attention: bool = True,
+) -> AutoencoderKL:
+    """A new `AutoencoderKL`, in the memory layout that is fast on a CPU.
+
+    Args:
+        image_size: side of the images it is trained on; any multiple of the stride can be encoded.
+        channels: of each level, from fine to coarse; the stride is 2 ** (len(channels) - 1).
+        layers: residual blocks of each of the encoder's levels; the decoder's have one more.
+        attention: whether the middle blocks attend.
+
+    Raises ValueError for channels that the norms cannot group and an image size that the stride does not divide.
+    """
+    if not channels or any(c < GROUPS or c % GROUPS for c in channels):
+        raise ValueError(f"channels must be multiples of {GROUPS}, at least one of them, not {tuple(channels)}")
+    if image_size % (stride := 2 ** (len(channels) - 1)):
+        raise ValueError(f"image_size {image_size} is not divisible by the stride {stride}")
+    model = AutoencoderKL(
+        block_out_channels=tuple(channels),
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        layers_per_block=layers,
+        latent_channels=latent_channels,
+        norm_num_groups=GROUPS,
+        sample_size=image_size,
+        scaling_factor=1.0,
+        mid_block_add_attention=attention,
+    )
+    return model.to(memory_format=torch.channels_last)
+
+
+def stride_of(autoencoder: AutoencoderKL) -> int:
+    """How many pixels' side one latent stands for."""
+    return 2 ** (len(autoencoder.config.block_out_channels) - 1)
+
+
+def posterior(autoencoder: AutoencoderKL, images: Tensor) -> DiagonalGaussianDistribution:
+    """(B, 3, S, S) in [-1, 1] -> the Gaussian of its latents (B, C, s, s), not scaled, in float32.
+
+    Raises ValueError for images of another shape or range.
+    """
+    check_images(images, stride_of(autoencoder))
+    images = images.to(autoencoder.dtype).contiguous(memory_format=torch.channels_last)
+    # In half precision exp(log-variance) and its sum over the latents would lose their meaning.
+    return DiagonalGaussianDistribution(autoencoder.encode(images).latent_dist.parameters.float())
+
+
+class KLObjective(nn.Module):
+    """The autoencoder and what it is trained for: reconstruction + kl_weight · KL (+ a discriminator's terms).
+
+    Args:
+        autoencoder: the network.
+        kl_weight: of KL(q(z|x) ‖ N(0, 1)) in nats an image, beside a reconstruction loss that is a mean over pixels.
+            (Beside a sum over pixels, as in the paper, it is 3·S² times as much.)
+        edge_weight: of the edges, see `reconstruction_loss`.
+        adversary: the discriminator, or none.
+    """
+
+    def __init__(
+        self,
+        autoencoder: AutoencoderKL,
+        kl_weight: float = 1e-6,
+        edge_weight: float = 1.0,
+        adversary: Adversary | None = None,
+    ):
+        super().__init__()
+        if kl_weight < 0 or edge_weight < 0:
+            raise ValueError(f"kl_weight and edge_weight must not be negative: {kl_weight=}, {edge_weight=}")
+        self.autoencoder, self.adversary = autoencoder, adversary
+        self.kl_weight, self.edge_weight = kl_weight, edge_weight
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.autoencoder.enable_gradient_checkpointing()
+
+    def loss(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
+        """Scalars: `loss` to minimise, and what it is made of; KL in nats an image.
+
+        Args:
+            images: (B, 3, S, S) in [-1, 1].
+            noise: (B, C, s, s), standard normal: it decides which latents are drawn.
+
+        Raises ValueError as `posterior` does, and for noise of another shape than the latents'.
+        """
+        q = posterior(self.autoencoder, images)
+        if noise.shape != q.mean.shape:
+            raise ValueError(f"noise must have the latents' shape {tuple(q.mean.shape)}, not {tuple(noise.shape)}")
+        latents = q.mean + q.std * noise
+        recon = self.autoencoder.decode(latents.to(self.autoencoder.dtype)).sample
+        reconstruction, l1, mse = reconstruction_loss(recon, images, self.edge_weight)
+        kl = q.kl().mean()
+        parts = {"loss": reconstruction + self.kl_weight * kl, "l1": l1, "mse": mse, "kl": kl.detach()}
+        if self.adversary is not None:
+            game = self.adversary(recon, images, reconstruction, self.autoencoder.decoder.conv_out.weight)
+            parts["loss"] = parts["loss"] + game.pop("loss")
+            parts |= game
+        return parts
+
+
+class KLTokenizer(nn.Module):
+    """Images ⇄ latents of standard deviation 1: the autoencoder with its own scaling."""
+
+    def __init__(self, autoencoder: AutoencoderKL):
+        super().__init__()
+        # Files do not carry the memory layout.
+        self.autoencoder = autoencoder.to(memory_format=torch.channels_last)
+
+    @classmethod
+    def from_pretrained(cls, folder: str, **kwargs) -> KLTokenizer:
+        """The `AutoencoderKL` in `folder`, or of the Hub, frozen. Arguments and errors are diffusers'."""
+        return cls(AutoencoderKL.from_pretrained(folder, **kwargs)).eval().requires_grad_(False)
+
+    @property
+    def config(self):
+        return self.autoencoder.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.autoencoder.device
+
+    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(B, 3, S, S) in [-1, 1] -> latents (B, C, s, s), scaled; drawn with `generator`, or the mean without one.
+
+        Raises ValueError for images of another shape or range.
+        """
+        q = posterior(self.autoencoder, images)
+        return (q.mode() if generator is None else q.sample(generator)) * self.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents (B, C, s, s) -> images (B, 3, S, S) in [-1, 1]. Raises ValueError for another shape."""
+        if latents.ndim != 4 or latents.shape[1] != self.config.latent_channels:
+            raise ValueError(
+                f"latents must have the shape (B, {self.config.latent_channels}, s, s), not {tuple(latents.shape)}"
+            )
+        z = (latents / self.config.scaling_factor).to(self.autoencoder.dtype)
+        return self.autoencoder.decode(z).sample.clamp(-1, 1)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) in [-1, 1] -> the same, through the latents' means."""
+        return self.decode(self.encode(images))
+
+
+@torch.no_grad()
+def measure_scaling_factor(autoencoder: AutoencoderKL, batches: Iterable[Tensor], seed: int = 0) -> float:
+    """1 / standard deviation of all latents drawn for the images of `batches`, each (B, 3, S, S) in [-1, 1].
+
+    Of all channels and places together, as in the paper's appendix G, and of draws from the posterior, not its means.
+    Raises ValueError for no images, or latents that do not vary.
+    """
+    generator = torch.Generator().manual_seed(seed)  # a source of its own: the run's is not drawn from
+    latents = [posterior(autoencoder, images.to(autoencoder.device)).sample(generator) for images in batches]
+    if not latents:
+        raise ValueError("the scaling factor needs at least one batch of images")
+    std = torch.cat(latents).double().std().item()
+    if not std > 0:
+        raise ValueError("the latents are all the same, so they have no scale: train the autoencoder first")
+    return 1 / std
