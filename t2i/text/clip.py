@@ -1,0 +1,159 @@
+"""CLIP (Radford et al. 2021, arXiv 2103.00020): a vocabulary and a model to train, in transformers' own classes.
+
+Shapes: B pairs · T tokens · D width of the space that pictures and texts share
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+SUFFIX = "</w>"  # ends a word; tells "car" from the beginning of "carpet"
+MIN_VOCABULARY = 514  # every byte, every byte that ends a word, and the two special tokens
+MAX_LOGIT_SCALE = math.log(100)
+
+
+def train_clip_tokenizer(captions: Iterable[str], vocab_size: int, length: int) -> CLIPTokenizer:
+    """At most `vocab_size` tokens in CLIP's own order: bytes, bytes that end a word, merges, start, end.
+
+    Texts are padded with the end token, as CLIP has it, and cut after `length` tokens, the end token among them.
+
+    Raises ValueError for captions that are all empty and for fewer than 514 tokens: no text would then be spelt whole.
+    """
+    captions = [str(c) for c in captions]
+    if not any(c.strip() for c in captions):
+        raise ValueError("there is no text to learn a vocabulary from: every caption is empty")
+    if vocab_size < MIN_VOCABULARY:
+        raise ValueError(f"a CLIP vocabulary has at least {MIN_VOCABULARY} tokens, not {vocab_size}")
+    if length < 3:
+        raise ValueError(f"a text needs room for a start, a word and an end: length must be at least 3, not {length}")
+    like = CLIPTokenizer().backend_tokenizer  # its normaliser and its words
+    learner = Tokenizer(models.BPE(end_of_word_suffix=SUFFIX))
+    learner.normalizer, learner.pre_tokenizer = like.normalizer, like.pre_tokenizer
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # The trainer counts only letters that it has met as an end of a word, so that this never gives too few merges.
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=alphabet, end_of_word_suffix=SUFFIX, show_progress=False
+    )
+    learner.train_from_iterator(captions, trainer)
+    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    tokens = dict.fromkeys([*alphabet, *(letter + SUFFIX for letter in alphabet)])
+    kept = []
+    for pair in merges:
+        if len(tokens) == vocab_size - 2:
+            break
+        tokens["".join(pair)] = None
+        kept.append(pair)
+    vocabulary = {token: i for i, token in enumerate([*tokens, START, END])}
+    return CLIPTokenizer(vocab=vocabulary, merges=kept, model_max_length=length)
+
+
+def make_clip(
+    tokenizer: CLIPTokenizer,
+    image_size: int,
+    patch_size: int,
+    text: tuple[int, int, int],
+    vision: tuple[int, int, int],
+    dim: int,
+) -> CLIPModel:
+    """A new CLIP that knows the tokenizer's ids.
+
+    Args:
+        text, vision: width, layers and heads of each tower.
+        dim: D.
+
+    Raises ValueError where the patches do not tile the picture or the heads do not divide the width.
+    """
+    if image_size % patch_size:
+        raise ValueError(f"patches of {patch_size} pixels do not tile a picture of {image_size}")
+    for width, _, heads in (text, vision):
+        if width % heads:
+            raise ValueError(f"{heads} heads do not divide a width of {width}")
+    ends = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    places = {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
+    patches = {"image_size": image_size, "patch_size": patch_size}
+    config = CLIPConfig(
+        text_config=_tower(*text, dim) | ends | places,
+        vision_config=_tower(*vision, dim) | patches,
+        projection_dim=dim,
+    )
+    # On a CPU and at these lengths, one step of training with sdpa takes 1.5 times as long.
+    return CLIPModel._from_config(config, attn_implementation="eager")
+
+
+def _tower(width: int, layers: int, heads: int, dim: int) -> dict:
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "projection_dim": dim}
+    return sizes | {"num_hidden_layers": layers, "num_attention_heads": heads, "hidden_act": "gelu"}
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+    """Texts -> ids (B, T), T the tokenizer's length, padded with the end token."""
+    return tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")["input_ids"]
+
+
+def contrastive_loss(
+    model: CLIPModel, images: Tensor, ids: Tensor, retold: Tensor | None = None, retold_weight: float = 1.0
+) -> dict[str, Tensor]:
+    """Which text belongs to which picture, among all pairs of the batch, those of other processes too (figure 3).
+
+    Where the same pictures are told in other words as well, a second loss of the same form asks which two texts belong
+    together (as in SimCSE's supervised form, Gao et al. 2021, arXiv 2104.08821, eq. 5).
+
+    open_clip's loss. Features are gathered with their gradient, so that two processes with half the batch each give,
+    averaged as DistributedDataParallel does it, the gradient that one process has of the whole.
+
+    Args:
+        images: (B, 3, S, S) in [-1, 1].
+        ids, retold: (B, T), as `tokenize` gives them; the same B on every process.
+
+    Returns:
+        Scalars: `loss` to minimise; `image_to_text` and `text_to_image`, the shares that find their own among the B of
+        this process, and with `retold` also `text_to_text`; `logit_scale`.
+    """
+    with torch.no_grad():
+        model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
+    pictures = model.visual_projection(model.vision_model(images).pooler_output)  # (B, D)
+    texts = _embed(model, ids if retold is None else torch.cat([ids, retold]))  # (B, D) or (2 B, D)
+    with torch.autocast(images.device.type, enabled=False):  # times 100, bfloat16 would be off by a third
+        pictures, texts = F.normalize(pictures.float(), dim=-1), F.normalize(texts.float(), dim=-1)
+        texts, *again = texts.split(len(pictures))
+        scale, contrast = model.logit_scale.float().exp(), _loss_over_processes()
+        loss = contrast(pictures, texts, scale)
+        shares = {"image_to_text": _right(pictures, texts), "text_to_image": _right(texts, pictures)}
+        for other in again:
+            loss = loss + retold_weight * contrast(texts, other, scale)
+            shares["text_to_text"] = _right(texts, other)
+    return {"loss": loss, **shares, "logit_scale": scale.detach()}
+
+
+def _embed(model: CLIPModel, ids: Tensor) -> Tensor:
+    """(B, T) -> (B, D), without the padding that all have: what comes after the end changes nothing before it."""
+    longest = int((ids == model.config.text_config.eos_token_id).int().argmax(1).max()) + 1
+    return model.text_projection(model.text_model(ids[:, :longest]).pooler_output)
+
+
+def _loss_over_processes():
+    from open_clip import ClipLoss
+
+    many = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    rank, world = (dist.get_rank(), dist.get_world_size()) if many else (0, 1)
+    return ClipLoss(local_loss=True, gather_with_grad=True, rank=rank, world_size=world)
+
+
+@torch.no_grad()
+def _right(asked: Tensor, offered: Tensor) -> Tensor:
+    """The share of rows that are nearest to their own."""
+    return ((asked @ offered.T).argmax(1) == torch.arange(len(asked), device=asked.device)).float().mean()
