@@ -7,6 +7,10 @@ _HOMES = {
     "embedded": "t2i.pipelines.auto",
     "DallePipeline": "t2i.pipelines.dalle",
     "DallePipelineOutput": "t2i.pipelines.dalle",
+    "LatentDiffusionPipeline": "t2i.pipelines.latent_diffusion",
+    "LatentDiffusionPipelineOutput": "t2i.pipelines.latent_diffusion",
+    "LatentDiffusionImg2ImgPipeline": "t2i.pipelines.latent_editing",
+    "LatentDiffusionInpaintPipeline": "t2i.pipelines.latent_editing",
 }
 __all__ = list(_HOMES)
 

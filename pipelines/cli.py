@@ -44,6 +44,8 @@ class Generate:
     """Draw so many for each picture and keep the one that the prompt explains best."""
     num_inference_steps: int | None = None
     """Steps of a diffusion pipeline."""
+    scheduler: str | None = None
+    """Another sampler of a diffusion pipeline: 'ddim', 'dpm++', 'euler', … """
 
 
 SETTINGS = (
@@ -54,7 +56,9 @@ SETTINGS = (
     "top_p",
     "num_candidates",
     "num_inference_steps",
+    "scheduler",
 )
+RECORDED = (*SETTINGS, "strength", "image_size", "num")  # the last three are of edit_cli.py
 
 
 def main(args: Sequence[str]) -> None:
@@ -66,7 +70,7 @@ def main(args: Sequence[str]) -> None:
         raise UsageError(f"--num-images must be at least 1, not {ask.num_images}")
     if ask.seed < 0:
         raise UsageError(f"--seed must be at least 0, not {ask.seed}")
-    single = _is_folder(ask.out)
+    single = is_folder(ask.out)
 
     started = time.perf_counter()
     from t2i.pipelines.auto import open_pipeline  # not before: torch takes seconds to import, mistakes should not
@@ -76,11 +80,12 @@ def main(args: Sequence[str]) -> None:
     images = draw(pipe, ask)
     drawn = time.perf_counter()
     paths = save_each(images, ask) if single else [save_grid(images, ask)]
-    where = Path(ask.out) if single else paths[0]
-    print(
-        f"{where}: {len(images)} picture{'s' * (len(images) > 1)} in {drawn - loaded:.1f} s "
-        f"(and {loaded - started:.1f} s to load {ask.pipeline})"
-    )
+    say(Path(ask.out) if single else paths[0], len(images), drawn - loaded, loaded - started, ask.pipeline)
+
+
+def say(where: Path, num: int, drawing: float, loading: float, pipeline: str) -> None:
+    """Where the pictures are, and the seconds that it took."""
+    print(f"{where}: {num} picture{'s' * (num > 1)} in {drawing:.1f} s (and {loading:.1f} s to load {pipeline})")
 
 
 def draw(pipe, ask: Generate) -> list[Image.Image]:
@@ -104,10 +109,12 @@ def save_grid(images: list[Image.Image], ask: Generate) -> Path:
 
     labels = [f"{p} · {ask.seed + i}" for p in ask.prompts for i in range(ask.num_images)]
     columns = min(4, ask.num_images) if ask.num_images != 9 else 3
-    return _write(contact_sheet(images, labels, columns, cell=192), Path(ask.out), _record(ask, ask.prompts, ask.seed))
+    return write_picture(
+        contact_sheet(images, labels, columns, cell=192), Path(ask.out), record(ask, ask.prompts, ask.seed)
+    )
 
 
-def save_each(images: list[Image.Image], ask: Generate) -> list[Path]:
+def save_each(images: list[Image.Image], ask) -> list[Path]:
     """One file a picture, named after its prompt and seed."""
     slugs = [re.sub(r"[^a-z0-9]+", "-", p.lower()).strip("-")[:60] or "picture" for p in ask.prompts]
     if len(set(slugs)) < len(slugs):  # prompts in other scripts, or alike up to punctuation
@@ -116,24 +123,25 @@ def save_each(images: list[Image.Image], ask: Generate) -> list[Path]:
         (p, slug, ask.seed + i) for p, slug in zip(ask.prompts, slugs, strict=True) for i in range(ask.num_images)
     ]
     return [
-        _write(image, Path(ask.out) / f"{slug}-{seed}.png", _record(ask, [prompt], seed))
+        write_picture(image, Path(ask.out) / f"{slug}-{seed}.png", record(ask, [prompt], seed))
         for image, (prompt, slug, seed) in zip(images, wanted, strict=True)
     ]
 
 
-def _record(ask: Generate, prompts: Sequence[str], seed: int) -> dict[str, str]:
-    """What it takes to make a picture again, as the text chunks of its PNG file."""
-    given = {k: v for k, v in dataclasses.asdict(ask).items() if k in SETTINGS and v is not None}
+def record(ask, prompts: Sequence[str], seed: int | str) -> dict[str, str]:
+    """What it takes to make a picture again, as the text chunks of its PNG file; `ask` is a command's options."""
+    given = {k: v for k, v in dataclasses.asdict(ask).items() if k in RECORDED and v is not None}
     return {
         "prompt": " | ".join(prompts),
         "seed": str(seed),
         "system": ask.pipeline,
         "version": f"t2i {__version__}",
         "settings": json.dumps(given),
+        **{name: getattr(ask, name) for name in ("image", "mask") if hasattr(ask, name)},
     }
 
 
-def _write(image: Image.Image, path: Path, record: dict[str, str]) -> Path:
+def write_picture(image: Image.Image, path: Path, record: dict[str, str]) -> Path:
     chunks = PngImagePlugin.PngInfo()
     for key, value in record.items():
         chunks.add_itxt(key, value)
@@ -144,7 +152,7 @@ def _write(image: Image.Image, path: Path, record: dict[str, str]) -> Path:
     return path
 
 
-def _is_folder(out: str) -> bool:
+def is_folder(out: str) -> bool:
     """Raises UsageError for a file that would not be a PNG."""
     if out.endswith(("/", os.sep)) or Path(out).is_dir():
         return True

@@ -11,6 +11,9 @@ __version__ = _version("t2i")
 _HOMES = {
     "AutoPipeline": "t2i.pipelines.auto",
     "DallePipeline": "t2i.pipelines.dalle",
+    "LatentDiffusionPipeline": "t2i.pipelines.latent_diffusion",
+    "LatentDiffusionImg2ImgPipeline": "t2i.pipelines.latent_editing",
+    "LatentDiffusionInpaintPipeline": "t2i.pipelines.latent_editing",
     "VQVAE": "t2i.tokenizers.vqvae",
     "TextImageTransformer": "t2i.prior.transformer",
     "Scene": "t2i.data.toybox",

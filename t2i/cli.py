@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib import import_module
+from pkgutil import resolve_name
 
 from t2i.cli_errors import check_choice, exit_on_bad_input
 
-COMMANDS = {  # name: (module with main(args), what it does)
-    "generate": ("t2i.pipelines.cli", "pictures of prompts"),
-    "data": ("t2i.data.toybox.cli", "write toybox to disk"),
-    "train": ("t2i.training.cli", "train a stage: t2i train lists the recipes"),
-    "eval": ("t2i.eval.cli", "score a pipeline"),
+COMMANDS = {  # name: (module:function of its arguments, what it does)
+    "generate": ("t2i.pipelines.cli:main", "pictures of prompts"),
+    "edit": ("t2i.pipelines.edit_cli:edit", "a picture made more like a prompt, or variations of it"),
+    "inpaint": ("t2i.pipelines.edit_cli:inpaint", "a part of a picture made anew"),
+    "interpolate": ("t2i.pipelines.edit_cli:interpolate", "pictures from one prompt or seed to another"),
+    "data": ("t2i.data.toybox.cli:main", "write toybox to disk"),
+    "train": ("t2i.training.cli:main", "train a stage: t2i train lists the recipes"),
+    "eval": ("t2i.eval.cli:main", "score a pipeline"),
 }
 
 
@@ -28,12 +31,12 @@ def main(args: Sequence[str] | None = None) -> None:
             print(f"t2i {__version__}")
         else:
             check_choice("command", args[0], COMMANDS)
-            import_module(COMMANDS[args[0]][0]).main(args[1:])
+            resolve_name(COMMANDS[args[0]][0])(args[1:])
 
 
 def _usage() -> str:
     lines = ["usage: t2i COMMAND [options]; t2i COMMAND --help lists them", ""]
-    return "\n".join(lines + [f"  {name:10} {what}" for name, (_, what) in COMMANDS.items()])
+    return "\n".join(lines + [f"  {name:11} {what}" for name, (_, what) in COMMANDS.items()])
 
 
 if __name__ == "__main__":

@@ -7,12 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from t2i.training.recipes.clip import clip_toybox
+from t2i.training.recipes.kl import kl_toybox
+from t2i.training.recipes.ldm import ldm_toybox
+from t2i.training.recipes.lora import lora
 from t2i.training.recipes.prior import prior_toybox
 from t2i.training.recipes.reader import reader_toybox
+from t2i.training.recipes.t5 import t5_toybox
 from t2i.training.recipes.vqvae import vqvae_toybox
 
 PRESETS = ("base", "tiny")
 RECIPES: dict[str, Callable] = {
+    "clip-toybox": clip_toybox,
+    "t5-toybox": t5_toybox,
+    "kl-toybox": kl_toybox,
+    "ldm-toybox": ldm_toybox,
+    "lora": lora,
     "vqvae-toybox": vqvae_toybox,
     "prior-toybox": prior_toybox,
     "reader-toybox": reader_toybox,

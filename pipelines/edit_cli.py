@@ -1,0 +1,214 @@
+"""`t2i edit IMAGE "a zebra teapot"`, `t2i inpaint IMAGE MASK "…"`, `t2i interpolate "a red cat" "a blue car"`"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+from tyro.conf import Positional, arg
+
+from t2i.cli_errors import UsageError, parse
+from t2i.pipelines.cli import is_folder, record, save_each, say, write_picture
+
+PASSED_ON = ("negative_prompt", "guidance_scale", "num_inference_steps", "scheduler")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What the three commands have in common."""
+
+    pipeline: str = "toybox/ldm"
+    """A latent-diffusion pipeline: an embedded system, a folder, or a model of the Hub."""
+    out: str = "t2i.png"
+    """A PNG file for a labelled grid, or a folder (its name ends in /) for single pictures."""
+    device: str = "auto"
+    """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
+    negative_prompt: str | None = None
+    """What to lead away from."""
+    guidance_scale: float | None = None
+    """How closely to follow the prompt; by default the pipeline's own."""
+    num_inference_steps: int | None = None
+    """Steps of the sampler from noise alone; `strength` takes a part of them."""
+    scheduler: str | None = None
+    """Another sampler: 'ddim', 'dpm++', 'euler', … """
+
+
+@dataclass(frozen=True)
+class Change(Draw):
+    """What the two that start from a picture have in common."""
+
+    num_images: int = 4
+    seed: int = 0
+    """Picture i has the seed `seed` + i, and with it can be made again alone."""
+    image_size: int | None = None
+    """Scale and crop what is given to squares of so many pixels first."""
+
+    @property
+    def prompts(self) -> tuple[str]:
+        return (self.prompt,)
+
+
+@dataclass(frozen=True)
+class Edit(Change):
+    image: Annotated[Positional[str], arg(metavar="IMAGE")] = ""
+    """The picture to start from."""
+    prompt: Annotated[Positional[str], arg(metavar="PROMPT")] = ""
+    """What it should become; without a prompt, variations of the picture."""
+    strength: float = 0.6
+    """How much may change: 0 nothing, 1 everything."""
+
+
+@dataclass(frozen=True)
+class Inpaint(Change):
+    image: Annotated[Positional[str], arg(metavar="IMAGE")] = ""
+    """The picture; what the mask keeps of it stays as it is, bit for bit."""
+    mask: Annotated[Positional[str], arg(metavar="MASK")] = ""
+    """A picture of the same size, white where to repaint and black where to keep."""
+    prompt: Annotated[Positional[str], arg(metavar="PROMPT")] = ""
+    """What the picture shows then."""
+    strength: float = 1.0
+    """How much may change inside of the mask: 0 nothing, 1 everything."""
+
+
+@dataclass(frozen=True)
+class Interpolate(Draw):
+    prompts: Positional[tuple[str, ...]] = ()
+    """One prompt, or two to go from one to the other, each in quotes."""
+    num: int = 8
+    """Pictures, the two ends included."""
+    seeds: tuple[int, ...] = (0,)
+    """One seed, or two to go from one to the other."""
+
+
+def edit(args: Sequence[str]) -> None:
+    """Image to image and variations, as `args` ask; raises UsageError for bad arguments."""
+    ask = parse(Edit(), args, prog="t2i edit", description="Make a picture more like a prompt, or variations of it.")
+    _check(ask, 't2i edit photo.png "a zebra teapot"')
+    image = _open(ask.image, "RGB", ask.image_size)
+    _run(
+        ask,
+        "LatentDiffusionImg2ImgPipeline",
+        lambda pipe: pipe.variations(image, ask.num_images, ask.strength, ask.prompt, ask.seed, **_passed_on(ask)),
+        lambda images: _save(images, ask, image),
+    )
+
+
+def inpaint(args: Sequence[str]) -> None:
+    """Repaint a part of a picture, as `args` ask; raises UsageError for bad arguments."""
+    ask = parse(Inpaint(), args, prog="t2i inpaint", description="Make a part of a picture anew.")
+    _check(ask, 't2i inpaint photo.png mask.png "a zebra teapot"')
+    if not ask.mask:
+        raise UsageError("give a mask after the picture: a picture of its size, white where to repaint")
+    image, mask = _open(ask.image, "RGB", ask.image_size), _open(ask.mask, None, ask.image_size)
+
+    def draw(pipe) -> list[Image.Image]:
+        import torch
+
+        generators = [torch.Generator().manual_seed(ask.seed + i) for i in range(ask.num_images)]
+        how = {"num_images_per_prompt": ask.num_images, "generator": generators, **_passed_on(ask)}
+        if not ask.prompt and not ask.negative_prompt:
+            how.setdefault("guidance_scale", 1.0)  # there is nothing to guide to
+        return pipe(ask.prompt, image, mask, ask.strength, **how).images
+
+    _run(ask, "LatentDiffusionInpaintPipeline", draw, lambda images: _save(images, ask, image))
+
+
+def interpolate(args: Sequence[str]) -> None:
+    """Pictures from one prompt or seed to another, as `args` ask; raises UsageError for bad arguments."""
+    ask = parse(Interpolate(), args, prog="t2i interpolate", description="Draw the way from one prompt to another.")
+    if len(ask.prompts) not in (1, 2) or not all(p.strip() for p in ask.prompts):
+        raise UsageError('give one prompt or two in quotes, as in: t2i interpolate "a red cat" "a blue car"')
+    if len(ask.seeds) not in (1, 2) or min(ask.seeds) < 0:
+        raise UsageError("--seeds takes one number or two, each at least 0")
+    if len(ask.prompts) == len(ask.seeds) == 1:
+        raise UsageError('give a second prompt, or a second seed, as in: t2i interpolate "a red cat" --seeds 0 1')
+    if ask.num < 2:
+        raise UsageError(f"--num must be at least 2, not {ask.num}")
+    is_folder(ask.out)
+    prompts, seeds = (pair if len(pair) == 2 else pair * 2 for pair in (ask.prompts, ask.seeds))
+    _run(
+        ask,
+        None,
+        lambda pipe: pipe.interpolate(prompts, seeds, ask.num, **_passed_on(ask)),
+        lambda images: _save_way(images, ask, prompts, seeds),
+    )
+
+
+def _check(ask: Edit | Inpaint, example: str) -> None:
+    if not ask.image:
+        raise UsageError(f"give a picture, as in: {example}")
+    if ask.num_images < 1:
+        raise UsageError(f"--num-images must be at least 1, not {ask.num_images}")
+    if ask.seed < 0:
+        raise UsageError(f"--seed must be at least 0, not {ask.seed}")
+    if not 0 <= ask.strength <= 1:
+        raise UsageError(f"--strength must lie in [0, 1], not {ask.strength}")
+    if ask.image_size is not None and ask.image_size < 1:
+        raise UsageError(f"--image-size must be at least 1, not {ask.image_size}")
+    is_folder(ask.out)
+
+
+def _open(path: str, mode: str | None, size: int | None) -> Image.Image:
+    """A picture the right way up, in a mode or as it is, cut to a square where that is asked for."""
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            image.load()
+    except FileNotFoundError:
+        raise UsageError(f"there is no picture {path}") from None
+    except (UnidentifiedImageError, OSError) as error:
+        raise UsageError(f"{path} is not a picture that can be read: {error}") from error
+    image = image.convert(mode) if mode else image
+    return image if size is None else ImageOps.fit(image, (size, size))
+
+
+def _run(ask: Draw, kind: str | None, draw: Callable, save: Callable[[list[Image.Image]], Path]) -> None:
+    """Open the pipeline, as the kind that is named if it is, draw with it, save, and say where and how long."""
+    started = time.perf_counter()
+    from t2i import pipelines  # torch takes seconds to import, mistakes should not
+    from t2i.pipelines.auto import open_pipeline
+
+    pipe = open_pipeline(ask.pipeline, ask.device)
+    if not isinstance(pipe, pipelines.LatentDiffusionPipeline):
+        raise UsageError(f"{ask.pipeline} draws from words alone; give a --pipeline of latent diffusion")
+    if kind is not None:
+        pipe = getattr(pipelines, kind).from_pipe(pipe)
+    loaded = time.perf_counter()
+    images = draw(pipe)
+    drawn = time.perf_counter()
+    say(save(images), len(images), drawn - loaded, loaded - started, ask.pipeline)
+
+
+def _passed_on(ask: Draw) -> dict:
+    return {name: getattr(ask, name) for name in PASSED_ON if getattr(ask, name) is not None}
+
+
+def _save(images: list[Image.Image], ask: Edit | Inpaint, original: Image.Image) -> Path:
+    """Single pictures, or a sheet that begins with the original."""
+    from t2i.data.toybox.sheet import contact_sheet
+
+    if is_folder(ask.out):
+        save_each(images, ask)
+        return Path(ask.out)
+    labels = ["original", *(f"{ask.prompt} · {ask.seed + i}".removeprefix(" · ") for i in range(len(images)))]
+    sheet = contact_sheet([original, *images], labels, min(5, len(labels)), cell=192)
+    return write_picture(sheet, Path(ask.out), record(ask, ask.prompts, ask.seed))
+
+
+def _save_way(images: list[Image.Image], ask: Interpolate, prompts: Sequence[str], seeds: Sequence[int]) -> Path:
+    """Single pictures, numbered, or a strip."""
+    from t2i.data.toybox.sheet import contact_sheet
+
+    chunks = record(ask, ask.prompts, " ".join(map(str, ask.seeds)))
+    if is_folder(ask.out):
+        digits = len(str(len(images) - 1))
+        for i, image in enumerate(images):
+            write_picture(image, Path(ask.out) / f"{i:0{digits}}.png", chunks)
+        return Path(ask.out)
+    ends = [f"{prompt} · {seed}" for prompt, seed in zip(prompts, seeds, strict=True)]
+    labels = [ends[0], *[""] * (len(images) - 2), ends[1]]
+    return write_picture(contact_sheet(images, labels, 8, cell=128), Path(ask.out), chunks)

@@ -1,0 +1,350 @@
+"""Prompt → picture by diffusion in an autoencoder's latents (Rombach et al. 2022, arXiv 2112.10752).
+
+The components are those of diffusers' StableDiffusionPipeline, under its names: what this pipeline saves opens there,
+and a folder of Stable Diffusion 1.x or 2.x opens here.
+
+Shapes: n images · R images of a batch · C, h, w latent · L text positions · D width of the text states · H, W picture
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.utils import BaseOutput
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t2i.diffusion.attention import constants_kept
+from t2i.diffusion.conditioning import Text, encoder_of, masks_padding
+from t2i.diffusion.dit import DiT
+from t2i.diffusion.guidance import Guidance, thresholded
+from t2i.diffusion.schedulers import make_scheduler
+from t2i.images import to_pil
+from t2i.pipelines.latent_interpolation import Interpolation
+from t2i.pipelines.latent_start import FromNoise
+from t2i.text.bpe import unknown_words
+from t2i.tokenizers.kl import KLTokenizer, stride_of
+
+logger = logging.getLogger(__name__)
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass
+class LatentDiffusionPipelineOutput(BaseOutput):
+    """
+    Args:
+        images: by `output_type`, a list of PIL images, an array (n, H, W, 3) or a tensor (n, 3, H, W) in [0, 1], or
+            for "latent" the scaled latents (n, C, h, w).
+        nsfw_content_detected: for each image, where the pipeline has a safety checker; it then is black.
+    """
+
+    images: list[Image.Image] | np.ndarray | Tensor
+    nsfw_content_detected: list[bool] | None = None
+
+
+class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, DiffusionPipeline):
+    """Args:
+    vae: between pixels and latents, with the latents' scaling_factor.
+    text_encoder, tokenizer: CLIP's, or T5's.
+    unet: the denoiser; a DiT does as well.
+    scheduler: the sampler, and with it what the denoiser says.
+    safety_checker, feature_extractor: of Stable Diffusion; pictures that the checker objects to come out black.
+    """
+
+    model_cpu_offload_seq = "text_encoder->unet->vae"
+    _optional_components: ClassVar[list[str]] = ["safety_checker", "feature_extractor"]
+    _callback_tensor_inputs: tuple[str, ...] = ("latents", "prompt_embeds", "negative_prompt_embeds")
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        text_encoder: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        unet: UNet2DConditionModel | DiT,
+        scheduler: SchedulerMixin,
+        safety_checker: PreTrainedModel | None = None,
+        feature_extractor=None,
+        requires_safety_checker: bool = False,
+    ):
+        super().__init__()
+        if unet.config.in_channels != vae.config.latent_channels:
+            raise ValueError(
+                f"the denoiser takes {unet.config.in_channels} channels, the autoencoder makes "
+                f"{vae.config.latent_channels}: they were not trained together"
+            )
+        if getattr(unet.config, "time_cond_proj_dim", None) is not None:
+            raise ValueError("this denoiser takes the guidance scale as an input: diffusers' own pipelines can do that")
+        self.register_modules(
+            vae=vae.to(memory_format=torch.channels_last),  # faster on a CPU, never slower on a GPU; not kept in files
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,  # in its own layout: with 16 images at once, the other is slower on a CPU
+            scheduler=scheduler,
+            safety_checker=safety_checker,
+            feature_extractor=feature_extractor,
+        )
+        self.register_to_config(requires_safety_checker=requires_safety_checker)
+        self.max_batch_bytes = 2**30  # of activations, roughly: more images than fit are made in several batches
+        self._interrupt = False
+        self._start = FromNoise()  # or from a picture: see latent_editing.py
+
+    @property
+    def interrupt(self) -> bool:
+        """Set `pipe._interrupt = True` in a callback to stop: latents stay as noisy as they are."""
+        return self._interrupt
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures that the denoiser was trained on."""
+        return self.unet.config.sample_size * stride_of(self.vae)
+
+    @property
+    def image_tokenizer(self) -> KLTokenizer:
+        """The autoencoder as an image tokenizer: encode, decode, reconstruct."""
+        return KLTokenizer(self.vae)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int = 30,
+        guidance_scale: float = 5.0,
+        scheduler: str | None = None,
+        eta: float = 0.0,
+        guidance_rescale: float = 0.0,
+        dynamic_threshold: float | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callable[[LatentDiffusionPipeline, int, Tensor, dict], dict] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+    ) -> LatentDiffusionPipelineOutput | tuple:
+        """Draw `num_images_per_prompt` pictures of each prompt, those of the first prompt first.
+
+        Args:
+            prompt: one or more prompts; or none, and `prompt_embeds`.
+            negative_prompt: what guidance leads away from; nothing in particular by default.
+            height, width: in pixels; what the denoiser was trained on by default.
+            num_inference_steps: of the sampler.
+            guidance_scale: 1 follows the model, at half the cost; more follows the prompt more closely.
+            scheduler: another sampler by name, for this call: see `t2i.diffusion.schedulers`.
+            eta: of DDIM: 0 adds no noise, 1 as much as DDPM.
+            guidance_rescale: from 0 to 1, against the harsh contrast of strong guidance.
+            dynamic_threshold: no |x_0| of the latents stays much beyond it; another remedy for strong guidance.
+            generator: one for each image, which then depends on nothing else; or one that serves all, image by image.
+            latents: the noise to start from, (n, C, h, w), in place of what the generator would draw.
+            prompt_embeds, negative_prompt_embeds: states of the text, (prompts, L, D), in place of the prompts.
+            callback_on_step_end: called as f(pipe, step, timestep, tensors) after each step, with the rows of the batch
+                that is being drawn; "latents" that it returns replace those drawn.
+            callback_on_step_end_tensor_inputs: which it gets: "latents" (R, C, h, w), "prompt_embeds" and
+                "negative_prompt_embeds" (R, L, D).
+
+        Raises ValueError, with the remedy, for arguments that ask for what cannot be, and FloatingPointError where the
+        latents are not finite.
+        """
+        self._check_inputs(num_inference_steps, num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
+        guidance = Guidance(guidance_scale, guidance_rescale, dynamic_threshold)
+        text = self._text(prompt, prompt_embeds)
+        against = self._text_against(negative_prompt, negative_prompt_embeds, text) if guidance.guided else None
+        count = len(text.states) * num_images_per_prompt
+        generators = _one_each(generator, count)
+        latents = self._noise((count, *self._latent_shape(height, width)), generators, latents)  # (n, C, h, w)
+        self._interrupt = False
+
+        steps = self._start.steps(num_inference_steps)
+        batches = list(self._row_batches(latents, guidance))
+        with constants_kept(self.unet), self.progress_bar(total=steps * len(batches)) as bar:
+            for rows in batches:
+                sampler = self._sampler(scheduler, num_inference_steps)
+                how = _step_options(sampler, eta=eta, generator=generators and generators[rows])
+                times = self._start.times(sampler, num_inference_steps)
+                x = self._start.begin(sampler, times, latents[rows], rows)  # (R, C, h, w)
+                asked = torch.arange(count)[rows] // num_images_per_prompt  # whose prompt each row has
+                given = text[asked] if against is None else Text.stack(against[asked], text[asked])
+                for i, t in enumerate(times):
+                    said = self._predict(sampler, x, t, given, guidance)  # (R, C, h, w)
+                    x = sampler.step(said, t, x, **how, return_dict=False)[0]
+                    x = self._start.blend(sampler, x, times[i + 1 : i + 2], latents[rows], rows)
+                    if callback_on_step_end is not None:
+                        tensors = {"latents": x, "prompt_embeds": given.states[-len(x) :]}
+                        tensors["negative_prompt_embeds"] = given.states[: len(x)] if guidance.guided else None
+                        chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                        x = (callback_on_step_end(self, i, t, chosen) or {}).get("latents", x)
+                    if (i + 1) % sampler.order == 0 or i + 1 == len(times):
+                        bar.update()
+                    if self._interrupt:
+                        break
+                latents[rows] = x
+                if self._interrupt:
+                    break
+
+        if not latents.isfinite().all():
+            raise FloatingPointError(
+                f"the latents are not finite after {num_inference_steps} steps in {latents.dtype}: lower the "
+                "guidance_scale, take another scheduler, or open the pipeline in float32"
+            )
+        images, unsafe = self._finish(latents, output_type)
+        if not return_dict:
+            return images, unsafe
+        return LatentDiffusionPipelineOutput(images=images, nsfw_content_detected=unsafe)
+
+    # --- input ------------------------------------------------------------------------------------------------------
+
+    def _check_inputs(self, num_inference_steps: int, num_images: int, output_type: str, inputs: Sequence[str]) -> None:
+        if num_inference_steps < 1 or num_images < 1:
+            raise ValueError("num_inference_steps and num_images_per_prompt must be at least 1")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"unknown output_type {output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}")
+        if unknown := set(inputs) - set(self._callback_tensor_inputs):
+            raise ValueError(f"no tensor {unknown.pop()!r} for callbacks: there are {self._callback_tensor_inputs}")
+
+    def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
+        """(C, h, w) of a picture; raises ValueError for sides that the autoencoder's stride does not divide."""
+        stride = stride_of(self.vae)
+        sides = height or self.image_size, width or self.image_size
+        if any(side < 1 or side % stride for side in sides):
+            raise ValueError(f"height and width must be multiples of {stride}, not {sides[0]}×{sides[1]}")
+        return self.unet.config.in_channels, sides[0] // stride, sides[1] // stride
+
+    def _text(self, prompt: str | Sequence[str] | None, states: Tensor | None) -> Text:
+        """The prompts' states, or those given. Raises ValueError unless there is one of the two."""
+        if (prompt is None) == (states is None):
+            raise ValueError("give either prompt or prompt_embeds")
+        if isinstance(states, Text):  # of `interpolate`
+            return states
+        if states is not None:
+            if states.ndim != 3:
+                raise ValueError(f"prompt_embeds must have the shape (prompts, L, D), not {tuple(states.shape)}")
+            return Text(states.to(self.device, self.unet.dtype))
+        if not isinstance(prompt, (str, list, tuple)):
+            raise ValueError(f"prompt must be a string or a list of strings, not {prompt!r}")
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts or not all(isinstance(p, str) for p in prompts):
+            raise ValueError("prompt must be a string or a non-empty list of strings")
+        if unknown := unknown_words(self.tokenizer, prompts):
+            logger.warning("words never seen in training: %s", ", ".join(unknown))
+        return self._encode(prompts)
+
+    def _text_against(self, negative: str | Sequence[str] | None, states: Tensor | None, text: Text) -> Text:
+        """What guidance leads away from, with as many rows as `text`: the empty prompt by default."""
+        n = len(text.states)
+        if states is not None:
+            if negative is not None:
+                raise ValueError("give either negative_prompt or negative_prompt_embeds")
+            if states.shape != text.states.shape:
+                raise ValueError(
+                    f"prompt_embeds and negative_prompt_embeds must have one shape, not {tuple(text.states.shape)} and "
+                    f"{tuple(states.shape)}"
+                )
+            return Text(states.to(text.states))
+        negatives = [negative or ""] * n if negative is None or isinstance(negative, str) else list(negative)
+        if len(negatives) != n:
+            raise ValueError(f"{n} prompts need as many negative prompts, not {len(negatives)}")
+        return self._encode(negatives)
+
+    def _encode(self, prompts: list[str]) -> Text:
+        encoder = encoder_of(self.text_encoder, self.tokenizer)
+        distinct = list(dict.fromkeys(prompts))
+        out = encoder.encode(distinct)
+        text = Text(out.states.to(self.unet.dtype), out.mask if masks_padding(encoder) else None)
+        return text[torch.tensor([distinct.index(prompt) for prompt in prompts])]
+
+    def _noise(self, shape: tuple[int, ...], generators: list[torch.Generator] | None, given: Tensor | None) -> Tensor:
+        """The latents to start from, (n, C, h, w): each image's drawn with its own generator."""
+        if given is None:
+            return randn_tensor(shape, generator=generators, device=self.device, dtype=self.unet.dtype)
+        if given.shape != shape:
+            raise ValueError(f"latents must have the shape {shape}, not {tuple(given.shape)}")
+        return given.to(self.device, self.unet.dtype, copy=True)
+
+    # --- sampling ---------------------------------------------------------------------------------------------------
+
+    def _sampler(self, name: str | None, steps: int) -> SchedulerMixin:
+        """A sampler of its own for each batch, since it remembers where it is."""
+        sampler = make_scheduler(name, self.scheduler.config) if name else copy.deepcopy(self.scheduler)
+        sampler.set_timesteps(steps, device=self.device)
+        return sampler
+
+    def _predict(self, sampler: SchedulerMixin, x: Tensor, t: Tensor, text: Text, guidance: Guidance) -> Tensor:
+        """What the denoiser says of x (R, C, h, w), led towards the prompt."""
+        seen = sampler.scale_model_input(x, t) if hasattr(sampler, "scale_model_input") else x
+        # With guidance both halves, without and with the prompt, run as one batch.
+        both = torch.cat([seen, seen]) if guidance.guided else seen  # (2R, C, h, w)
+        said = self.unet(both, t, encoder_hidden_states=text.states, encoder_attention_mask=text.mask).sample
+        if guidance.guided:
+            unconditional, conditional = said.chunk(2)
+            said = guidance(conditional, unconditional)
+        if guidance.threshold is not None:
+            said = thresholded(self.scheduler.config, said, seen, t, guidance.threshold)
+        return said
+
+    def _row_batches(self, latents: Tensor, guidance: Guidance) -> Iterator[slice]:
+        """The rows in as many slices as keep each one's activations under `max_batch_bytes`, by a rough count."""
+        rows, _, h, w = latents.shape
+        config = self.unet.config
+        widest = config.width if isinstance(self.unet, DiT) else max(config.block_out_channels)
+        a_row = 64 * widest * h * w * latents.dtype.itemsize * (2 if guidance.guided else 1)
+        size = max(1, self.max_batch_bytes // a_row)
+        return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+    # --- output -----------------------------------------------------------------------------------------------------
+
+    def _finish(self, latents: Tensor, output_type: str) -> tuple[list[Image.Image] | np.ndarray | Tensor, list | None]:
+        if output_type == "latent":
+            return latents, None
+        stride = stride_of(self.vae)
+        a_row = 8 * self.vae.config.block_out_channels[0] * latents[0, 0].numel() * stride**2 * latents.dtype.itemsize
+        parts = latents.split(max(1, self.max_batch_bytes // a_row))
+        tokenizer = self.image_tokenizer
+        images = self._start.paste(torch.cat([tokenizer.decode(part) for part in parts]))  # (n, 3, H, W) in [-1, 1]
+        images, unsafe = self._checked(images)
+        if output_type == "pil":
+            return to_pil(images), unsafe
+        images = (images.float() + 1) / 2
+        return (images if output_type == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()), unsafe
+
+    def _checked(self, images: Tensor) -> tuple[Tensor, list[bool] | None]:
+        """Blacken what the safety checker objects to, if there is one: (n, 3, H, W) in [-1, 1] -> the same."""
+        if self.safety_checker is None:
+            return images, None
+        seen = self.feature_extractor(to_pil(images), return_tensors="pt").pixel_values
+        arrays = list((images.float() / 2 + 0.5).permute(0, 2, 3, 1).cpu().numpy())
+        _, unsafe = self.safety_checker(images=arrays, clip_input=seen.to(self.device, self.safety_checker.dtype))
+        black = torch.tensor(unsafe, device=images.device).view(-1, 1, 1, 1)
+        return images.masked_fill(black, -1), [bool(u) for u in unsafe]
+
+
+def _step_options(sampler: SchedulerMixin, **options) -> dict:
+    """Those of the options that this sampler's step takes."""
+    takes = inspect.signature(sampler.step).parameters
+    return {name: value for name, value in options.items() if name in takes}
+
+
+def _one_each(
+    generator: torch.Generator | Sequence[torch.Generator] | None, count: int
+) -> list[torch.Generator] | None:
+    """A generator for each image; one that is given alone serves them all, image by image, as in diffusers."""
+    if generator is None or isinstance(generator, torch.Generator):
+        return generator and [generator] * count
+    if len(generator) != count:
+        raise ValueError(f"{count} images need {count} generators (or one), not {len(generator)}")
+    return list(generator)

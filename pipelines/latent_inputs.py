@@ -1,0 +1,105 @@
+"""Pictures and masks that a user hands in, as tensors.
+
+Shapes: n images · H, W picture
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2i.images import to_tensor
+
+Pictures = Image.Image | Sequence[Image.Image] | Tensor
+
+
+def read_pictures(images: Pictures | None, stride: int) -> Tensor:
+    """PIL images of one size, or a tensor (n, 3, H, W) in [0, 1] -> float32 (n, 3, H, W) in [-1, 1].
+
+    Raises ValueError for anything else, and for sides that `stride` does not divide.
+    """
+    if isinstance(images, Tensor):
+        _check_tensor("pictures", images, 3)
+        pixels = images.float() * 2 - 1
+    else:
+        pictures = [picture.convert("RGB") for picture in _as_list("image", images)]
+        sizes = sorted({picture.size for picture in pictures})
+        if len(sizes) > 1:
+            raise ValueError(
+                f"the pictures of one call must have one size, not {_size(sizes[0])} and {_size(sizes[1])}"
+            )
+        pixels = to_tensor(torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])))
+    H, W = pixels.shape[2:]
+    if H % stride or W % stride:
+        near = tuple(max(1, round(side / stride)) * stride for side in (W, H))
+        raise ValueError(
+            f"a picture of {_size((W, H))} is not divisible by {stride}: scale it, to {_size(near)} for instance"
+        )
+    return pixels
+
+
+def read_masks(masks: Pictures | None, pixels: Tensor) -> Tensor:
+    """PIL images, or a tensor (1 or n, 1, H, W) in [0, 1], for pixels (n, 3, H, W) -> bool (1 or n, 1, H, W).
+
+    True is white, cut at a half. Raises ValueError for anything else, and for masks of another size or number.
+    """
+    if isinstance(masks, Tensor):
+        _check_tensor("masks", masks, 1)
+        given = list((masks.float() >= 0.5)[:, 0].cpu())
+    else:
+        given = [torch.from_numpy(_grey(mask)) >= 128 for mask in _as_list("mask_image", masks)]
+    H, W = pixels.shape[2:]
+    for mask in given:
+        if mask.shape != (H, W):
+            h, w = mask.shape
+            raise ValueError(f"the mask is {_size((w, h))}, the picture {_size((W, H))}: they must have one size")
+    if len(given) not in (1, len(pixels)):
+        raise ValueError(f"give one mask, or one for each picture: there are {len(given)} for {len(pixels)}")
+    return torch.stack(given)[:, None]
+
+
+def _grey(mask: Image.Image) -> np.ndarray:
+    """uint8 (H, W); raises ValueError where black and white are not all there is."""
+    if mask.mode in ("1", "L"):
+        return np.array(mask.convert("L"))
+    if mask.mode in ("RGB", "P"):  # black and white, saved as colours
+        colours = np.array(mask.convert("RGB"))
+        if (colours == colours[..., :1]).all():
+            return colours[..., 0]
+    colourful = " with colours" if mask.mode in ("RGB", "P") else ""
+    raise ValueError(
+        f"a mask is black and white (mode L or 1), white where to repaint; this one has mode {mask.mode}{colourful}: "
+        "mask.convert('L') makes it grey"
+    )
+
+
+def _as_list(name: str, given) -> list[Image.Image]:
+    images = [given] if isinstance(given, Image.Image) else given
+    if not isinstance(images, (list, tuple)) or not images or not all(isinstance(i, Image.Image) for i in images):
+        raise ValueError(
+            f"{name} must be a PIL image, a list of them or a tensor, not {_kind(given)}: Image.open(file) opens one"
+        )
+    return list(images)
+
+
+def _kind(given) -> str:
+    if isinstance(given, (list, tuple)):
+        return f"a list with {_kind(next((i for i in given if not isinstance(i, Image.Image)), None))}"
+    return "nothing" if given is None else f"a {type(given).__name__}"
+
+
+def _check_tensor(what: str, tensor: Tensor, channels: int) -> None:
+    inside = tensor.numel() > 0 and bool(((tensor >= 0) & (tensor <= 1)).all())  # NaN is outside
+    if tensor.ndim != 4 or tensor.shape[1] != channels or not inside:
+        values = f" from {tensor.min():.3g} to {tensor.max():.3g}" if tensor.numel() else ""
+        raise ValueError(
+            f"a tensor of {what} must be (n, {channels}, H, W) in [0, 1], not {tuple(tensor.shape)}{values}"
+        )
+
+
+def _size(size: Sequence[int]) -> str:
+    return f"{size[0]}×{size[1]}"

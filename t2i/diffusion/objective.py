@@ -1,0 +1,109 @@
+"""What a denoiser is trained to do: from latents, noise and a timestep to a loss.
+
+Chance enters by `draw` alone, with the generator of the sample: so a resumed run is one that never stopped, and two
+processes with half the batch see what one sees.
+
+Shapes: B batch · C channels · h, w sides of a latent · L text positions · D width of the text states
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from torch import Tensor, nn
+
+from t2i.diffusion.flow import RectifiedFlow
+from t2i.diffusion.schedule import PREDICTIONS, NoiseSchedule
+
+Prediction = Literal["epsilon", "sample", "v_prediction", "flow"]
+
+
+@dataclass(frozen=True)
+class DiffusionObjective:
+    """The squared error of what the denoiser says (Ho et al. 2020, eq. 14, and its kin).
+
+    Args:
+        schedule: of the noise; a "flow" takes only its num_train_timesteps.
+        prediction_type: what the denoiser says: "epsilon", "sample", "v_prediction", or the velocity of a "flow".
+        min_snr_gamma: γ of min-SNR weighting (Hang et al. 2023, arXiv 2303.09556); None weighs all timesteps alike.
+        noise_offset: standard deviation of noise that is one number a channel, which lets a denoiser change the mean of
+            a picture (https://www.crosslabs.org/blog/diffusion-with-offset-noise).
+
+    Raises ValueError for what cannot be, with the remedy.
+    """
+
+    schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
+    prediction_type: Prediction = "v_prediction"
+    min_snr_gamma: float | None = None
+    noise_offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        known = (*PREDICTIONS, "flow")
+        if self.prediction_type not in known:
+            raise ValueError(f"unknown prediction_type {self.prediction_type!r}: choose one of {', '.join(known)}")
+        if self.min_snr_gamma is not None:
+            if self.prediction_type == "flow":
+                raise ValueError("a flow has no SNR weights: its times are drawn where they count; drop min_snr_gamma")
+            if not self.min_snr_gamma > 0:
+                raise ValueError(f"min_snr_gamma must be above 0, not {self.min_snr_gamma}")
+        if not 0 <= self.noise_offset < 1:
+            raise ValueError(f"noise_offset must lie in [0, 1), not {self.noise_offset}")
+        if self.prediction_type == "epsilon" and self.schedule.rescale_betas_zero_snr:
+            raise ValueError(
+                "where the SNR is zero, the noise is the input and says nothing: with rescale_betas_zero_snr choose "
+                "prediction_type v_prediction or sample"
+            )
+
+    @cached_property
+    def flow(self) -> RectifiedFlow | None:
+        if self.prediction_type != "flow":
+            return None
+        return RectifiedFlow(self.schedule.num_train_timesteps)
+
+    def draw(self, shape: tuple[int, int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The chance of one sample: noise, float32 (C, h, w); timesteps, an int64 scalar (of a flow float32)."""
+        noise = rng.standard_normal(shape, dtype=np.float32)
+        if self.noise_offset:
+            noise += np.float32(self.noise_offset) * rng.standard_normal((shape[0], 1, 1), dtype=np.float32)
+        if self.flow:
+            return {"noise": noise, "timesteps": np.float32(self.flow.draw_timestep(rng))}
+        return {"noise": noise, "timesteps": rng.integers(self.schedule.num_train_timesteps)}
+
+    def loss(
+        self,
+        denoiser: nn.Module,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        states: Tensor,
+        mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Scalars: `loss` to minimise; `mse`, the same without weights.
+
+        Args:
+            denoiser: called as diffusers' UNet2DConditionModel is.
+            latents, noise: (B, C, h, w), the latents scaled to a standard deviation of about 1.
+            timesteps: (B,)
+            states, mask: of the text, (B, L, D) and (B, L), the mask true where there is text.
+        """
+        if self.flow:
+            x, target = self.flow.add_noise(latents, noise, timesteps), self.flow.target(latents, noise)
+        else:
+            x = self.schedule.add_noise(latents, noise, timesteps)
+            target = self.schedule.target(self.prediction_type, latents, noise, timesteps)
+        said = denoiser(x, timesteps, encoder_hidden_states=states, encoder_attention_mask=mask).sample
+        errors = (said.float() - target.float()).square().mean((1, 2, 3))  # (B,)
+        if self.min_snr_gamma is None:
+            return {"loss": errors.mean(), "mse": errors.detach().mean()}
+        weights = self.schedule.min_snr_weight(self.prediction_type, timesteps, self.min_snr_gamma)
+        return {"loss": (errors * weights.to(errors)).mean(), "mse": errors.detach().mean()}
+
+    def scheduler(self) -> SchedulerMixin:
+        """A sampler for what is trained: DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095), for a flow Euler's method."""
+        if self.flow:
+            return FlowMatchEulerDiscreteScheduler(**self.flow.scheduler_config())
+        return DPMSolverMultistepScheduler(**self.schedule.scheduler_config(self.prediction_type))

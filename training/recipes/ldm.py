@@ -1,0 +1,273 @@
+"""Stage 2 of latent diffusion: the denoiser of an autoencoder's latents, given a frozen text encoder's states."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from t2i.data.sources import open_source
+from t2i.data.toybox.sheet import contact_sheet
+from t2i.diffusion.conditioning import masks_padding
+from t2i.diffusion.dit import DiT
+from t2i.diffusion.objective import DiffusionObjective, Prediction
+from t2i.diffusion.schedule import NoiseSchedule
+from t2i.pipelines.auto import fastest_device
+from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
+from t2i.text.cache import CachedStates, cached_states
+from t2i.text.encoders import open_text_encoder
+from t2i.tokenizers.kl import stride_of
+from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.latents import cached_latents, latents_of
+from t2i.training.recipes.prior import TOYBOX_PROMPTS
+from t2i.weights import digest
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    denoiser: Literal["unet", "dit"] = "unet"
+    """A convolutional U-Net, which diffusers' StableDiffusionPipeline opens; or a diffusion transformer."""
+    channels: tuple[int, ...] = (96, 128)
+    """Of each level of a U-Net, fine to coarse; every level but the first halves the side."""
+    layers: int = 1
+    """Residual blocks of each level on the way down; on the way up there is one more."""
+    attention: tuple[bool, ...] = (False, True)
+    """Whether the level attends to the text."""
+    head_width: int = 32
+    """Of attention, in channels, in both kinds."""
+    norm_groups: int = 16
+    width: int = 256
+    """Of a transformer."""
+    depth: int = 4
+    patch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != len(self.attention):
+            raise ValueError(f"{len(self.channels)} levels of channels need as many of attention, not {self.attention}")
+        for name in ("layers", "head_width", "norm_groups", "width", "depth", "patch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class LDMRecipe:
+    autoencoder: str = "runs/kl-toybox/latest"
+    """The trained KL autoencoder, from stage 1."""
+    text_encoder: str = "runs/clip-toybox/latest"
+    """A CLIP or a T5: a folder, or a model of the Hub."""
+    cache: str = "runs/latents-toybox"
+    """Folder for the pictures' latents, computed once, and beside it one for the captions' states; 'none' computes
+    both as the pictures come."""
+    cached_pictures: int = 100_000
+    """How many of the data's pictures are cached, and so trained on."""
+    caption_dropout: float = 0.1
+    """Share of samples trained without their text, which is what guidance leads away from."""
+    prediction_type: Prediction = "v_prediction"
+    """What the denoiser says: the noise, the latent, v = √ᾱ·noise − √(1 − ᾱ)·latent, or a rectified flow's velocity."""
+    min_snr_gamma: float | None = 5.0
+    """Of min-SNR weighting; None weighs all timesteps alike."""
+    noise_offset: float = 0.0
+    """Standard deviation of noise that is one number a channel."""
+    validation_prompts: tuple[str, ...] = ()
+    """Prompts of the pictures drawn at each checkpoint; by default the first captions of the data."""
+    schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule(beta_schedule="squaredcos_cap_v2"))
+    data: DataConfig = field(default_factory=DataConfig)
+    model: DenoiserConfig = field(default_factory=DenoiserConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.caption_dropout < 1:
+            raise ValueError(f"caption_dropout must lie in [0, 1), not {self.caption_dropout}")
+        if self.cached_pictures < 1:
+            raise ValueError(f"cached_pictures must be at least 1, not {self.cached_pictures}")
+        self.objective()
+
+    def objective(self) -> DiffusionObjective:
+        gamma = None if self.prediction_type == "flow" else self.min_snr_gamma
+        return DiffusionObjective(self.schedule, self.prediction_type, gamma, self.noise_offset)
+
+    def stage(self) -> LDMStage:
+        return LDMStage(self)
+
+
+def ldm_toybox(preset: str = "base") -> LDMRecipe:
+    """Latent diffusion of 64×64 pictures: a U-Net of 5 M parameters over 8×8 latents, led by a small CLIP.
+
+    The U-Net attends to the text, and to itself, at 4×4 alone: on a CPU that leaves time for half as many samples more.
+
+    base: `t2i train ldm-toybox --mixed-precision bf16`, after kl-toybox and clip-toybox
+    tiny: `t2i train ldm-toybox --preset tiny`, a minute on two cores after the tiny kl-toybox and clip-toybox
+    """
+    if preset == "tiny":
+        run = "runs/tiny-ldm"
+        model = DenoiserConfig(channels=(32, 64))
+        steps = {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20}
+        loop = LoopConfig(run, train_batch_size=32, optimizer="muon", learning_rate=4e-3, **steps)
+        parts = {"autoencoder": "runs/tiny-kl/latest", "text_encoder": "runs/tiny-clip/latest"}
+        return LDMRecipe(**parts, cache="runs/tiny-latents", cached_pictures=2_000, model=model, loop=loop)
+    run = "runs/ldm-toybox"
+    steps = {"max_train_steps": 6_000, "checkpointing_steps": 300}
+    loop = LoopConfig(run, train_batch_size=128, optimizer="muon", learning_rate=4e-3, **steps)
+    return LDMRecipe(loop=loop, validation_prompts=TOYBOX_PROMPTS)
+
+
+class LDMStage:
+    """Latents and captions; autoencoder and text encoder are frozen."""
+
+    SHOWN = 8
+
+    def __init__(self, recipe: LDMRecipe):
+        data = recipe.data
+        self.recipe, self.objective = recipe, recipe.objective()
+        self.encoder = open_text_encoder(recipe.text_encoder)
+        self.autoencoder = load_autoencoder(recipe.autoencoder, data.image_size)
+        self.fingerprint = {"autoencoder_sha256": digest(self.autoencoder), "text_encoder_sha256": self.encoder.key()}
+        self.source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
+        texts = None
+        if recipe.cache != "none":
+            self.autoencoder.to(fastest_device())
+            where, num, workers = Path(recipe.cache), recipe.cached_pictures, recipe.loop.dataloader_num_workers
+            self.source = cached_latents(where, self.source, self.autoencoder, data, recipe.loop.seed, num, workers)
+            with PartialState().main_process_first():  # the others find it made
+                texts = cached_states(self.encoder, self.source.texts, where.with_name(f"{where.name}-text"))
+        side = data.image_size // stride_of(self.autoencoder)
+        shape = (self.autoencoder.config.latent_channels, side, side)
+        tokens = Tokens(self.encoder.tokenizer, self.encoder.length)
+        self.prepare = PrepareLatent(texts or tokens, recipe.caption_dropout, self.objective, shape)
+        torch.manual_seed(recipe.loop.seed)  # the same start on every process
+        self.model = make_denoiser(recipe.model, shape[0], side, self._text_width())
+
+    def _text_width(self) -> int:
+        return self.encoder.null().states.shape[-1]
+
+    def loss(
+        self,
+        noise: Tensor,
+        timesteps: Tensor,
+        mask: Tensor,
+        states: Tensor | None = None,
+        ids: Tensor | None = None,
+        latents: Tensor | None = None,
+        images: Tensor | None = None,
+        posterior_noise: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """See PrepareLatent for what it takes."""
+        if latents is None:
+            if self.autoencoder.device != noise.device:
+                self.autoencoder.to(noise.device)
+            mean, std = latents_of(self.autoencoder, images)
+            latents = mean + std * posterior_noise
+        if states is None:
+            if self.encoder.device != noise.device:
+                self.encoder.model.to(noise.device)
+            # Not in mixed precision: the pipeline's states are not either.
+            with torch.no_grad(), torch.autocast(noise.device.type, enabled=False):
+                states, _ = self.encoder.forward(ids, mask)  # (B, L, D)
+        seen = mask.bool() if masks_padding(self.encoder) else None
+        return self.objective.loss(self.model, latents, noise, timesteps, states, seen)
+
+    def pipeline(self) -> LatentDiffusionPipeline:
+        parts = self.autoencoder.to(self.model.device), self.encoder.model.to(self.model.device)
+        pipe = LatentDiffusionPipeline(*parts, self.encoder.tokenizer, self.model, self.objective.scheduler())
+        pipe.set_progress_bar_config(disable=True)
+        return pipe
+
+    def preview(self) -> Image.Image:
+        """Pictures of the validation prompts, always from the same seeds."""
+        prompts = list(self.recipe.validation_prompts) or list(self.source.captions(self.SHOWN))
+        generators = [torch.Generator().manual_seed(i) for i in range(2 * len(prompts))]
+        out = self.pipeline()(prompts, num_images_per_prompt=2, generator=generators)
+        return contact_sheet(out.images, [p for p in prompts for _ in range(2)], columns=8)
+
+    def save(self, folder: Path) -> None:
+        self.pipeline().save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text as what the encoder takes."""
+
+    tokenizer: PreTrainedTokenizerBase
+    length: int
+
+    def __call__(self, text: str) -> dict:
+        """-> ids (L,), mask (L,)"""
+        how = {"padding": "max_length", "truncation": True, "max_length": self.length, "return_tensors": "np"}
+        tokens = self.tokenizer(text, **how)
+        return {"ids": tokens["input_ids"][0], "mask": tokens["attention_mask"][0]}
+
+
+@dataclass(frozen=True)
+class PrepareLatent:
+    """Latent and caption, the caption left out in a share `dropout` of the samples, and the chance of the sample."""
+
+    texts: Tokens | CachedStates
+    dropout: float
+    objective: DiffusionObjective
+    shape: tuple[int, int, int]
+
+    def __call__(self, item: dict, rng: np.random.Generator) -> dict:
+        """-> noise (C, h, w), timesteps, mask (L,); states (L, D), or without a cache ids (L,); latents (C, h, w), or
+        without a cache images, uint8 (S, S, 3), and posterior_noise (C, h, w), by which their latents are drawn.
+        """
+        text = "" if rng.random() < self.dropout else item["text"]
+        if isinstance(self.texts, Tokens):
+            sample = self.texts(text)
+        else:
+            found = self.texts.encode([text])
+            sample = {"states": found.states[0], "mask": found.mask[0].long()}
+        drawn = rng.standard_normal(self.shape, dtype=np.float32)
+        if "mean" in item:
+            sample["latents"] = item["mean"].astype(np.float32) + item["std"].astype(np.float32) * drawn
+        else:
+            sample |= {"images": item["image"], "posterior_noise": drawn}
+        return sample | self.objective.draw(self.shape, rng)
+
+
+def make_denoiser(
+    config: DenoiserConfig, latent_channels: int, side: int, text_width: int
+) -> UNet2DConditionModel | DiT:
+    """A new denoiser of latents (B, latent_channels, side, side)."""
+    ends = {"sample_size": side, "in_channels": latent_channels, "cross_attention_dim": text_width}
+    if config.denoiser == "dit":
+        heads = config.width // config.head_width
+        return DiT(**ends, patch_size=config.patch_size, width=config.width, depth=config.depth, heads=heads)
+    unet = UNet2DConditionModel(
+        **ends,
+        out_channels=latent_channels,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)),
+        attention_head_dim=tuple(c // config.head_width for c in config.channels),  # diffusers' name for their number
+        norm_num_groups=config.norm_groups,
+        use_linear_projection=True,
+    )
+    if fastest_device() == "cpu":  # where the fused kernel is slow for so few positions, backwards above all
+        unet.set_attn_processor(AttnProcessor())
+    return unet
+
+
+def load_autoencoder(folder: str, image_size: int) -> AutoencoderKL:
+    """The frozen stage 1. Raises FileNotFoundError or ValueError with the command that makes what is missing."""
+    config = Path(folder) / "config.json"
+    remedy = "make one with: t2i train kl-toybox, and give its folder with --autoencoder"
+    if not config.is_file():
+        raise FileNotFoundError(f"there is no autoencoder in {folder}; {remedy}")
+    kind = json.loads(config.read_text()).get("_class_name")
+    if kind != "AutoencoderKL":
+        raise ValueError(f"{folder} holds a {kind}, not an AutoencoderKL; {remedy}")
+    autoencoder = AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
+    if image_size % stride_of(autoencoder):
+        raise ValueError(f"{image_size} pixels are not divisible by the autoencoder's {stride_of(autoencoder)}")
+    return autoencoder.to(memory_format=torch.channels_last)
