@@ -86,7 +86,7 @@ MISTAKES = [
     (["train", "prior-toybox", "--tokenizer", "./nowhere"], "t2i train vqvae-toybox"),
     (["eval", "bindng"], "did you mean binding?"),
     (["eval", "binding", "--num", "0"], "at least 1"),
-    (["eval", "binding", "--pipeline", "./nowhere", "--out", "o"], "there is no pipeline"),
+    (["eval", "binding", "--pipeline", "./nowhere", "--out", "o"], "there is no folder ./nowhere"),
 ]
 
 

@@ -22,7 +22,7 @@ from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.tokenizers.kl import stride_of
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.latents import cached_latents
-from t2i.training.recipes.ldm import LDMStage, PrepareLatent
+from t2i.training.recipes.ldm import LDMStage, PrepareLatent, Tokens
 from t2i.weights import digest
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention, diffusers' names
@@ -101,8 +101,8 @@ class LoraStage(LDMStage):
             self.autoencoder.to(fastest_device())
             self.source = cached_latents(Path(recipe.cache), self.source, self.autoencoder, sized, *some)
         shape = (self.autoencoder.config.latent_channels, size // stride, size // stride)
-        tokenizer, length = self.encoder.tokenizer, self.encoder.length
-        self.prepare = PrepareLatent(tokenizer, length, recipe.caption_dropout, self.objective, shape)
+        tokens = Tokens(self.encoder.tokenizer, self.encoder.length)
+        self.prepare = PrepareLatent(tokens, recipe.caption_dropout, self.objective, shape)
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
         self.model = Adapters(self.pipe.unet, recipe.rank, recipe.dropout)
 
