@@ -10,7 +10,8 @@ from tyro.conf import Positional
 
 from t2i.cli_errors import UsageError
 
-OPTIONS = ("guidance_scale", "temperature", "top_k", "top_p", "num_candidates", "num_inference_steps")  # of pipelines
+NUMBERS = ("guidance_scale", "temperature", "top_k", "top_p", "num_candidates", "num_inference_steps")
+OPTIONS = (*NUMBERS, "scheduler")  # of pipelines, given only if asked for
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Ask:
     top_p: float | None = None
     num_candidates: int | None = None
     num_inference_steps: int | None = None
+    scheduler: str | None = None
+    """Another sampler of a diffusion pipeline, by name."""
 
     def __post_init__(self) -> None:
         for name, least in (("num", 1), ("batch_size", 1), ("seed", 0), ("training_num", 2)):
@@ -69,7 +72,7 @@ class Sweep(Ask):
     """Pictures that are drawn for each value, at most; spread evenly over the categories of toybox."""
     out: str = "reports/sweep"
     """Folder of report.json, report.html, and a folder of pictures for each value."""
-    over: Literal[OPTIONS] = "guidance_scale"
+    over: Literal[NUMBERS] = "guidance_scale"
     """The option that is varied."""
     values: tuple[float, ...] = (1, 2, 3, 4, 6)
     """Its values."""

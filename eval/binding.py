@@ -19,6 +19,7 @@ from pathlib import Path
 import diffusers
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
@@ -26,7 +27,9 @@ import t2i
 from t2i.data.sources import square
 from t2i.data.toybox import Scene, contact_sheet
 from t2i.data.toybox.reader import IMAGE_SIZE, Reader, Reading
+from t2i.eval.ask import OPTIONS
 from t2i.eval.generation import Pipeline, call, check_options, seeded
+from t2i.eval.processes import this_process, together
 from t2i.eval.prompts import held_out_thing
 from t2i.images import to_pil, to_tensor
 from t2i.pipelines.auto import WEIGHTS
@@ -38,7 +41,6 @@ CATEGORIES = {  # name: (split, family) of the scenes
     "relation": ("train", "relation"),
     "count": ("train", "count"),
 }
-OPTIONS = ("guidance_scale", "top_k", "temperature", "num_candidates")  # of the pipeline, given only if asked for
 SHOWN = 8  # successes, and as many failures, of each category on the sheet
 REMEDY = "make it with: t2i train reader-toybox, and give its folder (runs/reader-toybox/latest) with --reader"
 
@@ -78,6 +80,9 @@ class Evaluation:
     examples: dict[str, tuple[list, list]] = field(repr=False)
 
 
+Judged = list[tuple[Outcome, Image.Image | None]]  # with the pictures of the first right and the first wrong ones
+
+
 # --- the questions --------------------------------------------------------------------------------------------------
 
 
@@ -105,13 +110,16 @@ def _key(category: str, i: int, seed: int, what: str) -> tuple[int, ...]:
 
 
 def drawn(
-    pipeline: Pipeline, category: str, asked: Sequence[Scene], seed: int, batch_size: int, **options
+    pipeline: Pipeline,
+    asked: Sequence[Scene],
+    generators: Sequence[torch.Generator],
+    batch_size: int,
+    **options,
 ) -> Iterator[np.ndarray]:
     """Batches of the pipeline's pictures, uint8 (B, 64, 64, 3), resized where it draws in another size."""
     for start in range(0, len(asked), batch_size):
-        prompts = [scene.caption() for scene in asked[start : start + batch_size]]
-        generators = [generator(category, start + i, seed) for i in range(len(prompts))]
-        yield squares(call(pipeline, prompts, generators, **options))
+        rows = slice(start, start + batch_size)
+        yield squares(call(pipeline, [scene.caption() for scene in asked[rows]], generators[rows], **options))
 
 
 def squares(images: Sequence[Image.Image]) -> np.ndarray:
@@ -178,7 +186,7 @@ def failures(outcomes: Sequence[Outcome]) -> dict:
 def evaluate(
     pipeline: Pipeline, reader: Reader, num: int = 500, seed: int = 0, batch_size: int = 32, name: str = "", **options
 ) -> Evaluation:
-    """Draw `num` prompts of each category once, and read what came out.
+    """Draw `num` prompts of each category and read what came out; under `accelerate launch` all processes share them.
 
     Args:
         pipeline: called as pipeline(prompts, generator=[one each], output_type="np", **options); what it returns has
@@ -193,26 +201,17 @@ def evaluate(
         raise ValueError(f"num and batch_size must be at least 1 and seed at least 0: {num=}, {batch_size=}, {seed=}")
     options = {key: value for key, value in options.items() if value is not None}
     check_options(pipeline, options)
-    reader = reader.eval()
-    tokenizer = getattr(pipeline, "image_tokenizer", None)
-    tokenizer = tokenizer if hasattr(tokenizer, "reconstruct") else None
-    outcomes, ceiling, coded, examples = [], [], [], {}
-    with tqdm(total=num * len(CATEGORIES), unit=" images") as bar:
-        for category in CATEGORIES:
-            bar.set_description(category)
-            asked = scenes(category, num, seed)
-            pictures = drawn(pipeline, category, asked, seed, batch_size, **options)
-            found, examples[category] = judged(reader, category, asked, pictures, bar)
-            outcomes += found
-            ceiling += judged(reader, category, asked, rendered(asked, batch_size))[0]
-            if tokenizer is not None:
-                size = getattr(tokenizer.config, "image_size", IMAGE_SIZE)
-                coded += judged(reader, category, asked, through(tokenizer, rendered(asked, batch_size, size)))[0]
+    state, found = this_process(), {}
+    own = range(num)[state.process_index :: state.num_processes]
+    together(lambda: found.update(_judge_all(pipeline, reader.eval(), own, seed, batch_size, options)))
+    found = _in_order(gather_object([found]))
+    outcomes = {what: [o for pairs in of.values() for o, _ in pairs] for what, of in found.items()}
     settings = {"pipeline": name or type(pipeline).__name__, "num": num, "seed": seed}
     settings |= dict.fromkeys(OPTIONS) | options | {"reader_sha256": digest(reader)}
     versions = {"t2i": t2i.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
-    report = _report(outcomes, ceiling, coded) | {"settings": settings | {"versions": versions}}
-    return Evaluation(report, examples)
+    report = _report(outcomes["drawn"], outcomes["real"], outcomes.get("through tokenizer", []))
+    examples = {category: _examples(pairs) for category, pairs in found["drawn"].items()}
+    return Evaluation(report | {"settings": settings | {"versions": versions}}, examples)
 
 
 def readings(reader: Reader, images: np.ndarray) -> list[tuple[np.ndarray, Reading]]:
@@ -220,22 +219,63 @@ def readings(reader: Reader, images: np.ndarray) -> list[tuple[np.ndarray, Readi
     return list(zip(images, reader.read(to_tensor(torch.from_numpy(images))), strict=True))
 
 
-def judged(
-    reader: Reader, category: str, asked: Sequence[Scene], batches: Iterator[np.ndarray], bar: tqdm | None = None
-) -> tuple[list[Outcome], tuple[list, list]]:
-    """Read pictures of the scenes `asked`, batches (B, 64, 64, 3); the outcomes, and the first ones (right, wrong)."""
-    outcomes: list[Outcome] = []
-    examples: tuple[list, list] = ([], [])
+def judged(reader: Reader, category: str, asked: Sequence[Scene], batches: Iterator[np.ndarray]) -> Judged:
+    """Read pictures of the scenes `asked`, batches (B, 64, 64, 3)."""
+    found: Judged = []
+    kept: Counter = Counter()
     for images in batches:
         for image, reading in readings(reader, images):
-            scene = asked[len(outcomes)]
+            scene = asked[len(found)]
             outcome = Outcome(category, scene.caption(), Reading.of(scene), reading)
-            outcomes.append(outcome)
-            if len(kept := examples[not outcome.right]) < SHOWN:
-                kept.append((Image.fromarray(image), outcome))
-        if bar is not None:
-            bar.update(len(images))
-    return outcomes, examples
+            kept[outcome.right] += 1
+            found.append((outcome, Image.fromarray(image) if kept[outcome.right] <= SHOWN else None))
+    return found
+
+
+def _judge_all(
+    pipeline: Pipeline, reader: Reader, own: Sequence[int], seed: int, batch_size: int, options: dict
+) -> dict[str, dict[str, Judged]]:
+    """{what was judged: {category: the scenes `own`}}, of pictures drawn, real ones, and those through a tokenizer."""
+    tokenizer = getattr(pipeline, "image_tokenizer", None)
+    found: dict[str, dict[str, Judged]] = {"drawn": {}, "real": {}}
+    with tqdm(total=len(own) * len(CATEGORIES), unit=" images", disable=0 not in own) as bar:
+        for category in CATEGORIES:
+            bar.set_description(category)
+            asked = [scenes(category, own[-1] + 1, seed)[i] for i in own] if own else []
+            pictures = drawn(pipeline, asked, [generator(category, i, seed) for i in own], batch_size, **options)
+            found["drawn"][category] = judged(reader, category, asked, _counted(pictures, bar))
+            found["real"][category] = judged(reader, category, asked, rendered(asked, batch_size))
+            if hasattr(tokenizer, "reconstruct"):
+                size = getattr(tokenizer.config, "image_size", IMAGE_SIZE)
+                coded = through(tokenizer, rendered(asked, batch_size, size))
+                found.setdefault("through tokenizer", {})[category] = judged(reader, category, asked, coded)
+    return found
+
+
+def _counted(batches: Iterator[np.ndarray], bar: tqdm) -> Iterator[np.ndarray]:
+    for images in batches:
+        yield images
+        bar.update(len(images))
+
+
+def _in_order(shares: Sequence[dict[str, dict[str, Judged]]]) -> dict[str, dict[str, Judged]]:
+    """What all processes judged, in the order of the scenes, of which process r of n had every n-th from r on."""
+    whole: dict[str, dict[str, Judged]] = {}
+    for what, of in shares[0].items():
+        whole[what] = {}
+        for category in of:
+            parts = [share[what][category] for share in shares]
+            whole[what][category] = merged = [None] * sum(map(len, parts))
+            for rank, part in enumerate(parts):
+                merged[rank :: len(parts)] = part
+    return whole
+
+
+def _examples(pairs: Judged) -> tuple[list, list]:
+    """The first pictures that are right, and the first that are wrong, with their outcomes."""
+    kept = [(picture, outcome) for outcome, picture in pairs if picture is not None]
+    right, wrong = ([pair for pair in kept if pair[1].right == is_right][:SHOWN] for is_right in (True, False))
+    return right, wrong
 
 
 def _report(outcomes: Sequence[Outcome], ceiling: Sequence[Outcome], coded: Sequence[Outcome]) -> dict:

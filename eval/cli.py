@@ -10,7 +10,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from t2i.cli_errors import UsageError, check_choice, parse
-from t2i.eval.ask import Ask, Statistics, Sweep
+from t2i.eval.ask import OPTIONS, Ask, Statistics, Sweep
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,15 @@ class Binding:
     device: str = "auto"
     """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
     guidance_scale: float | None = None
-    """How closely to follow the prompt; by default the pipeline's own, as for the three below."""
-    top_k: int | None = None
+    """How closely to follow the prompt; by default the pipeline's own, as for the rest of these."""
     temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
     num_candidates: int | None = None
     """Draw so many for each picture and keep the one that the prompt explains best."""
+    num_inference_steps: int | None = None
+    scheduler: str | None = None
+    """Another sampler of a diffusion pipeline, by name."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +86,20 @@ def binding(args: Sequence[str]) -> None:
         raise UsageError(f"--out {ask.out} is a file; give a folder")
 
     from t2i.eval import binding as metric  # not before: torch takes seconds to import, --help should not
+    from t2i.eval.processes import is_main_process
     from t2i.eval.tools import open_to_draw
 
     reader = metric.load_reader(ask.reader)  # before the pipeline, which takes longer to open
     pipe = open_to_draw(ask.pipeline, ask.device)
     out.mkdir(parents=True, exist_ok=True)  # fails now rather than after all the drawing
-    options = {name: getattr(ask, name) for name in metric.OPTIONS}
+    options = {name: getattr(ask, name) for name in OPTIONS}
     evaluation = metric.evaluate(
         pipe, reader.to(pipe.device), ask.num, ask.seed, ask.batch_size, name=ask.pipeline, **options
     )
-    metric.write(evaluation, out)
-    print(metric.table(evaluation.report))
-    print(f"{out}: report.json and successes-and-failures.png")
+    if is_main_process():
+        metric.write(evaluation, out)
+        print(metric.table(evaluation.report))
+        print(f"{out}: report.json and successes-and-failures.png")
 
 
 def report(part: str, args: Sequence[str]) -> None:

@@ -27,14 +27,12 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
-from tqdm import tqdm
 
 from t2i.cli_errors import UsageError
 from t2i.data.toybox import ATTRIBUTES, KINDS
 from t2i.data.toybox.reader import Reader, Reading
 from t2i.eval.binding import SHOWN, readings, rendered, share, squares
-from t2i.eval.generation import Item, Pipeline, check_options, describe, draw
-from t2i.eval.prompts import Prompt, open_prompts
+from t2i.eval.prompts import Prompt
 from t2i.weights import digest
 
 NAMES = {"kinds": tuple(KINDS), "attributes": ATTRIBUTES}
@@ -72,10 +70,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Composition:
-    """What `evaluate_composition` found.
+    """What `judge` found.
 
     Attributes:
-        report: plain data for JSON (see `evaluate_composition`).
+        report: plain data for JSON: "scores" and "ceilings" {category: {"value", "low", "high", "n"}} with 95 %
+            intervals (Wilson 1927; for paraphrases n counts scenes); "paraphrase" (where asked for); "confusion" and
+            "confusion_of_reader" as `confusion` gives them; "worst" {category: [{"prompt", "key", "asked", "read",
+            "errors"}]}; "undecided", the number of prompts that nothing scores; and "settings".
         failures: for each category the worst pictures, those with most facts wrong first, with their answers.
         successes: for each category the first right ones.
         undecided: pictures of prompts without a scene, which nothing scores.
@@ -135,51 +136,6 @@ RULES: dict[str, Callable[[Reading, Reading], bool]] = {
 # --- the evaluation -------------------------------------------------------------------------------------------------
 
 
-def evaluate_composition(
-    pipeline: Pipeline,
-    reader: Reader,
-    num: int = 100,
-    seed: int = 0,
-    batch_size: int = 32,
-    suite: str = "toybox",
-    name: str = "",
-    **options,
-) -> Composition:
-    """Draw the prompts of a suite once each, and read what came out.
-
-    The pictures are those of `generation.generate` with the same suite and seed. They follow from (seed, category, i).
-
-    Args:
-        pipeline: called as diffusers' pipelines are, with a generator for each picture.
-        num: prompts of each category (toybox), or of the whole suite (lecture).
-        suite: as `prompts.open_prompts` takes it.
-        name: of the pipeline in the report; its class by default.
-        options: of the pipeline; one that is None is not handed on.
-
-    Returns:
-        `.report`: "scores" and "ceilings" {category: {"value", "low", "high", "n"}} with 95 % intervals (Wilson 1927;
-        for paraphrases n counts scenes); "paraphrase" (where asked for); "confusion" and "confusion_of_reader" as
-        `confusion` gives them; "worst" {category: [{"prompt", "key", "asked", "read", "errors"}]}; "undecided", the
-        number of prompts that nothing scores; and "settings".
-
-    Raises ValueError for num, seed or batch_size out of range, and for an option that the pipeline does not take.
-    """
-    if num < 1 or batch_size < 1 or seed < 0:
-        raise ValueError(f"num and batch_size must be at least 1 and seed at least 0: {num=}, {batch_size=}, {seed=}")
-    options = {key: value for key, value in options.items() if value is not None}
-    check_options(pipeline, options)
-    prompts = open_prompts(suite, num, seed)
-    _check_scenes(prompts)  # before drawing
-    settings = {"suite": suite, "num": num, "seed": seed} | describe(pipeline, name, options)
-    items = [Item(i, prompt, seed) for i, prompt in enumerate(prompts)]
-    images: list[Image.Image] = []
-    with tqdm(total=len(items), unit=" images") as bar:
-        for _, batch in draw(pipeline, items, batch_size, **options):
-            images += batch
-            bar.update(len(batch))
-    return judge(reader, prompts, images, batch_size, settings)
-
-
 def judge(
     reader: Reader,
     prompts: Sequence[Prompt],
@@ -187,7 +143,11 @@ def judge(
     batch_size: int = 32,
     settings: dict | None = None,
 ) -> Composition:
-    """`evaluate_composition` of pictures that are there already, one for each prompt.
+    """Read the pictures of `prompts`, one for each, and real ones of the same scenes.
+
+    Args:
+        images: of any size.
+        settings: that they were drawn with, for the report.
 
     Raises ValueError where no prompt has a scene to judge its picture by.
     """

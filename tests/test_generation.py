@@ -357,6 +357,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from accelerate import PartialState
+from t2i.eval import binding
 from t2i.eval.generation import generate_on_all
 from t2i.eval.prompts import open_prompts
 from t2i.pipelines import AutoPipeline
@@ -365,11 +366,14 @@ pipe = AutoPipeline.from_pretrained(sys.argv[1])
 pipe.set_progress_bar_config(disable=True)
 manifest = generate_on_all(pipe, open_prompts("lecture", 5), [0, 1], Path(sys.argv[2]), batch_size=2, name="tiny")
 assert len(manifest["images"]) == 10 and PartialState().num_processes == int(sys.argv[3])
+evaluation = binding.evaluate(pipe, binding.load_reader(), 5, batch_size=2)
+if PartialState().is_main_process:
+    binding.write(evaluation, Path(sys.argv[2] + "-binding"))
 """
 
 
 @pytest.mark.slow
-def test_two_gloo_processes_make_the_files_of_one(pipe, tmp_path):
+def test_two_gloo_processes_make_the_files_and_scores_of_one(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "pipe")
     (tmp_path / "make.py").write_text(SCRIPT)
     launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
@@ -381,3 +385,6 @@ def test_two_gloo_processes_make_the_files_of_one(pipe, tmp_path):
         assert done.returncode == 0, done.stderr
     assert files(tmp_path / "one") == files(tmp_path / "two")
     assert (tmp_path / "one" / "manifest.json").read_bytes() == (tmp_path / "two" / "manifest.json").read_bytes()
+    for name in ("report.json", "successes-and-failures.png"):
+        one, two = (tmp_path / f"{out}-binding" / name for out in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()

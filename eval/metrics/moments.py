@@ -54,22 +54,22 @@ class Moments:
         self._scatter: Tensor | None = None  # (D, D), sum of outer products of deviations from the mean
 
     @classmethod
-    def of(cls, features: Array) -> Self:
-        """Of features (N, D)."""
-        return cls().update(features)
+    def of(cls, features: Array, name: str = "features") -> Self:
+        """Of features (N, D); errors call them by `name`."""
+        return cls().update(features, name)
 
-    def update(self, batch: Array) -> Self:
+    def update(self, batch: Array, name: str = "features") -> Self:
         """Add features (N, D), N ≥ 1. ValueError for another D than before, NaN or infinity.
 
         They are made float64 a few rows at a time: twice, which takes next to no time, as the mean comes first.
         """
-        first = as_features(batch[:ROWS] if getattr(batch, "ndim", 0) == 2 else batch, least=1)
+        first = as_features(batch[:ROWS] if getattr(batch, "ndim", 0) == 2 else batch, name, least=1)
         self._check(first.shape[1])
         count, shift = len(batch), first.mean(0) if self._shift is None else self._shift.to(first.device)
         parts = [batch[start : start + ROWS] for start in range(0, count, ROWS)]
-        mean = sum(as_features(part, least=1).sub(shift).sum(0) for part in parts) / count
+        mean = sum(as_features(part, name, least=1).sub(shift).sum(0) for part in parts) / count
         middle = shift + mean
-        deviations = (as_double(part, "features") - middle for part in parts)
+        deviations = (as_double(part, name) - middle for part in parts)
         return self._add(count, shift, mean, gram_of(deviations, first.new_zeros(first.shape[1], first.shape[1])))
 
     def merge(self, other: Moments) -> Self:
