@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 from PIL import Image, PngImagePlugin
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, UseAppendAction, arg
 
 from t2i import __version__
 from t2i.cli_errors import UsageError, parse
@@ -23,8 +23,9 @@ from t2i.cli_errors import UsageError, parse
 class Generate:
     prompts: Positional[tuple[str, ...]] = ()
     """One or more prompts, each in quotes."""
-    pipeline: str = "toybox/dalle"
-    """An embedded system, a folder, or a model of the Hub."""
+    pipeline: UseAppendAction[tuple[str, ...]] = ()
+    """An embedded system, a folder, or a model of the Hub; by default toybox/dalle. Given more than once, all of them
+    draw, side by side."""
     num_images: int = 4
     """Pictures of each prompt."""
     seed: int = 0
@@ -58,6 +59,7 @@ SETTINGS = (
     "num_inference_steps",
     "scheduler",
 )
+DEFAULT = "toybox/dalle"
 RECORDED = (*SETTINGS, "strength", "image_size", "num")  # the last three are of edit_cli.py
 
 
@@ -72,15 +74,20 @@ def main(args: Sequence[str]) -> None:
         raise UsageError(f"--seed must be at least 0, not {ask.seed}")
     single = is_folder(ask.out)
 
-    started = time.perf_counter()
     from t2i.pipelines.auto import open_pipeline  # not before: torch takes seconds to import, mistakes should not
 
-    pipe = open_pipeline(ask.pipeline, ask.device)
-    loaded = time.perf_counter()
-    images = draw(pipe, ask)
-    drawn = time.perf_counter()
-    paths = save_each(images, ask) if single else [save_grid(images, ask)]
-    say(Path(ask.out) if single else paths[0], len(images), drawn - loaded, loaded - started, ask.pipeline)
+    loading, pipes = time.perf_counter(), {}
+    for name in ask.pipeline or (DEFAULT,):
+        pipes[name] = open_pipeline(name, ask.device), time.perf_counter() - loading
+        loading = time.perf_counter()
+    drawn: dict[str, list[Image.Image]] = {}
+    for name, (pipe, loaded) in pipes.items():
+        drawing = time.perf_counter()
+        drawn[name] = draw(pipe, ask, name)
+        where = save_each(drawn[name], ask, name, apart=len(pipes) > 1) if single else Path(ask.out)
+        say(where, len(drawn[name]), time.perf_counter() - drawing, loaded, name)
+    if not single:
+        save_grid(drawn, ask)
 
 
 def say(where: Path, num: int, drawing: float, loading: float, pipeline: str) -> None:
@@ -88,7 +95,7 @@ def say(where: Path, num: int, drawing: float, loading: float, pipeline: str) ->
     print(f"{where}: {num} picture{'s' * (num > 1)} in {drawing:.1f} s (and {loading:.1f} s to load {pipeline})")
 
 
-def draw(pipe, ask: Generate) -> list[Image.Image]:
+def draw(pipe, ask: Generate, name: str = "this pipeline") -> list[Image.Image]:
     """The pictures, those of the first prompt first; picture i of each prompt from the seed `ask.seed` + i."""
     import inspect
 
@@ -97,47 +104,53 @@ def draw(pipe, ask: Generate) -> list[Image.Image]:
     given = {name: getattr(ask, name) for name in SETTINGS if getattr(ask, name) is not None}
     takes = inspect.signature(pipe.__call__).parameters
     if odd := [name for name in given if name not in takes]:
-        raise UsageError(f"{ask.pipeline} takes no --{odd[0].replace('_', '-')}")
+        raise UsageError(f"{name} takes no --{odd[0].replace('_', '-')}")
     seeds = list(range(ask.seed, ask.seed + ask.num_images)) * len(ask.prompts)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return pipe(list(ask.prompts), num_images_per_prompt=ask.num_images, generator=generators, **given).images
 
 
-def save_grid(images: list[Image.Image], ask: Generate) -> Path:
-    """One sheet, a prompt under each picture, up to four in a row."""
+def save_grid(drawn: dict[str, list[Image.Image]], ask: Generate) -> Path:
+    """One sheet, a prompt under each picture, up to four in a row, the pictures of one pipeline after the other."""
     from t2i.data.toybox.sheet import contact_sheet
 
     labels = [f"{p} · {ask.seed + i}" for p in ask.prompts for i in range(ask.num_images)]
+    if len(drawn) > 1:
+        labels = [f"{label} · {name}" for name in drawn for label in labels]
     columns = min(4, ask.num_images) if ask.num_images != 9 else 3
-    return write_picture(
-        contact_sheet(images, labels, columns, cell=192), Path(ask.out), record(ask, ask.prompts, ask.seed)
-    )
+    sheet = contact_sheet([image for images in drawn.values() for image in images], labels, columns, cell=192)
+    return write_picture(sheet, Path(ask.out), record(ask, ask.prompts, ask.seed, " | ".join(drawn)))
 
 
-def save_each(images: list[Image.Image], ask) -> list[Path]:
-    """One file a picture, named after its prompt and seed."""
-    slugs = [re.sub(r"[^a-z0-9]+", "-", p.lower()).strip("-")[:60] or "picture" for p in ask.prompts]
+def save_each(images: list[Image.Image], ask, system: str, apart: bool = False) -> Path:
+    """One file a picture, named after its prompt and seed, in the folder `ask.out`; `apart` in one of the system's."""
+    slugs = [slug(p) or "picture" for p in ask.prompts]
     if len(set(slugs)) < len(slugs):  # prompts in other scripts, or alike up to punctuation
         slugs = [f"{i}-{slug}" for i, slug in enumerate(slugs)]
     wanted = [
-        (p, slug, ask.seed + i) for p, slug in zip(ask.prompts, slugs, strict=True) for i in range(ask.num_images)
+        (p, name, ask.seed + i) for p, name in zip(ask.prompts, slugs, strict=True) for i in range(ask.num_images)
     ]
-    return [
-        write_picture(image, Path(ask.out) / f"{slug}-{seed}.png", record(ask, [prompt], seed))
-        for image, (prompt, slug, seed) in zip(images, wanted, strict=True)
-    ]
+    folder = Path(ask.out) / slug(system) if apart else Path(ask.out)
+    for image, (prompt, name, seed) in zip(images, wanted, strict=True):
+        write_picture(image, folder / f"{name}-{seed}.png", record(ask, [prompt], seed, system))
+    return folder
 
 
-def record(ask, prompts: Sequence[str], seed: int | str) -> dict[str, str]:
+def slug(text: str) -> str:
+    """What is left of a text in a file's name."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60]
+
+
+def record(ask, prompts: Sequence[str], seed: int | str, system: str) -> dict[str, str]:
     """What it takes to make a picture again, as the text chunks of its PNG file; `ask` is a command's options."""
     given = {k: v for k, v in dataclasses.asdict(ask).items() if k in RECORDED and v is not None}
     return {
         "prompt": " | ".join(prompts),
         "seed": str(seed),
-        "system": ask.pipeline,
+        "system": system,
         "version": f"t2i {__version__}",
         "settings": json.dumps(given),
-        **{name: getattr(ask, name) for name in ("image", "mask") if hasattr(ask, name)},
+        **{name: getattr(ask, name) for name in ("image", "mask", "map") if hasattr(ask, name)},
     }
 
 

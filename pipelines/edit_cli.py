@@ -39,13 +39,13 @@ class Draw:
 
 @dataclass(frozen=True)
 class Change(Draw):
-    """What the two that start from a picture have in common."""
+    """What the commands that start from a picture have in common."""
 
     num_images: int = 4
     seed: int = 0
     """Picture i has the seed `seed` + i, and with it can be made again alone."""
     image_size: int | None = None
-    """Scale and crop what is given to squares of so many pixels first."""
+    """Scale and crop what is given to a square of so many pixels first."""
 
     @property
     def prompts(self) -> tuple[str]:
@@ -87,34 +87,36 @@ class Interpolate(Draw):
 def edit(args: Sequence[str]) -> None:
     """Image to image and variations, as `args` ask; raises UsageError for bad arguments."""
     ask = parse(Edit(), args, prog="t2i edit", description="Make a picture more like a prompt, or variations of it.")
-    _check(ask, 't2i edit photo.png "a zebra teapot"')
-    image = _open(ask.image, "RGB", ask.image_size)
-    _run(
+    check_change(ask, ask.image, 't2i edit photo.png "a zebra teapot"')
+    _check_strength(ask)
+    image = open_picture(ask.image, "RGB", ask.image_size)
+    run(
         ask,
         "LatentDiffusionImg2ImgPipeline",
-        lambda pipe: pipe.variations(image, ask.num_images, ask.strength, ask.prompt, ask.seed, **_passed_on(ask)),
-        lambda images: _save(images, ask, image),
+        lambda pipe: pipe.variations(image, ask.num_images, ask.strength, ask.prompt, ask.seed, **passed_on(ask)),
+        lambda images: save_beside(images, ask, image),
     )
 
 
 def inpaint(args: Sequence[str]) -> None:
     """Repaint a part of a picture, as `args` ask; raises UsageError for bad arguments."""
     ask = parse(Inpaint(), args, prog="t2i inpaint", description="Make a part of a picture anew.")
-    _check(ask, 't2i inpaint photo.png mask.png "a zebra teapot"')
+    check_change(ask, ask.image, 't2i inpaint photo.png mask.png "a zebra teapot"')
+    _check_strength(ask)
     if not ask.mask:
         raise UsageError("give a mask after the picture: a picture of its size, white where to repaint")
-    image, mask = _open(ask.image, "RGB", ask.image_size), _open(ask.mask, None, ask.image_size)
+    image, mask = open_picture(ask.image, "RGB", ask.image_size), open_picture(ask.mask, None, ask.image_size)
 
     def draw(pipe) -> list[Image.Image]:
         import torch
 
         generators = [torch.Generator().manual_seed(ask.seed + i) for i in range(ask.num_images)]
-        how = {"num_images_per_prompt": ask.num_images, "generator": generators, **_passed_on(ask)}
+        how = {"num_images_per_prompt": ask.num_images, "generator": generators, **passed_on(ask)}
         if not ask.prompt and not ask.negative_prompt:
             how.setdefault("guidance_scale", 1.0)  # there is nothing to guide to
         return pipe(ask.prompt, image, mask, ask.strength, **how).images
 
-    _run(ask, "LatentDiffusionInpaintPipeline", draw, lambda images: _save(images, ask, image))
+    run(ask, "LatentDiffusionInpaintPipeline", draw, lambda images: save_beside(images, ask, image))
 
 
 def interpolate(args: Sequence[str]) -> None:
@@ -130,30 +132,34 @@ def interpolate(args: Sequence[str]) -> None:
         raise UsageError(f"--num must be at least 2, not {ask.num}")
     is_folder(ask.out)
     prompts, seeds = (pair if len(pair) == 2 else pair * 2 for pair in (ask.prompts, ask.seeds))
-    _run(
+    run(
         ask,
         None,
-        lambda pipe: pipe.interpolate(prompts, seeds, ask.num, **_passed_on(ask)),
+        lambda pipe: pipe.interpolate(prompts, seeds, ask.num, **passed_on(ask)),
         lambda images: _save_way(images, ask, prompts, seeds),
     )
 
 
-def _check(ask: Edit | Inpaint, example: str) -> None:
-    if not ask.image:
+def check_change(ask: Change, given: str, example: str) -> None:
+    """Raise UsageError unless something is given and the numbers can be."""
+    if not given:
         raise UsageError(f"give a picture, as in: {example}")
     if ask.num_images < 1:
         raise UsageError(f"--num-images must be at least 1, not {ask.num_images}")
     if ask.seed < 0:
         raise UsageError(f"--seed must be at least 0, not {ask.seed}")
-    if not 0 <= ask.strength <= 1:
-        raise UsageError(f"--strength must lie in [0, 1], not {ask.strength}")
     if ask.image_size is not None and ask.image_size < 1:
         raise UsageError(f"--image-size must be at least 1, not {ask.image_size}")
     is_folder(ask.out)
 
 
-def _open(path: str, mode: str | None, size: int | None) -> Image.Image:
-    """A picture the right way up, in a mode or as it is, cut to a square where that is asked for."""
+def _check_strength(ask: Edit | Inpaint) -> None:
+    if not 0 <= ask.strength <= 1:
+        raise UsageError(f"--strength must lie in [0, 1], not {ask.strength}")
+
+
+def open_picture(path: str, mode: str | None, size: int | None, how: int = Image.Resampling.BICUBIC) -> Image.Image:
+    """A picture the right way up, in a mode or as it is, cut and resampled to a square where that is asked for."""
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
@@ -163,10 +169,10 @@ def _open(path: str, mode: str | None, size: int | None) -> Image.Image:
     except (UnidentifiedImageError, OSError) as error:
         raise UsageError(f"{path} is not a picture that can be read: {error}") from error
     image = image.convert(mode) if mode else image
-    return image if size is None else ImageOps.fit(image, (size, size))
+    return image if size is None else ImageOps.fit(image, (size, size), how)
 
 
-def _run(ask: Draw, kind: str | None, draw: Callable, save: Callable[[list[Image.Image]], Path]) -> None:
+def run(ask: Draw, kind: str | None, draw: Callable, save: Callable[[list[Image.Image]], Path]) -> None:
     """Open the pipeline, as the kind that is named if it is, draw with it, save, and say where and how long."""
     started = time.perf_counter()
     from t2i import pipelines  # torch takes seconds to import, mistakes should not
@@ -183,27 +189,27 @@ def _run(ask: Draw, kind: str | None, draw: Callable, save: Callable[[list[Image
     say(save(images), len(images), drawn - loaded, loaded - started, ask.pipeline)
 
 
-def _passed_on(ask: Draw) -> dict:
+def passed_on(ask: Draw) -> dict:
     return {name: getattr(ask, name) for name in PASSED_ON if getattr(ask, name) is not None}
 
 
-def _save(images: list[Image.Image], ask: Edit | Inpaint, original: Image.Image) -> Path:
-    """Single pictures, or a sheet that begins with the original."""
+def save_beside(images: list[Image.Image], ask: Change, original: Image.Image, name: str = "original") -> Path:
+    """Single pictures, or a sheet that begins with the original, under that name."""
     from t2i.data.toybox.sheet import contact_sheet
 
     if is_folder(ask.out):
-        save_each(images, ask)
+        save_each(images, ask, ask.pipeline)
         return Path(ask.out)
-    labels = ["original", *(f"{ask.prompt} · {ask.seed + i}".removeprefix(" · ") for i in range(len(images)))]
+    labels = [name, *(f"{ask.prompt} · {ask.seed + i}".removeprefix(" · ") for i in range(len(images)))]
     sheet = contact_sheet([original, *images], labels, min(5, len(labels)), cell=192)
-    return write_picture(sheet, Path(ask.out), record(ask, ask.prompts, ask.seed))
+    return write_picture(sheet, Path(ask.out), record(ask, ask.prompts, ask.seed, ask.pipeline))
 
 
 def _save_way(images: list[Image.Image], ask: Interpolate, prompts: Sequence[str], seeds: Sequence[int]) -> Path:
     """Single pictures, numbered, or a strip."""
     from t2i.data.toybox.sheet import contact_sheet
 
-    chunks = record(ask, ask.prompts, " ".join(map(str, ask.seeds)))
+    chunks = record(ask, ask.prompts, " ".join(map(str, ask.seeds)), ask.pipeline)
     if is_folder(ask.out):
         digits = len(str(len(images) - 1))
         for i, image in enumerate(images):

@@ -38,7 +38,7 @@ def main(args: list[str]) -> None:
     scenes = [Toybox(num=24, seed=1)[i] for i in range(24)]
     sheet = contact_sheet([s["scene"].render(128) for s in scenes], [s["text"] for s in scenes], columns=8, max_lines=3)
     sheet.save(DOCS / "toybox.png", optimize=True)
-    wanted = Generate(prompts=PROMPTS, pipeline=ask.pipeline, num_images=2)
+    wanted = Generate(prompts=PROMPTS, num_images=2)
     pictures = draw(AutoPipeline.from_pretrained(ask.pipeline), wanted)
     labels = [f"{prompt} · {seed}" for prompt in PROMPTS for seed in range(2)]
     contact_sheet(pictures, labels, columns=6, cell=128).save(DOCS / "gallery.png", optimize=True)

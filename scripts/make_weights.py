@@ -22,16 +22,27 @@ from t2i.pipelines import AutoPipeline
 from t2i.training.recipes import RECIPES
 
 WEIGHTS = Path(__file__).parent.parent / "pipelines" / "weights" / "toybox"
-LIMIT_MB = {"dalle": 20.0, "reader": 3.0}
+LIMIT_MB = {"dalle": 20.0, "ldm": 20.0, "reader": 3.0}
 
-# Each recipe, and the options that take the newest checkpoint of an earlier one.
+# Each recipe, and its options that take folders among the runs, such as the newest checkpoint of an earlier one.
 STAGES = {
     "vqvae-toybox": {},
-    "prior-toybox": {"--tokenizer": "vqvae-toybox"},
+    "prior-toybox": {"--tokenizer": "vqvae-toybox/latest"},
+    "kl-toybox": {},
+    "clip-toybox": {},
+    "ldm-toybox": {
+        "--autoencoder": "kl-toybox/latest",
+        "--text-encoder": "clip-toybox/latest",
+        "--cache": "latents-toybox",
+    },
     "reader-toybox": {},
 }
 # What is embedded: the recipe whose newest checkpoint it is, and what opens that.
-PACKED = {"dalle": ("prior-toybox", AutoPipeline), "reader": ("reader-toybox", Reader)}
+PACKED = {
+    "dalle": ("prior-toybox", AutoPipeline),
+    "ldm": ("ldm-toybox", AutoPipeline),
+    "reader": ("reader-toybox", Reader),
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +65,8 @@ def main(args: list[str]) -> None:
     ask = parse(MakeWeights(), args, prog="make_weights.py", description=__doc__)
     if ask.preset == "tiny" and ask.out == WEIGHTS:
         raise UsageError("tiny weights are not to be embedded; store them elsewhere with --out FOLDER")
-    for recipe, earlier in () if ask.pack_only else STAGES.items():
-        train(ask, recipe, {flag: ask.runs / run / "latest" for flag, run in earlier.items()})
+    for recipe, folders in () if ask.pack_only else STAGES.items():
+        train(ask, recipe, {flag: ask.runs / folder for flag, folder in folders.items()})
     for name, (recipe, opened) in PACKED.items():
         if (newest := ask.runs / recipe / "latest").exists():
             pack(ask.out, name, opened.from_pretrained(newest, dtype=torch.float16))

@@ -50,6 +50,19 @@ def test_any_picture_can_be_made_again_from_its_chunks(saved, elsewhere):
     assert Image.open("again/a-tree-4.png").tobytes() == picture.tobytes()
 
 
+def test_several_pipelines_draw_side_by_side(saved, elsewhere, capsys):
+    both = ["--pipeline", str(saved), "--pipeline", "toybox/dalle", "--num-images", "2"]
+    main(["generate", "a zebra teapot", *both, "--out", "both.png"])
+    assert capsys.readouterr().out.count("2 pictures in") == 2
+    grid = Image.open("both.png")
+    assert grid.text["system"] == f"{saved} | toybox/dalle" and grid.height > grid.width
+    main(["generate", "a zebra teapot", *both, "--out", "both/"])
+    main(["generate", "a zebra teapot", "--num-images", "2", "--out", "one/"])
+    alone, beside = (Path(out) / "a-zebra-teapot-1.png" for out in ("one", "both/toybox-dalle"))
+    assert Image.open(alone).tobytes() == Image.open(beside).tobytes()
+    assert len(list(Path("both").rglob("*.png"))) == 4
+
+
 def test_data_writes_pictures_with_captions(elsewhere):
     main(["data", "toybox", "--num", "5", "--out", "boxes", "--workers", "1"])
     lines = [json.loads(line) for line in Path("boxes/metadata.jsonl").read_text().splitlines()]
