@@ -9,11 +9,15 @@ WHEEL := build/wheel
 demo: .venv/ready
 	$(BIN)/t2i generate "an avocado armchair" --num-images 4 --out avocado-armchair.png
 
+# On all cores, and then, with nothing beside them, the tests that hold a stopwatch.
+PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python $(PYTEST)
+	$(BIN)/python -m pytest -m timed
 
 test-slow: .venv/ready
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python $(PYTEST) -m slow
 
 lint: .venv/ready $(WHEEL)
 	$(BIN)/ruff check $(SCRIPT_DIRS)
@@ -25,7 +29,7 @@ test-wheel: .venv/ready $(WHEEL)
 	root=$$(pwd); cd $$(mktemp -d) && export PYTHONPATH=$$root/$(WHEEL) && \
 		$$root/$(BIN)/python -c 'import t2i.eval as e, t2i.pipelines as p, t2i.training as t; \
 			assert all("build/wheel" in m.__file__ for m in (e, p, t)), "these are not the installed files"' && \
-		$$root/$(BIN)/python -m pytest -c $$root/pyproject.toml \
+		$$root/$(BIN)/python $(PYTEST) -c $$root/pyproject.toml \
 		-p no:cacheprovider $$root/tests
 
 weights: .venv/ready

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -263,8 +264,10 @@ def describe(pipeline: Pipeline, name: str, options: dict) -> dict:
 
 
 def _settings(config: dict) -> dict:
-    """Without diffusers' notes to itself, such as a list that is in another order in every process."""
-    return {key: value for key, value in config.items() if not key.startswith("_")}
+    """Without diffusers' notes to itself, such as a list that is in another order in every process; infinite bounds,
+    which some samplers have, as words."""
+    own = {key: value for key, value in config.items() if not key.startswith("_")}
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in own.items()}
 
 
 def _items(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Item]:

@@ -6,8 +6,19 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from PIL import Image
+
 from t2i.cli_errors import exit_on_bad_input, parse
-from t2i.data.toybox import Toybox, contact_sheet
+from t2i.data.toybox import Scene, Thing, Toybox, contact_sheet, layout_image
+from t2i.eval.binding import page
+from t2i.pipelines import (
+    AutoPipeline,
+    LatentDiffusionImg2ImgPipeline,
+    LatentDiffusionInpaintPipeline,
+    LatentDiffusionPipeline,
+)
 from t2i.pipelines.cli import Generate, draw
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -22,27 +33,117 @@ PROMPTS = (
     "a black apple and a green backpack",
     "three polka dot mushrooms",
 )
+GIVEN = Scene((Thing("cat", "red"), Thing("car", "blue")), "on top of", background="studio")
+ROW = 6  # pictures of a task
 
 
 @dataclass(frozen=True)
 class MakePictures:
-    pipeline: str = "toybox/dalle"
-    """Whose pictures to show."""
+    systems: tuple[str, ...] = ("toybox/dalle", "toybox/ldm")
+    """Whose pictures the gallery shows, those of one above those of the other."""
+    edit: str = "toybox/ldm"
+    """The latent diffusion that changes pictures."""
+    upscale: str = "runs/upscale-toybox/latest"
+    """What `t2i train upscale-toybox` made; without it the sheet has no such row, as for the next one."""
+    layout: str = "runs/layout-toybox/latest"
 
 
 def main(args: list[str]) -> None:
-    from t2i.pipelines import AutoPipeline
-
     ask = parse(MakePictures(), args, prog="make_pictures.py", description=__doc__)
     DOCS.mkdir(exist_ok=True)
+    sheets = {"toybox": toybox, "gallery": lambda: gallery(ask.systems), "tasks": lambda: tasks(ask)}
+    for name, make in sheets.items():
+        make().save(path := DOCS / f"{name}.png", optimize=True)
+        print(path)
+
+
+def toybox() -> Image.Image:
     scenes = [Toybox(num=24, seed=1)[i] for i in range(24)]
-    sheet = contact_sheet([s["scene"].render(128) for s in scenes], [s["text"] for s in scenes], columns=8, max_lines=3)
-    sheet.save(DOCS / "toybox.png", optimize=True)
-    wanted = Generate(prompts=PROMPTS, num_images=2)
-    pictures = draw(AutoPipeline.from_pretrained(ask.pipeline), wanted)
-    labels = [f"{prompt} · {seed}" for prompt in PROMPTS for seed in range(2)]
-    contact_sheet(pictures, labels, columns=6, cell=128).save(DOCS / "gallery.png", optimize=True)
-    print(DOCS / "toybox.png", DOCS / "gallery.png")
+    return contact_sheet([s["scene"].render(128) for s in scenes], [s["text"] for s in scenes], columns=8, max_lines=3)
+
+
+def gallery(systems: tuple[str, ...]) -> Image.Image:
+    """Each prompt once from each system."""
+    wanted = Generate(prompts=PROMPTS, num_images=1)
+    sheets = [contact_sheet(draw(quiet(name), wanted), PROMPTS, columns=len(PROMPTS), cell=104) for name in systems]
+    return page(list(zip(systems, sheets, strict=True)))
+
+
+def tasks(ask: MakePictures) -> Image.Image:
+    """A row for each thing that latent diffusion does with a picture, a mask, two prompts or a map."""
+    pipe = quiet(ask.edit)
+    blocks = [
+        ("image to image, by strength", image_to_image(pipe)),
+        ("variations", variations(pipe)),
+        ("inpainting", inpainting(pipe)),
+        ("from one prompt to another", interpolation(pipe)),
+    ]
+    for title, folder, make in (
+        ("super-resolution, four times", ask.upscale, upscaling),
+        ("from a map", ask.layout, from_map),
+    ):
+        if Path(folder).exists():
+            blocks.append((title, make(quiet(folder))))
+    return page(blocks)
+
+
+def image_to_image(pipe: LatentDiffusionPipeline) -> Image.Image:
+    prompt, strengths = "a yellow cat on top of a brick house", (0.3, 0.5, 0.6, 0.7, 0.9)
+    edit, given = LatentDiffusionImg2ImgPipeline.from_pipe(pipe), GIVEN.render(pipe.image_size)
+    images = [edit(prompt, given, strength, generator=seeded(1)).images[0] for strength in strengths]
+    return row([given, *images], ["given", *(f"{prompt} · {strength}" for strength in strengths)])
+
+
+def variations(pipe: LatentDiffusionPipeline) -> Image.Image:
+    given = GIVEN.render(pipe.image_size)
+    images = LatentDiffusionImg2ImgPipeline.from_pipe(pipe).variations(given, ROW - 1, 0.6, GIVEN.caption())
+    return row([given, *images], ["given", *[""] * len(images)])
+
+
+def inpainting(pipe: LatentDiffusionPipeline) -> Image.Image:
+    given, side = GIVEN.render(pipe.image_size), pipe.image_size
+    mask = np.zeros((side, side), np.uint8)
+    mask[: side * 9 // 16] = 255
+    prompts = [f"{thing} on top of a blue car" for thing in ("a green teapot", "a zebra horse", "an avocado cat")]
+    prompts.append("a pink robot on top of a blue car")
+    repaint = LatentDiffusionInpaintPipeline.from_pipe(pipe)
+    images = repaint(prompts, given, Image.fromarray(mask), generator=seeded(len(prompts))).images
+    return row([given, Image.fromarray(mask).convert("RGB"), *images], ["given", "where to repaint", *prompts])
+
+
+def interpolation(pipe: LatentDiffusionPipeline) -> Image.Image:
+    ends = "a red apple", "a blue teapot"
+    return row(pipe.interpolate(ends, seeds=0, num=ROW), [ends[0], *[""] * (ROW - 2), ends[1]])
+
+
+def upscaling(pipe) -> Image.Image:
+    large = [Toybox(num=4, seed=3)[i]["scene"].render(pipe.image_size) for i in range(2)]
+    small = [image.resize([pipe.image_size // pipe.factor] * 2, Image.Resampling.BOX) for image in large]
+    images = pipe(image=small, generator=seeded(len(small))).images
+    names = ["given", "drawn", "what it was"]
+    return row([i for triple in zip(small, images, large, strict=True) for i in triple], names * len(small))
+
+
+def from_map(pipe) -> Image.Image:
+    labels = GIVEN.layout(pipe.image_size)
+    prompts = ["a red cat on top of a blue car", "a zebra cat on top of a pink car", "a cat on top of a car"]
+    prompts += ["a gold cat on top of a brick car", "a cat made of wood on top of a watermelon car"]
+    images = pipe(prompts, layout_image(labels), generator=seeded(len(prompts))).images
+    return row([layout_image(labels).convert("RGB"), *images], ["given", *prompts])
+
+
+def row(images: list[Image.Image], labels: list[str]) -> Image.Image:
+    return contact_sheet(images, labels, columns=ROW, cell=128, max_lines=3)
+
+
+def seeded(num: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in range(num)]
+
+
+def quiet(name: str):
+    pipe = AutoPipeline.from_pretrained(name)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 if __name__ == "__main__":

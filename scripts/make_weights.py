@@ -89,7 +89,8 @@ def train(ask: MakeWeights, recipe: str, inputs: dict[str, Path]) -> None:
     }
     if (folder / "latest").exists():
         options["--resume"] = "latest"
-    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(ask.num_processes), "-m"]
+    launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(ask.num_processes)]
+    launch += ["--main_process_port", "0", "-m"]  # any that is free
     command = [sys.executable, "-m", *(launch if ask.num_processes > 1 else [])]
     command += [
         "t2i.training",

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: programs that tests start share the cores too
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 

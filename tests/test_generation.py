@@ -7,7 +7,6 @@ import inspect
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 from accelerate import PartialState
+from launching import launched
 from PIL import Image
 
 from t2i.data.toybox import COLOURS, HELD_OUT, SKINS
-from t2i.eval.generation import Item, draw, generate, generate_on_all, merge, read_manifest
+from t2i.eval.generation import Item, describe, draw, generate, generate_on_all, merge, read_manifest
 from t2i.eval.processes import is_main_process
 from t2i.eval.prompts import CATEGORIES, WORDINGS, Prompt, open_prompts
 
@@ -123,6 +123,16 @@ def test_a_diffusers_pipeline_works_as_ours_does(text_tokenizer, tmp_path):
     for path in (tmp_path / "a" / "images").iterdir():
         a, b = (np.array(Image.open(f)).astype(int) for f in (path, tmp_path / "b" / "images" / path.name))
         assert a.shape == (16, 16, 3) and np.abs(a - b).max() <= 1
+
+
+def test_a_samplers_infinite_bounds_are_words_in_the_manifest(text_tokenizer):
+    from diffusers import DPMSolverMultistepScheduler
+
+    pipe = tiny_stable_diffusion(text_tokenizer)
+    pipe.scheduler = DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    found = describe(pipe, "tiny", {})
+    assert found["scheduler"]["lambda_min_clipped"] == "-inf"
+    json.dumps(found, allow_nan=False)
 
 
 def tiny_stable_diffusion(tokenizer):
@@ -376,11 +386,9 @@ if PartialState().is_main_process:
 def test_two_gloo_processes_make_the_files_and_scores_of_one(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "pipe")
     (tmp_path / "make.py").write_text(SCRIPT)
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
     on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also where there are GPUs
-    for start, out, processes in (([], tmp_path / "one", "1"), (launch, tmp_path / "two", "2")):
-        args = [sys.executable, *start, str(tmp_path / "make.py"), str(tmp_path / "pipe"), str(out), processes]
+    for processes, out in ((1, tmp_path / "one"), (2, tmp_path / "two")):
+        args = launched(processes, str(tmp_path / "make.py"), str(tmp_path / "pipe"), str(out), str(processes))
         done = subprocess.run(args, capture_output=True, text=True, timeout=240, env=on_cpu)
         assert done.returncode == 0, done.stderr
     assert files(tmp_path / "one") == files(tmp_path / "two")

@@ -7,7 +7,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from launching import launched
 from safetensors.torch import load_file
 from torch.distributions import Normal, kl_divergence
 
@@ -340,14 +340,11 @@ def test_a_resumed_run_is_one_that_never_stopped(tmp_path):
 
 
 def command(folder: Path, processes: int = 1, **options) -> list[str]:
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}", "--num_machines=1"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
     named = {"output_dir": folder, "report_to": "none", "dataloader_num_workers": 0} | options
     flags = [word for name, value in named.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     sizes = ["--channels", "8", "8", "8", "16", "--discriminator-channels", "8", "8", "--discriminator-weight", "0.5"]
     sizes += ["--discriminator-start", "2", "--discriminator-ramp", "2"]
-    start = [sys.executable, *(launch if processes > 1 else []), "-m", "t2i.training", "kl-toybox", "--preset", "tiny"]
-    return [*start, *flags, *sizes]
+    return launched(processes, "-m", "t2i.training", "kl-toybox", "--preset", "tiny", *flags, *sizes)
 
 
 @pytest.mark.slow

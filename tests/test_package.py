@@ -18,6 +18,7 @@ def python(code: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd)
 
 
+@pytest.mark.timed
 def test_importing_t2i_is_light(tmp_path):
     """No torch, and well under 0.3 s (the best of three, as the first reads from disk)."""
     code = "import time; s = time.perf_counter(); import t2i; e = time.perf_counter(); import sys\n"

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from launching import launched
 from PIL import Image
 from torch import nn
 
@@ -116,10 +116,8 @@ def test_a_resumed_run_is_one_that_never_stopped(stage, prior_recipe, tmp_path):
 
 
 def command(*args: str, processes: int = 1, workers: int = 0) -> list[str]:
-    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}", "--num_machines=1"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
     options = ["--report-to", "none", "--dataloader-num-workers", str(workers), "--preset", "tiny"]
-    return [sys.executable, *(launch if processes > 1 else []), "-m", "t2i.training", *args, *options]
+    return launched(processes, "-m", "t2i.training", *args, *options)
 
 
 def test_a_killed_run_resumes_to_the_same_losses(tmp_path):

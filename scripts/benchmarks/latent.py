@@ -37,7 +37,6 @@ from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
 from t2i.text.clip import train_clip_tokenizer
 from t2i.tokenizers.kl import make_autoencoder
 from t2i.training.config import LoopConfig
-from t2i.training.latents import CachedLatents, cached_latents
 from t2i.training.loop import train
 from t2i.training.recipes.clip import ClipModelConfig
 from t2i.training.recipes.kl import KLModelConfig
@@ -165,14 +164,14 @@ class Pictures:
 
 
 class Stage(LDMStage):
-    """The recipe's stage on given pictures or latents, with a note of when each step began."""
+    """The recipe's stage, on given pictures or on its own cache, with a note of when each step began."""
 
-    def __init__(self, recipe: LDMRecipe, folder: Path, source: Pictures | CachedLatents):
+    def __init__(self, recipe: LDMRecipe, folder: Path, pictures: Pictures | None):
         self.begun: list[float] = []
         super().__init__(recipe)
         self.model = _unet(folder).to(memory_format=torch.channels_last)
         self.model.set_attn_processor(AttnProcessor())  # on a CPU, as make_denoiser makes it
-        self.source = source
+        self.source = pictures or self.source
 
     def loss(self, **batch: Tensor) -> dict[str, Tensor]:
         self.begun.append(time.perf_counter())
@@ -189,14 +188,13 @@ def training(o: Latent, folder: Path, scratch: Path) -> list[Row]:
     pipe = their_pipeline(folder)
     size = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     pictures, recipe = Pictures(4 * o.train_batch, size), _recipe(o, folder, size)
-    cache = scratch / "latents"
-    latents = cached_latents(cache, pictures, pipe.vae.eval(), recipe.data, 0, len(pictures), workers=0)
+    cached = dataclasses.replace(recipe, cache=str(scratch / "latents"), cached_pictures=len(pictures.items))
     peer = {_peer("plain loop"): lambda: plain_loop(o, folder, pictures, recipe)}
     work = f"{o.train_steps} training steps of {o.train_batch} pictures of {size}"
-    rows = []
-    for source, name in ((pictures, "from pictures"), (latents, "from cached latents")):
-        rows.append(compare(f"{work}, {name}", _our_loop(o, folder, source, recipe), peer, o.repeats))
-    return rows
+    return [
+        compare(f"{work}, from pictures", _our_loop(recipe, folder, pictures), peer, o.repeats),
+        compare(f"{work}, latents and text cached", _our_loop(cached, folder, None), peer, o.repeats),
+    ]
 
 
 def _recipe(o: Latent, folder: Path, size: int) -> LDMRecipe:
@@ -206,10 +204,10 @@ def _recipe(o: Latent, folder: Path, size: int) -> LDMRecipe:
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, image_size=size), loop=loop)
 
 
-def _our_loop(o: Latent, folder: Path, source: Pictures | CachedLatents, recipe: LDMRecipe) -> Timed:
+def _our_loop(recipe: LDMRecipe, folder: Path, pictures: Pictures | None) -> Timed:
     def timed() -> float:
         with tempfile.TemporaryDirectory() as run:
-            stage = Stage(recipe, folder, source)
+            stage = Stage(recipe, folder, pictures)
             train(stage, dataclasses.replace(recipe.loop, output_dir=run), {})
         return stage.begun[-1] - stage.begun[0]
 

@@ -1,0 +1,15 @@
+"""How tests start several processes of one program."""
+
+from __future__ import annotations
+
+import sys
+
+
+def launched(processes: int, *program: str) -> list[str]:
+    """The command that runs a Python program, "-m module" or a file, in so many processes connected by gloo."""
+    if processes == 1:
+        return [sys.executable, *program]
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", f"--num_processes={processes}", "--num_machines=1"]
+    launch += ["--main_process_port=0"]  # any that is free: other tests may run beside this one
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "--num_cpu_threads_per_process=1"]
+    return [sys.executable, *launch, *program]
