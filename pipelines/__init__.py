@@ -11,6 +11,8 @@ _HOMES = {
     "LatentDiffusionPipelineOutput": "t2i.pipelines.latent_diffusion",
     "LatentDiffusionImg2ImgPipeline": "t2i.pipelines.latent_editing",
     "LatentDiffusionInpaintPipeline": "t2i.pipelines.latent_editing",
+    "LatentDiffusionUpscalePipeline": "t2i.pipelines.latent_conditioned",
+    "LatentDiffusionLayoutPipeline": "t2i.pipelines.latent_conditioned",
 }
 __all__ = list(_HOMES)
 

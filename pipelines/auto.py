@@ -12,12 +12,20 @@ from diffusers import DiffusionPipeline
 from diffusers.utils import logging
 
 from t2i.pipelines.dalle import DallePipeline
+from t2i.pipelines.latent_conditioned import LatentDiffusionLayoutPipeline, LatentDiffusionUpscalePipeline
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.pipelines.latent_editing import LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline
 
 WEIGHTS = Path(__file__).parent / "weights"
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
-_OURS = (DallePipeline, LatentDiffusionPipeline, LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline)
+_OURS = (
+    DallePipeline,
+    LatentDiffusionPipeline,
+    LatentDiffusionImg2ImgPipeline,
+    LatentDiffusionInpaintPipeline,
+    LatentDiffusionUpscalePipeline,
+    LatentDiffusionLayoutPipeline,
+)
 PIPELINES = {cls.__name__: cls for cls in _OURS}
 PIPELINES["StableDiffusionPipeline"] = LatentDiffusionPipeline  # the same components, drawn with in our own way
 

@@ -4,6 +4,7 @@ The components are those of diffusers' StableDiffusionPipeline, under its names:
 and a folder of Stable Diffusion 1.x or 2.x opens here.
 
 Shapes: n images · R images of a batch · C, h, w latent · L text positions · D width of the text states · H, W picture
+K channels beside the latent's, where the denoiser takes any: see latent_conditioned.py
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import copy
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.diffusion.attention import constants_kept
-from t2i.diffusion.conditioning import Text, encoder_of, masks_padding
+from t2i.diffusion.conditioning import Text, beside, encoder_of, masks_padding
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.guidance import Guidance, thresholded
 from t2i.diffusion.schedulers import make_scheduler
@@ -79,11 +80,7 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
         requires_safety_checker: bool = False,
     ):
         super().__init__()
-        if unet.config.in_channels != vae.config.latent_channels:
-            raise ValueError(
-                f"the denoiser takes {unet.config.in_channels} channels, the autoencoder makes "
-                f"{vae.config.latent_channels}: they were not trained together"
-            )
+        self._check_channels(unet.config.in_channels, vae)
         if getattr(unet.config, "time_cond_proj_dim", None) is not None:
             raise ValueError("this denoiser takes the guidance scale as an input: diffusers' own pipelines can do that")
         self.register_modules(
@@ -209,6 +206,14 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
 
     # --- input ------------------------------------------------------------------------------------------------------
 
+    def _check_channels(self, takes: int, vae: AutoencoderKL) -> None:
+        """Raise ValueError unless a denoiser of so many channels draws this autoencoder's latents from words alone."""
+        if takes != vae.config.latent_channels:
+            raise ValueError(
+                f"the denoiser takes {takes} channels, the autoencoder makes {vae.config.latent_channels}: they were "
+                "not trained together, or for another pipeline than this one"
+            )
+
     def _check_inputs(self, num_inference_steps: int, num_images: int, output_type: str, inputs: Sequence[str]) -> None:
         if num_inference_steps < 1 or num_images < 1:
             raise ValueError("num_inference_steps and num_images_per_prompt must be at least 1")
@@ -223,7 +228,7 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
         sides = height or self.image_size, width or self.image_size
         if any(side < 1 or side % stride for side in sides):
             raise ValueError(f"height and width must be multiples of {stride}, not {sides[0]}×{sides[1]}")
-        return self.unet.config.in_channels, sides[0] // stride, sides[1] // stride
+        return self.vae.config.latent_channels, sides[0] // stride, sides[1] // stride
 
     def _text(self, prompt: str | Sequence[str] | None, states: Tensor | None) -> Text:
         """The prompts' states, or those given. Raises ValueError unless there is one of the two."""
@@ -245,7 +250,7 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
         return self._encode(prompts)
 
     def _text_against(self, negative: str | Sequence[str] | None, states: Tensor | None, text: Text) -> Text:
-        """What guidance leads away from, with as many rows as `text`: the empty prompt by default."""
+        """What guidance leads away from, with as many rows as `text`, and its grid: the empty prompt by default."""
         n = len(text.states)
         if states is not None:
             if negative is not None:
@@ -255,11 +260,11 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
                     f"prompt_embeds and negative_prompt_embeds must have one shape, not {tuple(text.states.shape)} and "
                     f"{tuple(states.shape)}"
                 )
-            return Text(states.to(text.states))
+            return Text(states.to(text.states), grid=text.grid)
         negatives = [negative or ""] * n if negative is None or isinstance(negative, str) else list(negative)
         if len(negatives) != n:
             raise ValueError(f"{n} prompts need as many negative prompts, not {len(negatives)}")
-        return self._encode(negatives)
+        return replace(self._encode(negatives), grid=text.grid)
 
     def _encode(self, prompts: list[str]) -> Text:
         encoder = encoder_of(self.text_encoder, self.tokenizer)
@@ -289,6 +294,7 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
         seen = sampler.scale_model_input(x, t) if hasattr(sampler, "scale_model_input") else x
         # With guidance both halves, without and with the prompt, run as one batch.
         both = torch.cat([seen, seen]) if guidance.guided else seen  # (2R, C, h, w)
+        both = beside(both, text.grid)  # (2R, C + K, h, w)
         said = self.unet(both, t, encoder_hidden_states=text.states, encoder_attention_mask=text.mask).sample
         if guidance.guided:
             unconditional, conditional = said.chunk(2)

@@ -1,4 +1,4 @@
-"""Pictures and masks that a user hands in, as tensors.
+"""Pictures, masks and maps of labels that a user hands in, as tensors.
 
 Shapes: n images · H, W picture
 """
@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2i.data.layouts import read_labels
 from t2i.images import to_tensor
 
 Pictures = Image.Image | Sequence[Image.Image] | Tensor
@@ -60,6 +61,36 @@ def read_masks(masks: Pictures | None, pixels: Tensor) -> Tensor:
     if len(given) not in (1, len(pixels)):
         raise ValueError(f"give one mask, or one for each picture: there are {len(given)} for {len(pixels)}")
     return torch.stack(given)[:, None]
+
+
+def read_layouts(maps: Pictures | None, labels: Sequence[str] | int, stride: int) -> Tensor:
+    """PIL images of one size and of mode P or L, or a tensor of integers (n, H, W) -> int64 (n, H, W).
+
+    Args:
+        labels: names of those there are, or how many.
+
+    Raises ValueError for anything else, for a label beyond them, and for sides that `stride` does not divide.
+    """
+    if isinstance(maps, Tensor):
+        num = labels if isinstance(labels, int) else len(labels)
+        whole = maps.ndim == 3 and maps.numel() > 0 and not (maps.is_floating_point() or maps.is_complex())
+        if not whole or maps.min() < 0 or maps.max() >= num:
+            raise ValueError(
+                f"a tensor of maps must be integers (n, H, W) from 0 to {num - 1}, not {tuple(maps.shape)} of "
+                f"{maps.dtype}" + (f" from {maps.min()} to {maps.max()}" if whole else "")
+            )
+        found = maps.long()
+    else:
+        given = _as_list("layout", maps)
+        sizes = sorted({one.size for one in given})
+        if len(sizes) > 1:
+            raise ValueError(f"the maps of one call must have one size, not {_size(sizes[0])} and {_size(sizes[1])}")
+        found = torch.from_numpy(np.stack([read_labels(one, labels) for one in given])).long()
+    H, W = found.shape[1:]
+    if H % stride or W % stride:
+        near = tuple(max(1, round(side / stride)) * stride for side in (W, H))
+        raise ValueError(f"a map of {_size((W, H))} is not divisible by {stride}: scale it, to {_size(near)} instead")
+    return found
 
 
 def _grey(mask: Image.Image) -> np.ndarray:

@@ -14,6 +14,8 @@ _HOMES = {
     "LatentDiffusionPipeline": "t2i.pipelines.latent_diffusion",
     "LatentDiffusionImg2ImgPipeline": "t2i.pipelines.latent_editing",
     "LatentDiffusionInpaintPipeline": "t2i.pipelines.latent_editing",
+    "LatentDiffusionUpscalePipeline": "t2i.pipelines.latent_conditioned",
+    "LatentDiffusionLayoutPipeline": "t2i.pipelines.latent_conditioned",
     "VQVAE": "t2i.tokenizers.vqvae",
     "TextImageTransformer": "t2i.prior.transformer",
     "Scene": "t2i.data.toybox",

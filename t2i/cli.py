@@ -13,6 +13,8 @@ COMMANDS = {  # name: (module:function of its arguments, what it does)
     "edit": ("t2i.pipelines.edit_cli:edit", "a picture made more like a prompt, or variations of it"),
     "inpaint": ("t2i.pipelines.edit_cli:inpaint", "a part of a picture made anew"),
     "interpolate": ("t2i.pipelines.edit_cli:interpolate", "pictures from one prompt or seed to another"),
+    "upscale": ("t2i.pipelines.condition_cli:upscale", "a small picture made larger"),
+    "layout": ("t2i.pipelines.condition_cli:layout", "pictures from a map of what is where"),
     "data": ("t2i.data.toybox.cli:main", "write toybox to disk"),
     "train": ("t2i.training.cli:main", "train a stage: t2i train lists the recipes"),
     "eval": ("t2i.eval.cli:main", "score a pipeline"),

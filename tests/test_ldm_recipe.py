@@ -21,10 +21,12 @@ from test_training import recipe as tiny_recipe
 from t2i.data.sources import open_source
 from t2i.data.toybox import Toybox
 from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
+from t2i.text.encoders import open_text_encoder
 from t2i.training.cli import run
 from t2i.training.config import DataConfig
 from t2i.training.latents import CachedLatents, cached_latents, latents_of
 from t2i.training.recipes.ldm import PrepareLatent, Tokens, ldm_toybox, load_autoencoder
+from t2i.weights import digest
 
 TINY = {"channels": (16, 16), "head_width": 8, "norm_groups": 8}
 DIT = {"denoiser": "dit", "width": 32, "depth": 1, "head_width": 16}
@@ -160,8 +162,9 @@ def test_it_learns(ldm, tmp_path, kind):
     assert np.mean(found[-20:]) < 0.9 * np.mean(found[:20])
 
 
-def test_a_resumed_run_is_one_that_never_stopped(ldm, tmp_path):
-    how = {"max_train_steps": 8, "checkpointing_steps": 4, "dataloader_num_workers": 1}
+@pytest.mark.parametrize("together", [False, True], ids=["frozen text", "text learns too"])
+def test_a_resumed_run_is_one_that_never_stopped(ldm, tmp_path, together):
+    how = {"max_train_steps": 8, "checkpointing_steps": 4, "dataloader_num_workers": 1, "train_text_encoder": together}
     whole, parted = tmp_path / "whole", tmp_path / "parts"
     run(ldm(whole, **how))
     run(ldm(parted, **how))
@@ -170,6 +173,27 @@ def test_a_resumed_run_is_one_that_never_stopped(ldm, tmp_path):
     assert losses(parted) == losses(whole)
     weights = [p / "checkpoint-8" / "state" / "model.safetensors" for p in (whole, parted)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_the_text_encoder_learns_only_where_it_is_told_to(ldm, stages, tmp_path):
+    given = digest(open_text_encoder(stages[1]).model)
+    for together in (False, True):
+        folder = run(ldm(tmp_path / str(together), train_text_encoder=together))
+        assert (digest(AutoPipeline.from_pretrained(folder).text_encoder) == given) != together
+
+
+def test_a_run_starts_from_the_pipeline_that_it_is_given(ldm, tmp_path):
+    first = run(ldm(tmp_path / "first", train_text_encoder=True))
+    stage = ldm(tmp_path / "second", start_from=str(first), train_text_encoder=True).stage()
+    how = {"num_inference_steps": 2, "output_type": "pt"}
+    drawn = [
+        pipe("a red cat", generator=torch.Generator().manual_seed(0), **how).images
+        for pipe in (AutoPipeline.from_pretrained(first), stage.pipeline())
+    ]
+    assert torch.allclose(*drawn, atol=1e-5)
+    assert "start_from_sha256" in stage.fingerprint
+    with pytest.raises(ValueError, match="of other sizes than this recipe's; leave --start-from out"):
+        ldm(tmp_path / "third", {**TINY, "channels": (16, 32)}, start_from=str(first)).stage()
 
 
 def test_what_is_computed_as_it_comes_trains_as_what_is_cached(ldm, tmp_path):

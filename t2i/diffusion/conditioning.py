@@ -1,6 +1,6 @@
-"""What a denoiser is told of the prompt.
+"""What a denoiser is told of the prompt, and of what else it is to draw after.
 
-Shapes: B batch · L text positions · D width of the text states
+Shapes: B batch · L text positions · D width of the text states · C, h, w latent · K channels beside the latent's
 """
 
 from __future__ import annotations
@@ -16,24 +16,34 @@ from t2i.text.encoders import ClipTextEncoder, T5TextEncoder, TextEncoder
 
 @dataclass(frozen=True)
 class Text:
-    """States (B, L, D) and, for encoders whose padding says nothing, a mask (B, L) true where there is text."""
+    """States (B, L, D) and, for encoders whose padding says nothing, a mask (B, L) true where there is text.
+
+    With a prompt may come a grid (B, K, h, w), for denoisers that take further channels: see grid_conditions.py.
+    """
 
     states: Tensor
     mask: Tensor | None = None
+    grid: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Text:
-        return Text(self.states[rows], None if self.mask is None else self.mask[rows])
+        return Text(*(None if part is None else part[rows] for part in (self.states, self.mask, self.grid)))
 
     @staticmethod
     def stack(first: Text, second: Text) -> Text:
-        """(B, L, D) twice -> (2B, L, D)"""
-        masks = [t.mask for t in (first, second)]
-        if all(m is None for m in masks):
-            return Text(torch.cat([first.states, second.states]))
+        """(B, L, D) twice -> (2B, L, D); both have a grid or neither."""
+        states = torch.cat([first.states, second.states])
+        grid = None if first.grid is None else torch.cat([first.grid, second.grid])
+        if first.mask is None and second.mask is None:
+            return Text(states, None, grid)
         whole = [
             torch.ones_like(t.states[..., 0], dtype=torch.bool) if t.mask is None else t.mask for t in (first, second)
         ]
-        return Text(torch.cat([first.states, second.states]), torch.cat(whole))
+        return Text(states, torch.cat(whole), grid)
+
+
+def beside(x: Tensor, grid: Tensor | None) -> Tensor:
+    """What a denoiser is given: latents (B, C, h, w), and behind them, if there is one, the grid (B, K, h, w)."""
+    return x if grid is None else torch.cat([x, grid.to(x.dtype)], 1)
 
 
 def encoder_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TextEncoder:

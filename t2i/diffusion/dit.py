@@ -5,8 +5,8 @@ branch (adaLN-Zero: all gates start at 0, so that each block starts as the ident
 arXiv 2310.00426, § 2.3), one projection of the timestep serves all blocks, each of which adds a table of its own: a
 projection in each would be a quarter of the parameters.
 
-Shapes: B batch · I latent channels · h, w sides of the latent · p patch side · N = (h/p)(w/p) patches · C width
-H heads · L text positions · D width of the text states
+Shapes: B batch · I channels in · O latent channels out · h, w sides of the latent · p patch side
+N = (h/p)(w/p) patches · C width · H heads · L text positions · D width of the text states
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class DiT(ModelMixin, ConfigMixin):
         cross_attention_dim: D.
         patch_size: p.
         width, depth, heads: of the transformer.
+        out_channels: O; as many as it takes in by default.
 
     Raises ValueError where the patches do not tile the latent or the heads do not divide the width.
     """
@@ -52,6 +53,7 @@ class DiT(ModelMixin, ConfigMixin):
         width: int = 256,
         depth: int = 4,
         heads: int = 4,
+        out_channels: int | None = None,
     ):
         super().__init__()
         if patch_size < 1 or sample_size % patch_size:
@@ -65,7 +67,7 @@ class DiT(ModelMixin, ConfigMixin):
         self.text_norm = nn.LayerNorm(cross_attention_dim)
         self.blocks = nn.ModuleList(Block(width, heads, cross_attention_dim) for _ in range(depth))
         self.last_table = nn.Parameter(torch.randn(2, width) / width**0.5)
-        self.last = Linear(width, in_channels * patch_size**2)
+        self.last = Linear(width, (out_channels or in_channels) * patch_size**2)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -85,7 +87,7 @@ class DiT(ModelMixin, ConfigMixin):
         return_dict: bool = True,
         **others,
     ) -> UNet2DConditionOutput | tuple[Tensor]:
-        """(B, I, h, w), timesteps (B,) or one, states (B, L, D), mask (B, L) true where there is text -> (B, I, h, w).
+        """(B, I, h, w), timesteps (B,) or one, states (B, L, D), mask (B, L) true where there is text -> (B, O, h, w).
 
         Raises ValueError for a latent that the patches do not tile, and for arguments of a UNet that are not None.
         """
@@ -108,8 +110,8 @@ class DiT(ModelMixin, ConfigMixin):
             else:
                 x = block(x, text, modulation, mask)
         shift, scale = (c[:, None] + self.last_table).unsqueeze(2).unbind(1)  # (B, 1, C) twice
-        said = self.last(_norm(x) * (1 + scale) + shift)  # (B, N, I·p²)
-        out = F.pixel_shuffle(said.transpose(1, 2).unflatten(2, (h // p, w // p)), p)  # (B, I, h, w)
+        said = self.last(_norm(x) * (1 + scale) + shift)  # (B, N, O·p²)
+        out = F.pixel_shuffle(said.transpose(1, 2).unflatten(2, (h // p, w // p)), p)  # (B, O, h, w)
         return UNet2DConditionOutput(sample=out) if return_dict else (out,)
 
 

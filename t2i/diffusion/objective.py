@@ -4,6 +4,7 @@ Chance enters by `draw` alone, with the generator of the sample: so a resumed ru
 processes with half the batch see what one sees.
 
 Shapes: B batch · C channels · h, w sides of a latent · L text positions · D width of the text states
+K channels beside the latent's
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import numpy as np
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from torch import Tensor, nn
 
+from t2i.diffusion.conditioning import beside
 from t2i.diffusion.flow import RectifiedFlow
 from t2i.diffusion.schedule import PREDICTIONS, NoiseSchedule
 
@@ -81,6 +83,7 @@ class DiffusionObjective:
         timesteps: Tensor,
         states: Tensor,
         mask: Tensor | None = None,
+        grid: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Scalars: `loss` to minimise; `mse`, the same without weights.
 
@@ -89,13 +92,14 @@ class DiffusionObjective:
             latents, noise: (B, C, h, w), the latents scaled to a standard deviation of about 1.
             timesteps: (B,)
             states, mask: of the text, (B, L, D) and (B, L), the mask true where there is text.
+            grid: of denoisers that take further channels, (B, K, h, w).
         """
         if self.flow:
             x, target = self.flow.add_noise(latents, noise, timesteps), self.flow.target(latents, noise)
         else:
             x = self.schedule.add_noise(latents, noise, timesteps)
             target = self.schedule.target(self.prediction_type, latents, noise, timesteps)
-        said = denoiser(x, timesteps, encoder_hidden_states=states, encoder_attention_mask=mask).sample
+        said = denoiser(beside(x, grid), timesteps, encoder_hidden_states=states, encoder_attention_mask=mask).sample
         errors = (said.float() - target.float()).square().mean((1, 2, 3))  # (B,)
         if self.min_snr_gamma is None:
             return {"loss": errors.mean(), "mse": errors.detach().mean()}

@@ -50,7 +50,7 @@ class TextEncoder(ABC):
 
     Attributes:
         name: what it was opened from.
-        model: frozen, in eval mode.
+        model: in eval mode.
         tokenizer: that of transformers or open_clip.
         length: tokens of one piece of text, special ones included; every result is padded to it.
         room: tokens of one piece without the special ones.
@@ -65,7 +65,7 @@ class TextEncoder(ABC):
             raise ValueError(f"long_prompts is one of {', '.join(LONG_PROMPTS)}, not {long_prompts!r}")
         if room < 1:
             raise ValueError(f"{name} has no room for words in {length} tokens; give a greater length")
-        self.name, self.model, self.tokenizer = name, model.eval().requires_grad_(False), tokenizer
+        self.name, self.model, self.tokenizer = name, model.eval(), tokenizer
         self.length, self.room, self.long_prompts = length, room, long_prompts
         self._warned = False
 
@@ -282,7 +282,14 @@ def open_text_encoder(
 
     Raises FileNotFoundError where there is no such model, ValueError where it is neither CLIP nor T5.
     """
-    name = str(name_or_folder)
+    encoder = _open(str(name_or_folder), device, dtype, length, long_prompts)
+    encoder.model.requires_grad_(False)
+    return encoder
+
+
+def _open(
+    name: str, device: str | torch.device, dtype: torch.dtype, length: int | None, long_prompts: str
+) -> TextEncoder:
     if name.startswith("open_clip:"):
         import open_clip
 

@@ -1,4 +1,4 @@
-"""Stage 2 of latent diffusion: the denoiser of an autoencoder's latents, given a frozen text encoder's states."""
+"""Stage 2 of latent diffusion: the denoiser of an autoencoder's latents, given a text encoder's states."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from accelerate import PartialState
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from t2i.data.sources import open_source
@@ -22,7 +22,7 @@ from t2i.diffusion.conditioning import masks_padding
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.objective import DiffusionObjective, Prediction
 from t2i.diffusion.schedule import NoiseSchedule
-from t2i.pipelines.auto import fastest_device
+from t2i.pipelines.auto import AutoPipeline, fastest_device
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.text.cache import CachedStates, cached_states
 from t2i.text.encoders import open_text_encoder
@@ -65,9 +65,13 @@ class LDMRecipe:
     """The trained KL autoencoder, from stage 1."""
     text_encoder: str = "runs/clip-toybox/latest"
     """A CLIP or a T5: a folder, or a model of the Hub."""
+    train_text_encoder: bool = False
+    """Whether the text encoder learns with the denoiser, as in Rombach et al. 2022, § 3.3; else it is frozen."""
+    start_from: str | None = None
+    """A pipeline whose denoiser and text encoder the run starts from, such as another run's `latest`."""
     cache: str = "runs/latents-toybox"
     """Folder for the pictures' latents, computed once, and beside it one for the captions' states; 'none' computes
-    both as the pictures come."""
+    both as the pictures come. The states of a text encoder that learns are never cached."""
     cached_pictures: int = 100_000
     """How many of the data's pictures are cached, and so trained on."""
     caption_dropout: float = 0.1
@@ -122,7 +126,7 @@ def ldm_toybox(preset: str = "base") -> LDMRecipe:
 
 
 class LDMStage:
-    """Latents and captions; autoencoder and text encoder are frozen."""
+    """Latents and captions; the autoencoder is frozen, and the text encoder unless it learns too."""
 
     SHOWN = 8
 
@@ -138,14 +142,23 @@ class LDMStage:
             self.autoencoder.to(fastest_device())
             where, num, workers = Path(recipe.cache), recipe.cached_pictures, recipe.loop.dataloader_num_workers
             self.source = cached_latents(where, self.source, self.autoencoder, data, recipe.loop.seed, num, workers)
-            with PartialState().main_process_first():  # the others find it made
-                texts = cached_states(self.encoder, self.source.texts, where.with_name(f"{where.name}-text"))
+            if not recipe.train_text_encoder:
+                with PartialState().main_process_first():  # the others find it made
+                    texts = cached_states(self.encoder, self.source.texts, where.with_name(f"{where.name}-text"))
         side = data.image_size // stride_of(self.autoencoder)
         shape = (self.autoencoder.config.latent_channels, side, side)
         tokens = Tokens(self.encoder.tokenizer, self.encoder.length)
         self.prepare = PrepareLatent(texts or tokens, recipe.caption_dropout, self.objective, shape)
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
         self.model = make_denoiser(recipe.model, shape[0], side, self._text_width())
+        if recipe.start_from:
+            self.fingerprint["start_from_sha256"] = start_from(recipe.start_from, self.model, self.encoder.model)
+        if recipe.train_text_encoder:
+            self.model = LedDenoiser(self.model, self.encoder.model)
+
+    @property
+    def denoiser(self) -> UNet2DConditionModel | DiT:
+        return self.model.denoiser if isinstance(self.model, LedDenoiser) else self.model
 
     def _text_width(self) -> int:
         return self.encoder.null().states.shape[-1]
@@ -160,8 +173,9 @@ class LDMStage:
         latents: Tensor | None = None,
         images: Tensor | None = None,
         posterior_noise: Tensor | None = None,
+        grid: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """See PrepareLatent for what it takes."""
+        """See PrepareLatent for what it takes; `grid` (B, K, h, w) is for denoisers that take further channels."""
         if latents is None:
             if self.autoencoder.device != noise.device:
                 self.autoencoder.to(noise.device)
@@ -170,15 +184,22 @@ class LDMStage:
         if states is None:
             if self.encoder.device != noise.device:
                 self.encoder.model.to(noise.device)
-            # Not in mixed precision: the pipeline's states are not either.
-            with torch.no_grad(), torch.autocast(noise.device.type, enabled=False):
-                states, _ = self.encoder.forward(ids, mask)  # (B, L, D)
+            states = self._states(ids, mask)
         seen = mask.bool() if masks_padding(self.encoder) else None
-        return self.objective.loss(self.model, latents, noise, timesteps, states, seen)
+        return self.objective.loss(self.denoiser, latents, noise, timesteps, states, seen, grid)
+
+    def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) twice -> (B, L, D)"""
+        if isinstance(self.model, LedDenoiser):
+            return self.encoder.forward(ids, mask)[0]
+        # Not in mixed precision: the pipeline's states are not either.
+        with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+            return self.encoder.forward(ids, mask)[0]
 
     def pipeline(self) -> LatentDiffusionPipeline:
-        parts = self.autoencoder.to(self.model.device), self.encoder.model.to(self.model.device)
-        pipe = LatentDiffusionPipeline(*parts, self.encoder.tokenizer, self.model, self.objective.scheduler())
+        device = self.denoiser.device
+        parts = self.autoencoder.to(device), self.encoder.model.to(device), self.encoder.tokenizer, self.denoiser
+        pipe = LatentDiffusionPipeline(*parts, self.objective.scheduler())
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -191,6 +212,36 @@ class LDMStage:
 
     def save(self, folder: Path) -> None:
         self.pipeline().save_pretrained(folder)
+
+
+class LedDenoiser(nn.Module):
+    """A denoiser and the text encoder that learns with it."""
+
+    def __init__(self, denoiser: UNet2DConditionModel | DiT, text_encoder: nn.Module):
+        super().__init__()
+        self.denoiser, self.text_encoder = denoiser, text_encoder.requires_grad_(True)
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.denoiser.enable_gradient_checkpointing()
+
+
+def start_from(name: str, denoiser: UNet2DConditionModel | DiT, text_encoder: nn.Module) -> str:
+    """Give a denoiser and a text encoder the weights of a pipeline; returns their digest.
+
+    Raises FileNotFoundError for no pipeline, ValueError for one of other sizes.
+    """
+    pipe = AutoPipeline.from_pretrained(name)
+    if not isinstance(pipe, LatentDiffusionPipeline):
+        raise ValueError(f"--start-from takes latent diffusion, and {name} holds a {type(pipe).__name__}")
+    for own, given in ((denoiser, pipe.unet), (text_encoder, pipe.text_encoder)):
+        try:
+            own.load_state_dict(given.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                f"{name} has a {type(given).__name__} of other sizes than this recipe's; leave --start-from out, or "
+                "give the sizes it has"
+            ) from error
+    return digest(pipe.unet)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -77,11 +77,14 @@ def lora(preset: str = "base") -> LoraRecipe:
     return LoraRecipe(loop=LoopConfig("runs/lora", train_batch_size=8, learning_rate=1e-4, **steps))
 
 
-class LoraStage(LDMStage):
-    """A whole pipeline, frozen, and the adapters that are trained beside its denoiser."""
+class TaughtStage(LDMStage):
+    """A whole trained pipeline, of which a stage teaches a part; all else is frozen.
 
-    def __init__(self, recipe: LoraRecipe):
-        self.recipe, self.pipe = recipe, _open(recipe.pipeline)
+    `recipe` has min_snr_gamma, caption_dropout, data and loop, whose image_size of 0 is the pipeline's own.
+    """
+
+    def __init__(self, recipe, pipe: LatentDiffusionPipeline):
+        self.recipe, self.pipe = recipe, pipe
         self.encoder, self.autoencoder = encoder_of(self.pipe.text_encoder, self.pipe.tokenizer), self.pipe.vae
         self.autoencoder.eval().requires_grad_(False)
         self.objective = objective_of(self.pipe.scheduler.config, recipe.min_snr_gamma)
@@ -91,23 +94,30 @@ class LoraStage(LDMStage):
             "denoiser_sha256": digest(self.pipe.unet),
         }
         data, stride = recipe.data, stride_of(self.autoencoder)
-        size = data.image_size or self.pipe.image_size
+        self.image_size = size = data.image_size or self.pipe.image_size
         if size % stride:
             raise ValueError(f"{size} pixels are not divisible by {stride}; give another --image-size")
         self.source = open_source(data.data, size, data.image_column, data.caption_column, recipe.loop.seed)
-        if recipe.cache != "none":
-            sized = DataConfig(data.data, data.image_column, data.caption_column, size)
-            some = recipe.loop.seed, recipe.cached_pictures, recipe.loop.dataloader_num_workers
-            self.autoencoder.to(fastest_device())
-            self.source = cached_latents(Path(recipe.cache), self.source, self.autoencoder, sized, *some)
         shape = (self.autoencoder.config.latent_channels, size // stride, size // stride)
         tokens = Tokens(self.encoder.tokenizer, self.encoder.length)
         self.prepare = PrepareLatent(tokens, recipe.caption_dropout, self.objective, shape)
-        torch.manual_seed(recipe.loop.seed)  # the same start on every process
-        self.model = Adapters(self.pipe.unet, recipe.rank, recipe.dropout)
 
     def pipeline(self) -> LatentDiffusionPipeline:
         return self.pipe.to(self.model.device)
+
+
+class LoraStage(TaughtStage):
+    """The adapters beside a pipeline's denoiser."""
+
+    def __init__(self, recipe: LoraRecipe):
+        super().__init__(recipe, _open(recipe.pipeline))
+        if recipe.cache != "none":
+            sized = replace(recipe.data, image_size=self.image_size)
+            some = recipe.loop.seed, recipe.cached_pictures, recipe.loop.dataloader_num_workers
+            self.autoencoder.to(fastest_device())
+            self.source = cached_latents(Path(recipe.cache), self.source, self.autoencoder, sized, *some)
+        torch.manual_seed(recipe.loop.seed)  # the same start on every process
+        self.model = Adapters(self.pipe.unet, recipe.rank, recipe.dropout)
 
     def save(self, folder: Path) -> None:
         """`pytorch_lora_weights.safetensors`, which `load_lora_weights` of diffusers and of our pipeline open."""
@@ -170,8 +180,13 @@ def objective_of(config: dict, min_snr_gamma: float | None) -> DiffusionObjectiv
 def _open(name: str) -> LatentDiffusionPipeline:
     """Raises FileNotFoundError for what is no pipeline, ValueError for one that has no U-Net to teach."""
     pipe = AutoPipeline.from_pretrained(name)
-    if not isinstance(pipe, LatentDiffusionPipeline) or not isinstance(pipe.unet, UNet2DConditionModel):
-        kind = type(getattr(pipe, "unet", pipe)).__name__
+    if not draws_from_words(pipe) or not isinstance(pipe.unet, UNet2DConditionModel):
+        kind = type(pipe.unet if draws_from_words(pipe) else pipe).__name__
         raise ValueError(f"{name} holds a {kind}: LoRA teaches latent diffusion with a U-Net; give its --pipeline")
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def draws_from_words(pipe: DiffusionPipeline) -> bool:
+    """Whether it is latent diffusion whose denoiser takes the latent's channels and no others."""
+    return isinstance(pipe, LatentDiffusionPipeline) and pipe.unet.config.in_channels == pipe.vae.config.latent_channels

@@ -11,6 +11,7 @@ from t2i.data.toybox.backgrounds import BACKGROUNDS
 from t2i.data.toybox.captions import vocabulary
 from t2i.data.toybox.dataset import Toybox, export
 from t2i.data.toybox.kinds import KINDS, Kind
+from t2i.data.toybox.label_maps import LABELS, layout_image
 from t2i.data.toybox.scene import FAMILIES, RELATIONS, Scene, Thing
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.data.toybox.split import HELD_OUT, SPLITS
@@ -22,6 +23,7 @@ __all__ = [
     "FAMILIES",
     "HELD_OUT",
     "KINDS",
+    "LABELS",
     "RELATIONS",
     "SKINS",
     "SPLITS",
@@ -31,5 +33,6 @@ __all__ = [
     "Toybox",
     "contact_sheet",
     "export",
+    "layout_image",
     "vocabulary",
 ]

@@ -27,6 +27,8 @@ class Export:
     """Processes; 0 takes one a core. The bytes do not depend on it."""
     layout: Literal["folder", "array"] = "folder"
     """PNG files with metadata.jsonl, or one memory-mapped images.npy with metadata.jsonl."""
+    layouts: bool = False
+    """Write the map of what each pixel shows beside each picture: a PNG file with a palette, for `t2i layout`."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -43,6 +45,6 @@ def main(args: Sequence[str]) -> None:
         raise UsageError(f"--num must be at least 1 and --size at least 16, not {ask.num} and {ask.size}")
     workers = ask.workers or os.cpu_count() or 1
     started = time.perf_counter()
-    folder = export(ask.out, ask.num, ask.split, ask.size, ask.seed, workers, ask.layout)
+    folder = export(ask.out, ask.num, ask.split, ask.size, ask.seed, workers, ask.layout, ask.layouts)
     seconds = time.perf_counter() - started
     print(f"{folder}: {ask.num} pictures in {seconds:.1f} s, {ask.num / seconds:.0f} a second")

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from t2i.data.toybox.label_maps import layout_image
 from t2i.data.toybox.scene import Scene, check_name
 from t2i.data.toybox.split import SPLITS
 
@@ -73,6 +74,7 @@ def export(
     seed: int = 0,
     workers: int = 1,
     layout: str = "folder",
+    layouts: bool = False,
 ) -> Path:
     """Render `num` items of `Toybox(split, size, seed)` to disk; return the folder.
 
@@ -83,12 +85,16 @@ def export(
         out: a folder that does not exist or is empty.
         layout: "folder" writes PNG files and metadata.jsonl with file_name, text, scene (what Hugging Face's
             `imagefolder` reads); "array" writes images.npy (uint8, num × size × size × 3) and metadata.jsonl.
+        layouts: write the map of labels beside each picture, `Scene.layout` as a PNG file with a palette, and its name
+            to metadata.jsonl as layout_file_name (what `imagefolder` reads as a column of pictures called layout).
 
     Raises:
         FileExistsError: `out` exists and is not an empty folder.
-        ValueError: an unknown layout or split.
+        ValueError: an unknown layout or split, or layouts beside an array.
     """
     check_name("layout", layout, LAYOUTS)
+    if layouts and layout != "folder":
+        raise ValueError("maps of labels are files beside pictures: choose layout 'folder' with layouts")
     out, data = Path(out), Toybox(split, size, seed, num)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder; remove it or choose another")
@@ -100,7 +106,7 @@ def export(
             shape = (num, size, size, 3)
             np.lib.format.open_memmap(partial_out / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
         chunks = [range(i, min(i + _CHUNK, num)) for i in range(0, num, _CHUNK)]
-        write = partial(_write_chunk, data, partial_out, layout)
+        write = partial(_write_chunk, data, partial_out, layout, layouts)
         with (
             (partial_out / "metadata.jsonl").open("w", encoding="utf-8") as metadata,
             tqdm(total=num, desc=f"toybox {split}", unit="image") as progress,
@@ -128,7 +134,7 @@ def _mapper(workers: int) -> Iterator:
         yield pool.imap
 
 
-def _write_chunk(data: Toybox, folder: Path, layout: str, indices: Iterable[int]) -> list[dict]:
+def _write_chunk(data: Toybox, folder: Path, layout: str, layouts: bool, indices: Iterable[int]) -> list[dict]:
     """Render some items into `folder`; return their metadata, one record an item."""
     images = np.lib.format.open_memmap(folder / "images.npy", mode="r+") if layout == "array" else None
     records = []
@@ -140,6 +146,9 @@ def _write_chunk(data: Toybox, folder: Path, layout: str, indices: Iterable[int]
         else:
             record = {"file_name": f"{i:07d}.png", **record}
             Image.fromarray(item["image"]).save(folder / record["file_name"])
+        if layouts:
+            record["layout_file_name"] = f"{i:07d}.layout.png"
+            layout_image(item["scene"].layout(data.size)).save(folder / record["layout_file_name"])
         records.append(record)
     if images is not None:
         images.flush()

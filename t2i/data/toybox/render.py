@@ -1,4 +1,4 @@
-"""From a scene to its picture: the ground, the shadows, the objects."""
+"""From a scene to its picture: the ground, the shadows, the objects. And to the map of what each pixel shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from t2i.data.toybox.backgrounds import NUM_VARIANTS, background
-from t2i.data.toybox.composite import bounds, sprite
+from t2i.data.toybox.composite import bounds, layers, sprite
+from t2i.data.toybox.label_maps import LABELS
 from t2i.data.toybox.layout import UNITS, Jitter, Placement, layout
 
 if TYPE_CHECKING:
@@ -38,6 +39,22 @@ def render(scene: Scene, size: int = 64) -> Image.Image:
         picture = sprite(thing.kind, thing.attribute, side, placement.mirrored, tints[placement.thing])
         image.paste(picture, (x, y), mask=picture)
     return image
+
+
+def label_map(scene: Scene, size: int = 64) -> np.ndarray:
+    """What each pixel of `render(scene, size)` shows: uint8 (size, size), each an index into LABELS.
+
+    A pixel belongs to the uppermost object that covers half of it or more, outline included; shadows are ground.
+    """
+    if size < 16:
+        raise ValueError(f"size must be at least 16 pixels, not {size}")
+    labels = Image.new("L", (size, size), 0)
+    for placement in layout(scene, Jitter(scene.jitter_seed)):
+        kind = scene.things[placement.thing].kind
+        x, y, side = _pixels(placement, size)
+        covered = layers(kind, side, placement.mirrored).alpha.point(lambda v: 255 if v >= 128 else 0)
+        labels.paste(LABELS.index(kind), (x, y), mask=covered)
+    return np.array(labels)
 
 
 def _tint(jitter: Jitter) -> tuple[float, float, float]:

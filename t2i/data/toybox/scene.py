@@ -14,6 +14,7 @@ from t2i.data.toybox.attributes import ATTRIBUTES
 from t2i.data.toybox.backgrounds import BACKGROUNDS
 from t2i.data.toybox.captions import caption as _caption
 from t2i.data.toybox.kinds import KINDS
+from t2i.data.toybox.render import label_map as _label_map
 from t2i.data.toybox.render import render as _render
 from t2i.data.toybox.split import HELD_OUT, SPLITS
 
@@ -108,6 +109,10 @@ class Scene:
     def render(self, size: int = 64) -> Image.Image:
         """The picture: RGB, `size` × `size`, the same bytes for the same scene, always."""
         return _render(self, size)
+
+    def layout(self, size: int = 64) -> np.ndarray:
+        """What each pixel of `render(size)` shows: uint8 (size, size), each an index into LABELS, 0 the ground."""
+        return _label_map(self, size)
 
     def caption(self, rng: np.random.Generator | None = None) -> str:
         """A caption in one of several phrasings; without `rng` the canonical one."""

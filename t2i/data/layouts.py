@@ -1,0 +1,96 @@
+"""Maps of labels beside pictures: toybox's own, or files that a data set names.
+
+Shapes: H, W map · S side of the pictures
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from t2i.data.sources import Pictures, Source
+from t2i.data.toybox import LABELS, Toybox
+
+
+def read_labels(image: Image.Image, labels: Sequence[str] | int) -> np.ndarray:
+    """A picture whose pixels are labels -> uint8 (H, W).
+
+    Args:
+        image: of mode P, whatever its palette, or L.
+        labels: names of those there are, or how many.
+
+    Raises ValueError for a picture of another mode, and for a label beyond those there are.
+    """
+    if image.mode not in ("P", "L"):
+        raise ValueError(
+            f"a map's pixels are labels: a picture of mode P (with a palette) or L, not {image.mode}; "
+            "`t2i data toybox --layouts` writes some"
+        )
+    found, num = np.array(image), labels if isinstance(labels, int) else len(labels)
+    if (highest := int(found.max())) >= num:
+        names = "" if isinstance(labels, int) else f": {', '.join(labels)}"
+        raise ValueError(f"the map holds label {highest}, but there are only {num}, from 0 on{names}")
+    return found
+
+
+class WithLayouts:
+    """A source whose items have a "layout", uint8 (S, S), beside their picture.
+
+    Args:
+        source: toybox, whose scenes have maps of their own; or a data set with a column of them.
+        column: of a data set: pictures of the same size as those of the image column, cropped and scaled with them; or
+            names of their files in `folder`.
+        labels: their names, that of 0 first.
+        folder: what files are named relative to.
+
+    Raises ValueError where there is no such column, and for toybox with other labels than its own.
+    """
+
+    def __init__(self, source: Source, column: str, labels: Sequence[str], folder: Path | None = None):
+        self.source, self.column, self.labels, self.folder = source, column, tuple(labels), folder
+        if isinstance(source, Toybox):
+            if self.labels != LABELS:
+                raise ValueError("toybox has labels of its own: leave --labels as they are")
+            return
+        if not isinstance(source, Pictures) or column not in source.dataset.column_names:
+            known = ", ".join(getattr(getattr(source, "dataset", None), "column_names", ["none"]))
+            raise ValueError(
+                f"the data have no column {column!r} of maps but: {known}; name one with --layout-column, or write "
+                f'"{column}_file_name": the name of a PNG file, to each line of metadata.jsonl'
+            )
+        self.maps = source.dataset.select_columns([column])
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def captions(self, limit: int) -> Iterator[str]:
+        return self.source.captions(limit)
+
+    def __getitem__(self, index: int) -> dict:
+        item = self.source[index]
+        side = len(item["image"])
+        layout = item["scene"].layout(side) if isinstance(self.source, Toybox) else self._read(int(index), side)
+        return item | {"layout": layout}
+
+    def _read(self, index: int, side: int) -> np.ndarray:
+        given = self.maps[index][self.column]
+        if isinstance(given, str):
+            with Image.open((self.folder or Path()) / given) as file:
+                given = file.copy()
+        if not isinstance(given, Image.Image):
+            raise ValueError(f"the map of picture {index} in column {self.column!r} is no picture but {given!r}")
+        try:
+            return read_labels(square_map(given, side), self.labels)
+        except ValueError as error:
+            raise ValueError(f"picture {index}: {error}") from None
+
+
+def square_map(image: Image.Image, size: int) -> Image.Image:
+    """Centre crop and resize as pictures are, but no pixel gets a label between two others'."""
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.NEAREST, box=box)
