@@ -63,7 +63,7 @@ class _Editing(LatentDiffusionPipeline):
         for name in ("height", "width"):
             if options.get(name) is not None:
                 raise ValueError(f"the result has the picture's size: scale the picture instead of giving {name}")
-        steps, each = options.setdefault("num_inference_steps", 30), options.get("num_images_per_prompt", 1)
+        steps, each = options.setdefault("num_inference_steps", 20), options.get("num_images_per_prompt", 1)
         self._given = _Given(pixels, repaint, float(strength), steps, each)
         try:
             return super().__call__(prompt, height=pixels.shape[2], width=pixels.shape[3], **options)

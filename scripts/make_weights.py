@@ -116,8 +116,9 @@ def pack(out: Path, name: str, model) -> None:
     part, final = out / f".{name}.part", out / name
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
-    for config in part.rglob("config.json"):  # where the weights once lay is of no use to anybody
-        config.write_text("".join(line for line in config.open() if '"_name_or_path"' not in line))
+    for name_of in ("config.json", "model_index.json"):  # where the weights once lay is of no use to anybody
+        for config in part.rglob(name_of):
+            config.write_text("".join(line for line in config.open() if '"_name_or_path"' not in line))
     size = sum(p.stat().st_size for p in part.rglob("*") if p.is_file()) / 1e6
     if size > LIMIT_MB[name]:
         shutil.rmtree(part)

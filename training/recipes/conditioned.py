@@ -36,7 +36,7 @@ from t2i.training.recipes.lora import TaughtStage, draws_from_words
 class ConditionedRecipe:
     """What both have in common."""
 
-    start_from: str = "runs/ldm-toybox/latest"
+    start_from: str = "toybox/ldm"
     """The latent diffusion that it begins as: a folder, an embedded system, or a model of the Hub."""
     caption_dropout: float = 0.1
     """Share of samples trained without their text."""
@@ -82,7 +82,7 @@ def upscale_toybox(preset: str = "base") -> UpscaleRecipe:
 
     Pictures are drawn and encoded as they come: there is no cache. An --image-size of 0 is the pipeline's own.
 
-    base: `t2i train upscale-toybox --mixed-precision bf16`, after ldm-toybox
+    base: `t2i train upscale-toybox --mixed-precision bf16`, from the embedded system on
     tiny: `t2i train upscale-toybox --preset tiny`, a minute on two cores after the tiny ldm-toybox
     """
     if preset == "tiny":
@@ -96,7 +96,7 @@ def layout_toybox(preset: str = "base") -> LayoutRecipe:
     Pictures are drawn and encoded as they come: there is no cache. An --image-size of 0 is the pipeline's own. A folder
     of pictures needs a column of maps: "layout_file_name" in each line of metadata.jsonl, and --labels.
 
-    base: `t2i train layout-toybox --mixed-precision bf16`, after ldm-toybox
+    base: `t2i train layout-toybox --mixed-precision bf16`, from the embedded system on
     tiny: `t2i train layout-toybox --preset tiny`, a minute on two cores after the tiny ldm-toybox
     """
     if preset == "tiny":
@@ -108,8 +108,8 @@ def _loop(folder: str, tiny: bool = False) -> LoopConfig:
     if tiny:
         steps = {"max_train_steps": 100, "checkpointing_steps": 50, "lr_warmup_steps": 10}
         return LoopConfig(folder, train_batch_size=32, optimizer="muon", learning_rate=2e-3, **steps)
-    steps = {"max_train_steps": 3_000, "checkpointing_steps": 300}
-    return LoopConfig(folder, train_batch_size=128, optimizer="muon", learning_rate=2e-3, **steps)
+    steps = {"max_train_steps": 600, "checkpointing_steps": 100, "lr_warmup_steps": 30}
+    return LoopConfig(folder, train_batch_size=64, optimizer="muon", learning_rate=2e-3, **steps)
 
 
 class Given(Protocol):

@@ -30,7 +30,7 @@ PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention, diffus
 
 @dataclass(frozen=True)
 class LoraRecipe:
-    pipeline: str = "runs/ldm-toybox/latest"
+    pipeline: str = "toybox/ldm"
     """What is taught: a folder or a model of the Hub, of latent diffusion or Stable Diffusion 1.x or 2.x."""
     rank: int = 8
     """Of each pair of matrices."""
