@@ -32,6 +32,8 @@ def main(args: Sequence[str]) -> None:
 
 def run(recipe) -> Path:
     """Train a recipe's config; return the newest checkpoint's folder."""
+    if hasattr(recipe, "fit"):  # models that no loop trains
+        return recipe.fit()
     from t2i.training.loop import train
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the data workers' fork

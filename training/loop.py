@@ -37,6 +37,7 @@ class Stage(Protocol):
     model: nn.Module  # what is trained, checkpointed and averaged
     source: Source
     fingerprint: dict[str, str]  # of what else the run is made from: a resumed run must be made from the same
+    # finished: bool, if it has that: `save` found that the model gets no better, and the run ends.
 
     # prepare(item, rng): an item of the source -> what `loss` takes, without the batch axis. Data workers run it, so it
     # is an object of its own that can be pickled, and not a method: the model would go with it.
@@ -141,6 +142,7 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
                     log.picture(step, stage.preview())
                 checkpoints.save(step, stage.save, ema, restore=lambda: ema.restore(stage.model.parameters()))
                 stage.model.train()
+                stopping = stop.requested(accelerator, getattr(stage, "finished", False))
             if stopping:
                 accelerator.print(f"stopped after step {step}; go on with --resume latest")
                 break

@@ -32,9 +32,10 @@ class StopRequest:
             raise KeyboardInterrupt
         self._asked = True
 
-    def requested(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked to stop; the same answer on all of them."""
+    def requested(self, accelerator: Accelerator, finished: bool = False) -> bool:
+        """Whether any process was asked to stop, or has `finished`; the same answer on all of them."""
+        asked = self._asked or finished
         if accelerator.num_processes == 1:
-            return self._asked
-        flag = torch.tensor(float(self._asked), device=accelerator.device)
+            return asked
+        flag = torch.tensor(float(asked), device=accelerator.device)
         return bool(accelerator.reduce(flag, reduction="sum") > 0)

@@ -83,10 +83,16 @@ def open_source(
 ) -> Source:
     """The source called `name`: "toybox" (its training split), an image folder with metadata.jsonl, or a Hub data set.
 
+    Also the training part of "digits", "mnist", "fashion", "cifar10" and of a folder of IDX files, see `digits.py`.
+
     Raises FileNotFoundError or ValueError with the remedy when it is none of them.
     """
     if name == "toybox":
         return Toybox("train", size=size, seed=seed, num=TOYBOX_ITEMS)
+    from t2i.data import digits  # it needs this module
+
+    if name == "digits" or name in digits.HUB or digits.is_idx_folder(Path(name)):
+        return digits.open_splits(name, size).train
     from datasets import load_dataset  # slow to import, and toybox does without
 
     folder = Path(name)

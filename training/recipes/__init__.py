@@ -7,9 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from t2i.training.recipes.blocks import (
+    autoencoder,
+    gated_pixelcnn,
+    glow,
+    hvae,
+    nice,
+    pixelcnn,
+    pixelcnn_pp,
+    realnvp,
+    vae,
+)
 from t2i.training.recipes.clip import clip_toybox
+from t2i.training.recipes.conditioned import layout_toybox, upscale_toybox
 from t2i.training.recipes.kl import kl_toybox
 from t2i.training.recipes.ldm import ldm_toybox
+from t2i.training.recipes.linear import gmm, pca
 from t2i.training.recipes.lora import lora
 from t2i.training.recipes.prior import prior_toybox
 from t2i.training.recipes.reader import reader_toybox
@@ -23,7 +36,20 @@ RECIPES: dict[str, Callable] = {
     "kl-toybox": kl_toybox,
     "ldm-toybox": ldm_toybox,
     "lora": lora,
+    "upscale-toybox": upscale_toybox,
+    "layout-toybox": layout_toybox,
     "vqvae-toybox": vqvae_toybox,
     "prior-toybox": prior_toybox,
     "reader-toybox": reader_toybox,
+    "pca": pca,
+    "gmm": gmm,
+    "autoencoder": autoencoder,
+    "vae": vae,
+    "hvae": hvae,
+    "pixelcnn": pixelcnn,
+    "gated-pixelcnn": gated_pixelcnn,
+    "pixelcnn-pp": pixelcnn_pp,
+    "nice": nice,
+    "realnvp": realnvp,
+    "glow": glow,
 }

@@ -1,0 +1,34 @@
+"""The unconditional models, one family a file, behind one face (`base.py`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from pkgutil import resolve_name
+
+CLASSES = {  # name in config.json: where it is
+    "LinearMixture": "t2i.blocks.linear:LinearMixture",
+    "Autoencoder": "t2i.blocks.autoencoder:Autoencoder",
+    "VAE": "t2i.blocks.vae:VAE",
+    "HierarchicalVAE": "t2i.blocks.hvae:HierarchicalVAE",
+    "PixelCNN": "t2i.blocks.pixelcnn:PixelCNN",
+    "GatedPixelCNN": "t2i.blocks.gated_pixelcnn:GatedPixelCNN",
+    "PixelCNNpp": "t2i.blocks.pixelcnn_pp:PixelCNNpp",
+    "NICE": "t2i.blocks.nice:NICE",
+    "RealNVP": "t2i.blocks.realnvp:RealNVP",
+    "Glow": "t2i.blocks.glow:Glow",
+}
+
+
+def load_block(folder: str | Path):
+    """The model saved in `folder`, whatever its family, ready to sample and score.
+
+    Raises FileNotFoundError or ValueError where there is none.
+    """
+    config = Path(folder) / "config.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"there is no model in {folder}: it has no config.json")
+    name = json.loads(config.read_text()).get("_class_name")
+    if name not in CLASSES:
+        raise ValueError(f"{folder} holds a {name}, which is none of the blocks: {', '.join(CLASSES)}")
+    return resolve_name(CLASSES[name]).from_pretrained(folder).eval()

@@ -1,0 +1,90 @@
+"""What a decoder's output says of an image: the probability of its pixels, in nats.
+
+Shapes: B batch · C channels · S image side · L levels
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from t2i.blocks.base import Generators, from_levels, nearest_levels, normal, to_levels, uniform
+
+Pixels = Literal["bernoulli", "gaussian", "logistic"]
+MIN_LOG_SCALE = -7.0  # of a logistic, pixels in [-1, 1]; narrower ones fit a single level, and their gradient vanishes
+
+
+def check_pixels(pixels: str, levels: int) -> None:
+    """Raise ValueError for an unknown likelihood, or Bernoulli's for more than two levels."""
+    if pixels not in ("bernoulli", "gaussian", "logistic"):
+        raise ValueError(f"unknown pixel likelihood {pixels!r}: choose 'bernoulli', 'gaussian' or 'logistic'")
+    if pixels == "bernoulli" and levels != 2:
+        raise ValueError(f"a Bernoulli likelihood is for images of 2 levels, not {levels}: binarise them with levels=2")
+
+
+def outputs_of(pixels: Pixels) -> int:
+    """How many numbers of the decoder's output belong to each number of an image."""
+    return 1 if pixels == "bernoulli" else 2
+
+
+def log_prob(pixels: Pixels, outputs: Tensor, images: Tensor, levels: int) -> Tensor:
+    """ln p(images | outputs): (B, 1 or 2 · C, S, S), (B, C, S, S) -> nats (B,); a density for "gaussian" alone."""
+    if pixels == "bernoulli":
+        return -F.binary_cross_entropy_with_logits(outputs, (images + 1) / 2, reduction="none").flatten(1).sum(1)
+    mean, log_scale = outputs.chunk(2, dim=1)
+    if pixels == "gaussian":
+        log_scale = _bounded(log_scale)
+        nats = -0.5 * ((images - mean) * (-log_scale).exp()).square() - log_scale - 0.5 * math.log(2 * math.pi)
+    else:
+        nats = discretized_logistic(images, mean, log_scale, levels)
+    return nats.flatten(1).sum(1)
+
+
+def mode(pixels: Pixels, outputs: Tensor) -> Tensor:
+    """The mean image: (B, 1 or 2 · C, S, S) -> (B, C, S, S) in [-1, 1]"""
+    if pixels == "bernoulli":
+        return 2 * outputs.sigmoid() - 1
+    return outputs.chunk(2, dim=1)[0].clamp(-1, 1)
+
+
+def draw(pixels: Pixels, outputs: Tensor, levels: int, generator: Generators = None) -> Tensor:
+    """An image drawn from p(x | outputs), of L levels: (B, 1 or 2 · C, S, S) -> (B, C, S, S)"""
+    if pixels == "bernoulli":
+        u = uniform(outputs.shape, generator, outputs.device, outputs.dtype)
+        return from_levels(u < outputs.sigmoid(), 2)
+    mean, log_scale = outputs.chunk(2, dim=1)
+    if pixels == "gaussian":
+        noise = normal(mean.shape, generator, mean.device, mean.dtype)
+        return nearest_levels(mean + _bounded(log_scale).exp() * noise, levels)
+    return logistic_levels(mean, log_scale, uniform(mean.shape, generator, mean.device, mean.dtype), levels)
+
+
+def discretized_logistic(images: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """ln of the mass that a logistic gives to each value's bin; the outer bins reach to infinity.
+
+    All of one shape, images of L levels. Salimans et al. 2017 (PixelCNN++, arXiv 1701.05517), eq. 2.
+    """
+    half = 1 / (levels - 1)  # of a bin around -1 + 2k/(L - 1)
+    inverse = (-log_scale.clamp(min=MIN_LOG_SCALE)).exp()
+    upper, lower = (images - mean + half) * inverse, (images - mean - half) * inverse
+    k = to_levels(images, levels)
+    # σ(b) - σ(a) = σ(b) σ(-a) (1 - exp(a - b)), which loses nothing in the tails.
+    inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half * inverse))
+    return torch.where(k == 0, F.logsigmoid(upper), torch.where(k == levels - 1, F.logsigmoid(-lower), inside))
+
+
+def logistic_levels(mean: Tensor, log_scale: Tensor, u: Tensor, levels: int) -> Tensor:
+    """Draws of the discretised logistic by its inverse distribution function; u uniform in [0, 1), all of one shape."""
+    u = u.clamp(1e-6, 1 - 1e-6)
+    x = mean + log_scale.clamp(min=MIN_LOG_SCALE).exp() * (u.log() - (-u).log1p())
+    k = ((x.clamp(-1, 1) + 1) * ((levels - 1) / 2)).round()
+    return from_levels(k, levels)
+
+
+def _bounded(log_scale: Tensor) -> Tensor:
+    """A Gaussian as narrow as it likes would take an infinite density from pixels that are always the same."""
+    return log_scale.clamp(-6.0, 2.0)

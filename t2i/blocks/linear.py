@@ -1,0 +1,136 @@
+"""Principal components and a mixture of Gaussians in their scores: what can be had without a network.
+
+The density is exact: p(x) = p(scores) · N(what the components leave over; 0, σ²). With one Gaussian and full rank this
+is a normal distribution, with one and a lower rank probabilistic PCA (Tipping and Bishop 1999, eq. 6 and 7).
+Shapes: B batch · C channels · S image side · N = C·S·S · R rank · K Gaussians
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+
+from t2i.blocks.base import Block, Generators, Likelihood, dequantize, nearest_levels, normal, uniform
+
+MIN_NOISE = 1e-6  # variance left over by the components, at least
+
+
+class LinearMixture(Block):
+    """Fitted by scikit-learn's `PCA` and, by EM, its `GaussianMixture`, not by gradients.
+
+    Args:
+        image_size, channels, levels, num_classes: of the images, see `Block`; it takes no labels.
+        rank: R, components kept, at most N.
+        components: K, Gaussians of the scores; 1 is the PCA sampler.
+        ridge: added to their covariances' diagonals.
+
+    Raises ValueError for sizes that do not fit together.
+    """
+
+    likelihood: ClassVar[Likelihood] = "exact"
+    latents: ClassVar[bool] = True
+    continuous = True
+
+    @register_to_config
+    def __init__(
+        self,
+        image_size: int = 28,
+        channels: int = 1,
+        levels: int = 256,
+        num_classes: int = 0,
+        rank: int = 50,
+        components: int = 1,
+        ridge: float = 1e-4,
+    ):
+        super().__init__()
+        self._declare(image_size, channels, levels, num_classes)
+        numbers = math.prod(self.shape)
+        if num_classes:
+            raise ValueError("a LinearMixture takes no labels: set num_classes to 0")
+        if not 1 <= rank <= numbers or components < 1 or not ridge >= 0:
+            raise ValueError(f"rank must lie in [1, {numbers}], components be ≥ 1: {rank=}, {components=}, {ridge=}")
+        self.register_buffer("center", torch.zeros(numbers))
+        self.register_buffer("basis", torch.eye(numbers)[:rank])  # (R, N), orthonormal rows
+        self.register_buffer("noise", torch.ones(()))  # variance of each number outside the rows' span
+        self.register_buffer("shares", torch.full((components,), 1 / components))
+        self.register_buffer("means", torch.zeros(components, rank))
+        self.register_buffer("scales", torch.eye(rank).repeat(components, 1, 1))  # Cholesky factors of covariances
+
+    def fit(self, images: Tensor, seed: int = 0) -> list[float]:
+        """Fit to images of L levels (B, C, S, S); EM's mean log-likelihood of the scores, one for each round.
+
+        Raises ValueError for fewer images than the rank or the Gaussians need, and for other images.
+        """
+        from sklearn.decomposition import PCA  # slow to import
+        from sklearn.mixture import GaussianMixture
+
+        self._check(images, None)
+        rank, components = self.config.rank, self.config.components
+        if len(images) <= max(rank, components):
+            raise ValueError(f"{len(images)} images are too few for rank {rank} and {components} components")
+        generator = torch.Generator().manual_seed(seed)
+        x = dequantize(images.cpu(), self.levels, generator).flatten(1).double().numpy()
+        pca = PCA(rank, svd_solver="full").fit(x)
+        scores = pca.transform(x)
+        mixture = GaussianMixture(components, reg_covar=self.config.ridge, random_state=seed).fit(scores)
+        found = {
+            "center": pca.mean_,
+            "basis": pca.components_,
+            "noise": np.maximum(pca.noise_variance_, MIN_NOISE),
+            "shares": mixture.weights_,
+            "means": mixture.means_,
+            "scales": np.linalg.cholesky(mixture.covariances_),
+        }
+        for name, value in found.items():
+            getattr(self, name).copy_(torch.as_tensor(value))
+        return [float(bound) for bound in mixture.lower_bounds_]
+
+    def log_prob(self, images: Tensor, y: Tensor | None = None) -> Tensor:
+        """ln p(x), exact, of continuous images (B, C, S, S) in [-1, 1] -> nats (B,). Raises ValueError for others."""
+        self._check(images, y)
+        centred = images.to(self.center.dtype).flatten(1) - self.center
+        scores = centred @ self.basis.t()  # (B, R)
+        left = (centred.square().sum(1) - scores.square().sum(1)).clamp(min=0)
+        outside = len(self.center) - len(self.basis)
+        nats = -0.5 * left / self.noise - 0.5 * outside * (2 * math.pi * self.noise).log()
+        deviations = (scores[:, None] - self.means).permute(1, 2, 0)  # (K, R, B)
+        standard = torch.linalg.solve_triangular(self.scales, deviations, upper=False)
+        each = -0.5 * standard.square().sum(1) - 0.5 * len(self.basis) * math.log(2 * math.pi)  # (K, B)
+        each = each + (self.shares.log() - self.scales.diagonal(dim1=1, dim2=2).log().sum(1))[:, None]
+        return nats + each.logsumexp(0)
+
+    def encode(self, images: Tensor, y: Tensor | None = None) -> Tensor:
+        """Images (B, C, S, S) -> scores (B, R)"""
+        self._check(images, y)
+        return (images.to(self.center.dtype).flatten(1) - self.center) @ self.basis.t()
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Scores (B, R) -> images (B, C, S, S) in [-1, 1]. Raises ValueError for other shapes."""
+        if z.ndim != 2 or z.shape[1] != len(self.basis):
+            raise ValueError(f"latents must have the shape (B, {len(self.basis)}), not {tuple(z.shape)}")
+        self._check_labels(y, len(z))
+        return (z @ self.basis + self.center).view(-1, *self.shape).clamp(-1, 1)
+
+    @torch.no_grad()
+    def sample(self, n: int, y: Tensor | None = None, generator: Generators = None, leftover: bool = True) -> Tensor:
+        """See `Block`; without `leftover`, what the components do not span stays at its mean: clean pictures."""
+        self._check_labels(y, n)
+        device, dtype = self.center.device, self.center.dtype
+        which = (self.shares.cumsum(0)[:-1] <= uniform((n, 1), generator, device, dtype)).sum(1)
+        z = normal((n, len(self.basis)), generator, device, dtype)
+        scores = self.means[which] + torch.einsum("nij,nj->ni", self.scales[which], z)
+        x = scores @ self.basis + self.center
+        if leftover:
+            noise = normal(x.shape, generator, device, dtype)
+            x = x + self.noise.sqrt() * (noise - noise @ self.basis.t() @ self.basis)
+        return nearest_levels(x.view(n, *self.shape), self.levels)
+
+
+def nearest(images: Tensor, among: Tensor) -> Tensor:
+    """Of each image the nearest of others, Euclidean: (B, C, S, S), (M, C, S, S) -> places (B,) in `among`"""
+    return torch.cdist(images.flatten(1), among.flatten(1)).argmin(1)

@@ -1,0 +1,71 @@
+"""Tiny models of every family, and pictures for them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from t2i.blocks.autoencoder import Autoencoder
+from t2i.blocks.base import Block, from_levels
+from t2i.blocks.gated_pixelcnn import GatedPixelCNN
+from t2i.blocks.glow import Glow
+from t2i.blocks.hvae import HierarchicalVAE
+from t2i.blocks.linear import LinearMixture
+from t2i.blocks.nice import NICE
+from t2i.blocks.pixelcnn import PixelCNN
+from t2i.blocks.pixelcnn_pp import PixelCNNpp
+from t2i.blocks.realnvp import RealNVP
+from t2i.blocks.vae import VAE
+from t2i.data.digits import open_splits
+
+VAE_SIZES = {"image_size": 8, "widths": (8, 16)}
+PIXEL_SIZES = {"image_size": 8, "width": 12}
+MAKERS = {
+    "pca": lambda: LinearMixture(8, 1, 17, rank=6),
+    "gmm": lambda: LinearMixture(8, 1, 17, rank=6, components=3),
+    "autoencoder": lambda: Autoencoder(**VAE_SIZES, levels=17, latent_dim=4),
+    "vae": lambda: VAE(**VAE_SIZES, latent_dim=3),
+    "vae-conditional": lambda: VAE(**VAE_SIZES, latent_dim=3, num_classes=10),
+    "vae-gaussian": lambda: VAE(**VAE_SIZES, latent_dim=3, levels=17, pixels="gaussian"),
+    "vae-logistic": lambda: VAE(**VAE_SIZES, latent_dim=3, levels=17, pixels="logistic"),
+    "vae-weighted": lambda: VAE(**VAE_SIZES, latent_dim=3, train_samples=3),
+    "hvae": lambda: HierarchicalVAE(**VAE_SIZES, groups=(1, 2), latent_channels=2),
+    "hvae-conditional": lambda: HierarchicalVAE(
+        **VAE_SIZES, groups=(1, 1), latent_channels=2, levels=17, pixels="logistic", num_classes=10
+    ),
+    "pixelcnn": lambda: PixelCNN(**PIXEL_SIZES, blocks=2, first_kernel=5),
+    "gated-pixelcnn": lambda: GatedPixelCNN(**PIXEL_SIZES, layers=2, num_classes=10, first_kernel=5),
+    "gated-pixelcnn-colour": lambda: GatedPixelCNN(**PIXEL_SIZES, channels=3, levels=17, layers=1, first_kernel=5),
+    "pixelcnn++": lambda: PixelCNNpp(
+        **PIXEL_SIZES, channels=1, levels=17, num_classes=10, resolutions=2, blocks=1, mixtures=3
+    ),
+    "nice": lambda: NICE(8, 1, 17, width=32, hidden=2),
+    "realnvp": lambda: RealNVP(8, 1, 17, scales=1, couplings=2, width=8, blocks=1),
+    "glow": lambda: Glow(8, 1, 17, scales=2, steps=2, width=16),
+    "glow-conditional": lambda: Glow(8, 3, 17, num_classes=10, scales=2, steps=1, width=16, alpha=0.05),
+}
+
+
+def digits(levels: int, n: int = 16, channels: int = 1) -> tuple[Tensor, Tensor]:
+    """The first n digits with so many levels (n, C, 8, 8), and their labels (n,)"""
+    items = [open_splits("digits").train[i] for i in range(n)]
+    image = torch.stack([torch.from_numpy(item["image"][:, :, 0]) for item in items])[:, None] / 255
+    k = (image * (levels - 1)).round()
+    return from_levels(k, levels).repeat(1, channels, 1, 1), torch.tensor([item["label"] for item in items])
+
+
+def pictures(model: Block, n: int = 16) -> tuple[Tensor, Tensor | None]:
+    """Digits as this model takes them, at its size, and labels where it takes them."""
+    images, y = digits(model.levels, n, model.shape[0])
+    return images[:, :, : model.shape[1], : model.shape[2]], y if model.conditional else None
+
+
+def stirred(model: Block, std: float = 0.1) -> Block:
+    """Away from the start, at which layers that begin with zeros hide what is behind them."""
+    for parameter in model.parameters():
+        parameter.data += std * torch.randn_like(parameter)
+    return model
+
+
+def seeds(*numbers: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(number) for number in numbers]

@@ -1,0 +1,209 @@
+"""What the recipes of the unconditional models share: their data, their scores on held-out pictures, early stopping.
+
+Shapes: B batch · C channels · S image side · L levels
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2i.blocks.base import Block, from_levels, log_likelihood
+from t2i.data.digits import Part, Splits, open_splits
+from t2i.data.sources import Source
+from t2i.data.toybox.sheet import contact_sheet
+from t2i.files import write_whole
+from t2i.images import to_pil
+from t2i.training.config import LoopConfig
+
+SCORES_FILE = "scores.json"
+BEST = "best"  # the run's folder of the model that did best on the validation pictures
+
+
+@dataclass(frozen=True)
+class BlockDataConfig:
+    data: str = "digits"
+    """'digits', a folder of IDX files (MNIST's format), 'mnist', 'fashion', 'cifar10', 'toybox', an image folder with
+    metadata.jsonl, or a data set of the Hub."""
+    image_column: str = "image"
+    """Column of the pictures."""
+    caption_column: str = "text"
+    """Column of the captions."""
+    image_size: int | None = None
+    """Side of the square pictures, in pixels; by default their own, and 32 for those that have none."""
+    levels: int | None = None
+    """Values of a pixel, by default all that the data have; 2: each is drawn with its intensity, anew each time."""
+    gray: bool = False
+    """Make colour pictures grey."""
+    shift: int = 0
+    """Augmentation: move each training picture by up to so many pixels."""
+    validation: int = 1000
+    """Of the training pictures, how many (the last, and at most a fifth) only choose the best checkpoint."""
+    patience: int = 10
+    """Stop when so many checkpoints in a row were no better on them; 0: never."""
+    scored: int = 1000
+    """How many validation and test pictures are scored at most."""
+
+    def __post_init__(self) -> None:
+        if self.levels is not None and not 2 <= self.levels <= 256:
+            raise ValueError(f"levels must lie in [2, 256], not {self.levels}")
+        for name, least in (("shift", 0), ("patience", 0), ("validation", 1), ("scored", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class PreparePixels:
+    """A picture as levels; binarised ones are drawn, each pixel white with its intensity."""
+
+    levels: int
+    channels: int
+    shift: int = 0
+
+    def __call__(self, item: dict, rng: np.random.Generator) -> dict:
+        """-> levels, uint8 (C, S, S); label, an integer, 0 where there is none"""
+        image = np.asarray(item["image"], np.float32).transpose(2, 0, 1) / 255  # (3, S, S)
+        if self.channels == 1:  # Rec. 601's luma; grey pictures stay as they are
+            image = np.tensordot(np.float32([0.299, 0.587, 0.114]), image, 1)[None]
+        if self.shift:
+            image = _moved(image, *rng.integers(-self.shift, self.shift + 1, 2))
+        white = rng.random(image.shape, np.float32) < image
+        k = white if self.levels == 2 else (image * (self.levels - 1)).round()
+        return {"k": k.astype(np.uint8), "label": item.get("label", 0)}
+
+
+def _moved(image: np.ndarray, down: int, right: int) -> np.ndarray:
+    """The picture (C, S, S) moved; what comes in at an edge repeats it."""
+    side = image.shape[1]
+    rows, columns = (np.clip(np.arange(side) - by, 0, side - 1) for by in (down, right))
+    return image[:, rows][:, :, columns]
+
+
+class MakesBlock(Protocol):
+    """A recipe's model options."""
+
+    def make(self, **geometry: int) -> Block:
+        """A new model for images of image_size, channels, levels and num_classes."""
+
+
+class BlockStage:
+    """One unconditional model (or one given labels), scored at every checkpoint on pictures it is not trained on."""
+
+    SHOWN = 32
+    BATCH = 100  # pictures scored at once
+    fingerprint: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, data: BlockDataConfig, model: MakesBlock, loop: LoopConfig, conditional: bool):
+        columns = {"image_column": data.image_column, "caption_column": data.caption_column}
+        splits = open_splits(data.data, data.image_size, loop.seed, **columns)
+        if conditional and not splits.classes:
+            raise ValueError(f"{data.data} has no labels: train without --conditional")
+        channels = 1 if data.gray else splits.channels
+        levels = data.levels or splits.levels
+        self.data, self.run = data, Path(loop.output_dir)
+        self.source, held_out, test = _parts(splits, data.validation)
+        self.prepare = PreparePixels(levels, channels, data.shift)
+        still = PreparePixels(levels, channels)
+        self.validation, self.test = (_drawn(part, still, data.scored) for part in (held_out, test))
+        self.classes = splits.classes if conditional else ()
+        torch.manual_seed(loop.seed)  # the same start on every process
+        size = self.validation[0].shape[-1]
+        self.model = model.make(
+            image_size=size, channels=channels, levels=levels, num_classes=len(splits.classes) if conditional else 0
+        )
+        if hasattr(self.model, "initialize"):  # from data: all processes take the same
+            first = _drawn(self.source, still, 256)
+            self.model.initialize(from_levels(first[0], levels), first[1] if conditional else None)
+        self.history: list[float] = _history(loop)
+        self.finished = False
+
+    def loss(self, k: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """k: levels, uint8 (B, C, S, S); label: (B,)"""
+        return self.model.loss(from_levels(k, self.model.levels), label if self.model.conditional else None)
+
+    @torch.no_grad()
+    def preview(self) -> Image.Image:
+        """Samples; with latents also pictures over their reconstructions."""
+        n, device = self.SHOWN, self.model.device
+        generator = torch.Generator().manual_seed(0)
+        y = torch.arange(n, device=device) % len(self.classes) if self.classes else None
+        pictures = [self.model.sample(n, y, generator)] if self.model.samples else []
+        labels = [self.classes[i] for i in y.tolist()] if self.classes else [""] * n
+        if self.model.latents:
+            images, own = self._batch(self.validation, slice(8))
+            pictures += [images, self.model.decode(self.model.encode(images, own), own)]
+            labels = (labels if self.model.samples else []) + ["held out"] * len(images) + ["decoded"] * len(images)
+        shown = torch.cat([p.float().cpu() for p in pictures]).expand(-1, 3, -1, -1)
+        return contact_sheet(to_pil(shown), labels, columns=8, cell=64)
+
+    def save(self, folder: Path) -> None:
+        """The model and its scores.json; a copy in the run's `best` where it did best, with the test score."""
+        self.model.save_pretrained(folder)
+        scores = self.score(self.validation)
+        best = not self.history or scores["loss"] < min(self.history)
+        self.history.append(scores["loss"])
+        since = len(self.history) - 1 - int(np.argmin(self.history))
+        self.finished = 0 < self.data.patience <= since
+        _write(folder / SCORES_FILE, {"validation": scores, "history": self.history})
+        if best:
+            part = self.run / f".{BEST}.part"
+            shutil.rmtree(part, ignore_errors=True)
+            self.model.save_pretrained(part)
+            _write(part / SCORES_FILE, {"validation": scores, "test": self.score(self.test)})
+            shutil.rmtree(self.run / BEST, ignore_errors=True)
+            part.rename(self.run / BEST)
+
+    @torch.no_grad()
+    def score(self, pictures: tuple[Tensor, Tensor]) -> dict:
+        """Mean nats and bits of held-out pictures, and `loss`, by which checkpoints are compared."""
+        generator = torch.Generator().manual_seed(0)  # a source of its own: the run's is not drawn from
+        found = [
+            self._score(generator, *self._batch(pictures, slice(i, i + self.BATCH)))
+            for i in range(0, len(pictures[1]), self.BATCH)
+        ]
+        means = {name: float(torch.cat([f[name] for f in found]).double().mean()) for name in found[0]}
+        return {"kind": self.model.likelihood, "pictures": len(pictures[1]), **means}
+
+    def _score(self, generator: torch.Generator, images: Tensor, y: Tensor | None) -> dict[str, Tensor]:
+        if self.model.likelihood == "none":
+            return {"loss": self.model.loss(images, y)["loss"].expand(len(images)).cpu()}
+        nats = -log_likelihood(self.model, images, y, generator).cpu()
+        return {"loss": nats, "nats": nats, "bits": nats / (np.prod(self.model.shape) * np.log(2))}
+
+    def _batch(self, pictures: tuple[Tensor, Tensor], part: slice) -> tuple[Tensor, Tensor | None]:
+        images = from_levels(pictures[0][part].to(self.model.device), self.model.levels)
+        return images, pictures[1][part].to(self.model.device) if self.model.conditional else None
+
+
+def _parts(splits: Splits, validation: int) -> tuple[Source, Source, Source]:
+    cut = len(splits.train) - min(validation, len(splits.train) // 5)
+    if cut == len(splits.train):
+        raise ValueError(f"{len(splits.train)} pictures are too few to hold some out: there must be 5 at least")
+    return Part(splits.train, 0, cut), Part(splits.train, cut, len(splits.train)), splits.test
+
+
+def _drawn(part: Source, prepare: PreparePixels, count: int) -> tuple[Tensor, Tensor]:
+    """The part's first pictures as levels (n, C, S, S) and labels (n,), drawn once and for all with seed 0."""
+    items = [prepare(part[i], np.random.default_rng((0, i))) for i in range(min(count, len(part)))]
+    return torch.from_numpy(np.stack([i["k"] for i in items])), torch.tensor([i["label"] for i in items])
+
+
+def _history(loop: LoopConfig) -> list[float]:
+    """The validation losses of the checkpoint that the run goes on from."""
+    if loop.resume is None:
+        return []
+    folder = Path(loop.output_dir) / "latest" if loop.resume == "latest" else Path(loop.resume)
+    file = folder / SCORES_FILE
+    return json.loads(file.read_text())["history"] if file.is_file() else []
+
+
+def _write(path: Path, scores: dict) -> None:
+    write_whole(path, json.dumps(scores, indent=2) + "\n")

@@ -1,0 +1,94 @@
+"""Principal components and mixtures of Gaussians: fitted at once, not trained by the loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from t2i.blocks.base import from_levels
+from t2i.blocks.linear import LinearMixture, nearest
+from t2i.data.toybox.sheet import contact_sheet
+from t2i.files import write_whole
+from t2i.images import to_pil
+from t2i.training.block_stage import BlockDataConfig, BlockStage
+from t2i.training.config import LoopConfig
+
+
+@dataclass(frozen=True)
+class LinearOptions:
+    rank: int = 50
+    """Principal components kept."""
+    components: int = 1
+    """Gaussians of the mixture in their scores."""
+    ridge: float = 1e-4
+    """Added to the variances of the Gaussians."""
+
+    def make(self, **geometry: int) -> LinearMixture:
+        return LinearMixture(**geometry, **dataclasses.asdict(self))
+
+
+@dataclass(frozen=True)
+class LinearRecipe:
+    output_dir: str = "runs/pca"
+    """Folder of the model, its scores and pictures."""
+    fitted: int = 10_000
+    """How many training pictures it is fitted to at most."""
+    seed: int = 0
+    data: BlockDataConfig = field(default_factory=BlockDataConfig)
+    model: LinearOptions = field(default_factory=LinearOptions)
+
+    def fit(self) -> Path:
+        """Fit, score and save; the folder, which `t2i.blocks.load_block` opens.
+
+        Raises FileExistsError where a model is already, and as the model does.
+        """
+        run = Path(self.output_dir)
+        folder = run / "checkpoint-1"
+        if folder.exists():
+            raise FileExistsError(f"{run} holds a model: choose another --output-dir")
+        stage = BlockStage(self.data, self.model, LoopConfig(self.output_dir, seed=self.seed), conditional=False)
+        some = range(min(self.fitted, len(stage.source)))
+        drawn = [stage.prepare(stage.source[i], np.random.default_rng((self.seed, i)))["k"] for i in some]
+        images = from_levels(torch.from_numpy(np.stack(drawn)), stage.model.levels)
+        bounds = stage.model.fit(images, self.seed)
+        (run / "samples").mkdir(parents=True, exist_ok=True)
+        stage.save(folder)
+        write_whole(folder / "em.json", json.dumps(bounds) + "\n")
+        stage.preview().save(run / "samples" / "step-000001.png")
+        beside_nearest(stage.model, images).save(run / "samples" / "nearest.png")
+        return folder
+
+
+def beside_nearest(model: LinearMixture, images: torch.Tensor, count: int = 8) -> Image.Image:
+    """Samples over the training pictures nearest to them: has it learned the pictures by heart?"""
+    samples = model.sample(count, None, torch.Generator().manual_seed(0), leftover=False)
+    shown = torch.cat([samples, images[nearest(samples, images)]]).expand(-1, 3, -1, -1)
+    return contact_sheet(to_pil(shown), ["sample"] * count + ["nearest"] * count, columns=count, cell=64)
+
+
+def pca(preset: str = "base") -> LinearRecipe:
+    """Principal components with a Gaussian in their scores: project, fit, sample.
+
+    base: `t2i train pca --data FOLDER` of 28×28 IDX files
+    tiny: `t2i train pca --preset tiny`, 8×8 digits, seconds on one core
+    """
+    if preset == "tiny":
+        return LinearRecipe("runs/tiny-pca", model=LinearOptions(rank=20))
+    return LinearRecipe("runs/pca")
+
+
+def gmm(preset: str = "base") -> LinearRecipe:
+    """A mixture of Gaussians fitted by EM in the scores of principal components.
+
+    base: `t2i train gmm --data FOLDER` of 28×28 IDX files
+    tiny: `t2i train gmm --preset tiny`, 8×8 digits, seconds on one core
+    """
+    if preset == "tiny":
+        return LinearRecipe("runs/tiny-gmm", model=LinearOptions(rank=20, components=10))
+    return LinearRecipe("runs/gmm", model=LinearOptions(components=20))
