@@ -7,7 +7,7 @@ WHEEL := build/wheel
 .PHONY: demo test test-slow test-wheel lint format weights bench clean
 
 demo: .venv/ready
-	$(BIN)/t2i generate "an avocado armchair" --num-images 4 --out avocado-armchair.png
+	$(BIN)/t2i generate "an avocado armchair" --pipeline toybox/dalle --pipeline toybox/ldm --num-images 4 --out avocado-armchair.png
 
 # On all cores, and then, with nothing beside them, the tests that hold a stopwatch.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile

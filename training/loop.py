@@ -144,7 +144,8 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
                 stage.model.train()
                 stopping = stop.requested(accelerator, getattr(stage, "finished", False))
             if stopping:
-                accelerator.print(f"stopped after step {step}; go on with --resume latest")
+                why = "the model gets no better" if getattr(stage, "finished", False) else "go on with --resume latest"
+                accelerator.print(f"stopped after step {step}; {why}")
                 break
     accelerator.wait_for_everyone()
     return checkpoints.newest()

@@ -42,6 +42,7 @@ from t2i.training.recipes.clip import ClipModelConfig
 from t2i.training.recipes.kl import KLModelConfig
 from t2i.training.recipes.ldm import LDMRecipe, LDMStage, make_denoiser
 
+FULL = {"torch_dtype": torch.float32}  # whatever the files are stored in
 AGREE = 1e-3  # of latents of standard deviation 1 or more: rounding, through all steps of a sampler
 
 
@@ -129,7 +130,7 @@ def sampling(o: Latent, folder: Path) -> list[Row]:
 
 
 def their_pipeline(folder: Path) -> StableDiffusionPipeline:
-    return StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+    return StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, requires_safety_checker=False, **FULL)
 
 
 def _check(ours: Tensor, theirs: Tensor) -> None:
@@ -216,8 +217,8 @@ def _our_loop(recipe: LDMRecipe, folder: Path, pictures: Pictures | None) -> Tim
 
 def plain_loop(o: Latent, folder: Path, pictures: Pictures, recipe: LDMRecipe) -> float:
     """What diffusers' train_text_to_image.py does with --use_ema and --snr_gamma; returns the seconds of the steps."""
-    vae, unet = AutoencoderKL.from_pretrained(folder / "vae"), _unet(folder)
-    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder")
+    vae, unet = AutoencoderKL.from_pretrained(folder / "vae", **FULL), _unet(folder)
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     for frozen in (vae, text_encoder):
         frozen.eval().requires_grad_(False)
@@ -257,4 +258,4 @@ def plain_loop(o: Latent, folder: Path, pictures: Pictures, recipe: LDMRecipe) -
 
 
 def _unet(folder: Path) -> UNet2DConditionModel:
-    return UNet2DConditionModel.from_pretrained(folder / "unet")
+    return UNet2DConditionModel.from_pretrained(folder / "unet", **FULL)

@@ -108,7 +108,7 @@ def _loop(folder: str, tiny: bool = False) -> LoopConfig:
     if tiny:
         steps = {"max_train_steps": 100, "checkpointing_steps": 50, "lr_warmup_steps": 10}
         return LoopConfig(folder, train_batch_size=32, optimizer="muon", learning_rate=2e-3, **steps)
-    steps = {"max_train_steps": 600, "checkpointing_steps": 100, "lr_warmup_steps": 30}
+    steps = {"max_train_steps": 2_000, "checkpointing_steps": 200, "lr_warmup_steps": 30}
     return LoopConfig(folder, train_batch_size=64, optimizer="muon", learning_rate=2e-3, **steps)
 
 

@@ -121,7 +121,7 @@ def ldm_toybox(preset: str = "base") -> LDMRecipe:
         parts = {"autoencoder": "runs/tiny-kl/latest", "text_encoder": "runs/tiny-clip/latest"}
         return LDMRecipe(**parts, cache="runs/tiny-latents", cached_pictures=2_000, model=model, loop=loop)
     run = "runs/ldm-toybox"
-    steps = {"max_train_steps": 6_000, "checkpointing_steps": 300}
+    steps = {"max_train_steps": 6_000, "checkpointing_steps": 300, "lr_warmup_steps": 100}
     loop = LoopConfig(run, train_batch_size=128, optimizer="muon", learning_rate=4e-3, **steps)
     return LDMRecipe(train_text_encoder=True, loop=loop, validation_prompts=TOYBOX_PROMPTS)
 
