@@ -116,9 +116,8 @@ def pack(out: Path, name: str, model) -> None:
     part, final = out / f".{name}.part", out / name
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
-    for name_of in ("config.json", "model_index.json"):  # where the weights once lay is of no use to anybody
-        for config in part.rglob(name_of):
-            config.write_text("".join(line for line in config.open() if '"_name_or_path"' not in line))
+    for config in (*part.rglob("config.json"), part / "model_index.json"):
+        tidy(config)
     size = sum(p.stat().st_size for p in part.rglob("*") if p.is_file()) / 1e6
     if size > LIMIT_MB[name]:
         shutil.rmtree(part)
@@ -126,6 +125,15 @@ def pack(out: Path, name: str, model) -> None:
     shutil.rmtree(final, ignore_errors=True)
     part.rename(final)
     print(f"{final}: {size:.1f} MB")
+
+
+def tidy(config: Path) -> None:
+    """Leave out where the weights once lay, which is of no use to anybody, and let transformers open its models in
+    float32 whatever the files are stored in, as diffusers opens those beside them.
+    """
+    if config.is_file():
+        lines = [line for line in config.read_text().splitlines(True) if '"_name_or_path"' not in line]
+        config.write_text("".join(lines).replace('"dtype": "float16"', '"dtype": "float32"'))
 
 
 if __name__ == "__main__":

@@ -87,6 +87,7 @@ class TaughtStage(LDMStage):
         self.recipe, self.pipe = recipe, pipe
         self.encoder, self.autoencoder = encoder_of(self.pipe.text_encoder, self.pipe.tokenizer), self.pipe.vae
         self.autoencoder.eval().requires_grad_(False)
+        self.encoder.model.requires_grad_(False)
         self.objective = objective_of(self.pipe.scheduler.config, recipe.min_snr_gamma)
         self.fingerprint = {
             "autoencoder_sha256": digest(self.autoencoder),
