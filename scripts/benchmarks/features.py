@@ -49,7 +49,7 @@ class Features(Benchmark):
     """
 
     pictures: Path | None = None
-    num: int = 1200
+    num: int = 1040
     size: int = 256
     resize: tuple[Resize, ...] = ("none", "clean")
     batch_size: int = 32
