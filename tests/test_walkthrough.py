@@ -47,8 +47,9 @@ def test_the_script_makes_all_weights_from_nothing(tmp_path):
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode and "--out FOLDER" in refused.stderr
     subprocess.run([*command, "--out", str(tmp_path / "weights")], check=True)
-    pipe = AutoPipeline.from_pretrained(tmp_path / "weights" / "dalle")
-    assert pipe("an avocado armchair").images[0].size == (64, 64)
+    for system in ("dalle", "ldm"):
+        pipe = AutoPipeline.from_pretrained(tmp_path / "weights" / system)
+        assert pipe("an avocado armchair").images[0].size == (64, 64)
     assert Reader.from_pretrained(tmp_path / "weights" / "reader").config
     again = subprocess.run([*command, "--out", str(tmp_path / "weights")], capture_output=True, text=True)
     assert again.returncode == 0  # all is trained already: stored anew
