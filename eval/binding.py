@@ -29,7 +29,7 @@ from t2i.data.toybox import Scene, contact_sheet
 from t2i.data.toybox.reader import IMAGE_SIZE, Reader, Reading
 from t2i.eval.ask import OPTIONS
 from t2i.eval.generation import Pipeline, call, check_options, seeded
-from t2i.eval.processes import this_process, together
+from t2i.eval.processes import shard, this_process, together
 from t2i.eval.prompts import held_out_thing
 from t2i.images import to_pil, to_tensor
 from t2i.pipelines.auto import WEIGHTS
@@ -202,7 +202,7 @@ def evaluate(
     options = {key: value for key, value in options.items() if value is not None}
     check_options(pipeline, options)
     state, found = this_process(), {}
-    own = range(num)[state.process_index :: state.num_processes]
+    own = shard(range(num), state.process_index, state.num_processes)
     together(lambda: found.update(_judge_all(pipeline, reader.eval(), own, seed, batch_size, options)))
     found = _in_order(gather_object([found]))
     outcomes = {what: [o for pairs in of.values() for o, _ in pairs] for what, of in found.items()}

@@ -33,9 +33,9 @@ from torch import nn
 from tqdm import tqdm
 
 import t2i
-from t2i.eval.processes import this_process, together
-from t2i.eval.prompts import Prompt, entropy, slug
-from t2i.files import write_whole
+from t2i.eval.processes import shard, this_process, together
+from t2i.eval.prompts import Prompt, entropy
+from t2i.files import slug, write_whole
 from t2i.weights import digest
 
 Pipeline = Callable[..., object]
@@ -172,14 +172,14 @@ def generate(
     folder that was made with other settings; FloatingPointError for a picture with NaN.
     """
     items = _items(prompts, seeds)
-    if batch_size < 1 or not 0 <= rank < world:
-        raise ValueError(f"batch_size must be at least 1 and rank lie below world: {batch_size=}, {rank=}, {world=}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    mine = shard(items, rank, world)
     options = {key: value for key, value in options.items() if value is not None}
     check_options(pipeline, options)
     asked = {"prompts": _prompts_digest(prompts), "seeds": [int(seed) for seed in seeds]}
     header = describe(pipeline, name, options) | asked
     entries = _read(out, header)
-    mine = items[rank::world]
     missing = [item for item in mine if not _is_there(out, item, entries)]
     (out / "images").mkdir(parents=True, exist_ok=True)
     log = out / f"manifest-{rank}.jsonl"

@@ -26,6 +26,7 @@ from t2i.eval.features.base import Extractor, Features, as_uint8
 from t2i.eval.features.cache import FeatureCache
 from t2i.eval.folders import image_files
 from t2i.eval.metrics.common import Array
+from t2i.eval.processes import shard
 
 CACHED_AT_ONCE = 1024  # pictures in a file of the cache: what an interrupted run can lose
 # What Pillow raises for files that are cut off, damaged, or no pictures at all.
@@ -82,16 +83,6 @@ def why_unreadable(error: Exception, source: Source, name: str) -> str:
 
 
 # --- several processes ----------------------------------------------------------------------------------------------
-
-
-def shard(items: Sequence[T], rank: int, world: int) -> Sequence[T]:
-    """The items of process `rank` out of `world`: every `world`-th. Nothing is doubled to make shares equal.
-
-    Raises ValueError unless 0 ≤ rank < world.
-    """
-    if not 0 <= rank < world:
-        raise ValueError(f"a rank goes from 0 to world - 1: {rank=}, {world=}")
-    return items[rank::world]
 
 
 def merge(parts: Sequence[Features]) -> Features:

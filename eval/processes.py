@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from accelerate import PartialState
@@ -12,6 +13,7 @@ from accelerate.utils import gather_object, parse_flag_from_env
 
 from t2i.pipelines.auto import fastest_device
 
+T = TypeVar("T")
 LONGEST_WAIT = timedelta(hours=24)  # for the slowest process; PyTorch's own limit is 10 minutes
 FAILURES = (ValueError, OSError, FloatingPointError)  # that a part of an evaluation may end with
 
@@ -27,6 +29,16 @@ def this_process() -> PartialState:
             "set ACCELERATE_USE_CPU=true"
         )
     return state
+
+
+def shard(items: Sequence[T], rank: int, world: int) -> Sequence[T]:
+    """The items of process `rank` out of `world`: every `world`-th. Nothing is doubled to make shares equal.
+
+    Raises ValueError unless 0 ≤ rank < world.
+    """
+    if not 0 <= rank < world:
+        raise ValueError(f"a rank is at least 0 and below world: {rank=}, {world=}")
+    return items[rank::world]
 
 
 def is_main_process() -> bool:

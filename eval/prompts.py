@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ import numpy as np
 from t2i.cli_errors import check_choice
 from t2i.data.toybox import ATTRIBUTES, COLOURS, HELD_OUT, SKINS, Scene, Thing
 from t2i.data.toybox.captions import OPENINGS, RELATION_PHRASES, name
+from t2i.files import slug
 
 WORDINGS = 3  # phrasings of each scene of the category "paraphrase"
 
@@ -160,11 +160,6 @@ def held_out_thing(i: int) -> Thing:
 def entropy(seed: int, text: str) -> list[int]:
     """Nine numbers for `numpy.random.SeedSequence`: the seed and the SHA-256 of a text."""
     return [seed, *np.frombuffer(hashlib.sha256(text.encode()).digest(), "<u4").tolist()]
-
-
-def slug(text: str) -> str:
-    """Lower case letters and digits of a text, joined by hyphens: for names of files."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _scene(category: str, i: int, seed: int) -> Scene:

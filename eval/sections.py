@@ -42,6 +42,8 @@ NEW_SEED = 1  # of a world of toybox that recipes do not train on by default
 
 @dataclass(frozen=True)
 class Section:
+    """What one evaluation adds to a report."""
+
     scores: list[Score] = field(default_factory=list)
     galleries: list[Gallery] = field(default_factory=list)
     curves: list[Curve] = field(default_factory=list)

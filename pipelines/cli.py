@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from t2i import __version__
 from t2i.cli_errors import UsageError, parse
+from t2i.files import slug
 
 
 @dataclass(frozen=True)
@@ -124,21 +124,15 @@ def save_grid(drawn: dict[str, list[Image.Image]], ask: Generate) -> Path:
 
 def save_each(images: list[Image.Image], ask, system: str, apart: bool = False) -> Path:
     """One file a picture, named after its prompt and seed, in the folder `ask.out`; `apart` in one of the system's."""
-    slugs = [slug(p) or "picture" for p in ask.prompts]
-    if len(set(slugs)) < len(slugs):  # prompts in other scripts, or alike up to punctuation
-        slugs = [f"{i}-{slug}" for i, slug in enumerate(slugs)]
-    wanted = [
-        (p, name, ask.seed + i) for p, name in zip(ask.prompts, slugs, strict=True) for i in range(ask.num_images)
-    ]
+    names = [slug(p)[:60].strip("-") or "picture" for p in ask.prompts]
+    if len(set(names)) < len(names):  # prompts in other scripts, or alike up to punctuation
+        names = [f"{i}-{name}" for i, name in enumerate(names)]
+    seeds = range(ask.seed, ask.seed + ask.num_images)
+    wanted = [(prompt, name, seed) for prompt, name in zip(ask.prompts, names, strict=True) for seed in seeds]
     folder = Path(ask.out) / slug(system) if apart else Path(ask.out)
     for image, (prompt, name, seed) in zip(images, wanted, strict=True):
         write_picture(image, folder / f"{name}-{seed}.png", record(ask, [prompt], seed, system))
     return folder
-
-
-def slug(text: str) -> str:
-    """What is left of a text in a file's name."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60]
 
 
 def record(ask, prompts: Sequence[str], seed: int | str, system: str) -> dict[str, str]:
@@ -155,6 +149,7 @@ def record(ask, prompts: Sequence[str], seed: int | str, system: str) -> dict[st
 
 
 def write_picture(image: Image.Image, path: Path, record: dict[str, str]) -> Path:
+    """As PNG, whole or not at all, with the record as its text chunks; returns the path."""
     chunks = PngImagePlugin.PngInfo()
     for key, value in record.items():
         chunks.add_itxt(key, value)

@@ -17,15 +17,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from t2i.images import to_pil
+from t2i.images import OUTPUT_TYPES, as_output
 from t2i.prior.sampling import check_sampling, draw, guide, shortlist
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, unknown_words
 from t2i.tokenizers.vqvae import VQVAE
 
 logger = logging.getLogger(__name__)
-
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 @dataclass
@@ -211,10 +209,7 @@ class DallePipeline(DiffusionPipeline):
         if output_type == "latent":
             return codes
         images = torch.cat([self.image_tokenizer.decode(part) for part in codes.split(64)])  # (n, 3, S, S)
-        if output_type == "pil":
-            return to_pil(images)
-        images = (images.float() + 1) / 2
-        return images if output_type == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()
+        return as_output(images, output_type)
 
 
 def _one_each(

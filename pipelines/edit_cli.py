@@ -190,6 +190,7 @@ def run(ask: Draw, kind: str | None, draw: Callable, save: Callable[[list[Image.
 
 
 def passed_on(ask: Draw) -> dict:
+    """The options of a pipeline that were given."""
     return {name: getattr(ask, name) for name in PASSED_ON if getattr(ask, name) is not None}
 
 

@@ -31,15 +31,13 @@ from t2i.diffusion.conditioning import Text, beside, encoder_of, masks_padding
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.guidance import Guidance, thresholded
 from t2i.diffusion.schedulers import make_scheduler
-from t2i.images import to_pil
+from t2i.images import OUTPUT_TYPES, as_output, to_pil
 from t2i.pipelines.latent_interpolation import Interpolation
 from t2i.pipelines.latent_start import FromNoise
 from t2i.text.bpe import unknown_words
 from t2i.tokenizers.kl import KLTokenizer, stride_of
 
 logger = logging.getLogger(__name__)
-
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
 
 @dataclass
@@ -324,10 +322,7 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
         tokenizer = self.image_tokenizer
         images = self._start.paste(torch.cat([tokenizer.decode(part) for part in parts]))  # (n, 3, H, W) in [-1, 1]
         images, unsafe = self._checked(images)
-        if output_type == "pil":
-            return to_pil(images), unsafe
-        images = (images.float() + 1) / 2
-        return (images if output_type == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()), unsafe
+        return as_output(images, output_type), unsafe
 
     def _checked(self, images: Tensor) -> tuple[Tensor, list[bool] | None]:
         """Blacken what the safety checker objects to, if there is one: (n, 3, H, W) in [-1, 1] -> the same."""

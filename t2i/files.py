@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and their names."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 
@@ -10,3 +11,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     part.replace(path)
+
+
+def slug(text: str) -> str:
+    """Lower case letters and digits of a text, joined by hyphens: for names of files."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

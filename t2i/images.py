@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")  # of a pipeline; latents stay as they are
 
 
 def to_tensor(images: Tensor) -> Tensor:
@@ -16,6 +19,16 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     """(B, 3, H, W) in [-1, 1] -> RGB pictures"""
     pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
+def as_output(images: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
+    """(B, 3, H, W) in [-1, 1] -> by a pipeline's `output_type`, "pil": pictures, "pt": a tensor (B, 3, H, W) or
+    "np": an array (B, H, W, 3), both in [0, 1]
+    """
+    if output_type == "pil":
+        return to_pil(images)
+    images = (images.float() + 1) / 2
+    return images if output_type == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def check_images(images: Tensor, stride: int) -> None:

@@ -1,10 +1,11 @@
-"""What identifies a model's weights."""
+"""What identifies a model's weights, and a tokenizer."""
 
 from __future__ import annotations
 
 import hashlib
 
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 
 def digest(model: nn.Module) -> str:
@@ -13,3 +14,8 @@ def digest(model: nn.Module) -> str:
     for name in sorted(state):
         found.update(state[name].detach().float().cpu().contiguous().numpy().tobytes())
     return found.hexdigest()
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
+    """SHA-256 of all that a tokenizer of transformers does to a text."""
+    return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()

@@ -12,8 +12,9 @@ from PIL import Image
 from t2i.eval.features import Features, open_extractor
 from t2i.eval.features.small import PixelExtractor
 from t2i.eval.folders import image_files
-from t2i.eval.image_sets import extract, image_digest, merge, read_image, shard
+from t2i.eval.image_sets import extract, image_digest, merge, read_image
 from t2i.eval.metrics import Gaussian, frechet_distance
+from t2i.eval.processes import shard
 from t2i.eval.references import load_reference, save_reference
 
 
@@ -147,7 +148,7 @@ def test_shards_are_all_items_once(world):
     parts = [shard(items, rank, world) for rank in range(world)]
     assert sorted(item for part in parts for item in part) == items
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    with pytest.raises(ValueError, match="0 to world - 1"):
+    with pytest.raises(ValueError, match="at least 0 and below world"):
         shard(items, world, world)
 
 

@@ -5,11 +5,12 @@ Shapes: B batch · C channels · S image side · L levels
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -87,11 +88,15 @@ def _moved(image: np.ndarray, down: int, right: int) -> np.ndarray:
     return image[:, rows][:, :, columns]
 
 
-class MakesBlock(Protocol):
-    """A recipe's model options."""
+@dataclass(frozen=True)
+class BlockOptions:
+    """A model's options; a subclass names the model."""
+
+    block: ClassVar[type[Block]]
 
     def make(self, **geometry: int) -> Block:
         """A new model for images of image_size, channels, levels and num_classes."""
+        return self.block(**geometry, **dataclasses.asdict(self))
 
 
 class BlockStage:
@@ -101,7 +106,7 @@ class BlockStage:
     BATCH = 100  # pictures scored at once
     fingerprint: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, data: BlockDataConfig, model: MakesBlock, loop: LoopConfig, conditional: bool):
+    def __init__(self, data: BlockDataConfig, model: BlockOptions, loop: LoopConfig, conditional: bool):
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
         splits = open_splits(data.data, data.image_size, loop.seed, **columns)
         if conditional and not splits.classes:

@@ -142,9 +142,10 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
                     log.picture(step, stage.preview())
                 checkpoints.save(step, stage.save, ema, restore=lambda: ema.restore(stage.model.parameters()))
                 stage.model.train()
-                stopping = stop.requested(accelerator, getattr(stage, "finished", False))
+                finished = getattr(stage, "finished", False)
+                stopping = stop.requested(accelerator, finished)
             if stopping:
-                why = "the model gets no better" if getattr(stage, "finished", False) else "go on with --resume latest"
+                why = "the model gets no better" if finished else "go on with --resume latest"
                 accelerator.print(f"stopped after step {step}; {why}")
                 break
     accelerator.wait_for_everyone()

@@ -170,6 +170,7 @@ class NoiseSchedule:
 
 
 def check_prediction(prediction_type: str) -> None:
+    """Raise ValueError unless it is one of PREDICTIONS."""
     if prediction_type not in PREDICTIONS:
         raise ValueError(f"unknown prediction_type {prediction_type!r}: choose one of {', '.join(PREDICTIONS)}")
 

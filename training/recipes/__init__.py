@@ -7,26 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from t2i.training.recipes.blocks import (
-    autoencoder,
-    gated_pixelcnn,
-    glow,
-    hvae,
-    nice,
-    pixelcnn,
-    pixelcnn_pp,
-    realnvp,
-    vae,
-)
 from t2i.training.recipes.clip import clip_toybox
 from t2i.training.recipes.conditioned import layout_toybox, upscale_toybox
+from t2i.training.recipes.flows import glow, nice, realnvp
 from t2i.training.recipes.kl import kl_toybox
 from t2i.training.recipes.ldm import ldm_toybox
 from t2i.training.recipes.linear import gmm, pca
 from t2i.training.recipes.lora import lora
+from t2i.training.recipes.pixelcnns import gated_pixelcnn, pixelcnn, pixelcnn_pp
 from t2i.training.recipes.prior import prior_toybox
 from t2i.training.recipes.reader import reader_toybox
 from t2i.training.recipes.t5 import t5_toybox
+from t2i.training.recipes.vaes import autoencoder, hvae, vae
 from t2i.training.recipes.vqvae import vqvae_toybox
 
 PRESETS = ("base", "tiny")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from t2i.images import to_pil, to_tensor
 from t2i.text.clip import contrastive_loss, make_clip, tokenize, train_clip_tokenizer
 from t2i.text.pretrained import load
 from t2i.training.config import DataConfig, LoopConfig
-from t2i.weights import digest
+from t2i.weights import digest, tokenizer_digest
 
 BPE_CAPTIONS = 50_000  # how many captions the vocabulary is learned from
 NEW_SEED = 2**20  # pictures of the scores come from another world than the run's, which is seeded from 0 up
@@ -121,8 +120,7 @@ class ClipStage:
         self.source = Undrawn(source) if isinstance(source, Toybox) else source
         self.new_pairs = new_pairs(source)
         self.prepare = PreparePairs(self.tokenizer, recipe.near_misses, recipe.two_things, data.image_size)
-        vocabulary = self.tokenizer.backend_tokenizer.to_str()
-        self.fingerprint = {"text_tokenizer_sha256": hashlib.sha256(vocabulary.encode()).hexdigest()}
+        self.fingerprint = {"text_tokenizer_sha256": tokenizer_digest(self.tokenizer)}
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
         self.model = make_clip(
             self.tokenizer,

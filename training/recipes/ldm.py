@@ -12,12 +12,10 @@ import torch
 from accelerate import PartialState
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from PIL import Image
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from t2i.data.sources import open_source
-from t2i.data.toybox.sheet import contact_sheet
 from t2i.diffusion.conditioning import masks_padding
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.objective import DiffusionObjective, Prediction
@@ -29,6 +27,7 @@ from t2i.text.encoders import open_text_encoder
 from t2i.tokenizers.kl import stride_of
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.latents import cached_latents, latents_of
+from t2i.training.pipeline_stage import PipelineStage
 from t2i.training.recipes.prior import TOYBOX_PROMPTS
 from t2i.weights import digest
 
@@ -126,10 +125,8 @@ def ldm_toybox(preset: str = "base") -> LDMRecipe:
     return LDMRecipe(train_text_encoder=True, loop=loop, validation_prompts=TOYBOX_PROMPTS)
 
 
-class LDMStage:
+class LDMStage(PipelineStage):
     """Latents and captions; the autoencoder is frozen, and the text encoder unless it learns too."""
-
-    SHOWN = 8
 
     def __init__(self, recipe: LDMRecipe):
         data = recipe.data
@@ -200,19 +197,7 @@ class LDMStage:
     def pipeline(self) -> LatentDiffusionPipeline:
         device = self.denoiser.device
         parts = self.autoencoder.to(device), self.encoder.model.to(device), self.encoder.tokenizer, self.denoiser
-        pipe = LatentDiffusionPipeline(*parts, self.objective.scheduler())
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
-
-    def preview(self) -> Image.Image:
-        """Pictures of the validation prompts, always from the same seeds."""
-        prompts = list(self.recipe.validation_prompts) or list(self.source.captions(self.SHOWN))
-        generators = [torch.Generator().manual_seed(i) for i in range(2 * len(prompts))]
-        out = self.pipeline()(prompts, num_images_per_prompt=2, generator=generators)
-        return contact_sheet(out.images, [p for p in prompts for _ in range(2)], columns=8)
-
-    def save(self, folder: Path) -> None:
-        self.pipeline().save_pretrained(folder)
+        return LatentDiffusionPipeline(*parts, self.objective.scheduler())
 
 
 class LedDenoiser(nn.Module):

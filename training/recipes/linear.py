@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,21 +16,20 @@ from t2i.blocks.linear import LinearMixture, nearest
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.files import write_whole
 from t2i.images import to_pil
-from t2i.training.block_stage import BlockDataConfig, BlockStage
+from t2i.training.block_stage import BlockDataConfig, BlockOptions, BlockStage
 from t2i.training.config import LoopConfig
 
 
 @dataclass(frozen=True)
-class LinearOptions:
+class LinearOptions(BlockOptions):
+    block: ClassVar = LinearMixture
+
     rank: int = 50
     """Principal components kept."""
     components: int = 1
     """Gaussians of the mixture in their scores."""
     ridge: float = 1e-4
     """Added to the variances of the Gaussians."""
-
-    def make(self, **geometry: int) -> LinearMixture:
-        return LinearMixture(**geometry, **dataclasses.asdict(self))
 
 
 @dataclass(frozen=True)

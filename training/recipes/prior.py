@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from t2i.data.sources import open_source
-from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_tensor
 from t2i.pipelines.dalle import DallePipeline
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, train_bpe
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.config import DataConfig, LoopConfig
-from t2i.weights import digest
+from t2i.training.pipeline_stage import PipelineStage
+from t2i.weights import digest, tokenizer_digest
 
 BPE_CAPTIONS = 50_000  # how many captions the vocabulary is learned from
 
@@ -91,10 +89,8 @@ def prior_toybox(preset: str = "base") -> PriorRecipe:
     return PriorRecipe(loop=loop, validation_prompts=TOYBOX_PROMPTS)
 
 
-class PriorStage:
+class PriorStage(PipelineStage):
     """Captions and codes as one stream; the image tokenizer is frozen and encodes as the pictures come."""
-
-    SHOWN = 8
 
     def __init__(self, recipe: PriorRecipe):
         data, model = recipe.data, recipe.model
@@ -105,7 +101,7 @@ class PriorStage:
         self.prepare = PreparePair(self.tokenizer, model.text_length, recipe.caption_dropout)
         self.fingerprint = {
             "image_tokenizer_sha256": digest(self.image_tokenizer),
-            "text_tokenizer_sha256": hashlib.sha256(self.tokenizer.backend_tokenizer.to_str().encode()).hexdigest(),
+            "text_tokenizer_sha256": tokenizer_digest(self.tokenizer),
         }
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
         self.model = TextImageTransformer(
@@ -130,19 +126,7 @@ class PriorStage:
         return self.model.loss(text, codes)
 
     def pipeline(self) -> DallePipeline:
-        pipe = DallePipeline(self.tokenizer, self.model, self.image_tokenizer)
-        pipe.set_progress_bar_config(disable=True)
-        return pipe
-
-    def preview(self) -> Image.Image:
-        """Pictures of the validation prompts, always from the same seeds."""
-        prompts = list(self.recipe.validation_prompts) or list(self.source.captions(self.SHOWN))
-        generators = [torch.Generator().manual_seed(i) for i in range(2 * len(prompts))]
-        out = self.pipeline()(prompts, num_images_per_prompt=2, generator=generators)
-        return contact_sheet(out.images, [p for p in prompts for _ in range(2)], columns=8)
-
-    def save(self, folder: Path) -> None:
-        self.pipeline().save_pretrained(folder)
+        return DallePipeline(self.tokenizer, self.model, self.image_tokenizer)
 
 
 @dataclass(frozen=True)

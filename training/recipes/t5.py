@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from t2i.text.t5 import (
     train_t5_tokenizer,
 )
 from t2i.training.config import DataConfig, LoopConfig
+from t2i.weights import tokenizer_digest
 
 BPE_CAPTIONS = 50_000  # how many captions the vocabulary is learned from
 NEW_SEED = 2**20  # captions of the scores come from another world than the run's, which is seeded from 0 up
@@ -102,8 +102,7 @@ class T5Stage:
         self.tokenizer = train_t5_tokenizer(source.captions(BPE_CAPTIONS), model.vocab_size, model.text_length)
         self.sentinels = sentinel_ids(self.tokenizer)
         self.prepare = PrepareGaps(self.tokenizer, self.sentinels, model.corruption_rate, model.mean_span)
-        vocabulary = self.tokenizer.backend_tokenizer.to_str()
-        self.fingerprint = {"text_tokenizer_sha256": hashlib.sha256(vocabulary.encode()).hexdigest()}
+        self.fingerprint = {"text_tokenizer_sha256": tokenizer_digest(self.tokenizer)}
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
         self.model = make_t5(self.tokenizer, model.width, model.hidden, model.layers, model.decoder_layers, model.heads)
         self.model.enable_gradient_checkpointing = self.model.gradient_checkpointing_enable  # the loop's name for it

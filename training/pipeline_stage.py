@@ -1,0 +1,40 @@
+"""What the stages share whose model is the last part of a pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from t2i.data.sources import Source
+from t2i.data.toybox.sheet import contact_sheet
+
+
+class PipelineStage:
+    """A stage (see loop.py) that draws its validation prompts at each checkpoint, and saves a pipeline that can.
+
+    A subclass sets `source` and a `recipe` with `validation_prompts`, and says what its `pipeline` is.
+    """
+
+    SHOWN = 8  # captions of the data, where the recipe names no prompts
+    EACH = 2  # pictures of a prompt
+
+    source: Source
+
+    def pipeline(self) -> DiffusionPipeline:
+        """All parts, with the weights as they are now."""
+        raise NotImplementedError
+
+    def preview(self) -> Image.Image:
+        """Pictures of the validation prompts, always from the same seeds."""
+        prompts = list(self.recipe.validation_prompts) or list(self.source.captions(self.SHOWN))
+        generators = [torch.Generator().manual_seed(i) for i in range(self.EACH * len(prompts))]
+        pipe = self.pipeline()
+        pipe.set_progress_bar_config(disable=True)
+        images = pipe(prompts, num_images_per_prompt=self.EACH, generator=generators).images
+        return contact_sheet(images, [p for p in prompts for _ in range(self.EACH)], columns=8)
+
+    def save(self, folder: Path) -> None:
+        self.pipeline().save_pretrained(folder)

@@ -1,0 +1,115 @@
+"""Autoencoders, with a likelihood or without: see recipes/block.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from t2i.blocks.autoencoder import Autoencoder
+from t2i.blocks.hvae import HierarchicalVAE
+from t2i.blocks.likelihoods import Pixels
+from t2i.blocks.vae import VAE
+from t2i.training.block_stage import BlockDataConfig, BlockOptions
+from t2i.training.recipes.block import BlockRecipe, base_loop, tiny_loop
+
+
+@dataclass(frozen=True)
+class AutoencoderOptions(BlockOptions):
+    block: ClassVar = Autoencoder
+
+    widths: tuple[int, ...] = (32, 64, 64)
+    """Channels of each level, fine to coarse; every level but the first halves the side."""
+    blocks: int = 1
+    """Residual blocks a level."""
+    latent_dim: int = 32
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe(BlockRecipe):
+    model: AutoencoderOptions = field(default_factory=AutoencoderOptions)
+
+
+def autoencoder(preset: str = "base") -> AutoencoderRecipe:
+    """Autoencoder: pictures through a few numbers and back.
+
+    base: `t2i train autoencoder --data FOLDER` of 28×28 IDX files
+    tiny: `t2i train autoencoder --preset tiny`, 8×8 digits, half a minute on one core
+    """
+    if preset == "tiny":
+        return AutoencoderRecipe(model=AutoencoderOptions((16, 32), latent_dim=8), loop=tiny_loop("autoencoder"))
+    return AutoencoderRecipe(loop=base_loop("autoencoder"))
+
+
+@dataclass(frozen=True)
+class VAEOptions(BlockOptions):
+    block: ClassVar = VAE
+
+    widths: tuple[int, ...] = (32, 64, 64)
+    """Channels of each level, fine to coarse; every level but the first halves the side."""
+    blocks: int = 1
+    """Residual blocks a level."""
+    latent_dim: int = 50
+    pixels: Pixels = "bernoulli"
+    """How pixels are distributed: 'bernoulli' for --levels 2, 'gaussian' or 'logistic' for more."""
+    beta: float = 1.0
+    """Of the KL in the loss."""
+    dropout: float = 0.1
+    train_samples: int = 1
+    """More than 1 trains the importance-weighted bound."""
+
+
+@dataclass(frozen=True)
+class VAERecipe(BlockRecipe):
+    model: VAEOptions = field(default_factory=VAEOptions)
+
+
+def vae(preset: str = "base") -> VAERecipe:
+    """Variational autoencoder of binarised pictures (or of grey and colour ones: --levels 256 --pixels logistic).
+
+    base: `t2i train vae --data FOLDER` of 28×28 IDX files
+    tiny: `t2i train vae --preset tiny`, 8×8 digits, half a minute on one core
+    """
+    data = BlockDataConfig(levels=2)
+    if preset == "tiny":
+        return VAERecipe(data=data, model=VAEOptions((16, 32), latent_dim=10), loop=tiny_loop("vae"))
+    return VAERecipe(data=data, loop=base_loop("vae"))
+
+
+@dataclass(frozen=True)
+class HVAEOptions(BlockOptions):
+    block: ClassVar = HierarchicalVAE
+
+    widths: tuple[int, ...] = (32, 64, 64)
+    """Channels of each level, fine to coarse; every level but the first halves the side."""
+    groups: tuple[int, ...] = (1, 2, 3)
+    """Groups of latents at each level."""
+    latent_channels: int = 4
+    """Of a group."""
+    blocks: int = 1
+    """Residual blocks a level of the bottom-up network."""
+    pixels: Pixels = "bernoulli"
+    """How pixels are distributed: 'bernoulli' for --levels 2, 'gaussian' or 'logistic' for more."""
+    free_nats: float = 0.0
+    """A group's KL below this costs nothing more."""
+    warmup: int = 1000
+    """Forward passes in which the KL's weight rises to 1."""
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
+class HVAERecipe(BlockRecipe):
+    model: HVAEOptions = field(default_factory=HVAEOptions)
+
+
+def hvae(preset: str = "base") -> HVAERecipe:
+    """Hierarchical variational autoencoder: groups of latents from coarse to fine.
+
+    base: `t2i train hvae --data FOLDER` of 28×28 IDX files
+    tiny: `t2i train hvae --preset tiny`, 8×8 digits, half a minute on one core
+    """
+    data = BlockDataConfig(levels=2)
+    if preset == "tiny":
+        model = HVAEOptions((16, 32), (1, 1), 2, warmup=50)
+        return HVAERecipe(data=data, model=model, loop=tiny_loop("hvae"))
+    return HVAERecipe(data=data, loop=base_loop("hvae"))
