@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -20,6 +21,7 @@ class PipelineStage:
 
     SHOWN = 8  # captions of the data, where the recipe names no prompts
     EACH = 2  # pictures of a prompt
+    HOW: ClassVar[dict] = {}  # they are drawn, beside the pipeline's defaults
 
     source: Source
 
@@ -33,7 +35,7 @@ class PipelineStage:
         generators = [torch.Generator().manual_seed(i) for i in range(self.EACH * len(prompts))]
         pipe = self.pipeline()
         pipe.set_progress_bar_config(disable=True)
-        images = pipe(prompts, num_images_per_prompt=self.EACH, generator=generators).images
+        images = pipe(prompts, num_images_per_prompt=self.EACH, generator=generators, **self.HOW).images
         return contact_sheet(images, [p for p in prompts for _ in range(self.EACH)], columns=8)
 
     def save(self, folder: Path) -> None:

@@ -28,6 +28,12 @@ class Text:
     def __getitem__(self, rows: Tensor) -> Text:
         return Text(*(None if part is None else part[rows] for part in (self.states, self.mask, self.grid)))
 
+    def to(self, like: Tensor) -> Text:
+        """On the device of `like`, and states of its dtype."""
+        mask, grid = self.mask, self.grid
+        mask, grid = None if mask is None else mask.to(like.device), None if grid is None else grid.to(like)
+        return Text(self.states.to(like), mask, grid)
+
     @staticmethod
     def stack(first: Text, second: Text) -> Text:
         """(B, L, D) twice -> (2B, L, D); both have a grid or neither."""

@@ -11,6 +11,7 @@ from t2i.training.recipes.clip import clip_toybox
 from t2i.training.recipes.conditioned import layout_toybox, upscale_toybox
 from t2i.training.recipes.flows import glow, nice, realnvp
 from t2i.training.recipes.kl import kl_toybox
+from t2i.training.recipes.lcm import lcm
 from t2i.training.recipes.ldm import ldm_toybox
 from t2i.training.recipes.linear import gmm, pca
 from t2i.training.recipes.lora import lora
@@ -28,6 +29,7 @@ RECIPES: dict[str, Callable] = {
     "kl-toybox": kl_toybox,
     "ldm-toybox": ldm_toybox,
     "lora": lora,
+    "lcm": lcm,
     "upscale-toybox": upscale_toybox,
     "layout-toybox": layout_toybox,
     "vqvae-toybox": vqvae_toybox,

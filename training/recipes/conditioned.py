@@ -29,7 +29,7 @@ from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.tokenizers.kl import stride_of
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.recipes.ldm import PrepareLatent
-from t2i.training.recipes.lora import TaughtStage, draws_from_words
+from t2i.training.recipes.lora import TaughtStage, draws_from_words, objective_of
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,9 @@ class ConditionedStage(TaughtStage):
     """A trained pipeline whose denoiser learns to heed further channels; autoencoder and text encoder are frozen."""
 
     def __init__(self, recipe: ConditionedRecipe):
-        super().__init__(recipe, _open(recipe.start_from))
+        pipe = _open(recipe.start_from)
+        objective = objective_of(pipe.scheduler.config, recipe.min_snr_gamma)
+        super().__init__(recipe, pipe, objective, recipe.caption_dropout)
 
     def _take(self, condition: GridCondition, given: Given, pipeline: Callable[..., LatentDiffusionPipeline]) -> None:
         """Widen the denoiser by the condition's channels; `pipeline` makes the new one of the old one's parts."""

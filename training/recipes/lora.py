@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from t2i.data.sources import open_source
 from t2i.diffusion.conditioning import encoder_of
+from t2i.diffusion.consistency import ConsistencyObjective
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.pipelines.auto import AutoPipeline, fastest_device
@@ -80,15 +81,24 @@ def lora(preset: str = "base") -> LoraRecipe:
 class TaughtStage(LDMStage):
     """A whole trained pipeline, of which a stage teaches a part; all else is frozen.
 
-    `recipe` has min_snr_gamma, caption_dropout, data and loop, whose image_size of 0 is the pipeline's own.
+    Args:
+        recipe: has data, whose image_size of 0 is the pipeline's own, and loop.
+        pipe: what is taught.
+        objective: what the denoiser learns.
+        caption_dropout: share of samples without their text.
     """
 
-    def __init__(self, recipe, pipe: LatentDiffusionPipeline):
-        self.recipe, self.pipe = recipe, pipe
+    def __init__(
+        self,
+        recipe,
+        pipe: LatentDiffusionPipeline,
+        objective: DiffusionObjective | ConsistencyObjective,
+        caption_dropout: float = 0.0,
+    ):
+        self.recipe, self.pipe, self.objective = recipe, pipe, objective
         self.encoder, self.autoencoder = encoder_of(self.pipe.text_encoder, self.pipe.tokenizer), self.pipe.vae
         self.autoencoder.eval().requires_grad_(False)
         self.encoder.model.requires_grad_(False)
-        self.objective = objective_of(self.pipe.scheduler.config, recipe.min_snr_gamma)
         self.fingerprint = {
             "autoencoder_sha256": digest(self.autoencoder),
             "text_encoder_sha256": self.encoder.key(),
@@ -101,7 +111,18 @@ class TaughtStage(LDMStage):
         self.source = open_source(data.data, size, data.image_column, data.caption_column, recipe.loop.seed)
         shape = (self.autoencoder.config.latent_channels, size // stride, size // stride)
         tokens = Tokens(self.encoder.tokenizer, self.encoder.length)
-        self.prepare = PrepareLatent(tokens, recipe.caption_dropout, self.objective, shape)
+        self.prepare = PrepareLatent(tokens, caption_dropout, objective, shape)
+
+    def _cache_latents(self, folder: str, pictures: int) -> None:
+        """Train on latents computed once, of so many pictures at most; 'none' leaves the source as it is."""
+        if folder == "none":
+            return
+        sized = replace(self.recipe.data, image_size=self.image_size)
+        loop = self.recipe.loop
+        self.autoencoder.to(fastest_device())
+        self.source = cached_latents(
+            Path(folder), self.source, self.autoencoder, sized, loop.seed, pictures, loop.dataloader_num_workers
+        )
 
     def pipeline(self) -> LatentDiffusionPipeline:
         return self.pipe.to(self.model.device)
@@ -111,12 +132,10 @@ class LoraStage(TaughtStage):
     """The adapters beside a pipeline's denoiser."""
 
     def __init__(self, recipe: LoraRecipe):
-        super().__init__(recipe, _open(recipe.pipeline))
-        if recipe.cache != "none":
-            sized = replace(recipe.data, image_size=self.image_size)
-            some = recipe.loop.seed, recipe.cached_pictures, recipe.loop.dataloader_num_workers
-            self.autoencoder.to(fastest_device())
-            self.source = cached_latents(Path(recipe.cache), self.source, self.autoencoder, sized, *some)
+        pipe = open_taught(recipe.pipeline, "LoRA")
+        objective = objective_of(pipe.scheduler.config, recipe.min_snr_gamma)
+        super().__init__(recipe, pipe, objective, recipe.caption_dropout)
+        self._cache_latents(recipe.cache, recipe.cached_pictures)
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
         self.model = Adapters(self.pipe.unet, recipe.rank, recipe.dropout)
 
@@ -178,12 +197,12 @@ def objective_of(config: dict, min_snr_gamma: float | None) -> DiffusionObjectiv
     return DiffusionObjective(NoiseSchedule.of(config), config["prediction_type"], min_snr_gamma)
 
 
-def _open(name: str) -> LatentDiffusionPipeline:
-    """Raises FileNotFoundError for what is no pipeline, ValueError for one that has no U-Net to teach."""
+def open_taught(name: str, lesson: str) -> LatentDiffusionPipeline:
+    """Raises FileNotFoundError for what is no pipeline, ValueError for one that has no U-Net for the `lesson`."""
     pipe = AutoPipeline.from_pretrained(name)
     if not draws_from_words(pipe) or not isinstance(pipe.unet, UNet2DConditionModel):
         kind = type(pipe.unet if draws_from_words(pipe) else pipe).__name__
-        raise ValueError(f"{name} holds a {kind}: LoRA teaches latent diffusion with a U-Net; give its --pipeline")
+        raise ValueError(f"{name} holds a {kind}: {lesson} teaches latent diffusion with a U-Net; give its --pipeline")
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

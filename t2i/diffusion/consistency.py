@@ -1,0 +1,120 @@
+"""Latent consistency distillation (Luo et al. 2023, arXiv 2310.04378): a denoiser learns to say at every point of a
+sampler's way where the way ends, so that a few steps do what took twenty, and guidance is in the weights.
+
+Shapes: B batch · C channels · h, w sides of a latent · L text positions · D width of the text states
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import LCMScheduler
+from torch import Tensor, nn
+
+from t2i.diffusion.conditioning import Text
+from t2i.diffusion.guidance import guide
+from t2i.diffusion.schedule import NoiseSchedule
+
+SIGMA_DATA = 0.5  # diffusers' LCMScheduler has this number, and the next, in it
+TIMESTEP_SCALING = 10.0
+HUBER = 0.001  # c of the pseudo-Huber loss, of one number
+
+
+@dataclass(frozen=True)
+class ConsistencyObjective:
+    """The distance between what a student says here, and one step of its teacher's way further on (algorithm 1).
+
+    The teacher goes that step by DDIM with classifier-free guidance. The student's word further on, to which it is
+    drawn, is its own of this moment without gradient: an average of past weights does not help (Song and Dhariwal 2023,
+    arXiv 2310.14189, § 3.2). The guidance is one number, so that the student is a network like its teacher, and not a
+    further input.
+
+    Args:
+        schedule, prediction_type: of the teacher; the student says what the teacher does.
+        teacher: a denoiser, called as diffusers' UNet2DConditionModel is; it is not trained.
+        null: the states of the empty prompt, B = 1, and their mask if the denoiser takes one.
+        guidance_scale: of the teacher; 1 leaves it without.
+        steps: of the whole way, of which the student is asked for the end at each.
+
+    Raises ValueError for numbers out of range.
+    """
+
+    schedule: NoiseSchedule
+    prediction_type: str
+    teacher: nn.Module
+    null: Text
+    guidance_scale: float = 2.0
+    steps: int = 50
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.steps <= self.schedule.num_train_timesteps or self.schedule.num_train_timesteps % self.steps:
+            raise ValueError(f"steps must divide {self.schedule.num_train_timesteps} and be above 1, not {self.steps}")
+        if not self.guidance_scale >= 1:
+            raise ValueError(f"guidance_scale must be at least 1, not {self.guidance_scale}")
+
+    def draw(self, shape: tuple[int, int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """The chance of one sample: noise, float32 (C, h, w); timesteps, the int64 number of a point on the way."""
+        stride = self.schedule.num_train_timesteps // self.steps
+        start = (rng.integers(self.steps) + 1) * stride - 1  # LCMScheduler's own grid: 19, 39, … 999
+        return {"noise": rng.standard_normal(shape, dtype=np.float32), "timesteps": start}
+
+    def loss(
+        self,
+        denoiser: nn.Module,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        states: Tensor,
+        mask: Tensor | None = None,
+        grid: None = None,
+    ) -> dict[str, Tensor]:
+        """Scalars: `loss` to minimise, a pseudo-Huber distance; `mse`. See DiffusionObjective for the arguments."""
+        text = Text(states, mask)
+        x = self.schedule.add_noise(latents, noise, timesteps)
+        said = self.end(denoiser, x, timesteps, text)
+        with torch.no_grad():
+            onwards = timesteps - self.schedule.num_train_timesteps // self.steps  # −1: where the way ends
+            further = self.teachers_step(x, timesteps, onwards, text)
+            there = onwards.clamp(min=0)
+            target = torch.where(_wide(onwards < 0), further, self.end(denoiser, further, there, text))
+        error = said - target
+        huber = (error.square() + HUBER**2).sqrt() - HUBER
+        return {"loss": huber.mean(), "mse": error.detach().square().mean()}
+
+    def end(self, denoiser: nn.Module, x: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+        """c_skip(t) x + c_out(t) x̂_0 (eq. 9), which is x itself at t = 0: (B, C, h, w), (B,) -> (B, C, h, w)"""
+        x0, _ = self.schedule.split(self.prediction_type, _said(denoiser, x, timesteps, text), x, timesteps)
+        scaled = _wide(timesteps * TIMESTEP_SCALING)
+        norm = scaled.square() + SIGMA_DATA**2
+        return (SIGMA_DATA**2 / norm) * x + (scaled / norm.sqrt()) * x0
+
+    def teachers_step(self, x: Tensor, timesteps: Tensor, onwards: Tensor, text: Text) -> Tensor:
+        """Guided DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12) from `timesteps` to `onwards`, −1 for the end.
+
+        (B, C, h, w), (B,) twice -> (B, C, h, w)
+        """
+        if next(self.teacher.parameters()).device != x.device:
+            self.teacher.to(x.device)
+        said = _said(self.teacher, x, timesteps, text)
+        if self.guidance_scale != 1:
+            null = self.null.to(x)[torch.zeros(len(x), dtype=torch.long, device=x.device)]
+            said = guide(said, _said(self.teacher, x, timesteps, null), self.guidance_scale)
+        x0, noise = self.schedule.split(self.prediction_type, said, x, timesteps)
+        return torch.where(_wide(onwards < 0), x0, self.schedule.add_noise(x0, noise, onwards.clamp(min=0)))
+
+    def scheduler(self) -> LCMScheduler:
+        """The sampler of a student: to the end, back to a point nearer it with new noise, and so on (algorithm 2)."""
+        config = self.schedule.scheduler_config(self.prediction_type)
+        return LCMScheduler.from_config(
+            config, original_inference_steps=self.steps, timestep_scaling=TIMESTEP_SCALING, clip_sample=False
+        )
+
+
+def _said(denoiser: nn.Module, x: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+    return denoiser(x, timesteps, encoder_hidden_states=text.states, encoder_attention_mask=text.mask).sample.float()
+
+
+def _wide(per_sample: Tensor) -> Tensor:
+    return per_sample.view(-1, 1, 1, 1)
