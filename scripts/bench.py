@@ -12,8 +12,10 @@ from collections.abc import Sequence
 
 import torch
 from benchmarks.features import Features
+from benchmarks.flows import Flows
 from benchmarks.frechet import Frechet
 from benchmarks.latent import Latent
+from benchmarks.pixels import Pixels
 from benchmarks.sampling import Sampling
 from benchmarks.timing import Benchmark, machine, table, write
 
@@ -24,6 +26,8 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "frechet": Frechet,
     "features": Features,
     "latent": Latent,
+    "pixels": Pixels,
+    "flows": Flows,
 }
 
 

@@ -54,6 +54,25 @@ def test_features_of_a_folder_are_clean_fids(tmp_path):
     assert {row["peer"] for row in rows} == {"clean-fid"}
 
 
+def test_pixelcnns_draw_the_same_with_their_memory_and_without(tmp_path):
+    sizes = ["--image-size", "4", "--batch", "2", "--threads", "1"]
+    done = bench("pixels", *sizes, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["work"].split()[-1] for row in rows] == ["pixelcnn", "gated-pixelcnn", "pixelcnn-pp"]
+
+
+def test_glow_stands_beside_normflows(tmp_path):
+    pytest.importorskip("normflows", reason="normflows is not installed")
+    sizes = ["--image-size", "8", "--batch", "2", "--steps", "2", "--width", "8", "--repeats", "1", "--threads", "1"]
+    done = bench("flows", *sizes, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["work"].split(": ")[1] for row in rows] == ["training step", "samples"]
+    ours, theirs = (int(line.split()[1].replace(",", "")) for line in done.stdout.splitlines()[:2])
+    assert ours == pytest.approx(theirs, rel=0.25)
+
+
 def test_unknown_benchmark_is_one_line_naming_the_nearest():
     done = bench("samplign")
     assert done.returncode != 0

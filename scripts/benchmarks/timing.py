@@ -55,11 +55,11 @@ class Row:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
-def clock(work: Callable[[], object]) -> Timed:
-    """`work` as something that times itself, in inference mode."""
+def clock(work: Callable[[], object], grad: bool = False) -> Timed:
+    """`work` as something that times itself, in inference mode unless it takes gradients."""
 
     def timed() -> float:
-        with torch.inference_mode():
+        with torch.inference_mode(not grad):
             start = time.perf_counter()
             work()
             return time.perf_counter() - start
