@@ -29,10 +29,11 @@ from t2i.data.toybox import Scene, contact_sheet
 from t2i.data.toybox.reader import IMAGE_SIZE, Reader, Reading
 from t2i.eval.ask import OPTIONS
 from t2i.eval.generation import Pipeline, call, check_options, seeded
-from t2i.eval.processes import shard, this_process, together
+from t2i.eval.processes import shard, together
 from t2i.eval.prompts import held_out_thing
 from t2i.images import to_pil, to_tensor
 from t2i.pipelines.auto import WEIGHTS
+from t2i.processes import this_process
 from t2i.weights import digest
 
 CATEGORIES = {  # name: (split, family) of the scenes

@@ -33,9 +33,10 @@ from torch import nn
 from tqdm import tqdm
 
 import t2i
-from t2i.eval.processes import shard, this_process, together
+from t2i.eval.processes import shard, together
 from t2i.eval.prompts import Prompt, entropy
 from t2i.files import slug, write_whole
+from t2i.processes import this_process
 from t2i.weights import digest
 
 Pipeline = Callable[..., object]

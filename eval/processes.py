@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object, parse_flag_from_env
+from accelerate.utils import gather_object
 
 from t2i.pipelines.auto import fastest_device
+from t2i.processes import this_process
 
 T = TypeVar("T")
-LONGEST_WAIT = timedelta(hours=24)  # for the slowest process; PyTorch's own limit is 10 minutes
 FAILURES = (ValueError, OSError, FloatingPointError)  # that a part of an evaluation may end with
-
-
-def this_process() -> PartialState:
-    """This process among those that were launched. ValueError where several were that do not know of each other."""
-    launched = int(os.environ.get("WORLD_SIZE", 1))
-    waiting = {"timeout": LONGEST_WAIT} if launched > 1 else {}
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), **waiting)
-    if state.num_processes != launched:  # each would take itself for the only one, and all would write the same files
-        raise ValueError(
-            f"{launched} processes were launched but they are not connected; where there is no GPU for them, "
-            "set ACCELERATE_USE_CPU=true"
-        )
-    return state
 
 
 def shard(items: Sequence[T], rank: int, world: int) -> Sequence[T]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from launching import launched
 from PIL import Image
 from torch import nn
@@ -162,6 +162,17 @@ def test_two_processes_with_half_the_batch_train_as_one(tmp_path):
         subprocess.run(args, check=True, capture_output=True, timeout=120, env=on_cpu)
         runs[processes] = losses(folder)
     assert np.allclose(runs[1], runs[2], rtol=1e-3)
+
+
+def test_processes_that_are_not_connected_are_refused(prior_recipe, tmp_path, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("there are GPUs to connect")
+    monkeypatch.setenv("WORLD_SIZE", "2")  # launched for GPUs that are not there
+    monkeypatch.setattr(PartialState, "_shared_state", {})
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    with pytest.raises(ValueError, match="set ACCELERATE_USE_CPU=true"):
+        run(prior_recipe(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(prior_recipe, tmp_path):

@@ -24,7 +24,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
 from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -33,6 +32,7 @@ from tqdm import tqdm
 from t2i.data.sources import Source
 from t2i.files import write_whole
 from t2i.images import to_tensor
+from t2i.processes import this_process
 from t2i.tokenizers.kl import posterior
 from t2i.training.config import DataConfig
 from t2i.weights import digest
@@ -80,7 +80,7 @@ def cached_latents(
     holds something else.
     """
     key = cache_key(source, autoencoder, data, seed, num)
-    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    state = this_process()
     if (folder / KEY).is_file():
         _check(folder, key)
     elif folder.exists():

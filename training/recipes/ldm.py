@@ -9,7 +9,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
@@ -22,6 +21,7 @@ from t2i.diffusion.objective import DiffusionObjective, Prediction
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.pipelines.auto import AutoPipeline, fastest_device
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
+from t2i.processes import this_process
 from t2i.text.cache import CachedStates, cached_states
 from t2i.text.encoders import open_text_encoder
 from t2i.tokenizers.kl import stride_of
@@ -141,7 +141,7 @@ class LDMStage(PipelineStage):
             where, num, workers = Path(recipe.cache), recipe.cached_pictures, recipe.loop.dataloader_num_workers
             self.source = cached_latents(where, self.source, self.autoencoder, data, recipe.loop.seed, num, workers)
             if not recipe.train_text_encoder:
-                with PartialState().main_process_first():  # the others find it made
+                with this_process().main_process_first():  # the others find it made
                     texts = cached_states(self.encoder, self.source.texts, where.with_name(f"{where.name}-text"))
         side = data.image_size // stride_of(self.autoencoder)
         shape = (self.autoencoder.config.latent_channels, side, side)
