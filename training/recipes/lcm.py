@@ -28,9 +28,9 @@ class LCMRecipe:
     """Of the teacher. The student needs none: draw with --guidance-scale 1."""
     teacher_steps: int = 50
     """Of the teacher's way from noise to picture."""
-    cache: str = "runs/latents-toybox"
+    cache: str = "runs/latents-lcm"
     """Folder for the pictures' latents, computed once; 'none' computes them as the pictures come."""
-    cached_pictures: int = 100_000
+    cached_pictures: int = 30_000
     """How many of the data's pictures are cached at most, and then trained on."""
     validation_prompts: tuple[str, ...] = ()
     """Prompts of the pictures drawn at each checkpoint; by default the first captions of the data."""
