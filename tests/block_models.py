@@ -7,6 +7,8 @@ from torch import Tensor
 
 from t2i.blocks.autoencoder import Autoencoder
 from t2i.blocks.base import Block, from_levels
+from t2i.blocks.diffusion import DDPM
+from t2i.blocks.gan import GAN
 from t2i.blocks.gated_pixelcnn import GatedPixelCNN
 from t2i.blocks.glow import Glow
 from t2i.blocks.hvae import HierarchicalVAE
@@ -14,7 +16,9 @@ from t2i.blocks.linear import LinearMixture
 from t2i.blocks.nice import NICE
 from t2i.blocks.pixelcnn import PixelCNN
 from t2i.blocks.pixelcnn_pp import PixelCNNpp
+from t2i.blocks.pixelrnn import PixelRNN
 from t2i.blocks.realnvp import RealNVP
+from t2i.blocks.score_sde import ScoreSDE
 from t2i.blocks.vae import VAE
 from t2i.data.digits import open_splits
 
@@ -33,6 +37,8 @@ MAKERS = {
     "hvae-conditional": lambda: HierarchicalVAE(
         **VAE_SIZES, groups=(1, 1), latent_channels=2, levels=17, pixels="logistic", num_classes=10
     ),
+    "pixelrnn-row": lambda: PixelRNN(**PIXEL_SIZES, blocks=2, first_kernel=5, num_classes=10),
+    "pixelrnn-diagonal": lambda: PixelRNN(**PIXEL_SIZES, levels=17, kind="diagonal", blocks=2, first_kernel=5),
     "pixelcnn": lambda: PixelCNN(**PIXEL_SIZES, blocks=2, first_kernel=5),
     "gated-pixelcnn": lambda: GatedPixelCNN(**PIXEL_SIZES, layers=2, num_classes=10, first_kernel=5),
     "gated-pixelcnn-colour": lambda: GatedPixelCNN(**PIXEL_SIZES, channels=3, levels=17, layers=1, first_kernel=5),
@@ -42,13 +48,21 @@ MAKERS = {
     "nice": lambda: NICE(8, 1, 17, width=32, hidden=2),
     "realnvp": lambda: RealNVP(8, 1, 17, scales=1, couplings=2, width=8, blocks=1),
     "glow": lambda: Glow(8, 1, 17, scales=2, steps=2, width=16),
+    "gan": lambda: GAN(8, 1, 17, latent_dim=8, width=8),
+    "gan-wasserstein": lambda: GAN(8, 3, 17, latent_dim=8, width=8, loss_kind="wasserstein", gradient_penalty=10.0),
+    "gan-conditional": lambda: GAN(
+        8, 1, 2, num_classes=10, latent_dim=8, width=8, loss_kind="hinge", spectral_norm=True
+    ),
+    "ddpm": lambda: DDPM(8, 1, 17, widths=(8, 16), num_train_timesteps=10, beta_schedule="squaredcos_cap_v2"),
+    "score-sde": lambda: ScoreSDE(8, 1, 17, num_classes=10, widths=(8, 16), steps=5, ode_steps=3),
     "glow-conditional": lambda: Glow(8, 3, 17, num_classes=10, scales=2, steps=1, width=16, alpha=0.05),
 }
 
 
 def digits(levels: int, n: int = 16, channels: int = 1) -> tuple[Tensor, Tensor]:
     """The first n digits with so many levels (n, C, 8, 8), and their labels (n,)"""
-    items = [open_splits("digits").train[i] for i in range(n)]
+    train = open_splits("digits").train
+    items = [train[i] for i in range(n)]
     image = torch.stack([torch.from_numpy(item["image"][:, :, 0]) for item in items])[:, None] / 255
     k = (image * (levels - 1)).round()
     return from_levels(k, levels).repeat(1, channels, 1, 1), torch.tensor([item["label"] for item in items])

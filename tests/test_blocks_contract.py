@@ -101,6 +101,8 @@ def test_samples_follow_from_their_own_generators(model):
 
 
 def test_the_loss_falls_on_a_few_pictures(model):
+    if hasattr(model, "discriminate"):
+        pytest.skip("of two players' losses the sum need not fall")
     images, y = pictures(model)
     if hasattr(model, "fit"):
         before = model.loss(images)["loss"]

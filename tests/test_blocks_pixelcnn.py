@@ -13,9 +13,12 @@ from t2i.blocks.causal import Autoregressive
 from t2i.blocks.gated_pixelcnn import GatedPixelCNN
 from t2i.blocks.pixelcnn import PixelCNN
 from t2i.blocks.pixelcnn_pp import PixelCNNpp
+from t2i.blocks.pixelrnn import PixelRNN, by_diagonals
 
 FAMILIES = {
     "pixelcnn": lambda **sizes: PixelCNN(width=6, blocks=2, first_kernel=5, **sizes),
+    "row": lambda **sizes: PixelRNN(width=6, blocks=2, first_kernel=5, **sizes),
+    "diagonal": lambda **sizes: PixelRNN(kind="diagonal", width=6, blocks=2, first_kernel=5, **sizes),
     "gated": lambda **sizes: GatedPixelCNN(width=6, layers=2, first_kernel=5, **sizes),
     "pixelcnn++": lambda **sizes: PixelCNNpp(width=6, resolutions=2, blocks=1, mixtures=3, **sizes),
 }
@@ -55,11 +58,25 @@ def test_a_pixel_follows_from_those_before_it_alone(make, channels):
             changed = ((model(other)[0] - before).abs() > 1e-6).flatten(1).any(0)
             later = torch.arange(64) > place
             # Channels of a pixel see one another where a network, and not a mixture, ties them together.
-            if channels == 3 and isinstance(model, PixelCNN | GatedPixelCNN):
+            if channels == 3 and isinstance(model, PixelCNN | GatedPixelCNN | PixelRNN):
                 later[place] = True
             assert not changed[~later].any()
             reached |= changed
     assert reached[1:].all()
+
+
+def test_the_top_rows_are_scored_without_the_others(make):
+    """ln P of two rows is that of all pictures with these rows, and what lies below them changes nothing."""
+    model = make(image_size=2, channels=1, levels=4, num_classes=0)
+    k = torch.tensor(list(itertools.product(range(4), repeat=4))).view(-1, 1, 2, 2)
+    with torch.no_grad():
+        images = from_levels(k, 4)
+        summed = model.log_prob(images).view(16, 16).logsumexp(1)
+        top = model.log_prob(images, rows=1).view(16, 16)
+    assert torch.allclose(top, summed[:, None].expand(16, 16), atol=1e-4)
+    assert not model.log_prob(images, rows=0).any()
+    with pytest.raises(ValueError, match="rows must"):
+        model.log_prob(images, rows=3)
 
 
 def test_channels_follow_from_channels_before_them_alone():
@@ -89,7 +106,7 @@ def test_the_gated_one_has_no_blind_spot():
 
 @pytest.mark.parametrize(("channels", "classes"), [(1, 3), (3, 0)])
 def test_cached_sampling_draws_what_whole_passes_draw(make, channels, classes):
-    model = make(image_size=8, channels=channels, levels=6, num_classes=classes)
+    model = make(image_size=8 if channels == 1 else 6, channels=channels, levels=6, num_classes=classes)
     y = torch.tensor([2, 0]) if classes else None
     cached, naive = (model.sample(2, y, seeds(3, 4), cached=c) for c in (True, False))
     assert torch.equal(cached, naive)
@@ -120,7 +137,31 @@ def test_samples_come_as_often_as_their_probability_says():
         assert torch.allclose(counts, model.log_prob(from_levels(k, 2)).exp(), atol=0.02)
 
 
+def test_places_are_sorted_by_diagonals():
+    i, j = by_diagonals(5) // 5, by_diagonals(5) % 5
+    assert list(zip((i + j).tolist(), i.tolist(), strict=True)) == sorted(
+        (a + b, a) for a in range(5) for b in range(5)
+    )
+
+
+def test_the_row_lstm_sees_a_triangle_and_the_diagonal_one_all_but_a_pixel():
+    """One LSTM over a 3×3 mask A: from place (6, 4), what the gradient reaches."""
+    seen = {}
+    for kind in ("row", "diagonal"):
+        model = stirred(PixelRNN(12, 1, 2, kind=kind, width=4, blocks=1, first_kernel=3), 0.2).eval()
+        images = random_images(model, 1).requires_grad_()
+        model(images)[0, :, 6, 4].sum().backward()
+        seen[kind] = images.grad[0, 0] != 0
+        assert not seen[kind][6, 4:].any() and not seen[kind][7:].any()
+    for i in range(6):  # a triangle: a place further to each side a row up
+        assert seen["row"][i].tolist() == [i - 4 <= j <= 10 - i for j in range(12)]
+    unseen = (~seen["diagonal"]).flatten()[: 6 * 12 + 4].nonzero().flatten().tolist()
+    assert unseen == [5 * 12 + 11]  # the right end of the row above, as the docstring says
+
+
 def test_bad_options_raise():
+    with pytest.raises(ValueError, match="unknown kind 'rows'"):
+        PixelRNN(8, 1, 4, kind="rows")
     with pytest.raises(ValueError, match="multiple of 3"):
         GatedPixelCNN(8, 3, 4, width=8)
     with pytest.raises(ValueError, match="odd"):

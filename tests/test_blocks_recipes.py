@@ -18,7 +18,7 @@ from t2i.training.cli import run
 from t2i.training.recipes import RECIPES
 
 BLOCKS = ("vae", "gated-pixelcnn", "glow")
-OTHERS = ("autoencoder", "hvae", "pixelcnn", "pixelcnn-pp", "nice", "realnvp")
+OTHERS = ("autoencoder", "hvae", "pixelrnn", "pixelcnn", "pixelcnn-pp", "nice", "realnvp", "ddpm", "score-sde")
 
 
 def recipe(name: str, folder: Path, data: dict | None = None, conditional: bool = False, **loop):

@@ -20,7 +20,8 @@ from torch.distributions import Normal, kl_divergence
 
 from t2i.data.toybox import Toybox
 from t2i.images import to_tensor
-from t2i.tokenizers.adversarial import Adversary, PatchDiscriminator, adaptive_weight
+from t2i.nn.discriminator import PatchDiscriminator
+from t2i.tokenizers.adversarial import Adversary, adaptive_weight
 from t2i.tokenizers.kl import KLObjective, KLTokenizer, make_autoencoder, measure_scaling_factor, posterior
 from t2i.training.cli import run
 from t2i.training.recipes import RECIPES

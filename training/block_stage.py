@@ -10,7 +10,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -32,8 +32,8 @@ BEST = "best"  # the run's folder of the model that did best on the validation p
 @dataclass(frozen=True)
 class BlockDataConfig:
     data: str = "digits"
-    """'digits', a folder of IDX files (MNIST's format), 'mnist', 'fashion', 'cifar10', 'toybox', an image folder with
-    metadata.jsonl, or a data set of the Hub."""
+    """'digits', a folder of IDX files (MNIST's format), 'mnist', 'fashion', 'cifar10', 'toybox', 'toybox-factors', an
+    image folder with metadata.jsonl, or a data set of the Hub."""
     image_column: str = "image"
     """Column of the pictures."""
     caption_column: str = "text"
@@ -94,6 +94,10 @@ class BlockOptions:
 
     block: ClassVar[type[Block]]
 
+    def for_levels(self, levels: int) -> Self:
+        """These options, with what cannot be used for pixels of so many levels replaced by what can."""
+        return self
+
     def make(self, **geometry: int) -> Block:
         """A new model for images of image_size, channels, levels and num_classes."""
         return self.block(**geometry, **dataclasses.asdict(self))
@@ -117,7 +121,7 @@ class BlockStage:
         self.source, held_out, test = _parts(splits, data.validation)
         self.prepare = PreparePixels(levels, channels, data.shift)
         still = PreparePixels(levels, channels)
-        self.validation, self.test = (_drawn(part, still, data.scored) for part in (held_out, test))
+        self.validation, self.test = (drawn(part, still, data.scored) for part in (held_out, test))
         self.classes = splits.classes if conditional else ()
         torch.manual_seed(loop.seed)  # the same start on every process
         size = self.validation[0].shape[-1]
@@ -125,7 +129,7 @@ class BlockStage:
             image_size=size, channels=channels, levels=levels, num_classes=len(splits.classes) if conditional else 0
         )
         if hasattr(self.model, "initialize"):  # from data: all processes take the same
-            first = _drawn(self.source, still, 256)
+            first = drawn(self.source, still, 256)
             self.model.initialize(from_levels(first[0], levels), first[1] if conditional else None)
         self.history: list[float] = _history(loop)
         self.finished = False
@@ -195,7 +199,7 @@ def _parts(splits: Splits, validation: int) -> tuple[Source, Source, Source]:
     return Part(splits.train, 0, cut), Part(splits.train, cut, len(splits.train)), splits.test
 
 
-def _drawn(part: Source, prepare: PreparePixels, count: int) -> tuple[Tensor, Tensor]:
+def drawn(part: Source, prepare: PreparePixels, count: int) -> tuple[Tensor, Tensor]:
     """The part's first pictures as levels (n, C, S, S) and labels (n,), drawn once and for all with seed 0."""
     items = [prepare(part[i], np.random.default_rng((0, i))) for i in range(min(count, len(part)))]
     return torch.from_numpy(np.stack([i["k"] for i in items])), torch.tensor([i["label"] for i in items])

@@ -18,11 +18,13 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
 from t2i.files import write_whole
+from t2i.training.budget import Budget
 
 RECIPE_FILE = "recipe.json"
 MAY_CHANGE = {  # what a resumed run may be told anew; anything else would make it another run
     "output_dir",
     "max_train_steps",
+    "max_train_time",
     "learning_rate",
     "mixed_precision",
     "gradient_checkpointing",
@@ -81,14 +83,15 @@ class Checkpoints:
             )
         before = json.loads((self.run / RECIPE_FILE).read_text())
         now = json.loads(json.dumps(recipe))  # tuples become lists, as in the file
-        changed = [f"{k}: {before.get(k)} -> {now.get(k)}" for k in now if before.get(k) != now[k]]
+        # An option that was not there yet when the run began has, by default, no effect.
+        changed = [f"{k}: {before[k]} -> {now[k]}" for k in now if k in before and before[k] != now[k]]
         changed = [c for c in changed if c.split(":")[0] not in MAY_CHANGE]
         if changed:
             raise ValueError(f"{self.run} was started with another recipe ({'; '.join(changed)}); start a new run")
         return origin
 
-    def load(self, origin: Path, ema: EMAModel) -> int:
-        """Bring back model, optimiser, random states and averaged weights; return how many steps are behind them."""
+    def load(self, origin: Path, ema: EMAModel) -> tuple[int, float]:
+        """Bring back model, optimiser, random states and averaged weights; return the steps and seconds behind them."""
         progress = json.loads((origin / "state" / "progress.json").read_text())
         if progress["global_batch"] != self.global_batch:
             raise ValueError(
@@ -101,10 +104,13 @@ class Checkpoints:
             for i, shadow in enumerate(ema.shadow_params):
                 shadow.copy_(averaged[str(i)])
         ema.optimization_step = progress["ema_steps"]
-        return progress["steps"]
+        return progress["steps"], progress.get("seconds", 0.0)  # older checkpoints did not count them
 
-    def save(self, step: int, save_model: Callable[[Path], None], ema: EMAModel, restore: Callable[[], None]) -> None:
-        """Write checkpoint-`step`. The model holds the averaged weights; `restore` puts the trained ones back."""
+    def save(
+        self, budget: Budget, save_model: Callable[[Path], None], ema: EMAModel, restore: Callable[[], None]
+    ) -> None:
+        """Write checkpoint-STEP. The model holds the averaged weights; `restore` puts the trained ones back."""
+        step = budget.step
         part = self.run / f".checkpoint-{step}.part"
         if self.accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
@@ -119,7 +125,12 @@ class Checkpoints:
             save_file(shadows, part / "state" / "ema.safetensors")
             _write_json(
                 part / "state" / "progress.json",
-                {"steps": step, "ema_steps": ema.optimization_step, "global_batch": self.global_batch},
+                {
+                    "steps": step,
+                    "seconds": budget.seconds,
+                    "ema_steps": ema.optimization_step,
+                    "global_batch": self.global_batch,
+                },
             )
             final = self.run / f"checkpoint-{step}"
             shutil.rmtree(final, ignore_errors=True)

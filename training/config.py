@@ -24,6 +24,9 @@ class LoopConfig:
     """Folder of checkpoints, pictures and logs."""
     max_train_steps: int = 10_000
     """Optimiser steps."""
+    max_train_time: float | None = None
+    """Seconds of training, instead of steps: the learning rate falls and checkpoints come by the share of them that is
+    over. Previews, scores and checkpoints do not count; what was trained before a resume does."""
     train_batch_size: int = 64
     """Images a process and forward pass."""
     gradient_accumulation_steps: int = 1
@@ -34,6 +37,7 @@ class LoopConfig:
     lr_scheduler: Literal["cosine", "constant"] = "cosine"
     """What follows the warm-up: a half cosine down to a hundredth, or nothing."""
     lr_warmup_steps: int = 200
+    adam_beta1: float = 0.9
     adam_beta2: float = 0.99
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
@@ -64,11 +68,12 @@ class LoopConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
+        for name in ("learning_rate", "max_grad_norm", "max_train_time"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
         for name in ("lr_warmup_steps", "dataloader_num_workers", "weight_decay", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay must lie in [0, 1), not {self.ema_decay}")
+        for name in ("ema_decay", "adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")

@@ -28,8 +28,10 @@ class RunLog:
         self.started = time.perf_counter()
         if not self.main:
             return
+        by_time = config.max_train_time is not None
+        end = f"to {config.max_train_steps}" if not by_time else f"on, for {config.max_train_time:g} s of training"
         accelerator.print(
-            f"{self.run}: steps {done + 1} to {config.max_train_steps}, global batch {self.batch} = "
+            f"{self.run}: steps {done + 1} {end}, global batch {self.batch} = "
             f"{config.train_batch_size} images × {accelerator.num_processes} processes × "
             f"{config.gradient_accumulation_steps} accumulated"
         )
@@ -40,9 +42,8 @@ class RunLog:
         part.write_text("".join(json.dumps(line) + "\n" for line in self.history))
         part.replace(path)
         self.file = path.open("a")
-        self.bar = tqdm(
-            total=config.max_train_steps * self.batch, initial=done * self.batch, unit=" images", desc=self.run.name
-        )
+        total = None if by_time else config.max_train_steps * self.batch
+        self.bar = tqdm(total=total, initial=done * self.batch, unit=" images", desc=self.run.name)
         self.board = _tensorboard(self.run, done) if config.report_to == "tensorboard" else None
 
     def __enter__(self) -> RunLog:
@@ -83,7 +84,7 @@ def plot_curves(history: list[dict], path: Path) -> None:
     """One panel for each scalar, raw in grey and smoothed (over a fiftieth of the run) in blue."""
     import matplotlib.figure
 
-    names = [n for n in history[0] if n not in ("step", "images")]
+    names = [n for n in history[0] if n not in ("step", "images", "seconds")]
     steps = [line["step"] for line in history]
     width = max(1, len(history) // 50)
     rows = -(-len(names) // 3)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from t2i.data.sources import Source
+from t2i.training.budget import UNENDING, Budget
 from t2i.training.checkpoints import Checkpoints
 from t2i.training.config import LoopConfig
 from t2i.training.log import RunLog
@@ -38,6 +39,7 @@ class Stage(Protocol):
     source: Source
     fingerprint: dict[str, str]  # of what else the run is made from: a resumed run must be made from the same
     # finished: bool, if it has that: `save` found that the model gets no better, and the run ends.
+    # rests: bool, if it has that: in some steps the loss leaves parts of the model out, which then stay as they are.
 
     # prepare(item, rng): an item of the source -> what `loss` takes, without the batch axis. Data workers run it, so it
     # is an object of its own that can be pickled, and not a method: the model would go with it.
@@ -84,7 +86,12 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],  # stages keep theirs equal
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                broadcast_buffers=False,  # stages keep theirs equal
+                find_unused_parameters=getattr(stage, "rests", False),
+            )
+        ],
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(f"this loop averages whole weights; launch it without {accelerator.distributed_type.value}")
@@ -98,13 +105,14 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
     ema = EMAModel(stage.model.parameters(), config.ema_decay, use_ema_warmup=True, power=3 / 4, foreach=True)
     ema.to(accelerator.device)
     torch.manual_seed(config.seed + accelerator.process_index)  # from here on, dropout differs between processes
-    done = checkpoints.load(origin, ema) if origin else 0
+    budget = Budget(config, *(checkpoints.load(origin, ema) if origin else ()))
 
-    batches = _batches(stage, config, done, accelerator)
-    log = RunLog(config, done, accelerator)
+    batches = _batches(stage, config, budget.step, accelerator)
+    log = RunLog(config, budget.step, accelerator)
+    budget.pause()
     with StopRequest() as stop, log:
-        for step in range(done + 1, config.max_train_steps + 1):
-            lr = learning_rate(step, config)
+        for step in budget.steps():
+            lr = learning_rate(step, config, budget.seconds)
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = lr
             sums: dict[str, Tensor] = {}
@@ -117,7 +125,9 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
                     accelerator.backward(losses["loss"])  # divides by the number of accumulated passes
                 for name, x in losses.items():
                     sums[name] = sums.get(name, 0) + x.detach().float() / config.gradient_accumulation_steps
+            sums["seconds"] = torch.tensor(budget.lap(), device=accelerator.device)
             scalars = _mean_over_processes(sums, accelerator)
+            scalars["seconds"] = budget.spend(scalars["seconds"])
             scalars["grad_norm"] = float(accelerator.clip_grad_norm_(objective.parameters(), config.max_grad_norm))
             scaled = accelerator.scaler is not None  # float16 skips steps whose gradients overflow, and goes on
             if not math.isfinite(scalars["loss"]) or not (scaled or math.isfinite(scalars["grad_norm"])):
@@ -134,16 +144,17 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
             log.step(step, scalars)
 
             stopping = stop.requested(accelerator)
-            if step % config.checkpointing_steps == 0 or step == config.max_train_steps or stopping:
+            if budget.checkpoint_due or stopping:
                 ema.store(stage.model.parameters())
                 ema.copy_to(stage.model.parameters())
                 stage.model.eval()
                 if accelerator.is_main_process:
                     log.picture(step, stage.preview())
-                checkpoints.save(step, stage.save, ema, restore=lambda: ema.restore(stage.model.parameters()))
+                checkpoints.save(budget, stage.save, ema, restore=lambda: ema.restore(stage.model.parameters()))
                 stage.model.train()
                 finished = getattr(stage, "finished", False)
                 stopping = stop.requested(accelerator, finished)
+                budget.pause()
             if stopping:
                 why = "the model gets no better" if finished else "go on with --resume latest"
                 accelerator.print(f"stopped after step {step}; {why}")
@@ -152,20 +163,27 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
     return checkpoints.newest()
 
 
-def learning_rate(step: int, config: LoopConfig) -> float:
-    """Linear warm-up over `lr_warmup_steps`, then constant or half a cosine down to a hundredth at the last step."""
+def learning_rate(step: int, config: LoopConfig, seconds: float = 0.0) -> float:
+    """Linear warm-up over `lr_warmup_steps`, then constant or half a cosine down to a hundredth at the end of the run.
+
+    `seconds` are those of training before the step; the cosine follows them where `max_train_time` is set, since the
+    number of steps is not known then.
+    """
     if step <= config.lr_warmup_steps:
         return config.learning_rate * step / config.lr_warmup_steps
     if config.lr_scheduler == "constant":
         return config.learning_rate
-    done = (step - config.lr_warmup_steps) / max(1, config.max_train_steps - config.lr_warmup_steps)
+    if config.max_train_time is not None:
+        done = seconds / config.max_train_time
+    else:
+        done = (step - config.lr_warmup_steps) / max(1, config.max_train_steps - config.lr_warmup_steps)
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
 def _batches(stage: Stage, config: LoopConfig, done: int, accelerator: Accelerator) -> Iterator[dict[str, Tensor]]:
     numbers = NumberBatches(
         done,
-        config.max_train_steps,
+        config.max_train_steps if config.max_train_time is None else UNENDING,
         batch=config.train_batch_size,
         accumulation=config.gradient_accumulation_steps,
         rank=accelerator.process_index,

@@ -22,7 +22,7 @@ def make_optimizers(model: nn.Module, config: LoopConfig) -> list[torch.optim.Op
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     adamw = torch.optim.AdamW(
-        rest, config.learning_rate, (0.9, config.adam_beta2), weight_decay=config.weight_decay, fused=True
+        rest, config.learning_rate, (config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay, fused=True
     )
     return [Muon(matrices, config.learning_rate, config.weight_decay), adamw] if matrices else [adamw]
 

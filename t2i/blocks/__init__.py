@@ -11,12 +11,16 @@ CLASSES = {  # name in config.json: where it is
     "Autoencoder": "t2i.blocks.autoencoder:Autoencoder",
     "VAE": "t2i.blocks.vae:VAE",
     "HierarchicalVAE": "t2i.blocks.hvae:HierarchicalVAE",
+    "PixelRNN": "t2i.blocks.pixelrnn:PixelRNN",
     "PixelCNN": "t2i.blocks.pixelcnn:PixelCNN",
     "GatedPixelCNN": "t2i.blocks.gated_pixelcnn:GatedPixelCNN",
     "PixelCNNpp": "t2i.blocks.pixelcnn_pp:PixelCNNpp",
     "NICE": "t2i.blocks.nice:NICE",
     "RealNVP": "t2i.blocks.realnvp:RealNVP",
     "Glow": "t2i.blocks.glow:Glow",
+    "DDPM": "t2i.blocks.diffusion:DDPM",
+    "ScoreSDE": "t2i.blocks.score_sde:ScoreSDE",
+    "GAN": "t2i.blocks.gan:GAN",
 }
 
 

@@ -151,6 +151,20 @@ class Autoregressive(Block):
         """Images of L levels (B, C, S, S) -> parameters (B, P, S, S); those of (i, j) follow from pixels before it."""
         raise NotImplementedError
 
+    def log_prob(self, images: Tensor, y: Tensor | None = None, rows: int | None = None) -> Tensor:
+        """ln P(x | y), exact: images of L levels (B, C, S, S) -> nats (B,). Raises ValueError for other images.
+
+        With `rows`, ln P of so many rows from the top, whatever is below: later pixels sum to one, and fall away.
+        """
+        self._check(images, y)
+        if rows is not None and not 0 <= rows <= self.shape[1]:
+            raise ValueError(f"rows must lie in [0, {self.shape[1]}], not {rows}")
+        return self._nats(images, y)[:, :rows].flatten(1).sum(1)
+
+    def _nats(self, images: Tensor, y: Tensor | None) -> Tensor:
+        """ln of each pixel's probability given those before it: (B, C, S, S) -> (B, S, S)"""
+        raise NotImplementedError
+
     def _choose(self, parameters: Tensor, channel: int, u: Tensor, pixel: Tensor) -> Tensor:
         """Draw one channel: parameters (B, P), uniform (B, D), the pixel (B, C) so far -> (B,) in [-1, 1]"""
         raise NotImplementedError
@@ -226,12 +240,10 @@ class Categorical(Autoregressive):
     def draws(self) -> int:
         return self.shape[0]
 
-    def log_prob(self, images: Tensor, y: Tensor | None = None) -> Tensor:
-        """ln P(x | y), exact: images of L levels (B, C, S, S) -> nats (B,). Raises ValueError for other images."""
-        self._check(images, y)
+    def _nats(self, images: Tensor, y: Tensor | None) -> Tensor:
         k = to_levels(images, self.levels)
         logits = self(images, y).unflatten(1, (self.shape[0], self.levels)).transpose(1, 2)  # (B, L, C, S, S)
-        return -F.cross_entropy(logits.float(), k, reduction="none").flatten(1).sum(1)
+        return -F.cross_entropy(logits.float(), k, reduction="none").sum(1)
 
     def _choose(self, parameters: Tensor, channel: int, u: Tensor, pixel: Tensor) -> Tensor:
         logits = parameters.unflatten(1, (self.shape[0], self.levels))[:, channel]  # (B, L)

@@ -81,8 +81,30 @@ def logistic_levels(mean: Tensor, log_scale: Tensor, u: Tensor, levels: int) -> 
     """Draws of the discretised logistic by its inverse distribution function; u uniform in [0, 1), all of one shape."""
     u = u.clamp(1e-6, 1 - 1e-6)
     x = mean + log_scale.clamp(min=MIN_LOG_SCALE).exp() * (u.log() - (-u).log1p())
-    k = ((x.clamp(-1, 1) + 1) * ((levels - 1) / 2)).round()
-    return from_levels(k, levels)
+    return nearest(x, levels)
+
+
+def discretized_gaussian(images: Tensor, mean: Tensor, log_std: Tensor, levels: int) -> Tensor:
+    """ln of the mass that a Gaussian gives to each value's bin; the outer bins reach to infinity.
+
+    Images of L levels and means of one shape, deviations that go with it. Ho et al. 2020 (arXiv 2006.11239), eq. 13.
+    """
+    half = 1 / (levels - 1)  # of a bin around -1 + 2k/(L - 1)
+    inverse = (-log_std).exp()
+    upper, lower = (images - mean + half) * inverse, (images - mean - half) * inverse
+    k = to_levels(images, levels)
+    # Φ(b) - Φ(a) = Φ(-a) - Φ(-b): of the two, the one in the lower tail, where the difference loses nothing.
+    right = lower > 0
+    b, a = torch.where(right, -lower, upper), torch.where(right, -upper, lower)
+    log_b, log_a = torch.special.log_ndtr(b), torch.special.log_ndtr(a)
+    inside = log_b + torch.log(-torch.expm1((log_a - log_b).clamp(max=-1e-6)))
+    below, above = torch.special.log_ndtr(upper), torch.special.log_ndtr(-lower)
+    return torch.where(k == 0, below, torch.where(k == levels - 1, above, inside))
+
+
+def nearest(images: Tensor, levels: int) -> Tensor:
+    """Any images (…) -> the same with L levels, each value the nearest of them."""
+    return from_levels(((images.clamp(-1, 1) + 1) * ((levels - 1) / 2)).round(), levels)
 
 
 def _bounded(log_scale: Tensor) -> Tensor:

@@ -5,6 +5,8 @@ Shapes: B batch · C image channels · S image side · L levels · W width of th
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
@@ -66,6 +68,10 @@ class MaskedBlock(nn.Module):
             h = conv(F.relu(h))
         return x + self.dropout(h)
 
+    def begin_row(self, memory: Memory, i: int) -> None:
+        for conv in self.convs:
+            conv.begin_row(memory, i)
+
     def at(self, memory: Memory, x: Tensor, i: int, j: int) -> Tensor:
         h = x
         for conv in self.convs:
@@ -73,7 +79,54 @@ class MaskedBlock(nn.Module):
         return x + h
 
 
-class PixelCNN(Categorical):
+class Residual(Categorical):
+    """A convolution with mask A, residual layers with mask B, two 1×1 layers, and a softmax over the levels."""
+
+    def _assemble(self, width: int, first_kernel: int, layers: Iterable[nn.Module]) -> None:
+        """The layers take 2·W maps, shared out among the channels, and have `MaskedConv`'s `begin_row` and `at`."""
+        channels = self.shape[0]
+        wide = channel_groups(2 * width, channels)
+        logits = torch.arange(channels).repeat_interleave(self.levels)
+        self.first = MaskedConv(torch.arange(channels), wide, first_kernel, "A")
+        self.label = nn.Embedding(self.num_classes, 2 * width) if self.conditional else None
+        self.layers = nn.ModuleList(layers)
+        self.last = nn.ModuleList([MaskedConv(wide, wide, 1, "B"), MaskedConv(wide, logits, 1, "B")])
+
+    def forward(self, images: Tensor, y: Tensor | None = None) -> Tensor:
+        """Images of L levels (B, C, S, S) -> logits (B, C·L, S, S)"""
+        h = self.first(images.to(self.dtype))
+        if y is not None:
+            h = h + self.label(y)[:, :, None, None]
+        for layer in self.layers:
+            h = layer(h)
+        for layer in self.last:
+            h = layer(F.relu(h))
+        return h
+
+    def _memory(self, n: int, y: Tensor | None) -> Memory:
+        memory = super()._memory(n, y)
+        memory.maps["label"] = 0 if y is None else self.label(y)[:, :, None, None]
+        return memory
+
+    def _begin_row(self, memory: Memory, i: int) -> None:
+        self.first.begin_row(memory, i)
+        for layer in self.layers:
+            layer.begin_row(memory, i)
+
+    def _seen(self, memory: Memory, pixel: Tensor, i: int, j: int) -> None:
+        self.first.left.write(memory, pixel, i, j)
+        self.first.above.write(memory, pixel, i, j)
+
+    def _at(self, memory: Memory, i: int, j: int) -> Tensor:
+        h = self.first.left.read(memory, i, j) + memory.rows[self.first][..., j : j + 1] + memory.maps["label"]
+        for layer in self.layers:
+            h = layer.at(memory, h, i, j)
+        for layer in self.last:
+            h = layer.at(memory, F.relu(h), i, j)
+        return h[:, :, 0, 0]
+
+
+class PixelCNN(Residual):
     """A 7×7 convolution with mask A, residual blocks with mask B, two 1×1 layers, and a softmax over the levels.
 
     Its field of view has a blind spot: pixels above and to the right that no path reaches. `GatedPixelCNN` has none.
@@ -104,46 +157,7 @@ class PixelCNN(Categorical):
         super().__init__()
         self._declare(image_size, channels, levels, num_classes)
         check_sizes(width, channels, blocks, kernel, first_kernel)
-        pixel, wide = torch.arange(channels), channel_groups(2 * width, channels)
-        logits = torch.arange(channels).repeat_interleave(levels)
-        self.first = MaskedConv(pixel, wide, first_kernel, "A")
-        self.label = nn.Embedding(num_classes, 2 * width) if num_classes else None
-        self.layers = nn.ModuleList(MaskedBlock(width, channels, kernel, dropout) for _ in range(blocks))
-        self.last = nn.ModuleList([MaskedConv(wide, wide, 1, "B"), MaskedConv(wide, logits, 1, "B")])
-
-    def forward(self, images: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images of L levels (B, C, S, S) -> logits (B, C·L, S, S)"""
-        h = self.first(images.to(self.dtype))
-        if y is not None:
-            h = h + self.label(y)[:, :, None, None]
-        for layer in self.layers:
-            h = layer(h)
-        for layer in self.last:
-            h = layer(F.relu(h))
-        return h
-
-    def _memory(self, n: int, y: Tensor | None) -> Memory:
-        memory = super()._memory(n, y)
-        memory.maps["label"] = 0 if y is None else self.label(y)[:, :, None, None]
-        return memory
-
-    def _begin_row(self, memory: Memory, i: int) -> None:
-        self.first.begin_row(memory, i)
-        for layer in self.layers:
-            for conv in layer.convs:
-                conv.begin_row(memory, i)
-
-    def _seen(self, memory: Memory, pixel: Tensor, i: int, j: int) -> None:
-        self.first.left.write(memory, pixel, i, j)
-        self.first.above.write(memory, pixel, i, j)
-
-    def _at(self, memory: Memory, i: int, j: int) -> Tensor:
-        h = self.first.left.read(memory, i, j) + memory.rows[self.first][..., j : j + 1] + memory.maps["label"]
-        for layer in self.layers:
-            h = layer.at(memory, h, i, j)
-        for layer in self.last:
-            h = layer.at(memory, F.relu(h), i, j)
-        return h[:, :, 0, 0]
+        self._assemble(width, first_kernel, (MaskedBlock(width, channels, kernel, dropout) for _ in range(blocks)))
 
 
 def check_sizes(width: int, channels: int, blocks: int, *kernels: int) -> None:

@@ -208,13 +208,11 @@ class PixelCNNpp(Autoregressive):
         h, _ = self.horizontal(self.row_above(x) + self.left(x), sides, y, whole)
         return self.head(F.elu(h))
 
-    def log_prob(self, images: Tensor, y: Tensor | None = None) -> Tensor:
-        """ln P(x | y), exact: images of L levels (B, C, S, S) -> nats (B,). Raises ValueError for other images."""
-        self._check(images, y)
+    def _nats(self, images: Tensor, y: Tensor | None) -> Tensor:
         weights, means, log_scales = self._mixture(self(images, y).float(), images)
         x = images[:, None].expand_as(means)  # (B, M, C, S, S)
         nats = discretized_logistic(x, means, log_scales, self.levels).sum(2)
-        return (nats + weights).logsumexp(1).flatten(1).sum(1)
+        return (nats + weights).logsumexp(1)
 
     def _mixture(self, parameters: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, P, …), (B, C, …) -> ln of the weights (B, M, …), means and log-scales (B, M, C, …), eq. 3."""

@@ -89,6 +89,11 @@ class VAE(Block):
         """Images (B, C, S, S) -> means of their latents (B, Z)"""
         return self.posterior(images, y)[0]
 
+    def kl(self, images: Tensor, y: Tensor | None = None) -> Tensor:
+        """Images (B, C, S, S) -> KL(q(z | x, y) ‖ p(z | y)) of each latent number, in nats (B, Z)"""
+        mean, log_std = self.posterior(images, y)
+        return gaussian_kl(mean, log_std, *self._prior(y, mean))
+
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Latents (B, Z) -> mean images (B, C, S, S) in [-1, 1]. Raises ValueError for other shapes."""
         if z.ndim != 2 or z.shape[1] != self.latent_dim:

@@ -16,12 +16,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from t2i.data.sources import Source, open_source, square
+from t2i.data.factors import FACTORS, ToyboxFactors
+from t2i.data.sources import TOYBOX_ITEMS, Source, open_source, square
 from t2i.data.toybox import Toybox
 from t2i.data.toybox.kinds import KINDS
 
 TEST_SEED = 2**20  # toybox's test pictures come from another world than the run's, which is seeded from 0 up
 TEST_PICTURES = 1000  # of toybox
+FACTOR_PICTURES = 10_000  # to test on, of toybox-factors: information is counted, which takes many
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 HUB = {  # name: data set of the Hub, its image column, class names
@@ -130,7 +132,8 @@ def open_splits(name: str, size: int | None = None, seed: int = 0, **columns: st
     Args:
         name: "digits" (scikit-learn's, 8×8, the first 1,500 to train on), a folder of IDX files (MNIST's format; with
             test files alone, their last tenth is for the test), "mnist", "fashion" or "cifar10" (from the Hub),
-            "toybox" (scenes of one thing), or what `open_source` knows (its last tenth for the test).
+            "toybox" (scenes of one thing), "toybox-factors" (see `factors.py`), or what `open_source` knows (its last
+            tenth for the test).
         size: side of the pictures; by default their own, 32 for those that have none.
         seed, columns: as `open_source` takes them.
 
@@ -145,6 +148,9 @@ def open_splits(name: str, size: int | None = None, seed: int = 0, **columns: st
     if name == "toybox":
         train = ToyboxKinds(size or 32, seed, len(open_source(name, 1)))
         return Splits(train, ToyboxKinds(size or 32, seed + TEST_SEED, TEST_PICTURES), 3, 256, tuple(KINDS))
+    if name == "toybox-factors":
+        train = ToyboxFactors(size or 32, seed, TOYBOX_ITEMS)
+        return Splits(train, ToyboxFactors(size or 32, seed + TEST_SEED, FACTOR_PICTURES), 3, 256, FACTORS["kind"])
     source = open_source(name, size or 32, **columns)
     cut = len(source) - len(source) // 10
     return Splits(Part(source, 0, cut), Part(source, cut, len(source)), 3, 256, ())

@@ -1,53 +1,18 @@
 """A patch discriminator beside an image tokenizer: sharper pictures than any mean of pixel errors gives.
 
-Isola et al. 2017, arXiv 1611.07004, §3.2.2 (patches); Lim and Ye 2017, arXiv 1705.02894 (hinge losses); Esser et al.
-2021, arXiv 2012.09841, eq. 6 and 7 (the tokenizer's use of both).
-Shapes: B batch · S image side · h, w sides of the map of patches
+Esser et al. 2021, arXiv 2012.09841, eq. 6 and 7.
+Shapes: B batch · S image side
 """
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
+
+from t2i.nn.discriminator import discriminator_loss, generator_loss, held
 
 LIMIT = 1e4  # of the adaptive weight
-
-
-class PatchDiscriminator(nn.Module):
-    """One number for each overlapping patch of an image: above 0 for real, below for made.
-
-    Every level of `channels` halves the side. Its norms are over groups of channels and not over the batch, so that
-    what it says of one picture does not depend on others, nor on how many processes share them.
-    """
-
-    def __init__(self, channels: tuple[int, ...] = (32, 64, 128), groups: int = 8):
-        super().__init__()
-        if not channels or any(c % groups for c in channels):
-            raise ValueError(f"channels must be multiples of {groups}, at least one of them, not {channels}")
-        layers: list[nn.Module] = [nn.Conv2d(3, channels[0], 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
-        for before, width in pairwise(channels):
-            layers += [nn.Conv2d(before, width, 4, stride=2, padding=1), nn.GroupNorm(groups, width), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, 3, padding=1))
-        self.to(memory_format=torch.channels_last)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) in [-1, 1] -> (B, 1, h, w)"""
-        return self.layers(images.contiguous(memory_format=torch.channels_last))
-
-
-def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
-    """Hinge loss of the discriminator's numbers (any shape): ½ E[max(0, 1 − D(x))] + ½ E[max(0, 1 + D(x̂))]."""
-    return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + made.float()).mean())
-
-
-def generator_loss(made: Tensor) -> Tensor:
-    """−E[D(x̂)] of the discriminator's numbers (any shape)."""
-    return -made.float().mean()
 
 
 def adaptive_weight(reconstruction: Tensor, generator: Tensor, last_layer: Tensor, limit: float = LIMIT) -> Tensor:
@@ -115,8 +80,7 @@ class Adversary(nn.Module):
         own = discriminator_loss(self.discriminator(images), self.discriminator(recon.detach()))
         generator = weight = total = own.new_zeros(())
         if (share := self.share()) > 0 and recon.requires_grad:
-            frozen = {name: p.detach() for name, p in self.discriminator.named_parameters()}
-            generator = generator_loss(functional_call(self.discriminator, frozen, (recon,)))
+            generator = generator_loss(held(self.discriminator, recon))
             weight = adaptive_weight(reconstruction, generator, last_layer)
             total = share * self.weight * weight * generator
         return {

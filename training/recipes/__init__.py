@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from t2i.training.recipes.characters import characters
 from t2i.training.recipes.clip import clip_toybox
 from t2i.training.recipes.conditioned import layout_toybox, upscale_toybox
+from t2i.training.recipes.cyclegan import cyclegan
+from t2i.training.recipes.diffusion_blocks import ddpm, score_sde
 from t2i.training.recipes.flows import glow, nice, realnvp
+from t2i.training.recipes.gans import gan, sngan, wgan_gp
 from t2i.training.recipes.kl import kl_toybox
 from t2i.training.recipes.lcm import lcm
 from t2i.training.recipes.ldm import ldm_toybox
 from t2i.training.recipes.linear import gmm, pca
 from t2i.training.recipes.lora import lora
-from t2i.training.recipes.pixelcnns import gated_pixelcnn, pixelcnn, pixelcnn_pp
+from t2i.training.recipes.multimodal import multimodal_vae
+from t2i.training.recipes.pixelcnns import gated_pixelcnn, pixelcnn, pixelcnn_pp, pixelrnn
 from t2i.training.recipes.prior import prior_toybox
 from t2i.training.recipes.reader import reader_toybox
 from t2i.training.recipes.t5 import t5_toybox
@@ -35,15 +40,24 @@ RECIPES: dict[str, Callable] = {
     "vqvae-toybox": vqvae_toybox,
     "prior-toybox": prior_toybox,
     "reader-toybox": reader_toybox,
+    "characters": characters,
     "pca": pca,
     "gmm": gmm,
     "autoencoder": autoencoder,
     "vae": vae,
     "hvae": hvae,
+    "multimodal-vae": multimodal_vae,
+    "pixelrnn": pixelrnn,
     "pixelcnn": pixelcnn,
     "gated-pixelcnn": gated_pixelcnn,
     "pixelcnn-pp": pixelcnn_pp,
     "nice": nice,
     "realnvp": realnvp,
     "glow": glow,
+    "ddpm": ddpm,
+    "score-sde": score_sde,
+    "gan": gan,
+    "wgan-gp": wgan_gp,
+    "sngan": sngan,
+    "cyclegan": cyclegan,
 }

@@ -15,7 +15,8 @@ from torch import Tensor
 from t2i.data.sources import open_source
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_pil, to_tensor
-from t2i.tokenizers.adversarial import Adversary, PatchDiscriminator
+from t2i.nn.discriminator import PatchDiscriminator
+from t2i.tokenizers.adversarial import Adversary
 from t2i.tokenizers.kl import KLObjective, KLTokenizer, make_autoencoder, measure_scaling_factor
 from t2i.training.config import DataConfig, LoopConfig
 
@@ -62,8 +63,8 @@ class KLRecipe:
 def kl_toybox(preset: str = "base") -> KLRecipe:
     """64×64 pictures as 8×8 latents of 8 channels.
 
-    base: `accelerate launch --multi_gpu --num_processes 2 -m t2i.training kl-toybox --mixed-precision bf16
-        --train-batch-size 8`, 40 minutes on two cores
+    base: `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m t2i.training kl-toybox
+        --mixed-precision bf16 --train-batch-size 8`, 40 minutes on two cores
     tiny: `t2i train kl-toybox --preset tiny`, a minute on two cores
     """
     if preset == "tiny":

@@ -119,7 +119,7 @@ class T5Stage:
             real = truth != IGNORED
             texts = [self.tokenizer.decode(x).replace("<pad>", "") for x in (ids, answer[real], truth[real])]
             lines.append("   |   ".join(texts))
-        return _lines(lines)
+        return lines_picture(lines)
 
     def save(self, folder: Path) -> None:
         """The encoder alone, as T5EncoderModel and AutoTokenizer open it, and how good it was: scores.json."""
@@ -182,7 +182,8 @@ def captions_of(source: Source) -> tuple[Captions, list[str]]:
     return Captions(texts[:-apart]), texts[-apart:]
 
 
-def _lines(lines: list[str]) -> Image.Image:
+def lines_picture(lines: list[str]) -> Image.Image:
+    """Lines of text, black on white."""
     font = ImageFont.load_default(14)
     width = int(max(font.getlength(line) for line in lines))
     image = Image.new("RGB", (width + 24, 22 * len(lines) + 16), "white")

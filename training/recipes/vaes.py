@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 from t2i.blocks.autoencoder import Autoencoder
 from t2i.blocks.hvae import HierarchicalVAE
@@ -41,8 +41,17 @@ def autoencoder(preset: str = "base") -> AutoencoderRecipe:
     return AutoencoderRecipe(loop=base_loop("autoencoder"))
 
 
+class _PixelOptions(BlockOptions):
+    """Of a model whose `pixels` are of two levels or of more."""
+
+    pixels: Pixels
+
+    def for_levels(self, levels: int) -> Self:
+        return replace(self, pixels="logistic") if self.pixels == "bernoulli" and levels > 2 else self
+
+
 @dataclass(frozen=True)
-class VAEOptions(BlockOptions):
+class VAEOptions(_PixelOptions):
     block: ClassVar = VAE
 
     widths: tuple[int, ...] = (32, 64, 64)
@@ -77,7 +86,7 @@ def vae(preset: str = "base") -> VAERecipe:
 
 
 @dataclass(frozen=True)
-class HVAEOptions(BlockOptions):
+class HVAEOptions(_PixelOptions):
     block: ClassVar = HierarchicalVAE
 
     widths: tuple[int, ...] = (32, 64, 64)

@@ -1,0 +1,164 @@
+"""Discriminative against generative: `python scripts/discriminative_generative.py --data FOLDER --blocks RUN/best …`.
+
+Test accuracy by number of labels, whole and with half the pixels missing: naive Bayes and logistic regression on pixels
+and on the latents of given blocks (autoencoders); and Bayes' rule with given blocks of p(x | y) (trained with
+--conditional), which have seen all labels. Naive Bayes leaves missing pixels out, and so do autoregressive blocks where
+the lower half is missing, both exactly; logistic regression, and latents, get the mean of the training pictures there.
+Writes OUT/accuracies.csv and accuracies.png and prints medians over the seeds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from experiments.accuracies import write
+from experiments.pictures import Labelled, labelled
+from torch import Tensor
+from tqdm import tqdm
+
+from t2i.blocks import load_block
+from t2i.blocks.base import Block
+from t2i.blocks.causal import Autoregressive
+from t2i.blocks.discriminative import (
+    bayes_classify,
+    fit_bernoulli,
+    fit_gaussian,
+    fit_logistic,
+    impute,
+    naive_bayes,
+)
+from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+
+LOWER, RANDOM = "lower half", "random half"
+
+
+@dataclass(frozen=True)
+class Compare:
+    data: str = "digits"
+    """'digits', 'mnist', a folder of IDX files, or others with labels: what the blocks were trained on."""
+    blocks: tuple[str, ...] = ()
+    """Folders of blocks: conditional ones with a likelihood, and ones with latents."""
+    labels: tuple[int, ...] = (10, 30, 100)
+    """Labels of each class; all there are come last by themselves."""
+    out: Path = Path("reports/discriminative-generative")
+    seeds: int = 3
+    """Each chooses other pictures."""
+    train: int = 10_000
+    """Training pictures at most."""
+    test: int = 1_000
+    """Test pictures at most."""
+
+    def __post_init__(self) -> None:
+        if not self.labels or min(*self.labels, self.seeds, self.train, self.test) < 1:
+            raise ValueError("labels, seeds, train and test must be at least 1")
+
+
+def main(args: Sequence[str]) -> None:
+    ask = parse(Compare(), args, prog="discriminative_generative.py", description=__doc__)
+    blocks = {named(folder): load_block(folder) for folder in ask.blocks}
+    for name, block in blocks.items():
+        if not has_features(block) and not (block.conditional and block.likelihood != "none"):
+            raise UsageError(f"{name} has neither latents without labels nor a likelihood given labels: --conditional")
+    rows = list(fitted(ask, labelled(ask.data, ask.train, ask.test)))
+    for name, block in blocks.items():
+        pictures = labelled(ask.data, ask.train, ask.test, block)
+        rows += by_bayes(name, block, pictures) if not has_features(block) else fitted(ask, pictures, name, block)
+    print(write(rows, ask.out, f"{ask.data}: p(x | y) and p(y | x)"))
+    print(f"written to {ask.out}")
+
+
+def named(folder: str) -> str:
+    """runs/gated-pixelcnn/best -> gated-pixelcnn"""
+    path = Path(folder).absolute()
+    return path.parent.name if path.name in ("best", "latest") else path.name
+
+
+def has_features(block: Block) -> bool:
+    return block.latents and not block.conditional
+
+
+def masks(images: Tensor) -> dict[str, np.ndarray]:
+    """Which numbers of (B, C, S, S) are known, bool (B, N): all, the upper half's, or half of the places at random."""
+    batch, channels, side = images.shape[:3]
+    upper = np.broadcast_to((np.arange(side) < side - side // 2)[:, None], (batch, channels, side, side))
+    places = np.random.default_rng(0).random((batch, 1, side * side)).argsort(2) < side * side // 2
+    some = np.broadcast_to(places, (batch, channels, side * side))
+    return {
+        "none": np.ones((batch, channels * side * side), bool),
+        LOWER: upper.reshape(batch, -1),
+        RANDOM: some.reshape(batch, -1),
+    }
+
+
+def fitted(ask: Compare, pictures: Labelled, name: str = "pixels", block: Block | None = None) -> Iterator[dict]:
+    """Naive Bayes and logistic regression, on pixels in [0, 1] or on a block's latents."""
+    images, test = (flat(x) for x in (pictures.images, pictures.test_images))
+    labels, truth = pictures.labels.numpy(), pictures.test_labels.numpy()
+    features = latents(block, pictures.images.shape[1:]) if block else lambda x: x
+    known = masks(pictures.test_images)
+    codes = features(images)
+    kinds = {"Gaussian naive Bayes": fit_gaussian, "logistic regression": fit_logistic}
+    if block is None:
+        kinds["Bernoulli naive Bayes"] = fit_bernoulli
+    chosen = [(n, seed, pictures.few(n, seed).numpy()) for n in ask.labels for seed in range(ask.seeds)]
+    chosen.append((round(len(labels) / len(pictures.classes)), 0, np.arange(len(labels))))
+    for n, seed, places in tqdm(chosen, desc=name, unit="choice"):
+        means = images[places].mean(0)
+        seen = {missing: features(impute(test, mask, means)) for missing, mask in known.items()}
+        for kind, fit in kinds.items():
+            model = fit(codes[places], labels[places])
+            for missing, mask in known.items():
+                if block is None and kind != "logistic regression":
+                    right = model.classes_[naive_bayes(model, test, mask).argmax(1)] == truth
+                else:
+                    right = model.predict(seen[missing]) == truth
+                yield row(f"{kind}, {name}", missing, n, seed, right)
+
+
+def by_bayes(name: str, block: Block, pictures: Labelled) -> Iterator[dict]:
+    """Bayes' rule with p(x | y), whole pictures, and the upper halves where the block knows their probability."""
+    if block.num_classes != len(pictures.classes):
+        raise UsageError(f"{name} knows {block.num_classes} classes, and the data have {len(pictures.classes)}")
+    images, truth, side = pictures.test_images, pictures.test_labels, block.shape[1]
+    counts = pictures.labels.bincount(minlength=block.num_classes)
+    prior = (counts + 1) / (counts + 1).sum()
+    labels = round(len(pictures.labels) / len(pictures.classes))
+    halves = {"none": None} | ({LOWER: side - side // 2} if isinstance(block, Autoregressive) else {})
+    for missing, rows in halves.items():
+        parts = tqdm(images.split(100), desc=f"{name}, missing: {missing}", unit="batch")
+        guessed = torch.cat([bayes_classify(block, part, prior, rows, seeded()).argmax(1) for part in parts])
+        yield row(f"Bayes' rule, {name}", missing, labels, 0, (guessed == truth).numpy())
+
+
+def latents(block: Block, shape: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
+    """(B, N) pixels in [0, 1] -> what the block's encoder makes of them, (B, Z)"""
+
+    @torch.no_grad()
+    def encode(x: np.ndarray) -> np.ndarray:
+        images = torch.from_numpy(2 * x - 1).float().view(-1, *shape)
+        return torch.cat([block.encode(part) for part in images.split(500)]).double().numpy()
+
+    return encode
+
+
+def flat(images: Tensor) -> np.ndarray:
+    """(B, C, S, S) in [-1, 1] -> (B, N) in [0, 1]"""
+    return (images.flatten(1).double().numpy() + 1) / 2
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def row(method: str, missing: str, labels: int, seed: int, right: np.ndarray) -> dict:
+    return {"method": method, "missing": missing, "labels": labels, "seed": seed, "accuracy": float(right.mean())}
+
+
+if __name__ == "__main__":
+    with exit_on_bad_input():
+        main(sys.argv[1:])

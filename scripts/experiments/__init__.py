@@ -1,0 +1,1 @@
+"""What the experiments with blocks share: labelled pictures as a model takes them; accuracies as table and plot."""

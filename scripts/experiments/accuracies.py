@@ -1,0 +1,86 @@
+"""Accuracies by number of labels: a CSV file of every run, medians as a table, and a plot of them.
+
+A row is {"method", "missing", "labels", "seed", "accuracy"}; `missing` says which pixels were hidden ("none": none).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from t2i.files import write_whole
+
+FIELDS = ("method", "missing", "labels", "seed", "accuracy")
+
+
+def write(rows: Sequence[dict], out: Path, title: str) -> str:
+    """Write accuracies.csv and accuracies.png into `out`; return the medians as text."""
+    out.mkdir(parents=True, exist_ok=True)
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, FIELDS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, "accuracy": f"{row['accuracy']:.4f}"} for row in rows)
+    write_whole(out / "accuracies.csv", lines.getvalue())
+    _plot(rows, out / "accuracies.png", title)
+    return "\n\n".join(_table(rows, missing) for missing in _seen(rows, "missing"))
+
+
+def medians(rows: Sequence[dict], method: str, missing: str) -> dict[int, list[float]]:
+    """Labels a class -> least, median and greatest accuracy over the seeds."""
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if (row["method"], row["missing"]) == (method, missing):
+            found.setdefault(row["labels"], []).append(row["accuracy"])
+    return {n: [min(a), statistics.median(a), max(a)] for n, a in sorted(found.items())}
+
+
+def _table(rows: Sequence[dict], missing: str) -> str:
+    """A line for each method, a column for each number of labels; medians in per cent."""
+    rows = [row for row in rows if row["missing"] == missing]
+    labels, methods = sorted(_seen(rows, "labels")), _seen(rows, "method")
+    wide = max(map(len, [*methods, "labels a class"]))
+    lines = [] if missing == "none" else [f"missing: {missing}"]
+    lines.append(f"{'labels a class':{wide}}" + "".join(f"{n:>9}" for n in labels))
+    for method in methods:
+        found = medians(rows, method, missing)
+        cells = (f"{100 * found[n][1]:8.1f}%" if n in found else " " * 9 for n in labels)
+        lines.append(f"{method:{wide}}" + "".join(cells))
+    return "\n".join(lines)
+
+
+def _plot(rows: Sequence[dict], path: Path, title: str) -> None:
+    """A panel for each kind of missing pixels; lines join medians, bars span the seeds."""
+    panels, methods = _seen(rows, "missing"), _seen(rows, "method")
+    figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
+    for i, missing in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), i + 1)
+        for k, method in enumerate(methods):
+            found = medians(rows, method, missing)
+            if not found:
+                continue
+            low, middle, high = ([100 * a[j] for a in found.values()] for j in range(3))
+            bars = [
+                [m - a for m, a in zip(middle, low, strict=True)],
+                [b - m for m, b in zip(middle, high, strict=True)],
+            ]
+            axes.errorbar(list(found), middle, bars, label=method, color=f"C{k}", marker="o", capsize=3)
+        axes.set_xscale("log")
+        labels = sorted(_seen(rows, "labels"))
+        axes.set_xticks(labels, [str(n) for n in labels])
+        axes.minorticks_off()
+        axes.set(title=title if missing == "none" else f"{title}, {missing} missing")
+        axes.set(xlabel="labels a class", ylabel="accuracy, per cent")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    part = path.with_name(f".{path.stem}.part.png")
+    figure.savefig(part, dpi=100)
+    part.replace(path)
+
+
+def _seen(rows: Sequence[dict], field: str) -> list:
+    return list(dict.fromkeys(row[field] for row in rows))

@@ -1,0 +1,74 @@
+"""What a code is worth with few labels: `python scripts/few_labels.py --data FOLDER --autoencoder RUN/best`.
+
+Test accuracy with some labels of each class, of three classifiers of one form: a linear layer on the frozen encoder,
+the encoder tuned, and the same network from scratch. The encoder has seen the training pictures, not their labels.
+Writes OUT/accuracies.csv and accuracies.png and prints medians over the seeds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from experiments.accuracies import write
+from experiments.pictures import labelled
+from tqdm import tqdm
+
+from t2i.blocks import load_block
+from t2i.blocks.autoencoder import Autoencoder
+from t2i.blocks.classifier import STARTS, train_classifier
+from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+
+
+@dataclass(frozen=True)
+class FewLabels:
+    data: str = "digits"
+    """'digits', 'mnist', a folder of IDX files, or others with labels: what the autoencoder was trained on."""
+    autoencoder: str = "runs/autoencoder/best"
+    """Folder of what `t2i train autoencoder` made."""
+    labels: tuple[int, ...] = (10, 50, 100)
+    """Labels of each class."""
+    out: Path = Path("reports/few-labels")
+    seeds: int = 3
+    """Each chooses other pictures and begins with other weights."""
+    steps: int = 300
+    """Of every training."""
+    train: int = 10_000
+    """Training pictures at most, of which the labelled ones are chosen."""
+    test: int = 10_000
+    """Test pictures at most."""
+
+    def __post_init__(self) -> None:
+        if not self.labels or min(*self.labels, self.seeds, self.steps, self.train, self.test) < 1:
+            raise ValueError("labels, seeds, steps, train and test must be at least 1")
+
+
+def main(args: Sequence[str]) -> None:
+    ask = parse(FewLabels(), args, prog="few_labels.py", description=__doc__)
+    autoencoder = load_block(ask.autoencoder)
+    if not isinstance(autoencoder, Autoencoder):
+        raise UsageError(f"{ask.autoencoder} holds a {type(autoencoder).__name__}, not an Autoencoder")
+    pictures = labelled(ask.data, ask.train, ask.test, autoencoder)
+    chosen = {(n, seed): pictures.few(n, seed) for n in ask.labels for seed in range(ask.seeds)}
+    rows = []
+    for (n, seed), start in tqdm([(key, start) for start in STARTS for key in chosen], unit="training"):
+        places = chosen[n, seed]
+        images, labels = pictures.images[places], pictures.labels[places]
+        model = train_classifier(autoencoder, images, labels, len(pictures.classes), start, ask.steps, seed=seed)
+        right = model.predict(pictures.test_images) == pictures.test_labels
+        rows.append(row(start, n, seed, right))
+    print(write(rows, ask.out, f"{ask.data}: few labels"))
+    print(f"written to {ask.out}")
+
+
+def row(start: str, labels: int, seed: int, right: torch.Tensor) -> dict:
+    accuracy = right.double().mean().item()
+    return {"method": start, "missing": "none", "labels": labels, "seed": seed, "accuracy": accuracy}
+
+
+if __name__ == "__main__":
+    with exit_on_bad_input():
+        main(sys.argv[1:])

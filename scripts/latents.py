@@ -1,0 +1,143 @@
+"""Look at the latents of a trained block: `python scripts/latents.py RUN/best --data … --out DIR`.
+
+Writes traversals.png (one latent number moved in each row), interpolation.png, manifold.png where there are two latent
+numbers, and for --data toybox-factors information.png, what each latent tells of each factor, and prints the mutual
+information gap.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+from tyro.conf import Positional, arg
+
+from t2i.blocks import load_block
+from t2i.blocks.base import Block, from_levels
+from t2i.blocks.disentanglement import entropies, gaps, mutual_information
+from t2i.blocks.traversals import interpolations, manifold, traversals
+from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+from t2i.data.digits import open_splits
+from t2i.data.factors import FACTORS
+from t2i.training.block_stage import PreparePixels
+
+BATCH = 250  # pictures encoded at once
+
+
+@dataclass(frozen=True)
+class Latents:
+    folder: Annotated[Positional[str], arg(metavar="FOLDER")] = ""
+    """A trained block with latents, such as a run's `best`."""
+    data: str = "digits"
+    """What it was trained on; pictures of its test part are looked at."""
+    out: str = "latents"
+    """Folder of the pictures."""
+    pictures: int = 10_000
+    """How many test pictures are encoded at most."""
+    rows: int = 10
+    """Latent numbers that are shown, and ways from one picture to another."""
+
+    def __post_init__(self) -> None:
+        if self.pictures < 2 or self.rows < 1:
+            raise ValueError(f"pictures must be at least 2 and rows 1, not {self.pictures} and {self.rows}")
+
+
+def main(args: Sequence[str]) -> None:
+    ask = parse(Latents(), args, prog="latents.py", description=__doc__)
+    if not ask.folder:
+        raise UsageError("name the folder of a trained block: python scripts/latents.py RUN/best")
+    model, out = load_block(ask.folder), Path(ask.out)
+    if not model.latents:
+        raise UsageError(f"{ask.folder} holds a {type(model).__name__}, which has no latents")
+    images, labels, factors = read(model, ask.data, ask.pictures)
+    y = labels if model.conditional else None
+    out.mkdir(parents=True, exist_ok=True)
+    first, last = pairs(y, len(images), ask.rows)
+    of_first = y if y is None else y[first]
+    made = {
+        "traversals": traversals(model, images[:1000], y if y is None else y[:1000], ask.rows),
+        "interpolation": interpolations(model, images[first], images[last], of_first),
+    }
+    if getattr(model, "latent_dim", None) == 2 and not model.conditional:
+        made["manifold"] = manifold(model)
+    if factors is not None:
+        information = mutual_information(codes(model, images, y), factors)
+        print(table(information, entropies(factors)))
+        made["information"] = heat_map(information)
+    for name, picture in made.items():
+        picture.save(path := out / f"{name}.png", optimize=True)
+        print(path)
+
+
+def read(model: Block, data: str, count: int) -> tuple[Tensor, Tensor, np.ndarray | None]:
+    """Test pictures of this model's shape and levels (N, C, S, S), their labels (N,) and, if any, factors (N, K)."""
+    test = open_splits(data, model.shape[1]).test
+    prepare = PreparePixels(model.levels, model.shape[0])
+    items = [test[i] for i in range(min(count, len(test)))]
+    drawn = [prepare(item, np.random.default_rng((0, i))) for i, item in enumerate(items)]
+    images = from_levels(torch.from_numpy(np.stack([d["k"] for d in drawn])), model.levels)
+    factors = np.stack([item["factors"] for item in items]) if "factors" in items[0] else None
+    return images, torch.tensor([d["label"] for d in drawn]), factors
+
+
+def pairs(y: Tensor | None, count: int, rows: int) -> tuple[list[int], list[int]]:
+    """The first pictures, and for each the next one after it, of the same label where the model takes labels."""
+    first, last = [], []
+    for i in range(count):
+        after = range(i + 1, count) if y is None else (i + 1 + (y[i + 1 :] == y[i]).nonzero()[:, 0]).tolist()
+        if len(first) < rows and len(after):
+            first.append(i)
+            last.append(after[0])
+    if not first:
+        raise ValueError("no two of the pictures have the same label; give more --pictures")
+    return first, last
+
+
+@torch.no_grad()
+def codes(model: Block, images: Tensor, y: Tensor | None) -> np.ndarray:
+    """(N, Z)"""
+    batches = images.split(BATCH)
+    labels = [None] * len(batches) if y is None else y.split(BATCH)
+    return torch.cat([model.encode(*batch) for batch in zip(batches, labels, strict=True)]).float().numpy()
+
+
+def table(information: np.ndarray, entropy: np.ndarray) -> str:
+    """The gaps and I(z_j; v_k), factors × latents, as Markdown."""
+    gap = gaps(information, entropy)
+    head = ["factor", "nats", "gap", *(f"z{j}" for j in range(information.shape[1]))]
+    rows = [
+        [name, f"{entropy[k]:.2f}", f"{gap[k]:.3f}", *(f"{x:.2f}" for x in information[k])]
+        for k, name in enumerate(FACTORS)
+    ]
+    lines = [" | ".join(row) for row in (head, ["---"] * len(head), *rows)]
+    return "\n".join([*(f"| {line} |" for line in lines), "", f"MIG {gap.mean():.3f}"])
+
+
+def heat_map(information: np.ndarray) -> Image.Image:
+    """I(z_j; v_k) in nats (K, Z) as a picture, each number written into its cell."""
+    figure = Figure(figsize=(2 + 0.6 * information.shape[1], 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    shown = axes.imshow(information, cmap="Blues", vmin=0, aspect="auto")
+    axes.set_xticks(range(information.shape[1]), [f"z{j}" for j in range(information.shape[1])])
+    axes.set_yticks(range(len(FACTORS)), list(FACTORS))
+    for (k, j), nats in np.ndenumerate(information):
+        dark = nats > information.max() / 2
+        axes.text(j, k, f"{nats:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
+    figure.colorbar(shown, ax=axes, label="mutual information, nats")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")
+
+
+if __name__ == "__main__":
+    with exit_on_bad_input():
+        main(sys.argv[1:])

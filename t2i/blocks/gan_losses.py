@@ -1,0 +1,77 @@
+"""What two players want, as pure functions of the discriminator's numbers D, above 0 for real and below for made.
+
+Shapes: B batch; losses take D of any shape and return a scalar
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from t2i.nn import discriminator as hinge
+
+LossKind = Literal["minimax", "non_saturating", "hinge", "wasserstein", "least_squares"]
+
+
+def check_kind(kind: str) -> None:
+    """Raise ValueError for an unknown loss."""
+    if kind not in get_args(LossKind):
+        raise ValueError(f"unknown loss {kind!r}: choose one of {', '.join(get_args(LossKind))}")
+
+
+def discriminator_loss(kind: LossKind, real: Tensor, made: Tensor) -> Tensor:
+    """What the discriminator minimises, of its numbers for real and for made images.
+
+    "minimax", "non_saturating": −E ln σ(D(x)) − E ln(1 − σ(D(x̂))), Goodfellow et al. 2014, arXiv 1406.2661, eq. 1
+    "hinge": ½ E max(0, 1 − D(x)) + ½ E max(0, 1 + D(x̂)), Lim and Ye 2017, arXiv 1705.02894
+    "wasserstein": E D(x̂) − E D(x), Arjovsky et al. 2017, arXiv 1701.07875, eq. 2, of a D with bounded slope
+    "least_squares": ½ E (D(x) − 1)² + ½ E D(x̂)², Mao et al. 2017, arXiv 1611.04076, eq. 9
+    """
+    real, made = real.float(), made.float()
+    if kind == "hinge":
+        return hinge.discriminator_loss(real, made)
+    if kind == "wasserstein":
+        return made.mean() - real.mean()
+    if kind == "least_squares":
+        return 0.5 * ((real - 1).square().mean() + made.square().mean())
+    return F.softplus(-real).mean() + F.softplus(made).mean()  # −ln σ(t) = softplus(−t)
+
+
+def generator_loss(kind: LossKind, made: Tensor) -> Tensor:
+    """What the generator minimises, of the discriminator's numbers for what it made.
+
+    "minimax": E ln(1 − σ(D(x̂))), whose gradient vanishes where the discriminator is sure
+    "non_saturating": −E ln σ(D(x̂)), with the same optimum and a gradient there (Goodfellow et al. 2014, §3)
+    "hinge", "wasserstein": −E D(x̂)
+    "least_squares": ½ E (D(x̂) − 1)²
+    """
+    made = made.float()
+    if kind == "minimax":
+        return -F.softplus(made).mean()
+    if kind == "non_saturating":
+        return F.softplus(-made).mean()
+    if kind == "least_squares":
+        return 0.5 * (made - 1).square().mean()
+    return hinge.generator_loss(made)
+
+
+def gradient_penalty(judge: Callable[[Tensor], Tensor], real: Tensor, made: Tensor, mix: Tensor) -> Tensor:
+    """E (‖∇D(x̄)‖ − 1)² with x̄ between real and made images: Gulrajani et al. 2017, arXiv 1704.00028, eq. 3.
+
+    It has a graph of its own, so that its gradient is a second derivative, and is there under `no_grad` as well.
+
+    Args:
+        judge: images (B, …) -> numbers (B,), each of its own image alone: no batch norm.
+        real, made: (B, …).
+        mix: in [0, 1], (B,): how much of the real image there is in x̄.
+    """
+    share = mix.view(-1, *[1] * (real.ndim - 1))
+    between = torch.lerp(made.detach(), real.detach(), share).requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(judge(between).float().sum(), between, create_graph=True)
+        # A norm's own gradient at 0 is NaN where it is 0/0.
+        return ((slope.flatten(1).square().sum(1) + 1e-12).sqrt() - 1).square().mean()

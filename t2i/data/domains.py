@@ -1,0 +1,81 @@
+"""Two sets of pictures with nothing to say which belongs to which: what unpaired translation learns from.
+
+Shapes: S side of the pictures
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from t2i.data.sources import TOYBOX_ITEMS, Source, open_source
+from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Toybox
+from t2i.data.toybox.scene import check_name
+
+PREFIX = "toybox:"
+WORLDS = 2  # of scenes a seed: one for each domain, so that no scene is in both
+
+
+class OneLook(Toybox):
+    """Toybox scenes of one thing, whose attribute is always the same: a world of zebras, say.
+
+    Two of them with one seed show the same scenes, in two looks.
+
+    Raises ValueError for an unknown attribute, and for one that is a kind of thing too.
+    """
+
+    def __init__(self, attribute: str, size: int, seed: int = 0, num: int = TOYBOX_ITEMS):
+        check_name("attribute", attribute, [name for name in ATTRIBUTES if name not in KINDS])
+        super().__init__("all", size, seed, num, family="single")
+        self.attribute = attribute
+
+    def scene(self, index: int) -> tuple[Scene, str]:
+        scene, _ = super().scene(index)
+        scene = replace(scene, things=[replace(thing, attribute=self.attribute) for thing in scene.things])
+        return scene, scene.caption()
+
+
+class Unpaired:
+    """Pictures of two domains side by side: {"image": one of the first, "other": any of the second, "text"}.
+
+    Item i has the i-th picture of the first domain, and of the second the one that a draw with (seed, i) gives.
+
+    Args:
+        a, b: "toybox:ATTRIBUTE" (see `OneLook`), or what `open_source` takes.
+        size: side of the pictures.
+        seed: of the draws and of toybox's worlds.
+        columns: as `open_source` takes them.
+
+    Raises ValueError for two domains that are the same, and as `open_source` does.
+    """
+
+    def __init__(self, a: str, b: str, size: int, seed: int = 0, **columns: str):
+        if a == b:
+            raise ValueError(f"both domains are {a!r}: name two, such as 'toybox:white' and 'toybox:zebra'")
+        self.names, self.size, self.seed = (a, b), size, seed
+        self.a, self.b = (_open(name, size, WORLDS * seed + i, columns) for i, name in enumerate(self.names))
+
+    def __len__(self) -> int:
+        return len(self.a)
+
+    def __getitem__(self, index: int) -> dict:
+        drawn = int(np.random.default_rng((self.seed, index)).random() * len(self.b))
+        return self.a[index] | {"other": self.b[drawn]["image"]}
+
+    def captions(self, limit: int) -> Iterator[str]:
+        return self.a.captions(limit)
+
+    def pairs(self, num: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The same scenes in both looks, of a world of their own: uint8 (num, S, S, 3) each; None without the truth."""
+        if not all(isinstance(source, OneLook) for source in (self.a, self.b)):
+            return None
+        looks = [OneLook(source.attribute, self.size, seed, num) for source in (self.a, self.b)]
+        return tuple(np.stack([look[i]["image"] for i in range(num)]) for look in looks)
+
+
+def _open(name: str, size: int, seed: int, columns: dict[str, str]) -> Source:
+    if name.startswith(PREFIX):
+        return OneLook(name.removeprefix(PREFIX), size, seed)
+    return open_source(name, size, seed=seed, **columns)

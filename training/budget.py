@@ -1,0 +1,59 @@
+"""How far a run is and when it ends: by its steps, or by the seconds that it has trained."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from t2i.training.config import LoopConfig
+
+UNENDING = 2**31  # steps, where seconds decide
+
+
+class Budget:
+    """Counts the steps and seconds of a run, those before it was resumed included.
+
+    A second counts if it goes into a step, waiting for data included; previews, scores and checkpoints are left out, so
+    that a model that is slow to sample or to score trains as long as any other. The processes of a run count the mean
+    of their seconds, and so stop at the same step.
+    """
+
+    def __init__(self, config: LoopConfig, step: int = 0, seconds: float = 0.0):
+        self.config, self.step, self.seconds = config, step, seconds
+        self._before = seconds
+        self.pause()
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the steps to take; each must be told to `spend`."""
+        while not self.spent:
+            self.step += 1
+            yield self.step
+
+    def lap(self) -> float:
+        """Seconds since the last call, or since the last `pause`."""
+        before, self._since = self._since, time.perf_counter()
+        return self._since - before
+
+    def pause(self) -> None:
+        """What was done since the last `lap` was no training."""
+        self._since = time.perf_counter()
+
+    def spend(self, seconds: float) -> float:
+        """Count a step's seconds; return all of the run so far."""
+        self._before, self.seconds = self.seconds, self.seconds + seconds
+        return self.seconds
+
+    @property
+    def spent(self) -> bool:
+        if self.config.max_train_time is None:
+            return self.step >= self.config.max_train_steps
+        return self.seconds >= self.config.max_train_time
+
+    @property
+    def checkpoint_due(self) -> bool:
+        """At the end, and every `checkpointing_steps`; where time decides, as often in the run as by its steps."""
+        config = self.config
+        if config.max_train_time is None:
+            return self.spent or self.step % config.checkpointing_steps == 0
+        every = config.max_train_time * config.checkpointing_steps / config.max_train_steps
+        return self.spent or self.seconds // every > self._before // every

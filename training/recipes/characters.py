@@ -1,0 +1,140 @@
+"""A language model of characters: `t2i train characters [--data toybox|FILE.txt]`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2i.blocks.characters import CharacterModel, alphabet_of, counted, encode
+from t2i.data.sources import open_source
+from t2i.data.toybox import Toybox
+from t2i.files import write_whole
+from t2i.training.config import LoopConfig
+from t2i.training.recipes.t5 import captions_of, lines_picture
+
+ALPHABET_CAPTIONS = 20_000  # of toybox, whose captions have no end
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    data: str = "toybox"
+    """'toybox', a text file with a text a line, an image folder with metadata.jsonl, or a data set of the Hub."""
+    image_column: str = "image"
+    """Column of the pictures, which are not looked at."""
+    caption_column: str = "text"
+    """Column of the captions."""
+
+
+@dataclass(frozen=True)
+class CharactersModelConfig:
+    length: int = 96
+    """Characters of a text; of longer ones the beginning is seen."""
+    width: int = 96
+    blocks: int = 10
+    """Convolutions, with dilations 1, 2, 4 … and again from 1."""
+    cycle: int = 5
+    """How many before the dilation is 1 again."""
+    kernel: int = 3
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class CharactersRecipe:
+    data: TextConfig = field(default_factory=TextConfig)
+    model: CharactersModelConfig = field(default_factory=CharactersModelConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def stage(self) -> CharactersStage:
+        return CharactersStage(self)
+
+
+def characters(preset: str = "base") -> CharactersRecipe:
+    """Captions letter by letter: causal dilated convolutions over characters.
+
+    base: `t2i train characters`, toybox's captions
+    tiny: `t2i train characters --preset tiny`, half a minute on one core
+    """
+    if preset == "tiny":
+        model = CharactersModelConfig(length=64, width=32, blocks=6, cycle=3)
+        steps = {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20, "learning_rate": 5e-3}
+        return CharactersRecipe(model=model, loop=LoopConfig("runs/tiny-characters", train_batch_size=32, **steps))
+    loop = LoopConfig("runs/characters", max_train_steps=3_000, learning_rate=2e-3, checkpointing_steps=500)
+    return CharactersRecipe(loop=loop)
+
+
+class Lines:
+    """The lines of a text file that are not empty."""
+
+    def __init__(self, file: Path):
+        self.texts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"text": self.texts[index]}
+
+    def captions(self, limit: int) -> Iterator[str]:
+        return islice(self.texts, limit)
+
+
+class CharactersStage:
+    """Texts to learn, and others by which the model is scored: bits a character, ends of texts among them."""
+
+    SHOWN = 24
+    BATCH = 128  # texts scored at once
+
+    def __init__(self, recipe: CharactersRecipe):
+        data, self.recipe = recipe.data, recipe
+        source = Lines(Path(data.data)) if Path(data.data).is_file() else None
+        source = source or open_source(data.data, 64, data.image_column, data.caption_column, recipe.loop.seed)
+        self.source, self.held_out = captions_of(source)
+        count = ALPHABET_CAPTIONS if isinstance(source, Toybox) else len(source)
+        alphabet = alphabet_of([*source.captions(count), *self.held_out])
+        self.fingerprint = {"alphabet": alphabet}
+        torch.manual_seed(recipe.loop.seed)  # the same start on every process
+        self.model = CharacterModel(alphabet, **asdict(recipe.model))
+        self.prepare = PrepareCharacters(alphabet, recipe.model.length)
+
+    def loss(self, ids: Tensor) -> dict[str, Tensor]:
+        return self.model.loss(ids)
+
+    def preview(self) -> Image.Image:
+        """Texts that the model makes up, a generator for each."""
+        generators = [torch.Generator().manual_seed(i) for i in range(self.SHOWN)]
+        return lines_picture(self.model.sample(self.SHOWN, generators))
+
+    def save(self, folder: Path) -> None:
+        """The model, and scores.json."""
+        self.model.save_pretrained(folder)
+        write_whole(folder / "scores.json", json.dumps({"held_out": self.score()}, indent=2) + "\n")
+
+    @torch.no_grad()
+    def score(self) -> dict:
+        """Bits a character of held-out texts, each cut at T."""
+        ids = self.model.encode(self.held_out).to(self.model.device)
+        nats = sum(-self.model.log_prob(part).double().sum().item() for part in ids.split(self.BATCH))
+        numbers = int(counted(ids).sum())
+        bits = nats / (numbers * math.log(2))
+        return {"texts": len(ids), "characters": numbers, "bits_per_character": bits}
+
+
+@dataclass(frozen=True)
+class PrepareCharacters:
+    """A text as ids; the alphabet's characters, so that no model goes to the data workers."""
+
+    alphabet: str
+    length: int
+
+    def __call__(self, item: dict, rng: np.random.Generator) -> dict:
+        """-> ids (T,), 0 after the text's end"""
+        return {"ids": encode([item["text"]], self.alphabet, self.length)[0]}

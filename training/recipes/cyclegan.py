@@ -1,0 +1,154 @@
+"""Unpaired translation between two looks of a world, or two folders of pictures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2i.blocks.cyclegan import CycleGame, CycleGAN
+from t2i.data.digits import TEST_SEED
+from t2i.data.domains import Unpaired
+from t2i.data.toybox.sheet import contact_sheet
+from t2i.files import write_whole
+from t2i.images import to_pil, to_tensor
+from t2i.training.block_stage import SCORES_FILE
+from t2i.training.config import LoopConfig
+
+
+@dataclass(frozen=True)
+class DomainsConfig:
+    domain_a: str = "toybox:white"
+    """'toybox:ATTRIBUTE' (one thing a picture, always with it), an image folder, or a data set of the Hub."""
+    domain_b: str = "toybox:zebra"
+    """The other one; only where both are of toybox is the true translation known, and scored against."""
+    image_column: str = "image"
+    """Column of the pictures."""
+    caption_column: str = "text"
+    """Column of the captions."""
+    image_size: int = 32
+    """Side of the square pictures, in pixels."""
+    scored: int = 128
+    """How many scenes, not trained on, are translated both ways for the score."""
+
+    def __post_init__(self) -> None:
+        if self.scored < 1:
+            raise ValueError(f"scored must be at least 1, not {self.scored}")
+
+
+@dataclass(frozen=True)
+class CycleGANOptions:
+    widths: tuple[int, ...] = (32, 64)
+    """Channels of the generators' levels, fine to coarse; every level but the first halves the side."""
+    blocks: int = 1
+    """Residual blocks a level, on the way down and up."""
+    discriminator_channels: tuple[int, ...] = (32, 64)
+    """Of the discriminators of patches; every level halves the side."""
+    cycle: float = 10.0
+    """Weight of the error of cycles."""
+    identity: float = 0.5
+    """Weight, beside that of cycles, of the error of pictures that have the look already."""
+    pool: int = 50
+    """Pictures made before that the discriminators may see again."""
+
+
+@dataclass(frozen=True)
+class CycleGANRecipe:
+    data: DomainsConfig = field(default_factory=DomainsConfig)
+    model: CycleGANOptions = field(default_factory=CycleGANOptions)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def stage(self) -> CycleGANStage:
+        return CycleGANStage(self)
+
+
+def cyclegan(preset: str = "base") -> CycleGANRecipe:
+    """CycleGAN: white things become zebras and zebras white, with no pairs to learn from.
+
+    base: `t2i train cyclegan`, 32×32 toybox pictures; --domain-a toybox:wood --domain-b toybox:brick for others
+    tiny: `t2i train cyclegan --preset tiny`, 16×16, half a minute on one core
+    """
+    if preset == "tiny":
+        model = CycleGANOptions(widths=(16, 32), discriminator_channels=(16, 32))
+        return CycleGANRecipe(DomainsConfig(image_size=16, scored=64), model, _loop("tiny-cyclegan", 200, 100, 1e-3))
+    return CycleGANRecipe(loop=_loop("cyclegan", 4_000, 250, 4e-4))
+
+
+def _loop(name: str, steps: int, every: int, learning_rate: float) -> LoopConfig:
+    game = {"adam_beta1": 0.5, "lr_warmup_steps": 0, "max_grad_norm": 1e3}  # see recipes/gans.py
+    steps = {"max_train_steps": steps, "train_batch_size": 8, "checkpointing_steps": every}
+    return LoopConfig(f"runs/{name}", learning_rate=learning_rate, **steps, **game)
+
+
+class CycleGANStage:
+    """Pictures of two domains; scored, where both are looks of toybox, by pictures whose translation is known."""
+
+    SHOWN = 8
+    fingerprint: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, recipe: CycleGANRecipe):
+        data, model, seed = recipe.data, recipe.model, recipe.loop.seed
+        columns = {"image_column": data.image_column, "caption_column": data.caption_column}
+        self.source = Unpaired(data.domain_a, data.domain_b, data.image_size, seed, **columns)
+        self.prepare = prepare_both
+        pairs = self.source.pairs(data.scored, TEST_SEED + seed)
+        self.pairs = None if pairs is None else tuple(to_tensor(torch.from_numpy(side)) for side in pairs)
+        torch.manual_seed(seed)  # the same start on every process
+        self.model = CycleGame(
+            CycleGAN(model.widths, model.blocks),
+            data.image_size,
+            model.discriminator_channels,
+            model.cycle,
+            model.identity,
+            model.pool,
+        )
+
+    def loss(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        """a, b: uint8 (B, S, S, 3), of either domain"""
+        return self.model.loss(to_tensor(a), to_tensor(b))
+
+    @torch.no_grad()
+    def preview(self) -> Image.Image:
+        """Rows: pictures of A, translated, and back again; those of B; the true translation where it is known."""
+        if self.pairs is None:
+            items = [prepare_both(self.source[i], None) for i in range(min(self.SHOWN, len(self.source)))]
+            a, b = (to_tensor(torch.from_numpy(np.stack([item[name] for item in items]))) for name in "ab")
+        else:
+            a, b = (side[: self.SHOWN] for side in self.pairs)
+        model, names = self.model.model, ("A", "A to B", "and back", "true B", "B to A")
+        made_b, made_a = (model.translate(x.to(model.device), to) for x, to in ((a, "b"), (b, "a")))
+        rows = [a, made_b, model.translate(made_b, "a"), b, made_a]
+        if self.pairs is None:
+            names = (*names[:3], "some B", names[4])
+        pictures = to_pil(torch.cat([row.float().cpu() for row in rows]))
+        return contact_sheet(pictures, [name for name in names for _ in a], columns=len(a), cell=64)
+
+    def save(self, folder: Path) -> None:
+        """The generators, and their score where there is one."""
+        self.model.model.save_pretrained(folder)
+        if self.pairs is not None:
+            write_whole(folder / SCORES_FILE, json.dumps(self.score(), indent=2) + "\n")
+
+    @torch.no_grad()
+    def score(self, batch: int = 32) -> dict[str, float]:
+        """Mean absolute errors of pixels in [-1, 1]: of both translations, of what is not translated, of the cycles."""
+        model, sums = self.model.model, dict.fromkeys(("a_to_b", "b_to_a", "untranslated", "cycle_a", "cycle_b"), 0.0)
+        a, b = self.pairs
+        for start in range(0, len(a), batch):
+            x, y = (side[start : start + batch].to(model.device) for side in (a, b))
+            made_y, made_x = model.translate(x, "b"), model.translate(y, "a")
+            errors = made_y - y, made_x - x, x - y, model.translate(made_y, "a") - x, model.translate(made_x, "b") - y
+            for name, error in zip(sums, errors, strict=True):
+                sums[name] += float(error.float().abs().mean()) * len(x) / len(a)
+        return {"pictures": len(a), **sums}
+
+
+def prepare_both(item: dict, rng: np.random.Generator | None) -> dict:
+    """-> a and b, uint8 (S, S, 3)"""
+    return {"a": item["image"], "b": item["other"]}

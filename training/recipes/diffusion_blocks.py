@@ -1,0 +1,95 @@
+"""Diffusion and score models of pictures, without text: see recipes/block.py."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from t2i.blocks.diffusion import DDPM
+from t2i.blocks.score_sde import ScoreSDE
+from t2i.training.block_stage import BlockDataConfig, BlockOptions
+from t2i.training.config import LoopConfig
+from t2i.training.recipes.block import BlockRecipe, base_loop, tiny_loop
+
+
+@dataclass(frozen=True)
+class DDPMOptions(BlockOptions):
+    block: ClassVar = DDPM
+
+    widths: tuple[int, ...] = (32, 64, 64)
+    """Channels of each level of the U-Net, fine to coarse; every level but the first halves the side."""
+    blocks: int = 1
+    """Residual blocks a level."""
+    dropout: float = 0.0
+    num_train_timesteps: int = 1000
+    """T, the steps from picture to noise."""
+    beta_schedule: Literal["linear", "squaredcos_cap_v2"] = "linear"
+    """How noise grows: 'linear' in β, or along a cosine."""
+    variance: Literal["small", "large"] = "small"
+    """Of a step back: β̃ or β."""
+
+
+@dataclass(frozen=True)
+class DDPMRecipe(BlockRecipe):
+    model: DDPMOptions = field(default_factory=DDPMOptions)
+
+
+def ddpm(preset: str = "base") -> DDPMRecipe:
+    """DDPM: noise added in many small steps, and a network that takes them back.
+
+    base: `t2i train ddpm --data FOLDER` of 28×28 IDX files
+    tiny: `t2i train ddpm --preset tiny`, 8×8 digits, half a minute on one core
+    """
+    if preset == "tiny":
+        return DDPMRecipe(model=DDPMOptions((16, 32), num_train_timesteps=100), loop=_rarely(tiny_loop("ddpm"), 2))
+    return DDPMRecipe(loop=_rarely(base_loop("ddpm"), 10))
+
+
+@dataclass(frozen=True)
+class ScoreSDEOptions(BlockOptions):
+    block: ClassVar = ScoreSDE
+
+    widths: tuple[int, ...] = (32, 64, 64)
+    """Channels of each level of the U-Net, fine to coarse; every level but the first halves the side."""
+    blocks: int = 1
+    """Residual blocks a level."""
+    dropout: float = 0.0
+    sde: Literal["vp", "ve", "subvp"] = "vp"
+    """How noise comes in: variance preserving, exploding, or less than preserving."""
+    beta_min: float = 0.1
+    """Of 'vp' and 'subvp'; so is beta_max."""
+    beta_max: float = 20.0
+    sigma_min: float = 0.01
+    """Of 've'; so is sigma_max."""
+    sigma_max: float = 50.0
+    weighting: Literal["std", "likelihood"] = "std"
+    """Of the loss: all times alike in noise, or as the likelihood counts them."""
+    steps: int = 500
+    """Of sampling."""
+    ode_steps: int = 30
+    """Of the equation that scores, four network calls and as many gradients each."""
+
+
+@dataclass(frozen=True)
+class ScoreSDERecipe(BlockRecipe):
+    model: ScoreSDEOptions = field(default_factory=ScoreSDEOptions)
+
+
+def score_sde(preset: str = "base") -> ScoreSDERecipe:
+    """Score SDE: the gradient of the density at every noise level, sampled and scored along differential equations.
+
+    A score takes the network a hundred times and more, so few pictures are scored, and rarely.
+
+    base: `t2i train score-sde --data FOLDER` of 28×28 IDX files
+    tiny: `t2i train score-sde --preset tiny`, 8×8 digits, half a minute on one core
+    """
+    if preset == "tiny":
+        model = ScoreSDEOptions((16, 32), steps=50, ode_steps=10)
+        return ScoreSDERecipe(data=BlockDataConfig(scored=50), model=model, loop=_rarely(tiny_loop("score-sde"), 4))
+    return ScoreSDERecipe(data=BlockDataConfig(scored=100), loop=_rarely(base_loop("score-sde"), 10))
+
+
+def _rarely(loop: LoopConfig, times: int) -> LoopConfig:
+    """Checkpoints come with pictures and scores, which take these models many network calls."""
+    return dataclasses.replace(loop, checkpointing_steps=times * loop.checkpointing_steps)

@@ -1,0 +1,131 @@
+"""Generative adversarial networks: see recipes/block.py. Their checkpoints are compared by a distance between sets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from t2i.blocks.gan import GAN
+from t2i.blocks.gan_losses import LossKind
+from t2i.eval.features import RandomExtractor, as_uint8
+from t2i.eval.metrics import frechet_distance
+from t2i.training.block_stage import BlockDataConfig, BlockOptions, BlockStage
+from t2i.training.config import LoopConfig
+from t2i.training.recipes.block import BlockRecipe, base_loop, tiny_loop
+
+
+@dataclass(frozen=True)
+class GANOptions(BlockOptions):
+    block: ClassVar = GAN
+
+    latent_dim: int = 64
+    width: int = 32
+    """Channels at full size, twice as many at every halving."""
+    loss_kind: LossKind = "non_saturating"
+    """What the players want: 'minimax', 'non_saturating', 'hinge', 'wasserstein' or 'least_squares'."""
+    gradient_penalty: float = 0.0
+    """Weight of the penalty for a discriminator whose slope is not 1."""
+    spectral_norm: bool = False
+    """Spectral norms in the discriminator, in place of group norms."""
+    discriminator_steps: int = 1
+    """Moves of the discriminator for one of the generator."""
+
+
+@dataclass(frozen=True)
+class GANRecipe(BlockRecipe):
+    data: BlockDataConfig = field(default_factory=lambda: BlockDataConfig(patience=0))
+    model: GANOptions = field(default_factory=GANOptions)
+
+    def __post_init__(self) -> None:
+        if self.model.discriminator_steps > 1 < self.loop.gradient_accumulation_steps:
+            raise ValueError(
+                f"the generator moves every {self.model.discriminator_steps} forward passes, which a step of "
+                f"{self.loop.gradient_accumulation_steps} passes would mix: set --gradient-accumulation-steps 1"
+            )
+
+    def stage(self) -> GANStage:
+        return GANStage(self.data, self.model, self.loop, self.conditional)
+
+
+class GANStage(BlockStage):
+    """The players' losses say who is ahead, not how good the images are; so sets of them are compared.
+
+    The loss by which the best checkpoint is found is the Fréchet distance of samples, always from the same latents, to
+    held-out pictures, in the features of convolutions with fixed random weights. It tells checkpoints of one run apart;
+    it is no FID, and depends on how many pictures there are.
+    """
+
+    SAMPLED = 256  # at most, and no more than there are pictures
+
+    def __init__(self, data: BlockDataConfig, model: GANOptions, loop: LoopConfig, conditional: bool):
+        super().__init__(data, model, loop, conditional)
+        self.rests = model.discriminator_steps > 1
+
+    @torch.no_grad()
+    def score(self, pictures: tuple[Tensor, Tensor]) -> dict:
+        """`loss`: the Fréchet distance of samples to these pictures (with their labels, where there are some)."""
+        if len(pictures[1]) < 2:
+            raise ValueError("a distance between sets needs at least 2 pictures of each: set --scored and --validation")
+        with torch.random.fork_rng(devices=[]):  # the run's source of chance is left alone
+            extractor = RandomExtractor(device=str(self.model.device))
+        real, made = [], []
+        for i in range(0, len(pictures[1]), self.BATCH):
+            real.append(_features(extractor, self._batch(pictures, slice(i, i + self.BATCH))[0]))
+        generator = torch.Generator().manual_seed(0)
+        samples = min(self.SAMPLED, len(pictures[1]))
+        for i in range(0, samples, self.BATCH):
+            n = min(self.BATCH, samples - i)
+            y = pictures[1][i : i + n].to(self.model.device)
+            made.append(_features(extractor, self.model.sample(n, y if self.model.conditional else None, generator)))
+        distance = frechet_distance(torch.cat(made), torch.cat(real))
+        return {"kind": self.model.likelihood, "pictures": len(pictures[1]), "samples": samples, "loss": distance}
+
+
+def _features(extractor: RandomExtractor, images: Tensor) -> Tensor:
+    return extractor(as_uint8(images.float().expand(-1, 3, -1, -1), "-1..1", "NCHW"))
+
+
+def _loop(name: str, tiny: bool) -> LoopConfig:
+    """Adam remembers less of a game's directions, and clipping would let one player's gradient shrink the other's."""
+    loop = tiny_loop(name, 1e-3) if tiny else base_loop(name, 2e-4)
+    loop = replace(loop, adam_beta1=0.5, lr_scheduler="constant", lr_warmup_steps=0, max_grad_norm=1e3)
+    return replace(loop, max_train_steps=400, checkpointing_steps=200) if tiny else loop
+
+
+def _sizes(tiny: bool) -> dict[str, int]:
+    return {"latent_dim": 16, "width": 32} if tiny else {}
+
+
+def gan(preset: str = "base") -> GANRecipe:
+    """Generative adversarial network of DCGAN's form; --loss-kind minimax, hinge, … for other games.
+
+    base: `t2i train gan --data FOLDER` of 28×28 IDX files
+    tiny: `t2i train gan --preset tiny`, 8×8 digits, half a minute on one core
+    """
+    tiny = preset == "tiny"
+    return GANRecipe(model=GANOptions(**_sizes(tiny)), loop=_loop("gan", tiny))
+
+
+def wgan_gp(preset: str = "base") -> GANRecipe:
+    """Wasserstein GAN with gradient penalty: the critic moves several times for one move of the generator.
+
+    base: `t2i train wgan-gp --data FOLDER` of 28×28 IDX files
+    tiny: `t2i train wgan-gp --preset tiny`, 8×8 digits, half a minute on one core
+    """
+    tiny = preset == "tiny"
+    sizes = _sizes(tiny) | {"gradient_penalty": 10.0, "discriminator_steps": 2 if tiny else 5}
+    return GANRecipe(model=GANOptions(loss_kind="wasserstein", **sizes), loop=_loop("wgan-gp", tiny))
+
+
+def sngan(preset: str = "base") -> GANRecipe:
+    """GAN with spectral norms, hinge losses and classes: conditional norms and projection.
+
+    base: `t2i train sngan --data FOLDER` of 28×28 IDX files
+    tiny: `t2i train sngan --preset tiny`, 8×8 digits, half a minute on one core
+    """
+    tiny = preset == "tiny"
+    model = GANOptions(loss_kind="hinge", spectral_norm=True, **_sizes(tiny))
+    return GANRecipe(conditional=True, model=model, loop=_loop("sngan", tiny))

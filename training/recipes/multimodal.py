@@ -1,0 +1,212 @@
+"""A VAE of pictures and captions at once, and how well each follows from the other."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from t2i.blocks.base import from_levels
+from t2i.blocks.multimodal_vae import MultimodalVAE
+from t2i.data.digits import open_splits
+from t2i.data.sources import Source
+from t2i.data.toybox import COLOURS, Scene, Thing, contact_sheet
+from t2i.data.toybox.attributes import ATTRIBUTES
+from t2i.data.toybox.kinds import KINDS
+from t2i.files import write_whole
+from t2i.images import to_pil
+from t2i.text.bpe import encode, train_bpe
+from t2i.training.block_stage import PreparePixels
+from t2i.training.config import DataConfig, LoopConfig
+from t2i.weights import tokenizer_digest
+
+BPE_CAPTIONS = 5_000  # how many captions the vocabulary is learned from
+SCORED = 512  # held-out pairs
+MANY = 16  # importance samples of the bound that is reported
+
+
+@dataclass(frozen=True)
+class MultimodalModelConfig:
+    text_vocab_size: int = 512
+    """Tokens of the text vocabulary at most; learned from the captions."""
+    text_length: int = 12
+    """Tokens of a caption; longer ones are cut."""
+    widths: tuple[int, ...] = (32, 64, 64)
+    """Channels of each level of the image networks, fine to coarse; every level but the first halves the side."""
+    blocks: int = 1
+    """Residual blocks a level."""
+    shared_dim: int = 16
+    """Latent numbers that both modalities have in common."""
+    image_dim: int = 32
+    """Latent numbers of the picture alone."""
+    text_dim: int = 4
+    """Latent numbers of the caption alone."""
+    text_width: int = 128
+    """Of the text networks."""
+    text_weight: float = 50.0
+    """Of the captions' nats in the loss, beside the pixels': the more pixels, the more it takes."""
+    word_dropout: float = 0.2
+    """Share of tokens that the text decoder is not told of in training, so that it asks the latents."""
+    objective: Literal["mopoe", "mvae"] = "mopoe"
+    """'mopoe' also trains each modality given the other; 'mvae' each given itself."""
+
+
+@dataclass(frozen=True)
+class MultimodalRecipe:
+    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=32))
+    model: MultimodalModelConfig = field(default_factory=MultimodalModelConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def stage(self) -> MultimodalStage:
+        return MultimodalStage(self)
+
+
+def multimodal_vae(preset: str = "base") -> MultimodalRecipe:
+    """Variational autoencoder of pictures and captions: either is drawn from the other, or both from nothing.
+
+    base: `t2i train multimodal-vae`, toybox pictures of one thing, 32×32
+    tiny: `t2i train multimodal-vae --preset tiny`, 8×8 digits and their names, half a minute on one core
+    """
+    if preset == "tiny":
+        sizes = {"shared_dim": 8, "image_dim": 4, "text_dim": 2, "text_width": 64}
+        model = MultimodalModelConfig(320, 8, (16, 32), **sizes, text_weight=10.0)
+        steps = {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20}
+        loop = LoopConfig("runs/tiny-multimodal-vae", learning_rate=5e-3, train_batch_size=32, **steps)
+        return MultimodalRecipe(DataConfig("digits", image_size=8), model, loop)
+    return MultimodalRecipe(loop=LoopConfig("runs/multimodal-vae", max_train_steps=10_000, checkpointing_steps=500))
+
+
+class MultimodalStage:
+    """Pictures and captions, toybox's in their canonical words; of other data as they come."""
+
+    SHOWN = 16
+    BATCH = 128  # pairs scored at once
+
+    def __init__(self, recipe: MultimodalRecipe):
+        data, model = recipe.data, asdict(recipe.model)
+        columns = {"image_column": data.image_column, "caption_column": data.caption_column}
+        splits = open_splits(data.data, data.image_size, recipe.loop.seed, **columns)
+        self.source, vocabulary = splits.train, model.pop("text_vocab_size")
+        self.tokenizer = train_bpe(_captions(splits.train), vocabulary)
+        pixels = PreparePixels(splits.levels, splits.channels)
+        self.prepare = PreparePair(self.tokenizer, model["text_length"], pixels)
+        self.fingerprint = {"text_tokenizer_sha256": tokenizer_digest(self.tokenizer)}
+        count = min(SCORED, len(splits.test))
+        items = [splits.test[i] for i in range(count)]
+        self.captions = [_caption(item).lower() for item in items]  # the text tokenizer knows no capitals
+        drawn = [self.prepare(item, np.random.default_rng((0, i))) for i, item in enumerate(items)]
+        self.held_out = torch.stack([torch.from_numpy(d["k"]) for d in drawn]), torch.stack([d["text"] for d in drawn])
+        torch.manual_seed(recipe.loop.seed)  # the same start on every process
+        self.model = MultimodalVAE(
+            len(self.tokenizer), image_size=data.image_size, channels=splits.channels, levels=splits.levels, **model
+        )
+
+    def loss(self, k: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """k: levels, uint8 (B, C, S, S); text: ids (B, T)"""
+        return self.model.loss(from_levels(k, self.model.levels), text)
+
+    def preview(self) -> Image.Image:
+        """Rows of pictures drawn from captions, of held-out pictures over what is said of them, and of new pairs."""
+        n, (images, text) = self.SHOWN, self._batch(slice(self.SHOWN))
+        generator = torch.Generator().manual_seed(0)
+        drawn, said = self.model.image_given_text(text, generator), self.model.text_given_image(images, generator)
+        made, told = self.model.sample_both(n, generator)
+        pictures = torch.cat([drawn, images, made]).float().cpu().expand(-1, 3, -1, -1)
+        labels = [
+            *(f"“{words}”" for words in self._words(text)),
+            *(f"seen: {words}" for words in self._words(said)),
+            *(f"both: {words}" for words in self._words(told)),
+        ]
+        return contact_sheet(to_pil(pictures), labels, columns=8, cell=96, max_lines=3)
+
+    def save(self, folder: Path) -> None:
+        """The model, its tokenizer and scores.json."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        write_whole(folder / "scores.json", json.dumps(self.score(), indent=2) + "\n")
+
+    @torch.no_grad()
+    def score(self) -> dict[str, float | None]:
+        """Of held-out pairs: `nats` of both, `captions_right` of those written for pictures, and, of toybox, `kinds`
+        and `attributes` right in them (none where it is no caption), and `colours` right in pictures drawn from
+        captions, with `colours_of_real`, what that measure finds right in the real pictures.
+        """
+        generator = torch.Generator().manual_seed(0)  # a source of its own: the run's is not drawn from
+        nats, said, drawn = [], [], []
+        for i in range(0, len(self.held_out[0]), self.BATCH):
+            images, text = self._batch(slice(i, i + self.BATCH))
+            nats.append(-self.model.elbo(images, text, generator, MANY))
+            said += self._words(self.model.text_given_image(images, generator))
+            drawn.append(self.model.image_given_text(text, generator).float().cpu())
+        right = float(np.mean([a == b for a, b in zip(said, self.captions, strict=True)]))
+        scores = {"pairs": len(said), "nats": torch.cat(nats).mean().item(), "captions_right": right}
+        asked = things_named(self.captions)
+        if None not in asked and self.model.shape[0] == 3:
+            attributes, read = (
+                [attribute for _, attribute in asked],
+                [thing or ("", "") for thing in things_named(said)],
+            )
+            scores["kinds"], scores["attributes"] = np.mean(np.equal(np.array(read), np.array(asked)), axis=0).tolist()
+            scores["colours"] = colours_right(torch.cat(drawn), attributes)
+            scores["colours_of_real"] = colours_right(from_levels(self.held_out[0], self.model.levels), attributes)
+        return scores
+
+    def _batch(self, part: slice) -> tuple[Tensor, Tensor]:
+        k, text = (x[part].to(self.model.device) for x in self.held_out)
+        return from_levels(k, self.model.levels), text
+
+    def _words(self, text: Tensor) -> list[str]:
+        return [words.strip() for words in self.tokenizer.batch_decode(text.cpu(), skip_special_tokens=True)]
+
+
+@dataclass(frozen=True)
+class PreparePair:
+    """A picture as levels and its caption as tokens."""
+
+    tokenizer: PreTrainedTokenizerFast
+    length: int
+    pixels: PreparePixels
+
+    def __call__(self, item: dict, rng: np.random.Generator) -> dict:
+        """-> k, uint8 (C, S, S); text, ids (T,)"""
+        return {"k": self.pixels(item, rng)["k"], "text": encode(self.tokenizer, [_caption(item)], self.length).ids[0]}
+
+
+def _caption(item: dict) -> str:
+    return item["scene"].caption() if "scene" in item else item["text"]
+
+
+def _captions(source: Source) -> list[str]:
+    if hasattr(source, "scene"):  # toybox
+        return [source.scene(i)[0].caption() for i in range(BPE_CAPTIONS)]
+    return list(source.captions(BPE_CAPTIONS))
+
+
+def things_named(captions: list[str]) -> list[tuple[str, str] | None]:
+    """Of each canonical caption of one toybox thing its (kind, attribute), of any other text None."""
+    names = {Scene((Thing(k, a),)).caption(): (k, a) for k in KINDS for a in ATTRIBUTES if k != a}
+    return [names.get(caption) for caption in captions]
+
+
+def colours_right(images: Tensor, attributes: list[str]) -> float | None:
+    """How often a picture has the colour that is asked for, of those asked for in a colour; None without any.
+
+    Images (N, 3, S, S) in [-1, 1]. A picture's colour is the one that is nearest to most of its pixels other than the
+    ground, which is the same across the picture and alone at its left and right edge.
+    """
+    ground = (images[..., :1] + images[..., -1:]) / 2
+    thing = (images - ground).square().sum(1).sqrt() > 0.3  # (N, S, S)
+    inks = torch.tensor(list(COLOURS.values())) / 127.5 - 1
+    nearest = torch.cdist(images.permute(0, 2, 3, 1).flatten(1, 2), inks).argmin(2)  # (N, S·S)
+    votes = F.one_hot(nearest, len(inks)) * thing.flatten(1)[..., None]
+    found = votes.sum(1).argmax(1).tolist()
+    right = [list(COLOURS)[n] == a for n, a in zip(found, attributes, strict=True) if a in COLOURS]
+    return float(np.mean(right)) if right else None
