@@ -36,12 +36,12 @@ def page(report: Report) -> str:
     body = [f"<header><h1>{escape(report.title)}</h1></header><main>"]
     body += [f'<p class="note">{escape(note)}</p>' for note in report.notes]
     if report.scores:
-        body.append(_section("Scores", _scores(report.scores)))
+        body.append(section("Scores", _scores(report.scores)))
     if report.curves:
-        body.append(_section("Curves", f'<div class="curves">{"".join(map(_curve, report.curves))}</div>'))
-    body += [_section(gallery.title, _gallery(gallery)) for gallery in report.galleries]
+        body.append(section("Curves", f'<div class="curves">{"".join(map(chart, report.curves))}</div>'))
+    body += [section(gallery.title, _gallery(gallery)) for gallery in report.galleries]
     if report.settings:
-        body.append(_section("Settings", _settings(report.settings)))
+        body.append(section("Settings", settings_table(report.settings)))
     return document(report.title, "".join(body) + "</main>", "report")
 
 
@@ -93,11 +93,12 @@ def data_uri(image: Image.Image, exact: bool | None = None) -> str:
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
+    """A part of the page; `content` is markup."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
 
 
-def _table(head: list[tuple[str, str]], rows: list[list[tuple[object, str]]], name: str) -> str:
+def table(head: list[tuple[str, str]], rows: list[list[tuple[object, str]]], name: str) -> str:
     """Headers (text, class) and cells (what it is sorted by, markup); the script makes the headers into buttons."""
     cells = "".join(f'<th scope="col" class="{kind}">{escape(text)}</th>' for text, kind in head)
     lines = []
@@ -129,7 +130,7 @@ def _scores(scores: list[Score]) -> str:
         if skips:
             row.append((s.skipped, f"{s.skipped:,}"))
         rows.append(row)
-    return _table(head, rows, "scores") + _legend(scores)
+    return table(head, rows, "scores") + _legend(scores)
 
 
 def _legend(scores: list[Score]) -> str:
@@ -181,9 +182,10 @@ def _bar(score: Score) -> str:
     return f'<svg class="score" viewBox="0 0 100 16" preserveAspectRatio="none" aria-hidden="true">{inner}</svg>'
 
 
-def _settings(settings: dict) -> str:
+def settings_table(settings: dict) -> str:
+    """Nested plain data as a table of names and values."""
     rows = [[(key, escape(key)), (value, f"<code>{escape(value)}</code>")] for key, value in flat(settings)]
-    return _table([("Setting", "name"), ("Value", "text")], rows, "settings")
+    return table([("Setting", "name"), ("Value", "text")], rows, "settings")
 
 
 def flat(data: dict, before: str = "") -> Iterator[tuple[str, str]]:
@@ -218,7 +220,8 @@ def _gallery(gallery: Gallery) -> str:
     return f'<div class="grid">{"".join(figures)}</div>'
 
 
-def _curve(curve: Curve) -> str:
+def chart(curve: Curve) -> str:
+    """Lines in axes, with a key."""
     points = [p for series in curve.series.values() for p in series]
     title = f"<h3>{escape(curve.title)}</h3>"
     if not points:

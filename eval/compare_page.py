@@ -1,0 +1,216 @@
+"""The table of `t2i compare`, for people as a web page and as text, and for programs as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from PIL import Image
+
+from t2i.eval.compare import REAL, Compare, seconds, strip_file
+from t2i.eval.html import chart, data_uri, document, number, section, settings_table, table
+from t2i.eval.report import Curve
+from t2i.eval.text import aligned
+from t2i.files import write_whole
+
+DASH = "–"
+
+
+def write(results: Sequence[dict], ask: Compare, out: Path) -> Path:
+    """compare.csv and compare.html in the folder `out`; the path of the page.
+
+    Args:
+        results: what `compare_family.run` found, in the order of the rows.
+        ask: what all were asked for.
+    """
+    rows = [row(result) for result in results]
+    file = io.StringIO()
+    lines = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    lines.writeheader()
+    lines.writerows(rows)
+    write_whole(out / "compare.csv", file.getvalue())
+    write_whole(out / "compare.html", page(results, ask, out))
+    return out / "compare.html"
+
+
+def row(result: dict) -> dict:
+    """One line of compare.csv; None for what was not measured."""
+    training, model = result.get("training", {}), result.get("model", {})
+    likelihood, distances = result.get("likelihood", {}), result.get("distances", {})
+    memory, latents = training.get("peak_memory_mb", {}), result.get("latents", {})
+    names = distances.get("names", [None, None])
+    return {
+        "family": result["family"],
+        "error": result["error"],
+        "class": model.get("class"),
+        "conditional": model.get("conditional"),
+        "stable": training.get("stable"),
+        "rises": training.get("rises"),
+        "checkpoints": training.get("checkpoints"),
+        "likelihood": likelihood.get("kind"),
+        "of": {True: "density", False: "levels", None: None}[likelihood.get("continuous")],
+        "nats": likelihood.get("nats"),
+        "bits_per_dim": likelihood.get("bits"),
+        "scored": likelihood.get("pictures"),
+        "distance": names[0],
+        "fd": distances.get("fd"),
+        "kid": distances.get("kid"),
+        "samples": distances.get("samples"),
+        "test_pictures": distances.get("test"),
+        "seconds_per_1000_samples": result.get("sampling", {}).get("seconds_per_1000"),
+        "latents": latents.get("numbers"),
+        "probe_accuracy": latents.get("accuracy"),
+        "train_seconds": training.get("seconds"),
+        "train_steps": training.get("steps"),
+        "seconds_per_step": training.get("seconds_per_step"),
+        "parameters": model.get("parameters"),
+        "peak_memory_mb": memory.get("process"),
+        "peak_gpu_memory_mb": memory.get("gpu"),
+    }
+
+
+def summary(results: Sequence[dict]) -> str:
+    """The table as text."""
+    head = ["family", "stable", "likelihood", "nats", "bits/dim", *_names(results), "s/1,000", "latents", "parameters"]
+    lines, last = [head], ("s / 1,000 samples", "Latent features", "Parameters")
+    for result in results:
+        cells = {name: text for name, (_, text) in _cells(result, results).items()}
+        picked = [cells[name] for name in ("Likelihood", "Nats", "Bits/dim", *_names(results), *last)]
+        lines.append([result["family"], _stable(result)[0] or DASH, *picked])
+    failed = [f"{r['family']}: {r['error']}" for r in results if r["error"]]
+    return "\n".join(aligned(lines, right=tuple(range(3, len(head)))) + failed)
+
+
+def page(results: Sequence[dict], ask: Compare, out: Path) -> str:
+    """The whole page as text."""
+    title = f"Unconditional models of {_data(ask)}, {_time(seconds(ask.budget))} of training each"
+    body = [f"<header><h1>{escape(title)}</h1></header><main>"]
+    body += [f'<p class="note">{escape(note)}</p>' for note in _notes(results, ask)]
+    names = list(_cells(results[0], results))
+    head = [("Family", "name")] + [(n, "text" if n in ("Trains stably", "Likelihood") else "number") for n in names]
+    lines = []
+    for i, result in enumerate(results):
+        cells = [(key, escape(text)) for key, text in _cells(result, results).values()]
+        lines.append([(i, _family(result, out)), *cells])
+    body.append(section("Families", f'<div class="broad">{table(head, lines, "families")}</div>'))
+    curves = [chart(_curve(result)) for result in results if result.get("curve", {}).get("points")]
+    if curves:
+        body.append(section("Training curves", f'<div class="curves">{"".join(curves)}</div>'))
+    body.append(section("Settings", settings_table(_settings(results, ask))))
+    return document(title, "".join(body) + "</main>", "report")
+
+
+def _family(result: dict, out: Path) -> str:
+    """Name, what it is, what went wrong, and its pictures."""
+    name, error = result["family"], result["error"]
+    given = " Given labels." if result.get("model", {}).get("conditional") else ""
+    parts = [f'<strong class="what">{escape(name.replace("-", " ") if name == REAL else name)}</strong>']
+    if result.get("about"):
+        parts.append(f'<p class="about">{escape(result["about"] + given)}</p>')
+    if error:
+        parts.append(f'<p class="failed">{escape(error)}</p>')
+    if result.get("strip"):
+        with Image.open(strip_file(out, name)) as image:
+            shape = f'width="{image.width}" height="{image.height}"'
+            said = escape(f"{result['strip']} of {name}")
+            parts.append(f'<img class="strip" src="{data_uri(image, exact=True)}" {shape} alt="{said}">')
+    return "".join(parts)
+
+
+def _cells(result: dict, results: Sequence[dict]) -> dict[str, tuple[object, str]]:
+    """Column to what it is sorted by and its text."""
+    flat = row(result)
+    bound = flat["likelihood"] == "bound" or flat["of"] == "density"
+    kind = f"{flat['likelihood']}, of a density" if flat["of"] == "density" else flat["likelihood"]
+    kind = kind if flat["nats"] is not None or kind == "none" else None
+    asked = max((r["distances"]["samples"] for r in results if r.get("distances")), default=0)
+    fewer = f" (n = {flat['samples']})" if flat["samples"] and flat["samples"] < asked else ""
+    accuracy = flat["probe_accuracy"]
+    found = {
+        "Trains stably": _stable(result),
+        "Likelihood": (kind or "", kind or DASH),
+        "Nats": _number(flat["nats"], "≤ " * bound),
+        "Bits/dim": _number(flat["bits_per_dim"], "≤ " * bound),
+    }
+    found |= dict(zip(_names(results), (_number(flat[key], after=fewer) for key in ("fd", "kid")), strict=True))
+    step = flat["seconds_per_step"]
+    latents = _number(flat["latents"]) if accuracy is None else (accuracy, f"{flat['latents']:,} · {accuracy:.1%}")
+    if flat["latents"] is None and flat["class"]:
+        latents = ("", "none")
+    found |= {
+        "s / 1,000 samples": _number(flat["seconds_per_1000_samples"]),
+        "Latent features": latents,
+        "ms / step": _number(None if step is None else 1000 * step),
+        "Parameters": _count(flat["parameters"]),
+        "Peak memory, MB": _count(flat["peak_memory_mb"]),
+    }
+    on_gpu = any("gpu" in r.get("training", {}).get("peak_memory_mb", {}) for r in results)
+    return found | ({"GPU memory, MB": _count(flat["peak_gpu_memory_mb"])} if on_gpu else {})
+
+
+def _stable(result: dict) -> tuple[str, str]:
+    training = result.get("training", {})
+    if not training:
+        return "", DASH
+    if not training["stable"]:
+        return "no", "no"
+    if training["fitted"]:
+        return "fitted", "fitted at once"
+    return "yes", f"yes, {training['rises']} rises in {max(0, training['checkpoints'] - 1)}"
+
+
+def _number(value: float | None, before: str = "", after: str = "") -> tuple[object, str]:
+    return ("", DASH) if value is None else (value, f"{before}{number(value)}{after}")
+
+
+def _count(value: float | None) -> tuple[object, str]:
+    return ("", DASH) if value is None else (value, f"{value:,.0f}")
+
+
+def _names(results: Sequence[dict]) -> list[str]:
+    """What the distances are called."""
+    return next((r["distances"]["names"] for r in results if r.get("distances")), ["FD", "KID"])
+
+
+def _curve(result: dict) -> Curve:
+    what, points = result["curve"]["what"], result["curve"]["points"]
+    name = {"bits": "bits/dim of training pictures", "loss": "loss"}[what]
+    return Curve(result["family"], "seconds of training", name, {name: [(x, y, None, None) for x, y in points]})
+
+
+def _notes(results: Sequence[dict], ask: Compare) -> list[str]:
+    frechet, kernel = _names(results)
+    counts = next(((r["distances"]["samples"], r["distances"]["test"]) for r in results if r.get("distances")), (0, 0))
+    return [
+        "Every family trained for the same seconds on the same pictures; previews, scores, checkpoints do not count. "
+        "What did best on held-out training pictures is measured on test pictures. Learning rates fall with the "
+        "seconds, as by their recipes with the steps.",
+        "Trains stably: whether loss and gradients stayed finite, and at how many checkpoints the held-out loss rose.",
+        f"Likelihood: of test pictures of {ask.levels} levels. “≤” marks bounds: of the evidence, or of a density on "
+        "pictures with uniform noise within their levels.",
+        f"{frechet} and {kernel}: Fréchet and kernel distance of {counts[0]:,} samples to {counts[1]:,} test pictures. "
+        "The first falls as there are more, so it is no FID of a paper; training pictures in place of samples show "
+        "how low it can be.",
+        "Latent features: how many numbers, and the share of test pictures whose class logistic regression reads off.",
+        "Peak memory: of the process in training, libraries included.",
+    ]
+
+
+def _settings(results: Sequence[dict], ask: Compare) -> dict:
+    told = {k: getattr(ask, k) for k in ("budget", "preset", "levels", "image_size", "gray", "samples", "scored")}
+    told |= {"learning_rate": ask.learning_rate, "seed": ask.seed}
+    extractor = next((r["distances"]["extractor"] for r in results if r.get("distances")), {"name": ask.extractor})
+    machine = next((r["environment"] for r in results if r.get("environment")), {})
+    return {"data": _data(ask)} | told | {"extractor": extractor} | machine
+
+
+def _data(ask: Compare) -> str:
+    """Its name, without the folders that it lies in."""
+    return Path(ask.data).name if Path(ask.data).exists() else ask.data
+
+
+def _time(of: float) -> str:
+    return f"{of / 60:g} minutes" if of >= 120 else f"{of:g} seconds"

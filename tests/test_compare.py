@@ -1,0 +1,314 @@
+"""`t2i compare`: the same seconds for every family, and one table that says what came of it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from block_models import MAKERS
+from chromium import Chromium
+from PIL import Image
+
+from t2i.blocks import CLASSES
+from t2i.cli_errors import UsageError
+from t2i.eval import compare_family
+from t2i.eval.compare import REAL, Compare, compare, families, main, result_file, seconds
+from t2i.eval.compare_measures import distances, draw, probe, strip
+from t2i.eval.compare_page import row, summary, write
+from t2i.eval.features import open_extractor
+from t2i.training.recipes import RECIPES
+
+ASK = Compare(budget="0.4s", preset="tiny", levels=17, samples=60, scored=50, extractor="random")
+BUDGET = 0.4
+
+
+def begun(out: Path, ask: Compare = ASK) -> Path:
+    """The folder of a comparison in which nothing is measured yet."""
+    (out / "families").mkdir(parents=True)
+    kept = {k: v for k, v in vars(ask).items() if k not in ("out", "families")}
+    (out / "settings.json").write_text(json.dumps(kept))
+    return out
+
+
+def table(results: list[dict], out: Path) -> list[dict]:
+    write(results, ASK, out)
+    return list(csv.DictReader((out / "compare.csv").open()))
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> tuple[Path, dict[str, dict]]:
+    out = begun(tmp_path_factory.mktemp("compare") / "out")
+    return out, {name: compare_family.run(out, name) for name in (REAL, "pca", "autoencoder", "vae")}
+
+
+# --- what is compared -----------------------------------------------------------------------------------------------
+
+
+def test_every_family_of_blocks_is_compared_and_nothing_else():
+    found = families()
+    assert {block.__name__ for block in found.values()} == set(CLASSES)
+    assert {"pca", "vae", "glow"} <= set(found) <= set(RECIPES)
+    assert not {"vqvae-toybox", "reader-toybox", "ldm-toybox"} & set(found)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_all_have_the_same_pictures_and_seconds(levels: int, tmp_path):
+    for name in families():
+        recipe = compare_family.configured(replace(ASK, levels=levels, learning_rate=0.5), name, tmp_path / name)
+        data = recipe.data
+        assert (data.data, data.levels, data.image_size, data.scored, data.patience) == ("digits", levels, None, 50, 0)
+        assert getattr(recipe.model, "pixels", "bernoulli" if levels == 2 else "logistic") == (
+            "bernoulli" if levels == 2 else "logistic"
+        )
+        if not hasattr(recipe, "fit"):
+            loop = recipe.loop
+            assert (loop.max_train_time, loop.learning_rate, loop.resume) == (BUDGET, 0.5, None)
+            assert loop.max_train_steps / loop.checkpointing_steps <= 10
+
+
+@pytest.mark.parametrize(("text", "wanted"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("7", 7), (".5s", 0.5)])
+def test_budgets_are_times(text: str, wanted: float):
+    assert seconds(text) == wanted
+
+
+MISTAKES = [
+    (["--budget", "soon"], "a time such as 90s"),
+    (["--budget", "0s"], "a time such as 90s"),
+    (["--families", "vea"], "did you mean vae?"),
+    (["--samples", "1"], "at least 2"),
+    (["--levels", "1"], r"\[2, 256\]"),
+    (["--learning-rate", "0"], "above 0"),
+    (["--data", "./nowhere"], "there is no folder"),
+    (["--extractor", "randon"], "did you mean random?"),
+]
+
+
+@pytest.mark.parametrize(("args", "says"), MISTAKES, ids=lambda a: " ".join(a) if isinstance(a, list) else "")
+def test_mistakes_are_told_before_anything_is_written(args, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((UsageError, FileNotFoundError), match=says):
+        main(args)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- measures -------------------------------------------------------------------------------------------------------
+
+
+def test_a_trained_family_is_measured(measured):
+    out, found = measured
+    assert [r["error"] for r in found.values()] == [None] * 4
+    vae = found["vae"]
+    kept = json.loads((out / "runs" / "vae" / "best" / "scores.json").read_text())["test"]
+    assert vae["likelihood"] == {"kind": "bound", "continuous": False} | {
+        k: kept[k] for k in ("nats", "bits", "pictures")
+    }
+    training = vae["training"]
+    assert training["stable"] and BUDGET <= training["seconds"] < BUDGET + 5
+    assert training["images"] == 64 * training["steps"] and 0 < training["seconds_per_step"] < training["seconds"]
+    assert training["rises"] < training["checkpoints"] and training["peak_memory_mb"]["process"] > 100
+    assert vae["sampling"]["samples"] == vae["distances"]["samples"] == vae["distances"]["test"] == 60
+    assert vae["latents"]["numbers"] == 10 and vae["model"]["levels"] == 17
+    x = [x for x, _ in vae["curve"]["points"]]
+    assert vae["curve"]["what"] == "bits" and x == sorted(x) and x[-1] <= training["seconds"]
+    assert json.loads(result_file(out, "vae").read_text()) == vae
+
+
+def test_what_a_family_has_not_is_left_out(measured):
+    _, found = measured
+    auto, pca = found["autoencoder"], found["pca"]
+    assert auto["likelihood"]["kind"] == "none" and "nats" not in auto["likelihood"]
+    assert "sampling" not in auto and "distances" not in auto and auto["curve"]["what"] == "loss"
+    assert pca["training"]["fitted"] and "steps" not in pca["training"] and "curve" not in pca
+    assert pca["model"]["parameters"] > 20 * 64  # its principal components
+    assert pca["likelihood"]["kind"] == "exact" and pca["likelihood"]["continuous"]
+
+
+def test_nothing_is_closer_to_real_pictures_than_real_ones(measured):
+    _, found = measured
+    real = found[REAL]["distances"]
+    assert all(real[k] < found[name]["distances"][k] for k in ("fd", "kid") for name in ("pca", "vae"))
+    assert abs(real["kid"]) < 0.2 * found["pca"]["distances"]["kid"]
+
+
+def test_latents_that_know_the_class_are_told_from_noise():
+    labels = torch.arange(200) % 4
+    known = torch.eye(4)[labels] + 0.1 * torch.randn(200, 4)
+    assert probe(known[:100], labels[:100], known[100:], labels[100:]) == 1
+    assert probe(torch.randn(100, 4), labels[:100], torch.randn(100, 4), labels[100:]) < 0.6
+
+
+def test_samples_are_counted_given_labels_and_stopped_in_time():
+    model = MAKERS["vae-conditional"]().eval()
+    labels = torch.tensor([3, 7])
+    images, per_thousand = draw(model, 5, labels, 0, limit=60)
+    assert images.shape == (5, *model.shape) and per_thousand > 0
+    again, _ = draw(model, 5, labels, 0, limit=60)
+    assert torch.equal(images, again)
+    few, _ = draw(model, 250, labels, 0, limit=1e-9)
+    assert len(few) == 100  # one batch is always drawn
+
+
+def test_a_set_has_no_distance_to_itself():
+    images = torch.rand(40, 1, 8, 8) * 2 - 1
+    found = distances(open_extractor("random"), images, images)
+    assert found["fd"] == pytest.approx(0, abs=1e-6) and found["names"] == ["FD[random]", "KID[random]"]
+    assert distances(open_extractor("random"), images / 2, images)["fd"] > 0.1
+
+
+def test_strips_enlarge_by_whole_factors():
+    assert strip(torch.zeros(20, 1, 8, 8)).size == (8 * 34 - 2, 2 * 34 - 2)
+    assert strip(torch.zeros(3, 3, 28, 28)).size == (8 * 30 - 2, 28)
+    pixels = np.array(strip(torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)))
+    assert len(np.unique(pixels[:32, :32, 0])) == 64
+
+
+# --- failures -------------------------------------------------------------------------------------------------------
+
+
+def test_a_family_that_diverges_says_so(tmp_path):
+    out = begun(tmp_path / "out", replace(ASK, learning_rate=1e30))
+    found = compare_family.run(out, "nice")
+    assert "the loss is" in found["error"] and "--" not in found["error"] and not found["training"]["stable"]
+    assert "sampling" not in found  # what there was before is of no use either
+    [line] = table([found], out)
+    assert line["stable"] == "False" and line["error"] == found["error"] and line["nats"] == ""
+    assert f"nice: {found['error']}" in summary([found])
+
+
+def test_a_family_that_cannot_take_the_pictures_says_so(tmp_path):
+    out = begun(tmp_path / "out", replace(ASK, image_size=9))
+    found = compare_family.run(out, "glow")
+    assert "cannot be halved" in found["error"] and result_file(out, "glow").is_file()
+    assert table([found], out)[0]["stable"] == ""
+
+
+# --- the folder -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_there_is_not_run_again_and_other_settings_are_refused(measured, tmp_path, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(measured[0], out)
+    ask = replace(ASK, out=str(out), families=("vae", "pca"), levels=None, extractor="auto", budget="0.4")
+    page = compare(ask)
+    assert capsys.readouterr().out.count("is there") == 3
+    assert page.is_file() and "autoencoder" in page.read_text()  # of an earlier call
+    with pytest.raises(FileExistsError, match=r"samples: 60 -> 61.*choose another --out"):
+        compare(replace(ask, samples=61))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(FileExistsError, match="something else"):
+        compare(replace(ask, out=str(tmp_path / "full")))
+
+
+@contextmanager
+def interrupted(log: Path) -> Iterator[None]:
+    """Within, Ctrl-C comes when the run's log has its first steps."""
+
+    def interrupt() -> None:
+        while not (log.exists() and log.read_text().count("\n") > 1):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    thread.join()
+
+
+def goes_on(out: Path) -> None:
+    """After a first call that was interrupted: the second has what is left of three seconds."""
+    log = out / "runs" / "nice" / "metrics.jsonl"
+    before = log.read_text()
+    assert not result_file(out, "nice").exists() and (out / "runs" / "nice" / "latest" / "config.json").is_file()
+    assert json.loads(before.splitlines()[-1])["seconds"] < 3
+    found = compare_family.run(out, "nice")
+    assert log.read_text().startswith(before)
+    assert found["error"] is None and 3 <= found["training"]["seconds"] < 6
+
+
+def test_an_interrupted_family_leaves_a_checkpoint_and_goes_on(tmp_path):
+    out = begun(tmp_path / "out", replace(ASK, budget="3s"))
+    with interrupted(out / "runs" / "nice" / "metrics.jsonl"):
+        compare_family.run(out, "nice")
+    goes_on(out)
+
+
+@pytest.mark.slow
+def test_ctrl_c_waits_for_the_checkpoint_of_the_family_at_work(measured, tmp_path):
+    ask = replace(ASK, budget="3s", out=str(tmp_path / "out"), families=("nice",))
+    out = begun(tmp_path / "out", ask)
+    for file in (f"{REAL}.json", f"{REAL}.png"):
+        shutil.copy(measured[0] / "families" / file, out / "families")
+    with interrupted(out / "runs" / "nice" / "metrics.jsonl"):
+        compare(ask)
+    goes_on(out)
+    assert "nice" in compare(ask).read_text()
+
+
+@pytest.mark.slow
+def test_each_family_has_a_process_and_one_that_dies_is_a_row(tmp_path):
+    out = tmp_path / "out"
+    ask = replace(ASK, out=str(out), families=("nice", "glow", "pixelcnn"))
+    begun(out)
+    (out / "runs").mkdir()
+    (out / "runs" / "glow").write_text("a file in the way")
+    compare(ask)
+    lines = {line["family"]: line for line in csv.DictReader((out / "compare.csv").open())}
+    assert list(lines) == [REAL, "pixelcnn", "nice", "glow"]
+    assert lines["glow"]["error"] and not lines["nice"]["error"] and not lines["pixelcnn"]["error"]
+    assert float(lines["nice"]["peak_memory_mb"]) > 100
+    assert "Traceback" in (out / "families" / "glow.log").read_text()
+
+
+# --- the page -------------------------------------------------------------------------------------------------------
+
+
+def test_the_csv_has_a_line_for_each_family(measured):
+    out, found = measured
+    lines = table(list(found.values()), out)
+    assert [line["family"] for line in lines] == list(found)
+    assert list(lines[0]) == list(row({"family": "x", "error": "its process was ended by signal 9"}))
+    assert float(lines[3]["nats"]) == found["vae"]["likelihood"]["nats"]
+    assert lines[0]["nats"] == lines[2]["nats"] == "" and lines[1]["of"] == "density"
+
+
+def test_the_page_works_in_a_browser(measured, tmp_path):
+    out, found = measured
+    dead = {"family": "glow", "error": "</script><img src=x onerror=\"document.title='caught'\">"}
+    write([*found.values(), dead], ASK, out)
+    browser = Chromium(tmp_path / "profile")
+    try:
+        browser.open(out / "compare.html")
+        pictures = "[...document.images].every((i) => i.complete && i.naturalWidth > 0) && document.images.length"
+        assert browser.run(pictures) == 4
+        names = "[...document.querySelectorAll('.families .what')].map((c) => c.textContent).join(' ')"
+        assert browser.run(names) == "real pictures pca autoencoder vae glow"
+        head = "[...document.querySelectorAll('.families th')].find((h) => h.textContent === 'FD[random]')"
+        browser.run(f"{head}.querySelector('button').click()")
+        shown = browser.run(names).split()
+        assert shown[:2] == ["real", "pictures"] and set(shown[-2:]) == {"autoencoder", "glow"}  # without a value
+        assert browser.run("document.querySelectorAll('.curve').length") == 2
+        browser.screenshot(tmp_path / "phone.png", 390)
+        assert browser.run("document.documentElement.scrollWidth") <= 390
+        assert "caught" not in browser.run("document.title") and browser.errors == []
+    finally:
+        browser.close()
+
+
+def test_pictures_of_the_page_are_the_samples(measured):
+    out, _ = measured
+    with Image.open(out / "families" / "vae.png") as image:
+        assert len(np.unique(np.array(image))) <= 18  # 17 levels and the white between
