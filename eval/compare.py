@@ -27,6 +27,7 @@ from t2i.files import write_whole
 REAL = "real-pictures"  # the row of training pictures in place of samples
 SETTINGS_FILE = "settings.json"
 UNITS = {"s": 1, "m": 60, "h": 3600}
+INTERRUPTED = {-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM}  # how a process then ends
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def compare(ask: Compare) -> Path:
     """Run what is not there yet, and write the table; its page.
 
     Raises UsageError for unknown families, FileExistsError for a folder of other settings, and as the data do. A family
-    that fails says so in its row. Ctrl-C waits for a checkpoint; the same call goes on from there.
+    that fails says so in its row, until its result is removed. Ctrl-C waits for a checkpoint; the same call goes on
+    from there.
     """
     from t2i.eval.compare_page import summary, write  # not before: --help should not wait for torch
     from t2i.eval.features import open_extractor
@@ -106,7 +108,10 @@ def compare(ask: Compare) -> Path:
             print(f"{i}/{len(asked)} {name}: is there", flush=True)
         else:
             print(f"{i}/{len(asked)} {name} … ({log_file(out, name)})", flush=True)
-            _in_its_own_process(out, name)
+            _in_its_own_process(out, name, [sys.executable, "-m", "t2i.eval.compare_family", str(out), name])
+        error = read(out, name)["error"]
+        if error:
+            print(f"{i}/{len(asked)} {name} failed: {error}; remove {result_file(out, name)} to try again", flush=True)
         results = [read(out, each) for each in [REAL, *known] if result_file(out, each).is_file()]
         page = write(results, settings(out), out)
     print(summary(results))
@@ -177,9 +182,11 @@ def _keep(ask: Compare, out: Path) -> None:
     write_whole(file, json.dumps(now, indent=2) + "\n")
 
 
-def _in_its_own_process(out: Path, name: str) -> None:
-    """Train and measure one family; if its process ends without a result, that is its result."""
-    command = [sys.executable, "-m", "t2i.eval.compare_family", str(out), name]
+def _in_its_own_process(out: Path, name: str, command: Sequence[str]) -> None:
+    """Run the command that writes a family's result; if its process ends without one, that is its result.
+
+    Raises KeyboardInterrupt, without a result, where one of the two is interrupted or terminated.
+    """
     with log_file(out, name).open("ab") as log, _terminated_as_interrupted():
         # In a session of its own, so that Ctrl-C reaches it once and not also from the terminal.
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
@@ -196,7 +203,7 @@ def _in_its_own_process(out: Path, name: str) -> None:
             raise
     if result_file(out, name).is_file():
         return
-    if code in (130, -signal.SIGINT):  # somebody else interrupted it
+    if code in INTERRUPTED:  # by somebody else
         raise KeyboardInterrupt
     last = (log_file(out, name).read_text(errors="replace").strip().splitlines() or ["nothing said"])[-1]
     why = f"its process was ended by signal {-code}" if code < 0 else f"its process ended with {code}: {last}"

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import sys
@@ -36,7 +37,7 @@ from t2i.training.cli import run as train
 from t2i.training.loop import NonFiniteLoss
 from t2i.training.recipes import RECIPES
 
-CHECKPOINTS = 10  # of a run at most
+CHECKPOINTS = 4  # of every run, among which the best is chosen; some models take long to score
 PROBED = 2000  # training pictures whose latents a linear classifier is fitted to
 POINTS = 40  # of a training curve
 LEAST_SAMPLING = 60.0  # seconds that a model may sample for, where the training budget is shorter
@@ -79,8 +80,7 @@ def configured(ask: Compare, name: str, folder: Path):
     parts = {"data": dataclasses.replace(recipe.data, **data), "model": recipe.model.for_levels(ask.levels)}
     if hasattr(recipe, "fit"):
         return dataclasses.replace(recipe, output_dir=str(folder), seed=ask.seed, **parts)
-    steps = recipe.loop.max_train_steps
-    often = max(recipe.loop.checkpointing_steps, math.ceil(steps / CHECKPOINTS))
+    often = math.ceil(recipe.loop.max_train_steps / CHECKPOINTS)
     loop = {"output_dir": str(folder), "seed": ask.seed, "max_train_time": seconds(ask.budget), "report_to": "none"}
     loop |= {} if ask.learning_rate is None else {"learning_rate": ask.learning_rate}
     resume = "latest" if any(folder.glob("checkpoint-*")) else None
@@ -104,7 +104,7 @@ def _train(ask: Compare, out: Path, name: str, found: dict) -> None:
     took = time.perf_counter() - began
     training = {"fitted": fitted, "stable": found["error"] is None, "peak_memory_mb": _peak_memory(folder)}
     if fitted:
-        found["training"] = training | {"seconds": took}
+        found["training"] = training | {"seconds": took, "pictures_at_most": recipe.fitted}
         return
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     if found["error"] is None and lines[-1]["seconds"] < seconds(ask.budget):
@@ -115,14 +115,8 @@ def _train(ask: Compare, out: Path, name: str, found: dict) -> None:
 
 def _peak_memory(folder: Path) -> dict[str, float]:
     """The most that the process has held, and the GPU, in MB; of all processes that have had a part in the run."""
-    now = {}
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        pass
-    else:
-        unit = 2**20 if sys.platform == "darwin" else 2**10
-        now["process"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    held = _most_held()
+    now = {} if held is None else {"process": held}
     if torch.cuda.is_available():
         now["gpu"] = torch.cuda.max_memory_allocated() / 2**20
     file = folder / "memory.json"
@@ -130,6 +124,22 @@ def _peak_memory(folder: Path) -> dict[str, float]:
     most = {where: max(mb, before.get(where, 0.0)) for where, mb in now.items()}
     write_whole(file, json.dumps(most) + "\n")
     return most
+
+
+def _most_held() -> float | None:
+    """The most memory that this process has held, in MB; None on Windows.
+
+    Linux hands ru_maxrss on from the process that started this one, so what it says of this one alone comes first.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file() and (held := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
+        return int(held[1]) / 2**10
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _told(lines: list[dict], folder: Path) -> dict:
@@ -145,7 +155,7 @@ def _told(lines: list[dict], folder: Path) -> dict:
         "images": lines[-1]["images"],
         "seconds_per_step": float(np.median(laps)),
         "checkpoints": len(history),
-        "rises": sum(b > a for a, b in pairwise(history)),
+        "rises": sum(not b <= a for a, b in pairwise(history)),  # NaN is no fall
     }
 
 
@@ -169,7 +179,8 @@ def _measure(ask: Compare, out: Path, name: str, found: dict) -> None:
     """What the run's best checkpoint is and can do, part by part into `found`."""
     best = out / "runs" / name / BEST
     if not best.is_dir():
-        return  # it failed before there was one
+        found["error"] = found["error"] or "it kept no best checkpoint"
+        return
     scores = json.loads((best / SCORES_FILE).read_text())["test"]
     if not math.isfinite(scores["loss"]):
         found["error"] = found["error"] or f"its test score is {scores['loss']}"

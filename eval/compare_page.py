@@ -126,14 +126,14 @@ def _cells(result: dict, results: Sequence[dict]) -> dict[str, tuple[object, str
     bound = flat["likelihood"] == "bound" or flat["of"] == "density"
     kind = f"{flat['likelihood']}, of a density" if flat["of"] == "density" else flat["likelihood"]
     kind = kind if flat["nats"] is not None or kind == "none" else None
-    asked = max((r["distances"]["samples"] for r in results if r.get("distances")), default=0)
-    fewer = f" (n = {flat['samples']})" if flat["samples"] and flat["samples"] < asked else ""
+    fewer = _fewer(flat["samples"], max((r["distances"]["samples"] for r in results if r.get("distances")), default=0))
+    less = _fewer(flat["scored"], _scored(results))
     accuracy = flat["probe_accuracy"]
     found = {
         "Trains stably": _stable(result),
         "Likelihood": (kind or "", kind or DASH),
-        "Nats": _number(flat["nats"], "≤ " * bound),
-        "Bits/dim": _number(flat["bits_per_dim"], "≤ " * bound),
+        "Nats": _number(flat["nats"], "≤ " * bound, less),
+        "Bits/dim": _number(flat["bits_per_dim"], "≤ " * bound, less),
     }
     found |= dict(zip(_names(results), (_number(flat[key], after=fewer) for key in ("fd", "kid")), strict=True))
     step = flat["seconds_per_step"]
@@ -166,6 +166,16 @@ def _number(value: float | None, before: str = "", after: str = "") -> tuple[obj
     return ("", DASH) if value is None else (value, f"{before}{number(value)}{after}")
 
 
+def _fewer(count: int | None, most: int) -> str:
+    """The number of pictures, where other rows have more."""
+    return f" (n = {count:,})" if count and count < most else ""
+
+
+def _scored(results: Sequence[dict]) -> int:
+    """Of how many test pictures the likelihood is, at most."""
+    return max((r["likelihood"]["pictures"] for r in results if "nats" in r.get("likelihood", {})), default=0)
+
+
 def _count(value: float | None) -> tuple[object, str]:
     return ("", DASH) if value is None else (value, f"{value:,.0f}")
 
@@ -183,20 +193,35 @@ def _curve(result: dict) -> Curve:
 
 def _notes(results: Sequence[dict], ask: Compare) -> list[str]:
     frechet, kernel = _names(results)
+    failed = any(result["error"] for result in results)
     counts = next(((r["distances"]["samples"], r["distances"]["test"]) for r in results if r.get("distances")), (0, 0))
     return [
         "Every family trained for the same seconds on the same pictures; previews, scores, checkpoints do not count. "
-        "What did best on held-out training pictures is measured on test pictures. Learning rates fall with the "
-        "seconds, as by their recipes with the steps.",
+        "Learning rates rise and fall with the seconds, as by their recipes with the steps." + _at_once(results),
+        "Measured on test pictures is the checkpoint that did best on held-out training pictures, by their likelihood "
+        "or loss; of GANs, whose losses do not tell it, by a Fréchet distance of random features. This favours them by "
+        f"{frechet}.",
         "Trains stably: whether loss and gradients stayed finite, and at how many checkpoints the held-out loss rose.",
-        f"Likelihood: of test pictures of {ask.levels} levels. “≤” marks bounds: of the evidence, or of a density on "
-        "pictures with uniform noise within their levels.",
+        f"Likelihood: of {_scored(results):,} test pictures of {ask.levels} levels. “≤” marks bounds: of the evidence, "
+        "or of a density on pictures with uniform noise within their levels.",
         f"{frechet} and {kernel}: Fréchet and kernel distance of {counts[0]:,} samples to {counts[1]:,} test pictures. "
         "The first falls as there are more, so it is no FID of a paper; training pictures in place of samples show "
         "how low it can be.",
+        "(n = …): of so many pictures only, since the model takes long to score or to sample; it compares roughly with "
+        "rows of more.",
         "Latent features: how many numbers, and the share of test pictures whose class logistic regression reads off.",
         "Peak memory: of the process in training, libraries included.",
+        *(["A family that failed is tried again when its result in the folder families is removed."] if failed else []),
     ]
+
+
+def _at_once(results: Sequence[dict]) -> str:
+    """Which families are not trained by steps, and what they are given."""
+    found = {r["family"]: r["training"] for r in results if r.get("training", {}).get("fitted")}
+    if not found:
+        return ""
+    most = max(training["pictures_at_most"] for training in found.values())
+    return f" Not so {' and '.join(found)}: fitted at once, to {most:,} of the pictures at most, however long it takes."
 
 
 def _settings(results: Sequence[dict], ask: Compare) -> dict:

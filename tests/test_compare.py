@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,9 +27,20 @@ from PIL import Image
 from t2i.blocks import CLASSES
 from t2i.cli_errors import UsageError
 from t2i.eval import compare_family
-from t2i.eval.compare import REAL, Compare, compare, families, main, result_file, seconds
+from t2i.eval.compare import (
+    REAL,
+    Compare,
+    _in_its_own_process,
+    compare,
+    families,
+    log_file,
+    main,
+    read,
+    result_file,
+    seconds,
+)
 from t2i.eval.compare_measures import distances, draw, probe, strip
-from t2i.eval.compare_page import row, summary, write
+from t2i.eval.compare_page import page, row, summary, write
 from t2i.eval.features import open_extractor
 from t2i.training.recipes import RECIPES
 
@@ -75,7 +89,7 @@ def test_all_have_the_same_pictures_and_seconds(levels: int, tmp_path):
         if not hasattr(recipe, "fit"):
             loop = recipe.loop
             assert (loop.max_train_time, loop.learning_rate, loop.resume) == (BUDGET, 0.5, None)
-            assert loop.max_train_steps / loop.checkpointing_steps <= 10
+            assert loop.max_train_steps / loop.checkpointing_steps == compare_family.CHECKPOINTS
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("7", 7), (".5s", 0.5)])
@@ -187,6 +201,58 @@ def test_a_family_that_diverges_says_so(tmp_path):
     assert f"nice: {found['error']}" in summary([found])
 
 
+def test_a_family_without_a_best_checkpoint_says_so(tmp_path):
+    found = {"error": None}
+    compare_family._measure(ASK, tmp_path, "nice", found)
+    assert found == {"error": "it kept no best checkpoint"}
+
+
+def test_a_loss_that_is_no_number_is_a_rise(tmp_path):
+    (tmp_path / "latest").mkdir()
+    (tmp_path / "latest" / "scores.json").write_text(json.dumps({"history": [3.0, 2.0, 2.0, math.nan]}))
+    told = compare_family._told([{"seconds": 1.0, "step": 1, "images": 64}], tmp_path)
+    assert told["rises"] == 1 and told["checkpoints"] == 4
+
+
+def ends(how: str) -> list[str]:
+    """A process that ends so."""
+    return [sys.executable, "-c", f"import os, signal, sys; print('first'); {how}"]
+
+
+DEATHS = [
+    ("os.kill(os.getpid(), signal.SIGKILL)", "its process was ended by signal 9"),
+    ("sys.exit(3)", "its process ended with 3: first"),
+    ("sys.exit('no memory')", "its process ended with 1: no memory"),
+]
+
+
+@pytest.mark.parametrize(("how", "says"), DEATHS, ids=[how for how, _ in DEATHS])
+def test_a_process_that_ends_without_a_result_is_one(how: str, says: str, tmp_path):
+    out = begun(tmp_path / "out")
+    _in_its_own_process(out, "glow", ends(how))
+    assert read(out, "glow") == {"family": "glow", "error": says}
+    assert f"glow: {says}" in summary([read(out, "glow")])
+
+
+@pytest.mark.parametrize("how", ["sys.exit(130)", "sys.exit(143)", *(f"os.kill(os.getpid(), {n})" for n in (2, 15))])
+def test_a_process_that_is_interrupted_is_no_result(how: str, tmp_path):
+    out = begun(tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        _in_its_own_process(out, "glow", ends(f"signal.signal(signal.SIGINT, signal.SIG_DFL); {how}"))
+    assert log_file(out, "glow").is_file() and not result_file(out, "glow").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc")
+def test_memory_is_not_that_of_the_process_before():
+    code = "from t2i.eval.compare_family import _most_held; print(_most_held())"
+    large = (
+        f"import subprocess, sys; x = b'x' * 1500 * 2**20; subprocess.run([sys.executable, '-c', {code!r}], check=True)"
+    )
+    held = float(subprocess.run([sys.executable, "-c", large], check=True, capture_output=True, text=True).stdout)
+    assert 50 < held < 1400
+
+
 def test_a_family_that_cannot_take_the_pictures_says_so(tmp_path):
     out = begun(tmp_path / "out", replace(ASK, image_size=9))
     found = compare_family.run(out, "glow")
@@ -201,9 +267,14 @@ def test_what_is_there_is_not_run_again_and_other_settings_are_refused(measured,
     out = tmp_path / "out"
     shutil.copytree(measured[0], out)
     ask = replace(ASK, out=str(out), families=("vae", "pca"), levels=None, extractor="auto", budget="0.4")
-    page = compare(ask)
+    written = compare(ask)
     assert capsys.readouterr().out.count("is there") == 3
-    assert page.is_file() and "autoencoder" in page.read_text()  # of an earlier call
+    assert written.is_file() and "autoencoder" in written.read_text()  # of an earlier call
+    file = result_file(out, "vae")
+    file.write_text(json.dumps({"family": "vae", "error": "it broke"}))
+    compare(ask)
+    assert f"vae failed: it broke; remove {file} to try again" in capsys.readouterr().out
+    assert "tried again when its result" in written.read_text()
     with pytest.raises(FileExistsError, match=r"samples: 60 -> 61.*choose another --out"):
         compare(replace(ask, samples=61))
     (tmp_path / "full").mkdir()
@@ -214,18 +285,23 @@ def test_what_is_there_is_not_run_again_and_other_settings_are_refused(measured,
 
 @contextmanager
 def interrupted(log: Path) -> Iterator[None]:
-    """Within, Ctrl-C comes when the run's log has its first steps."""
+    """Within, Ctrl-C comes when the run's log has its first steps; never after it, or when they take a minute."""
+    over, deadline = threading.Event(), time.monotonic() + 60
 
     def interrupt() -> None:
-        while not (log.exists() and log.read_text().count("\n") > 1):
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
+        while not over.wait(0.02) and time.monotonic() < deadline:
+            if log.exists() and log.read_text().count("\n") > 1:
+                os.kill(os.getpid(), signal.SIGINT)
+                return
 
-    thread = threading.Thread(target=interrupt)
+    thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        yield
-    thread.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def goes_on(out: Path) -> None:
@@ -283,6 +359,14 @@ def test_the_csv_has_a_line_for_each_family(measured):
     assert list(lines[0]) == list(row({"family": "x", "error": "its process was ended by signal 9"}))
     assert float(lines[3]["nats"]) == found["vae"]["likelihood"]["nats"]
     assert lines[0]["nats"] == lines[2]["nats"] == "" and lines[1]["of"] == "density"
+
+
+def test_figures_of_fewer_pictures_say_so(measured):
+    out, found = measured
+    less = found["vae"] | {"likelihood": found["vae"]["likelihood"] | {"pictures": 7}}
+    shown = page([*found.values(), less], ASK, out)
+    assert shown.count("(n = 7)") == 2 and "Likelihood: of 50 test pictures" in shown
+    assert "Not so pca: fitted at once, to 10,000 of the pictures at most" in shown
 
 
 def test_the_page_works_in_a_browser(measured, tmp_path):
