@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from t2i.blocks import load_block
-from t2i.blocks.base import Block
+from t2i.blocks.base import Block, from_levels
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
 from t2i.data.digits import Splits, open_splits
 from t2i.eval.features import Extractor, as_uint8, measure_name, open_extractor
 from t2i.eval.metrics import Moments, frechet_distance
 from t2i.files import write_whole
+from t2i.training.block_stage import PreparePixels, drawn
 from t2i.training.checkpoints import RECIPE_FILE
 
 
@@ -52,11 +53,13 @@ def main(args: list[str]) -> None:
     if not (run / RECIPE_FILE).is_file():
         raise UsageError(f"{run} is no folder of a run: it has no {RECIPE_FILE}")
     recipe = json.loads((run / RECIPE_FILE).read_text())
+    if "levels" not in recipe:  # as all have that are trained on BlockDataConfig
+        raise UsageError(f"{run} is no run of an unconditional model: there is nothing to sample without a prompt")
     splits = open_splits(recipe["data"], recipe["image_size"], recipe["seed"], **_columns(recipe))
     extractor = open_extractor(ask.extractor or ("reader" if recipe["data"] == "toybox" else "random"), ask.device)
-    reference, labels = _reference(ask, splits, extractor, recipe["gray"])
-    rows = []
-    for step, folder in _checkpoints(run):
+    checkpoints, rows = _checkpoints(run), []
+    reference, labels = _reference(ask, splits, extractor, load_block(checkpoints[0][1]))
+    for step, folder in checkpoints:
         model = load_block(folder).to(ask.device)
         distance = frechet_distance(_sampled(ask, model, labels, extractor), reference)
         rows.append((step, distance))
@@ -92,18 +95,17 @@ def _columns(recipe: dict) -> dict[str, str]:
     return {name: recipe[name] for name in ("image_column", "caption_column")}
 
 
-def _reference(ask: PlotCurve, splits: Splits, extractor: Extractor, gray: bool) -> tuple[Moments, Tensor]:
-    """Moments of the test pictures' features, and their labels."""
-    items = [splits.test[i] for i in range(min(ask.samples, len(splits.test)))]
+def _reference(ask: PlotCurve, splits: Splits, extractor: Extractor, model: Block) -> tuple[Moments, Tensor]:
+    """Moments of the features of the test pictures, of as many levels as the model's, and their labels."""
+    k, labels = drawn(splits.test, PreparePixels(model.levels, model.shape[0]), ask.samples)
     moments = Moments()
-    for start in range(0, len(items), ask.batch):
-        pixels = torch.stack([torch.from_numpy(i["image"]) for i in items[start : start + ask.batch]])
-        images = pixels.permute(0, 3, 1, 2)
-        if gray:
-            luma = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-            images = (images * luma).sum(1, keepdim=True).round().to(torch.uint8).expand(-1, 3, -1, -1)
-        moments.update(extractor(images.contiguous()))
-    return moments, torch.tensor([item.get("label", 0) for item in items])
+    for images in from_levels(k, model.levels).split(ask.batch):
+        moments.update(_features(extractor, images))
+    return moments, labels
+
+
+def _features(extractor: Extractor, images: Tensor) -> Tensor:
+    return extractor(as_uint8(images.float().expand(-1, 3, -1, -1), "-1..1", "NCHW"))
 
 
 @torch.no_grad()
@@ -114,8 +116,7 @@ def _sampled(ask: PlotCurve, model: Block, labels: Tensor, extractor: Extractor)
     for start in range(0, ask.samples, ask.batch):
         n = min(ask.batch, ask.samples - start)
         y = labels[torch.arange(start, start + n) % len(labels)].to(ask.device) if model.conditional else None
-        images = model.sample(n, y, generator).float().expand(-1, 3, -1, -1)
-        moments.update(extractor(as_uint8(images, "-1..1", "NCHW")))
+        moments.update(_features(extractor, model.sample(n, y, generator)))
     return moments
 
 

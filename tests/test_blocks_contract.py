@@ -59,6 +59,17 @@ def test_a_gradient_reaches_every_parameter(model):
     assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+def test_training_in_bfloat16_is_finite(model):
+    if hasattr(model, "fit"):
+        pytest.skip("it is not trained by gradients")
+    images, y = pictures(model, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.train().loss(images, y)["loss"]
+    loss.backward()
+    assert loss.isfinite()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+
+
 def test_scores_follow_from_the_seed_and_leave_images_alone(model):
     if model.likelihood == "none":
         pytest.skip("it has no likelihood")

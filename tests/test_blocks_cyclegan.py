@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ import torch
 from block_models import stirred
 
 from t2i.blocks.cyclegan import CycleGame, CycleGAN, Pool
-from t2i.data.domains import OneLook, Unpaired
+from t2i.data.domains import OneLook, PrepareBoth, Unpaired
 from t2i.training.cli import run
+from t2i.training.order import NumberedSamples, _permutation
 from t2i.training.recipes import RECIPES
 
 
@@ -28,6 +31,19 @@ def images(n: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
 
 def numbered(start: int, n: int) -> torch.Tensor:
     return torch.arange(start, start + n).float().view(-1, 1, 1, 1).expand(-1, 3, 4, 4)
+
+
+class Numbered:
+    """Pictures whose pixels all say which one it is."""
+
+    def __init__(self, num: int):
+        self.num = num
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, index: int) -> dict:
+        return {"image": np.full((16, 16, 3), index, np.uint8)}
 
 
 def recipe(folder: Path, data: dict | None = None, **loop):
@@ -135,6 +151,8 @@ def test_saved_and_opened_it_translates_the_same(tmp_path):
 
 def test_bad_input_raises(tmp_path):
     model, (a, _) = CycleGAN((8, 16)), images()
+    with pytest.raises(ValueError, match="no gradient checkpointing"):
+        run(recipe(tmp_path / "run", gradient_checkpointing=True))
     with pytest.raises(ValueError, match="'a' and 'b'"):
         model.translate(a, "c")
     with pytest.raises(ValueError, match="not divisible by 2"):
@@ -171,13 +189,26 @@ def test_pairs_are_the_same_scenes_and_differ_on_the_things_alone():
     assert data.pairs(6, seed=9)[0].tobytes() == white.tobytes()
 
 
-def test_items_follow_from_their_number_and_no_pair_is_among_them():
+def test_samples_follow_from_their_number_and_no_pair_is_among_them():
     data, again = (Unpaired("toybox:white", "toybox:zebra", 16, seed=3) for _ in range(2))
-    for i in (0, 7):
-        assert all((data[i][name] == again[i][name]).all() for name in ("image", "other"))
+    samples, later = (NumberedSamples(d, PrepareBoth(d.b), seed=3) for d in (data, again))
+    later = pickle.loads(pickle.dumps(later))  # as a data worker of a resumed run has them
+    for i in (0, 7, len(data) + 7):
+        assert all((samples[i][name] == later[i][name]).all() for name in ("a", "b"))
     assert data.a.scene(5)[0].to_dict() != data.b.scene(5)[0].to_dict()
-    assert not (data[0]["other"] == data[1]["other"]).all()
+    assert not (samples[0]["b"] == samples[1]["b"]).all()
     assert Unpaired("toybox:white", "digits", 16).pairs(2, 0) is None
+
+
+def test_every_epoch_draws_other_partners_until_all_were_seen():
+    a, b = OneLook("white", 16, 0, 100), Numbered(150)
+    samples = NumberedSamples(a, PrepareBoth(b), seed=0)
+    epochs = [[int(samples[n]["b"][0, 0, 0]) for n in range(e * len(a), (e + 1) * len(a))] for e in range(6)]
+    partners = [dict(zip(_permutation(len(a), 0, e).tolist(), epoch, strict=True)) for e, epoch in enumerate(epochs)]
+    for first, second in pairwise(partners):
+        assert sum(first[i] == second[i] for i in first) < 0.1 * len(a)
+    drawn = np.bincount(np.concatenate(epochs), minlength=len(b))
+    assert (drawn > 0).mean() > 0.95 and drawn.max() < 16  # of 4 on average
 
 
 # --- the recipe -----------------------------------------------------------------------------------------------------

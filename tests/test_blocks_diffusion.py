@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from block_models import digits, seeds, stirred
+from block_models import MAKERS, digits, pictures, seeds, stirred
 from torch.distributions import Normal, kl_divergence
 
 from t2i.blocks import likelihoods
@@ -163,6 +163,24 @@ def test_the_discretised_gaussian_is_a_distribution(levels):
     for mean, log_std in ((0.0, -1.0), (0.7, -4.0), (-1.4, -2.0), (0.1, 2.0), (0.3, -6.0)):
         logs = likelihoods.discretized_gaussian(x, torch.full_like(x, mean), torch.tensor(log_std), levels)
         assert logs.isfinite().all() and logs.exp().sum().item() == pytest.approx(1, abs=2e-3)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "score-sde"])
+def test_gradient_checkpointing_changes_no_gradient(name):
+    model, kept, found = stirred(MAKERS[name]()).train(), [], []
+    images, y = pictures(model, 4)
+    for checkpointed in (False, True):
+        if checkpointed:
+            model.enable_gradient_checkpointing()
+        model.zero_grad()
+        torch.manual_seed(0)
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(kept.pop() + x.numel()) or x, lambda x: x):
+            loss = model.loss(images, y)["loss"]
+        loss.backward()
+        found.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))
+    assert kept[1] < kept[0]  # numbers that wait for the backward pass
 
 
 @pytest.mark.parametrize(

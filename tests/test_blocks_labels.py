@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from block_models import MAKERS, digits, stirred
+from block_models import MAKERS, digits, seeds, stirred
 from torch import Tensor
 
 from t2i.blocks.autoencoder import Autoencoder
 from t2i.blocks.base import from_levels
 from t2i.blocks.causal import Categorical
 from t2i.blocks.classifier import STARTS, Classifier, train_classifier
+from t2i.blocks.diffusion import DDPM
 from t2i.blocks.discriminative import bayes_classify, fit_bernoulli, fit_gaussian, fit_logistic, impute, naive_bayes
 from t2i.cli_errors import UsageError
 
@@ -75,6 +76,25 @@ def test_probabilities_of_classes_sum_to_one_and_a_prior_shifts_them(name):
     if name == "gated-pixelcnn":
         shifted = bayes_classify(model, images, prior)
         assert torch.allclose(shifted, (plain + prior.double().log()).log_softmax(1), atol=1e-4)
+
+
+@pytest.mark.parametrize("generator", [None, "one", "each"])
+@pytest.mark.parametrize("family", ["vae", "ddpm"])
+def test_classes_that_are_alike_get_equal_probabilities(family, generator):
+    """A bound is estimated with noise, which must not decide between them."""
+    if family == "vae":
+        model = stirred(MAKERS["vae-conditional"]()).eval()
+        tables = [model.label, model.prior]
+    else:
+        model = stirred(DDPM(8, 1, 17, num_classes=3, widths=(8, 16), num_train_timesteps=30)).eval()
+        tables = [model.unet.class_embedding]
+    for table in tables:
+        table.weight.data[1] = table.weight.data[0]
+    images = digits(model.levels, 3)[0]
+    generator = {"one": seeds(0)[0], "each": seeds(0, 1, 2)}.get(generator)
+    first, second = (bayes_classify(model, images, generator=generator) for _ in range(2))
+    assert torch.equal(first[:, 0], first[:, 1]) and not torch.equal(first[:, 0], first[:, 2])
+    assert not torch.equal(first, second)  # the next call draws anew
 
 
 def test_models_and_questions_that_do_not_fit_raise():

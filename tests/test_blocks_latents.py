@@ -50,8 +50,12 @@ def test_a_traversal_moves_one_number_and_passes_through_the_picture(name):
     moved = z[:1].clone()
     moved[0, 1] = 2.0
     assert torch.allclose(row[2:], model.decode(moved, None if y is None else y[:1]), atol=1e-4)
-    sheet = traversals.traversals(model, images, y, rows=2, steps=5)
-    assert sheet.size == traversals.traversals(model, images, y, rows=2, steps=5).size and sheet.width > 5 * 64
+    sheets = {(r, s): traversals.traversals(model, images, y, r, s) for r, s in ((2, 5), (3, 5), (2, 7))}
+    cell, gap = 64, 8  # as contact_sheet lays them out: a gap, then each picture and a gap
+    assert all(sheet.width == gap + steps * (cell + gap) for (_, steps), sheet in sheets.items())
+    one, rest = divmod(sheets[2, 5].height - gap, 2)
+    assert rest == 0 and one > cell + gap  # with a label under each
+    assert sheets[2, 7].height == gap + 2 * one and sheets[3, 5].height == gap + 3 * one
 
 
 def test_use_is_the_kl_to_the_prior_and_rows_come_by_it():

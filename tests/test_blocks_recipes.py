@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,18 @@ def idx_folder(tmp_path) -> Path:
     idx(folder / "t10k-images-idx3-ubyte.gz", np.repeat(labels * 60, 64).reshape(20, 8, 8))
     idx(folder / "t10k-labels-idx1-ubyte.gz", labels)
     return folder
+
+
+@pytest.mark.parametrize("losses", [[math.nan, 0.9, 0.8], [1.0, math.nan, 0.9, 0.8, 0.7]])
+def test_a_loss_that_is_no_number_is_neither_best_nor_the_end(losses, tmp_path, monkeypatch):
+    stage = recipe("vae", tmp_path / "run", {"patience": 3}).stage()
+    told = iter(losses)
+    monkeypatch.setattr(stage, "score", lambda pictures: {"loss": next(told)} if pictures is stage.validation else {})
+    for i in range(len(losses)):
+        stage.save(tmp_path / "run" / f"checkpoint-{i}")
+        assert not stage.finished
+    assert scores(tmp_path / "run" / "best")["validation"]["loss"] == losses[-1]
+    assert not list((tmp_path / "run").glob(".best*"))
 
 
 # --- recipes --------------------------------------------------------------------------------------------------------

@@ -72,6 +72,31 @@ def test_a_teacher_that_knows_the_one_latent_leaves_nothing_to_learn(kind):
     assert wrong["mse"] == pytest.approx(1, rel=1e-2)
 
 
+class Drifts(nn.Module):
+    """One whose word depends on what it sees and when, as a real one's does."""
+
+    def __init__(self, strength: float):
+        super().__init__()
+        self.strength = nn.Parameter(torch.tensor(strength))
+
+    def forward(self, x, timesteps, encoder_hidden_states, encoder_attention_mask=None):
+        return SimpleNamespace(sample=self.strength * x * (1 + timesteps.float() / 500).view(-1, 1, 1, 1))
+
+
+def test_the_target_is_the_students_word_one_step_of_the_teacher_further_on():
+    teacher, student = Drifts(0.3), Drifts(-0.2)
+    made = objective(teacher, guidance_scale=1.0)
+    noise, t = noisy(59, 519, 999)
+    x0, states = noise.flip(0), torch.zeros(3, 1, 1)
+    x = SCHEDULE.add_noise(x0, noise, t)
+    with torch.no_grad():
+        further = made.teachers_step(x, t, t - 20, Text(states))
+        target = made.end(student, further, t - 20, Text(states))
+        error = made.end(student, x, t, Text(states)) - target
+        assert error.abs().max() > 1e-2
+        assert made.loss(student, x0, noise, t, states)["mse"] == pytest.approx(error.square().mean().item(), rel=1e-5)
+
+
 def test_at_time_0_the_end_is_where_one_is():
     x, t = noisy(0, 0)
     assert torch.equal(objective(Leans()).end(Leans(), x, t, Text(torch.randn(2, 1, 3))), x)

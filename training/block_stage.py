@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +115,7 @@ class BlockStage:
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
         splits = open_splits(data.data, data.image_size, loop.seed, **columns)
         if conditional and not splits.classes:
-            raise ValueError(f"{data.data} has no labels: train without --conditional")
+            raise ValueError(f"{data.data} has no labels: give --no-conditional")
         channels = 1 if data.gray else splits.channels
         levels = data.levels or splits.levels
         self.data, self.run = data, Path(loop.output_dir)
@@ -157,9 +158,10 @@ class BlockStage:
         """The model and its scores.json; a copy in the run's `best` where it did best, with the test score."""
         self.model.save_pretrained(folder)
         scores = self.score(self.validation)
-        best = not self.history or scores["loss"] < min(self.history)
         self.history.append(scores["loss"])
-        since = len(self.history) - 1 - int(np.argmin(self.history))
+        losses = [loss if math.isfinite(loss) else math.inf for loss in self.history]
+        best = not (self.run / BEST).is_dir() or losses[-1] < min(losses[:-1], default=math.inf)
+        since = len(losses) - 1 - int(np.argmin(losses))
         self.finished = 0 < self.data.patience <= since
         _write(folder / SCORES_FILE, {"validation": scores, "history": self.history})
         if best:
@@ -167,8 +169,12 @@ class BlockStage:
             shutil.rmtree(part, ignore_errors=True)
             self.model.save_pretrained(part)
             _write(part / SCORES_FILE, {"validation": scores, "test": self.score(self.test)})
-            shutil.rmtree(self.run / BEST, ignore_errors=True)
+            before = self.run / f".{BEST}.before"
+            shutil.rmtree(before, ignore_errors=True)
+            if (self.run / BEST).is_dir():
+                (self.run / BEST).rename(before)
             part.rename(self.run / BEST)
+            shutil.rmtree(before, ignore_errors=True)
 
     @torch.no_grad()
     def score(self, pictures: tuple[Tensor, Tensor]) -> dict:
@@ -193,6 +199,8 @@ class BlockStage:
 
 
 def _parts(splits: Splits, validation: int) -> tuple[Source, Source, Source]:
+    if not len(splits.test):
+        raise ValueError(f"{len(splits.train)} pictures are too few to test on some: there must be 10 at least")
     cut = len(splits.train) - min(validation, len(splits.train) // 5)
     if cut == len(splits.train):
         raise ValueError(f"{len(splits.train)} pictures are too few to hold some out: there must be 5 at least")

@@ -32,12 +32,15 @@ def main(args: Sequence[str]) -> None:
 
 def run(recipe) -> Path:
     """Train a recipe's config; return the newest checkpoint's folder."""
-    if hasattr(recipe, "fit"):  # models that no loop trains
-        return recipe.fit()
     from t2i.processes import this_process
+
+    together = this_process()  # refuses a launch of several that do not know of each other, before anything is made
+    if hasattr(recipe, "fit"):  # models that no loop trains
+        if together.num_processes > 1:
+            raise ValueError("this model is fitted at once, by one process: start it without accelerate launch")
+        return recipe.fit()
     from t2i.training.loop import train
 
-    this_process()  # refuses a launch of several that do not know of each other, before anything is made
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the data workers' fork
     return train(recipe.stage(), recipe.loop, flatten(recipe))
 

@@ -25,8 +25,9 @@ class LoopConfig:
     max_train_steps: int = 10_000
     """Optimiser steps."""
     max_train_time: float | None = None
-    """Seconds of training, instead of steps: the learning rate falls and checkpoints come by the share of them that is
-    over. Previews, scores and checkpoints do not count; what was trained before a resume does."""
+    """Seconds of training, instead of steps: warm-up, learning rate and checkpoints follow the share of them that is
+    over, as they would the share of max_train_steps. Previews, scores and checkpoints do not count; what was trained
+    before a resume does."""
     train_batch_size: int = 64
     """Images a process and forward pass."""
     gradient_accumulation_steps: int = 1

@@ -131,10 +131,11 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
             scalars["grad_norm"] = float(accelerator.clip_grad_norm_(objective.parameters(), config.max_grad_norm))
             scaled = accelerator.scaler is not None  # float16 skips steps whose gradients overflow, and goes on
             if not math.isfinite(scalars["loss"]) or not (scaled or math.isfinite(scalars["grad_norm"])):
+                kept = checkpoints.newest()
+                how = f"resume from the last checkpoint, {kept}," if kept else "start again"
                 raise NonFiniteLoss(
-                    f"at step {step} the loss is {scalars['loss']} and its gradient's norm {scalars['grad_norm']}; the "
-                    f"last checkpoint is kept: {checkpoints.newest() or 'none yet'}. Resume from it with a lower "
-                    "--learning-rate"
+                    f"at step {step} the loss is {scalars['loss']} and its gradient's norm {scalars['grad_norm']}; "
+                    f"{how} with a lower --learning-rate"
                 )
             scalars["lr"] = lr
             for optimizer in optimizers:
@@ -166,17 +167,17 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
 def learning_rate(step: int, config: LoopConfig, seconds: float = 0.0) -> float:
     """Linear warm-up over `lr_warmup_steps`, then constant or half a cosine down to a hundredth at the end of the run.
 
-    `seconds` are those of training before the step; the cosine follows them where `max_train_time` is set, since the
-    number of steps is not known then.
+    Where `max_train_time` is set, the share of it that `seconds`, those before the step, are stands for the share of
+    all steps: how many there will be is not known then.
     """
-    if step <= config.lr_warmup_steps:
-        return config.learning_rate * step / config.lr_warmup_steps
+    total, warm, now = config.max_train_steps, config.lr_warmup_steps, step
+    if config.max_train_time is not None:
+        now = max(1.0, seconds / config.max_train_time * total)  # the first step moves too
+    if now <= warm:
+        return config.learning_rate * now / warm
     if config.lr_scheduler == "constant":
         return config.learning_rate
-    if config.max_train_time is not None:
-        done = seconds / config.max_train_time
-    else:
-        done = (step - config.lr_warmup_steps) / max(1, config.max_train_steps - config.lr_warmup_steps)
+    done = (now - warm) / max(1, total - warm)
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 

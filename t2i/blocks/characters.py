@@ -168,7 +168,7 @@ class CharacterModel(ModelMixin, ConfigMixin):
 
 
 def counted(ids: Tensor) -> Tensor:
-    """What belongs to a text: characters and the first 0 after them, bool (B, t)"""
+    """What belongs to a text: characters (or tokens) and the first 0 after them, bool (B, t)"""
     return F.pad((ids == END).cumsum(1), (1, 0))[:, :-1] == 0
 
 

@@ -37,6 +37,7 @@ class DDPM(Block):
     """
 
     likelihood: ClassVar[Likelihood] = "bound"
+    _supports_gradient_checkpointing = True  # the U-Net does
 
     @register_to_config
     def __init__(

@@ -36,7 +36,8 @@ def bayes_classify(
         images: of L levels; a density is scored on one dequantisation of them.
         prior: p(y), (K,), above 0; by default all classes are as likely.
         rows: only so many rows from the top are known, and what lies below is not looked at.
-        generator, samples: of the dequantisation and of bounds, see `log_likelihood`.
+        generator, samples: of the dequantisation and of bounds, see `log_likelihood`; noise is the same for all
+            classes, so that they differ by what the model says of them alone.
 
     Raises ValueError for a model that takes no labels or has no likelihood, and for rows where order is not by rows.
     """
@@ -48,8 +49,13 @@ def bayes_classify(
     if prior is not None and (prior.shape != (classes,) or not (prior > 0).all()):
         raise ValueError(f"the prior must be {classes} probabilities above 0, not {prior}")
     x, _ = density_images(model, images, generator)  # the same for all classes
-    scores = []
+    if generator is None:
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    drawing = [generator] if isinstance(generator, torch.Generator) else list(generator)
+    states, scores = [g.get_state() for g in drawing], []
     for k in range(classes):
+        for g, state in zip(drawing, states, strict=True):
+            g.set_state(state)
         y = torch.full((len(x),), k, device=x.device)
         if rows is not None:
             scores.append(model.log_prob(x, y, rows))

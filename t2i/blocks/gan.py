@@ -16,8 +16,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normed
 
-from t2i.blocks.base import Block, Generators, Likelihood, from_levels, normal
+from t2i.blocks.base import Block, Generators, Likelihood, normal
 from t2i.blocks.gan_losses import LossKind, check_kind, discriminator_loss, generator_loss, gradient_penalty
+from t2i.blocks.likelihoods import nearest
 from t2i.nn.discriminator import held
 
 GROUPS = 8  # of the group norms
@@ -191,11 +192,12 @@ class GAN(Block):
     def sample(self, n: int, y: Tensor | None = None, generator: Generators = None) -> Tensor:
         """The generator's images at their nearest levels. See `Block`."""
         self._check_labels(y, n)
-        steps = self.levels - 1
-        return from_levels(((self._made(n, y, generator) + 1) * (steps / 2)).round(), self.levels)
+        return nearest(self._made(n, y, generator), self.levels)
 
     def discriminate(self, images: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images (B, C, S, S) -> the discriminator's numbers (B,), above 0 for real ones (but see `distance`).
+        """Images (B, C, S, S) -> the discriminator's numbers (B,), higher for real ones than for made ones.
+
+        Where real ones begin is the loss's own, see `gan_losses`.
 
         Raises ValueError for other images.
         """

@@ -1,5 +1,7 @@
-"""What two players want, as pure functions of the discriminator's numbers D, above 0 for real and below for made.
+"""What two players want, as pure functions of the discriminator's numbers D, which are higher for real than for made.
 
+What lies between the two is the loss's own: 0 for "minimax", "non_saturating" and "hinge", ½ for "least_squares"; under
+"wasserstein" differences alone mean something.
 Shapes: B batch; losses take D of any shape and return a scalar
 """
 
@@ -69,8 +71,9 @@ def gradient_penalty(judge: Callable[[Tensor], Tensor], real: Tensor, made: Tens
         real, made: (B, …).
         mix: in [0, 1], (B,): how much of the real image there is in x̄.
     """
-    share = mix.view(-1, *[1] * (real.ndim - 1))
-    between = torch.lerp(made.detach(), real.detach(), share).requires_grad_()
+    wide = torch.promote_types(real.dtype, made.dtype)  # under autocast what a network made is bfloat16
+    real, made, share = (x.detach().to(wide) for x in (real, made, mix.view(-1, *[1] * (real.ndim - 1))))
+    between = torch.lerp(made, real, share).requires_grad_()
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(judge(between).float().sum(), between, create_graph=True)
         # A norm's own gradient at 0 is NaN where it is 0/0.

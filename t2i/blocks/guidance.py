@@ -20,7 +20,7 @@ from t2i.blocks.sde import SDE
 from t2i.blocks.unet import GROUPS, check_sizes
 from t2i.nn.blocks import ResBlock
 
-Classifier = Callable[[Tensor, Tensor], Tensor]  # images (B, C, S, S) and times (B,) -> logits (B, K)
+NoisyLogits = Callable[[Tensor, Tensor], Tensor]  # images (B, C, S, S) and times (B,) -> logits (B, K)
 
 
 class NoisyClassifier(ModelMixin, ConfigMixin):
@@ -90,25 +90,28 @@ def fit_classifier(
 ) -> list[float]:
     """Train it on images of L levels (N, C, S, S) and labels (N,), on its own device; the losses, one a step.
 
+    The seed is that of batches, times and noise; torch's own generator is left as it was.
     Raises ValueError unless there is a label of its classes for each image.
     """
     classes = classifier.config.num_classes
     if y.shape != images.shape[:1] or y.is_floating_point() or not 0 <= y.min() <= y.max() < classes:
         raise ValueError(f"need {len(images)} integer labels in [0, {classes}), not {y.dtype} {tuple(y.shape)}")
     optimizer = torch.optim.AdamW(classifier.train().parameters(), learning_rate)
-    generator, losses = torch.Generator().manual_seed(seed), []
-    for _ in range(steps):
-        rows = torch.randint(len(images), (batch,), generator=generator)
-        loss = classifier.loss(images[rows].to(classifier.device), y[rows].to(classifier.device), sde)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses = []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for _ in range(steps):
+            rows = torch.randint(len(images), (batch,))
+            loss = classifier.loss(images[rows].to(classifier.device), y[rows].to(classifier.device), sde)["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
     classifier.eval()
     return losses
 
 
-def gradient(classifier: Classifier, x: Tensor, t: Tensor, target: Tensor) -> Tensor:
+def gradient(classifier: NoisyLogits, x: Tensor, t: Tensor, target: Tensor) -> Tensor:
     """∇ ln p(target | x_t): images (B, C, S, S), times (B,), labels (B,) -> (B, C, S, S)"""
     with torch.enable_grad():
         x = x.detach().requires_grad_()

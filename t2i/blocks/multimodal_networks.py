@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from t2i.blocks.base import Generators, uniform
+from t2i.blocks.characters import END, counted
 from t2i.blocks.vae import decoder_levels, encoder_levels
-
-END = 0  # the padding token; the first one ends a caption
 
 
 class ImageEncoder(nn.Module):
@@ -56,7 +55,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, text: Tensor) -> Tensor:
         states, _ = self.gru(self.embed(text))  # (B, T, width)
-        last = until_end(text).sum(1) - 1  # where the end is read, or the last of T tokens
+        last = counted(text).sum(1) - 1  # where the end is read, or the last of T tokens
         return self.out(states[torch.arange(len(text), device=text.device), last])
 
 
@@ -89,16 +88,10 @@ class TextDecoder(nn.Module):
         for i in range(length):
             step = torch.cat([self.embed(token), latents], dim=1)[:, None]
             output, state = self.gru(step, state)
-            shares = self.out(output[:, 0]).float().softmax(1).cumsum(1)  # (B, V)
-            likeliest = shares.diff(dim=1, prepend=torch.zeros_like(shares[:, :1])).argmax(1)
-            token = likeliest if u is None else (shares[:, :-1] <= u[:, i : i + 1]).sum(1)
+            logits = self.out(output[:, 0]).float()  # (B, V)
+            shares = logits.softmax(1).cumsum(1)
+            token = logits.argmax(1) if u is None else (shares[:, :-1] <= u[:, i : i + 1]).sum(1)
             token = token * going
             going = going & (token != END)
             written.append(token)
         return torch.stack(written, dim=1)
-
-
-def until_end(text: Tensor) -> Tensor:
-    """True for a caption's tokens and the 0 that ends it: (B, T)"""
-    ended = (text == END).cumsum(1)
-    return (ended == 0) | ((ended == 1) & (text == END))

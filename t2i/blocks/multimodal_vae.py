@@ -22,8 +22,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
 from t2i.blocks.base import Generators, normal
+from t2i.blocks.characters import counted
 from t2i.blocks.likelihoods import draw, log_prob, mode, outputs_of
-from t2i.blocks.multimodal_networks import ImageDecoder, ImageEncoder, TextDecoder, TextEncoder, until_end
+from t2i.blocks.multimodal_networks import ImageDecoder, ImageEncoder, TextDecoder, TextEncoder
 from t2i.blocks.vae import check_widths, gaussian, gaussian_kl
 
 Objective = Literal["mopoe", "mvae"]
@@ -187,7 +188,7 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
         """ln p(t | z, w_t) up to the end: (B,)"""
         logits = self.text_decoder(torch.cat([z, w], 1), text).float()  # (B, T, V)
         nats = -F.cross_entropy(logits.transpose(1, 2), text, reduction="none")
-        return (nats * until_end(text)).sum(1)
+        return (nats * counted(text)).sum(1)
 
     # --- sampling ---------------------------------------------------------------------------------------------------
 
@@ -247,7 +248,7 @@ def product_of_experts(experts: Sequence[Gaussian]) -> Gaussian:
 
 def _two_gaussians(outputs: Tensor, shared: int) -> tuple[Gaussian, Gaussian]:
     """(B, 2 (Z + W)) -> the expert on z, the posterior of w"""
-    mean, log_std = outputs.chunk(2, dim=1)
+    mean, log_std = (outputs.float() if torch.is_autocast_enabled(outputs.device.type) else outputs).chunk(2, dim=1)
     log_std = log_std.clamp(-7, 4)
     return (mean[:, :shared], log_std[:, :shared]), (mean[:, shared:], log_std[:, shared:])
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torchdiffeq import odeint
 
 from t2i.blocks.base import Block, Generators, Likelihood, dequantize, nearest_levels, normal, uniform
-from t2i.blocks.guidance import Classifier, gradient
+from t2i.blocks.guidance import NoisyLogits, gradient
 from t2i.blocks.sde import SDES, VE, along
 from t2i.blocks.unet import make_unet
 
@@ -51,6 +51,7 @@ class ScoreSDE(Block):
     likelihood: ClassVar[Likelihood] = "exact"
     latents: ClassVar[bool] = True
     continuous = True
+    _supports_gradient_checkpointing = True  # the U-Net does
 
     @register_to_config
     def __init__(
@@ -200,7 +201,7 @@ class ScoreSDE(Block):
 
     def _signs(self, images: Tensor, generator: Generators) -> Tensor:
         if generator is None:
-            content = [zlib.crc32(image.contiguous().numpy().tobytes()) for image in images.detach().cpu()]
+            content = [zlib.crc32(image.contiguous().numpy().tobytes()) for image in images.detach().float().cpu()]
             generator = [torch.Generator().manual_seed(number) for number in content]
         return 2.0 * (uniform(images.shape, generator, images.device) < 0.5) - 1
 
@@ -215,7 +216,7 @@ class ScoreSDE(Block):
         method: Literal["sde", "pc", "ode"] = "sde",
         steps: int | None = None,
         snr: float = 0.16,
-        classifier: Classifier | None = None,
+        classifier: NoisyLogits | None = None,
         target: Tensor | None = None,
         guidance: float = 1.0,
         rounded: bool = True,
@@ -244,7 +245,7 @@ class ScoreSDE(Block):
         if method == "ode":
             x = self._solve(x, back=True, score=score)[0]
         else:
-            times = torch.linspace(1, self.sde.first, (steps or self.config.steps) + 1, device=x.device)
+            times = self.sde.times(steps or self.config.steps).to(x.device, x.dtype)
             for t, then in pairwise(times):
                 x = self._euler(x, t.expand(n), (t - then).item(), score, generator)
                 if method == "pc":
@@ -269,7 +270,7 @@ class ScoreSDE(Block):
         return x + step * score(x, t) + (2 * step).sqrt() * normal(x.shape, generator, x.device, x.dtype)
 
     def _led(
-        self, n: int, y: Tensor | None, classifier: Classifier | None, target: Tensor | None, guidance: float
+        self, n: int, y: Tensor | None, classifier: NoisyLogits | None, target: Tensor | None, guidance: float
     ) -> Score:
         if (classifier is None) != (target is None):
             raise ValueError("a classifier needs the target labels it leads to, and they need a classifier")

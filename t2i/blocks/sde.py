@@ -51,6 +51,14 @@ class SDE:
         """The least time that is trained on and sampled to."""
         return float(self.time(torch.tensor(-2 * math.log(LEAST_STD), dtype=torch.float64)))
 
+    def times(self, steps: int) -> Tensor:
+        """From 1 to `first` in so many steps of sampling, (steps + 1,), float64.
+
+        Equal steps of t would be many times longer than the last times are: where g² / s² is about 1 / t, each step has
+        to be a share of the t it starts from. Equal steps of t's cube root are that, and short enough where t is large.
+        """
+        return torch.linspace(1, self.first ** (1 / 3), steps + 1, dtype=torch.float64) ** 3
+
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
         """f x: (B, …), (B,) -> (B, …)"""
         return along(self.rate(t), x) * x
@@ -108,7 +116,7 @@ class VP(SDE):
 
 @dataclass(frozen=True)
 class SubVP(VP):
-    """Less noise than VP at every time, s = 1 - a² instead of its root (eq. 13 and 33)."""
+    """Less noise than VP at every time, s = 1 - a² instead of its root (eq. 12 and 33)."""
 
     def marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
         grown = self._grown(t)
@@ -142,6 +150,9 @@ class VE(SDE):
     @property
     def first(self) -> float:
         return 0.0  # where there is noise already
+
+    def times(self, steps: int) -> Tensor:
+        return torch.linspace(1, self.first, steps + 1, dtype=torch.float64)  # g² / s² is constant
 
     @property
     def _growth(self) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from diffusers import UNet2DModel
 
-GROUPS = 8  # of the group norms
+from t2i.blocks.vae import GROUPS, check_widths
 
 
 def make_unet(
@@ -38,11 +38,7 @@ def make_unet(
 
 
 def check_sizes(image_size: int, widths: tuple[int, ...], blocks: int, dropout: float = 0.0) -> None:
-    """Raise ValueError for channels that the norms cannot group and a side that the levels cannot halve."""
-    if not widths or any(w < GROUPS or w % GROUPS for w in widths) or blocks < 1 or not 0 <= dropout < 1:
-        raise ValueError(
-            f"widths must be multiples of {GROUPS}, at least one of them, blocks at least 1 and dropout in [0, 1), not "
-            f"widths={tuple(widths)}, {blocks=}, {dropout=}"
-        )
-    if image_size % 2 ** (len(widths) - 1):
-        raise ValueError(f"an image side of {image_size} cannot be halved {len(widths) - 1} times")
+    """Raise ValueError as `check_widths` does, and for no blocks and a dropout that is no share."""
+    check_widths(image_size, widths)
+    if blocks < 1 or not 0 <= dropout < 1:
+        raise ValueError(f"blocks must be at least 1 and dropout in [0, 1), not {blocks=}, {dropout=}")

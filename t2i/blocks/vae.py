@@ -82,7 +82,7 @@ class VAE(Block):
         """Images (B, C, S, S) -> mean and log σ of q(z | x, y), (B, Z) each. Raises ValueError for other images."""
         self._check(images, y)
         features = self._with_label(self.encoder(images.to(self.dtype)).flatten(1), y)
-        mean, log_std = self.to_posterior(features).chunk(2, dim=1)
+        mean, log_std = self.to_posterior(features).float().chunk(2, dim=1)  # so that the KL is float32 too
         return mean, log_std.clamp(-7, 4)
 
     def encode(self, images: Tensor, y: Tensor | None = None) -> Tensor:

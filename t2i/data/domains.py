@@ -6,7 +6,7 @@ Shapes: S side of the pictures
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,14 +38,14 @@ class OneLook(Toybox):
 
 
 class Unpaired:
-    """Pictures of two domains side by side: {"image": one of the first, "other": any of the second, "text"}.
+    """Pictures of two domains: the items are those of the first; any of the second, `b`, may stand beside one.
 
-    Item i has the i-th picture of the first domain, and of the second the one that a draw with (seed, i) gives.
+    Which one does is drawn anew each time an item is prepared (see `PrepareBoth`), so that none belongs to any other.
 
     Args:
         a, b: "toybox:ATTRIBUTE" (see `OneLook`), or what `open_source` takes.
         size: side of the pictures.
-        seed: of the draws and of toybox's worlds.
+        seed: of toybox's worlds.
         columns: as `open_source` takes them.
 
     Raises ValueError for two domains that are the same, and as `open_source` does.
@@ -54,15 +54,14 @@ class Unpaired:
     def __init__(self, a: str, b: str, size: int, seed: int = 0, **columns: str):
         if a == b:
             raise ValueError(f"both domains are {a!r}: name two, such as 'toybox:white' and 'toybox:zebra'")
-        self.names, self.size, self.seed = (a, b), size, seed
-        self.a, self.b = (_open(name, size, WORLDS * seed + i, columns) for i, name in enumerate(self.names))
+        self.size = size
+        self.a, self.b = (_open(name, size, WORLDS * seed + i, columns) for i, name in enumerate((a, b)))
 
     def __len__(self) -> int:
         return len(self.a)
 
     def __getitem__(self, index: int) -> dict:
-        drawn = int(np.random.default_rng((self.seed, index)).random() * len(self.b))
-        return self.a[index] | {"other": self.b[drawn]["image"]}
+        return self.a[index]
 
     def captions(self, limit: int) -> Iterator[str]:
         return self.a.captions(limit)
@@ -73,6 +72,17 @@ class Unpaired:
             return None
         looks = [OneLook(source.attribute, self.size, seed, num) for source in (self.a, self.b)]
         return tuple(np.stack([look[i]["image"] for i in range(num)]) for look in looks)
+
+
+@dataclass(frozen=True)
+class PrepareBoth:
+    """A picture of the first domain, and beside it one of the second, each as likely, whatever the first shows."""
+
+    b: Source
+
+    def __call__(self, item: dict, rng: np.random.Generator) -> dict:
+        """-> a and b, uint8 (S, S, 3)"""
+        return {"a": item["image"], "b": self.b[int(rng.integers(len(self.b)))]["image"]}
 
 
 def _open(name: str, size: int, seed: int, columns: dict[str, str]) -> Source:

@@ -15,7 +15,9 @@ from torch.func import functional_call
 
 
 class PatchDiscriminator(nn.Module):
-    """One number for each overlapping patch of an image: above 0 for real, below for made.
+    """One number for each overlapping patch of an image, higher for real than for made.
+
+    Where real begins is the loss's own: at 0 with the hinge losses here.
 
     Every level of `channels` halves the side. Its norms are over groups of channels and not over the batch, so that
     what it says of one picture does not depend on others, nor on how many processes share them.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from t2i.blocks.cyclegan import CycleGame, CycleGAN
 from t2i.data.digits import TEST_SEED
-from t2i.data.domains import Unpaired
+from t2i.data.domains import PrepareBoth, Unpaired
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.files import write_whole
 from t2i.images import to_pil, to_tensor
@@ -96,7 +96,7 @@ class CycleGANStage:
         data, model, seed = recipe.data, recipe.model, recipe.loop.seed
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
         self.source = Unpaired(data.domain_a, data.domain_b, data.image_size, seed, **columns)
-        self.prepare = prepare_both
+        self.prepare = PrepareBoth(self.source.b)
         pairs = self.source.pairs(data.scored, TEST_SEED + seed)
         self.pairs = None if pairs is None else tuple(to_tensor(torch.from_numpy(side)) for side in pairs)
         torch.manual_seed(seed)  # the same start on every process
@@ -117,7 +117,8 @@ class CycleGANStage:
     def preview(self) -> Image.Image:
         """Rows: pictures of A, translated, and back again; those of B; the true translation where it is known."""
         if self.pairs is None:
-            items = [prepare_both(self.source[i], None) for i in range(min(self.SHOWN, len(self.source)))]
+            shown = range(min(self.SHOWN, len(self.source)))
+            items = [self.prepare(self.source[i], np.random.default_rng((0, i))) for i in shown]
             a, b = (to_tensor(torch.from_numpy(np.stack([item[name] for item in items]))) for name in "ab")
         else:
             a, b = (side[: self.SHOWN] for side in self.pairs)
@@ -147,8 +148,3 @@ class CycleGANStage:
             for name, error in zip(sums, errors, strict=True):
                 sums[name] += float(error.float().abs().mean()) * len(x) / len(a)
         return {"pictures": len(a), **sums}
-
-
-def prepare_both(item: dict, rng: np.random.Generator | None) -> dict:
-    """-> a and b, uint8 (S, S, 3)"""
-    return {"a": item["image"], "b": item["other"]}

@@ -73,6 +73,8 @@ class LCMStage(TaughtStage):
         config = pipe.scheduler.config
         if of_flow(config):
             raise ValueError(f"{recipe.pipeline} is a flow, and its noise has no schedule: give a teacher that has one")
+        if fastest_device() == "cpu":
+            pipe.unet.set_attn_processor(AttnProcessor())  # see make_denoiser
         encoder = encoder_of(pipe.text_encoder, pipe.tokenizer)
         null = encoder.null()
         objective = ConsistencyObjective(
@@ -86,8 +88,6 @@ class LCMStage(TaughtStage):
         super().__init__(recipe, pipe, objective)
         self._cache_latents(recipe.cache, recipe.cached_pictures)
         self.model = pipe.unet.requires_grad_(True)
-        if fastest_device() == "cpu":
-            self.model.set_attn_processor(AttnProcessor())  # see make_denoiser
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
 
     def pipeline(self) -> LatentDiffusionPipeline:

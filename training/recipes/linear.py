@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -51,16 +52,19 @@ class LinearRecipe:
         folder = run / "checkpoint-1"
         if folder.exists():
             raise FileExistsError(f"{run} holds a model: choose another --output-dir")
+        part = run / f".{folder.name}.part"
         stage = BlockStage(self.data, self.model, LoopConfig(self.output_dir, seed=self.seed), conditional=False)
         some = range(min(self.fitted, len(stage.source)))
         drawn = [stage.prepare(stage.source[i], np.random.default_rng((self.seed, i)))["k"] for i in some]
         images = from_levels(torch.from_numpy(np.stack(drawn)), stage.model.levels)
         bounds = stage.model.fit(images, self.seed)
         (run / "samples").mkdir(parents=True, exist_ok=True)
-        stage.save(folder)
-        write_whole(folder / "em.json", json.dumps(bounds) + "\n")
+        shutil.rmtree(part, ignore_errors=True)  # what a crash left
+        stage.save(part)
+        write_whole(part / "em.json", json.dumps(bounds) + "\n")
         stage.preview().save(run / "samples" / "step-000001.png")
         beside_nearest(stage.model, images).save(run / "samples" / "nearest.png")
+        part.rename(folder)
         return folder
 
 
