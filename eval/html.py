@@ -29,16 +29,17 @@ PIXELATED = 128  # pictures up to this size are enlarged pixel by pixel
 WIDE = 600  # side from which on a picture has a row of its own: a plot, or a sheet of pictures
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 560, 320, 70, 22, 12, 54
 COLOURS = 6  # in report.css
+BANDS = 3  # of one chart at most
 
 
 def page(report: Report) -> str:
     """The whole page as text."""
     body = [f"<header><h1>{escape(report.title)}</h1></header><main>"]
     body += [f'<p class="note">{escape(note)}</p>' for note in report.notes]
-    if report.scores:
-        body.append(section("Scores", _scores(report.scores)))
     if report.curves:
         body.append(section("Curves", f'<div class="curves">{"".join(map(chart, report.curves))}</div>'))
+    if report.scores:
+        body.append(section("Scores", _scores(report.scores)))
     body += [section(gallery.title, _gallery(gallery)) for gallery in report.galleries]
     if report.settings:
         body.append(section("Settings", settings_table(report.settings)))
@@ -221,7 +222,7 @@ def _gallery(gallery: Gallery) -> str:
 
 
 def chart(curve: Curve) -> str:
-    """Lines in axes, with a key."""
+    """Lines in axes, with a key; their intervals as bands where these do not hide each other."""
     points = [p for series in curve.series.values() for p in series]
     title = f"<h3>{escape(curve.title)}</h3>"
     if not points:
@@ -239,9 +240,9 @@ def chart(curve: Curve) -> str:
 
     parts = [_axes(curve, _x_ticks(curve, xs), y_ticks, across, up)]
     for i, (name, series) in enumerate(curve.series.items()):
-        parts.append(_line(name, series, i, across, up))
+        parts.append(_line(name, series, i, across, up, banded=len(curve.series) <= BANDS))
     chart = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(curve.title)}">{"".join(parts)}</svg>'
-    keys = [f'<li class="s{i % COLOURS}">{escape(name)}</li>' for i, name in enumerate(curve.series)]
+    keys = [f'<li class="{_looks(i)}">{escape(name)}</li>' for i, name in enumerate(curve.series)]
     return f'<div class="curve">{title}<ul class="keys">{"".join(keys)}</ul>{chart}</div>'
 
 
@@ -271,18 +272,23 @@ def _axes(curve: Curve, x_ticks, y_ticks, across, up) -> str:
     return "".join([*parts, f'<text class="x label" x="14" y="{middle}" {turned}>{escape(curve.y_label)}</text>'])
 
 
-def _line(name: str, series, i: int, across, up) -> str:
+def _looks(i: int) -> str:
+    """Classes of the i-th line: a colour, and dashes where the colours are through."""
+    return f"s{i % COLOURS}{' dashed' if i >= COLOURS else ''}"
+
+
+def _line(name: str, series, i: int, across, up, banded: bool) -> str:
     spots = [(f"{across(x):.1f}", f"{up(y):.1f}", x, y, low, high) for x, y, low, high in series]
     band = [p for p in series if p[2] is not None]
     edge = [(x, high) for x, _, _, high in band] + [(x, low) for x, _, low, _ in reversed(band)]
     outline = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in edge)
-    parts = [f'<polygon class="band" points="{outline}"/>'] if len(band) > 1 else []
+    parts = [f'<polygon class="band" points="{outline}"/>'] if banded and len(band) > 1 else []
     parts.append(f'<polyline class="line" points="{" ".join(f"{x},{y}" for x, y, *_ in spots)}"/>')
     for left, top, x, y, low, high in spots:
         interval = "" if low is None else f" ({number(low)} – {number(high)})"
         said = escape(f"{name}: {number(y)}{interval} at {number(x)}")
         parts.append(f'<circle cx="{left}" cy="{top}" r="4"><title>{said}</title></circle>')
-    return f'<g class="s{i % COLOURS}{" dashed" if i >= COLOURS else ""}">{"".join(parts)}</g>'
+    return f'<g class="{_looks(i)}">{"".join(parts)}</g>'
 
 
 def _range(values: list[float]) -> tuple[float, float]:
