@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +11,6 @@ import pytest
 from PIL import Image
 
 from t2i.cli import main
-from t2i.data.toybox.reader import Reader
-from t2i.pipelines import AutoPipeline
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -41,18 +37,3 @@ def test_the_walkthrough_runs_as_printed(tmp_path, monkeypatch):
         assert len(list(Path(f"runs/tiny-{run}/samples").glob("*.png"))) >= 2
     for picture in ("tiny.png", "tiny-ldm.png", "four-steps.png"):
         assert np.array(Image.open(picture)).std() > 10  # something is on it
-
-
-@pytest.mark.slow
-def test_the_script_makes_all_weights_from_nothing(tmp_path):
-    script = Path(__file__).parents[1] / "scripts" / "make_weights.py"
-    command = [sys.executable, str(script), "--preset", "tiny", "--runs", str(tmp_path / "runs")]
-    refused = subprocess.run(command, capture_output=True, text=True)
-    assert refused.returncode and "--out FOLDER" in refused.stderr
-    subprocess.run([*command, "--out", str(tmp_path / "weights")], check=True)
-    for system in ("dalle", "ldm"):
-        pipe = AutoPipeline.from_pretrained(tmp_path / "weights" / system)
-        assert pipe("an avocado armchair").images[0].size == (64, 64)
-    assert Reader.from_pretrained(tmp_path / "weights" / "reader").config
-    again = subprocess.run([*command, "--out", str(tmp_path / "weights")], capture_output=True, text=True)
-    assert again.returncode == 0  # all is trained already: stored anew
