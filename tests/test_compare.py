@@ -5,15 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,38 +14,17 @@ import pytest
 import torch
 from block_models import MAKERS
 from chromium import Chromium
+from comparisons import ASK, BUDGET, begun
 from PIL import Image
 
 from t2i.blocks import CLASSES
 from t2i.cli_errors import UsageError
 from t2i.eval import compare_family
-from t2i.eval.compare import (
-    REAL,
-    Compare,
-    _in_its_own_process,
-    compare,
-    families,
-    log_file,
-    main,
-    read,
-    result_file,
-    seconds,
-)
+from t2i.eval.compare import REAL, compare, families, main, result_file, seconds
 from t2i.eval.compare_measures import distances, draw, probe, strip
 from t2i.eval.compare_page import page, row, summary, write
 from t2i.eval.features import open_extractor
 from t2i.training.recipes import RECIPES
-
-ASK = Compare(budget="0.4s", preset="tiny", levels=17, samples=60, scored=50, extractor="random")
-BUDGET = 0.4
-
-
-def begun(out: Path, ask: Compare = ASK) -> Path:
-    """The folder of a comparison in which nothing is measured yet."""
-    (out / "families").mkdir(parents=True)
-    kept = {k: v for k, v in vars(ask).items() if k not in ("out", "families")}
-    (out / "settings.json").write_text(json.dumps(kept))
-    return out
 
 
 def table(results: list[dict], out: Path) -> list[dict]:
@@ -214,45 +185,6 @@ def test_a_loss_that_is_no_number_is_a_rise(tmp_path):
     assert told["rises"] == 1 and told["checkpoints"] == 4
 
 
-def ends(how: str) -> list[str]:
-    """A process that ends so."""
-    return [sys.executable, "-c", f"import os, signal, sys; print('first'); {how}"]
-
-
-DEATHS = [
-    ("os.kill(os.getpid(), signal.SIGKILL)", "its process was ended by signal 9"),
-    ("sys.exit(3)", "its process ended with 3: first"),
-    ("sys.exit('no memory')", "its process ended with 1: no memory"),
-]
-
-
-@pytest.mark.parametrize(("how", "says"), DEATHS, ids=[how for how, _ in DEATHS])
-def test_a_process_that_ends_without_a_result_is_one(how: str, says: str, tmp_path):
-    out = begun(tmp_path / "out")
-    _in_its_own_process(out, "glow", ends(how))
-    assert read(out, "glow") == {"family": "glow", "error": says}
-    assert f"glow: {says}" in summary([read(out, "glow")])
-
-
-@pytest.mark.parametrize("how", ["sys.exit(130)", "sys.exit(143)", *(f"os.kill(os.getpid(), {n})" for n in (2, 15))])
-def test_a_process_that_is_interrupted_is_no_result(how: str, tmp_path):
-    out = begun(tmp_path / "out")
-    with pytest.raises(KeyboardInterrupt):
-        _in_its_own_process(out, "glow", ends(f"signal.signal(signal.SIGINT, signal.SIG_DFL); {how}"))
-    assert log_file(out, "glow").is_file() and not result_file(out, "glow").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc")
-def test_memory_is_not_that_of_the_process_before():
-    code = "from t2i.eval.compare_family import _most_held; print(_most_held())"
-    large = (
-        f"import subprocess, sys; x = b'x' * 1500 * 2**20; subprocess.run([sys.executable, '-c', {code!r}], check=True)"
-    )
-    held = float(subprocess.run([sys.executable, "-c", large], check=True, capture_output=True, text=True).stdout)
-    assert 50 < held < 1400
-
-
 def test_a_family_that_cannot_take_the_pictures_says_so(tmp_path):
     out = begun(tmp_path / "out", replace(ASK, image_size=9))
     found = compare_family.run(out, "glow")
@@ -281,75 +213,6 @@ def test_what_is_there_is_not_run_again_and_other_settings_are_refused(measured,
     (tmp_path / "full" / "file").touch()
     with pytest.raises(FileExistsError, match="something else"):
         compare(replace(ask, out=str(tmp_path / "full")))
-
-
-@contextmanager
-def interrupted(log: Path) -> Iterator[None]:
-    """Within, Ctrl-C comes when the run's log has its first steps; never after it, or when they take a minute."""
-    over, deadline = threading.Event(), time.monotonic() + 60
-
-    def interrupt() -> None:
-        while not over.wait(0.02) and time.monotonic() < deadline:
-            if log.exists() and log.read_text().count("\n") > 1:
-                os.kill(os.getpid(), signal.SIGINT)
-                return
-
-    # Tests that run in the background of a shell have inherited that Ctrl-C is ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    thread = threading.Thread(target=interrupt, daemon=True)
-    thread.start()
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            yield
-    finally:
-        over.set()
-        thread.join()
-        signal.signal(signal.SIGINT, before)
-
-
-def goes_on(out: Path) -> None:
-    """After a first call that was interrupted: the second has what is left of three seconds."""
-    log = out / "runs" / "nice" / "metrics.jsonl"
-    before = log.read_text()
-    assert not result_file(out, "nice").exists() and (out / "runs" / "nice" / "latest" / "config.json").is_file()
-    assert json.loads(before.splitlines()[-1])["seconds"] < 3
-    found = compare_family.run(out, "nice")
-    assert log.read_text().startswith(before)
-    assert found["error"] is None and 3 <= found["training"]["seconds"] < 6
-
-
-def test_an_interrupted_family_leaves_a_checkpoint_and_goes_on(tmp_path):
-    out = begun(tmp_path / "out", replace(ASK, budget="3s"))
-    with interrupted(out / "runs" / "nice" / "metrics.jsonl"):
-        compare_family.run(out, "nice")
-    goes_on(out)
-
-
-@pytest.mark.slow
-def test_ctrl_c_waits_for_the_checkpoint_of_the_family_at_work(measured, tmp_path):
-    ask = replace(ASK, budget="3s", out=str(tmp_path / "out"), families=("nice",))
-    out = begun(tmp_path / "out", ask)
-    for file in (f"{REAL}.json", f"{REAL}.png"):
-        shutil.copy(measured[0] / "families" / file, out / "families")
-    with interrupted(out / "runs" / "nice" / "metrics.jsonl"):
-        compare(ask)
-    goes_on(out)
-    assert "nice" in compare(ask).read_text()
-
-
-@pytest.mark.slow
-def test_each_family_has_a_process_and_one_that_dies_is_a_row(tmp_path):
-    out = tmp_path / "out"
-    ask = replace(ASK, out=str(out), families=("nice", "glow", "pixelcnn"))
-    begun(out)
-    (out / "runs").mkdir()
-    (out / "runs" / "glow").write_text("a file in the way")
-    compare(ask)
-    lines = {line["family"]: line for line in csv.DictReader((out / "compare.csv").open())}
-    assert list(lines) == [REAL, "pixelcnn", "nice", "glow"]
-    assert lines["glow"]["error"] and not lines["nice"]["error"] and not lines["pixelcnn"]["error"]
-    assert float(lines["nice"]["peak_memory_mb"]) > 100
-    assert "Traceback" in (out / "families" / "glow.log").read_text()
 
 
 # --- the page -------------------------------------------------------------------------------------------------------

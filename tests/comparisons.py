@@ -1,0 +1,19 @@
+"""A tiny comparison of families, that the tests of `t2i compare` share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from t2i.eval.compare import Compare
+
+ASK = Compare(budget="0.4s", preset="tiny", levels=17, samples=60, scored=50, extractor="random")
+BUDGET = 0.4
+
+
+def begun(out: Path, ask: Compare = ASK) -> Path:
+    """The folder of a comparison in which nothing is measured yet."""
+    (out / "families").mkdir(parents=True)
+    kept = {k: v for k, v in vars(ask).items() if k not in ("out", "families")}
+    (out / "settings.json").write_text(json.dumps(kept))
+    return out
