@@ -32,6 +32,8 @@ INTERRUPTED = {-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signa
 
 @dataclass(frozen=True)
 class Compare:
+    """What `t2i compare` is told; all but `out` and `families` is kept in the folder. Raises UsageError."""
+
     data: str = "digits"
     """'digits', a folder of IDX files (MNIST's format), 'mnist', 'fashion', 'cifar10', 'toybox', an image folder with
     metadata.jsonl, or a data set of the Hub."""
@@ -136,10 +138,12 @@ def result_file(out: Path, name: str) -> Path:
 
 
 def log_file(out: Path, name: str) -> Path:
+    """What the family's process printed."""
     return out / "families" / f"{name}.log"
 
 
 def strip_file(out: Path, name: str) -> Path:
+    """Its pictures in the table."""
     return out / "families" / f"{name}.png"
 
 
@@ -149,6 +153,7 @@ def settings(out: Path) -> Compare:
 
 
 def read(out: Path, name: str) -> dict:
+    """The family's result; its "error" is None where all went well."""
     return json.loads(result_file(out, name).read_text())
 
 

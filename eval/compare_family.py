@@ -9,7 +9,6 @@ import dataclasses
 import json
 import math
 import os
-import re
 import shutil
 import signal
 import sys
@@ -27,11 +26,11 @@ from t2i.blocks.base import Block, from_levels
 from t2i.cli_errors import exit_on_bad_input
 from t2i.data.digits import open_splits
 from t2i.data.sources import Source
+from t2i.eval.block_measures import SHOWN, decoded, distances, draw, encode, probe, strip
 from t2i.eval.compare import REAL, Compare, result_file, seconds, settings, strip_file
-from t2i.eval.compare_measures import SHOWN, decoded, distances, draw, encode, probe, strip
 from t2i.eval.features import Extractor, open_extractor
-from t2i.eval.processes import this_process
 from t2i.files import write_whole
+from t2i.processes import most_memory, this_process
 from t2i.training.block_stage import BEST, SCORES_FILE, PreparePixels, drawn
 from t2i.training.cli import run as train
 from t2i.training.loop import NonFiniteLoss
@@ -115,7 +114,7 @@ def _train(ask: Compare, out: Path, name: str, found: dict) -> None:
 
 def _peak_memory(folder: Path) -> dict[str, float]:
     """The most that the process has held, and the GPU, in MB; of all processes that have had a part in the run."""
-    held = _most_held()
+    held = most_memory()
     now = {} if held is None else {"process": held}
     if torch.cuda.is_available():
         now["gpu"] = torch.cuda.max_memory_allocated() / 2**20
@@ -124,22 +123,6 @@ def _peak_memory(folder: Path) -> dict[str, float]:
     most = {where: max(mb, before.get(where, 0.0)) for where, mb in now.items()}
     write_whole(file, json.dumps(most) + "\n")
     return most
-
-
-def _most_held() -> float | None:
-    """The most memory that this process has held, in MB; None on Windows.
-
-    Linux hands ru_maxrss on from the process that started this one, so what it says of this one alone comes first.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file() and (held := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
-        return int(held[1]) / 2**10
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return None
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _told(lines: list[dict], folder: Path) -> dict:

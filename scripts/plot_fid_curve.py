@@ -15,15 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.figure
-import torch
-from torch import Tensor
 
 from t2i.blocks import load_block
-from t2i.blocks.base import Block, from_levels
+from t2i.blocks.base import from_levels
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
-from t2i.data.digits import Splits, open_splits
-from t2i.eval.features import Extractor, as_uint8, measure_name, open_extractor
-from t2i.eval.metrics import Moments, frechet_distance
+from t2i.data.digits import open_splits
+from t2i.eval.block_measures import draw, features
+from t2i.eval.features import measure_name, open_extractor
+from t2i.eval.metrics import frechet_distance
 from t2i.files import write_whole
 from t2i.training.block_stage import PreparePixels, drawn
 from t2i.training.checkpoints import RECIPE_FILE
@@ -37,12 +36,11 @@ class PlotCurve:
     """As `t2i eval` takes them; by default 'reader' for toybox and 'random' for other data."""
     samples: int = 1000
     """Of each checkpoint, and as many test pictures at most."""
-    batch: int = 100
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.samples < 2 or self.batch < 1:
-            raise UsageError("--samples must be at least 2 and --batch at least 1")
+        if self.samples < 2:
+            raise UsageError(f"--samples must be at least 2, not {self.samples}")
 
 
 def main(args: list[str]) -> None:
@@ -58,10 +56,14 @@ def main(args: list[str]) -> None:
     splits = open_splits(recipe["data"], recipe["image_size"], recipe["seed"], **_columns(recipe))
     extractor = open_extractor(ask.extractor or ("reader" if recipe["data"] == "toybox" else "random"), ask.device)
     checkpoints, rows = _checkpoints(run), []
-    reference, labels = _reference(ask, splits, extractor, load_block(checkpoints[0][1]))
+    first = load_block(checkpoints[0][1])
+    if not first.samples:
+        raise UsageError(f"a {type(first).__name__} has nothing to sample from")
+    test, labels = drawn(splits.test, PreparePixels(first.levels, first.shape[0]), ask.samples)
+    real = features(extractor, from_levels(test, first.levels))
     for step, folder in checkpoints:
-        model = load_block(folder).to(ask.device)
-        distance = frechet_distance(_sampled(ask, model, labels, extractor), reference)
+        images, _ = draw(load_block(folder).to(ask.device), ask.samples, labels)
+        distance = frechet_distance(features(extractor, images), real)
         rows.append((step, distance))
         print(f"{folder.name}: {distance:.3f}", flush=True)
     out = Path(ask.out or run)
@@ -93,31 +95,6 @@ def _checkpoints(run: Path) -> list[tuple[int, Path]]:
 
 def _columns(recipe: dict) -> dict[str, str]:
     return {name: recipe[name] for name in ("image_column", "caption_column")}
-
-
-def _reference(ask: PlotCurve, splits: Splits, extractor: Extractor, model: Block) -> tuple[Moments, Tensor]:
-    """Moments of the features of the test pictures, of as many levels as the model's, and their labels."""
-    k, labels = drawn(splits.test, PreparePixels(model.levels, model.shape[0]), ask.samples)
-    moments = Moments()
-    for images in from_levels(k, model.levels).split(ask.batch):
-        moments.update(_features(extractor, images))
-    return moments, labels
-
-
-def _features(extractor: Extractor, images: Tensor) -> Tensor:
-    return extractor(as_uint8(images.float().expand(-1, 3, -1, -1), "-1..1", "NCHW"))
-
-
-@torch.no_grad()
-def _sampled(ask: PlotCurve, model: Block, labels: Tensor, extractor: Extractor) -> Moments:
-    if not model.samples:
-        raise UsageError(f"a {type(model).__name__} has nothing to sample from")
-    generator, moments = torch.Generator().manual_seed(0), Moments()
-    for start in range(0, ask.samples, ask.batch):
-        n = min(ask.batch, ask.samples - start)
-        y = labels[torch.arange(start, start + n) % len(labels)].to(ask.device) if model.conditional else None
-        moments.update(_features(extractor, model.sample(n, y, generator)))
-    return moments
 
 
 if __name__ == "__main__":

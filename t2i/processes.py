@@ -1,9 +1,12 @@
-"""Which of the processes of `accelerate launch` this one is."""
+"""This process: which one of `accelerate launch` it is, and the most memory that it has held."""
 
 from __future__ import annotations
 
 import os
+import re
+import sys
 from datetime import timedelta
+from pathlib import Path
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
@@ -22,3 +25,19 @@ def this_process() -> PartialState:
             "set ACCELERATE_USE_CPU=true"
         )
     return state
+
+
+def most_memory() -> float | None:
+    """The most memory that this process has ever held, in MiB; None on Windows.
+
+    Linux hands ru_maxrss on from the process that started this one, so what it says of this one alone comes first.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file() and (held := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):
+        return int(held[1]) / 2**10
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+from t2i.processes import most_memory
 
 
 def peak_mb(module: str, **arguments) -> float | None:
@@ -27,12 +28,4 @@ def tell(work: Callable[..., None]) -> None:
     By then the work's own prints are over, so it is the last word.
     """
     work(**json.loads(sys.argv[1]))
-    print(_most_mb())
-
-
-def _most_mb() -> float:
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux `ru_maxrss` may be that of the process which started this one
-        lines = (line.split() for line in status.read_text().splitlines())
-        return next(int(words[1]) for words in lines if words[0] == "VmHWM:") / 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts bytes
+    print(most_memory())

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from t2i.training.block_stage import BlockDataConfig, BlockStage
+from t2i.training.block_stage import BlockDataConfig, BlockOptions, BlockStage
 from t2i.training.config import LoopConfig
 
 
 @dataclass(frozen=True)
 class BlockRecipe:
-    """What every block's recipe is made of; each names its own model's options."""
+    """A model's options, the pictures, and the loop."""
 
+    model: BlockOptions
     conditional: bool = False
     """Train p(x | y) on the data's labels."""
     data: BlockDataConfig = field(default_factory=BlockDataConfig)
@@ -26,10 +27,12 @@ class BlockRecipe:
 
 
 def tiny_loop(name: str, learning_rate: float = 2e-3) -> LoopConfig:
+    """Of the presets `tiny`: 8×8 pictures, half a minute on one core."""
     steps = {"max_train_steps": 200, "checkpointing_steps": 50, "lr_warmup_steps": 20, "train_batch_size": 64}
     return LoopConfig(f"runs/tiny-{name}", learning_rate=learning_rate, **steps)
 
 
 def base_loop(name: str, learning_rate: float = 1e-3, batch: int = 64) -> LoopConfig:
+    """Of the presets `base`: 28×28 pictures, minutes to hours; --max-train-time ends it sooner."""
     steps = {"max_train_steps": 10_000, "checkpointing_steps": 250}
     return LoopConfig(f"runs/{name}", learning_rate=learning_rate, train_batch_size=batch, **steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from t2i.blocks.diffusion import DDPM
@@ -30,20 +30,15 @@ class DDPMOptions(BlockOptions):
     """Of a step back: β̃ or β."""
 
 
-@dataclass(frozen=True)
-class DDPMRecipe(BlockRecipe):
-    model: DDPMOptions = field(default_factory=DDPMOptions)
-
-
-def ddpm(preset: str = "base") -> DDPMRecipe:
+def ddpm(preset: str = "base") -> BlockRecipe:
     """DDPM: noise added in many small steps, and a network that takes them back.
 
     base: `t2i train ddpm --data FOLDER` of 28×28 IDX files
     tiny: `t2i train ddpm --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return DDPMRecipe(model=DDPMOptions((16, 32), num_train_timesteps=100), loop=_rarely(tiny_loop("ddpm"), 2))
-    return DDPMRecipe(loop=_rarely(base_loop("ddpm"), 10))
+        return BlockRecipe(DDPMOptions((16, 32), num_train_timesteps=100), loop=_rarely(tiny_loop("ddpm"), 2))
+    return BlockRecipe(DDPMOptions(), loop=_rarely(base_loop("ddpm"), 10))
 
 
 @dataclass(frozen=True)
@@ -71,12 +66,7 @@ class ScoreSDEOptions(BlockOptions):
     """Of the equation that scores, four network calls and as many gradients each."""
 
 
-@dataclass(frozen=True)
-class ScoreSDERecipe(BlockRecipe):
-    model: ScoreSDEOptions = field(default_factory=ScoreSDEOptions)
-
-
-def score_sde(preset: str = "base") -> ScoreSDERecipe:
+def score_sde(preset: str = "base") -> BlockRecipe:
     """Score SDE: the gradient of the density at every noise level, sampled and scored along differential equations.
 
     A score takes the network a hundred times and more, so few pictures are scored, and rarely.
@@ -86,8 +76,8 @@ def score_sde(preset: str = "base") -> ScoreSDERecipe:
     """
     if preset == "tiny":
         model = ScoreSDEOptions((16, 32), steps=50, ode_steps=10)
-        return ScoreSDERecipe(data=BlockDataConfig(scored=50), model=model, loop=_rarely(tiny_loop("score-sde"), 4))
-    return ScoreSDERecipe(data=BlockDataConfig(scored=100), loop=_rarely(base_loop("score-sde"), 10))
+        return BlockRecipe(model, data=BlockDataConfig(scored=50), loop=_rarely(tiny_loop("score-sde"), 4))
+    return BlockRecipe(ScoreSDEOptions(), data=BlockDataConfig(scored=100), loop=_rarely(base_loop("score-sde"), 10))
 
 
 def _rarely(loop: LoopConfig, times: int) -> LoopConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from t2i.blocks.glow import Glow
@@ -26,20 +26,15 @@ class NICEOptions(BlockOptions):
     """Of the logit before it all; 0: none."""
 
 
-@dataclass(frozen=True)
-class NICERecipe(BlockRecipe):
-    model: NICEOptions = field(default_factory=NICEOptions)
-
-
-def nice(preset: str = "base") -> NICERecipe:
+def nice(preset: str = "base") -> BlockRecipe:
     """NICE: additive coupling, of dequantised pictures.
 
     base: `t2i train nice --data FOLDER` of 28×28 IDX files
     tiny: `t2i train nice --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return NICERecipe(model=NICEOptions(width=128, hidden=2), loop=tiny_loop("nice"))
-    return NICERecipe(loop=base_loop("nice"))
+        return BlockRecipe(NICEOptions(width=128, hidden=2), loop=tiny_loop("nice"))
+    return BlockRecipe(NICEOptions(), loop=base_loop("nice"))
 
 
 @dataclass(frozen=True)
@@ -60,20 +55,15 @@ class RealNVPOptions(BlockOptions):
     """Of the logit before it all; 0: none."""
 
 
-@dataclass(frozen=True)
-class RealNVPRecipe(BlockRecipe):
-    model: RealNVPOptions = field(default_factory=RealNVPOptions)
-
-
-def realnvp(preset: str = "base") -> RealNVPRecipe:
+def realnvp(preset: str = "base") -> BlockRecipe:
     """RealNVP: affine coupling at several scales, of dequantised pictures.
 
     base: `t2i train realnvp --data FOLDER` of 28×28 IDX files
     tiny: `t2i train realnvp --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return RealNVPRecipe(model=RealNVPOptions(scales=1, couplings=2, width=16, blocks=1), loop=tiny_loop("realnvp"))
-    return RealNVPRecipe(loop=base_loop("realnvp"))
+        return BlockRecipe(RealNVPOptions(scales=1, couplings=2, width=16, blocks=1), loop=tiny_loop("realnvp"))
+    return BlockRecipe(RealNVPOptions(), loop=base_loop("realnvp"))
 
 
 @dataclass(frozen=True)
@@ -92,17 +82,12 @@ class GlowOptions(BlockOptions):
     """Of the logit before it all; 0: none."""
 
 
-@dataclass(frozen=True)
-class GlowRecipe(BlockRecipe):
-    model: GlowOptions = field(default_factory=GlowOptions)
-
-
-def glow(preset: str = "base") -> GlowRecipe:
+def glow(preset: str = "base") -> BlockRecipe:
     """Glow: activation norms and invertible 1×1 convolutions, of dequantised pictures.
 
     base: `t2i train glow --data FOLDER` of 28×28 IDX files
     tiny: `t2i train glow --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return GlowRecipe(model=GlowOptions(steps=3, width=32), loop=tiny_loop("glow"))
-    return GlowRecipe(loop=base_loop("glow"))
+        return BlockRecipe(GlowOptions(steps=3, width=32), loop=tiny_loop("glow"))
+    return BlockRecipe(GlowOptions(), loop=base_loop("glow"))

@@ -8,9 +8,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from t2i.blocks.base import from_levels
 from t2i.blocks.gan import GAN
 from t2i.blocks.gan_losses import LossKind
-from t2i.eval.features import RandomExtractor, as_uint8
+from t2i.eval.block_measures import draw, features
+from t2i.eval.features import RandomExtractor
 from t2i.eval.metrics import frechet_distance
 from t2i.training.block_stage import BlockDataConfig, BlockOptions, BlockStage
 from t2i.training.config import LoopConfig
@@ -36,8 +38,8 @@ class GANOptions(BlockOptions):
 
 @dataclass(frozen=True)
 class GANRecipe(BlockRecipe):
+    model: GANOptions
     data: BlockDataConfig = field(default_factory=lambda: BlockDataConfig(patience=0))
-    model: GANOptions = field(default_factory=GANOptions)
 
     def __post_init__(self) -> None:
         if self.model.discriminator_steps > 1 < self.loop.gradient_accumulation_steps:
@@ -71,21 +73,10 @@ class GANStage(BlockStage):
             raise ValueError("a distance between sets needs at least 2 pictures of each: set --scored and --validation")
         with torch.random.fork_rng(devices=[]):  # the run's source of chance is left alone
             extractor = RandomExtractor(device=str(self.model.device))
-        real, made = [], []
-        for i in range(0, len(pictures[1]), self.BATCH):
-            real.append(_features(extractor, self._batch(pictures, slice(i, i + self.BATCH))[0]))
-        generator = torch.Generator().manual_seed(0)
-        samples = min(self.SAMPLED, len(pictures[1]))
-        for i in range(0, samples, self.BATCH):
-            n = min(self.BATCH, samples - i)
-            y = pictures[1][i : i + n].to(self.model.device)
-            made.append(_features(extractor, self.model.sample(n, y if self.model.conditional else None, generator)))
-        distance = frechet_distance(torch.cat(made), torch.cat(real))
-        return {"kind": self.model.likelihood, "pictures": len(pictures[1]), "samples": samples, "loss": distance}
-
-
-def _features(extractor: RandomExtractor, images: Tensor) -> Tensor:
-    return extractor(as_uint8(images.float().expand(-1, 3, -1, -1), "-1..1", "NCHW"))
+        real = from_levels(pictures[0], self.model.levels)
+        made, _ = draw(self.model, min(self.SAMPLED, len(real)), pictures[1])
+        distance = frechet_distance(features(extractor, made), features(extractor, real))
+        return {"kind": self.model.likelihood, "pictures": len(real), "samples": len(made), "loss": distance}
 
 
 def _loop(name: str, tiny: bool) -> LoopConfig:
@@ -106,7 +97,7 @@ def gan(preset: str = "base") -> GANRecipe:
     tiny: `t2i train gan --preset tiny`, 8×8 digits, half a minute on one core
     """
     tiny = preset == "tiny"
-    return GANRecipe(model=GANOptions(**_sizes(tiny)), loop=_loop("gan", tiny))
+    return GANRecipe(GANOptions(**_sizes(tiny)), loop=_loop("gan", tiny))
 
 
 def wgan_gp(preset: str = "base") -> GANRecipe:
@@ -117,7 +108,7 @@ def wgan_gp(preset: str = "base") -> GANRecipe:
     """
     tiny = preset == "tiny"
     sizes = _sizes(tiny) | {"gradient_penalty": 10.0, "discriminator_steps": 2 if tiny else 5}
-    return GANRecipe(model=GANOptions(loss_kind="wasserstein", **sizes), loop=_loop("wgan-gp", tiny))
+    return GANRecipe(GANOptions(loss_kind="wasserstein", **sizes), loop=_loop("wgan-gp", tiny))
 
 
 def sngan(preset: str = "base") -> GANRecipe:
@@ -128,4 +119,4 @@ def sngan(preset: str = "base") -> GANRecipe:
     """
     tiny = preset == "tiny"
     model = GANOptions(loss_kind="hinge", spectral_norm=True, **_sizes(tiny))
-    return GANRecipe(conditional=True, model=model, loop=_loop("sngan", tiny))
+    return GANRecipe(model, conditional=True, loop=_loop("sngan", tiny))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 from t2i.blocks.gated_pixelcnn import GatedPixelCNN
@@ -27,24 +27,19 @@ class PixelCNNOptions(BlockOptions):
     dropout: float = 0.1
 
 
-@dataclass(frozen=True)
-class PixelCNNRecipe(BlockRecipe):
-    model: PixelCNNOptions = field(default_factory=PixelCNNOptions)
-
-
-def pixelcnn(preset: str = "base") -> PixelCNNRecipe:
+def pixelcnn(preset: str = "base") -> BlockRecipe:
     """Masked convolutions over pixels, of binarised pictures or with --levels more.
 
     base: `t2i train pixelcnn --data FOLDER` of 28×28 IDX files
     tiny: `t2i train pixelcnn --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return PixelCNNRecipe(
+        return BlockRecipe(
+            PixelCNNOptions(16, blocks=3, first_kernel=5),
             data=BlockDataConfig(levels=2),
-            model=PixelCNNOptions(16, blocks=3, first_kernel=5),
             loop=tiny_loop("pixelcnn"),
         )
-    return PixelCNNRecipe(data=BlockDataConfig(levels=2), loop=base_loop("pixelcnn", batch=32))
+    return BlockRecipe(PixelCNNOptions(), data=BlockDataConfig(levels=2), loop=base_loop("pixelcnn", batch=32))
 
 
 @dataclass(frozen=True)
@@ -60,24 +55,21 @@ class GatedPixelCNNOptions(BlockOptions):
     dropout: float = 0.1
 
 
-@dataclass(frozen=True)
-class GatedPixelCNNRecipe(BlockRecipe):
-    model: GatedPixelCNNOptions = field(default_factory=GatedPixelCNNOptions)
-
-
-def gated_pixelcnn(preset: str = "base") -> GatedPixelCNNRecipe:
+def gated_pixelcnn(preset: str = "base") -> BlockRecipe:
     """Gated PixelCNN without a blind spot, of binarised pictures or with --levels more.
 
     base: `t2i train gated-pixelcnn --data FOLDER` of 28×28 IDX files
     tiny: `t2i train gated-pixelcnn --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return GatedPixelCNNRecipe(
+        return BlockRecipe(
+            GatedPixelCNNOptions(16, layers=3, first_kernel=5),
             data=BlockDataConfig(levels=2),
-            model=GatedPixelCNNOptions(16, layers=3, first_kernel=5),
             loop=tiny_loop("gated-pixelcnn"),
         )
-    return GatedPixelCNNRecipe(data=BlockDataConfig(levels=2), loop=base_loop("gated-pixelcnn", batch=32))
+    return BlockRecipe(
+        GatedPixelCNNOptions(), data=BlockDataConfig(levels=2), loop=base_loop("gated-pixelcnn", batch=32)
+    )
 
 
 @dataclass(frozen=True)
@@ -94,20 +86,15 @@ class PixelCNNppOptions(BlockOptions):
     dropout: float = 0.2
 
 
-@dataclass(frozen=True)
-class PixelCNNppRecipe(BlockRecipe):
-    model: PixelCNNppOptions = field(default_factory=PixelCNNppOptions)
-
-
-def pixelcnn_pp(preset: str = "base") -> PixelCNNppRecipe:
+def pixelcnn_pp(preset: str = "base") -> BlockRecipe:
     """PixelCNN++: mixtures of discretised logistics, for pictures of many levels.
 
     base: `t2i train pixelcnn-pp --data FOLDER` of 28×28 IDX files
     tiny: `t2i train pixelcnn-pp --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return PixelCNNppRecipe(model=PixelCNNppOptions(16, blocks=1, mixtures=5), loop=tiny_loop("pixelcnn-pp"))
-    return PixelCNNppRecipe(loop=base_loop("pixelcnn-pp", batch=32))
+        return BlockRecipe(PixelCNNppOptions(16, blocks=1, mixtures=5), loop=tiny_loop("pixelcnn-pp"))
+    return BlockRecipe(PixelCNNppOptions(), loop=base_loop("pixelcnn-pp", batch=32))
 
 
 @dataclass(frozen=True)
@@ -125,21 +112,16 @@ class PixelRNNOptions(BlockOptions):
     dropout: float = 0.1
 
 
-@dataclass(frozen=True)
-class PixelRNNRecipe(BlockRecipe):
-    model: PixelRNNOptions = field(default_factory=PixelRNNOptions)
-
-
-def pixelrnn(preset: str = "base") -> PixelRNNRecipe:
+def pixelrnn(preset: str = "base") -> BlockRecipe:
     """LSTMs over pixels, row by row or (--kind diagonal) by diagonals, of binarised pictures or with --levels more.
 
     base: `t2i train pixelrnn --data FOLDER` of 28×28 IDX files
     tiny: `t2i train pixelrnn --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return PixelRNNRecipe(
+        return BlockRecipe(
+            PixelRNNOptions(blocks=3, first_kernel=5),
             data=BlockDataConfig(levels=2),
-            model=PixelRNNOptions(blocks=3, first_kernel=5),
             loop=tiny_loop("pixelrnn"),
         )
-    return PixelRNNRecipe(data=BlockDataConfig(levels=2), loop=base_loop("pixelrnn", batch=32))
+    return BlockRecipe(PixelRNNOptions(), data=BlockDataConfig(levels=2), loop=base_loop("pixelrnn", batch=32))

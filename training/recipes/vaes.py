@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 from t2i.blocks.autoencoder import Autoencoder
@@ -25,20 +25,15 @@ class AutoencoderOptions(BlockOptions):
     dropout: float = 0.0
 
 
-@dataclass(frozen=True)
-class AutoencoderRecipe(BlockRecipe):
-    model: AutoencoderOptions = field(default_factory=AutoencoderOptions)
-
-
-def autoencoder(preset: str = "base") -> AutoencoderRecipe:
+def autoencoder(preset: str = "base") -> BlockRecipe:
     """Autoencoder: pictures through a few numbers and back.
 
     base: `t2i train autoencoder --data FOLDER` of 28×28 IDX files
     tiny: `t2i train autoencoder --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return AutoencoderRecipe(model=AutoencoderOptions((16, 32), latent_dim=8), loop=tiny_loop("autoencoder"))
-    return AutoencoderRecipe(loop=base_loop("autoencoder"))
+        return BlockRecipe(AutoencoderOptions((16, 32), latent_dim=8), loop=tiny_loop("autoencoder"))
+    return BlockRecipe(AutoencoderOptions(), loop=base_loop("autoencoder"))
 
 
 class _PixelOptions(BlockOptions):
@@ -68,12 +63,7 @@ class VAEOptions(_PixelOptions):
     """More than 1 trains the importance-weighted bound."""
 
 
-@dataclass(frozen=True)
-class VAERecipe(BlockRecipe):
-    model: VAEOptions = field(default_factory=VAEOptions)
-
-
-def vae(preset: str = "base") -> VAERecipe:
+def vae(preset: str = "base") -> BlockRecipe:
     """Variational autoencoder of binarised pictures (or of grey and colour ones: --levels 256 --pixels logistic).
 
     base: `t2i train vae --data FOLDER` of 28×28 IDX files
@@ -81,8 +71,8 @@ def vae(preset: str = "base") -> VAERecipe:
     """
     data = BlockDataConfig(levels=2)
     if preset == "tiny":
-        return VAERecipe(data=data, model=VAEOptions((16, 32), latent_dim=10), loop=tiny_loop("vae"))
-    return VAERecipe(data=data, loop=base_loop("vae"))
+        return BlockRecipe(VAEOptions((16, 32), latent_dim=10), data=data, loop=tiny_loop("vae"))
+    return BlockRecipe(VAEOptions(), data=data, loop=base_loop("vae"))
 
 
 @dataclass(frozen=True)
@@ -106,12 +96,7 @@ class HVAEOptions(_PixelOptions):
     dropout: float = 0.1
 
 
-@dataclass(frozen=True)
-class HVAERecipe(BlockRecipe):
-    model: HVAEOptions = field(default_factory=HVAEOptions)
-
-
-def hvae(preset: str = "base") -> HVAERecipe:
+def hvae(preset: str = "base") -> BlockRecipe:
     """Hierarchical variational autoencoder: groups of latents from coarse to fine.
 
     base: `t2i train hvae --data FOLDER` of 28×28 IDX files
@@ -120,5 +105,5 @@ def hvae(preset: str = "base") -> HVAERecipe:
     data = BlockDataConfig(levels=2)
     if preset == "tiny":
         model = HVAEOptions((16, 32), (1, 1), 2, warmup=50)
-        return HVAERecipe(data=data, model=model, loop=tiny_loop("hvae"))
-    return HVAERecipe(data=data, loop=base_loop("hvae"))
+        return BlockRecipe(model, data=data, loop=tiny_loop("hvae"))
+    return BlockRecipe(HVAEOptions(), data=data, loop=base_loop("hvae"))

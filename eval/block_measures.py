@@ -1,4 +1,4 @@
-"""What `t2i compare` measures of every family alike: samples, their distance to real pictures, latents.
+"""What is measured of every unconditional model alike: samples, their distance to real pictures, latents.
 
 Shapes: n, m pictures · C channels · S side · Z latent numbers
 """
@@ -22,7 +22,7 @@ SHOWN, STRIP_COLUMNS, STRIP_SIDE, STRIP_GAP = 16, 8, 28, 2
 
 
 @torch.no_grad()
-def draw(model: Block, count: int, labels: Tensor, seed: int, limit: float) -> tuple[Tensor, float]:
+def draw(model: Block, count: int, labels: Tensor, seed: int = 0, limit: float = math.inf) -> tuple[Tensor, float]:
     """At most `count` samples (n, C, S, S), fewer if `limit` seconds are over before, and the seconds of 1,000.
 
     Models with classes are given those of `labels` in turn. A few samples are drawn before, which do not count.
