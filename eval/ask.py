@@ -79,6 +79,30 @@ class Sweep(Ask):
 
 
 @dataclass(frozen=True)
+class Bits:
+    models: Positional[tuple[str, ...]] = ()
+    """Folders of unconditional models, or of runs, whose best is taken."""
+    data: str | None = None
+    """Whose test pictures, named as for `t2i train`; by default of what each was trained on."""
+    num: int = 1000
+    """Test pictures, at most."""
+    samples: int = 1
+    """Draws of the latents for each picture: more make the bound of a VAE closer."""
+    seed: int = 0
+    """Fixes these draws, and those of dequantisation."""
+    out: str = "reports/bits"
+    """Folder of bits.csv."""
+    batch_size: int = 100
+    """Pictures scored at once."""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, least in (("num", 2), ("samples", 1), ("seed", 0), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class Statistics:
     pictures: Positional[str] = ""
     """Folder of real pictures."""

@@ -11,8 +11,9 @@ import time
 import torch
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
-from t2i.blocks.base import Block
+from t2i.blocks.base import Block, log_likelihood
 from t2i.eval.features import Extractor, as_uint8, measure_name
 from t2i.eval.metrics import frechet_distance, kid
 from t2i.images import to_pil
@@ -59,6 +60,19 @@ def features(extractor: Extractor, images: Tensor) -> Tensor:
     """(n, 1 or 3, S, S) in [-1, 1] -> (n, D)"""
     parts = images.expand(-1, 3, -1, -1).split(BATCH)
     return torch.cat([extractor(as_uint8(part, "-1..1", "NCHW")) for part in parts])
+
+
+@torch.no_grad()
+def nats(
+    model: Block, images: Tensor, labels: Tensor, seed: int = 0, samples: int = 1, batch_size: int = BATCH
+) -> Tensor:
+    """-ln P of each image of L levels, (n, C, S, S) and (n,) -> (n,), with a progress bar. See `log_likelihood`."""
+    generator, found = torch.Generator().manual_seed(seed), []
+    for start in tqdm(range(0, len(images), batch_size), type(model).__name__, unit="batch", leave=False):
+        x = images[start : start + batch_size].to(model.device)
+        y = labels[start : start + batch_size].to(model.device) if model.conditional else None
+        found.append(-log_likelihood(model, x, y, generator, samples).cpu())
+    return torch.cat(found)
 
 
 @torch.no_grad()

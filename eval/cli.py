@@ -10,7 +10,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from t2i.cli_errors import UsageError, check_choice, parse
-from t2i.eval.ask import OPTIONS, Ask, Statistics, Sweep
+from t2i.eval.ask import OPTIONS, Ask, Bits, Statistics, Sweep
 
 
 @dataclass(frozen=True)
@@ -145,6 +145,16 @@ def statistics(args: Sequence[str]) -> None:
     commands.statistics(ask)
 
 
+def bits(args: Sequence[str]) -> None:
+    """Bits a number of test pictures under unconditional models: exact, or a bound."""
+    ask = parse(Bits(), args, prog="t2i eval bits", description=bits.__doc__)
+    if not ask.models:
+        raise UsageError("give the folder of a run, as in: t2i eval bits runs/glow")
+    from t2i.eval.bits import measure
+
+    measure(ask)
+
+
 def diff(args: Sequence[str]) -> None:
     """What changed between two reports, and whether it lies outside the intervals."""
     ask = parse(Diff(), args, prog="t2i eval diff", description=diff.__doc__)
@@ -174,6 +184,7 @@ METRICS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     **{part: (partial(report, part), about) for part, about in PARTS.items()},
     "sweep": (sweep, sweep.__doc__),
     "human": (human, human.__doc__),
+    "bits": (bits, bits.__doc__),
     "statistics": (statistics, statistics.__doc__),
     "diff": (diff, diff.__doc__),
 }

@@ -5,7 +5,6 @@ Imported when a command runs, not before: torch takes seconds to load, and --hel
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -28,7 +27,7 @@ from t2i.eval.sections import SECTIONS, everything
 from t2i.eval.subject import PICTURES, Subject
 from t2i.eval.text import scores_table
 from t2i.eval.tools import open_to_draw
-from t2i.files import write_whole
+from t2i.files import write_json
 
 SHOWN = 32  # pictures of the first gallery
 WHOLE = ("top_k", "num_candidates", "num_inference_steps")  # options that are whole numbers
@@ -154,6 +153,6 @@ def tally(answers: tuple[str, ...], key: str, out: Path) -> None:
     found = human.tally([read_json(path) for path in answers], read_json(key))
     systems = {"systems": read_json(key)["systems"], "raters": found["raters"]}
     write(Report("Human evaluation", systems, human.scores(found)), out)
-    write_whole(out / "tally.json", json.dumps(found, indent=2) + "\n")
+    write_json(out / "tally.json", found)
     print(human.table(found))
     print(f"{out}: report.html and report.json")

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from t2i.cli_errors import UsageError, check_choice, parse
-from t2i.files import write_whole
+from t2i.files import write_json
 
 REAL = "real-pictures"  # the row of training pictures in place of samples
 SETTINGS_FILE = "settings.json"
@@ -184,7 +184,7 @@ def _keep(ask: Compare, out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         raise FileExistsError(f"{out} holds something else than a comparison: choose another --out")
     (out / "families").mkdir(parents=True)
-    write_whole(file, json.dumps(now, indent=2) + "\n")
+    write_json(file, now)
 
 
 def _in_its_own_process(out: Path, name: str, command: Sequence[str]) -> None:
@@ -212,7 +212,7 @@ def _in_its_own_process(out: Path, name: str, command: Sequence[str]) -> None:
         raise KeyboardInterrupt
     last = (log_file(out, name).read_text(errors="replace").strip().splitlines() or ["nothing said"])[-1]
     why = f"its process was ended by signal {-code}" if code < 0 else f"its process ended with {code}: {last}"
-    write_whole(result_file(out, name), json.dumps({"family": name, "error": why}) + "\n")
+    write_json(result_file(out, name), {"family": name, "error": why})
 
 
 @contextmanager

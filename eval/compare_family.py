@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i.blocks import load_block
+from t2i.blocks import BEST, load_block
 from t2i.blocks.base import Block, from_levels
 from t2i.cli_errors import exit_on_bad_input
 from t2i.data.digits import open_splits
@@ -29,9 +29,9 @@ from t2i.data.sources import Source
 from t2i.eval.block_measures import SHOWN, decoded, distances, draw, encode, probe, strip
 from t2i.eval.compare import REAL, Compare, result_file, seconds, settings, strip_file
 from t2i.eval.features import Extractor, open_extractor
-from t2i.files import write_whole
+from t2i.files import write_json, write_whole
 from t2i.processes import most_memory, this_process
-from t2i.training.block_stage import BEST, SCORES_FILE, PreparePixels, drawn
+from t2i.training.block_stage import SCORES_FILE, PreparePixels, drawn
 from t2i.training.cli import run as train
 from t2i.training.loop import NonFiniteLoss
 from t2i.training.recipes import RECIPES
@@ -121,7 +121,7 @@ def _peak_memory(folder: Path) -> dict[str, float]:
     file = folder / "memory.json"
     before = json.loads(file.read_text()) if file.is_file() else {}
     most = {where: max(mb, before.get(where, 0.0)) for where, mb in now.items()}
-    write_whole(file, json.dumps(most) + "\n")
+    write_json(file, most)
     return most
 
 

@@ -1,7 +1,8 @@
-"""How near a block's samples come to the data as it trains: `python scripts/plot_fid_curve.py RUN`.
+"""How near a model's pictures come to real ones as it trains: `python scripts/plot_fid_curve.py RUN`.
 
-For each checkpoint that the run has kept (see --checkpoints-total-limit) the Fréchet distance of samples, always from
-the same seed, to the test pictures, as CSV and as a plot. It is called FID where the features are Inception's.
+For each checkpoint that the run has kept (see --checkpoints-total-limit) the Fréchet distance to test pictures: of a
+block's samples, always from the same seed; of a CycleGAN's translations, both ways. As CSV and as a plot. It is called
+FID where the features are Inception's.
 """
 
 from __future__ import annotations
@@ -11,21 +12,30 @@ import io
 import json
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.figure
+import numpy as np
+import torch
+from torch import Tensor
 
 from t2i.blocks import load_block
 from t2i.blocks.base import from_levels
+from t2i.blocks.cyclegan import CycleGAN
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
-from t2i.data.digits import open_splits
-from t2i.eval.block_measures import draw, features
+from t2i.data.digits import TEST_SEED
+from t2i.data.domains import Unpaired
+from t2i.eval.block_measures import BATCH, draw, features
 from t2i.eval.features import measure_name, open_extractor
 from t2i.eval.metrics import frechet_distance
 from t2i.files import write_whole
-from t2i.training.block_stage import PreparePixels, drawn
-from t2i.training.checkpoints import RECIPE_FILE
+from t2i.images import to_tensor
+from t2i.training.block_stage import PreparePixels, drawn, trained_on
+from t2i.training.config import RECIPE_FILE
+
+Curve = tuple[Callable[[Path], Tensor], Tensor]  # what a checkpoint makes, and real pictures, (n, C, S, S) each
 
 
 @dataclass(frozen=True)
@@ -50,39 +60,42 @@ def main(args: list[str]) -> None:
     ask = parse(PlotCurve(), args[1:], prog="plot_fid_curve.py RUN", description=__doc__)
     if not (run / RECIPE_FILE).is_file():
         raise UsageError(f"{run} is no folder of a run: it has no {RECIPE_FILE}")
-    recipe = json.loads((run / RECIPE_FILE).read_text())
-    if "levels" not in recipe:  # as all have that are trained on BlockDataConfig
+    recipe, checkpoints = json.loads((run / RECIPE_FILE).read_text()), _checkpoints(run)
+    if "domain_a" in recipe:
+        curves = _translations(ask, recipe)
+        toybox = all(recipe[name].startswith("toybox") for name in ("domain_a", "domain_b"))
+    elif "levels" in recipe:
+        curves = _samples(ask, run, checkpoints[0][1])
+        toybox = recipe["data"] == "toybox"
+    else:
         raise UsageError(f"{run} is no run of an unconditional model: there is nothing to sample without a prompt")
-    splits = open_splits(recipe["data"], recipe["image_size"], recipe["seed"], **_columns(recipe))
-    extractor = open_extractor(ask.extractor or ("reader" if recipe["data"] == "toybox" else "random"), ask.device)
-    checkpoints, rows = _checkpoints(run), []
-    first = load_block(checkpoints[0][1])
-    if not first.samples:
-        raise UsageError(f"a {type(first).__name__} has nothing to sample from")
-    test, labels = drawn(splits.test, PreparePixels(first.levels, first.shape[0]), ask.samples)
-    real = features(extractor, from_levels(test, first.levels))
+    extractor = open_extractor(ask.extractor or ("reader" if toybox else "random"), ask.device)
+    reals = {name: features(extractor, real) for name, (_, real) in curves.items()}
+    rows = []
     for step, folder in checkpoints:
-        images, _ = draw(load_block(folder).to(ask.device), ask.samples, labels)
-        distance = frechet_distance(features(extractor, images), real)
-        rows.append((step, distance))
-        print(f"{folder.name}: {distance:.3f}", flush=True)
+        made = {name: features(extractor, make(folder)) for name, (make, _) in curves.items()}
+        rows.append((step, *(frechet_distance(made[name], reals[name]) for name in curves)))
+        print(f"{folder.name}: " + ", ".join(f"{n} {d:.3f}" for n, d in zip(curves, rows[-1][1:], strict=True)))
     out = Path(ask.out or run)
     out.mkdir(parents=True, exist_ok=True)
-    name = measure_name("FD", extractor)
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([("step", name), *rows])
+    measure, table = measure_name("FD", extractor), io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([("step", *(f"{measure} of {name}" for name in curves)), *rows])
     write_whole(out / "fid.csv", table.getvalue())
-    plot(rows, f"{name}, {ask.samples} samples").savefig(out / "fid.png", dpi=120)
+    plot(rows, list(curves), measure).savefig(out / "fid.png", dpi=120)
     print(out / "fid.png")
 
 
-def plot(rows: list[tuple[int, float]], name: str) -> matplotlib.figure.Figure:
+def plot(rows: list[tuple], curves: list[str], measure: str) -> matplotlib.figure.Figure:
+    """Rows of a step and a distance for each curve."""
     figure = matplotlib.figure.Figure(figsize=(6.4, 4), layout="constrained")
     axes = figure.add_subplot()
-    axes.plot(*zip(*rows, strict=True), marker="o", markersize=3)
+    steps, *distances = zip(*rows, strict=True)
+    for name, values in zip(curves, distances, strict=True):
+        axes.plot(steps, values, marker="o", markersize=3, label=name)
     axes.set_yscale("log")
     axes.set_xlabel("step")
-    axes.set_ylabel(name)
+    axes.set_ylabel(measure)
+    axes.legend(frameon=False)
     return figure
 
 
@@ -93,8 +106,37 @@ def _checkpoints(run: Path) -> list[tuple[int, Path]]:
     return sorted(found)
 
 
-def _columns(recipe: dict) -> dict[str, str]:
-    return {name: recipe[name] for name in ("image_column", "caption_column")}
+def _samples(ask: PlotCurve, run: Path, first: Path) -> dict[str, Curve]:
+    """Samples beside test pictures of as many levels."""
+    model = load_block(first)
+    if not model.samples:
+        raise UsageError(f"a {type(model).__name__} has nothing to sample from")
+    test, labels = drawn(trained_on(run).test, PreparePixels(model.levels, model.shape[0]), ask.samples)
+
+    def make(folder: Path) -> Tensor:
+        return draw(load_block(folder).to(ask.device), ask.samples, labels)[0]
+
+    return {f"{ask.samples} samples": (make, from_levels(test, model.levels))}
+
+
+def _translations(ask: PlotCurve, recipe: dict) -> dict[str, Curve]:
+    """Test pictures of either domain translated, beside those of the other: the same scenes, where that is known."""
+    columns = {name: recipe[name] for name in ("image_column", "caption_column")}
+    source = Unpaired(recipe["domain_a"], recipe["domain_b"], recipe["image_size"], recipe["seed"], **columns)
+    pairs = source.pairs(ask.samples, TEST_SEED + recipe["seed"])
+    if pairs is None:
+        pairs = [np.stack([s[i]["image"] for i in range(min(ask.samples, len(s)))]) for s in (source.a, source.b)]
+    a, b = (to_tensor(torch.from_numpy(side)) for side in pairs)
+
+    @torch.no_grad()
+    def translated(folder: Path, images: Tensor, to: str) -> Tensor:
+        model = CycleGAN.from_pretrained(folder).to(ask.device).eval()
+        return torch.cat([model.translate(part.to(ask.device), to).float().cpu() for part in images.split(BATCH)])
+
+    return {
+        f"{recipe['domain_a']} to {recipe['domain_b']}": (lambda folder: translated(folder, a, "b"), b),
+        f"{recipe['domain_b']} to {recipe['domain_a']}": (lambda folder: translated(folder, b, "a"), a),
+    }
 
 
 if __name__ == "__main__":

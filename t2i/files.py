@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -11,6 +12,11 @@ def write_whole(path: Path, content: str | bytes) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content.encode() if isinstance(content, str) else content)
     part.replace(path)
+
+
+def write_json(path: Path, data: dict | list) -> None:
+    """`write_whole` of data as JSON."""
+    write_whole(path, json.dumps(data, indent=2) + "\n")
 
 
 def slug(text: str) -> str:

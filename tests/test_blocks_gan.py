@@ -344,7 +344,7 @@ def test_the_curve_has_a_point_for_each_checkpoint(tmp_path, capsys):
     run(recipe("sngan", tmp_path / "run"))
     script("plot_fid_curve").main([str(tmp_path / "run"), "--samples", "30"])
     lines = (tmp_path / "run" / "fid.csv").read_text().splitlines()
-    assert lines[0] == "step,FD[random]" and [line.split(",")[0] for line in lines[1:]] == ["2", "4"]
+    assert lines[0] == "step,FD[random] of 30 samples" and [line.split(",")[0] for line in lines[1:]] == ["2", "4"]
     assert all(np.isfinite(float(line.split(",")[1])) for line in lines[1:])
     assert (tmp_path / "run" / "fid.png").is_file()
     with pytest.raises(ValueError, match=r"has no recipe\.json"):

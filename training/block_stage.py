@@ -18,16 +18,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2i.blocks import BEST
 from t2i.blocks.base import Block, from_levels, log_likelihood
 from t2i.data.digits import Part, Splits, open_splits
 from t2i.data.sources import Source
 from t2i.data.toybox.sheet import contact_sheet
-from t2i.files import write_whole
+from t2i.files import write_json
 from t2i.images import to_pil
-from t2i.training.config import LoopConfig
+from t2i.training.config import RECIPE_FILE, LoopConfig
 
 SCORES_FILE = "scores.json"
-BEST = "best"  # the run's folder of the model that did best on the validation pictures
 
 
 @dataclass(frozen=True)
@@ -163,12 +163,12 @@ class BlockStage:
         best = not (self.run / BEST).is_dir() or losses[-1] < min(losses[:-1], default=math.inf)
         since = len(losses) - 1 - int(np.argmin(losses))
         self.finished = 0 < self.data.patience <= since
-        _write(folder / SCORES_FILE, {"validation": scores, "history": self.history})
+        write_json(folder / SCORES_FILE, {"validation": scores, "history": self.history})
         if best:
             part = self.run / f".{BEST}.part"
             shutil.rmtree(part, ignore_errors=True)
             self.model.save_pretrained(part)
-            _write(part / SCORES_FILE, {"validation": scores, "test": self.score(self.test)})
+            write_json(part / SCORES_FILE, {"validation": scores, "test": self.score(self.test)})
             before = self.run / f".{BEST}.before"
             shutil.rmtree(before, ignore_errors=True)
             if (self.run / BEST).is_dir():
@@ -207,6 +207,19 @@ def _parts(splits: Splits, validation: int) -> tuple[Source, Source, Source]:
     return Part(splits.train, 0, cut), Part(splits.train, cut, len(splits.train)), splits.test
 
 
+def trained_on(folder: str | Path) -> Splits:
+    """The data of the run of an unconditional model, or of the run that one of its models is in.
+
+    Raises ValueError where that is none, and as `open_splits` does.
+    """
+    for run in (Path(folder), Path(folder).parent):
+        recipe = json.loads((run / RECIPE_FILE).read_text()) if (run / RECIPE_FILE).is_file() else {}
+        if "levels" in recipe:  # as all have that are trained on BlockDataConfig
+            columns = {name: recipe[name] for name in ("image_column", "caption_column")}
+            return open_splits(recipe["data"], recipe["image_size"], recipe["seed"], **columns)
+    raise ValueError(f"{folder} is no run of an unconditional model: say which --data")
+
+
 def drawn(part: Source, prepare: PreparePixels, count: int) -> tuple[Tensor, Tensor]:
     """The part's first pictures as levels (n, C, S, S) and labels (n,), drawn once and for all with seed 0."""
     items = [prepare(part[i], np.random.default_rng((0, i))) for i in range(min(count, len(part)))]
@@ -220,7 +233,3 @@ def _history(loop: LoopConfig) -> list[float]:
     folder = Path(loop.output_dir) / "latest" if loop.resume == "latest" else Path(loop.resume)
     file = folder / SCORES_FILE
     return json.loads(file.read_text())["history"] if file.is_file() else []
-
-
-def _write(path: Path, scores: dict) -> None:
-    write_whole(path, json.dumps(scores, indent=2) + "\n")

@@ -17,10 +17,10 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file, save_file
 
-from t2i.files import write_whole
+from t2i.files import write_json
 from t2i.training.budget import Budget
+from t2i.training.config import RECIPE_FILE
 
-RECIPE_FILE = "recipe.json"
 MAY_CHANGE = {  # what a resumed run may be told anew; anything else would make it another run
     "output_dir",
     "max_train_steps",
@@ -70,7 +70,7 @@ class Checkpoints:
                 self.run.mkdir(parents=True, exist_ok=True)
                 for part in self.run.glob(".checkpoint-*.part"):  # what a crash left
                     shutil.rmtree(part)
-                _write_json(self.run / RECIPE_FILE, recipe)
+                write_json(self.run / RECIPE_FILE, recipe)
             self.accelerator.wait_for_everyone()
             return None
         origin = self.newest() if resume == "latest" else Path(resume)
@@ -123,7 +123,7 @@ class Checkpoints:
         if self.accelerator.is_main_process:
             shadows = {str(i): p.detach().cpu().contiguous() for i, p in enumerate(ema.shadow_params)}
             save_file(shadows, part / "state" / "ema.safetensors")
-            _write_json(
+            write_json(
                 part / "state" / "progress.json",
                 {
                     "steps": step,
@@ -148,7 +148,3 @@ class Checkpoints:
         except OSError:  # a system without links, or without leave to make them: the folder's own name will do
             return
         link.replace(self.run / "latest")
-
-
-def _write_json(path: Path, data: dict) -> None:
-    write_whole(path, json.dumps(data, indent=2) + "\n")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from t2i.cli_errors import UsageError, check_choice, parse
+from t2i.training.config import flatten
 from t2i.training.recipes import PRESETS, RECIPES
 
 
@@ -43,14 +43,6 @@ def run(recipe) -> Path:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the data workers' fork
     return train(recipe.stage(), recipe.loop, flatten(recipe))
-
-
-def flatten(recipe) -> dict:
-    """The config as one plain dict, the parts' fields side by side, under the names that the command line uses."""
-    flat: dict = {}
-    for name, value in dataclasses.asdict(recipe).items():
-        flat.update(value if isinstance(value, dict) else {name: value})
-    return flat
 
 
 def _overview() -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
+
+RECIPE_FILE = "recipe.json"  # of a run
 
 
 @dataclass(frozen=True)
@@ -78,3 +81,11 @@ class LoopConfig:
         for name in ("ema_decay", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+
+
+def flatten(recipe) -> dict:
+    """The config as one plain dict, the parts' fields side by side, under the names that the command line uses."""
+    flat: dict = {}
+    for name, value in dataclasses.asdict(recipe).items():
+        flat.update(value if isinstance(value, dict) else {name: value})
+    return flat

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from t2i.data.sources import Source
-from t2i.files import write_whole
+from t2i.files import write_json, write_whole
 from t2i.images import to_tensor
 from t2i.processes import this_process
 from t2i.tokenizers.kl import posterior
@@ -148,7 +148,7 @@ def _build(
     if state.is_main_process:
         lines = "".join(json.dumps(text) + "\n" for text in source.captions(num))
         write_whole(part / CAPTIONS, lines)
-        write_whole(part / KEY, json.dumps(key, indent=2) + "\n")
+        write_json(part / KEY, key)
         part.rename(folder)
     state.wait_for_everyone()
 

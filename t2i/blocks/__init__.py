@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from pkgutil import resolve_name
 
+BEST = "best"  # a run's folder of the model that did best on its validation pictures
 CLASSES = {  # name in config.json: where it is
     "LinearMixture": "t2i.blocks.linear:LinearMixture",
     "Autoencoder": "t2i.blocks.autoencoder:Autoencoder",
@@ -25,11 +26,12 @@ CLASSES = {  # name in config.json: where it is
 
 
 def load_block(folder: str | Path):
-    """The model saved in `folder`, whatever its family, ready to sample and score.
+    """The model saved in `folder`, whatever its family, or the best one of a run's folder; ready to sample and score.
 
     Raises FileNotFoundError or ValueError where there is none.
     """
-    config = Path(folder) / "config.json"
+    folder = next((f for f in (Path(folder), Path(folder) / BEST) if (f / "config.json").is_file()), Path(folder))
+    config = folder / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"there is no model in {folder}: it has no config.json")
     name = json.loads(config.read_text()).get("_class_name")

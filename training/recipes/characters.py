@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -17,7 +16,7 @@ from torch import Tensor
 from t2i.blocks.characters import CharacterModel, alphabet_of, counted, encode
 from t2i.data.sources import open_source
 from t2i.data.toybox import Toybox
-from t2i.files import write_whole
+from t2i.files import write_json
 from t2i.training.config import LoopConfig
 from t2i.training.recipes.t5 import captions_of, lines_picture
 
@@ -116,7 +115,7 @@ class CharactersStage:
     def save(self, folder: Path) -> None:
         """The model, and scores.json."""
         self.model.save_pretrained(folder)
-        write_whole(folder / "scores.json", json.dumps({"held_out": self.score()}, indent=2) + "\n")
+        write_json(folder / "scores.json", {"held_out": self.score()})
 
     @torch.no_grad()
     def score(self) -> dict:

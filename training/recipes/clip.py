@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from t2i.data.sources import Source, open_source
 from t2i.data.toybox import Scene, Toybox, contact_sheet
 from t2i.data.toybox.near_misses import near_misses, turned_round
-from t2i.files import write_whole
+from t2i.files import write_json
 from t2i.images import to_pil, to_tensor
 from t2i.text.clip import contrastive_loss, make_clip, tokenize, train_clip_tokenizer
 from t2i.text.pretrained import load
@@ -157,7 +156,7 @@ class ClipStage:
         scores = retrieval(self.model, self.tokenizer, *self.new_pairs)
         if isinstance(self.source, Undrawn):
             scores |= near_misses_right(self.model, self.tokenizer, self.recipe.data.image_size)
-        write_whole(folder / "scores.json", json.dumps(scores, indent=2) + "\n")
+        write_json(folder / "scores.json", scores)
 
 
 @dataclass(frozen=True)

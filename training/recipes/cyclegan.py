@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -16,7 +15,7 @@ from t2i.blocks.cyclegan import CycleGame, CycleGAN
 from t2i.data.digits import TEST_SEED
 from t2i.data.domains import PrepareBoth, Unpaired
 from t2i.data.toybox.sheet import contact_sheet
-from t2i.files import write_whole
+from t2i.files import write_json
 from t2i.images import to_pil, to_tensor
 from t2i.training.block_stage import SCORES_FILE
 from t2i.training.config import LoopConfig
@@ -134,7 +133,7 @@ class CycleGANStage:
         """The generators, and their score where there is one."""
         self.model.model.save_pretrained(folder)
         if self.pairs is not None:
-            write_whole(folder / SCORES_FILE, json.dumps(self.score(), indent=2) + "\n")
+            write_json(folder / SCORES_FILE, self.score())
 
     @torch.no_grad()
     def score(self, batch: int = 32) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,10 +14,10 @@ from PIL import Image
 from t2i.blocks.base import from_levels
 from t2i.blocks.linear import LinearMixture, nearest
 from t2i.data.toybox.sheet import contact_sheet
-from t2i.files import write_whole
+from t2i.files import write_json
 from t2i.images import to_pil
 from t2i.training.block_stage import BlockDataConfig, BlockOptions, BlockStage
-from t2i.training.config import LoopConfig
+from t2i.training.config import RECIPE_FILE, LoopConfig, flatten
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,10 @@ class LinearRecipe:
         (run / "samples").mkdir(parents=True, exist_ok=True)
         shutil.rmtree(part, ignore_errors=True)  # what a crash left
         stage.save(part)
-        write_whole(part / "em.json", json.dumps(bounds) + "\n")
+        write_json(part / "em.json", bounds)
         stage.preview().save(run / "samples" / "step-000001.png")
         beside_nearest(stage.model, images).save(run / "samples" / "nearest.png")
+        write_json(run / RECIPE_FILE, flatten(self))
         part.rename(folder)
         return folder
 

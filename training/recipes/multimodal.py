@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -21,7 +20,7 @@ from t2i.data.sources import Source
 from t2i.data.toybox import COLOURS, Scene, Thing, contact_sheet
 from t2i.data.toybox.attributes import ATTRIBUTES
 from t2i.data.toybox.kinds import KINDS
-from t2i.files import write_whole
+from t2i.files import write_json
 from t2i.images import to_pil
 from t2i.text.bpe import encode, train_bpe
 from t2i.training.block_stage import PreparePixels
@@ -131,7 +130,7 @@ class MultimodalStage:
         """The model, its tokenizer and scores.json."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        write_whole(folder / "scores.json", json.dumps(self.score(), indent=2) + "\n")
+        write_json(folder / "scores.json", self.score())
 
     @torch.no_grad()
     def score(self) -> dict[str, float | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from t2i.data.sources import Source, open_source
 from t2i.data.toybox import Toybox
-from t2i.files import write_whole
+from t2i.files import write_json
 from t2i.text.t5 import (
     IGNORED,
     corrupt_spans,
@@ -129,7 +128,7 @@ class T5Stage:
         self.tokenizer.save_pretrained(folder)
         with torch.no_grad():
             scores = {name: x.item() for name, x in self.loss(**self._held_out(SCORED)).items()}
-        write_whole(folder / "scores.json", json.dumps({"held_out": scores}, indent=2) + "\n")
+        write_json(folder / "scores.json", {"held_out": scores})
 
     @torch.no_grad()
     def _held_out(self, num: int) -> dict[str, Tensor]:

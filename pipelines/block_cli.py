@@ -1,0 +1,122 @@
+"""`t2i sample RUN`: pictures of an unconditional model."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from t2i.cli_errors import UsageError, check_choice, parse
+from t2i.pipelines.cli import is_folder, record, say, write_picture
+
+OPTIONS = ("temperature", "steps")  # of some models' sampling, given only if asked for
+BATCH = 64  # pictures drawn at once
+
+
+@dataclass(frozen=True)
+class Sample:
+    model: Annotated[Positional[str], arg(metavar="RUN")] = ""
+    """Folder of an unconditional model, or of a run, whose best is taken."""
+    num: int = 64
+    """Pictures."""
+    seed: int = 0
+    """Picture i has the seed `seed` + i, and with it can be made again alone."""
+    out: str = "samples.png"
+    """A PNG file for a grid, or a folder (its name ends in /) for single pictures."""
+    label: int | None = None
+    """Of a conditional model, the class; by default all in turn."""
+    complete: bool = False
+    """Draw only the lower halves, of test pictures of what the model was trained on."""
+    temperature: float | None = None
+    """Of a flow or a hierarchical VAE: below 1, nearer to what is most probable."""
+    steps: int | None = None
+    """Of a diffusion model."""
+    device: str = "auto"
+    """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
+
+    def __post_init__(self) -> None:
+        if self.num < 1 or self.seed < 0:
+            raise UsageError(f"--num must be at least 1 and --seed 0: {self.num}, {self.seed}")
+
+
+def main(args: Sequence[str]) -> None:
+    """Draw what `args` ask for and say where it is; raises UsageError for bad arguments."""
+    ask = parse(Sample(), args, prog="t2i sample", description="Draw pictures of an unconditional model.")
+    if not ask.model:
+        raise UsageError("give the folder of a run, as in: t2i sample runs/glow")
+    single = is_folder(ask.out)
+
+    import torch  # not before: it takes seconds to import, mistakes should not
+
+    from t2i.blocks import load_block
+    from t2i.data.toybox.sheet import contact_sheet
+    from t2i.images import to_pil
+    from t2i.pipelines.auto import fastest_device
+
+    loading = time.perf_counter()
+    model = load_block(ask.model).to(fastest_device() if ask.device == "auto" else ask.device)
+    drawing = time.perf_counter()
+    images = torch.cat([_draw(model, ask, range(i, min(i + BATCH, ask.num))) for i in range(0, ask.num, BATCH)])
+    took = time.perf_counter() - drawing
+    pictures = to_pil(images.float().cpu().expand(-1, 3, -1, -1))
+    if single:
+        for i, picture in enumerate(pictures):
+            write_picture(picture, Path(ask.out) / f"{ask.seed + i}.png", record(ask, [], ask.seed + i, ask.model))
+    else:
+        sheet = contact_sheet(pictures, [""] * len(pictures), columns=8, cell=max(64, pictures[0].width))
+        write_picture(sheet, Path(ask.out), record(ask, [], ask.seed, ask.model))
+    say(Path(ask.out), len(pictures), took, drawing - loading, ask.model)
+
+
+def _draw(model, ask: Sample, places: range):
+    """Pictures of these places, (n, C, S, S) in [-1, 1]."""
+    import torch
+
+    name, given = type(model).__name__, {key: value for key in OPTIONS if (value := getattr(ask, key)) is not None}
+    takes = inspect.signature(model.sample).parameters if model.samples else {}
+    if odd := [key for key in given if ask.complete or key not in takes]:
+        raise UsageError(f"{name} takes no --{odd[0]}" + " with --complete" * ask.complete)
+    generators = [torch.Generator().manual_seed(ask.seed + i) for i in places]
+    y = _labels(model, ask, places)
+    if not ask.complete:
+        if not model.samples:
+            raise UsageError(f"a {name} has nothing to sample from: only given pictures go through it")
+        return model.sample(len(places), y, generators, **given)
+    if not hasattr(model, "complete"):
+        raise UsageError(f"a {name} does not draw pixel by pixel: --complete needs a model that does")
+    images, labels = _test_pictures(model, ask, places)
+    known = torch.zeros(model.shape[1:], dtype=torch.bool)
+    known[: model.shape[1] // 2] = True
+    return model.complete(images, known, labels if model.conditional and ask.label is None else y, generators)
+
+
+def _labels(model, ask: Sample, places: range):
+    """(n,), or None for a model that knows no classes."""
+    import torch
+
+    if not model.conditional:
+        if ask.label is not None:
+            raise UsageError(f"a {type(model).__name__} that was trained without labels takes no --label")
+        return None
+    if ask.label is not None:
+        check_choice("label", str(ask.label), map(str, range(model.num_classes)))
+    numbers = [i % model.num_classes if ask.label is None else ask.label for i in places]
+    return torch.tensor(numbers, device=model.device)
+
+
+def _test_pictures(model, ask: Sample, places: range):
+    """Of the run's data, as the model takes them: (n, C, S, S) and labels (n,)."""
+    from t2i.blocks.base import from_levels
+    from t2i.training.block_stage import PreparePixels, drawn, trained_on
+
+    test = trained_on(ask.model).test
+    if ask.num > len(test):
+        raise UsageError(f"there are {len(test)} test pictures to complete: set --num")
+    k, labels = drawn(test, PreparePixels(model.levels, model.shape[0]), places.stop)
+    images = from_levels(k, model.levels)[places.start :]
+    return images.to(model.device), labels[places.start :].to(model.device)
