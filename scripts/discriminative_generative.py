@@ -1,4 +1,4 @@
-"""Discriminative against generative: `python scripts/discriminative_generative.py --data FOLDER --blocks RUN/best …`.
+"""Discriminative against generative: `python scripts/discriminative_generative.py --data FOLDER --blocks RUN …`.
 
 Test accuracy by number of labels, whole and with half the pixels missing: naive Bayes and logistic regression on pixels
 and on the latents of given blocks (autoencoders); and Bayes' rule with given blocks of p(x | y) (trained with

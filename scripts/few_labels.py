@@ -1,4 +1,4 @@
-"""What a code is worth with few labels: `python scripts/few_labels.py --data FOLDER --autoencoder RUN/best`.
+"""What a code is worth with few labels: `python scripts/few_labels.py --data FOLDER --autoencoder RUN`.
 
 Test accuracy with some labels of each class, of three classifiers of one form: a linear layer on the frozen encoder,
 the encoder tuned, and the same network from scratch. The encoder has seen the training pictures, not their labels.
@@ -27,7 +27,7 @@ from t2i.cli_errors import UsageError, exit_on_bad_input, parse
 class FewLabels:
     data: str = "digits"
     """'digits', 'mnist', a folder of IDX files, or others with labels: what the autoencoder was trained on."""
-    autoencoder: str = "runs/autoencoder/best"
+    autoencoder: str = "runs/autoencoder"
     """Folder of what `t2i train autoencoder` made."""
     labels: tuple[int, ...] = (10, 50, 100)
     """Labels of each class."""

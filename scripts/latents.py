@@ -1,4 +1,4 @@
-"""Look at the latents of a trained block: `python scripts/latents.py RUN/best --data … --out DIR`.
+"""Look at the latents of a trained block: `python scripts/latents.py RUN --data … --out DIR`.
 
 Writes traversals.png (one latent number moved in each row), interpolation.png, manifold.png where there are two latent
 numbers, and for --data toybox-factors information.png, what each latent tells of each factor, and prints the mutual
@@ -36,7 +36,7 @@ BATCH = 250  # pictures encoded at once
 @dataclass(frozen=True)
 class Latents:
     folder: Annotated[Positional[str], arg(metavar="FOLDER")] = ""
-    """A trained block with latents, such as a run's `best`."""
+    """A trained block with latents, or a run, whose best is taken."""
     data: str = "digits"
     """What it was trained on; pictures of its test part are looked at."""
     out: str = "latents"
@@ -54,7 +54,7 @@ class Latents:
 def main(args: Sequence[str]) -> None:
     ask = parse(Latents(), args, prog="latents.py", description=__doc__)
     if not ask.folder:
-        raise UsageError("name the folder of a trained block: python scripts/latents.py RUN/best")
+        raise UsageError("name the folder of a trained block: python scripts/latents.py RUN")
     model, out = load_block(ask.folder), Path(ask.out)
     if not model.latents:
         raise UsageError(f"{ask.folder} holds a {type(model).__name__}, which has no latents")

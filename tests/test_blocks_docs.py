@@ -1,0 +1,41 @@
+"""docs/blocks.md: its commands run as printed, but for those that name a folder of the reader's; so does its Python."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from t2i.cli import main
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "docs" / "blocks.md").read_text()
+MADE = (  # by the commands, in the folder where they are run
+    "samples.png",
+    "reports/bits/bits.csv",
+    "reports/compare-tiny/compare.html",
+    "reports/few-labels/accuracies.png",
+    "reports/classify/accuracies.png",
+    "gradients.png",
+    "runs/tiny-gan/fid.png",
+)
+
+
+@pytest.mark.slow
+def test_the_commands_run_as_printed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [shlex.split(line) for line in re.findall(r"^    ((?:t2i|python) .*)$", TEXT, flags=re.MULTILINE)]
+    for program, *arguments in lines:
+        if {"FOLDER", "RUN"} & set(arguments):
+            continue
+        if program == "t2i":
+            main(arguments)
+        else:
+            subprocess.run([sys.executable, ROOT / arguments[0], *arguments[1:]], check=True)
+    exec(re.search(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)[1], {})
+    for name in MADE:
+        assert (tmp_path / name).stat().st_size > 100, name
