@@ -33,11 +33,12 @@ class _Conditioned(LatentDiffusionPipeline):
         for name in ("height", "width"):
             if options.get(name) is not None:
                 raise ValueError(f"the result's size follows from what is given: scale that instead of giving {name}")
-        text = self._text(prompt, options.pop("prompt_embeds", None))
+        embeds = [options.pop(name, None) for name in ("prompt_embeds", "prompt_attention_mask")]
+        text = self._text(prompt, *embeds)
         prompts = len(text.states)
         if len(grid) not in (1, prompts):
             raise ValueError(f"give one picture or map, or one for each prompt: there are {len(grid)} for {prompts}")
-        rows = grid.to(self.device, self.unet.dtype).expand(prompts, -1, -1, -1)
+        rows = grid.to(self._execution_device, self.unet.dtype).expand(prompts, -1, -1, -1)
         height, width = (side * stride_of(self.vae) for side in grid.shape[2:])
         how = {"prompt_embeds": replace(text, grid=rows), "height": height, "width": width}
         return super().__call__(**how, **options)

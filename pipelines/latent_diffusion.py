@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -27,17 +26,17 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.diffusion.attention import constants_kept
-from t2i.diffusion.conditioning import Text, beside, encoder_of, masks_padding
+from t2i.diffusion.conditioning import Text, beside
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.guidance import Guidance, thresholded
 from t2i.diffusion.schedulers import make_scheduler
 from t2i.images import OUTPUT_TYPES, as_output, to_pil
 from t2i.pipelines.latent_interpolation import Interpolation
 from t2i.pipelines.latent_start import FromNoise
-from t2i.text.bpe import unknown_words
+from t2i.pipelines.latent_text import TextInputs
 from t2i.tokenizers.kl import KLTokenizer, stride_of
 
-logger = logging.getLogger(__name__)
+DEFAULT_BATCH_BYTES = 2**30
 
 
 @dataclass
@@ -53,13 +52,18 @@ class LatentDiffusionPipelineOutput(BaseOutput):
     nsfw_content_detected: list[bool] | None = None
 
 
-class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, DiffusionPipeline):
+class LatentDiffusionPipeline(Interpolation, TextInputs, StableDiffusionLoraLoaderMixin, DiffusionPipeline):
     """Args:
     vae: between pixels and latents, with the latents' scaling_factor.
     text_encoder, tokenizer: CLIP's, or T5's.
     unet: the denoiser; a DiT does as well.
     scheduler: the sampler, and with it what the denoiser says.
     safety_checker, feature_extractor: of Stable Diffusion; pictures that the checker objects to come out black.
+
+    `max_batch_bytes`, about so much may the activations of a batch take: more images than fit are made in several
+    batches. By default 1 GiB, and on CUDA half of the memory that is free.
+
+    A pipeline serves one thread at a time; others made by `from_pipe` share its weights.
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
@@ -91,14 +95,29 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
             feature_extractor=feature_extractor,
         )
         self.register_to_config(requires_safety_checker=requires_safety_checker)
-        self.max_batch_bytes = 2**30  # of activations, roughly: more images than fit are made in several batches
+        self.max_batch_bytes: int | None = None
         self._interrupt = False
+        self._guidance_scale, self._num_timesteps = 1.0, 0
         self._start = FromNoise()  # or from a picture: see latent_editing.py
 
     @property
     def interrupt(self) -> bool:
         """Set `pipe._interrupt = True` in a callback to stop: latents stay as noisy as they are."""
         return self._interrupt
+
+    @property
+    def guidance_scale(self) -> float:
+        """Of the call; a callback may set `pipe._guidance_scale` for the steps that follow."""
+        return self._guidance_scale
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        return self._guidance_scale > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        """Passes of the denoiser that the call takes for each batch."""
+        return self._num_timesteps
 
     @property
     def image_size(self) -> int:
@@ -128,6 +147,8 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
         latents: Tensor | None = None,
         prompt_embeds: Tensor | None = None,
         negative_prompt_embeds: Tensor | None = None,
+        prompt_attention_mask: Tensor | None = None,
+        negative_prompt_attention_mask: Tensor | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[[LatentDiffusionPipeline, int, Tensor, dict], dict] | None = None,
@@ -140,27 +161,32 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
             negative_prompt: what guidance leads away from; nothing in particular by default.
             height, width: in pixels; what the denoiser was trained on by default.
             num_inference_steps: of the sampler.
-            guidance_scale: 1 follows the model, at half the cost; more follows the prompt more closely. 2 is best for
-                toybox/ldm; the custom for Stable Diffusion is 7.5.
+            guidance_scale: up to 1 the model is followed, at half the cost; more follows the prompt more closely. 2 is
+                best for toybox/ldm; the custom for Stable Diffusion is 7.5.
             scheduler: another sampler by name, for this call: see `t2i.diffusion.schedulers`.
             eta: of DDIM: 0 adds no noise, 1 as much as DDPM.
             guidance_rescale: from 0 to 1, against the harsh contrast of strong guidance.
             dynamic_threshold: no |x_0| of the latents stays much beyond it; another remedy for strong guidance.
             generator: one for each image, which then depends on nothing else; or one that serves all, image by image.
             latents: the noise to start from, (n, C, h, w), in place of what the generator would draw.
-            prompt_embeds, negative_prompt_embeds: states of the text, (prompts, L, D), in place of the prompts.
+            prompt_embeds, negative_prompt_embeds: states of the text, (prompts, L, D), in place of the prompts, and
+                prompt_attention_mask, negative_prompt_attention_mask: (prompts, L), as `encode_prompt` makes them.
             callback_on_step_end: called as f(pipe, step, timestep, tensors) after each step, with the rows of the batch
-                that is being drawn; "latents" that it returns replace those drawn.
-            callback_on_step_end_tensor_inputs: which it gets: "latents" (R, C, h, w), "prompt_embeds" and
-                "negative_prompt_embeds" (R, L, D).
+                that is being drawn; "latents" and "prompt_embeds" that it returns replace those there are. Diffusers'
+                own callbacks do as well.
+            callback_on_step_end_tensor_inputs: which it gets: "latents" (R, C, h, w), "prompt_embeds" (R, L, D), or
+                with guidance (2R, L, D), the negative ones first, and these as "negative_prompt_embeds".
 
         Raises ValueError, with the remedy, for arguments that ask for what cannot be, and FloatingPointError where the
         latents are not finite.
         """
-        self._check_inputs(num_inference_steps, num_images_per_prompt, output_type, callback_on_step_end_tensor_inputs)
+        tell = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
+        self._check_inputs(num_inference_steps, num_images_per_prompt, output_type, tell)
         guidance = Guidance(guidance_scale, guidance_rescale, dynamic_threshold)
-        text = self._text(prompt, prompt_embeds)
-        against = self._text_against(negative_prompt, negative_prompt_embeds, text) if guidance.guided else None
+        text, against = self._text(prompt, prompt_embeds, prompt_attention_mask), None
+        if guidance.guided:
+            given = negative_prompt_embeds, negative_prompt_attention_mask
+            against = self._text_against(negative_prompt, text, *given)
         count = len(text.states) * num_images_per_prompt
         generators = _one_each(generator, count)
         latents = self._noise((count, *self._latent_shape(height, width)), generators, latents)  # (n, C, h, w)
@@ -176,15 +202,14 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
                 x = self._start.begin(sampler, times, latents[rows], rows)  # (R, C, h, w)
                 asked = torch.arange(count)[rows] // num_images_per_prompt  # whose prompt each row has
                 given = text[asked] if against is None else Text.stack(against[asked], text[asked])
+                led, self._guidance_scale, self._num_timesteps = guidance, guidance_scale, len(times)
                 for i, t in enumerate(times):
-                    said = self._predict(sampler, x, t, given, guidance)  # (R, C, h, w)
+                    said = self._predict(sampler, x, t, given, led)  # (R, C, h, w)
                     x = sampler.step(said, t, x, **how, return_dict=False)[0]
                     x = self._start.blend(sampler, x, times[i + 1 : i + 2], latents[rows], rows)
                     if callback_on_step_end is not None:
-                        tensors = {"latents": x, "prompt_embeds": given.states[-len(x) :]}
-                        tensors["negative_prompt_embeds"] = given.states[: len(x)] if guidance.guided else None
-                        chosen = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                        x = (callback_on_step_end(self, i, t, chosen) or {}).get("latents", x)
+                        x, given = self._call_back(callback_on_step_end, tell, i, t, x, given)
+                        led = replace(guidance, scale=self._guidance_scale)
                     if (i + 1) % sampler.order == 0 or i + 1 == len(times):
                         bar.update()
                     if self._interrupt:
@@ -199,6 +224,7 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
                 "guidance_scale, take another scheduler, or open the pipeline in float32"
             )
         images, unsafe = self._finish(latents, output_type)
+        self.maybe_free_model_hooks()
         if not return_dict:
             return images, unsafe
         return LatentDiffusionPipelineOutput(images=images, nsfw_content_detected=unsafe)
@@ -224,68 +250,25 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
     def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """(C, h, w) of a picture; raises ValueError for sides that the autoencoder's stride does not divide."""
         stride = stride_of(self.vae)
-        sides = height or self.image_size, width or self.image_size
+        sides = tuple(self.image_size if side is None else side for side in (height, width))
         if any(side < 1 or side % stride for side in sides):
             raise ValueError(f"height and width must be multiples of {stride}, not {sides[0]}×{sides[1]}")
         return self.vae.config.latent_channels, sides[0] // stride, sides[1] // stride
 
-    def _text(self, prompt: str | Sequence[str] | None, states: Tensor | None) -> Text:
-        """The prompts' states, or those given. Raises ValueError unless there is one of the two."""
-        if (prompt is None) == (states is None):
-            raise ValueError("give either prompt or prompt_embeds")
-        if isinstance(states, Text):  # of `interpolate`
-            return states
-        if states is not None:
-            if states.ndim != 3:
-                raise ValueError(f"prompt_embeds must have the shape (prompts, L, D), not {tuple(states.shape)}")
-            return Text(states.to(self.device, self.unet.dtype))
-        if not isinstance(prompt, (str, list, tuple)):
-            raise ValueError(f"prompt must be a string or a list of strings, not {prompt!r}")
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or not all(isinstance(p, str) for p in prompts):
-            raise ValueError("prompt must be a string or a non-empty list of strings")
-        if unknown := unknown_words(self.tokenizer, prompts):
-            logger.warning("words never seen in training: %s", ", ".join(unknown))
-        return self._encode(prompts)
-
-    def _text_against(self, negative: str | Sequence[str] | None, states: Tensor | None, text: Text) -> Text:
-        """What guidance leads away from, with as many rows as `text`, and its grid: the empty prompt by default."""
-        n = len(text.states)
-        if states is not None:
-            if negative is not None:
-                raise ValueError("give either negative_prompt or negative_prompt_embeds")
-            if states.shape != text.states.shape:
-                raise ValueError(
-                    f"prompt_embeds and negative_prompt_embeds must have one shape, not {tuple(text.states.shape)} and "
-                    f"{tuple(states.shape)}"
-                )
-            return Text(states.to(text.states), grid=text.grid)
-        negatives = [negative or ""] * n if negative is None or isinstance(negative, str) else list(negative)
-        if len(negatives) != n:
-            raise ValueError(f"{n} prompts need as many negative prompts, not {len(negatives)}")
-        return replace(self._encode(negatives), grid=text.grid)
-
-    def _encode(self, prompts: list[str]) -> Text:
-        encoder = encoder_of(self.text_encoder, self.tokenizer)
-        distinct = list(dict.fromkeys(prompts))
-        out = encoder.encode(distinct)
-        text = Text(out.states.to(self.unet.dtype), out.mask if masks_padding(encoder) else None)
-        return text[torch.tensor([distinct.index(prompt) for prompt in prompts])]
-
     def _noise(self, shape: tuple[int, ...], generators: list[torch.Generator] | None, given: Tensor | None) -> Tensor:
         """The latents to start from, (n, C, h, w): each image's drawn with its own generator."""
         if given is None:
-            return randn_tensor(shape, generator=generators, device=self.device, dtype=self.unet.dtype)
+            return randn_tensor(shape, generator=generators, device=self._execution_device, dtype=self.unet.dtype)
         if given.shape != shape:
             raise ValueError(f"latents must have the shape {shape}, not {tuple(given.shape)}")
-        return given.to(self.device, self.unet.dtype, copy=True)
+        return given.to(self._execution_device, self.unet.dtype, copy=True)
 
     # --- sampling ---------------------------------------------------------------------------------------------------
 
     def _sampler(self, name: str | None, steps: int) -> SchedulerMixin:
         """A sampler of its own for each batch, since it remembers where it is."""
         sampler = make_scheduler(name, self.scheduler.config) if name else copy.deepcopy(self.scheduler)
-        sampler.set_timesteps(steps, device=self.device)
+        sampler.set_timesteps(steps, device=self._execution_device)
         return sampler
 
     def _predict(self, sampler: SchedulerMixin, x: Tensor, t: Tensor, text: Text, guidance: Guidance) -> Tensor:
@@ -306,10 +289,34 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
         """The rows in as many slices as keep each one's activations under `max_batch_bytes`, by a rough count."""
         rows, _, h, w = latents.shape
         config = self.unet.config
-        widest = config.width if isinstance(self.unet, DiT) else max(config.block_out_channels)
-        a_row = 64 * widest * h * w * latents.dtype.itemsize * (2 if guidance.guided else 1)
-        size = max(1, self.max_batch_bytes // a_row)
+        widths = [config.width] if isinstance(self.unet, DiT) else config.block_out_channels
+        largest = max(width >> (2 * level) for level, width in enumerate(widths)) * h * w  # each level halves the sides
+        a_row = 64 * largest * latents.dtype.itemsize * (2 if guidance.guided else 1)
+        size = max(1, self._batch_bytes(latents.device) // a_row)
         return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+
+    def _batch_bytes(self, device: torch.device) -> int:
+        if self.max_batch_bytes is not None:
+            return self.max_batch_bytes
+        return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else DEFAULT_BATCH_BYTES
+
+    def _call_back(
+        self, callback: Callable, names: Sequence[str], step: int, t: Tensor, x: Tensor, text: Text
+    ) -> tuple[Tensor, Text]:
+        """Tell of a step; the latents (R, C, h, w) and the text that the next one goes on with."""
+        against = text.states[: len(x)] if self.do_classifier_free_guidance else None
+        tensors = {"latents": x, "prompt_embeds": text.states, "negative_prompt_embeds": against}
+        said = callback(self, step, t, {name: tensors[name] for name in names}) or {}
+        states, rows = said.get("prompt_embeds", text.states), len(x) * (2 if self.do_classifier_free_guidance else 1)
+        if states is text.states and len(states) == rows:
+            return said.get("latents", x), text  # the same tensor, whose keys and values are known
+        if len(states) != rows or rows > len(text.states):
+            raise ValueError(
+                f"a callback left {len(states)} rows of prompt_embeds for {len(x)} latents and a guidance_scale of "
+                f"{self._guidance_scale}: there must be {rows}, and guidance can end but not begin on the way"
+            )
+        kept = text[torch.arange(len(text.states))[-rows:]]
+        return said.get("latents", x), replace(kept, states=states.to(text.states))
 
     # --- output -----------------------------------------------------------------------------------------------------
 
@@ -318,7 +325,7 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
             return latents, None
         stride = stride_of(self.vae)
         a_row = 8 * self.vae.config.block_out_channels[0] * latents[0, 0].numel() * stride**2 * latents.dtype.itemsize
-        parts = latents.split(max(1, self.max_batch_bytes // a_row))
+        parts = latents.split(max(1, self._batch_bytes(latents.device) // a_row))
         tokenizer = self.image_tokenizer
         images = self._start.paste(torch.cat([tokenizer.decode(part) for part in parts]))  # (n, 3, H, W) in [-1, 1]
         images, unsafe = self._checked(images)
@@ -330,7 +337,9 @@ class LatentDiffusionPipeline(Interpolation, StableDiffusionLoraLoaderMixin, Dif
             return images, None
         seen = self.feature_extractor(to_pil(images), return_tensors="pt").pixel_values
         arrays = list((images.float() / 2 + 0.5).permute(0, 2, 3, 1).cpu().numpy())
-        _, unsafe = self.safety_checker(images=arrays, clip_input=seen.to(self.device, self.safety_checker.dtype))
+        _, unsafe = self.safety_checker(
+            images=arrays, clip_input=seen.to(self._execution_device, self.safety_checker.dtype)
+        )
         black = torch.tensor(unsafe, device=images.device).view(-1, 1, 1, 1)
         return images.masked_fill(black, -1), [bool(u) for u in unsafe]
 

@@ -7,8 +7,10 @@ Shapes: n images · C, h, w latent · H, W picture
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
@@ -58,12 +60,17 @@ class _Editing(LatentDiffusionPipeline):
         self, prompt, pixels: Tensor, repaint: Tensor | None, strength: float, options: dict
     ) -> LatentDiffusionPipelineOutput | tuple:
         """The text pipeline's call, begun with the pictures."""
-        if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
+        if not isinstance(strength, Real) or not 0 <= strength <= 1:
             raise ValueError(f"strength must lie in [0, 1], not {strength}")
         for name in ("height", "width"):
             if options.get(name) is not None:
                 raise ValueError(f"the result has the picture's size: scale the picture instead of giving {name}")
         steps, each = options.setdefault("num_inference_steps", 20), options.get("num_images_per_prompt", 1)
+        if strength > 0 and steps >= 1 and steps_left(strength, steps) == 0:
+            raise ValueError(
+                f"strength {strength} of {steps} steps is not one whole step: give num_inference_steps of "
+                f"{math.ceil(1 / strength)} or more, or a strength of {math.ceil(100 / steps) / 100}"
+            )
         self._given = _Given(pixels, repaint, float(strength), steps, each)
         try:
             return super().__call__(prompt, height=pixels.shape[2], width=pixels.shape[3], **options)
@@ -82,7 +89,7 @@ class _Editing(LatentDiffusionPipeline):
         draws = steps_left(ask.strength, ask.num_inference_steps) > 0 and ask.strength < 1
         latents = []
         for i, picture in enumerate(ask.pixels):
-            q = posterior(self.vae, picture[None].to(self.device))
+            q = posterior(self.vae, picture[None].to(self._execution_device))
             for row in range(i * each, (i + 1) * each):
                 latents.append(q.sample(generators and generators[row]) if draws else q.mode())
         self._start = FromPicture(
@@ -95,7 +102,7 @@ class _Editing(LatentDiffusionPipeline):
     def _kept(self, n: int) -> dict[str, Tensor]:
         """The mask and the pixels around it for n images."""
         pixels, repaint = (
-            given.to(self.device).repeat_interleave(n // len(given), 0)
+            given.to(self._execution_device).repeat_interleave(n // len(given), 0)
             for given in (self._given.pixels, self._given.repaint)
         )
         # A latent that says anything of a pixel to repaint must be free to change.
@@ -115,8 +122,8 @@ class LatentDiffusionImg2ImgPipeline(_Editing):
 
         Args:
             prompt: as of LatentDiffusionPipeline.
-            image: one, or one for each prompt: PIL images of one size, or a tensor (n, 3, H, W) in [0, 1]. The
-                autoencoder's stride must divide the sides.
+            image: one, or one for each prompt: PIL images of one size, a tensor (n, 3, H, W) or an array (n, H, W, 3)
+                in [0, 1], or a list of these. The autoencoder's stride must divide the sides.
             strength: how much may change, from 0 to 1: the share of `num_inference_steps` that is taken. At 0 the
                 picture comes back through the autoencoder; at 1 nothing of it is left, and this is text to image.
             options: all others of LatentDiffusionPipeline but height and width.
@@ -140,6 +147,8 @@ class LatentDiffusionImg2ImgPipeline(_Editing):
         """
         if n < 1 or seed < 0:
             raise ValueError(f"variations needs n of at least 1 and a seed of at least 0, not {n} and {seed}")
+        if taken := options.keys() & {"num_images_per_prompt", "generator", "return_dict"}:
+            raise ValueError(f"variations itself chooses {min(taken)}: give n and seed")
         if not prompt and not options.keys() & {"negative_prompt", "negative_prompt_embeds"}:
             options.setdefault("guidance_scale", 1.0)
         generators = [torch.Generator().manual_seed(seed + i) for i in range(n)]
@@ -165,7 +174,8 @@ class LatentDiffusionInpaintPipeline(_Editing):
 
         Args:
             prompt: what the picture shows, as of LatentDiffusionPipeline.
-            image: as of LatentDiffusionImg2ImgPipeline. Outside of the mask it comes back bit for bit.
+            image: as of LatentDiffusionImg2ImgPipeline. Outside of the mask a PIL image comes
+                back bit for bit, and a tensor but for the rounding of its floats.
             mask_image: white to repaint, black to keep (cut at a half): a PIL image in black and white of the
                 picture's size, one for each picture or one for all, or a tensor (n, 1, H, W) in [0, 1].
             strength: how much may change inside of the mask, see LatentDiffusionImg2ImgPipeline.

@@ -15,14 +15,16 @@ from torch import Tensor
 from t2i.data.layouts import read_labels
 from t2i.images import to_tensor
 
-Pictures = Image.Image | Sequence[Image.Image] | Tensor
+Pictures = Image.Image | np.ndarray | Tensor | Sequence[Image.Image | np.ndarray | Tensor]
 
 
 def read_pictures(images: Pictures | None, stride: int) -> Tensor:
-    """PIL images of one size, or a tensor (n, 3, H, W) in [0, 1] -> float32 (n, 3, H, W) in [-1, 1].
+    """PIL images of one size, a tensor (n, 3, H, W) or array (n, H, W, 3) in [0, 1] -> float32 (n, 3, H, W) in [-1, 1].
 
+    Arrays of uint8 go to 255. One picture (3, H, W) or (H, W, 3) will do, and so will a list of them.
     Raises ValueError for anything else, and for sides that `stride` does not divide.
     """
+    images = _as_tensor(images)
     if isinstance(images, Tensor):
         _check_tensor("pictures", images, 3)
         pixels = images.float() * 2 - 1
@@ -93,18 +95,32 @@ def read_layouts(maps: Pictures | None, labels: Sequence[str] | int, stride: int
     return found
 
 
+def _as_tensor(images: Pictures | None) -> Pictures | None:
+    """Arrays, and lists of arrays or tensors of one shape -> a tensor (n, 3, H, W); anything else as it is."""
+    if isinstance(images, (list, tuple)) and images:
+        kind = next((kind for kind in (Tensor, np.ndarray) if all(isinstance(one, kind) for one in images)), None)
+        if kind is None or len({tuple(one.shape) for one in images}) > 1 or images[0].ndim != 3:
+            return images
+        images = torch.stack(list(images)) if kind is Tensor else np.stack(images)
+    if isinstance(images, np.ndarray):
+        images = torch.from_numpy(images / np.float32(255) if images.dtype == np.uint8 else images)
+        images = images.movedim(-1, -3) if images.ndim > 2 else images
+    return images[None] if isinstance(images, Tensor) and images.ndim == 3 else images
+
+
 def _grey(mask: Image.Image) -> np.ndarray:
     """uint8 (H, W); raises ValueError where black and white are not all there is."""
     if mask.mode in ("1", "L"):
         return np.array(mask.convert("L"))
-    if mask.mode in ("RGB", "P"):  # black and white, saved as colours
-        colours = np.array(mask.convert("RGB"))
-        if (colours == colours[..., :1]).all():
+    if mask.mode in ("RGB", "P", "RGBA", "LA"):  # black and white, saved as colours
+        colours = np.array(mask.convert("RGBA"))
+        if (colours[..., 3] < 255).any():
+            raise ValueError("a mask is black and white, white where to repaint; this one is transparent in places")
+        if (colours[..., :3] == colours[..., :1]).all():
             return colours[..., 0]
-    colourful = " with colours" if mask.mode in ("RGB", "P") else ""
     raise ValueError(
-        f"a mask is black and white (mode L or 1), white where to repaint; this one has mode {mask.mode}{colourful}: "
-        "mask.convert('L') makes it grey"
+        f"a mask is black and white, white where to repaint; this one has colours (mode {mask.mode}): save it in grey, "
+        "in Python mask.convert('L')"
     )
 
 
@@ -112,7 +128,8 @@ def _as_list(name: str, given) -> list[Image.Image]:
     images = [given] if isinstance(given, Image.Image) else given
     if not isinstance(images, (list, tuple)) or not images or not all(isinstance(i, Image.Image) for i in images):
         raise ValueError(
-            f"{name} must be a PIL image, a list of them or a tensor, not {_kind(given)}: Image.open(file) opens one"
+            f"{name} must be a PIL image, a list of them, a tensor or an array, not {_kind(given)}: "
+            "Image.open(file) opens one"
         )
     return list(images)
 

@@ -346,7 +346,7 @@ def test_upscale_and_layout_as_a_user_types_them(base, tmp_path, monkeypatch, ca
         (["layout", mapped, "--pipeline", "up"], "t2i train layout-toybox"),
         (["layout", "small.png", "--pipeline", "layout"], "mode P (with a palette) or L, not RGB"),
         (["upscale", "small.png", "--pipeline", "nowhere"], "there is no pipeline 'nowhere'"),
-        (["edit", "small.png", "--pipeline", "up"], "for another pipeline than this one"),
+        (["edit", "small.png", "--pipeline", "up"], "draws from a small picture: t2i upscale PICTURE --pipeline up"),
     ):
         with pytest.raises(SystemExit) as exit_:
             main(args)

@@ -232,7 +232,7 @@ def test_callback_sees_every_step_and_may_change_it(pipe):
     how = {"callback_on_step_end": zero, "callback_on_step_end_tensor_inputs": names, "output_type": "latent"}
     assert draw(pipe, "a cat", **how).abs().max() == 0
     assert [s[0] for s in seen] == [0, 1, 2, 3]
-    assert seen[0][2:] == ((1, 4, 8, 8), (1, parts.LENGTH, 32), (1, parts.LENGTH, 32))
+    assert seen[0][2:] == ((1, 4, 8, 8), (2, parts.LENGTH, 32), (1, parts.LENGTH, 32))
 
 
 def test_interrupt_stops_and_returns(pipe):

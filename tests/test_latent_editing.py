@@ -93,9 +93,16 @@ def test_at_strength_1_nothing_of_the_picture_is_left(pipe, img2img, image, sche
     assert torch.equal(edited, plain)
 
 
-@pytest.mark.parametrize("strength", [0, 0.19])  # 0.19 · 5 steps is no whole step
-def test_where_no_step_is_left_the_picture_comes_back_through_the_autoencoder(img2img, image, strength):
-    out = img2img("a red cat", image, strength, num_inference_steps=5, generator=seeded(0), output_type="np").images
+def test_pictures_come_in_every_form_that_diffusers_takes(img2img, image):
+    array = np.asarray(image)
+    tensor = torch.from_numpy(array / np.float32(255)).movedim(-1, 0)
+    ways = [image, [image], array, array[None], [array], array / np.float32(255), tensor, tensor[None], [tensor]]
+    outs = [latents(img2img, "a red cat", way, np.float32(0.5), generator=seeded(0)) for way in ways]
+    assert all((out - outs[0]).abs().max() < 1e-5 for out in outs)
+
+
+def test_at_strength_0_the_picture_comes_back_through_the_autoencoder(img2img, image):
+    out = img2img("a red cat", image, 0, num_inference_steps=5, generator=seeded(0), output_type="np").images
     assert np.abs(out - rebuilt(img2img, image)).max() < 1e-5
 
 
@@ -231,7 +238,7 @@ def test_one_mask_for_all_or_one_for_each_picture(inpaint, image, mask):
 
 def test_masks_saved_as_colours_and_as_numbers_are_masks(inpaint, image, mask):
     tensor = torch.tensor(np.asarray(mask)[None, None] / 255)
-    ways = [mask, mask.convert("RGB"), mask.convert("P"), mask.convert("1"), tensor]
+    ways = [mask, *(mask.convert(mode) for mode in ("RGB", "P", "1", "RGBA", "LA")), tensor]
     outs = [latents(inpaint, "a red cat", image, way, generator=seeded(0)) for way in ways]
     assert all(torch.equal(out, outs[0]) for out in outs)
 
@@ -319,6 +326,7 @@ BAD_EDITS = [
     ({"strength": 1.5}, r"strength must lie in \[0, 1\]"),
     ({"strength": -0.1}, r"strength must lie in \[0, 1\]"),
     ({"strength": float("nan")}, r"strength must lie in \[0, 1\]"),
+    ({"strength": 0.19, "num_inference_steps": 5}, "steps of 6 or more, or a strength of 0.2"),
     ({"strength": "much"}, r"strength must lie in \[0, 1\]"),
     ({"image": None}, "image must be a PIL image, .* not nothing"),
     ({"image": "cat.png"}, "not a str: Image.open"),
@@ -327,7 +335,9 @@ BAD_EDITS = [
     ({"image": [PICTURE, ODD]}, "must have one size, not 64×64 and 65×64"),
     ({"image": [PICTURE, PICTURE]}, "one for each prompt: there are 2 for 1"),
     ({"image": torch.full((1, 3, SIZE, SIZE), -0.5)}, r"in \[0, 1\], not \(1, 3, 64, 64\) from -0.5"),
-    ({"image": torch.zeros(3, SIZE, SIZE)}, r"must be \(n, 3, H, W\)"),
+    ({"image": torch.zeros(SIZE, SIZE)}, r"must be \(n, 3, H, W\)"),
+    ({"image": np.zeros((SIZE, SIZE), np.uint8)}, r"must be \(n, 3, H, W\)"),
+    ({"image": [torch.zeros(3, SIZE, SIZE), PICTURE]}, "image must be a PIL image"),
     ({"height": 32}, "scale the picture instead of giving height"),
     ({"prompt": None}, "prompt"),
     ({"num_inference_steps": 0}, "at least 1"),
@@ -335,8 +345,8 @@ BAD_EDITS = [
 BAD_MASKS = [
     (None, "mask_image must be a PIL image, .* not nothing"),
     (Image.new("L", (32, SIZE)), "the mask is 32×64, the picture 64×64"),
-    (Image.new("RGBA", (SIZE, SIZE)), "mode RGBA: mask.convert"),
-    (Image.new("RGB", (SIZE, SIZE), "red"), "mode RGB with colours: mask.convert"),
+    (Image.new("RGBA", (SIZE, SIZE)), "transparent in places"),
+    (Image.new("RGB", (SIZE, SIZE), "red"), r"has colours \(mode RGB\): save it in grey"),
     (torch.full((1, 1, SIZE, SIZE), 2.0), r"masks must be \(n, 1, H, W\) in \[0, 1\]"),
     (torch.zeros(1, 1, 8, 8), "the mask is 8×8, the picture 64×64"),
     ([PICTURE.convert("L")] * 2, "one for each picture: there are 2 for 1"),

@@ -34,7 +34,7 @@ class KnownText:
     """
 
     def __init__(self) -> None:
-        self._text: Tensor | None = None
+        self._known: tuple[Tensor, Tensor, Tensor] | None = None  # text (B, L, D); keys, values (B, H, L, d)
 
     def __call__(
         self,
@@ -45,12 +45,12 @@ class KnownText:
         temb: Tensor | None = None,
     ) -> Tensor:
         """(B, N, C), (B, L, D), bias (B, 1, L) -> (B, N, C); the arguments' names are diffusers'."""
-        if encoder_hidden_states is not self._text:
-            self._keys = _heads(attn.to_k(encoder_hidden_states), attn.heads)  # (B, H, L, d)
-            self._values = _heads(attn.to_v(encoder_hidden_states), attn.heads)
-            self._text = encoder_hidden_states
+        known = self._known  # looked up once: another pipeline with this U-Net may draw in another thread
+        if known is None or known[0] is not encoder_hidden_states:
+            keys, values = (_heads(part(encoder_hidden_states), attn.heads) for part in (attn.to_k, attn.to_v))
+            self._known = known = encoder_hidden_states, keys, values
         bias = None if attention_mask is None else attention_mask[:, None]  # (B, 1, 1, L)
-        return _attend(attn, _heads(attn.to_q(hidden_states), attn.heads), self._keys, self._values, bias)
+        return _attend(attn, _heads(attn.to_q(hidden_states), attn.heads), *known[1:], bias)
 
 
 class OneProduct:
@@ -79,7 +79,8 @@ def constants_kept(denoiser: nn.Module) -> Iterator[None]:
     """While it lasts, a U-Net's constants are computed once; afterwards it is as it was.
 
     For sampling: no gradient reaches weights that are kept. Other denoisers, other attention processors than diffusers'
-    two plain ones, and weights that are adapted or moved about by hooks are left alone.
+    two plain ones, and weights that are adapted or moved about by hooks are left alone, and so is a U-Net whose
+    constants are kept already, by a loop around this one.
     """
     with ExitStack() as undo:
         if isinstance(denoiser, UNet2DConditionModel):
@@ -94,7 +95,7 @@ def _install(unet: UNet2DConditionModel, undo: ExitStack) -> None:
             module.set_processor(quick)
     for conv in _worth_packing(unet):
         conv._conv_forward = partial(_packed_convolution, conv, _Packed())
-        undo.callback(conv.__dict__.pop, "_conv_forward")
+        undo.callback(conv.__dict__.pop, "_conv_forward", None)
 
 
 def _quick(attn: Attention) -> KnownText | OneProduct | None:
@@ -131,8 +132,7 @@ def _at_home(module: nn.Module) -> bool:
 class _Packed:
     """A convolution's weights in the layout that oneDNN's kernel takes, for one shape of its input."""
 
-    shape: torch.Size | None = None
-    weight: Tensor | None = None
+    known: tuple[torch.Size, Tensor] | None = None
 
 
 def _worth_packing(unet: nn.Module) -> list[nn.Conv2d]:
@@ -140,6 +140,7 @@ def _worth_packing(unet: nn.Module) -> list[nn.Conv2d]:
     if not torch.backends.mkldnn.is_available():
         return []
     convs = [m for m in unet.modules() if type(m) is nn.Conv2d and m.padding_mode == "zeros"]
+    convs = [m for m in convs if "_conv_forward" not in m.__dict__]
     convs = [m for m in convs if m.weight.dtype == torch.float32 and m.weight.device.type == "cpu" and _at_home(m)]
     return convs if sum(m.weight.nbytes for m in convs) <= PACKED_BYTES else []
 
@@ -150,8 +151,8 @@ def _packed_convolution(conv: nn.Conv2d, packed: _Packed, x: Tensor, weight: Ten
     if many or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return nn.Conv2d._conv_forward(conv, x, weight, bias)
     how = conv.padding, conv.stride, conv.dilation, conv.groups
-    if packed.shape != x.shape:
+    known = packed.known
+    if known is None or known[0] != x.shape:
         plain = weight.detach().contiguous().to_mkldnn()
-        packed.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *how, x.shape)
-        packed.shape = x.shape
-    return torch.ops.mkldnn._convolution_pointwise(x, packed.weight, bias, *how, "none", [], "")
+        packed.known = known = x.shape, torch._C._nn.mkldnn_reorder_conv2d_weight(plain, *how, x.shape)
+    return torch.ops.mkldnn._convolution_pointwise(x, known[1], bias, *how, "none", [], "")

@@ -38,7 +38,8 @@ class Guidance:
 
     @property
     def guided(self) -> bool:
-        return self.scale != 1
+        """Not up to a scale of 1, as in diffusers: then the model is followed as it is."""
+        return self.scale > 1
 
     def __call__(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
         """What a denoiser says with the prompt and without -> what the sampler is told, (B, …) each."""
