@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
+from PIL import Image, ImageOps
 from test_training import command, losses
 from test_training import recipe as tiny_recipe
 
 from t2i.data.sources import open_source
-from t2i.data.toybox import Toybox
+from t2i.data.toybox import Toybox, export
 from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
 from t2i.text.encoders import open_text_encoder
 from t2i.training.cli import run
@@ -99,6 +100,31 @@ def test_another_scaling_factor_is_another_cache(vae, tmp_path):
     cached(tmp_path / "latents", vae)
     vae.register_to_config(scaling_factor=0.7)
     with pytest.raises(ValueError, match=r"scaling_factor: 0\.5 -> 0\.7"):
+        cached(tmp_path / "latents", vae)
+
+
+def test_pictures_of_another_column_or_edited_in_place_are_another_cache(vae, tmp_path):
+    folder, latents = export(tmp_path / "boxes", 6), tmp_path / "latents"
+
+    def of_folder(column: str = "image") -> CachedLatents:
+        data = DataConfig(str(folder), image_column=column)
+        return cached_latents(latents, open_source(str(folder), 64), vae, data, 0, 6, workers=0)
+
+    assert len(of_folder()) == len(of_folder()) == 6
+    with pytest.raises(ValueError, match=r"of something else .*image_column: image -> sketch"):
+        of_folder("sketch")
+    picture = sorted(folder.glob("*.png"))[3]
+    ImageOps.invert(Image.open(picture).convert("RGB")).save(picture)
+    with pytest.raises(ValueError, match=r"of something else \(pixels_sha256: .*give another one with --cache"):
+        of_folder()
+
+
+def test_a_cache_that_says_too_little_is_refused(vae, tmp_path):
+    cached(tmp_path / "latents", vae)
+    about = tmp_path / "latents" / "cache.json"
+    known = json.loads(about.read_text())
+    about.write_text(json.dumps({name: known[name] for name in known if name not in ("image_column", "pixels_sha256")}))
+    with pytest.raises(ValueError, match=r"earlier version, .* not note their image_column, pixels_sha256, .*--cache"):
         cached(tmp_path / "latents", vae)
 
 

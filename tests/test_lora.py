@@ -15,10 +15,13 @@ from safetensors.torch import load_file
 from torch.utils.data import default_collate
 
 from t2i.data.toybox import Toybox
+from t2i.diffusion.objective import DiffusionObjective
+from t2i.diffusion.schedulers import make_scheduler
 from t2i.pipelines import AutoPipeline
 from t2i.training.cli import run
 from t2i.training.order import NumberedSamples
 from t2i.training.recipes import RECIPES
+from t2i.training.recipes.lora import objective_of
 
 FILE = "pytorch_lora_weights.safetensors"
 DRAWN = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "np"}
@@ -181,6 +184,17 @@ def test_another_pipeline_cannot_resume_it(recipe, trained, base, tmp_path):
     folder = trained.parent
     with pytest.raises(ValueError, match="denoiser_sha256"):
         run(recipe(folder, pipeline=str(tmp_path / "other"), resume="latest"))
+
+
+def test_what_a_denoiser_learnt_is_what_it_is_taught(tmp_path):
+    """Whether the scheduler was just made or comes from a folder, and whichever sampler a flow has."""
+    for kind in ("epsilon", "v_prediction", "flow"):
+        given = DiffusionObjective(prediction_type=kind).scheduler()
+        given.save_pretrained(tmp_path / kind)
+        read = type(given).from_pretrained(tmp_path / kind)
+        others = [make_scheduler("dpm++", given.config)] if kind == "flow" else []
+        for scheduler in (given, read, *others):
+            assert objective_of(scheduler.config, None).prediction_type == kind
 
 
 def test_bad_input_is_refused(recipe, tmp_path):

@@ -295,6 +295,9 @@ def test_any_text_is_spelt_and_comes_back(clip_tokenizer, captions):
         train_clip_tokenizer(captions, 400, LENGTH)
     with pytest.raises(ValueError, match="every caption is empty"):
         train_clip_tokenizer(["", " "], 600, LENGTH)
+    assert len(train_t5_tokenizer(captions, 264, LENGTH)) == 264  # 6 sentinels, and nothing longer than a byte
+    with pytest.raises(ValueError, match="at least 264 tokens, not 263"):
+        train_t5_tokenizer(captions, 263, LENGTH)
 
 
 def test_pooled_is_the_state_of_the_end_token(opened):
@@ -318,6 +321,9 @@ def test_bad_input_says_what_to_do(names, tmp_path, opened):
         open_text_encoder("open_clip:ViT-B-32")
     with pytest.raises(ValueError, match="at most 12 tokens, not 77"):
         open_text_encoder(names["clip"], length=77)
+    for kind in ("clip", "t5"):
+        with pytest.raises(ValueError, match="no room for words in 0 tokens; give a greater length"):
+            open_text_encoder(names[kind], length=0)
     with pytest.raises(ValueError, match="truncate, chunk"):
         open_text_encoder(names["clip"], long_prompts="drop")
     for wrong in ("a cat", [], [None]):

@@ -3,7 +3,7 @@
 A latent does not change while a denoiser learns, and the autoencoder costs about as much as the denoiser itself. A
 folder of latents holds
 
-    cache.json       what they were made from: autoencoder, data, size, seed, number
+    cache.json       what they were made from: autoencoder, data with a few pictures' digest, size, seed, number
     latents.npy      float16 (N, 2, C, h, w): mean and standard deviation of each picture's latents, scaled
     captions.jsonl   a JSON string for each picture
 
@@ -33,12 +33,13 @@ from t2i.data.sources import Source
 from t2i.files import write_json, write_whole
 from t2i.images import to_tensor
 from t2i.processes import this_process
-from t2i.tokenizers.kl import posterior
+from t2i.tokenizers.kl import posterior, stride_of
 from t2i.training.config import DataConfig
 from t2i.weights import digest
 
 BATCH = 64  # pictures an encoder's pass
 SAMPLED_CAPTIONS = 1000  # by which data of one name are told from others
+SAMPLED_PICTURES = 16  # and by which too, spread evenly
 KEY, LATENTS, CAPTIONS = "cache.json", "latents.npy", "captions.jsonl"
 
 
@@ -76,8 +77,8 @@ def cached_latents(
         autoencoder: on the device that it is to run on.
         workers: processes that draw or read pictures, for each process of `accelerate launch`.
 
-    Raises ValueError where the folder holds latents of another autoencoder or of other data, FileExistsError where it
-    holds something else.
+    Raises ValueError where the folder holds latents of another autoencoder, of other data, or of a version that noted
+    less of them, and FileExistsError where it holds something else.
     """
     key = cache_key(source, autoencoder, data, seed, num)
     state = this_process()
@@ -92,15 +93,20 @@ def cached_latents(
 
 def cache_key(source: Source, autoencoder: AutoencoderKL, data: DataConfig, seed: int, num: int) -> dict:
     """What the latents follow from, as plain data."""
-    some = "\n".join(source.captions(SAMPLED_CAPTIONS))
+    some, num = "\n".join(source.captions(SAMPLED_CAPTIONS)), min(num, len(source))
+    pixels = hashlib.sha256()
+    for i in np.linspace(0, num - 1, min(num, SAMPLED_PICTURES)).astype(int).tolist():
+        pixels.update(source[i]["image"].tobytes())
     return {
         "autoencoder_sha256": digest(autoencoder),
         "scaling_factor": autoencoder.config.scaling_factor,
         "data": data.data,
+        "image_column": data.image_column,
         "captions_sha256": hashlib.sha256(some.encode()).hexdigest(),
+        "pixels_sha256": pixels.hexdigest(),
         "image_size": data.image_size,
         "seed": seed,
-        "num": min(num, len(source)),
+        "num": num,
     }
 
 
@@ -113,12 +119,14 @@ def latents_of(autoencoder: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tens
 
 
 def _check(folder: Path, key: dict) -> None:
-    before = json.loads((folder / KEY).read_text())
-    changed = [f"{name}: {before.get(name)} -> {key[name]}" for name in key if before.get(name) != key[name]]
+    before, remedy = json.loads((folder / KEY).read_text()), "remove that folder, or give another one with --cache"
+    changed = [f"{name}: {before[name]} -> {key[name]}" for name in key if name in before and before[name] != key[name]]
     if changed:
+        raise ValueError(f"the latents in {folder} are of something else ({'; '.join(changed)}); {remedy}")
+    if unknown := [name for name in key if name not in before]:
         raise ValueError(
-            f"the latents in {folder} are of something else ({'; '.join(changed)}); remove that folder, or give "
-            "another one with --cache"
+            f"the latents in {folder} were made by an earlier version, which did not note their {', '.join(unknown)}, "
+            f"so that they may be of something else; {remedy}"
         )
 
 
@@ -127,7 +135,7 @@ def _build(
 ) -> None:
     """Process r of n encodes every n-th batch; the first one makes the folder and gives it its name."""
     part, num = folder.with_name(f".{folder.name}.part"), key["num"]
-    side = key["image_size"] // 2 ** (len(autoencoder.config.block_out_channels) - 1)
+    side = key["image_size"] // stride_of(autoencoder)
     shape = (num, 2, autoencoder.config.latent_channels, side, side)
     if state.is_main_process:
         shutil.rmtree(part, ignore_errors=True)

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from t2i.text.pretrained import load, open_open_clip
-from t2i.weights import digest
+from t2i.weights import digest, tokenizer_digest
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class TextEncoder(ABC):
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _vocabulary(self) -> str:
-        return self.tokenizer.backend_tokenizer.to_str()
+        return tokenizer_digest(self.tokenizer)
 
     def pieces(self, prompt: str) -> list[str]:
         """The prompt as texts that fit, cut between words; at least one. A single word may still be too long."""
@@ -208,7 +208,7 @@ class T5TextEncoder(_TransformersEncoder):
 
     def __init__(self, name: str, model, tokenizer, length: int | None = None, long_prompts: str = "truncate"):
         known = tokenizer.model_max_length  # an enormous number where it says nothing
-        length = length or min(known, T5_LENGTH)
+        length = min(known, T5_LENGTH) if length is None else length
         super().__init__(name, model, tokenizer, length, length - 1, long_prompts)
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, None]:
@@ -260,7 +260,7 @@ class OpenClipTextEncoder(TextEncoder):
 
     def _vocabulary(self) -> str:
         hub = getattr(self.tokenizer, "tokenizer", None)
-        return hub.backend_tokenizer.to_str() if hub else repr(sorted(self.tokenizer.encoder.items()))
+        return tokenizer_digest(hub) if hub else repr(sorted(self.tokenizer.encoder.items()))
 
 
 def open_text_encoder(
@@ -320,4 +320,4 @@ def _for_t5(dtype: torch.dtype, device: str | torch.device) -> torch.dtype:
 def _at_most(length: int | None, most: int, name: str) -> int:
     if length is not None and length > most:
         raise ValueError(f"{name} reads texts of at most {most} tokens, not {length}")
-    return length or most
+    return most if length is None else length

@@ -18,18 +18,23 @@ from t2i.text.bpe import train_bpe
 
 END = "</s>"
 IGNORED = -100  # a target that is none
+MIN_VOCABULARY = 258  # every byte, the padding and the end; the sentinels come on top
 
 
 def train_t5_tokenizer(captions: Iterable[str], vocab_size: int, length: int) -> PreTrainedTokenizerFast:
-    """Byte-pair vocabulary (see bpe.py) of at most `vocab_size` tokens, an end token, and length / 2 sentinels.
+    """Byte-pair vocabulary (see bpe.py) of at most `vocab_size` tokens, an end token and length / 2 sentinels among
+    them.
 
     Padding is 0, as T5 has it. The end token closes every text; texts are cut after `length` tokens, it among them.
 
-    Raises ValueError for captions that are all empty, or a length below 3.
+    Raises ValueError for captions that are all empty, a length below 3, and fewer than 258 tokens beside the sentinels:
+    no text would then be spelt whole.
     """
     if length < 3:
         raise ValueError(f"a text needs room for words and an end: length must be at least 3, not {length}")
     sentinels = [f"<extra_id_{i}>" for i in range(length // 2)]
+    if vocab_size < (least := MIN_VOCABULARY + len(sentinels)):
+        raise ValueError(f"a T5 vocabulary for texts of {length} tokens has at least {least} tokens, not {vocab_size}")
     tokenizer = train_bpe(captions, vocab_size - len(sentinels) - 1)
     tokenizer.add_special_tokens({"eos_token": END, "extra_special_tokens": sentinels})
     end = [(END, tokenizer.eos_token_id)]

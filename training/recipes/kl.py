@@ -17,7 +17,7 @@ from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_pil, to_tensor
 from t2i.nn.discriminator import PatchDiscriminator
 from t2i.tokenizers.adversarial import Adversary
-from t2i.tokenizers.kl import KLObjective, KLTokenizer, make_autoencoder, measure_scaling_factor
+from t2i.tokenizers.kl import KLObjective, KLTokenizer, make_autoencoder, measure_scaling_factor, stride_of
 from t2i.training.config import DataConfig, LoopConfig
 
 
@@ -89,12 +89,12 @@ class KLStage:
     def __init__(self, recipe: KLRecipe):
         data, model = recipe.data, recipe.model
         self.source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
-        side = data.image_size // 2 ** (len(model.channels) - 1)
-        self.prepare = PrepareImageAndNoise((model.latent_channels, side, side))
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
         autoencoder = make_autoencoder(
             data.image_size, model.channels, model.layers, model.latent_channels, model.attention
         )
+        side = data.image_size // stride_of(autoencoder)
+        self.prepare = PrepareImageAndNoise((model.latent_channels, side, side))
         adversary = None
         if model.discriminator_weight > 0:
             adversary = Adversary(

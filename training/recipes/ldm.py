@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,23 +19,24 @@ from t2i.diffusion.conditioning import masks_padding
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.objective import DiffusionObjective, Prediction
 from t2i.diffusion.schedule import NoiseSchedule
-from t2i.pipelines.auto import AutoPipeline, fastest_device
+from t2i.pipelines.auto import AutoPipeline, embedded, fastest_device
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.processes import this_process
 from t2i.text.cache import CachedStates, cached_states
-from t2i.text.encoders import open_text_encoder
+from t2i.text.encoders import TextEncoder, open_text_encoder
 from t2i.tokenizers.kl import stride_of
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.latents import cached_latents, latents_of
 from t2i.training.pipeline_stage import PipelineStage
 from t2i.training.recipes.prior import TOYBOX_PROMPTS
-from t2i.weights import digest
+from t2i.weights import digest, tokenizer_digest
 
 
 @dataclass(frozen=True)
 class DenoiserConfig:
     denoiser: Literal["unet", "dit"] = "unet"
-    """A convolutional U-Net, which diffusers' StableDiffusionPipeline opens; or a diffusion transformer."""
+    """A convolutional U-Net, or a diffusion transformer; plain diffusers.StableDiffusionPipeline opens only a U-Net
+    that a CLIP leads and that is no flow."""
     channels: tuple[int, ...] = (96, 128)
     """Of each level of a U-Net, fine to coarse; every level but the first halves the side."""
     layers: int = 1
@@ -61,9 +62,11 @@ class DenoiserConfig:
 @dataclass(frozen=True)
 class LDMRecipe:
     autoencoder: str = "runs/kl-toybox/latest"
-    """The trained KL autoencoder, from stage 1."""
+    """The trained KL autoencoder, from stage 1: its folder, a pipeline's folder, an embedded system, or a model of the
+    Hub."""
     text_encoder: str = "runs/clip-toybox/latest"
-    """A CLIP or a T5: a folder, or a model of the Hub."""
+    """A CLIP or a T5 of transformers: a folder, or a model of the Hub; plain diffusers.StableDiffusionPipeline opens
+    only what a CLIP leads."""
     train_text_encoder: bool = False
     """Whether the text encoder learns with the denoiser, as in Rombach et al. 2022, § 3.3; else it is frozen."""
     start_from: str | None = None
@@ -76,7 +79,8 @@ class LDMRecipe:
     caption_dropout: float = 0.1
     """Share of samples trained without their text, which is what guidance leads away from."""
     prediction_type: Prediction = "v_prediction"
-    """What the denoiser says: the noise, the latent, v = √ᾱ·noise − √(1 − ᾱ)·latent, or a rectified flow's velocity."""
+    """What the denoiser says: the noise, the latent, v = √ᾱ·noise − √(1 − ᾱ)·latent, or a rectified flow's velocity;
+    plain diffusers.StableDiffusionPipeline opens no flow."""
     min_snr_gamma: float | None = 5.0
     """Of min-SNR weighting; None weighs all timesteps alike."""
     noise_offset: float = 0.0
@@ -131,9 +135,22 @@ class LDMStage(PipelineStage):
     def __init__(self, recipe: LDMRecipe):
         data = recipe.data
         self.recipe, self.objective = recipe, recipe.objective()
+        if recipe.text_encoder.startswith("open_clip:"):
+            raise ValueError(
+                f"{recipe.text_encoder} has no place in a pipeline, whose text encoder is one of transformers: give "
+                "--text-encoder a CLIP or a T5 of transformers"
+            )
         self.encoder = open_text_encoder(recipe.text_encoder)
         self.autoencoder = load_autoencoder(recipe.autoencoder, data.image_size)
+        side = data.image_size // stride_of(self.autoencoder)
+        shape = (self.autoencoder.config.latent_channels, side, side)
+        torch.manual_seed(recipe.loop.seed)  # the same start on every process
+        self.model = make_denoiser(recipe.model, shape[0], side, self.encoder.model.config.hidden_size)
+        # Before anything is made of the text encoder's weights, its key and the captions' states.
+        started = start_from(recipe.start_from, self.model, self.encoder) if recipe.start_from else None
         self.fingerprint = {"autoencoder_sha256": digest(self.autoencoder), "text_encoder_sha256": self.encoder.key()}
+        if started:
+            self.fingerprint["start_from_sha256"] = started
         self.source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
         texts = None
         if recipe.cache != "none":
@@ -141,25 +158,17 @@ class LDMStage(PipelineStage):
             where, num, workers = Path(recipe.cache), recipe.cached_pictures, recipe.loop.dataloader_num_workers
             self.source = cached_latents(where, self.source, self.autoencoder, data, recipe.loop.seed, num, workers)
             if not recipe.train_text_encoder:
+                self.encoder.model.to(fastest_device())
                 with this_process().main_process_first():  # the others find it made
                     texts = cached_states(self.encoder, self.source.texts, where.with_name(f"{where.name}-text"))
-        side = data.image_size // stride_of(self.autoencoder)
-        shape = (self.autoencoder.config.latent_channels, side, side)
         tokens = Tokens(self.encoder.tokenizer, self.encoder.length)
         self.prepare = PrepareLatent(texts or tokens, recipe.caption_dropout, self.objective, shape)
-        torch.manual_seed(recipe.loop.seed)  # the same start on every process
-        self.model = make_denoiser(recipe.model, shape[0], side, self._text_width())
-        if recipe.start_from:
-            self.fingerprint["start_from_sha256"] = start_from(recipe.start_from, self.model, self.encoder.model)
         if recipe.train_text_encoder:
             self.model = LedDenoiser(self.model, self.encoder.model)
 
     @property
     def denoiser(self) -> UNet2DConditionModel | DiT:
         return self.model.denoiser if isinstance(self.model, LedDenoiser) else self.model
-
-    def _text_width(self) -> int:
-        return self.encoder.null().states.shape[-1]
 
     def loss(
         self,
@@ -211,15 +220,20 @@ class LedDenoiser(nn.Module):
         self.denoiser.enable_gradient_checkpointing()
 
 
-def start_from(name: str, denoiser: UNet2DConditionModel | DiT, text_encoder: nn.Module) -> str:
-    """Give a denoiser and a text encoder the weights of a pipeline; returns their digest.
+def start_from(name: str, denoiser: UNet2DConditionModel | DiT, encoder: TextEncoder) -> str:
+    """Give a denoiser and a text encoder the weights of a pipeline; returns the digest of both.
 
-    Raises FileNotFoundError for no pipeline, ValueError for one of other sizes.
+    Raises FileNotFoundError for no pipeline, ValueError for one of other sizes or with another tokenizer.
     """
     pipe = AutoPipeline.from_pretrained(name)
     if not isinstance(pipe, LatentDiffusionPipeline):
         raise ValueError(f"--start-from takes latent diffusion, and {name} holds a {type(pipe).__name__}")
-    for own, given in ((denoiser, pipe.unet), (text_encoder, pipe.text_encoder)):
+    if tokenizer_digest(pipe.tokenizer) != tokenizer_digest(encoder.tokenizer):
+        raise ValueError(
+            f"{name} has another tokenizer than {encoder.name}, so that the weights would mean other words; give the "
+            "--text-encoder that it was trained with, or leave --start-from out"
+        )
+    for own, given in ((denoiser, pipe.unet), (encoder.model, pipe.text_encoder)):
         try:
             own.load_state_dict(given.state_dict())
         except RuntimeError as error:
@@ -227,7 +241,7 @@ def start_from(name: str, denoiser: UNet2DConditionModel | DiT, text_encoder: nn
                 f"{name} has a {type(given).__name__} of other sizes than this recipe's; leave --start-from out, or "
                 "give the sizes it has"
             ) from error
-    return digest(pipe.unet)
+    return hashlib.sha256("\n".join(map(digest, (pipe.unet, pipe.text_encoder))).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -295,16 +309,28 @@ def make_denoiser(
     return unet
 
 
-def load_autoencoder(folder: str, image_size: int) -> AutoencoderKL:
-    """The frozen stage 1. Raises FileNotFoundError or ValueError with the command that makes what is missing."""
-    config = Path(folder) / "config.json"
+def load_autoencoder(name: str, image_size: int) -> AutoencoderKL:
+    """The frozen stage 1: in its own folder or a pipeline's, of an embedded system, or a model of the Hub.
+
+    Raises FileNotFoundError or ValueError with the command that makes what is missing.
+    """
     remedy = "make one with: t2i train kl-toybox, and give its folder with --autoencoder"
-    if not config.is_file():
+    folder = embedded().get(name, Path(name))
+    if (folder / "model_index.json").is_file():
+        folder = folder / "vae"
+    # The Hub's names are "owner/model", and the owner "toybox" is ours.
+    local = folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~", "toybox/"))
+    if local and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"there is no autoencoder in {folder}; {remedy}")
-    kind = json.loads(config.read_text()).get("_class_name")
+    source = str(folder) if local else name
+    try:
+        kind = AutoencoderKL.load_config(source).get("_class_name")
+    except (OSError, ValueError) as error:
+        says = str(error).splitlines()[0]
+        raise FileNotFoundError(f"there is no autoencoder in {name}; {remedy}. The Hub says: {says}") from error
     if kind != "AutoencoderKL":
-        raise ValueError(f"{folder} holds a {kind}, not an AutoencoderKL; {remedy}")
-    autoencoder = AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
+        raise ValueError(f"{name} holds a {kind}, not an AutoencoderKL; {remedy}")
+    autoencoder = AutoencoderKL.from_pretrained(source).eval().requires_grad_(False)
     if image_size % stride_of(autoencoder):
         raise ValueError(f"{image_size} pixels are not divisible by the autoencoder's {stride_of(autoencoder)}")
     return autoencoder.to(memory_format=torch.channels_last)

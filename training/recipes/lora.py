@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -18,6 +18,7 @@ from t2i.diffusion.conditioning import encoder_of
 from t2i.diffusion.consistency import ConsistencyObjective
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.diffusion.schedule import NoiseSchedule
+from t2i.diffusion.schedulers import of_flow
 from t2i.pipelines.auto import AutoPipeline, fastest_device
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.tokenizers.kl import stride_of
@@ -192,7 +193,7 @@ class Adapters(nn.Module):
 
 def objective_of(config: dict, min_snr_gamma: float | None) -> DiffusionObjective:
     """What the denoiser of a scheduler's `config` was trained to do; raises ValueError for one of no known form."""
-    if config.get("_class_name") == FlowMatchEulerDiscreteScheduler.__name__:
+    if of_flow(config):
         return DiffusionObjective(NoiseSchedule(config["num_train_timesteps"]), "flow")
     return DiffusionObjective(NoiseSchedule.of(config), config["prediction_type"], min_snr_gamma)
 

@@ -1,0 +1,143 @@
+"""Laws of what a run of latent diffusion is made from: another pipeline, a text encoder, an autoencoder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import diffusion_parts as parts
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from test_training import recipe as tiny_recipe
+from transformers import CLIPTextModel
+
+from t2i.data.toybox import Toybox
+from t2i.pipelines import AutoPipeline
+from t2i.pipelines.auto import embedded
+from t2i.text.clip import train_clip_tokenizer
+from t2i.training.recipes import ldm as ldm_recipe
+from t2i.training.recipes.ldm import load_autoencoder
+from t2i.weights import digest
+
+TINY = {"channels": (16, 16), "head_width": 8, "norm_groups": 8}
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory) -> tuple[str, str]:
+    return parts.save_stages(tmp_path_factory.mktemp("stages"))
+
+
+@pytest.fixture
+def ldm(stages, tmp_path):
+    def make(name: str = "run", **options):
+        both = {"autoencoder": stages[0], "text_encoder": stages[1], "cached_pictures": 8}
+        return tiny_recipe("ldm-toybox", tmp_path / name, TINY, **(both | {"cache": str(tmp_path / name)} | options))
+
+    return make
+
+
+@pytest.fixture
+def other(ldm, tmp_path) -> str:
+    """A pipeline of the recipe's sizes whose text encoder says other things."""
+    stage = ldm("first", cache="none").stage()
+    stage.encoder.model.final_layer_norm.bias.data += 1
+    stage.pipeline().save_pretrained(tmp_path / "other")
+    return str(tmp_path / "other")
+
+
+# --- another pipeline -----------------------------------------------------------------------------------------------
+
+
+def test_captions_have_the_states_of_the_pipeline_that_a_run_starts_from(ldm, other):
+    pipe = AutoPipeline.from_pretrained(other)
+    pipe._encode(["a red cat"])  # a tokenizer that was used before says so in its file, and is the same one
+    pipe.tokenizer.save_pretrained(Path(other) / "tokenizer")
+    plain, stage = ldm("plain").stage(), ldm("started", start_from=other).stage()
+    text = stage.source[0]["text"]
+    states = stage.prepare.texts.encode([text]).states
+    assert torch.allclose(states, pipe._encode([text]).states, atol=4e-3)  # kept in half precision
+    assert (states - plain.prepare.texts.encode([text]).states).abs().max() > 0.5
+    assert stage.fingerprint["text_encoder_sha256"] != plain.fingerprint["text_encoder_sha256"]
+
+
+def test_the_digest_of_a_start_tells_text_encoders_apart(ldm, other):
+    def started() -> str:
+        return ldm(cache="none", start_from=other).stage().fingerprint["start_from_sha256"]
+
+    before = started()
+    assert started() == before
+    model = CLIPTextModel.from_pretrained(other, subfolder="text_encoder")
+    model.final_layer_norm.bias.data += 1
+    model.save_pretrained(Path(other) / "text_encoder")
+    assert started() != before
+
+
+def test_a_pipeline_with_another_tokenizer_is_refused(ldm, other):
+    words = train_clip_tokenizer(Toybox(seed=1, num=50).captions(50), 600, parts.LENGTH)
+    assert len(words) == len(parts.clip_tokenizer())  # so that the weights alone would fit
+    words.save_pretrained(Path(other) / "tokenizer")
+    with pytest.raises(
+        ValueError, match=r"another tokenizer than .*; give the --text-encoder that it was trained with"
+    ):
+        ldm(start_from=other).stage()
+
+
+# --- the text encoder -----------------------------------------------------------------------------------------------
+
+
+def test_an_encoder_of_open_clip_is_refused_at_once(ldm):
+    with pytest.raises(ValueError, match="--text-encoder a CLIP or a T5 of transformers"):
+        ldm(text_encoder="open_clip:ViT-B-32/laion2b_s34b_b79k").stage()
+
+
+def test_what_fills_the_caches_does_so_on_the_fastest_device_and_comes_back(ldm, monkeypatch):
+    where = {}
+
+    def to(self, *device, **layout):
+        where[type(self)] = device[0] if device else where.get(type(self))
+        return self
+
+    def states(encoder, *args):
+        assert where[type(encoder.model)] == where[AutoencoderKL] == "the fastest"
+
+    for kind in (AutoencoderKL, CLIPTextModel):
+        monkeypatch.setattr(kind, "to", to)
+    monkeypatch.setattr(ldm_recipe, "fastest_device", lambda: "the fastest")
+    monkeypatch.setattr(ldm_recipe, "cached_states", states)
+    stage = ldm().stage()
+    stage.pipeline()
+    assert where[CLIPTextModel] == where[AutoencoderKL] == stage.denoiser.device
+
+
+# --- the autoencoder ------------------------------------------------------------------------------------------------
+
+
+def test_an_autoencoder_has_many_names(stages, tmp_path, monkeypatch):
+    own = digest(load_autoencoder(stages[0], 64))
+    parts.pipeline().save_pretrained(tmp_path / "pipeline")
+    assert digest(load_autoencoder(str(tmp_path / "pipeline"), 64)) == own
+    found = load_autoencoder("toybox/ldm", 64)
+    assert digest(found) == digest(AutoencoderKL.from_pretrained(embedded()["toybox/ldm"] / "vae"))
+    assert found.dtype == torch.float32
+    for name in ("load_config", "from_pretrained"):
+        there = getattr(AutoencoderKL, name)
+        on_hub = {"someone/vae": stages[0]}
+        monkeypatch.setattr(
+            AutoencoderKL, name, lambda asked, f=there, hub=on_hub, **how: f(hub.get(asked, asked), **how)
+        )
+    assert digest(load_autoencoder("someone/vae", 64)) == own
+
+
+def test_a_name_of_no_autoencoder_says_what_makes_one(tmp_path, monkeypatch):
+    def asked(name):
+        raise OSError(f"{name} is not a valid model identifier\nand so on")
+
+    monkeypatch.setattr(AutoencoderKL, "load_config", asked)
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "DallePipeline"}))
+    remedy = "; make one with: t2i train kl-toybox, and give its folder with --autoencoder"
+    for name in ("runs/kl-toybx/latest", "./kl", "kl", "toybox/lmd", str(tmp_path)):
+        with pytest.raises(FileNotFoundError, match=f"there is no autoencoder in .*{remedy}$"):
+            load_autoencoder(name, 64)
+    with pytest.raises(FileNotFoundError, match=f"in runs/kl-toybx{remedy}. The Hub says: .* valid model identifier$"):
+        load_autoencoder("runs/kl-toybx", 64)
