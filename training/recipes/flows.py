@@ -78,8 +78,8 @@ class GlowOptions(BlockOptions):
     """Of the couplings' networks."""
     bound: float = 2.0
     """Of a coupling's log-scale."""
-    alpha: float = 0.0
-    """Of the logit before it all; 0: none."""
+    alpha: float = 0.05
+    """Of the logit before it all; 0, as in the paper: none."""
 
 
 def glow(preset: str = "base") -> BlockRecipe:
