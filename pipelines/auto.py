@@ -17,6 +17,7 @@ from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.pipelines.latent_editing import LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline
 
 WEIGHTS = Path(__file__).parent / "weights"
+LORA = "pytorch_lora_weights.safetensors"
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 _OURS = (
     DallePipeline,
@@ -60,6 +61,11 @@ class AutoPipeline:
         if (index := source / "model_index.json").is_file():
             cls = _pipeline_class(json.loads(index.read_text())["_class_name"])
             return cls.from_pretrained(str(source), **kwargs)
+        if (source / LORA).is_file():
+            raise FileNotFoundError(
+                f"{source} holds a LoRA, which changes the pipeline it was trained on: open that one, and add "
+                f"--lora {source} at the command line, or pipe.load_lora_weights({str(source)!r}) in Python"
+            )
         if source.exists():
             raise FileNotFoundError(f"{source} is not a pipeline: it has no model_index.json")
         if not _may_be_on_hub(str(name)):
@@ -72,19 +78,56 @@ class AutoPipeline:
         return _pipeline_class(config["_class_name"]).from_pretrained(str(name), **kwargs)
 
 
-def open_pipeline(name: str, device: str = "auto") -> DiffusionPipeline:
+def open_pipeline(
+    name: str, device: str = "auto", lora: str | None = None, lora_scale: float | None = None
+) -> DiffusionPipeline:
     """`AutoPipeline.from_pretrained` on a device, "auto" being the fastest there is; for command lines.
 
-    Raises ValueError for a device that cannot be used.
+    Args:
+        name: as of `AutoPipeline.from_pretrained`.
+        device: "cpu", "cuda", …
+        lora: a folder of `t2i train lora`, or a file like the one that is in it.
+        lora_scale: 1 as it was trained, 0 as if there were none; 1 by default.
+
+    Raises ValueError for a device that cannot be used, and for a LoRA that the pipeline does not take;
+    FileNotFoundError for one that is not there.
     """
+    _check_lora(lora, lora_scale)
     for library in (logging, transformers.utils.logging):
         library.disable_progress_bar()  # of loading, which takes no time
     device = fastest_device() if device == "auto" else device
     pipe = AutoPipeline.from_pretrained(name)
+    if lora is not None:
+        _add_lora(pipe, name, lora, 1.0 if lora_scale is None else lora_scale)
     try:
         return pipe.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"cannot use --device {device}: {str(error).splitlines()[0]}") from error
+
+
+def _check_lora(lora: str | None, scale: float | None) -> None:
+    if lora is None and scale is not None:
+        raise ValueError("--lora-scale says how much of a LoRA to add: give its folder with --lora")
+    if lora is None or Path(lora).is_file() or (Path(lora) / LORA).is_file():
+        return
+    if (Path(lora) / "latest" / LORA).is_file():
+        raise FileNotFoundError(f"{lora} is a training run; its LoRA is --lora {Path(lora) / 'latest'}")
+    raise FileNotFoundError(f"there is no LoRA in {lora!r}: `t2i train lora` makes a folder with {LORA}")
+
+
+def _add_lora(pipe: DiffusionPipeline, name: str, lora: str, scale: float) -> None:
+    if not hasattr(pipe, "load_lora_weights") or not hasattr(getattr(pipe, "unet", None), "load_lora_adapter"):
+        raise ValueError(f"{name} takes no LoRA: --lora is for latent diffusion with a U-Net, as toybox/ldm is")
+    loud = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # or each matrix that does not fit has a line of its own
+    try:
+        pipe.load_lora_weights(lora, adapter_name="lora")
+        pipe.set_adapters(["lora"], [scale])
+    except (RuntimeError, ValueError, LookupError) as error:  # shapes or names that are not the denoiser's
+        why = " ".join(str(error).split("\n")[:2])[:300]
+        raise ValueError(f"{lora} was not trained on {name}, which cannot take it: {why}") from error
+    finally:
+        logging.set_verbosity(loud)
 
 
 def fastest_device() -> str:

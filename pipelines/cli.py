@@ -47,6 +47,10 @@ class Generate:
     """Steps of a diffusion pipeline."""
     scheduler: str | None = None
     """Another sampler of a diffusion pipeline: 'ddim', 'dpm++', 'euler', … """
+    lora: str | None = None
+    """A folder of `t2i train lora`, for a pipeline of latent diffusion: the one that it was trained on."""
+    lora_scale: float | None = None
+    """How much of it: 0 nothing, 1 all; by default 1."""
 
 
 SETTINGS = (
@@ -60,7 +64,11 @@ SETTINGS = (
     "scheduler",
 )
 DEFAULT = "toybox/dalle"
-RECORDED = (*SETTINGS, "strength", "image_size", "num")  # the last three are of edit_cli.py
+_NEEDS = {  # pipelines that draw from more than words, and with which command
+    "LatentDiffusionUpscalePipeline": ("a small picture", "upscale PICTURE"),
+    "LatentDiffusionLayoutPipeline": ("a map", "layout MAP"),
+}
+RECORDED = (*SETTINGS, "lora", "lora_scale", "strength", "image_size", "num")  # the last three are of edit_cli.py
 
 
 def main(args: Sequence[str]) -> None:
@@ -78,7 +86,7 @@ def main(args: Sequence[str]) -> None:
 
     loading, pipes = time.perf_counter(), {}
     for name in ask.pipeline or (DEFAULT,):
-        pipes[name] = open_pipeline(name, ask.device), time.perf_counter() - loading
+        pipes[name] = open_pipeline(name, ask.device, ask.lora, ask.lora_scale), time.perf_counter() - loading
         loading = time.perf_counter()
     drawn: dict[str, list[Image.Image]] = {}
     for name, (pipe, loaded) in pipes.items():
@@ -101,6 +109,7 @@ def draw(pipe, ask: Generate, name: str = "this pipeline") -> list[Image.Image]:
 
     import torch
 
+    check_draws_from_words(pipe, name)
     given = {name: getattr(ask, name) for name in SETTINGS if getattr(ask, name) is not None}
     takes = inspect.signature(pipe.__call__).parameters
     if odd := [name for name in given if name not in takes]:
@@ -108,6 +117,13 @@ def draw(pipe, ask: Generate, name: str = "this pipeline") -> list[Image.Image]:
     seeds = list(range(ask.seed, ask.seed + ask.num_images)) * len(ask.prompts)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return pipe(list(ask.prompts), num_images_per_prompt=ask.num_images, generator=generators, **given).images
+
+
+def check_draws_from_words(pipe, name: str) -> None:
+    """Raise UsageError, with the command to take, for a pipeline that asks for a small picture or a map."""
+    if type(pipe).__name__ in _NEEDS:
+        what, command = _NEEDS[type(pipe).__name__]
+        raise UsageError(f"{name} draws from {what}: t2i {command} --pipeline {name}")
 
 
 def save_grid(drawn: dict[str, list[Image.Image]], ask: Generate) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from PIL import Image
@@ -37,6 +38,7 @@ def upscale(args: Sequence[str]) -> None:
     """Super-resolution, as `args` ask; raises UsageError for bad arguments."""
     ask = parse(Upscale(), args, prog="t2i upscale", description="Make a small picture larger.")
     check_change(ask, ask.image, "t2i upscale small.png")
+    _check_trained(ask, "upscale")
     image = open_picture(ask.image, "RGB", ask.image_size)
 
     def draw(pipe) -> list[Image.Image]:
@@ -50,6 +52,7 @@ def layout(args: Sequence[str]) -> None:
     """Pictures from a map, as `args` ask; raises UsageError for bad arguments."""
     ask = parse(FromLayout(), args, prog="t2i layout", description="Draw pictures of what a map says is where.")
     check_change(ask, ask.map, 't2i layout map.png "a red cat on top of a blue car"')
+    _check_trained(ask, "layout")
     labels = open_picture(ask.map, None, ask.image_size, Image.Resampling.NEAREST)
 
     def draw(pipe) -> list[Image.Image]:
@@ -67,6 +70,14 @@ def _seeded(ask: Change) -> dict:
 
     generators = [torch.Generator().manual_seed(ask.seed + i) for i in range(ask.num_images)]
     return {"num_images_per_prompt": ask.num_images, "generator": generators, **passed_on(ask)}
+
+
+def _check_trained(ask: Change, command: str) -> None:
+    """The default pipeline comes with no package; one that is asked for by name is looked for where it is opened."""
+    if ask.pipeline == type(ask).pipeline and not Path(ask.pipeline).exists():
+        raise UsageError(
+            f"there is no {ask.pipeline} yet: train it with `t2i train {command}-toybox`, or give another --pipeline"
+        )
 
 
 def _check_kind(pipe, kind: str, command: str, ask: Change) -> None:

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tyro.conf import Positional, arg
 
 from t2i.cli_errors import UsageError, parse
-from t2i.pipelines.cli import is_folder, record, save_each, say, write_picture
+from t2i.pipelines.cli import check_draws_from_words, is_folder, record, save_each, say, write_picture
 
 PASSED_ON = ("negative_prompt", "guidance_scale", "num_inference_steps", "scheduler")
 
@@ -35,6 +35,10 @@ class Draw:
     """Steps of the sampler from noise alone; `strength` takes a part of them."""
     scheduler: str | None = None
     """Another sampler: 'ddim', 'dpm++', 'euler', … """
+    lora: str | None = None
+    """A folder of `t2i train lora` for this pipeline."""
+    lora_scale: float | None = None
+    """How much of it: 0 nothing, 1 all; by default 1."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +136,12 @@ def interpolate(args: Sequence[str]) -> None:
         raise UsageError(f"--num must be at least 2, not {ask.num}")
     is_folder(ask.out)
     prompts, seeds = (pair if len(pair) == 2 else pair * 2 for pair in (ask.prompts, ask.seeds))
-    run(
-        ask,
-        None,
-        lambda pipe: pipe.interpolate(prompts, seeds, ask.num, **passed_on(ask)),
-        lambda images: _save_way(images, ask, prompts, seeds),
-    )
+
+    def draw(pipe) -> list[Image.Image]:
+        check_draws_from_words(pipe, ask.pipeline)
+        return pipe.interpolate(prompts, seeds, ask.num, **passed_on(ask))
+
+    run(ask, None, draw, lambda images: _save_way(images, ask, prompts, seeds))
 
 
 def check_change(ask: Change, given: str, example: str) -> None:
@@ -178,10 +182,11 @@ def run(ask: Draw, kind: str | None, draw: Callable, save: Callable[[list[Image.
     from t2i import pipelines  # torch takes seconds to import, mistakes should not
     from t2i.pipelines.auto import open_pipeline
 
-    pipe = open_pipeline(ask.pipeline, ask.device)
+    pipe = open_pipeline(ask.pipeline, ask.device, ask.lora, ask.lora_scale)
     if not isinstance(pipe, pipelines.LatentDiffusionPipeline):
         raise UsageError(f"{ask.pipeline} draws from words alone; give a --pipeline of latent diffusion")
     if kind is not None:
+        check_draws_from_words(pipe, ask.pipeline)
         pipe = getattr(pipelines, kind).from_pipe(pipe)
     loaded = time.perf_counter()
     images = draw(pipe)

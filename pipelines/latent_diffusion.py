@@ -29,7 +29,7 @@ from t2i.diffusion.attention import constants_kept
 from t2i.diffusion.conditioning import Text, beside
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.guidance import Guidance, thresholded
-from t2i.diffusion.schedulers import make_scheduler
+from t2i.diffusion.schedulers import make_scheduler, set_timesteps
 from t2i.images import OUTPUT_TYPES, as_output, to_pil
 from t2i.pipelines.latent_interpolation import Interpolation
 from t2i.pipelines.latent_start import FromNoise
@@ -268,7 +268,7 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, StableDiffusionLoraLoad
     def _sampler(self, name: str | None, steps: int) -> SchedulerMixin:
         """A sampler of its own for each batch, since it remembers where it is."""
         sampler = make_scheduler(name, self.scheduler.config) if name else copy.deepcopy(self.scheduler)
-        sampler.set_timesteps(steps, device=self._execution_device)
+        set_timesteps(sampler, steps, self._execution_device)
         return sampler
 
     def _predict(self, sampler: SchedulerMixin, x: Tensor, t: Tensor, text: Text, guidance: Guidance) -> Tensor:

@@ -8,12 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusion_parts import SIDE, pipeline
+from diffusion_parts import SIDE, pipeline, unet
 from PIL import Image
 
 from t2i.cli import main
 from t2i.data.toybox import Scene, Thing
-from t2i.pipelines import LatentDiffusionImg2ImgPipeline, LatentDiffusionPipeline
+from t2i.diffusion.grid_conditions import LabelMap, LowResolution, widen
+from t2i.pipelines import (
+    LatentDiffusionImg2ImgPipeline,
+    LatentDiffusionLayoutPipeline,
+    LatentDiffusionPipeline,
+    LatentDiffusionUpscalePipeline,
+)
 
 SIZE = 8 * SIDE
 
@@ -130,6 +136,8 @@ BAD_COMMANDS = [
     (["interpolate", "a"], "give a second prompt, or a second seed"),
     (["interpolate", "a", "b", "--num", "1"], "--num must be at least 2"),
     (["interpolate", "a", "b", "--seeds", "1", "2", "3"], "--seeds takes one number or two"),
+    (["upscale", "photo.png"], "train it with `t2i train upscale-toybox`"),
+    (["layout", "mask.png"], "train it with `t2i train layout-toybox`"),
 ]
 
 
@@ -145,3 +153,26 @@ def test_mistakes_at_the_command_line_end_in_one_clear_line(saved, elsewhere, ar
     assert says in line
     assert "\n" not in line
     assert sorted(elsewhere.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "further", "says"),
+    [
+        (LatentDiffusionUpscalePipeline, LowResolution(4, 8).channels, "t2i upscale PICTURE --pipeline more"),
+        (LatentDiffusionLayoutPipeline, LabelMap(3, 8).channels, "t2i layout MAP --pipeline more"),
+    ],
+    ids=["upscale", "layout"],
+)
+def test_a_pipeline_that_draws_from_more_than_words_names_its_command(pipe, elsewhere, kind, further, says):
+    denoiser = unet()
+    widen(denoiser, further)
+    kind(**(pipe.components | {"unet": denoiser})).save_pretrained("more")
+    for command in (
+        ["generate", "x"],
+        ["interpolate", "a", "b"],
+        ["edit", "photo.png"],
+        ["inpaint", *["photo.png"] * 2],
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main([*command, "--pipeline", "more"])
+        assert says in str(exit_.value)

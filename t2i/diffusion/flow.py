@@ -3,8 +3,8 @@
 Liu et al. 2023 (arXiv 2209.03003); Lipman et al. 2023 (arXiv 2210.02747).
 
 x_σ = (1 − σ) x_0 + σ ε for σ from 0 to 1, and the denoiser says the velocity dx/dσ = ε − x_0. Sampling follows it from
-σ = 1 down to 0 with Euler's method: diffusers' FlowMatchEulerDiscreteScheduler. A timestep is T · σ, T its
-num_train_timesteps.
+σ = 1 down to 0, by default with Euler's method: diffusers' FlowMatchEulerDiscreteScheduler; schedulers.py has others. A
+timestep is T · σ, T its num_train_timesteps.
 
 Shapes: B batch · … the axes of a sample
 """

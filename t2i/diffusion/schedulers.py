@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
-from diffusers import SchedulerMixin
+from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
 
 from t2i.cli_errors import check_choice
 from t2i.diffusion.schedule import NoiseSchedule
@@ -22,6 +23,12 @@ SCHEDULERS: dict[str, str] = {
     "unipc": "UniPCMultistepScheduler",  # Zhao et al. 2023, arXiv 2302.04867
     "lcm": "LCMScheduler",  # Luo et al. 2023, arXiv 2310.04378
 }
+FLOW_SCHEDULERS: dict[str, str] = {  # those that can follow a rectified flow's velocity
+    "euler": "FlowMatchEulerDiscreteScheduler",
+    "heun": "FlowMatchHeunDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
 MAX_SIGMA = 160  # of Heun's method: twice what Karras et al. start from; of a latent nothing is left to see
 
 
@@ -29,11 +36,11 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     """The scheduler called `name`, with the noise schedule and the prediction type of another one's `config`.
 
     Raises UsageError, naming the nearest, for an unknown name, and ValueError for a denoiser that the sampler does not
-    understand: none of them knows what a flow's velocities mean.
+    understand: not all of them know what a flow's velocities mean.
     """
     check_choice("scheduler", name, SCHEDULERS)
     if of_flow(config):
-        raise ValueError(f"a flow is sampled by Euler's method alone, not by {name!r}: leave the scheduler out")
+        return _of_a_flow(name, config)
     if name == "euler-ancestral" and config.get("prediction_type") == "sample":
         raise ValueError('"euler-ancestral" knows no denoiser that says the sample itself: choose euler, or dpm++')
     cls = getattr(diffusers, SCHEDULERS[name])
@@ -42,9 +49,38 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     return cls.from_config(config, **clips, **(_within_reach(config) if name == "heun" else {}))
 
 
+def set_timesteps(sampler: SchedulerMixin, num_inference_steps: int, device: torch.device | str | None = None) -> None:
+    """`sampler.set_timesteps`, but for a flow at the times that its steps are best spent on.
+
+    Euler's N steps along a flow are 1/N long; diffusers' own grid takes N − 1 from σ = 1 to 1/T, and the last is next
+    to nothing. DPM-Solver++ and UniPC would tell the denoiser the times T · σ rounded down to integers.
+    """
+    if isinstance(sampler, FlowMatchEulerDiscreteScheduler) and not sampler.config.use_dynamic_shifting:
+        sigmas = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
+        sampler.set_timesteps(sigmas=sigmas.tolist(), device=device)
+        return
+    sampler.set_timesteps(num_inference_steps, device=device)
+    if sampler.config.get("use_flow_sigmas"):
+        times = sampler.sigmas[: len(sampler.timesteps)] * sampler.config.num_train_timesteps
+        sampler.timesteps = times.to(sampler.timesteps.device)
+
+
 def of_flow(config: Mapping[str, Any]) -> bool:
-    """Whether a scheduler's config is a rectified flow's, which has no β."""
-    return "beta_schedule" not in config
+    """Whether a scheduler's config is a rectified flow's: it has no β, or its sampler, which takes both, says so."""
+    return "beta_schedule" not in config or config.get("prediction_type") == "flow_prediction"
+
+
+def _of_a_flow(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
+    if name not in FLOW_SCHEDULERS:
+        known = ", ".join(FLOW_SCHEDULERS)
+        raise ValueError(f"{name!r} cannot follow a flow: choose one of {known}, or leave the scheduler out")
+    cls, steps = getattr(diffusers, FLOW_SCHEDULERS[name]), config["num_train_timesteps"]
+    shift = config.get("shift", config.get("flow_shift", 1.0))
+    if name in ("euler", "heun"):
+        return cls(num_train_timesteps=steps, shift=shift)
+    # The βs that these two have besides are not looked at.
+    velocity = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
+    return cls(num_train_timesteps=steps, **velocity)
 
 
 def _within_reach(config: Mapping[str, Any]) -> dict[str, Any]:
