@@ -17,7 +17,7 @@ test: .venv/ready
 	$(BIN)/python -m pytest -m timed
 
 test-slow: .venv/ready
-	$(BIN)/python $(PYTEST) -m slow
+	$(BIN)/python $(PYTEST) --dist worksteal -m slow
 
 lint: .venv/ready $(WHEEL)
 	$(BIN)/ruff check $(SCRIPT_DIRS)

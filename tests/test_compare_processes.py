@@ -54,7 +54,7 @@ def test_a_process_that_is_interrupted_is_no_result(how: str, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc")
 def test_memory_is_not_that_of_the_process_before():
-    code = "from t2i.eval.compare_family import _most_held; print(_most_held())"
+    code = "from t2i.processes import most_memory; print(most_memory())"
     large = (
         f"import subprocess, sys; x = b'x' * 1500 * 2**20; subprocess.run([sys.executable, '-c', {code!r}], check=True)"
     )

@@ -69,7 +69,7 @@ def test_four_images_take_at_most_two_seconds(dalle):
 
 
 @pytest.mark.timed
-@pytest.mark.parametrize(("name", "seconds"), zip(SYSTEMS, (12, 15), strict=True))
+@pytest.mark.parametrize(("name", "seconds"), list(zip(SYSTEMS, (12, 15), strict=True)))
 def test_from_cold_to_file_in_seconds(name, seconds, tmp_path):
     start = time.perf_counter()
     command = [sys.executable, "-m", "t2i.cli", "generate", "a zebra teapot", "--pipeline", name]
@@ -77,7 +77,7 @@ def test_from_cold_to_file_in_seconds(name, seconds, tmp_path):
     assert time.perf_counter() - start <= seconds
 
 
-@pytest.mark.parametrize(("name", "options"), zip(SYSTEMS, ([], ["--num-inference-steps", "15"]), strict=True))
+@pytest.mark.parametrize(("name", "options"), list(zip(SYSTEMS, ([], ["--num-inference-steps", "15"]), strict=True)))
 def test_the_score_on_a_few_prompts_is_far_above_chance(name, options, tmp_path):
     """A broken set of weights shows here in seconds; the figures of the README come from 500 prompts a category."""
     from t2i.cli import main
