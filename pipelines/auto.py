@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import transformers
 from diffusers import DiffusionPipeline
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as LORA
 from diffusers.utils import logging
 
 from t2i.pipelines.dalle import DallePipeline
@@ -17,7 +18,6 @@ from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.pipelines.latent_editing import LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline
 
 WEIGHTS = Path(__file__).parent / "weights"
-LORA = "pytorch_lora_weights.safetensors"
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 _OURS = (
     DallePipeline,

@@ -307,7 +307,8 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, StableDiffusionLoraLoad
         against = text.states[: len(x)] if self.do_classifier_free_guidance else None
         tensors = {"latents": x, "prompt_embeds": text.states, "negative_prompt_embeds": against}
         said = callback(self, step, t, {name: tensors[name] for name in names}) or {}
-        states, rows = said.get("prompt_embeds", text.states), len(x) * (2 if self.do_classifier_free_guidance else 1)
+        guided = self.do_classifier_free_guidance  # the callback may have ended it
+        states, rows = said.get("prompt_embeds", text.states), len(x) * (2 if guided else 1)
         if states is text.states and len(states) == rows:
             return said.get("latents", x), text  # the same tensor, whose keys and values are known
         if len(states) != rows or rows > len(text.states):
