@@ -206,6 +206,7 @@ def _measure_real(ask: Compare, out: Path, found: dict) -> None:
     found["environment"] = _environment()
     _show(out, REAL, images, "training pictures", found)
     found["distances"] = distances(_extractor(ask), images[: ask.samples], data.test)
+    found["data"] = {"classes": data.splits.classes, "shape": tuple(images[0].shape), "levels": ask.levels}
     found["latents"] = {"numbers": images[0].numel(), "accuracy": None}
     if data.splits.classes:
         train, test = (x.flatten(1) for x in (images[:PROBED], data.test))

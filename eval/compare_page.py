@@ -12,6 +12,7 @@ from PIL import Image
 
 from t2i.eval.compare import REAL, Compare, seconds, strip_file
 from t2i.eval.html import chart, data_uri, document, number, section, settings_table, table
+from t2i.eval.published import TRAINED_ON, UNITS, published
 from t2i.eval.report import Curve
 from t2i.eval.text import aligned
 from t2i.files import write_whole
@@ -135,6 +136,7 @@ def _cells(result: dict, results: Sequence[dict]) -> dict[str, tuple[object, str
         "Nats": _number(flat["nats"], "≤ " * bound, less),
         "Bits/dim": _number(flat["bits_per_dim"], "≤ " * bound, less),
     }
+    found |= {column: _number(figures.get(result["family"])) for column, figures in _published(results).items()}
     found |= dict(zip(_names(results), (_number(flat[key], after=fewer) for key in ("fd", "kid")), strict=True))
     step = flat["seconds_per_step"]
     latents = _number(flat["latents"]) if accuracy is None else (accuracy, f"{flat['latents']:,} · {accuracy:.1%}")
@@ -164,6 +166,13 @@ def _stable(result: dict) -> tuple[str, str]:
 
 def _number(value: float | None, before: str = "", after: str = "") -> tuple[object, str]:
     return ("", DASH) if value is None else (value, f"{before}{number(value)}{after}")
+
+
+def _published(results: Sequence[dict]) -> dict[str, dict[str, float]]:
+    """What others report of such pictures, {column: {family: figure}}; no column where nothing is known."""
+    data = next((r["data"] for r in results if r.get("data")), None)
+    figures = published(**data) if data else {}
+    return {f"Published {UNITS[data['levels']]}": figures} if figures else {}
 
 
 def _fewer(count: int | None, most: int) -> str:
@@ -204,6 +213,7 @@ def _notes(results: Sequence[dict], ask: Compare) -> list[str]:
         "Trains stably: whether loss and gradients stayed finite, and at how many checkpoints the held-out loss rose.",
         f"Likelihood: of {_scored(results):,} test pictures of {ask.levels} levels. “≤” marks bounds: of the evidence, "
         "or of a density on pictures with uniform noise within their levels.",
+        *([f"Published: by papers, of models trained on {TRAINED_ON:,} pictures."] if _published(results) else []),
         f"{frechet} and {kernel}: Fréchet and kernel distance of {counts[0]:,} samples to {counts[1]:,} test pictures. "
         "The first falls as there are more, so it is no FID of a paper; training pictures in place of samples show "
         "how low it can be.",

@@ -1,0 +1,23 @@
+"""Likelihoods of MNIST that others have reported, which stand beside one's own in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from t2i.data.digits import DIGITS
+
+# By the levels of the pixels: nats of binarised pictures (van den Oord et al. 2016, arXiv 1601.06759; there PixelCNN
+# without gates), bits a number of those of 256 levels (as tabled in Grathwohl et al. 2019, arXiv 1810.01367).
+FIGURES = {2: {"pixelcnn": 81.5, "gated-pixelcnn": 81.5}, 256: {"realnvp": 1.06, "glow": 1.05}}
+UNITS = {2: "nats", 256: "bits/dim"}
+TRAINED_ON = 60_000  # pictures, and tested on 10,000
+
+
+def published(classes: Sequence[str], shape: Sequence[int], levels: int) -> dict[str, float]:
+    """What papers report of families on such pictures, in UNITS[levels]; nothing unless they are MNIST's.
+
+    Args:
+        classes: names of the classes; shape: (C, S, S) of the pictures; levels: values of a pixel.
+    """
+    is_mnist = tuple(classes) == DIGITS and tuple(shape) == (1, 28, 28)
+    return FIGURES.get(levels, {}) if is_mnist else {}
