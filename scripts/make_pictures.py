@@ -1,7 +1,8 @@
-"""Make the pictures of the README again: `python scripts/make_pictures.py`."""
+"""Make the pictures of the documentation again: `python scripts/make_pictures.py`."""
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from t2i.cli_errors import exit_on_bad_input, parse
+from t2i.blocks import load_block
+from t2i.blocks.cyclegan import CycleGAN
+from t2i.cli_errors import UsageError, check_choice, exit_on_bad_input, parse
+from t2i.data.domains import Unpaired
 from t2i.data.toybox import Scene, Thing, Toybox, contact_sheet, layout_image
 from t2i.eval.binding import page
+from t2i.images import to_pil, to_tensor
 from t2i.pipelines import (
     AutoPipeline,
     LatentDiffusionImg2ImgPipeline,
@@ -20,6 +25,7 @@ from t2i.pipelines import (
     LatentDiffusionPipeline,
 )
 from t2i.pipelines.cli import Generate, draw
+from t2i.training.config import RECIPE_FILE
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROMPTS = (
@@ -35,6 +41,8 @@ PROMPTS = (
 )
 GIVEN = Scene((Thing("cat", "red"), Thing("car", "blue")), "on top of", background="studio")
 ROW = 6  # pictures of a task
+BLOCKS = ("gated", "vae", "hvae", "iwae", "nice", "realnvp", "glow")
+SAMPLES = 12  # of an unconditional model
 
 
 @dataclass(frozen=True)
@@ -46,14 +54,23 @@ class MakePictures:
     upscale: str = "runs/upscale-toybox/latest"
     """What `t2i train upscale-toybox` made; without it the sheet has no such row, as for the next one."""
     layout: str = "runs/layout-toybox/latest"
+    blocks: tuple[str, ...] = tuple(f"runs/mnist-{name}" for name in BLOCKS)
+    """Runs of unconditional models; those that are there have a row of samples each."""
+    translate: str = "runs/toybox-cyclegan"
+    """What `t2i train cyclegan` made."""
+    only: tuple[str, ...] = ()
+    """Which of the sheets to make: toybox, gallery, tasks or blocks; by default all."""
 
 
 def main(args: list[str]) -> None:
     ask = parse(MakePictures(), args, prog="make_pictures.py", description=__doc__)
     DOCS.mkdir(exist_ok=True)
     sheets = {"toybox": toybox, "gallery": lambda: gallery(ask.systems), "tasks": lambda: tasks(ask)}
-    for name, make in sheets.items():
-        make().save(path := DOCS / f"{name}.png", optimize=True)
+    sheets["blocks"] = lambda: blocks(ask)
+    for name in ask.only:
+        check_choice("sheet", name, sheets)
+    for name in ask.only or sheets:
+        sheets[name]().save(path := DOCS / f"{name}.png", optimize=True)
         print(path)
 
 
@@ -130,6 +147,40 @@ def from_map(pipe) -> Image.Image:
     prompts += ["a gold cat on top of a brick car", "a cat made of wood on top of a watermelon car"]
     images = pipe(prompts, layout_image(labels), generator=seeded(len(prompts))).images
     return row([layout_image(labels).convert("RGB"), *images], ["given", *prompts])
+
+
+def blocks(ask: MakePictures) -> Image.Image:
+    """Samples of each run, and what a CycleGAN makes of pictures, and of these again."""
+    rows = [(Path(run).name, samples(run)) for run in ask.blocks if Path(run).exists()]
+    if Path(ask.translate).exists():
+        rows.append((Path(ask.translate).name, translations(Path(ask.translate))))
+    if not rows:
+        raise UsageError("there are no runs to show: see --blocks")
+    return page(rows)
+
+
+def samples(run: str) -> Image.Image:
+    model = load_block(run)
+    labels = torch.arange(SAMPLES) % model.num_classes if model.conditional else None
+    return strip(model.sample(SAMPLES, labels, seeded(SAMPLES)))
+
+
+def translations(run: Path) -> Image.Image:
+    """Rows: pictures of one look, in the other, and back."""
+    recipe = json.loads((run / RECIPE_FILE).read_text())
+    domains = Unpaired(recipe["domain_a"], recipe["domain_b"], recipe["image_size"], recipe["seed"])
+    model = CycleGAN.from_pretrained(run / "latest").eval()
+    given = torch.from_numpy(np.stack([domains.a[len(domains) - 1 - i]["image"] for i in range(SAMPLES)]))
+    with torch.no_grad():
+        made = model.translate(to_tensor(given), "b")
+        back = model.translate(made, "a")
+    return strip(torch.cat([to_tensor(given), made, back]))
+
+
+def strip(images: torch.Tensor) -> Image.Image:
+    """(n, C, S, S) in [-1, 1] -> a sheet with SAMPLES in a row, grey ones too"""
+    pictures = to_pil(images.float().expand(-1, 3, -1, -1))
+    return contact_sheet(pictures, [""] * len(pictures), columns=SAMPLES, cell=64)
 
 
 def row(images: list[Image.Image], labels: list[str]) -> Image.Image:

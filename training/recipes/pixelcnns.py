@@ -46,11 +46,12 @@ def pixelcnn(preset: str = "base") -> BlockRecipe:
 class GatedPixelCNNOptions(BlockOptions):
     block: ClassVar = GatedPixelCNN
 
-    width: int = 48
+    width: int = 32
     layers: int = 8
     """After the first."""
-    kernel: int = 3
-    """Of the layers after the first."""
+    kernel: int = 5
+    """Of the layers after the first. Each looks kernel // 2 rows further up: where all do not reach over a whole digit,
+    samples begin a second one below it."""
     first_kernel: int = 7
     dropout: float = 0.1
 
@@ -63,7 +64,7 @@ def gated_pixelcnn(preset: str = "base") -> BlockRecipe:
     """
     if preset == "tiny":
         return BlockRecipe(
-            GatedPixelCNNOptions(16, layers=3, first_kernel=5),
+            GatedPixelCNNOptions(16, layers=3, kernel=3, first_kernel=5),
             data=BlockDataConfig(levels=2),
             loop=tiny_loop("gated-pixelcnn"),
         )
