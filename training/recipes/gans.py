@@ -79,10 +79,13 @@ class GANStage(BlockStage):
         return {"kind": self.model.likelihood, "pictures": len(real), "samples": len(made), "loss": distance}
 
 
-def _loop(name: str, tiny: bool) -> LoopConfig:
-    """Adam remembers less of a game's directions, and clipping would let one player's gradient shrink the other's."""
+def _loop(name: str, tiny: bool, adam_beta1: float = 0.0) -> LoopConfig:
+    """Adam remembers less of a game's directions, and clipping would let one player's gradient shrink the other's.
+
+    In `wgan-gp` and `sngan` it remembers none, as in their papers: with momentum the players go round in circles.
+    """
     loop = tiny_loop(name, 1e-3) if tiny else base_loop(name, 2e-4)
-    loop = replace(loop, adam_beta1=0.5, lr_scheduler="constant", lr_warmup_steps=0, max_grad_norm=1e3)
+    loop = replace(loop, adam_beta1=adam_beta1, lr_scheduler="constant", lr_warmup_steps=0, max_grad_norm=1e3)
     return replace(loop, max_train_steps=400, checkpointing_steps=200) if tiny else loop
 
 
@@ -97,7 +100,7 @@ def gan(preset: str = "base") -> GANRecipe:
     tiny: `t2i train gan --preset tiny`, 8×8 digits, half a minute on one core
     """
     tiny = preset == "tiny"
-    return GANRecipe(GANOptions(**_sizes(tiny)), loop=_loop("gan", tiny))
+    return GANRecipe(GANOptions(**_sizes(tiny)), loop=_loop("gan", tiny, adam_beta1=0.5))
 
 
 def wgan_gp(preset: str = "base") -> GANRecipe:
