@@ -35,8 +35,8 @@ class Compare:
     """What `t2i compare` is told; all but `out` and `families` is kept in the folder. Raises UsageError."""
 
     data: str = "digits"
-    """'digits', a folder of IDX files (MNIST's format), 'mnist', 'fashion', 'cifar10', 'toybox', an image folder with
-    metadata.jsonl, or a data set of the Hub."""
+    """'digits', a folder of IDX files (MNIST's format), 'mnist', 'fashion', 'cifar10', 'toybox', a folder of pictures
+    (folders in it are classes), or a data set of the Hub."""
     budget: str = "10m"
     """Training of each family, as in 90s, 10m or 1h; previews, scores and checkpoints do not count."""
     out: str = "reports/compare"

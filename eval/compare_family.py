@@ -77,6 +77,8 @@ def configured(ask: Compare, name: str, folder: Path):
     data = {"data": ask.data, "levels": ask.levels, "image_size": ask.image_size, "gray": ask.gray, "patience": 0}
     data |= {} if ask.scored is None else {"scored": ask.scored}
     parts = {"data": dataclasses.replace(recipe.data, **data), "model": recipe.model.for_levels(ask.levels)}
+    if getattr(recipe, "conditional", False) and not open_splits(ask.data, ask.image_size, ask.seed).classes:
+        parts["conditional"] = False  # there are no labels to give
     if hasattr(recipe, "fit"):
         return dataclasses.replace(recipe, output_dir=str(folder), seed=ask.seed, **parts)
     often = math.ceil(recipe.loop.max_train_steps / CHECKPOINTS)

@@ -2,13 +2,15 @@
 
 Test accuracy by number of labels, whole and with half the pixels missing: naive Bayes and logistic regression on pixels
 and on the latents of given blocks (autoencoders); and Bayes' rule with given blocks of p(x | y) (trained with
---conditional), which have seen all labels. Naive Bayes leaves missing pixels out, and so do autoregressive blocks where
-the lower half is missing, both exactly; logistic regression, and latents, get the mean of the training pictures there.
+--conditional), which have seen all labels, or those that --per-class left them. Naive Bayes leaves missing pixels out,
+and so do autoregressive blocks where the lower half is missing, both exactly; logistic regression, and latents, get the
+mean of the training pictures there.
 Writes OUT/accuracies.csv and accuracies.png and prints medians over the seeds.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,7 @@ from t2i.blocks.discriminative import (
     naive_bayes,
 )
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+from t2i.training.config import RECIPE_FILE
 
 LOWER, RANDOM = "lower half", "random half"
 
@@ -42,7 +45,8 @@ class Compare:
     data: str = "digits"
     """'digits', 'mnist', a folder of IDX files, or others with labels: what the blocks were trained on."""
     blocks: tuple[str, ...] = ()
-    """Folders of blocks: conditional ones with a likelihood, and ones with latents."""
+    """Folders of blocks: conditional ones with a likelihood, and ones with latents. Of a conditional one there may be
+    several, trained with --per-class of their own: together they are a curve."""
     labels: tuple[int, ...] = (10, 30, 100)
     """Labels of each class; all there are come last by themselves."""
     out: Path = Path("reports/discriminative-generative")
@@ -65,9 +69,12 @@ def main(args: Sequence[str]) -> None:
         if not has_features(block) and not (block.conditional and block.likelihood != "none"):
             raise UsageError(f"{name} has neither latents without labels nor a likelihood given labels: --conditional")
     rows = list(fitted(ask, labelled(ask.data, ask.train, ask.test)))
-    for name, block in blocks.items():
+    for folder, (name, block) in zip(ask.blocks, blocks.items(), strict=True):
         pictures = labelled(ask.data, ask.train, ask.test, block)
-        rows += by_bayes(name, block, pictures) if not has_features(block) else fitted(ask, pictures, name, block)
+        if has_features(block):
+            rows += fitted(ask, pictures, name, block)
+        else:
+            rows += by_bayes(name, block, pictures, seen_labels(folder))
     print(write(rows, ask.out, f"{ask.data}: p(x | y) and p(y | x)"))
     print(f"written to {ask.out}")
 
@@ -120,19 +127,28 @@ def fitted(ask: Compare, pictures: Labelled, name: str = "pixels", block: Block 
                 yield row(f"{kind}, {name}", missing, n, seed, right)
 
 
-def by_bayes(name: str, block: Block, pictures: Labelled) -> Iterator[dict]:
-    """Bayes' rule with p(x | y), whole pictures, and the upper halves where the block knows their probability."""
+def seen_labels(folder: str) -> int | None:
+    """How many pictures of each class the block was trained on, where --per-class says it."""
+    files = [path / RECIPE_FILE for path in (Path(folder), Path(folder).parent)]
+    return next((json.loads(file.read_text()).get("per_class") for file in files if file.is_file()), None)
+
+
+def by_bayes(name: str, block: Block, pictures: Labelled, labels: int | None) -> Iterator[dict]:
+    """Bayes' rule with p(x | y), whole pictures, and the upper halves where the block knows their probability.
+
+    `labels` is the number of each class that the block was trained on, by default all there are.
+    """
     if block.num_classes != len(pictures.classes):
         raise UsageError(f"{name} knows {block.num_classes} classes, and the data have {len(pictures.classes)}")
     images, truth, side = pictures.test_images, pictures.test_labels, block.shape[1]
     counts = pictures.labels.bincount(minlength=block.num_classes)
     prior = (counts + 1) / (counts + 1).sum()
-    labels = round(len(pictures.labels) / len(pictures.classes))
+    labels = labels or round(len(pictures.labels) / len(pictures.classes))
     halves = {"none": None} | ({LOWER: side - side // 2} if isinstance(block, Autoregressive) else {})
     for missing, rows in halves.items():
         parts = tqdm(images.split(100), desc=f"{name}, missing: {missing}", unit="batch")
         guessed = torch.cat([bayes_classify(block, part, prior, rows, seeded()).argmax(1) for part in parts])
-        yield row(f"Bayes' rule, {name}", missing, labels, 0, (guessed == truth).numpy())
+        yield row(f"Bayes' rule, {type(block).__name__}", missing, labels, 0, (guessed == truth).numpy())
 
 
 def latents(block: Block, shape: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import importlib.util
 import json
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -84,6 +86,9 @@ def test_completion_keeps_the_upper_halves_of_test_pictures(runs, tmp_path):
         ("vae", ["--complete"], "does not draw pixel by pixel"),
         ("vae", ["--label", "3"], "trained without labels"),
         ("vae", ["--temperature", "0.5"], "takes no --temperature"),
+        ("vae", ["--method", "ode"], "takes no --method"),
+        ("glow", ["--temperature", "-1"], "--temperature must be at least 0"),
+        ("glow", ["--temperature", "nan"], "--temperature must be at least 0"),
         ("pixels", ["--label", "12"], "unknown label"),
         ("pixels", ["--complete", "--num", "5000"], "test pictures to complete"),
         ("autoencoder", [], "nothing to sample from"),
@@ -108,6 +113,40 @@ def test_temperature_pulls_a_flow_to_its_middle(runs, tmp_path):
         np.stack([np.asarray(Image.open(p)) for p in (tmp_path / t).iterdir()]).std(0).mean() for t in ("0.1", "1")
     ]
     assert spread[0] < 0.5 * spread[1]
+
+
+def test_a_score_sde_and_a_ddpm_sample_in_their_ways(tmp_path):
+    pictures = {}
+    for name, options in (
+        ("score-sde", ["--method", "sde"]),
+        ("score-sde", ["--method", "ode"]),
+        ("ddpm", ["--eta", "0"]),
+        ("ddpm", ["--eta", "1"]),
+    ):
+        run = tmp_path / name
+        if not run.exists():
+            trained(name, run)
+        out = tmp_path / f"{name}-{options[1]}.png"
+        main(["sample", str(run), "--num", "2", "--steps", "5", *options, "--out", str(out)])
+        pictures[out.name] = np.asarray(Image.open(out)).tobytes()
+    assert len(set(pictures.values())) == 4
+
+
+@pytest.mark.parametrize("name", ["cyclegan", "characters"])
+def test_what_is_sampled_in_a_way_of_its_own_says_how(name, runs, tmp_path):
+    run = runs.get(name) or trained_text(tmp_path / name)
+    with pytest.raises(ValueError, match="open it in Python with ") as error:
+        load_block(run)
+    said = re.search(r"with (?P<module>[\w.]+)\.(?P<name>\w+)\.from_pretrained\('(?P<folder>.+)'\)$", str(error.value))
+    opened = getattr(importlib.import_module(said["module"]), said["name"]).from_pretrained(said["folder"])
+    assert type(opened).__name__ == said["name"]
+
+
+def trained_text(folder: Path) -> Path:
+    tiny = RECIPES["characters"]("tiny")
+    sizes = {"max_train_steps": 2, "train_batch_size": 4, "checkpointing_steps": 2, "dataloader_num_workers": 0}
+    run(dataclasses.replace(tiny, loop=dataclasses.replace(tiny.loop, output_dir=str(folder), **sizes)))
+    return folder
 
 
 # --- t2i eval bits --------------------------------------------------------------------------------------------------

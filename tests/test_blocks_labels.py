@@ -215,6 +215,7 @@ def test_discriminative_against_generative(scripts, autoencoder, tmp_path):
     runs = {"ae": autoencoder, "gated": MAKERS["gated-pixelcnn"](), "vae": MAKERS["vae-conditional"]()}
     for name, model in runs.items():
         model.save_pretrained(tmp_path / name / "best")
+    (tmp_path / "gated" / "recipe.json").write_text('{"per_class": 7}')
     blocks = [str(tmp_path / name / "best") for name in runs]
     options = ["--labels", "5", "--seeds", "2", "--train", "300", "--test", "20", "--out", str(tmp_path / "out")]
     script.main(["--blocks", *blocks, *options])
@@ -222,8 +223,12 @@ def test_discriminative_against_generative(scripts, autoencoder, tmp_path):
     found = {(r["method"], r["missing"], r["labels"]) for r in rows}
     for method in ("Gaussian naive Bayes, pixels", "logistic regression, ae", "Bernoulli naive Bayes, pixels"):
         assert {(method, m, n) for m in ("none", "lower half", "random half") for n in ("5", "30")} <= found
-    assert {m for method, m, _ in found if method == "Bayes' rule, gated"} == {"none", "lower half"}
-    assert {m for method, m, _ in found if method == "Bayes' rule, vae"} == {"none"}
+    assert {m for method, m, _ in found if method == "Bayes' rule, GatedPixelCNN"} == {"none", "lower half"}
+    assert {m for method, m, _ in found if method == "Bayes' rule, VAE"} == {"none"}
+    assert {(method, n) for method, _, n in found if "Bayes' rule" in method} == {
+        ("Bayes' rule, GatedPixelCNN", "7"),
+        ("Bayes' rule, VAE", "30"),
+    }
     best = {r["method"]: float(r["accuracy"]) for r in rows if (r["missing"], r["labels"]) == ("none", "30")}
     assert best["logistic regression, pixels"] > 0.6 and best["Gaussian naive Bayes, pixels"] > 0.6
     MAKERS["vae"]().save_pretrained(tmp_path / "plain")

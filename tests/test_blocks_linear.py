@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from block_models import digits, seeds
+from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
 
 from t2i.blocks.base import dequantize
@@ -64,6 +65,18 @@ def test_samples_have_the_moments_of_what_they_were_fitted_to():
     assert (drawn.mean(0) - images.mean(0)).abs().max() < 0.15
     assert (drawn.std(0) - images.std(0)).abs().max() < 0.2
     assert len(drawn.unique()) == 17
+
+
+@pytest.mark.parametrize("rank", [60, 63, 64])
+def test_near_full_rank_the_density_is_the_normal_distribution_s(rank: int):
+    model, images = fitted(rank, 1, 1000), digits(17, 200)[0]
+    basis, scales = model.basis.double(), model.scales[0].double()
+    inside = basis.t() @ scales @ scales.t() @ basis
+    outside = model.noise.double() * (torch.eye(64) - basis.t() @ basis)
+    mean = model.center.double() + model.means[0].double() @ basis
+    # the digits' corners never change: what is left of them is the noise of their levels alone
+    true = multivariate_normal(mean, inside + outside, allow_singular=rank == 64).logpdf(images.flatten(1).double())
+    assert np.abs(model.log_prob(images).numpy() - true).max() < 0.05
 
 
 def test_the_nearest_picture_of_a_picture_is_itself():

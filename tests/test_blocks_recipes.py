@@ -171,6 +171,15 @@ def test_moved_pictures_are_the_same_further_on():
     assert places == {(i, j) for i in (3, 4, 5) for j in (3, 4, 5)}
 
 
+def test_a_bound_of_several_samples_is_scored_as_it_is_trained(tmp_path):
+    tiny = recipe("vae", tmp_path)
+    losses = {}
+    for samples in (1, 20):
+        stage = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, train_samples=samples)).stage()
+        losses[samples] = stage.score(stage.validation)["loss"]  # of the same weights
+    assert losses[20] < losses[1] - 0.5
+
+
 # --- data -----------------------------------------------------------------------------------------------------------
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from t2i.cli_errors import UsageError, check_choice, parse
 from t2i.pipelines.cli import is_folder, record, say, write_picture
 
-OPTIONS = ("temperature", "steps")  # of some models' sampling, given only if asked for
+OPTIONS = ("temperature", "steps", "method", "eta")  # of some models' sampling, given only if asked for
 BATCH = 64  # pictures drawn at once
 
 
@@ -36,12 +37,19 @@ class Sample:
     """Of a flow or a hierarchical VAE: below 1, nearer to what is most probable."""
     steps: int | None = None
     """Of a diffusion model."""
+    method: Literal["sde", "pc", "ode"] | None = None
+    """Of a score SDE: the reverse-time SDE, with corrector steps too, or the probability-flow ODE."""
+    eta: float | None = None
+    """Of a DDPM with --steps, DDIM's share of fresh noise, from 0 (the default) to 1."""
     device: str = "auto"
     """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
 
     def __post_init__(self) -> None:
         if self.num < 1 or self.seed < 0:
             raise UsageError(f"--num must be at least 1 and --seed 0: {self.num}, {self.seed}")
+        for name in ("temperature", "eta"):
+            if (value := getattr(self, name)) is not None and not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"--{name} must be at least 0, not {value}")
 
 
 def main(args: Sequence[str]) -> None:

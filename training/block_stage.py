@@ -20,7 +20,7 @@ from torch import Tensor
 
 from t2i.blocks import BEST
 from t2i.blocks.base import Block, from_levels, log_likelihood
-from t2i.data.digits import Part, Splits, open_splits
+from t2i.data.digits import Part, Splits, few, open_splits
 from t2i.data.sources import Source
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.files import write_json
@@ -33,8 +33,8 @@ SCORES_FILE = "scores.json"
 @dataclass(frozen=True)
 class BlockDataConfig:
     data: str = "digits"
-    """'digits', a folder of IDX files (MNIST's format), 'mnist', 'fashion', 'cifar10', 'toybox', 'toybox-factors', an
-    image folder with metadata.jsonl, or a data set of the Hub."""
+    """'digits', a folder of IDX files (MNIST's format), 'mnist', 'fashion', 'cifar10', 'toybox', 'toybox-factors', a
+    folder of pictures (folders in it are classes), or a data set of the Hub."""
     image_column: str = "image"
     """Column of the pictures."""
     caption_column: str = "text"
@@ -47,6 +47,8 @@ class BlockDataConfig:
     """Make colour pictures grey."""
     shift: int = 0
     """Augmentation: move each training picture by up to so many pixels."""
+    per_class: int | None = None
+    """Learn from so many pictures of each class alone, which the seed chooses; by default from all."""
     validation: int = 1000
     """Of the training pictures, how many (the last, and at most a fifth) only choose the best checkpoint."""
     patience: int = 10
@@ -57,8 +59,8 @@ class BlockDataConfig:
     def __post_init__(self) -> None:
         if self.levels is not None and not 2 <= self.levels <= 256:
             raise ValueError(f"levels must lie in [2, 256], not {self.levels}")
-        for name, least in (("shift", 0), ("patience", 0), ("validation", 1), ("scored", 1)):
-            if getattr(self, name) < least:
+        for name, least in (("shift", 0), ("per_class", 1), ("patience", 0), ("validation", 1), ("scored", 1)):
+            if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
 
@@ -114,12 +116,14 @@ class BlockStage:
     def __init__(self, data: BlockDataConfig, model: BlockOptions, loop: LoopConfig, conditional: bool):
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
         splits = open_splits(data.data, data.image_size, loop.seed, **columns)
-        if conditional and not splits.classes:
-            raise ValueError(f"{data.data} has no labels: give --no-conditional")
+        if not splits.classes and (conditional or data.per_class is not None):
+            raise ValueError(f"{data.data} has no labels: give --no-conditional, and no --per-class")
         channels = 1 if data.gray else splits.channels
         levels = data.levels or splits.levels
         self.data, self.run = data, Path(loop.output_dir)
         self.source, held_out, test = _parts(splits, data.validation)
+        if data.per_class is not None:
+            self.source = few(self.source, splits.classes, data.per_class, loop.seed)
         self.prepare = PreparePixels(levels, channels, data.shift)
         still = PreparePixels(levels, channels)
         self.validation, self.test = (drawn(part, still, data.scored) for part in (held_out, test))
@@ -190,7 +194,9 @@ class BlockStage:
     def _score(self, generator: torch.Generator, images: Tensor, y: Tensor | None) -> dict[str, Tensor]:
         if self.model.likelihood == "none":
             return {"loss": self.model.loss(images, y)["loss"].expand(len(images)).cpu()}
-        nats = -log_likelihood(self.model, images, y, generator).cpu()
+        # A bound of several samples is scored as it is trained: by that of one, it would seem to get worse.
+        samples = getattr(self.model.config, "train_samples", 1)
+        nats = -log_likelihood(self.model, images, y, generator, samples).cpu()
         return {"loss": nats, "nats": nats, "bits": nats / (np.prod(self.model.shape) * np.log(2))}
 
     def _batch(self, pictures: tuple[Tensor, Tensor], part: slice) -> tuple[Tensor, Tensor | None]:

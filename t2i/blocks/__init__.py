@@ -23,6 +23,11 @@ CLASSES = {  # name in config.json: where it is
     "ScoreSDE": "t2i.blocks.score_sde:ScoreSDE",
     "GAN": "t2i.blocks.gan:GAN",
 }
+OTHERS = {  # with faces of their own
+    "CycleGAN": "t2i.blocks.cyclegan",
+    "MultimodalVAE": "t2i.blocks.multimodal_vae",
+    "CharacterModel": "t2i.blocks.characters",
+}
 
 
 def load_block(folder: str | Path):
@@ -30,11 +35,17 @@ def load_block(folder: str | Path):
 
     Raises FileNotFoundError or ValueError where there is none.
     """
-    folder = next((f for f in (Path(folder), Path(folder) / BEST) if (f / "config.json").is_file()), Path(folder))
+    folder = Path(folder)
+    folder = next((f for f in (folder, folder / BEST, folder / "latest") if (f / "config.json").is_file()), folder)
     config = folder / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"there is no model in {folder}: it has no config.json")
     name = json.loads(config.read_text()).get("_class_name")
+    if name in OTHERS:
+        raise ValueError(
+            f"{folder} holds a {name}, which is sampled in ways of its own: open it in Python with "
+            f"{OTHERS[name]}.{name}.from_pretrained({str(folder)!r})"
+        )
     if name not in CLASSES:
         raise ValueError(f"{folder} holds a {name}, which is none of the blocks: {', '.join(CLASSES)}")
     return resolve_name(CLASSES[name]).from_pretrained(folder).eval()

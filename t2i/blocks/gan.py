@@ -207,9 +207,10 @@ class GAN(Block):
     def distance(self, real: Tensor, made: Tensor, y: Tensor | None = None) -> Tensor:
         """E D(x) − E D(x̂) of real and made images, (B, C, S, S) each, with the same labels -> scalar.
 
-        Under "wasserstein" with a penalty or spectral norms the discriminator has a slope of about 1, and this
-        estimates the distance W₁ between both distributions from below (Arjovsky et al. 2017, eq. 2 and §3); of a
-        discriminator whose slope is K it is K times as much, and under other losses it says only who is ahead.
+        Under "wasserstein" with a penalty the discriminator has a slope of about 1, and this estimates the distance W₁
+        between both distributions from below (Arjovsky et al. 2017, eq. 2 and §3). Of a discriminator whose slope is K
+        it is K times as much; spectral norms bound K, but by more than 1, since they are of kernels and not of
+        convolutions. Under other losses it says only who is ahead.
         """
         return self.discriminate(real, y).mean() - self.discriminate(made, y).mean()
 

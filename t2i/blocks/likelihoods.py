@@ -23,7 +23,10 @@ def check_pixels(pixels: str, levels: int) -> None:
     if pixels not in ("bernoulli", "gaussian", "logistic"):
         raise ValueError(f"unknown pixel likelihood {pixels!r}: choose 'bernoulli', 'gaussian' or 'logistic'")
     if pixels == "bernoulli" and levels != 2:
-        raise ValueError(f"a Bernoulli likelihood is for images of 2 levels, not {levels}: binarise them with levels=2")
+        raise ValueError(
+            f"a Bernoulli likelihood is for images of 2 levels, not {levels}: "
+            "set levels=2 to binarise them, or pixels='logistic'"
+        )
 
 
 def outputs_of(pixels: Pixels) -> int:

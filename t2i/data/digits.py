@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from t2i.data.factors import FACTORS, ToyboxFactors
+from t2i.data.plain import PlainFolder, is_plain_folder
 from t2i.data.sources import TOYBOX_ITEMS, Source, open_source, square
 from t2i.data.toybox import Toybox
 from t2i.data.toybox.kinds import KINDS
@@ -35,12 +36,11 @@ HUB = {  # name: data set of the Hub, its image column, class names
         ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     ),
 }
-MD5 = {  # of the gzipped label files as published: what the classes are called
-    "d53e105ee54ea40749a09fcbcd1e9432": DIGITS,
-    "ec29112dd5afa0611ce80d1b7f02629c": DIGITS,
-    "25c81989df183df01b3e8a0aad5dffbe": CLOTHES,
-    "bb300cfdad3c16e7a12a480ee83cd310": CLOTHES,
+MNIST = {  # MD5 of what its label files hold: MD5 of what the image files hold that belong to them
+    "a25bea736e30d166cdddb491f175f624": "6bbc9ace898e44ae57da46a324031adb",
+    "27ae3e4e09519cfbb04c329615203637": "2646ac647ad5339dbf082846283269ea",
 }
+FASHION = ("25c81989df183df01b3e8a0aad5dffbe", "bb300cfdad3c16e7a12a480ee83cd310")  # MD5 of its gzipped label files
 
 
 class Labelled:
@@ -98,6 +98,22 @@ class Part:
         return (self[i]["text"] for i in range(min(limit, len(self))))
 
 
+class Picked:
+    """Items of a source at these places, in their order."""
+
+    def __init__(self, source: Source, places: Sequence[int]):
+        self.source, self.places = source, places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.source[int(self.places[index])]
+
+    def captions(self, limit: int) -> Iterator[str]:
+        return (self[i]["text"] for i in range(min(limit, len(self))))
+
+
 class ToyboxKinds(Toybox):
     """Toybox with one thing or several of a kind, its kind the label."""
 
@@ -126,14 +142,27 @@ class Splits:
     classes: tuple[str, ...]
 
 
+def few(source: Source, classes: Sequence[str], count: int, seed: int) -> Picked:
+    """`count` items of each class, which the seed alone chooses. Raises ValueError where a class has fewer."""
+    found: list[list[int]] = [[] for _ in classes]
+    for place in np.random.default_rng(seed).permutation(len(source)):
+        of_class = found[source[int(place)]["label"]]
+        if len(of_class) < count:
+            of_class.append(int(place))
+            if all(len(places) == count for places in found):
+                return Picked(source, sorted(place for places in found for place in places))
+    least = min(range(len(classes)), key=lambda k: len(found[k]))
+    raise ValueError(f"there are {len(found[least])} pictures of {classes[least]!r} to learn from, not {count}")
+
+
 def open_splits(name: str, size: int | None = None, seed: int = 0, **columns: str) -> Splits:
     """The data called `name`, in two parts.
 
     Args:
         name: "digits" (scikit-learn's, 8×8, the first 1,500 to train on), a folder of IDX files (MNIST's format; with
             test files alone, their last tenth is for the test), "mnist", "fashion" or "cifar10" (from the Hub),
-            "toybox" (scenes of one thing), "toybox-factors" (see `factors.py`), or what `open_source` knows (its last
-            tenth for the test).
+            "toybox" (scenes of one thing), "toybox-factors" (see `factors.py`), a folder of pictures (see `plain.py`),
+            or what `open_source` knows (of both a tenth is for the test, drawn once and for all).
         size: side of the pictures; by default their own, 32 for those that have none.
         seed, columns: as `open_source` takes them.
 
@@ -151,9 +180,13 @@ def open_splits(name: str, size: int | None = None, seed: int = 0, **columns: st
     if name == "toybox-factors":
         train = ToyboxFactors(size or 32, seed, TOYBOX_ITEMS)
         return Splits(train, ToyboxFactors(size or 32, seed + TEST_SEED, FACTOR_PICTURES), 3, 256, FACTORS["kind"])
-    source = open_source(name, size or 32, **columns)
-    cut = len(source) - len(source) // 10
-    return Splits(Part(source, 0, cut), Part(source, cut, len(source)), 3, 256, ())
+    if is_plain_folder(Path(name)):
+        source: Source = PlainFolder(Path(name), size or 32)
+    else:
+        source = open_source(name, size or 32, **columns)
+    # A folder may list one class after the other: each part should have some of all.
+    order, cut = np.random.default_rng(0).permutation(len(source)), len(source) - len(source) // 10
+    return Splits(Picked(source, order[:cut]), Picked(source, order[cut:]), 3, 256, getattr(source, "names", ()))
 
 
 def is_idx_folder(folder: Path) -> bool:
@@ -166,12 +199,7 @@ def read_idx(path: Path) -> np.ndarray:
 
     Raises ValueError, naming the file, when it is damaged, cut short, or of another format.
     """
-    content = path.read_bytes()
-    if path.suffix == ".gz":
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from None
+    content = _content(path)
     if len(content) < 4 or content[:3] != b"\0\0\x08" or not 1 <= content[3] <= 4 or len(content) < 4 + 4 * content[3]:
         raise ValueError(f"{path} is not an IDX file of unsigned bytes")
     axes = content[3]
@@ -180,6 +208,34 @@ def read_idx(path: Path) -> np.ndarray:
     if pixels.size != int(np.prod(shape)):
         raise ValueError(f"{path} should hold {shape} bytes and holds {pixels.size}; fetch it again")
     return pixels.reshape(shape)
+
+
+def _content(path: Path) -> bytes:
+    """What the file holds, unzipped. Raises ValueError, naming the file, when it is damaged."""
+    content = path.read_bytes()
+    if path.suffix != ".gz":
+        return content
+    try:
+        return gzip.decompress(content)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from None
+
+
+def _published(images: Path, labels: Path) -> tuple[str, ...] | None:
+    """What the classes are called, where the labels are MNIST's or Fashion-MNIST's own.
+
+    Raises ValueError, naming the file, where MNIST's labels stand beside other pictures than its own.
+    """
+    pictures = MNIST.get(_md5(_content(labels)))
+    if pictures is None:
+        return CLOTHES if _md5(labels.read_bytes()) in FASHION else None
+    if _md5(_content(images)) != pictures:
+        raise ValueError(f"{images} does not hold MNIST's pictures, to which {labels.name} belongs; fetch it again")
+    return DIGITS
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _from_idx(folder: Path, size: int | None) -> Splits:
@@ -192,8 +248,7 @@ def _from_idx(folder: Path, size: int | None) -> Splits:
             images, labels = (read_idx(file) for file in files)
             if images.ndim != 3 or images.shape[1] != images.shape[2] or labels.shape != images.shape[:1]:
                 raise ValueError(f"{files[0].name} and {files[1].name} do not fit: {images.shape} and {labels.shape}")
-            names = MD5.get(hashlib.md5(files[1].read_bytes(), usedforsecurity=False).hexdigest())
-            names = names or tuple(f"class {k}" for k in range(int(labels.max()) + 1))
+            names = _published(*files) or tuple(f"class {k}" for k in range(int(labels.max()) + 1))
             parts[part] = images, labels, names
     if not parts:
         raise FileNotFoundError(f"{folder} has images in MNIST's format but no labels beside them")

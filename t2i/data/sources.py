@@ -16,6 +16,7 @@ from PIL import Image
 from t2i.data.toybox import Toybox
 
 TOYBOX_ITEMS = 1_000_000  # items cost nothing until they are drawn
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of an image folder: a caption for each picture
 
 
 class Source(Protocol):
@@ -97,7 +98,7 @@ def open_source(
 
     folder = Path(name)
     if folder.is_dir():
-        if not any((folder / f"metadata.{ext}").exists() for ext in ("jsonl", "csv", "parquet")):
+        if not any((folder / name).exists() for name in METADATA):
             raise FileNotFoundError(f"{folder} has no metadata.jsonl with a line {{file_name, text}} for each picture")
         dataset = load_dataset("imagefolder", data_dir=str(folder), split="train")
     elif folder.is_absolute() or name.startswith(".") or name.count("/") != 1:

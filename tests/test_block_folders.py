@@ -1,0 +1,110 @@
+"""What unconditional models learn from: folders of pictures, some of each class, and files that are what they claim."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from t2i.data import digits
+from t2i.data.digits import few, open_splits
+from t2i.eval import compare_family
+from t2i.eval.compare import Compare
+from t2i.training.block_stage import BlockDataConfig
+from t2i.training.recipes import RECIPES
+
+
+@pytest.fixture
+def classes(tmp_path) -> Path:
+    """Forty pictures of 9×7: red ones and blue ones, each the darker the later."""
+    for k, name in enumerate(("red", "blue")):
+        (tmp_path / "shown" / name).mkdir(parents=True)
+        for i in range(20):
+            pixels = np.zeros((7, 9, 3), np.uint8)
+            pixels[..., 2 * k] = 250 - i
+            Image.fromarray(pixels).save(tmp_path / "shown" / name / f"{i:02d}.png")
+    return tmp_path / "shown"
+
+
+def test_folders_in_a_folder_are_classes_and_both_parts_have_some_of_each(classes):
+    (classes / "notes.txt").write_text("no picture")
+    splits = open_splits(str(classes), 8)
+    assert (len(splits.train), len(splits.test), splits.classes) == (36, 4, ("blue", "red"))
+    items = [*map(splits.train.__getitem__, range(36)), *map(splits.test.__getitem__, range(4))]
+    assert {item["image"][..., [0, 2]].max() for item in items} == set(range(231, 251))
+    for item in items:
+        assert item["text"] == splits.classes[item["label"]] and item["image"].shape == (8, 8, 3)
+        assert bool(item["image"][..., 0].max()) == (item["text"] == "red")
+    assert {item["label"] for item in items[:18]} == {0, 1}  # the files are in order, class by class
+    assert list(splits.train.captions(5)) == [item["text"] for item in items[:5]]
+
+
+def test_a_folder_of_pictures_alone_has_no_classes(classes):
+    flat = open_splits(str(classes / "red"))
+    assert (len(flat.train), len(flat.test), flat.classes, flat.train[0]["text"]) == (18, 2, (), "")
+    assert flat.train[0]["image"].shape == (32, 32, 3)
+    Image.new("RGB", (8, 8)).save(classes / "beside.png")
+    assert open_splits(str(classes)).classes == ()
+
+
+def test_what_is_no_picture_says_which(classes, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"no pictures in .*empty"):
+        open_splits(str(tmp_path / "empty"))
+    for path in classes.rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"\d\d\.png is damaged"):
+        open_splits(str(classes)).train[0]
+
+
+def test_a_conditional_model_is_compared_without_labels_where_there_are_none(classes, tmp_path):
+    for folder, wanted in ((classes, True), (classes / "red", False)):
+        ask = Compare(data=str(folder), preset="tiny", levels=2, image_size=8)
+        assert compare_family.configured(ask, "sngan", tmp_path / "run").conditional is wanted
+        assert not compare_family.configured(ask, "nice", tmp_path / "run").conditional
+
+
+def test_some_of_each_class_are_chosen_by_the_seed():
+    splits = open_splits("digits")
+    chosen = [few(splits.train, splits.classes, 3, seed) for seed in (0, 0, 1)]
+    assert Counter(item["label"] for item in map(chosen[0].__getitem__, range(30))) == dict.fromkeys(range(10), 3)
+    assert chosen[0].places == chosen[1].places != chosen[2].places and len(chosen[0]) == 30
+    with pytest.raises(ValueError, match="pictures of 'eight' to learn from, not 150"):
+        few(splits.train, splits.classes, 150, 0)
+
+
+def test_a_model_learns_from_some_of_each_class(tmp_path, classes):
+    tiny = RECIPES["vae"]("tiny")
+    loop = dataclasses.replace(tiny.loop, output_dir=str(tmp_path / "run"))
+    recipe = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, per_class=2, scored=20), loop=loop)
+    stage = recipe.stage()
+    assert len(stage.source) == 20 and len(stage.validation[1]) == 20
+    unlabelled = dataclasses.replace(recipe.data, data=str(classes / "red"))
+    with pytest.raises(ValueError, match="no --per-class"):
+        dataclasses.replace(recipe, data=unlabelled).stage()
+    with pytest.raises(ValueError, match="per_class must be at least 1"):
+        BlockDataConfig(per_class=0)
+
+
+def test_mnist_is_told_from_what_has_its_labels(tmp_path, monkeypatch):
+    labels = np.arange(20, dtype=np.uint8) % 10
+    write(tmp_path / "t10k-labels-idx1-ubyte", labels)
+    images = tmp_path / "t10k-images-idx3-ubyte"
+    write(images, np.full((20, 8, 8), 9, np.uint8))
+    assert open_splits(str(tmp_path)).classes[0] == "class 0"
+    known = [hashlib.md5(p.read_bytes()).hexdigest() for p in (tmp_path / "t10k-labels-idx1-ubyte", images)]
+    monkeypatch.setattr(digits, "MNIST", {known[0]: known[1]})
+    assert open_splits(str(tmp_path)).classes == digits.DIGITS
+    write(images, np.full((20, 8, 8), 0, np.uint8))
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte does not hold MNIST's pictures"):
+        open_splits(str(tmp_path))
+
+
+def write(path: Path, array: np.ndarray) -> None:
+    shape = b"".join(n.to_bytes(4, "big") for n in array.shape)
+    path.write_bytes(bytes([0, 0, 8, array.ndim]) + shape + array.tobytes())
