@@ -87,6 +87,7 @@ def test_completion_keeps_the_upper_halves_of_test_pictures(runs, tmp_path):
         ("vae", ["--label", "3"], "trained without labels"),
         ("vae", ["--temperature", "0.5"], "takes no --temperature"),
         ("vae", ["--method", "ode"], "takes no --method"),
+        ("vae", ["--method", "ode", "--steps", "5"], "--method ode takes no --steps"),
         ("glow", ["--temperature", "-1"], "--temperature must be at least 0"),
         ("glow", ["--temperature", "nan"], "--temperature must be at least 0"),
         ("pixels", ["--label", "12"], "unknown label"),
@@ -118,16 +119,16 @@ def test_temperature_pulls_a_flow_to_its_middle(runs, tmp_path):
 def test_a_score_sde_and_a_ddpm_sample_in_their_ways(tmp_path):
     pictures = {}
     for name, options in (
-        ("score-sde", ["--method", "sde"]),
+        ("score-sde", ["--method", "sde", "--steps", "5"]),
         ("score-sde", ["--method", "ode"]),
-        ("ddpm", ["--eta", "0"]),
-        ("ddpm", ["--eta", "1"]),
+        ("ddpm", ["--eta", "0", "--steps", "5"]),
+        ("ddpm", ["--eta", "1", "--steps", "5"]),
     ):
         run = tmp_path / name
         if not run.exists():
             trained(name, run)
         out = tmp_path / f"{name}-{options[1]}.png"
-        main(["sample", str(run), "--num", "2", "--steps", "5", *options, "--out", str(out)])
+        main(["sample", str(run), "--num", "2", *options, "--out", str(out)])
         pictures[out.name] = np.asarray(Image.open(out)).tobytes()
     assert len(set(pictures.values())) == 4
 

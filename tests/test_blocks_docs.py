@@ -36,6 +36,7 @@ def test_the_commands_run_as_printed(tmp_path, monkeypatch):
             main(arguments)
         else:
             subprocess.run([sys.executable, ROOT / arguments[0], *arguments[1:]], check=True)
-    exec(re.search(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)[1], {})
+    exec("".join(re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)), names := {})
+    assert names["threes"].shape == (16, 1, 8, 8) and names["both"].shape[0] == len(names["words"]) == 8
     for name in MADE:
         assert (tmp_path / name).stat().st_size > 100, name

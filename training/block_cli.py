@@ -47,6 +47,8 @@ class Sample:
     def __post_init__(self) -> None:
         if self.num < 1 or self.seed < 0:
             raise UsageError(f"--num must be at least 1 and --seed 0: {self.num}, {self.seed}")
+        if self.method == "ode" and self.steps is not None:
+            raise UsageError("--method ode takes no --steps: its solver's are the model's own")
         for name in ("temperature", "eta"):
             if (value := getattr(self, name)) is not None and not (math.isfinite(value) and value >= 0):
                 raise UsageError(f"--{name} must be at least 0, not {value}")
