@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from t2i.cli_errors import UsageError
-
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WebP"}
+from t2i.data.plain import FORMATS, pictures_below
 
 
 def image_files(folder: str | Path, allow_mixed: bool = False) -> list[Path]:
@@ -28,9 +27,7 @@ def image_files(folder: str | Path, allow_mixed: bool = False) -> list[Path]:
     if (manifest := drawn_manifest(folder)) is not None:
         return sorted((folder / entry["file"] for entry in manifest["images"]), key=Path.as_posix)
     _check(folder)
-    names = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in FORMATS)
-    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-    names = [name for name in sorted(names, key=Path.as_posix) if (folder / name).is_file()]
+    names = pictures_below(folder)
     if not names:
         raise FileNotFoundError(f"there are no pictures in {folder}; give a folder with PNG, JPEG or WebP files")
     _check_below(folder, names)

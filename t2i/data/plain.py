@@ -12,12 +12,21 @@ from PIL import Image
 
 from t2i.data.sources import METADATA, square
 
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WebP"}
+
+
+def pictures_below(folder: Path) -> list[Path]:
+    """Paths, relative to the folder and in order, of all PNG, JPEG and WebP files below it but hidden ones."""
+    names = (path.relative_to(folder) for path in folder.rglob("*") if path.suffix.lower() in FORMATS)
+    names = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    return [name for name in sorted(names, key=Path.as_posix) if (folder / name).is_file()]
+
 
 class PlainFolder:
     """Every picture in a folder and in those below it; where all lie in folders of their own, these are the classes.
 
     Args:
-        folder: of files that Pillow can open; others are left alone.
+        folder: see `pictures_below`.
         size: side of the pictures handed out, see `square`.
 
     Attributes:
@@ -27,13 +36,12 @@ class PlainFolder:
     """
 
     def __init__(self, folder: Path, size: int):
-        known = Image.registered_extensions()
-        self.files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in known and p.is_file())
-        if not self.files:
-            raise FileNotFoundError(f"there are no pictures in {folder}; give a folder of PNG, JPEG, … files")
-        self.size = size
-        classes = [file.relative_to(folder).parts[0] for file in self.files]
-        in_folders = all(file.parent != folder for file in self.files)
+        names = pictures_below(folder)
+        if not names:
+            raise FileNotFoundError(f"there are no pictures in {folder}; give a folder with PNG, JPEG or WebP files")
+        self.size, self.files = size, [folder / name for name in names]
+        classes = [name.parts[0] for name in names]
+        in_folders = all(len(name.parts) > 1 for name in names)
         self.names = tuple(sorted(set(classes))) if in_folders else ()
         self.labels = [self.names.index(name) if in_folders else 0 for name in classes]
 
