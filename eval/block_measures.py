@@ -76,10 +76,12 @@ def nats(
 
 
 @torch.no_grad()
-def encode(model: Block, images: Tensor, labels: Tensor) -> Tensor:
-    """(n, C, S, S), (n,) -> latents (n, Z)"""
-    parts = []
+def encode(model: Block, images: Tensor, labels: Tensor, limit: float = math.inf) -> Tensor:
+    """(n, C, S, S), (n,) -> latents (n, Z), of the first pictures alone if `limit` seconds are over before"""
+    parts, began = [], time.perf_counter()
     for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
+        if parts and time.perf_counter() - began > limit:
+            break
         given = y.to(model.device) if model.conditional else None
         parts.append(model.encode(x.to(model.device), given).float().cpu().flatten(1))
     return torch.cat(parts)

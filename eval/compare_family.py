@@ -39,7 +39,7 @@ from t2i.training.recipes import RECIPES
 CHECKPOINTS = 4  # of every run, among which the best is chosen; some models take long to score
 PROBED = 2000  # training pictures whose latents a linear classifier is fitted to
 POINTS = 40  # of a training curve
-LEAST_SAMPLING = 60.0  # seconds that a model may sample for, where the training budget is shorter
+LEAST_SAMPLING = 60.0  # seconds that a model may sample or encode for, where the training budget is shorter
 
 
 def run(out: Path, name: str) -> dict:
@@ -181,9 +181,9 @@ def _measure(ask: Compare, out: Path, name: str, found: dict) -> None:
     found["likelihood"] = {"kind": model.likelihood, "continuous": model.continuous} | {
         key: scores[key] for key in ("nats", "bits", "pictures") if key in scores
     }
-    data = Pictures(ask)
+    data, limit = Pictures(ask), max(LEAST_SAMPLING, seconds(ask.budget))
     if model.latents:
-        found["latents"] = _latents(model, data)
+        found["latents"] = _latents(model, data, limit)
     if not model.samples:
         _show(
             out,
@@ -193,7 +193,6 @@ def _measure(ask: Compare, out: Path, name: str, found: dict) -> None:
             found,
         )
         return
-    limit = max(LEAST_SAMPLING, seconds(ask.budget))
     images, per_thousand = draw(model, ask.samples, data.labels, ask.seed, limit)
     found["sampling"] = {"seconds_per_1000": per_thousand, "samples": len(images)}
     _show(out, name, images, "samples", found)
@@ -232,13 +231,14 @@ class Pictures:
         return from_levels(k, self.prepare.levels), labels
 
 
-def _latents(model: Block, data: Pictures) -> dict:
+def _latents(model: Block, data: Pictures, limit: float) -> dict:
     """How many numbers, and how well a linear classifier reads the class off them, unless the model was told it."""
-    z = encode(model, data.test, data.labels)
-    found = {"numbers": z.shape[1], "accuracy": None}
+    found = {"numbers": encode(model, data.test[:1], data.labels[:1]).shape[1], "accuracy": None}
     if data.splits.classes and not model.conditional:
         images, labels = data.training(PROBED)
-        found["accuracy"] = probe(encode(model, images, labels), labels, z, data.labels)
+        known, asked = encode(model, images, labels, limit), encode(model, data.test, data.labels, limit)
+        found["accuracy"] = probe(known, labels[: len(known)], asked, data.labels[: len(asked)])
+        found["pictures"] = len(known)
     return found
 
 

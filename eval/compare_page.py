@@ -139,7 +139,10 @@ def _cells(result: dict, results: Sequence[dict]) -> dict[str, tuple[object, str
     found |= {column: _number(figures.get(result["family"])) for column, figures in _published(results).items()}
     found |= dict(zip(_names(results), (_number(flat[key], after=fewer) for key in ("fd", "kid")), strict=True))
     step = flat["seconds_per_step"]
-    latents = _number(flat["latents"]) if accuracy is None else (accuracy, f"{flat['latents']:,} · {accuracy:.1%}")
+    probed = _fewer(_probed(result), max(map(_probed, results)))
+    latents = _number(flat["latents"])
+    if accuracy is not None:
+        latents = accuracy, f"{flat['latents']:,} · {accuracy:.1%}{probed}"
     if flat["latents"] is None and flat["class"]:
         latents = ("", "none")
     found |= {
@@ -185,6 +188,11 @@ def _scored(results: Sequence[dict]) -> int:
     return max((r["likelihood"]["pictures"] for r in results if "nats" in r.get("likelihood", {})), default=0)
 
 
+def _probed(result: dict) -> int:
+    """Of how many training pictures' latents the class was learned, at most."""
+    return result.get("latents", {}).get("pictures", 0)
+
+
 def _count(value: float | None) -> tuple[object, str]:
     return ("", DASH) if value is None else (value, f"{value:,.0f}")
 
@@ -217,7 +225,7 @@ def _notes(results: Sequence[dict], ask: Compare) -> list[str]:
         f"{frechet} and {kernel}: Fréchet and kernel distance of {counts[0]:,} samples to {counts[1]:,} test pictures. "
         "The first falls as there are more, so it is no FID of a paper; training pictures in place of samples show "
         "how low it can be.",
-        "(n = …): of so many pictures only, since the model takes long to score or to sample; it compares roughly with "
+        "(n = …): of so many pictures only, as the model is slow to score, sample or encode; it compares roughly with "
         "rows of more.",
         "Latent features: how many numbers, and the share of test pictures whose class logistic regression reads off.",
         "Peak memory: of the process in training, libraries included.",

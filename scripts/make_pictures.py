@@ -54,7 +54,7 @@ class MakePictures:
     upscale: str = "runs/upscale-toybox/latest"
     """What `t2i train upscale-toybox` made; without it the sheet has no such row, as for the next one."""
     layout: str = "runs/layout-toybox/latest"
-    blocks: tuple[str, ...] = tuple(f"runs/mnist-{name}" for name in BLOCKS)
+    blocks: tuple[str, ...] = (*(f"runs/mnist-{name}" for name in BLOCKS), "runs/toybox-gan")
     """Runs of unconditional models; those that are there have a row of samples each."""
     translate: str = "runs/toybox-cyclegan"
     """What `t2i train cyclegan` made."""

@@ -149,7 +149,7 @@ class BlockStage:
         n, device = self.SHOWN, self.model.device
         generator = torch.Generator().manual_seed(0)
         y = torch.arange(n, device=device) % len(self.classes) if self.classes else None
-        pictures = [self.model.sample(n, y, generator)] if self.model.samples else []
+        pictures = [self.model.sample(n, y, generator, **self.model.preview)] if self.model.samples else []
         labels = [self.classes[i] for i in y.tolist()] if self.classes else [""] * n
         if self.model.latents:
             images, own = self._batch(self.validation, slice(8))

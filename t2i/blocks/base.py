@@ -17,6 +17,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+PREVIEW_STEPS = 50  # of diffusion, where hundreds would keep the training waiting
 Likelihood = Literal["exact", "bound", "none"]
 Generators = torch.Generator | Sequence[torch.Generator] | None  # one for all images, or one for each
 
@@ -42,6 +43,11 @@ class Block(ModelMixin, ConfigMixin):
     latents: ClassVar[bool] = False
     samples: ClassVar[bool] = True
     continuous: bool = False
+
+    @property
+    def preview(self) -> dict[str, int]:
+        """Arguments of `sample` by which it is fast enough to look on while the model trains."""
+        return {}
 
     def _declare(self, image_size: int, channels: int, levels: int, num_classes: int) -> None:
         """Check and keep what every model is told. Raises ValueError."""

@@ -14,7 +14,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from t2i.blocks.base import Block, Generators, Likelihood, normal, uniform
+from t2i.blocks.base import PREVIEW_STEPS, Block, Generators, Likelihood, normal, uniform
 from t2i.blocks.likelihoods import discretized_gaussian, nearest
 from t2i.blocks.unet import make_unet
 from t2i.diffusion.schedule import NoiseSchedule
@@ -178,6 +178,11 @@ class DDPM(Block):
         return guess / guess.sum()
 
     # --- sampling ---------------------------------------------------------------------------------------------------
+
+    @property
+    def preview(self) -> dict[str, int]:
+        """DDIM's steps instead of all."""
+        return {"steps": min(PREVIEW_STEPS, self.config.num_train_timesteps)}
 
     @torch.no_grad()
     def sample(

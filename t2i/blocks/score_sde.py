@@ -18,7 +18,16 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from torchdiffeq import odeint
 
-from t2i.blocks.base import Block, Generators, Likelihood, dequantize, nearest_levels, normal, uniform
+from t2i.blocks.base import (
+    PREVIEW_STEPS,
+    Block,
+    Generators,
+    Likelihood,
+    dequantize,
+    nearest_levels,
+    normal,
+    uniform,
+)
 from t2i.blocks.guidance import NoisyLogits, gradient
 from t2i.blocks.sde import SDES, VE, along
 from t2i.blocks.unet import make_unet
@@ -206,6 +215,11 @@ class ScoreSDE(Block):
         return 2.0 * (uniform(images.shape, generator, images.device) < 0.5) - 1
 
     # --- sampling ---------------------------------------------------------------------------------------------------
+
+    @property
+    def preview(self) -> dict[str, int]:
+        """Fewer steps of the SDE."""
+        return {"steps": min(PREVIEW_STEPS, self.config.steps)}
 
     @torch.no_grad()
     def sample(
