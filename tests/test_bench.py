@@ -44,6 +44,7 @@ def test_sampling_writes_one_row_a_peer(tmp_path):
         assert 100 < row["ours_mb"] < 4000 and 100 < row["peer_mb"] < 4000
 
 
+@pytest.mark.slow
 def test_features_of_a_folder_are_clean_fids(tmp_path):
     pytest.importorskip("cleanfid", reason="clean-fid is not installed")
     sizes = ["--num", "8", "--size", "32", "--batch-size", "3", "--repeats", "1", "--threads", "1", "--workers", "1"]
@@ -54,6 +55,7 @@ def test_features_of_a_folder_are_clean_fids(tmp_path):
     assert {row["peer"] for row in rows} == {"clean-fid"}
 
 
+@pytest.mark.slow
 def test_pixelcnns_draw_the_same_with_their_memory_and_without(tmp_path):
     sizes = ["--image-size", "4", "--batch", "2", "--threads", "1"]
     done = bench("pixels", *sizes, "--out", str(tmp_path))

@@ -183,6 +183,7 @@ def test_evaluation_sees_pictures_as_training_did(trained):
     assert torch.allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_one_that_never_stopped(tmp_path):
     how = {"max_train_steps": 4, "checkpointing_steps": 2}
     run(clip_recipe(tmp_path / "whole", **how))

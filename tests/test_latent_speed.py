@@ -132,6 +132,7 @@ def test_the_pipeline_draws_what_diffusers_draws(guidance, tmp_path):
     assert torch.allclose(*found, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_a_row_a_batch_and_two_of_training(tmp_path):
     pipeline().save_pretrained(tmp_path / "pipe")
     sizes = ["--batches", "1", "2", "--steps", "2", "--train-batch", "2", "--train-steps", "2", "--repeats", "1"]

@@ -188,7 +188,10 @@ def test_it_learns(ldm, tmp_path, kind):
     assert np.mean(found[-20:]) < 0.9 * np.mean(found[:20])
 
 
-@pytest.mark.parametrize("together", [False, True], ids=["frozen text", "text learns too"])
+@pytest.mark.parametrize(
+    "together",
+    [pytest.param(False, id="frozen text"), pytest.param(True, id="text learns too", marks=pytest.mark.slow)],
+)
 def test_a_resumed_run_is_one_that_never_stopped(ldm, tmp_path, together):
     how = {"max_train_steps": 8, "checkpointing_steps": 4, "dataloader_num_workers": 1, "train_text_encoder": together}
     whole, parted = tmp_path / "whole", tmp_path / "parts"
@@ -250,6 +253,7 @@ def test_captions_of_another_encoder_are_refused(ldm, tmp_path):
         ldm(tmp_path / "run", text_encoder=str(tmp_path / "other")).stage()
 
 
+@pytest.mark.slow
 def test_two_processes_with_half_the_batch_train_as_one(ldm, stages, tmp_path):
     """And make one cache together."""
     runs = {}
