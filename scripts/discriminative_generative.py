@@ -10,7 +10,6 @@ Writes OUT/accuracies.csv and accuracies.png and prints medians over the seeds.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ from t2i.blocks.discriminative import (
     naive_bayes,
 )
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
-from t2i.training.config import RECIPE_FILE
+from t2i.training.block_stage import recipe_of
 
 LOWER, RANDOM = "lower half", "random half"
 
@@ -64,17 +63,17 @@ class Compare:
 
 def main(args: Sequence[str]) -> None:
     ask = parse(Compare(), args, prog="discriminative_generative.py", description=__doc__)
-    blocks = {named(folder): load_block(folder) for folder in ask.blocks}
-    for name, block in blocks.items():
+    blocks = [(folder, named(folder), load_block(folder)) for folder in ask.blocks]
+    for _, name, block in blocks:
         if not has_features(block) and not (block.conditional and block.likelihood != "none"):
             raise UsageError(f"{name} has neither latents without labels nor a likelihood given labels: --conditional")
     rows = list(fitted(ask, labelled(ask.data, ask.train, ask.test)))
-    for folder, (name, block) in zip(ask.blocks, blocks.items(), strict=True):
+    for folder, name, block in blocks:
         pictures = labelled(ask.data, ask.train, ask.test, block)
         if has_features(block):
             rows += fitted(ask, pictures, name, block)
         else:
-            rows += by_bayes(name, block, pictures, seen_labels(folder))
+            rows += by_bayes(name, block, pictures, recipe_of(folder).get("per_class"))
     print(write(rows, ask.out, f"{ask.data}: p(x | y) and p(y | x)"))
     print(f"written to {ask.out}")
 
@@ -125,12 +124,6 @@ def fitted(ask: Compare, pictures: Labelled, name: str = "pixels", block: Block 
                 else:
                     right = model.predict(seen[missing]) == truth
                 yield row(f"{kind}, {name}", missing, n, seed, right)
-
-
-def seen_labels(folder: str) -> int | None:
-    """How many pictures of each class the block was trained on, where --per-class says it."""
-    files = [path / RECIPE_FILE for path in (Path(folder), Path(folder).parent)]
-    return next((json.loads(file.read_text()).get("per_class") for file in files if file.is_file()), None)
 
 
 def by_bayes(name: str, block: Block, pictures: Labelled, labels: int | None) -> Iterator[dict]:

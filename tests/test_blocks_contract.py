@@ -109,7 +109,7 @@ def test_samples_follow_from_their_own_generators(model):
     alone = model.sample(1, y if y is None else y[1:2], seeds(2))
     assert (images[1:2] - alone).abs().mean() < 0.02  # rounding may tip a pixel over
     assert not torch.equal(images, model.sample(3, y, seeds(4, 5, 6)))
-    assert model.sample(3, y, seeds(1, 2, 3), **model.preview).shape == images.shape
+    assert model.sample(3, y, seeds(1, 2, 3), **model.preview_options).shape == images.shape
 
 
 def test_the_loss_falls_on_a_few_pictures(model):

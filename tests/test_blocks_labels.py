@@ -215,7 +215,7 @@ def test_discriminative_against_generative(scripts, autoencoder, tmp_path):
     runs = {"ae": autoencoder, "gated": MAKERS["gated-pixelcnn"](), "vae": MAKERS["vae-conditional"]()}
     for name, model in runs.items():
         model.save_pretrained(tmp_path / name / "best")
-    (tmp_path / "gated" / "recipe.json").write_text('{"per_class": 7}')
+    (tmp_path / "gated" / "recipe.json").write_text('{"levels": 2, "per_class": 7}')
     blocks = [str(tmp_path / name / "best") for name in runs]
     options = ["--labels", "5", "--seeds", "2", "--train", "300", "--test", "20", "--out", str(tmp_path / "out")]
     script.main(["--blocks", *blocks, *options])

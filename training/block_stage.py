@@ -149,7 +149,7 @@ class BlockStage:
         n, device = self.SHOWN, self.model.device
         generator = torch.Generator().manual_seed(0)
         y = torch.arange(n, device=device) % len(self.classes) if self.classes else None
-        pictures = [self.model.sample(n, y, generator, **self.model.preview)] if self.model.samples else []
+        pictures = [self.model.sample(n, y, generator, **self.model.preview_options)] if self.model.samples else []
         labels = [self.classes[i] for i in y.tolist()] if self.classes else [""] * n
         if self.model.latents:
             images, own = self._batch(self.validation, slice(8))
@@ -213,17 +213,25 @@ def _parts(splits: Splits, validation: int) -> tuple[Source, Source, Source]:
     return Part(splits.train, 0, cut), Part(splits.train, cut, len(splits.train)), splits.test
 
 
-def trained_on(folder: str | Path) -> Splits:
-    """The data of the run of an unconditional model, or of the run that one of its models is in.
+def recipe_of(folder: str | Path) -> dict:
+    """What the run of an unconditional model was told, or the run that one of its models is in; {} where there is none.
 
-    Raises ValueError where that is none, and as `open_splits` does.
+    Its keys are the options' names, see recipe.json.
     """
     for run in (Path(folder), Path(folder).parent):
         recipe = json.loads((run / RECIPE_FILE).read_text()) if (run / RECIPE_FILE).is_file() else {}
         if "levels" in recipe:  # as all have that are trained on BlockDataConfig
-            columns = {name: recipe[name] for name in ("image_column", "caption_column")}
-            return open_splits(recipe["data"], recipe["image_size"], recipe["seed"], **columns)
-    raise ValueError(f"{folder} is no run of an unconditional model: say which --data")
+            return recipe
+    return {}
+
+
+def trained_on(folder: str | Path) -> Splits:
+    """The data that a run or a model in it was trained on. Raises ValueError for no run, and as `open_splits` does."""
+    recipe = recipe_of(folder)
+    if not recipe:
+        raise ValueError(f"{folder} is no run of an unconditional model: say which --data")
+    columns = {name: recipe[name] for name in ("image_column", "caption_column")}
+    return open_splits(recipe["data"], recipe["image_size"], recipe["seed"], **columns)
 
 
 def drawn(part: Source, prepare: PreparePixels, count: int) -> tuple[Tensor, Tensor]:

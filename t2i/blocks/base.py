@@ -45,7 +45,7 @@ class Block(ModelMixin, ConfigMixin):
     continuous: bool = False
 
     @property
-    def preview(self) -> dict[str, int]:
+    def preview_options(self) -> dict[str, int]:
         """Arguments of `sample` by which it is fast enough to look on while the model trains."""
         return {}
 

@@ -180,7 +180,7 @@ class DDPM(Block):
     # --- sampling ---------------------------------------------------------------------------------------------------
 
     @property
-    def preview(self) -> dict[str, int]:
+    def preview_options(self) -> dict[str, int]:
         """DDIM's steps instead of all."""
         return {"steps": min(PREVIEW_STEPS, self.config.num_train_timesteps)}
 

@@ -97,8 +97,8 @@ class LinearMixture(Block):
         scores = centred @ self.basis.t()  # (B, R)
         outside = len(self.center) - len(self.basis)
         # What is left over is next to nothing near full rank: a difference of squares would be rounding alone.
-        left = (centred - scores @ self.basis).double().square().sum(1) if outside else torch.zeros(())
-        nats = (-0.5 * left / self.noise - 0.5 * outside * (2 * math.pi * self.noise).log()).to(centred.dtype)
+        left = (centred - scores @ self.basis).square().sum(1) if outside else 0.0
+        nats = -0.5 * left / self.noise - 0.5 * outside * (2 * math.pi * self.noise).log()
         deviations = (scores[:, None] - self.means).permute(1, 2, 0)  # (K, R, B)
         standard = torch.linalg.solve_triangular(self.scales, deviations, upper=False)
         each = -0.5 * standard.square().sum(1) - 0.5 * len(self.basis) * math.log(2 * math.pi)  # (K, B)

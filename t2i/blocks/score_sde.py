@@ -217,7 +217,7 @@ class ScoreSDE(Block):
     # --- sampling ---------------------------------------------------------------------------------------------------
 
     @property
-    def preview(self) -> dict[str, int]:
+    def preview_options(self) -> dict[str, int]:
         """Fewer steps of the SDE."""
         return {"steps": min(PREVIEW_STEPS, self.config.steps)}
 

@@ -78,26 +78,6 @@ class Labelled:
         return (self.names[label] for label in self.labels[:limit])
 
 
-class Part:
-    """Items `start` to `stop` of a source."""
-
-    def __init__(self, source: Source, start: int, stop: int):
-        if not 0 <= start <= stop <= len(source):
-            raise ValueError(f"items {start} to {stop} are not all among the {len(source)} there are")
-        self.source, self.start, self.stop = source, start, stop
-
-    def __len__(self) -> int:
-        return self.stop - self.start
-
-    def __getitem__(self, index: int) -> dict:
-        if not 0 <= index < len(self):
-            raise IndexError(f"index {index} is out of range for {len(self)} items")
-        return self.source[self.start + index]
-
-    def captions(self, limit: int) -> Iterator[str]:
-        return (self[i]["text"] for i in range(min(limit, len(self))))
-
-
 class Picked:
     """Items of a source at these places, in their order."""
 
@@ -108,10 +88,21 @@ class Picked:
         return len(self.places)
 
     def __getitem__(self, index: int) -> dict:
+        if not 0 <= index < len(self):
+            raise IndexError(f"index {index} is out of range for {len(self)} items")
         return self.source[int(self.places[index])]
 
     def captions(self, limit: int) -> Iterator[str]:
         return (self[i]["text"] for i in range(min(limit, len(self))))
+
+
+class Part(Picked):
+    """Items `start` to `stop` of a source. Raises ValueError where it has not so many."""
+
+    def __init__(self, source: Source, start: int, stop: int):
+        if not 0 <= start <= stop <= len(source):
+            raise ValueError(f"items {start} to {stop} are not all among the {len(source)} there are")
+        super().__init__(source, range(start, stop))
 
 
 class ToyboxKinds(Toybox):
@@ -199,7 +190,11 @@ def read_idx(path: Path) -> np.ndarray:
 
     Raises ValueError, naming the file, when it is damaged, cut short, or of another format.
     """
-    content = _content(path)
+    return _array(_content(path), path)
+
+
+def _array(content: bytes, path: Path) -> np.ndarray:
+    """What `read_idx` returns, from what the file at `path` holds."""
     if len(content) < 4 or content[:3] != b"\0\0\x08" or not 1 <= content[3] <= 4 or len(content) < 4 + 4 * content[3]:
         raise ValueError(f"{path} is not an IDX file of unsigned bytes")
     axes = content[3]
@@ -221,15 +216,16 @@ def _content(path: Path) -> bytes:
         raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from None
 
 
-def _published(images: Path, labels: Path) -> tuple[str, ...] | None:
-    """What the classes are called, where the labels are MNIST's or Fashion-MNIST's own.
+def _published(files: Sequence[Path], contents: Sequence[bytes]) -> tuple[str, ...] | None:
+    """What the classes are called, where the labels are MNIST's or Fashion-MNIST's own: images first, labels second.
 
     Raises ValueError, naming the file, where MNIST's labels stand beside other pictures than its own.
     """
-    pictures = MNIST.get(_md5(_content(labels)))
+    images, labels = files
+    pictures = MNIST.get(_md5(contents[1]))
     if pictures is None:
         return CLOTHES if _md5(labels.read_bytes()) in FASHION else None
-    if _md5(_content(images)) != pictures:
+    if _md5(contents[0]) != pictures:
         raise ValueError(f"{images} does not hold MNIST's pictures, to which {labels.name} belongs; fetch it again")
     return DIGITS
 
@@ -245,10 +241,11 @@ def _from_idx(folder: Path, size: int | None) -> Splits:
             next(iter(sorted(folder.glob(f"{part}-{what}-ubyte*"))), None) for what in ("images?idx3", "labels?idx1")
         ]
         if all(files):
-            images, labels = (read_idx(file) for file in files)
+            contents = [_content(file) for file in files]
+            images, labels = map(_array, contents, files)
             if images.ndim != 3 or images.shape[1] != images.shape[2] or labels.shape != images.shape[:1]:
                 raise ValueError(f"{files[0].name} and {files[1].name} do not fit: {images.shape} and {labels.shape}")
-            names = _published(*files) or tuple(f"class {k}" for k in range(int(labels.max()) + 1))
+            names = _published(files, contents) or tuple(f"class {k}" for k in range(int(labels.max()) + 1))
             parts[part] = images, labels, names
     if not parts:
         raise FileNotFoundError(f"{folder} has images in MNIST's format but no labels beside them")
