@@ -59,6 +59,8 @@ class Compare:
     """Network of the features: reader, random, pixels, inception[:FILE], …; auto: reader for toybox, else random."""
     learning_rate: float | None = None
     """Of all families, by default each recipe's own."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Of training; samples and scores are in float32."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -83,6 +83,7 @@ def configured(ask: Compare, name: str, folder: Path):
         return dataclasses.replace(recipe, output_dir=str(folder), seed=ask.seed, **parts)
     often = math.ceil(recipe.loop.max_train_steps / CHECKPOINTS)
     loop = {"output_dir": str(folder), "seed": ask.seed, "max_train_time": seconds(ask.budget), "report_to": "none"}
+    loop |= {"mixed_precision": ask.mixed_precision}
     loop |= {} if ask.learning_rate is None else {"learning_rate": ask.learning_rate}
     resume = "latest" if any(folder.glob("checkpoint-*")) else None
     loop = dataclasses.replace(recipe.loop, checkpointing_steps=often, resume=resume, **loop)

@@ -244,7 +244,7 @@ def _at_once(results: Sequence[dict]) -> str:
 
 def _settings(results: Sequence[dict], ask: Compare) -> dict:
     told = {k: getattr(ask, k) for k in ("budget", "preset", "levels", "image_size", "gray", "samples", "scored")}
-    told |= {"learning_rate": ask.learning_rate, "seed": ask.seed}
+    told |= {k: getattr(ask, k) for k in ("learning_rate", "mixed_precision", "seed")}
     extractor = next((r["distances"]["extractor"] for r in results if r.get("distances")), {"name": ask.extractor})
     machine = next((r["environment"] for r in results if r.get("environment")), {})
     return {"data": _data(ask)} | told | {"extractor": extractor} | machine

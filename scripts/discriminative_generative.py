@@ -2,9 +2,9 @@
 
 Test accuracy by number of labels, whole and with half the pixels missing: naive Bayes and logistic regression on pixels
 and on the latents of given blocks (autoencoders); and Bayes' rule with given blocks of p(x | y) (trained with
---conditional), which have seen all labels, or those that --per-class left them. Naive Bayes leaves missing pixels out,
-and so do autoregressive blocks where the lower half is missing, both exactly; logistic regression, and latents, get the
-mean of the training pictures there.
+--conditional), which have seen all labels, or those that --per-class left them. Naive Bayes and blocks leave missing
+pixels out: mixtures exactly, VAEs within their bound, autoregressive blocks exactly where the lower half is missing;
+logistic regression, and latents, get the mean of the training pictures there.
 Writes OUT/accuracies.csv and accuracies.png and prints medians over the seeds.
 """
 
@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from t2i.blocks import load_block
 from t2i.blocks.base import Block
-from t2i.blocks.causal import Autoregressive
 from t2i.blocks.discriminative import (
     bayes_classify,
     fit_bernoulli,
@@ -55,10 +54,12 @@ class Compare:
     """Training pictures at most."""
     test: int = 1_000
     """Test pictures at most."""
+    samples: int = 1
+    """Of the bounds by which VAEs judge: more bring them nearer to the likelihood."""
 
     def __post_init__(self) -> None:
-        if not self.labels or min(*self.labels, self.seeds, self.train, self.test) < 1:
-            raise ValueError("labels, seeds, train and test must be at least 1")
+        if not self.labels or min(*self.labels, self.seeds, self.train, self.test, self.samples) < 1:
+            raise ValueError("labels, seeds, train, test and samples must be at least 1")
 
 
 def main(args: Sequence[str]) -> None:
@@ -73,7 +74,7 @@ def main(args: Sequence[str]) -> None:
         if has_features(block):
             rows += fitted(ask, pictures, name, block)
         else:
-            rows += by_bayes(name, block, pictures, recipe_of(folder).get("per_class"))
+            rows += by_bayes(name, block, pictures, recipe_of(folder).get("per_class"), ask.samples)
     print(write(rows, ask.out, f"{ask.data}: p(x | y) and p(y | x)"))
     print(f"written to {ask.out}")
 
@@ -126,22 +127,29 @@ def fitted(ask: Compare, pictures: Labelled, name: str = "pixels", block: Block 
                 yield row(f"{kind}, {name}", missing, n, seed, right)
 
 
-def by_bayes(name: str, block: Block, pictures: Labelled, labels: int | None) -> Iterator[dict]:
-    """Bayes' rule with p(x | y), whole pictures, and the upper halves where the block knows their probability.
+def by_bayes(name: str, block: Block, pictures: Labelled, labels: int | None, samples: int) -> Iterator[dict]:
+    """Bayes' rule with p(x | y), of whole pictures, and of the parts of them whose probability the block knows.
 
     `labels` is the number of each class that the block was trained on, by default all there are.
     """
     if block.num_classes != len(pictures.classes):
         raise UsageError(f"{name} knows {block.num_classes} classes, and the data have {len(pictures.classes)}")
-    images, truth, side = pictures.test_images, pictures.test_labels, block.shape[1]
+    images, truth = pictures.test_images, pictures.test_labels
     counts = pictures.labels.bincount(minlength=block.num_classes)
     prior = (counts + 1) / (counts + 1).sum()
     labels = labels or round(len(pictures.labels) / len(pictures.classes))
-    halves = {"none": None} | ({LOWER: side - side // 2} if isinstance(block, Autoregressive) else {})
-    for missing, rows in halves.items():
-        parts = tqdm(images.split(100), desc=f"{name}, missing: {missing}", unit="batch")
-        guessed = torch.cat([bayes_classify(block, part, prior, rows, seeded()).argmax(1) for part in parts])
-        yield row(f"Bayes' rule, {type(block).__name__}", missing, labels, 0, (guessed == truth).numpy())
+    scored = {"none": ["none"], "last": ["none", LOWER], "any": ["none", LOWER, RANDOM]}[block.partial]
+    for missing, mask in masks(images).items():
+        if missing not in scored:
+            continue
+        known = torch.from_numpy(mask.copy()).view_as(images)[:, 0]
+        parts = tqdm(zip(images.split(100), known.split(100), strict=True), f"{name}, missing: {missing}", unit="batch")
+        guessed = [
+            bayes_classify(block, part, prior, None if missing == "none" else seen, seeded(), samples).argmax(1)
+            for part, seen in parts
+        ]
+        right = torch.cat(guessed) == truth
+        yield row(f"Bayes' rule, {type(block).__name__}", missing, labels, 0, right.numpy())
 
 
 def latents(block: Block, shape: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:

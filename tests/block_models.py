@@ -27,6 +27,7 @@ PIXEL_SIZES = {"image_size": 8, "width": 12}
 MAKERS = {
     "pca": lambda: LinearMixture(8, 1, 17, rank=6),
     "gmm": lambda: LinearMixture(8, 1, 17, rank=6, components=3),
+    "gmm-conditional": lambda: LinearMixture(8, 3, 17, num_classes=10, rank=6),
     "autoencoder": lambda: Autoencoder(**VAE_SIZES, levels=17, latent_dim=4),
     "vae": lambda: VAE(**VAE_SIZES, latent_dim=3),
     "vae-conditional": lambda: VAE(**VAE_SIZES, latent_dim=3, num_classes=10),

@@ -21,6 +21,12 @@ def scores(model: Block, images, y, *numbers: int) -> torch.Tensor:
     return log_likelihood(model, images, y, seeds(*numbers) if len(numbers) > 1 else seeds(*numbers)[0])
 
 
+def partial_scores(model: Block, images, y, known, samples: int = 1) -> torch.Tensor:
+    if model.likelihood == "exact":
+        return model.log_prob(images, y, known)
+    return model.elbo(images, y, seeds(0)[0], samples, known)
+
+
 def options(model: Block) -> dict:
     return {k: v for k, v in json.loads(model.to_json_string()).items() if not k.startswith("_")}
 
@@ -96,6 +102,27 @@ def test_a_batch_is_scored_as_single_images(model):
             assert torch.allclose(together[i], alone[0], rtol=1e-4, atol=1e-3)
 
 
+def test_unknown_pixels_are_not_looked_at(model):
+    if model.partial == "none":
+        pytest.skip("it scores whole pictures")
+    images, y = pictures(model, 3)
+    side, model = model.shape[1], model.eval()
+    whole, nothing = torch.ones(side, side, dtype=torch.bool), torch.zeros(side, side, dtype=torch.bool)
+    each = torch.stack([whole, torch.arange(side * side).view(side, side) < 19, nothing])
+    if model.partial == "any":
+        each[1] = torch.rand(side, side, generator=seeds(0)[0]) < 0.5
+    other = images.where(each[:, None], -images)
+    for samples in (1, 3):
+        with torch.no_grad():
+            found = partial_scores(model, images, y, each, samples)
+            assert torch.allclose(partial_scores(model, images, y, whole, samples)[0], found[0], rtol=1e-4)
+            assert torch.allclose(partial_scores(model, other, y, each, samples), found, rtol=1e-4, atol=1e-4)
+        if model.likelihood == "exact":
+            assert found[2] == 0
+        with pytest.raises(ValueError, match="known must be bool"):
+            partial_scores(model, images, y, each[:2], samples)
+
+
 def test_samples_follow_from_their_own_generators(model):
     if not model.samples:
         pytest.skip("it has nothing to sample from")
@@ -117,9 +144,10 @@ def test_the_loss_falls_on_a_few_pictures(model):
         pytest.skip("of two players' losses the sum need not fall")
     images, y = pictures(model)
     if hasattr(model, "fit"):
-        before = model.loss(images)["loss"]
-        model.fit(images)
-        assert model.loss(images)["loss"] < before
+        images, y = pictures(model, 60)
+        before = model.loss(images, y)["loss"]
+        model.fit(images, y)
+        assert model.loss(images, y)["loss"] < before
         return
     optimizer = torch.optim.Adam(model.train().parameters(), 5e-3)
     found = []

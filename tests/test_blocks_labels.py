@@ -18,8 +18,10 @@ from t2i.blocks.causal import Categorical
 from t2i.blocks.classifier import STARTS, Classifier, train_classifier
 from t2i.blocks.diffusion import DDPM
 from t2i.blocks.discriminative import bayes_classify, fit_bernoulli, fit_gaussian, fit_logistic, impute, naive_bayes
+from t2i.blocks.linear import LinearMixture
 from t2i.cli_errors import UsageError
 
+HALVES = ("none", "lower half", "random half")
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
@@ -41,14 +43,20 @@ def data() -> tuple[np.ndarray, np.ndarray]:
     return (images.flatten(1).double().numpy() + 1) / 2, labels.numpy()
 
 
+def upper(side: int, rows: int) -> Tensor:
+    """That so many rows of a picture are known."""
+    return (torch.arange(side) < rows)[:, None].expand(side, side)
+
+
 # --- Bayes' rule ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rows", [None, 1])
 def test_bayes_rule_gives_the_posterior_of_known_class_conditionals(rows):
+    known = None if rows is None else upper(2, rows)
     white, prior = torch.rand(3, 2, 2) * 0.9 + 0.05, torch.tensor([0.5, 0.2, 0.3])
     k = torch.tensor(list(itertools.product(range(2), repeat=4))).view(-1, 1, 2, 2)
-    found = bayes_classify(Coins(white), from_levels(k, 2), prior, rows).exp()
+    found = bayes_classify(Coins(white), from_levels(k, 2), prior, known).exp()
     joint = prior * torch.where(k == 1, white, 1 - white)[:, :, :rows].flatten(2).prod(2)
     assert torch.allclose(found, (joint / joint.sum(1, keepdim=True)).double(), atol=1e-5)
 
@@ -61,7 +69,7 @@ def test_bayes_rule_is_naive_bayes_where_pixels_are_independent(data):
     prior = torch.from_numpy(np.exp(model.class_log_prior_)).float()
     for rows in (None, 3):
         known = np.arange(64) < 8 * (rows or 8)
-        found = bayes_classify(coins, bits, prior, rows)
+        found = bayes_classify(coins, bits, prior, upper(8, rows or 8))
         assert np.allclose(found, naive_bayes(model, x, known), atol=1e-3)
 
 
@@ -101,8 +109,8 @@ def test_models_and_questions_that_do_not_fit_raise():
     images = digits(2, 2)[0]
     with pytest.raises(ValueError, match="--conditional"):
         bayes_classify(MAKERS["vae"](), images)
-    with pytest.raises(ValueError, match="leave out `rows`"):
-        bayes_classify(MAKERS["vae-conditional"](), images, rows=4)
+    with pytest.raises(ValueError, match="leave out `known`"):
+        bayes_classify(MAKERS["score-sde"](), digits(17, 2)[0], known=upper(8, 4))
     with pytest.raises(ValueError, match="prior must be 10"):
         bayes_classify(MAKERS["gated-pixelcnn"](), images, prior=torch.ones(3) / 3)
 
@@ -212,7 +220,9 @@ def test_few_labels_compares_three_starts(scripts, autoencoder, tmp_path, capsys
 def test_discriminative_against_generative(scripts, autoencoder, tmp_path):
     import discriminative_generative as script
 
-    runs = {"ae": autoencoder, "gated": MAKERS["gated-pixelcnn"](), "vae": MAKERS["vae-conditional"]()}
+    mixture = LinearMixture(8, 1, 17, num_classes=10, rank=12)
+    mixture.fit(*digits(17, 600))
+    runs = {"ae": autoencoder, "gated": MAKERS["gated-pixelcnn"](), "vae": MAKERS["vae-conditional"](), "gmm": mixture}
     for name, model in runs.items():
         model.save_pretrained(tmp_path / name / "best")
     (tmp_path / "gated" / "recipe.json").write_text('{"levels": 2, "per_class": 7}')
@@ -222,13 +232,17 @@ def test_discriminative_against_generative(scripts, autoencoder, tmp_path):
     rows = results(tmp_path / "out")
     found = {(r["method"], r["missing"], r["labels"]) for r in rows}
     for method in ("Gaussian naive Bayes, pixels", "logistic regression, ae", "Bernoulli naive Bayes, pixels"):
-        assert {(method, m, n) for m in ("none", "lower half", "random half") for n in ("5", "30")} <= found
+        assert {(method, m, n) for m in HALVES for n in ("5", "30")} <= found
     assert {m for method, m, _ in found if method == "Bayes' rule, GatedPixelCNN"} == {"none", "lower half"}
-    assert {m for method, m, _ in found if method == "Bayes' rule, VAE"} == {"none"}
+    for anywhere in ("VAE", "LinearMixture"):
+        assert {m for method, m, _ in found if method == f"Bayes' rule, {anywhere}"} == set(HALVES)
     assert {(method, n) for method, _, n in found if "Bayes' rule" in method} == {
         ("Bayes' rule, GatedPixelCNN", "7"),
         ("Bayes' rule, VAE", "30"),
+        ("Bayes' rule, LinearMixture", "30"),
     }
+    mixed = {r["missing"]: float(r["accuracy"]) for r in rows if r["method"] == "Bayes' rule, LinearMixture"}
+    assert min(mixed.values()) > 0.6
     best = {r["method"]: float(r["accuracy"]) for r in rows if (r["missing"], r["labels"]) == ("none", "30")}
     assert best["logistic regression, pixels"] > 0.6 and best["Gaussian naive Bayes, pixels"] > 0.6
     MAKERS["vae"]().save_pretrained(tmp_path / "plain")

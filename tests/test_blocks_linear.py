@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -34,16 +35,16 @@ def test_one_gaussian_is_probabilistic_pca():
 def test_full_rank_is_a_normal_distribution():
     model = LinearMixture(2, 1, 17, rank=4)
     model.center.copy_(torch.tensor([0.1, -0.2, 0.3, 0.0]))
-    model.means.copy_(torch.randn(1, 4) * 0.1)
-    model.scales.copy_(torch.randn(1, 4, 4).tril(-1) * 0.2 + torch.eye(4) * 0.5)
-    normal = torch.distributions.MultivariateNormal(model.center + model.means[0], scale_tril=model.scales[0])
+    model.means.copy_(torch.randn(1, 1, 4) * 0.1)
+    model.scales.copy_(torch.randn(1, 1, 4, 4).tril(-1) * 0.2 + torch.eye(4) * 0.5)
+    normal = torch.distributions.MultivariateNormal(model.center + model.means[0, 0], scale_tril=model.scales[0, 0])
     images = torch.rand(5, 1, 2, 2) * 2 - 1
     assert torch.allclose(model.log_prob(images), normal.log_prob(images.flatten(1)), atol=1e-4)
 
 
 def test_em_never_loses_likelihood():
     model = LinearMixture(8, 1, 17, rank=8, components=6)
-    bounds = model.fit(digits(17, 300)[0])
+    (bounds,) = model.fit(digits(17, 300)[0])
     assert len(bounds) > 3
     assert all(after >= before - 1e-9 for before, after in pairwise(bounds))
 
@@ -70,13 +71,41 @@ def test_samples_have_the_moments_of_what_they_were_fitted_to():
 @pytest.mark.parametrize("rank", [60, 63, 64])
 def test_near_full_rank_the_density_is_the_normal_distribution_s(rank: int):
     model, images = fitted(rank, 1, 1000), digits(17, 200)[0]
-    basis, scales = model.basis.double(), model.scales[0].double()
+    basis, scales = model.basis.double(), model.scales[0, 0].double()
     inside = basis.t() @ scales @ scales.t() @ basis
     outside = model.noise.double() * (torch.eye(64) - basis.t() @ basis)
-    mean = model.center.double() + model.means[0].double() @ basis
+    mean = model.center.double() + model.means[0, 0].double() @ basis
     # the digits' corners never change: what is left of them is the noise of their levels alone
     true = multivariate_normal(mean, inside + outside, allow_singular=rank == 64).logpdf(images.flatten(1).double())
     assert np.abs(model.log_prob(images).numpy() - true).max() < 0.05
+
+
+def test_some_pixels_have_the_density_that_is_left_when_the_others_are_integrated_out():
+    model = LinearMixture(2, 1, 17, num_classes=2, rank=3, components=2)
+    for buffer in (model.center, model.means):
+        buffer.copy_(torch.randn_like(buffer) * 0.2)
+    model.noise.fill_(0.02)
+    model.basis.copy_(torch.linalg.qr(torch.randn(4, 4))[0][:3])
+    model.scales.copy_(torch.randn(2, 2, 3, 3).tril(-1) * 0.05 + torch.eye(3) * 0.15)
+    at, step = torch.linspace(-0.995, 0.995, 200), 2 / 200  # midpoints of bins; next to nothing lies outside
+    images = torch.cartesian_prod(torch.tensor([0.1]), at, torch.tensor([-0.2]), at).view(-1, 1, 2, 2)
+    known = torch.tensor([[True, False], [True, False]])
+    for k in range(2):
+        y = torch.full((len(images),), k)
+        whole = (model.log_prob(images, y).logsumexp(0) + 2 * math.log(step)).item()
+        assert model.log_prob(images[:1], y[:1], known).item() == pytest.approx(whole, abs=1e-3)
+
+
+def test_each_class_has_the_mixture_of_its_own_pictures():
+    images, y = digits(17, 600)
+    model = LinearMixture(8, 1, 17, num_classes=10, rank=16, components=2)
+    bounds = model.fit(images, y)
+    assert len(bounds) == 10 and all(len(of_class) > 1 for of_class in bounds)
+    scored = torch.stack([model.log_prob(images, torch.full_like(y, k)) for k in range(10)], 1)
+    assert (scored.argmax(1) == y).double().mean() > 0.98
+    drawn = model.sample(400, torch.arange(400) % 2, seeds(0)[0], leftover=False)
+    for k in range(2):
+        assert (drawn[k::2].mean(0) - images[y == k].mean(0)).abs().max() < 0.2
 
 
 def test_the_nearest_picture_of_a_picture_is_itself():
@@ -87,7 +116,7 @@ def test_the_nearest_picture_of_a_picture_is_itself():
 def test_bad_options_raise():
     with pytest.raises(ValueError, match=r"rank must lie in \[1, 64\]"):
         LinearMixture(8, 1, 17, rank=65)
-    with pytest.raises(ValueError, match="takes no labels"):
-        LinearMixture(8, 1, 17, 10, rank=6)
+    with pytest.raises(ValueError, match="of a class, are too few"):
+        LinearMixture(8, 1, 17, 10, rank=6, components=5).fit(*digits(17, 20))
     with pytest.raises(ValueError, match="too few"):
         LinearMixture(8, 1, 17, rank=20).fit(digits(17, 20)[0])

@@ -72,11 +72,10 @@ def test_the_top_rows_are_scored_without_the_others(make):
     with torch.no_grad():
         images = from_levels(k, 4)
         summed = model.log_prob(images).view(16, 16).logsumexp(1)
-        top = model.log_prob(images, rows=1).view(16, 16)
+        top = model.log_prob(images, known=torch.tensor([[True, True], [False, False]])).view(16, 16)
     assert torch.allclose(top, summed[:, None].expand(16, 16), atol=1e-4)
-    assert not model.log_prob(images, rows=0).any()
-    with pytest.raises(ValueError, match="rows must"):
-        model.log_prob(images, rows=3)
+    with pytest.raises(ValueError, match="only the last pixels may be unknown"):
+        model.log_prob(images, known=torch.tensor([[True, False], [True, False]]))
 
 
 def test_channels_follow_from_channels_before_them_alone():

@@ -51,7 +51,9 @@ def test_every_family_of_blocks_is_compared_and_nothing_else():
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_all_have_the_same_pictures_and_seconds(levels: int, tmp_path):
     for name in families():
-        recipe = compare_family.configured(replace(ASK, levels=levels, learning_rate=0.5), name, tmp_path / name)
+        recipe = compare_family.configured(
+            replace(ASK, levels=levels, learning_rate=0.5, mixed_precision="bf16"), name, tmp_path / name
+        )
         data = recipe.data
         assert (data.data, data.levels, data.image_size, data.scored, data.patience) == ("digits", levels, None, 50, 0)
         assert getattr(recipe.model, "pixels", "bernoulli" if levels == 2 else "logistic") == (
@@ -60,6 +62,7 @@ def test_all_have_the_same_pictures_and_seconds(levels: int, tmp_path):
         if not hasattr(recipe, "fit"):
             loop = recipe.loop
             assert (loop.max_train_time, loop.learning_rate, loop.resume) == (BUDGET, 0.5, None)
+            assert loop.mixed_precision == "bf16"
             assert loop.max_train_steps / loop.checkpointing_steps == compare_family.CHECKPOINTS
 
 

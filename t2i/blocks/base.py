@@ -19,6 +19,7 @@ from torch import Tensor
 
 PREVIEW_STEPS = 50  # of diffusion, where hundreds would keep the training waiting
 Likelihood = Literal["exact", "bound", "none"]
+Partial = Literal["any", "last", "none"]
 Generators = torch.Generator | Sequence[torch.Generator] | None  # one for all images, or one for each
 
 
@@ -33,6 +34,8 @@ class Block(ModelMixin, ConfigMixin):
         conditional: whether it takes labels, which are then required everywhere.
         shape: of an image, (C, S, S).
         levels: of the images it is trained on and gives.
+        partial: which pixels may be unknown: "any", the "last" in the order of rows, or "none". Where some may,
+            `known`, bool (S, S) or (B, S, S), has `log_prob` and `elbo` score those alone, whatever the others are.
 
     `log_prob(x, y=None)` and `elbo(x, y=None, generator=None, samples=1)` return nats (B,). `sample(n, y=None,
     generator=None)` returns n new images (n, C, S, S) of L levels, of which the i-th follows from the i-th generator
@@ -42,6 +45,7 @@ class Block(ModelMixin, ConfigMixin):
     likelihood: ClassVar[Likelihood]
     latents: ClassVar[bool] = False
     samples: ClassVar[bool] = True
+    partial: ClassVar[Partial] = "none"
     continuous: bool = False
 
     @property
@@ -79,6 +83,14 @@ class Block(ModelMixin, ConfigMixin):
         if not -1.001 <= low <= high <= 1.001:  # NaN fails too
             raise ValueError(f"images must lie in [-1, 1], but range from {low:.3g} to {high:.3g}")
         self._check_labels(y, len(images))
+
+    def _check_known(self, known: Tensor, n: int) -> Tensor:
+        """bool (S, S) or (n, S, S) -> (n, C, S, S). Raises ValueError for others."""
+        side = self.shape[1]
+        if known.dtype != torch.bool or known.shape not in ((side, side), (n, side, side)):
+            shapes = f"({side}, {side}) or ({n}, {side}, {side})"
+            raise ValueError(f"known must be bool {shapes}, not {known.dtype} {tuple(known.shape)}")
+        return known.unsqueeze(-3).expand(n, *self.shape)
 
     def _check_labels(self, y: Tensor | None, n: int) -> None:
         if (y is not None) != self.conditional:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i.blocks.base import Block, Generators, Likelihood, from_levels, to_levels, uniform
+from t2i.blocks.base import Block, Generators, Likelihood, Partial, from_levels, to_levels, uniform
 
 
 class Memory:
@@ -144,6 +144,7 @@ class Autoregressive(Block):
     """
 
     likelihood: ClassVar[Likelihood] = "exact"
+    partial: ClassVar[Partial] = "last"
     draws: int  # D
     channel_by_channel: bool  # whether a pixel's later channels change what the network sees of it
 
@@ -151,15 +152,20 @@ class Autoregressive(Block):
         """Images of L levels (B, C, S, S) -> parameters (B, P, S, S); those of (i, j) follow from pixels before it."""
         raise NotImplementedError
 
-    def log_prob(self, images: Tensor, y: Tensor | None = None, rows: int | None = None) -> Tensor:
-        """ln P(x | y), exact: images of L levels (B, C, S, S) -> nats (B,). Raises ValueError for other images.
+    def log_prob(self, images: Tensor, y: Tensor | None = None, known: Tensor | None = None) -> Tensor:
+        """ln P(x | y), exact: images of L levels (B, C, S, S) -> nats (B,).
 
-        With `rows`, ln P of so many rows from the top, whatever is below: later pixels sum to one, and fall away.
+        With `known`, ln P of those pixels, whatever comes after them: it sums to one, and falls away.
+        Raises ValueError for other images, and where an unknown pixel is before a known one.
         """
         self._check(images, y)
-        if rows is not None and not 0 <= rows <= self.shape[1]:
-            raise ValueError(f"rows must lie in [0, {self.shape[1]}], not {rows}")
-        return self._nats(images, y)[:, :rows].flatten(1).sum(1)
+        nats = self._nats(images, y)  # (B, S, S)
+        if known is not None:
+            known = self._check_known(known, len(images))[:, 0].to(nats.device)
+            if (known.flatten(1).diff(dim=1) & known.flatten(1)[:, 1:]).any():  # from unknown to known
+                raise ValueError("a pixel's probability is given all before it: only the last pixels may be unknown")
+            nats = nats.where(known, 0.0)
+        return nats.flatten(1).sum(1)
 
     def _nats(self, images: Tensor, y: Tensor | None) -> Tensor:
         """ln of each pixel's probability given those before it: (B, C, S, S) -> (B, S, S)"""

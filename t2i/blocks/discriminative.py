@@ -2,7 +2,8 @@
 generative classifiers").
 
 A model of p(x | y) also knows what to do when part of x is missing: what is known has a probability of its own. Naive
-Bayes leaves out the factors of missing numbers, an autoregressive model those of rows at the end; both are exact.
+Bayes leaves out the factors of missing numbers, an autoregressive model those of pixels at the end, a mixture of
+Gaussians has marginal distributions, all exact; a VAE leaves out the factors given its latents, within its bound.
 Shapes: B batch · C channels · S image side · N numbers of an image or features · K classes
 """
 
@@ -15,7 +16,6 @@ from sklearn.naive_bayes import BernoulliNB, GaussianNB
 from torch import Tensor
 
 from t2i.blocks.base import Block, Generators, density_images
-from t2i.blocks.causal import Autoregressive
 
 NaiveBayes = GaussianNB | BernoulliNB
 VAR_SMOOTHING = 0.02  # of the largest variance: pixels that never change would decide alone with scikit-learn's 1e-9
@@ -26,7 +26,7 @@ def bayes_classify(
     model: Block,
     images: Tensor,
     prior: Tensor | None = None,
-    rows: int | None = None,
+    known: Tensor | None = None,
     generator: Generators = None,
     samples: int = 1,
 ) -> Tensor:
@@ -35,16 +35,16 @@ def bayes_classify(
     Args:
         images: of L levels; a density is scored on one dequantisation of them.
         prior: p(y), (K,), above 0; by default all classes are as likely.
-        rows: only so many rows from the top are known, and what lies below is not looked at.
+        known: bool (S, S) or (B, S, S): the other pixels are not looked at; `Block.partial` says what a model allows.
         generator, samples: of the dequantisation and of bounds, see `log_likelihood`; noise is the same for all
             classes, so that they differ by what the model says of them alone.
 
-    Raises ValueError for a model that takes no labels or has no likelihood, and for rows where order is not by rows.
+    Raises ValueError for a model that takes no labels, has no likelihood, or none of these pixels alone.
     """
     if not model.conditional or model.likelihood == "none":
         raise ValueError(f"need a model of p(x | y): a {type(model).__name__} trained with --conditional")
-    if rows is not None and not isinstance(model, Autoregressive):
-        raise ValueError(f"a {type(model).__name__} cannot score the upper rows alone: leave out `rows`")
+    if known is not None and model.partial == "none":
+        raise ValueError(f"a {type(model).__name__} cannot score a part of an image: leave out `known`")
     classes = model.num_classes
     if prior is not None and (prior.shape != (classes,) or not (prior > 0).all()):
         raise ValueError(f"the prior must be {classes} probabilities above 0, not {prior}")
@@ -57,10 +57,9 @@ def bayes_classify(
         for g, state in zip(drawing, states, strict=True):
             g.set_state(state)
         y = torch.full((len(x),), k, device=x.device)
-        if rows is not None:
-            scores.append(model.log_prob(x, y, rows))
-        else:
-            scores.append(model.log_prob(x, y) if model.likelihood == "exact" else model.elbo(x, y, generator, samples))
+        part = {} if known is None else {"known": known}
+        exact = model.likelihood == "exact"
+        scores.append(model.log_prob(x, y, **part) if exact else model.elbo(x, y, generator, samples, **part))
     joint = torch.stack(scores, dim=1).double()
     return (joint if prior is None else joint + prior.to(joint).log()).log_softmax(1)
 

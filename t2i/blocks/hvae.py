@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from t2i.blocks.base import Block, Generators, Likelihood, density_images, normal
+from t2i.blocks.base import Block, Generators, Likelihood, Partial, density_images, normal
 from t2i.blocks.likelihoods import Pixels, check_pixels, draw, log_prob, mode, outputs_of
-from t2i.blocks.vae import GROUPS, check_widths, encoder_levels, gaussian, gaussian_kl
+from t2i.blocks.vae import GROUPS, check_widths, encoder_levels, gaussian, gaussian_kl, seen_and_known
 from t2i.nn.blocks import ResBlock
 
 
@@ -70,6 +70,7 @@ class HierarchicalVAE(Block):
 
     likelihood: ClassVar[Likelihood] = "bound"
     latents: ClassVar[bool] = True
+    partial: ClassVar[Partial] = "any"
 
     @register_to_config
     def __init__(
@@ -136,7 +137,7 @@ class HierarchicalVAE(Block):
     def loss(self, images: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """As `Block.loss`, with warm-up and free nats; also `kl` and `reconstruction`, nats an image."""
         images, offset = density_images(self, images)
-        reconstruction, kls = self._terms(images, y, None)
+        reconstruction, kls = self._terms(images, y, None, images, None)
         nats = reconstruction.mean() + offset
         each = kls.mean(0)  # (G,)
         share = min(1.0, int(self.passes) / self.config.warmup) if self.config.warmup else 1.0
@@ -145,19 +146,27 @@ class HierarchicalVAE(Block):
         parts = self._scalars(share * each.clamp(min=self.config.free_nats).sum() - nats, each.sum() - nats)
         return parts | {"kl": each.sum().detach(), "reconstruction": -nats.detach()}
 
-    def elbo(self, images: Tensor, y: Tensor | None = None, generator: Generators = None, samples: int = 1) -> Tensor:
+    def elbo(
+        self,
+        images: Tensor,
+        y: Tensor | None = None,
+        generator: Generators = None,
+        samples: int = 1,
+        known: Tensor | None = None,
+    ) -> Tensor:
         """A lower bound of ln p(x | y), nats (B,); with several samples the importance-weighted one, see `VAE.elbo`."""
+        seen, known = seen_and_known(self, images, y, known)
         if samples == 1:
-            reconstruction, kls = self._terms(images, y, generator)
+            reconstruction, kls = self._terms(images, y, generator, seen, known)
             return reconstruction - kls.sum(1)
         self._check(images, y)
-        features = self._features(images)
+        features = self._features(seen)
         weights = []
         for _ in range(samples):
             outputs, zs, told = self._run(features, self._noise(len(images), generator), y, len(images))
             pairs = zip(zs, told, strict=True)
             ratio = sum((gaussian(z, *t[2:]) - gaussian(z, *t[:2])).flatten(1).sum(1) for z, t in pairs)
-            weights.append(log_prob(self.pixels, outputs.float(), images, self.levels) + ratio)
+            weights.append(log_prob(self.pixels, outputs.float(), images, self.levels, known) + ratio)
         return torch.stack(weights).logsumexp(0) - math.log(samples)
 
     @torch.no_grad()
@@ -167,12 +176,14 @@ class HierarchicalVAE(Block):
         noise = [temperature * e for e in self._noise(n, generator)]
         return draw(self.pixels, self._run(None, noise, y, n)[0], self.levels, generator)
 
-    def _terms(self, images: Tensor, y: Tensor | None, generator: Generators) -> tuple[Tensor, Tensor]:
-        """ln p(x | z) in nats (B,), and the KL of each group (B, G)"""
+    def _terms(
+        self, images: Tensor, y: Tensor | None, generator: Generators, seen: Tensor, known: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """ln p(known pixels | z) in nats (B,), and the KL of each group, of posteriors given what is seen (B, G)"""
         self._check(images, y)
-        outputs, _, told = self._run(self._features(images), self._noise(len(images), generator), y, len(images))
+        outputs, _, told = self._run(self._features(seen), self._noise(len(images), generator), y, len(images))
         kls = torch.stack([gaussian_kl(*t).flatten(1).sum(1) for t in told], dim=1)
-        return log_prob(self.pixels, outputs.float(), images, self.levels), kls
+        return log_prob(self.pixels, outputs.float(), images, self.levels, known), kls
 
     def _features(self, images: Tensor) -> list[Tensor]:
         features, h = [], images.to(self.dtype)

@@ -34,17 +34,20 @@ def outputs_of(pixels: Pixels) -> int:
     return 1 if pixels == "bernoulli" else 2
 
 
-def log_prob(pixels: Pixels, outputs: Tensor, images: Tensor, levels: int) -> Tensor:
-    """ln p(images | outputs): (B, 1 or 2 · C, S, S), (B, C, S, S) -> nats (B,); a density for "gaussian" alone."""
+def log_prob(pixels: Pixels, outputs: Tensor, images: Tensor, levels: int, known: Tensor | None = None) -> Tensor:
+    """ln p(images | outputs): (B, 1 or 2 · C, S, S), (B, C, S, S) -> nats (B,); a density for "gaussian" alone.
+
+    Of the `known` numbers alone, bool (B, C, S, S), where it is given: each is independent of the others.
+    """
+    mean, log_scale = (outputs, None) if pixels == "bernoulli" else outputs.chunk(2, dim=1)
     if pixels == "bernoulli":
-        return -F.binary_cross_entropy_with_logits(outputs, (images + 1) / 2, reduction="none").flatten(1).sum(1)
-    mean, log_scale = outputs.chunk(2, dim=1)
-    if pixels == "gaussian":
+        nats = -F.binary_cross_entropy_with_logits(mean, (images + 1) / 2, reduction="none")
+    elif pixels == "gaussian":
         log_scale = _bounded(log_scale)
         nats = -0.5 * ((images - mean) * (-log_scale).exp()).square() - log_scale - 0.5 * math.log(2 * math.pi)
     else:
         nats = discretized_logistic(images, mean, log_scale, levels)
-    return nats.flatten(1).sum(1)
+    return (nats if known is None else nats.where(known, 0.0)).flatten(1).sum(1)
 
 
 def mode(pixels: Pixels, outputs: Tensor) -> Tensor:

@@ -14,11 +14,12 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from t2i.blocks.base import Block, Generators, Likelihood, density_images, log_likelihood, normal
+from t2i.blocks.base import Block, Generators, Likelihood, Partial, density_images, log_likelihood, normal
 from t2i.blocks.likelihoods import Pixels, check_pixels, draw, log_prob, mode, outputs_of
 from t2i.nn.blocks import ResBlock
 
 GROUPS = 8  # of the group norms
+IMPUTED = 5  # times that unknown pixels are replaced by their reconstruction
 
 
 class VAE(Block):
@@ -40,6 +41,7 @@ class VAE(Block):
 
     likelihood: ClassVar[Likelihood] = "bound"
     latents: ClassVar[bool] = True
+    partial: ClassVar[Partial] = "any"
 
     @register_to_config
     def __init__(
@@ -107,28 +109,37 @@ class VAE(Block):
             nats = -log_likelihood(self, images, y, samples=self.config.train_samples).mean()
             return self._scalars(nats, nats)
         images, offset = density_images(self, images)
-        reconstruction, kl = (term.mean() for term in self._terms(images, y, None))
+        reconstruction, kl = (term.mean() for term in self._terms(images, y, None, images, None))
         reconstruction = reconstruction + offset
         parts = self._scalars(self.config.beta * kl - reconstruction, kl - reconstruction)
         return parts | {"kl": kl.detach(), "reconstruction": -reconstruction.detach()}
 
-    def elbo(self, images: Tensor, y: Tensor | None = None, generator: Generators = None, samples: int = 1) -> Tensor:
+    def elbo(
+        self,
+        images: Tensor,
+        y: Tensor | None = None,
+        generator: Generators = None,
+        samples: int = 1,
+        known: Tensor | None = None,
+    ) -> Tensor:
         """A lower bound of ln p(x | y): images (B, C, S, S) -> nats (B,).
 
         With one sample E_q ln p(x|z) - KL(q ‖ p), the KL analytic (Kingma and Welling, eq. 10); with K the importance
-        weighted ln 1/K Σ p(x, z_k) / q(z_k | x) (Burda et al., eq. 8), which K brings nearer to ln p(x).
+        weighted ln 1/K Σ p(x, z_k) / q(z_k | x) (Burda et al., eq. 8), which K brings nearer to ln p(x). With `known`
+        (see `Block`) a bound of ln p of those pixels: given z, the others fall away.
         """
+        seen, known = seen_and_known(self, images, y, known)
         if samples == 1:
-            reconstruction, kl = self._terms(images, y, generator)
+            reconstruction, kl = self._terms(images, y, generator, seen, known)
             return reconstruction - kl
-        mean, log_std = self.posterior(images, y)
+        mean, log_std = self.posterior(seen, y)
         noise = normal((len(images), samples, self.latent_dim), generator, images.device, self.dtype)
         weights = []
         for k in range(samples):  # one after the other: K times the memory would not do for a large K
             z = mean + log_std.exp() * noise[:, k]
             prior_mean, prior_log_std = self._prior(y, mean)
             ratio = gaussian(z, prior_mean, prior_log_std) - gaussian(z, mean, log_std)
-            weights.append(self._pixels(z, y, images) + ratio.sum(1))
+            weights.append(self._pixels(z, y, images, known) + ratio.sum(1))
         return torch.stack(weights).logsumexp(0) - math.log(samples)
 
     @torch.no_grad()
@@ -139,11 +150,14 @@ class VAE(Block):
         mean, log_std = self._prior(y, noise)
         return draw(self.pixels, self._outputs(mean + log_std.exp() * noise, y), self.levels, generator)
 
-    def _terms(self, images: Tensor, y: Tensor | None, generator: Generators) -> tuple[Tensor, Tensor]:
-        mean, log_std = self.posterior(images, y)
+    def _terms(
+        self, images: Tensor, y: Tensor | None, generator: Generators, seen: Tensor, known: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """ln p(known pixels | z) and KL(q(z | seen) ‖ p(z)), in nats (B,)"""
+        mean, log_std = self.posterior(seen, y)
         noise = normal(mean.shape, generator, mean.device, mean.dtype)
         kl = gaussian_kl(mean, log_std, *self._prior(y, mean)).sum(1)
-        return self._pixels(mean + log_std.exp() * noise, y, images), kl
+        return self._pixels(mean + log_std.exp() * noise, y, images, known), kl
 
     def _prior(self, y: Tensor | None, like: Tensor) -> tuple[Tensor, Tensor]:
         if self.prior is None:
@@ -151,14 +165,34 @@ class VAE(Block):
         mean, log_std = self.prior(y).chunk(2, dim=1)
         return mean, log_std.clamp(-7, 4)
 
-    def _pixels(self, z: Tensor, y: Tensor | None, images: Tensor) -> Tensor:
-        return log_prob(self.pixels, self._outputs(z, y).float(), images, self.levels)
+    def _pixels(self, z: Tensor, y: Tensor | None, images: Tensor, known: Tensor | None) -> Tensor:
+        return log_prob(self.pixels, self._outputs(z, y).float(), images, self.levels, known)
 
     def _outputs(self, z: Tensor, y: Tensor | None) -> Tensor:
         return self.decoder(self.unflatten(self.from_latent(self._with_label(z.to(self.dtype), y))))
 
     def _with_label(self, x: Tensor, y: Tensor | None) -> Tensor:
         return x if self.label is None else torch.cat([x, self.label(y)], dim=1)
+
+
+def seen_and_known(
+    model: Block, images: Tensor, y: Tensor | None, known: Tensor | None
+) -> tuple[Tensor, Tensor | None]:
+    """What the encoder is shown, and which numbers are known, bool (B, C, S, S); images (B, C, S, S) and None if all.
+
+    Unknown pixels begin between black and white, and are replaced by their reconstruction a few times (Rezende et al.
+    2014, arXiv 1401.4082, appendix F, by means instead of draws): a bound is one with any posterior, but a poor one
+    where the encoder is shown what no picture looks like. Raises ValueError as `Block._check_known`.
+    """
+    if known is None:
+        return images, None
+    model._check(images, y)
+    known = model._check_known(known, len(images)).to(images.device)
+    seen = images.where(known, 0.0)
+    with torch.no_grad():
+        for _ in range(IMPUTED):
+            seen = images.where(known, model.decode(model.encode(seen, y), y).to(images.dtype))
+    return seen, known
 
 
 def gaussian(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ class LinearRecipe:
     fitted: int = 10_000
     """How many training pictures it is fitted to at most."""
     seed: int = 0
+    conditional: bool = False
+    """Fit p(x | y) on the data's labels: a mixture for each class."""
     data: BlockDataConfig = field(default_factory=BlockDataConfig)
     model: LinearOptions = field(default_factory=LinearOptions)
 
@@ -52,11 +54,13 @@ class LinearRecipe:
         if folder.exists():
             raise FileExistsError(f"{run} holds a model: choose another --output-dir")
         part = run / f".{folder.name}.part"
-        stage = BlockStage(self.data, self.model, LoopConfig(self.output_dir, seed=self.seed), conditional=False)
+        loop = LoopConfig(self.output_dir, seed=self.seed)
+        stage = BlockStage(self.data, self.model, loop, self.conditional)
         some = range(min(self.fitted, len(stage.source)))
-        drawn = [stage.prepare(stage.source[i], np.random.default_rng((self.seed, i)))["k"] for i in some]
-        images = from_levels(torch.from_numpy(np.stack(drawn)), stage.model.levels)
-        bounds = stage.model.fit(images, self.seed)
+        items = [stage.prepare(stage.source[i], np.random.default_rng((self.seed, i))) for i in some]
+        images = from_levels(torch.from_numpy(np.stack([item["k"] for item in items])), stage.model.levels)
+        labels = torch.tensor([item["label"] for item in items]) if self.conditional else None
+        bounds = stage.model.fit(images, labels, self.seed)
         (run / "samples").mkdir(parents=True, exist_ok=True)
         shutil.rmtree(part, ignore_errors=True)  # what a crash left
         stage.save(part)
@@ -70,7 +74,8 @@ class LinearRecipe:
 
 def beside_nearest(model: LinearMixture, images: torch.Tensor, count: int = 8) -> Image.Image:
     """Samples over the training pictures nearest to them: has it learned the pictures by heart?"""
-    samples = model.sample(count, None, torch.Generator().manual_seed(0), leftover=False)
+    y = torch.arange(count) % model.num_classes if model.conditional else None
+    samples = model.sample(count, y, torch.Generator().manual_seed(0), leftover=False)
     shown = torch.cat([samples, images[nearest(samples, images)]]).expand(-1, 3, -1, -1)
     return contact_sheet(to_pil(shown), ["sample"] * count + ["nearest"] * count, columns=count, cell=64)
 
