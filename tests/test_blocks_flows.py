@@ -51,6 +51,19 @@ def log_abs_det(function, x: torch.Tensor) -> torch.Tensor:
     return torch.linalg.slogdet(J.reshape(x.numel(), x.numel()))[1]
 
 
+@pytest.mark.parametrize("name", SMALL)
+def test_under_autocast_only_networks_are_in_bfloat16(name):
+    """Of latents with eight bits, a density would be off by a nat."""
+    model = flow(name)
+    images, y = continuous(model)
+    kept = []
+    for step in model.transforms:
+        step.register_forward_hook(lambda step, given, out: kept.extend(part.dtype for part in out))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model.log_prob(images, y).dtype == torch.float32
+    assert kept and set(kept) == {torch.float32}
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_has_its_inverse_and_its_determinant(name):
     layer = LAYERS[name]()

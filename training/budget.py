@@ -50,6 +50,13 @@ class Budget:
         return self.seconds >= self.config.max_train_time
 
     @property
+    def done(self) -> float:
+        """Which share of the run is over before the step at hand, in [0, 1]."""
+        if self.config.max_train_time is None:
+            return (self.step - 1) / self.config.max_train_steps
+        return min(1.0, self.seconds / self.config.max_train_time)
+
+    @property
     def checkpoint_due(self) -> bool:
         """At the end, and every `checkpointing_steps`; where time decides, as often in the run as by its steps."""
         config = self.config

@@ -35,7 +35,7 @@ from t2i.training.stop import StopRequest
 class Stage(Protocol):
     """What the loop asks of a stage."""
 
-    model: nn.Module  # what is trained, checkpointed and averaged
+    model: nn.Module  # what is trained, checkpointed and averaged; its `progress` is set to the share that is over
     source: Source
     fingerprint: dict[str, str]  # of what else the run is made from: a resumed run must be made from the same
     # finished: bool, if it has that: `save` found that the model gets no better, and the run ends.
@@ -115,6 +115,7 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
             lr = learning_rate(step, config, budget.seconds)
             for group in (group for optimizer in optimizers for group in optimizer.param_groups):
                 group["lr"] = lr
+            stage.model.progress = budget.done
             sums: dict[str, Tensor] = {}
             for micro in range(config.gradient_accumulation_steps):
                 batch = {name: x.to(accelerator.device, non_blocking=True) for name, x in next(batches).items()}

@@ -101,7 +101,7 @@ class AffineCoupling(Bijection):
         return self._whole(stays, (moves - shift) * (-log_scale).exp())
 
     def _affine(self, stays: Tensor) -> tuple[Tensor, Tensor]:
-        raw, shift = self.network(stays).chunk(2, dim=1)
+        raw, shift = self.network(stays).to(stays.dtype).chunk(2, dim=1)  # under autocast only the network is in half
         log_scale = self.bound * (raw / self.bound).tanh()
         return (log_scale, shift) if self.mask is None else (log_scale * (1 - self.mask), shift * (1 - self.mask))
 
@@ -141,7 +141,7 @@ class Split(nn.Module):
         return torch.cat([a, out], dim=1)
 
     def _prior(self, a: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_std = self.prior(a).chunk(2, dim=1)
+        mean, log_std = self.prior(a).to(a.dtype).chunk(2, dim=1)
         return mean, 3 * (log_std / 3).tanh()
 
 

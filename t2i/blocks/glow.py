@@ -28,9 +28,11 @@ class Invertible1x1(Bijection):
         self.log_scale = nn.Parameter(diagonal.abs().log())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        lower, upper = self._factors()
-        weight = self.permutation @ lower @ upper
-        return F.conv2d(x, weight[:, :, None, None]), self.log_scale.sum() * (x.shape[2] * x.shape[3])
+        # Never in half precision, whatever autocast says: images would be rounded at every step of the flow.
+        with torch.autocast(x.device.type, enabled=False):
+            lower, upper = self._factors()
+            weight = self.permutation @ lower @ upper
+            return F.conv2d(x, weight[:, :, None, None]), self.log_scale.sum() * (x.shape[2] * x.shape[3])
 
     def inverse(self, z: Tensor) -> Tensor:
         # In double: two triangular solves cost next to nothing, and errors would add up over the steps.

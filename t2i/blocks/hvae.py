@@ -39,11 +39,11 @@ class Group(nn.Module):
 
     def distributions(self, h: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """-> mean and log σ of the posterior (the prior's without features), then of the prior; (B, D, s, s)"""
-        prior_mean, prior_log_std = self.prior(F.silu(h)).chunk(2, dim=1)
+        prior_mean, prior_log_std = self.prior(F.silu(h)).float().chunk(2, dim=1)  # so that the KL is float32 too
         prior_log_std = prior_log_std.clamp(-5, 3)
         if features is None:
             return prior_mean, prior_log_std, prior_mean, prior_log_std
-        shift, log_scale = self.posterior(torch.cat([h, features], dim=1)).chunk(2, dim=1)
+        shift, log_scale = self.posterior(torch.cat([h, features], dim=1)).float().chunk(2, dim=1)
         return prior_mean + shift, prior_log_std + log_scale.clamp(-5, 3), prior_mean, prior_log_std
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
@@ -62,12 +62,13 @@ class HierarchicalVAE(Block):
         blocks: residual blocks a level of the bottom-up network.
         pixels: see `VAE`.
         free_nats: each group's KL is taken for at least so much in the loss (Kingma et al. 2016, arXiv 1606.04934).
-        warmup: forward passes of training in which the KL's weight rises from 0 to 1.
+        warmup: share of the training, from its start, in which the KL's weight rises from 0 to 1.
         dropout: of the bottom-up features.
 
     Raises ValueError for sizes that do not fit together.
     """
 
+    progress = 1.0  # how far the training has come, which is for the loop to tell
     likelihood: ClassVar[Likelihood] = "bound"
     latents: ClassVar[bool] = True
     partial: ClassVar[Partial] = "any"
@@ -85,7 +86,7 @@ class HierarchicalVAE(Block):
         blocks: int = 1,
         pixels: Pixels = "bernoulli",
         free_nats: float = 0.0,
-        warmup: int = 0,
+        warmup: float = 0.0,
         dropout: float = 0.0,
     ):
         super().__init__()
@@ -94,7 +95,7 @@ class HierarchicalVAE(Block):
         check_widths(image_size, widths)
         if len(groups) != len(widths) or min(groups) < 0 or sum(groups) < 1:
             raise ValueError(f"groups must have a number for each of {len(widths)} levels, not all 0: {tuple(groups)}")
-        if latent_channels < 1 or not free_nats >= 0 or warmup < 0:
+        if latent_channels < 1 or not free_nats >= 0 or not 0 <= warmup <= 1:
             raise ValueError(f"out of range: {latent_channels=}, {free_nats=}, {warmup=}")
         self.continuous, self.pixels = pixels == "gaussian", pixels
         self.bottom_up = nn.ModuleList(encoder_levels(channels, widths, blocks, dropout))
@@ -117,7 +118,6 @@ class HierarchicalVAE(Block):
             nn.SiLU(),
             nn.Conv2d(widths[0], outputs_of(pixels) * channels, 3, padding=1),
         )
-        self.register_buffer("passes", torch.zeros((), dtype=torch.long))
 
     def encode(self, images: Tensor, y: Tensor | None = None) -> Tensor:
         """Images (B, C, S, S) -> means of their latents, all groups in one row (B, Z)"""
@@ -140,9 +140,7 @@ class HierarchicalVAE(Block):
         reconstruction, kls = self._terms(images, y, None, images, None)
         nats = reconstruction.mean() + offset
         each = kls.mean(0)  # (G,)
-        share = min(1.0, int(self.passes) / self.config.warmup) if self.config.warmup else 1.0
-        if self.training:
-            self.passes += 1
+        share = min(1.0, self.progress / self.config.warmup) if self.config.warmup else 1.0
         parts = self._scalars(share * each.clamp(min=self.config.free_nats).sum() - nats, each.sum() - nats)
         return parts | {"kl": each.sum().detach(), "reconstruction": -nats.detach()}
 

@@ -91,8 +91,8 @@ class HVAEOptions(_PixelOptions):
     """How pixels are distributed: 'bernoulli' for --levels 2, 'gaussian' or 'logistic' for more."""
     free_nats: float = 0.0
     """A group's KL below this costs nothing more."""
-    warmup: int = 1000
-    """Forward passes in which the KL's weight rises to 1."""
+    warmup: float = 0.2
+    """Share of the training, from its start, in which the KL's weight rises to 1."""
     dropout: float = 0.1
 
 
@@ -104,6 +104,6 @@ def hvae(preset: str = "base") -> BlockRecipe:
     """
     data = BlockDataConfig(levels=2)
     if preset == "tiny":
-        model = HVAEOptions((16, 32), (1, 1), 2, warmup=50)
+        model = HVAEOptions((16, 32), (1, 1), 2)
         return BlockRecipe(model, data=data, loop=tiny_loop("hvae"))
     return BlockRecipe(HVAEOptions(), data=data, loop=base_loop("hvae"))
