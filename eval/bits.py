@@ -7,6 +7,9 @@ import io
 import math
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 from t2i.blocks import load_block
 from t2i.blocks.base import Block, from_levels
 from t2i.cli_errors import UsageError
@@ -30,8 +33,10 @@ def measure(ask: Bits) -> Path:
     for folder, model in models.items():
         if model.likelihood == "none":
             raise UsageError(f"{folder} holds a {type(model).__name__}, which has neither a likelihood nor a bound")
-    rows = [row(ask, folder, model) for folder, model in models.items()]
-    shown = [[f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in found.values()] for found in rows]
+    scored = {folder: _nats(ask, folder, model) for folder, model in models.items()}
+    first = scored[ask.models[0]]
+    rows = [row(ask, folder, models[folder], each[1]) | against(first, each) for folder, each in scored.items()]
+    shown = [[_text(cell) for cell in found.values()] for found in rows]
     print("\n".join(aligned([list(rows[0]), *shown], right=tuple(range(4, len(rows[0]))))))
     table = io.StringIO()
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
@@ -44,11 +49,34 @@ def measure(ask: Bits) -> Path:
     return file
 
 
-def row(ask: Bits, folder: str, model: Block) -> dict:
-    """Means over test pictures, nats an image and bits a number, the latter with a 95 % bootstrap interval."""
+def _text(cell: object) -> str:
+    return "" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell)
+
+
+def _nats(ask: Bits, folder: str, model: Block) -> tuple[Tensor, Tensor]:
+    """Test pictures as levels (n, C, S, S), and nats of each (n,)"""
     splits = trained_on(folder) if ask.data is None else open_splits(ask.data, model.shape[1])
     k, labels = drawn(splits.test, PreparePixels(model.levels, model.shape[0]), ask.num)
-    each = nats(model, from_levels(k, model.levels), labels, ask.seed, ask.samples, ask.batch_size)
+    return k, nats(model, from_levels(k, model.levels), labels, ask.seed, ask.samples, ask.batch_size)
+
+
+def against(first: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> dict:
+    """How many nats more than the first model's the other's are, picture by picture, with a 95 % bootstrap interval.
+
+    Both are pictures and the nats of each. None where the pictures are others.
+    """
+    if not torch.equal(first[0], other[0]) or first[1] is other[1]:
+        return dict.fromkeys(("more than the first", "from", "to"))
+    more = other[1].double() - first[1].double()
+    interval = bootstrap_interval(more)
+    return {"more than the first": float(more.mean()), "from": interval.low, "to": interval.high}
+
+
+def row(ask: Bits, folder: str, model: Block, each: Tensor) -> dict:
+    """Means over test pictures, nats an image and bits a number, the latter with a 95 % bootstrap interval.
+
+    `each` is the nats of every picture (n,).
+    """
     bits = each.double() / (math.prod(model.shape) * math.log(2))
     interval = bootstrap_interval(bits)
     return {

@@ -136,7 +136,7 @@ def by_bayes(name: str, block: Block, pictures: Labelled, labels: int | None, sa
         raise UsageError(f"{name} knows {block.num_classes} classes, and the data have {len(pictures.classes)}")
     images, truth = pictures.test_images, pictures.test_labels
     counts = pictures.labels.bincount(minlength=block.num_classes)
-    prior = (counts + 1) / (counts + 1).sum()
+    prior = (counts + 1) / (counts + 1).sum() if labels is None else None  # of few labels, all classes have as many
     labels = labels or round(len(pictures.labels) / len(pictures.classes))
     scored = {"none": ["none"], "last": ["none", LOWER], "any": ["none", LOWER, RANDOM]}[block.partial]
     for missing, mask in masks(images).items():

@@ -24,7 +24,7 @@ from tyro.conf import Positional, arg
 from t2i.blocks import load_block
 from t2i.blocks.base import Block, from_levels
 from t2i.blocks.disentanglement import entropies, gaps, mutual_information
-from t2i.blocks.traversals import interpolations, manifold, traversals
+from t2i.blocks.traversals import has_plane, interpolations, manifold, traversals
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
 from t2i.data.digits import open_splits
 from t2i.data.factors import FACTORS
@@ -67,7 +67,7 @@ def main(args: Sequence[str]) -> None:
         "traversals": traversals(model, images[:1000], y if y is None else y[:1000], ask.rows),
         "interpolation": interpolations(model, images[first], images[last], of_first),
     }
-    if getattr(model, "latent_dim", None) == 2 and not model.conditional:
+    if has_plane(model):
         made["manifold"] = manifold(model)
     if factors is not None:
         information = mutual_information(codes(model, images, y), factors)

@@ -71,9 +71,12 @@ def test_a_conditional_model_is_compared_without_labels_where_there_are_none(cla
 
 def test_some_of_each_class_are_chosen_by_the_seed():
     splits = open_splits("digits")
-    chosen = [few(splits.train, splits.classes, 3, seed) for seed in (0, 0, 1)]
-    assert Counter(item["label"] for item in map(chosen[0].__getitem__, range(30))) == dict.fromkeys(range(10), 3)
-    assert chosen[0].places == chosen[1].places != chosen[2].places and len(chosen[0]) == 30
+    chosen = [few(splits.train, splits.classes, 7, seed) for seed in (0, 0, 1)]
+    for part, count in zip(chosen[0], (6, 1), strict=True):
+        labels = Counter(part[i]["label"] for i in range(len(part)))
+        assert labels == dict.fromkeys(range(10), count)
+    assert not set(chosen[0][0].places) & set(chosen[0][1].places)
+    assert chosen[0][0].places == chosen[1][0].places != chosen[2][0].places
     with pytest.raises(ValueError, match="pictures of 'eight' to learn from, not 150"):
         few(splits.train, splits.classes, 150, 0)
 
@@ -81,14 +84,15 @@ def test_some_of_each_class_are_chosen_by_the_seed():
 def test_a_model_learns_from_some_of_each_class(tmp_path, classes):
     tiny = RECIPES["vae"]("tiny")
     loop = dataclasses.replace(tiny.loop, output_dir=str(tmp_path / "run"))
-    recipe = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, per_class=2, scored=20), loop=loop)
+    recipe = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, per_class=3, scored=20), loop=loop)
     stage = recipe.stage()
-    assert len(stage.source) == 20 and len(stage.validation[1]) == 20
+    assert len(stage.source) == 20  # and no more labels than it was told are seen
+    assert sorted(stage.validation[1].tolist()) == list(range(10)) and len(stage.test[1]) == 20
     unlabelled = dataclasses.replace(recipe.data, data=str(classes / "red"))
     with pytest.raises(ValueError, match="no --per-class"):
         dataclasses.replace(recipe, data=unlabelled).stage()
-    with pytest.raises(ValueError, match="per_class must be at least 1"):
-        BlockDataConfig(per_class=0)
+    with pytest.raises(ValueError, match="per_class must be at least 2"):
+        BlockDataConfig(per_class=1)
 
 
 def test_mnist_is_told_from_what_has_its_labels(tmp_path, monkeypatch):

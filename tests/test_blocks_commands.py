@@ -163,6 +163,12 @@ def test_bits_are_those_of_the_run_and_of_the_library(runs, tmp_path, capsys):
         assert float(rows[name]["nats"]) == pytest.approx(scores["nats"], rel=1e-5)
         assert float(rows[name]["low"]) < scores["bits"] < float(rows[name]["high"])
         assert float(rows[name]["bits/dim"]) == pytest.approx(scores["nats"] / (64 * math.log(2)), rel=1e-5)
+    compared = {name: rows[name]["more than the first"] for name in names}
+    assert compared["vae"] == compared["glow"] == compared["pca"] == ""  # itself, and pictures of other levels
+    k, labels = drawn(trained_on(runs["vae"]).test, PreparePixels(2, 1), 20)
+    vae, pixels = (nats(load_block(runs[name]), from_levels(k, 2), labels).double() for name in ("vae", "pixels"))
+    assert float(compared["pixels"]) == pytest.approx((pixels - vae).mean().item(), rel=1e-4)
+    assert float(rows["pixels"]["from"]) < float(compared["pixels"]) < float(rows["pixels"]["to"])
     assert [rows[n]["kind"] for n in names] == ["bound", "density, exact", "exact", "density, exact"]
 
 

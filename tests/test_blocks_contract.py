@@ -181,8 +181,12 @@ def test_bad_input_raises(model):
         model.loss(images + 3, y)
     with pytest.raises(ValueError, match="this model takes"):
         model.loss(images, None if model.conditional else torch.zeros(2, dtype=torch.long))
+    with pytest.raises(ValueError, match="one image at least"):
+        model.loss(images[:0], y if y is None else y[:0])
     if not model.samples:
         return
+    with pytest.raises(ValueError, match="one image at least"):
+        model.sample(0, y if y is None else y[:0])
     with pytest.raises(ValueError, match="this model takes"):
         model.sample(2, None if model.conditional else torch.zeros(2, dtype=torch.long))
     if model.conditional:

@@ -14,10 +14,11 @@ from PIL import Image
 from torch.distributions import Normal, kl_divergence
 
 from t2i.blocks import traversals
+from t2i.blocks.autoencoder import Autoencoder
 from t2i.blocks.disentanglement import entropies, mig, mutual_information
 from t2i.blocks.vae import VAE
 from t2i.data.digits import open_splits
-from t2i.data.factors import FACTORS, ToyboxFactors
+from t2i.data.factors import FACTORS, ToyboxFactors, held_out
 from t2i.data.toybox import HELD_OUT
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "latents.py"
@@ -217,7 +218,10 @@ def test_toybox_factors_are_data_of_the_blocks():
     splits = open_splits("toybox-factors", 16)
     assert splits.classes == FACTORS["kind"] and (splits.channels, splits.levels) == (3, 256)
     assert splits.train[0]["image"].shape == (16, 16, 3) and len(splits.test) == 10_000
-    assert not (splits.train[0]["factors"] == splits.test[0]["factors"]).all()
+    learned, tested = ({tuple(part.factors(i)) for i in range(2000)} for part in (splits.train, splits.test))
+    assert not learned & tested and held_out().sum() == held_out().size // 10
+    with pytest.raises(ValueError, match="unknown part 'some'"):
+        ToyboxFactors(part="some")
     assert list(splits.train.captions(1)) == [splits.train[0]["text"]]
     with pytest.raises(ValueError, match="at least 16"):
         ToyboxFactors(8)
@@ -250,8 +254,9 @@ def test_the_command_draws_latents_and_scores_known_factors(tmp_path, script, ca
 
 
 def test_the_command_takes_labels_and_models_without_a_prior(tmp_path, script):
-    for name in ("vae-conditional", "pca"):
-        model_of(name).save_pretrained(tmp_path / name)
+    two = Autoencoder(8, 1, 17, widths=(8, 16), latent_dim=2)  # latents, but not of a prior that has a plane
+    for name, model in {"vae-conditional": model_of("vae-conditional"), "pca": model_of("pca"), "two": two}.items():
+        model.save_pretrained(tmp_path / name)
         script.main([str(tmp_path / name), "--out", str(tmp_path / "out" / name), "--rows", "2", "--pictures", "40"])
         assert {path.name for path in (tmp_path / "out" / name).iterdir()} == {"traversals.png", "interpolation.png"}
 

@@ -48,7 +48,7 @@ class BlockDataConfig:
     shift: int = 0
     """Augmentation: move each training picture by up to so many pixels."""
     per_class: int | None = None
-    """Learn from so many pictures of each class alone, which the seed chooses; by default from all."""
+    """Know so many pictures of each class alone, which the seed chooses: a fifth of them choose the best checkpoint."""
     validation: int = 1000
     """Of the training pictures, how many (the last, and at most a fifth) only choose the best checkpoint."""
     patience: int = 10
@@ -59,7 +59,7 @@ class BlockDataConfig:
     def __post_init__(self) -> None:
         if self.levels is not None and not 2 <= self.levels <= 256:
             raise ValueError(f"levels must lie in [2, 256], not {self.levels}")
-        for name, least in (("shift", 0), ("per_class", 1), ("patience", 0), ("validation", 1), ("scored", 1)):
+        for name, least in (("shift", 0), ("per_class", 2), ("patience", 0), ("validation", 1), ("scored", 1)):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
 
@@ -123,7 +123,7 @@ class BlockStage:
         self.data, self.run = data, Path(loop.output_dir)
         self.source, held_out, test = _parts(splits, data.validation)
         if data.per_class is not None:
-            self.source = few(self.source, splits.classes, data.per_class, loop.seed)
+            self.source, held_out = few(self.source, splits.classes, data.per_class, loop.seed)
         self.prepare = PreparePixels(levels, channels, data.shift)
         still = PreparePixels(levels, channels)
         self.validation, self.test = (drawn(part, still, data.scored) for part in (held_out, test))

@@ -77,11 +77,7 @@ class Block(ModelMixin, ConfigMixin):
 
     def _check(self, images: Tensor, y: Tensor | None) -> None:
         """Raise ValueError unless these are images of this model's shape and range, and labels where it takes them."""
-        if images.shape[1:] != self.shape:
-            raise ValueError(f"images must have the shape (B, {', '.join(map(str, self.shape))}), not {images.shape}")
-        low, high = images.detach().aminmax()
-        if not -1.001 <= low <= high <= 1.001:  # NaN fails too
-            raise ValueError(f"images must lie in [-1, 1], but range from {low:.3g} to {high:.3g}")
+        check_images(images, self.shape)
         self._check_labels(y, len(images))
 
     def _check_known(self, known: Tensor, n: int) -> Tensor:
@@ -93,6 +89,8 @@ class Block(ModelMixin, ConfigMixin):
         return known.unsqueeze(-3).expand(n, *self.shape)
 
     def _check_labels(self, y: Tensor | None, n: int) -> None:
+        if n < 1:
+            raise ValueError(f"there must be one image at least, not {n}")
         if (y is not None) != self.conditional:
             wanted = f"a label for each image, 0 to {self.num_classes - 1}" if self.conditional else "no labels"
             raise ValueError(f"this model takes {wanted}")
@@ -100,6 +98,17 @@ class Block(ModelMixin, ConfigMixin):
             raise ValueError(f"labels must be {n} integers, not {y.dtype} {tuple(y.shape)}")
         if y is not None and n and not 0 <= y.min() <= y.max() < self.num_classes:
             raise ValueError(f"labels must lie in [0, {self.num_classes}), not [{int(y.min())}, {int(y.max())}]")
+
+
+def check_images(images: Tensor, shape: Sequence[int]) -> None:
+    """Raise ValueError unless these are images of this shape, (B, C, S, S), in [-1, 1], and at least one."""
+    if images.shape[1:] != tuple(shape):
+        raise ValueError(f"images must have the shape (B, {', '.join(map(str, shape))}), not {tuple(images.shape)}")
+    if not len(images):
+        raise ValueError("there must be one image at least: the batch is empty")
+    low, high = images.detach().aminmax()
+    if not -1.001 <= low <= high <= 1.001:  # NaN fails too
+        raise ValueError(f"images must lie in [-1, 1], but range from {low:.3g} to {high:.3g}")
 
 
 def to_levels(images: Tensor, levels: int) -> Tensor:

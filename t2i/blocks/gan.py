@@ -226,7 +226,7 @@ class GAN(Block):
             weights, norms = list(self.generator.parameters()), {}
             for kind in ("minimax", "non_saturating"):
                 slopes = torch.autograd.grad(generator_loss(kind, judged), weights, retain_graph=True)
-                norms[kind] = float(torch.cat([s.flatten() for s in slopes]).double().norm())
+                norms[kind] = float(torch.cat([s.flatten() for s in slopes]).cpu().double().norm())
         return norms
 
     def _made(self, n: int, y: Tensor | None, generator: Generators) -> Tensor:

@@ -35,10 +35,10 @@ class Invertible1x1(Bijection):
             return F.conv2d(x, weight[:, :, None, None]), self.log_scale.sum() * (x.shape[2] * x.shape[3])
 
     def inverse(self, z: Tensor) -> Tensor:
-        # In double: two triangular solves cost next to nothing, and errors would add up over the steps.
-        lower, upper = (factor.double() for factor in self._factors())
-        inner = torch.linalg.solve_triangular(lower, self.permutation.double().t(), upper=False, unitriangular=True)
-        inverse = torch.linalg.solve_triangular(upper, inner, upper=True).to(z.dtype)
+        # In double, which not all devices have: two small solves cost nothing, and errors would add up over the steps.
+        lower, upper, permutation = (factor.cpu().double() for factor in (*self._factors(), self.permutation))
+        inner = torch.linalg.solve_triangular(lower, permutation.t(), upper=False, unitriangular=True)
+        inverse = torch.linalg.solve_triangular(upper, inner, upper=True).to(z)
         return F.conv2d(z, inverse[:, :, None, None])
 
     def _factors(self) -> tuple[Tensor, Tensor]:

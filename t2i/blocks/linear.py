@@ -134,11 +134,11 @@ class LinearMixture(Block):
         """ln p of the known numbers alone, bool (N,), of images (b, N) under each Gaussian of class k: (b, K)"""
         if not known.any():
             return centred.new_zeros(len(centred), len(self.shares[k]))
-        basis = self.basis[:, known].double()
-        spread = self.scales[k].double().mT @ basis  # (K, R, known numbers)
-        left = self.noise.double() * (torch.eye(basis.shape[1]).to(basis) - basis.t() @ basis)
-        normal = MultivariateNormal(self.means[k].double() @ basis, spread.mT @ spread + left, validate_args=False)
-        return normal.log_prob(centred[:, None, known].double()).to(centred.dtype)
+        parts = (self.basis[:, known], self.scales[k], self.means[k], self.noise, centred[:, None, known])
+        basis, scales, means, noise, x = (part.cpu().double() for part in parts)
+        spread = scales.mT @ basis  # (K, R, known numbers)
+        left = noise * (torch.eye(basis.shape[1]) - basis.t() @ basis)
+        return MultivariateNormal(means @ basis, spread.mT @ spread + left, validate_args=False).log_prob(x).to(centred)
 
     def encode(self, images: Tensor, y: Tensor | None = None) -> Tensor:
         """Images (B, C, S, S) -> scores (B, R)"""

@@ -21,7 +21,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from t2i.blocks.base import Generators, normal
+from t2i.blocks.base import Generators, check_images, normal
 from t2i.blocks.characters import counted
 from t2i.blocks.likelihoods import draw, log_prob, mode, outputs_of
 from t2i.blocks.multimodal_networks import ImageDecoder, ImageEncoder, TextDecoder, TextEncoder
@@ -102,7 +102,7 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
         """Of each modality, where it is given: its expert on z, not yet times the prior, and the posterior of its w."""
         shared, found = self.config.shared_dim, []
         if images is not None:
-            self._check_images(images)
+            check_images(images, self.shape)
             found.append(_two_gaussians(self.image_encoder(images.to(self.dtype)), shared))
         if text is not None:
             self._check_text(text)
@@ -219,13 +219,6 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
 
     def _private(self, n: int, dim: int, generator: Generators) -> Tensor:
         return normal((n, dim), generator, self.device, self.dtype)
-
-    def _check_images(self, images: Tensor) -> None:
-        if images.shape[1:] != self.shape:
-            raise ValueError(f"images must have the shape (B, {', '.join(map(str, self.shape))}), not {images.shape}")
-        low, high = images.detach().aminmax()
-        if not -1.001 <= low <= high <= 1.001:  # NaN fails too
-            raise ValueError(f"images must lie in [-1, 1], but range from {low:.3g} to {high:.3g}")
 
     def _check_text(self, text: Tensor) -> None:
         vocabulary, length = self.config.vocab_size, self.config.text_length

@@ -75,7 +75,7 @@ def plane(model: Block, side: int = 20) -> Tensor:
     number grows to the right, the second upwards. Raises ValueError unless the prior is N(0, 1) of two numbers.
     """
     _check_latents(model)
-    if not _is_standard(model) or model.latent_dim != 2:
+    if not has_plane(model):
         raise ValueError("only two latents with a standard normal prior have a plane; train a VAE with --latent-dim 2")
     shares = (torch.arange(side, device=model.device, dtype=model.dtype) + 0.5) / side
     at = torch.special.ndtri(shares)
@@ -116,6 +116,11 @@ def _sheet(images: Tensor, labels: Sequence[str], columns: int) -> Image.Image:
 def _check_latents(model: Block) -> None:
     if not model.latents:
         raise ValueError(f"a {type(model).__name__} has no latents")
+
+
+def has_plane(model: Block) -> bool:
+    """Whether it has two latents whose prior is N(0, 1)."""
+    return _is_standard(model) and model.latent_dim == 2
 
 
 def _is_standard(model: Block) -> bool:

@@ -133,15 +133,20 @@ class Splits:
     classes: tuple[str, ...]
 
 
-def few(source: Source, classes: Sequence[str], count: int, seed: int) -> Picked:
-    """`count` items of each class, which the seed alone chooses. Raises ValueError where a class has fewer."""
+def few(source: Source, classes: Sequence[str], count: int, seed: int) -> tuple[Picked, Picked]:
+    """`count` items of each class, which the seed alone chooses: most to learn from, a fifth to choose a checkpoint by.
+
+    Raises ValueError where a class has fewer.
+    """
     found: list[list[int]] = [[] for _ in classes]
     for place in np.random.default_rng(seed).permutation(len(source)):
         of_class = found[source[int(place)]["label"]]
         if len(of_class) < count:
             of_class.append(int(place))
             if all(len(places) == count for places in found):
-                return Picked(source, sorted(place for places in found for place in places))
+                held = max(1, count // 5)
+                parts = [[p for places in found for p in places[part]] for part in (slice(held, None), slice(held))]
+                return Picked(source, sorted(parts[0])), Picked(source, sorted(parts[1]))
     least = min(range(len(classes)), key=lambda k: len(found[k]))
     raise ValueError(f"there are {len(found[least])} pictures of {classes[least]!r} to learn from, not {count}")
 
@@ -169,8 +174,9 @@ def open_splits(name: str, size: int | None = None, seed: int = 0, **columns: st
         train = ToyboxKinds(size or 32, seed, len(open_source(name, 1)))
         return Splits(train, ToyboxKinds(size or 32, seed + TEST_SEED, TEST_PICTURES), 3, 256, tuple(KINDS))
     if name == "toybox-factors":
-        train = ToyboxFactors(size or 32, seed, TOYBOX_ITEMS)
-        return Splits(train, ToyboxFactors(size or 32, seed + TEST_SEED, FACTOR_PICTURES), 3, 256, FACTORS["kind"])
+        train = ToyboxFactors(size or 32, seed, TOYBOX_ITEMS, "train")
+        test = ToyboxFactors(size or 32, seed + TEST_SEED, FACTOR_PICTURES, "test")
+        return Splits(train, test, 3, 256, FACTORS["kind"])
     if is_plain_folder(Path(name)):
         source: Source = PlainFolder(Path(name), size or 32)
     else:

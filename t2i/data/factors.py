@@ -1,13 +1,16 @@
 """Toybox pictures of five things that vary independently of each other: for asking what a model's latents tell of them.
 
 One object on white: its kind and colour, where its middle is across and down, and how large it is. Every combination is
-as likely as any other, and none is among the held-out pairs.
+as likely as any other, and none is among the held-out pairs. A tenth of the 27,744 combinations, always the same ones,
+is for tests alone: the others are soon all seen.
 Shapes: S side
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+from typing import Literal
 
 import numpy as np
 from PIL import Image
@@ -27,6 +30,9 @@ FACTORS: dict[str, tuple[str, ...] | tuple[int, ...]] = {
 }
 
 
+Part = Literal["all", "train", "test"]
+
+
 class ToyboxFactors:
     """A map-style data set of `num` pictures; item i depends on (seed, i) alone.
 
@@ -34,12 +40,15 @@ class ToyboxFactors:
         size: side of the pictures in pixels, at least 16.
         seed: from 0 up; two seeds give unrelated pictures.
         num: how many items there are.
+        part: the combinations that are for "train" or for "test", or "all".
     """
 
-    def __init__(self, size: int = 32, seed: int = 0, num: int = 10_000):
+    def __init__(self, size: int = 32, seed: int = 0, num: int = 10_000, part: Part = "all"):
         if size < 16 or seed < 0 or num < 0:
             raise ValueError(f"size must be at least 16, seed and num at least 0, not {size=}, {seed=}, {num=}")
-        self.size, self.seed, self.num = size, seed, num
+        if part not in ("all", "train", "test"):
+            raise ValueError(f"unknown part {part!r}: choose 'all', 'train' or 'test'")
+        self.size, self.seed, self.num, self.part = size, seed, num, part
 
     def __len__(self) -> int:
         return self.num
@@ -55,11 +64,22 @@ class ToyboxFactors:
         if not 0 <= index < self.num:
             raise IndexError(f"index {index} is out of range for {self.num} items")
         rng = np.random.default_rng((self.seed, index))
-        return np.array([int(rng.random() * len(values)) for values in FACTORS.values()])
+        while True:
+            chosen = np.array([int(rng.random() * len(values)) for values in FACTORS.values()])
+            if self.part == "all" or held_out()[tuple(chosen)] == (self.part == "test"):
+                return chosen
 
     def captions(self, limit: int) -> Iterator[str]:
         """The captions of the first `limit` items."""
         return (_caption(self.factors(i)) for i in range(min(limit, self.num)))
+
+
+@cache
+def held_out() -> np.ndarray:
+    """Which combinations are for tests: bool, an axis for each factor."""
+    counts = [len(values) for values in FACTORS.values()]
+    order = np.random.default_rng(0).permutation(np.prod(counts)).reshape(counts)
+    return order < order.size // 10
 
 
 def draw(chosen: np.ndarray, size: int) -> np.ndarray:

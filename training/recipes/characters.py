@@ -121,7 +121,7 @@ class CharactersStage:
     def score(self) -> dict:
         """Bits a character of held-out texts, each cut at T."""
         ids = self.model.encode(self.held_out).to(self.model.device)
-        nats = sum(-self.model.log_prob(part).double().sum().item() for part in ids.split(self.BATCH))
+        nats = sum(-self.model.log_prob(part).cpu().double().sum().item() for part in ids.split(self.BATCH))
         numbers = int(counted(ids).sum())
         bits = nats / (numbers * math.log(2))
         return {"texts": len(ids), "characters": numbers, "bits_per_character": bits}
