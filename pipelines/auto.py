@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
+from typing import Literal
 
 import torch
 import transformers
@@ -79,7 +80,11 @@ class AutoPipeline:
 
 
 def open_pipeline(
-    name: str, device: str = "auto", lora: str | None = None, lora_scale: float | None = None
+    name: str,
+    device: str = "auto",
+    lora: str | None = None,
+    lora_scale: float | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
 ) -> DiffusionPipeline:
     """`AutoPipeline.from_pretrained` on a device, "auto" being the fastest there is; for command lines.
 
@@ -88,6 +93,7 @@ def open_pipeline(
         device: "cpu", "cuda", …
         lora: a folder of `t2i train lora`, or a file like the one that is in it.
         lora_scale: 1 as it was trained, 0 as if there were none; 1 by default.
+        dtype: of the weights in memory, and so of what is computed with them; float32 by default.
 
     Raises ValueError for a device that cannot be used, and for a LoRA that the pipeline does not take;
     FileNotFoundError for one that is not there.
@@ -96,7 +102,7 @@ def open_pipeline(
     for library in (logging, transformers.utils.logging):
         library.disable_progress_bar()  # of loading, which takes no time
     device = fastest_device() if device == "auto" else device
-    pipe = AutoPipeline.from_pretrained(name)
+    pipe = AutoPipeline.from_pretrained(name, dtype and getattr(torch, dtype))
     if lora is not None:
         _add_lora(pipe, name, lora, 1.0 if lora_scale is None else lora_scale)
     try:

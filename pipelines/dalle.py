@@ -17,8 +17,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from t2i.diffusion.guidance import guide
 from t2i.images import OUTPUT_TYPES, as_output
-from t2i.prior.sampling import check_sampling, draw, guide, shortlist
+from t2i.pipelines.generators import one_each, seeded_from
+from t2i.prior.sampling import check_sampling, draw, shortlist
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, unknown_words
 from t2i.tokenizers.vqvae import VQVAE
@@ -118,7 +120,7 @@ class DallePipeline(DiffusionPipeline):
             raise ValueError(f"no tensor {unknown.pop()!r} for callbacks: there are {self._callback_tensor_inputs}")
         self._interrupt = False
         count = len(prompts) * num_images_per_prompt
-        generators = _spread(_one_each(generator, count), num_candidates)
+        generators = _spread(_own_each(generator, count), num_candidates)
         repeats = num_images_per_prompt * num_candidates
         text = self._encode(prompts).repeat_interleave(repeats, 0)  # (R, T)
         against = self._encode(negatives).repeat_interleave(repeats, 0)
@@ -212,26 +214,17 @@ class DallePipeline(DiffusionPipeline):
         return as_output(images, output_type)
 
 
-def _one_each(
+def _own_each(
     generator: torch.Generator | Sequence[torch.Generator] | None, count: int
 ) -> list[torch.Generator] | None:
     """A generator for each image: those given, or new ones seeded from the one given."""
-    if generator is None:
-        return None
     if isinstance(generator, torch.Generator):
-        return _seeded_from(generator, count)
-    if len(generator) != count:
-        raise ValueError(f"{count} images need {count} generators (or one), not {len(generator)}")
-    return list(generator)
+        return seeded_from(generator, count)
+    return one_each(generator, count)
 
 
 def _spread(generators: list[torch.Generator] | None, candidates: int) -> list[torch.Generator] | None:
     """A generator for each candidate, seeded from its image's."""
     if generators is None or candidates == 1:
         return generators
-    return [g for own in generators for g in _seeded_from(own, candidates)]
-
-
-def _seeded_from(generator: torch.Generator, count: int) -> list[torch.Generator]:
-    seeds = torch.randint(2**63 - 1, (count,), generator=generator, device=generator.device).tolist()
-    return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
+    return [g for own in generators for g in seeded_from(own, candidates)]

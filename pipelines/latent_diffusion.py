@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -19,18 +21,20 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.diffusion.attention import constants_kept
 from t2i.diffusion.conditioning import Text, beside
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.guidance import Guidance, thresholded
-from t2i.diffusion.schedulers import make_scheduler, set_timesteps
+from t2i.diffusion.schedulers import make_scheduler, of_flow, set_timesteps
 from t2i.images import OUTPUT_TYPES, as_output, to_pil
+from t2i.pipelines.generators import for_steps, one_each
 from t2i.pipelines.latent_interpolation import Interpolation
 from t2i.pipelines.latent_start import FromNoise
 from t2i.pipelines.latent_text import TextInputs
@@ -52,7 +56,9 @@ class LatentDiffusionPipelineOutput(BaseOutput):
     nsfw_content_detected: list[bool] | None = None
 
 
-class LatentDiffusionPipeline(Interpolation, TextInputs, StableDiffusionLoraLoaderMixin, DiffusionPipeline):
+class LatentDiffusionPipeline(
+    Interpolation, TextInputs, StableDiffusionLoraLoaderMixin, StableDiffusionMixin, DiffusionPipeline
+):
     """Args:
     vae: between pixels and latents, with the latents' scaling_factor.
     text_encoder, tokenizer: CLIP's, or T5's.
@@ -129,6 +135,15 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, StableDiffusionLoraLoad
         """The autoencoder as an image tokenizer: encode, decode, reconstruct."""
         return KLTokenizer(self.vae)
 
+    def to_json_string(self) -> str:
+        """What model_index.json holds: Stable Diffusion's name where it is one, so that all of diffusers opens it."""
+        said = json.loads(super().to_json_string())
+        clip = isinstance(self.text_encoder, CLIPTextModel | CLIPTextModelWithProjection)
+        denoises = isinstance(self.unet, UNet2DConditionModel) and not of_flow(self.scheduler.config)
+        if type(self) is LatentDiffusionPipeline and clip and denoises:
+            said |= {"_class_name": "StableDiffusionPipeline", "_made_by": "t2i"}
+        return json.dumps(said, indent=2, sort_keys=True) + "\n"
+
     @torch.no_grad()
     def __call__(
         self,
@@ -167,7 +182,8 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, StableDiffusionLoraLoad
             eta: of DDIM: 0 adds no noise, 1 as much as DDPM.
             guidance_rescale: from 0 to 1, against the harsh contrast of strong guidance.
             dynamic_threshold: no |x_0| of the latents stays much beyond it; another remedy for strong guidance.
-            generator: one for each image, which then depends on nothing else; or one that serves all, image by image.
+            generator: one for each image, which then depends on nothing else; or one that draws where all start, and
+                from which is seeded what draws each image's noise at later steps, where the sampler adds any.
             latents: the noise to start from, (n, C, h, w), in place of what the generator would draw.
             prompt_embeds, negative_prompt_embeds: states of the text, (prompts, L, D), in place of the prompts, and
                 prompt_attention_mask, negative_prompt_attention_mask: (prompts, L), as `encode_prompt` makes them.
@@ -188,15 +204,20 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, StableDiffusionLoraLoad
             given = negative_prompt_embeds, negative_prompt_attention_mask
             against = self._text_against(negative_prompt, text, *given)
         count = len(text.states) * num_images_per_prompt
-        generators = _one_each(generator, count)
+        generators = one_each(generator, count)
         latents = self._noise((count, *self._latent_shape(height, width)), generators, latents)  # (n, C, h, w)
+        generators = for_steps(generator, generators)
         self._interrupt = False
 
         steps = self._start.steps(num_inference_steps)
         batches = list(self._row_batches(latents, guidance))
-        with constants_kept(self.unet), self.progress_bar(total=steps * len(batches)) as bar:
+        with (
+            constants_kept(self.unet),
+            self._own_sampler() as own,
+            self.progress_bar(total=steps * len(batches)) as bar,
+        ):
             for rows in batches:
-                sampler = self._sampler(scheduler, num_inference_steps)
+                sampler = self.scheduler = self._sampler(own, scheduler, num_inference_steps)
                 how = _step_options(sampler, eta=eta, generator=generators and generators[rows])
                 times = self._start.times(sampler, num_inference_steps)
                 x = self._start.begin(sampler, times, latents[rows], rows)  # (R, C, h, w)
@@ -265,9 +286,18 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, StableDiffusionLoraLoad
 
     # --- sampling ---------------------------------------------------------------------------------------------------
 
-    def _sampler(self, name: str | None, steps: int) -> SchedulerMixin:
+    @contextmanager
+    def _own_sampler(self) -> Iterator[SchedulerMixin]:
+        """The pipeline's sampler, which is in its place again afterwards: callbacks find there the one at work."""
+        own = self.scheduler
+        try:
+            yield own
+        finally:
+            self.scheduler = own
+
+    def _sampler(self, own: SchedulerMixin, name: str | None, steps: int) -> SchedulerMixin:
         """A sampler of its own for each batch, since it remembers where it is."""
-        sampler = make_scheduler(name, self.scheduler.config) if name else copy.deepcopy(self.scheduler)
+        sampler = make_scheduler(name, own.config) if name else copy.deepcopy(own)
         set_timesteps(sampler, steps, self._execution_device)
         return sampler
 
@@ -298,7 +328,10 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, StableDiffusionLoraLoad
     def _batch_bytes(self, device: torch.device) -> int:
         if self.max_batch_bytes is not None:
             return self.max_batch_bytes
-        return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else DEFAULT_BATCH_BYTES
+        if device.type != "cuda":
+            return DEFAULT_BATCH_BYTES
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # by torch, for use again
+        return (torch.cuda.mem_get_info(device)[0] + kept) // 2
 
     def _call_back(
         self, callback: Callable, names: Sequence[str], step: int, t: Tensor, x: Tensor, text: Text
@@ -349,14 +382,3 @@ def _step_options(sampler: SchedulerMixin, **options) -> dict:
     """Those of the options that this sampler's step takes."""
     takes = inspect.signature(sampler.step).parameters
     return {name: value for name, value in options.items() if name in takes}
-
-
-def _one_each(
-    generator: torch.Generator | Sequence[torch.Generator] | None, count: int
-) -> list[torch.Generator] | None:
-    """A generator for each image; one that is given alone serves them all, image by image, as in diffusers."""
-    if generator is None or isinstance(generator, torch.Generator):
-        return generator and [generator] * count
-    if len(generator) != count:
-        raise ValueError(f"{count} images need {count} generators (or one), not {len(generator)}")
-    return list(generator)

@@ -46,11 +46,16 @@ def read_pictures(images: Pictures | None, stride: int) -> Tensor:
 
 
 def read_masks(masks: Pictures | None, pixels: Tensor) -> Tensor:
-    """PIL images, or a tensor (1 or n, 1, H, W) in [0, 1], for pixels (n, 3, H, W) -> bool (1 or n, 1, H, W).
+    """PIL images, or a tensor or array in [0, 1], for pixels (n, 3, H, W) -> bool (1 or n, 1, H, W).
 
-    True is white, cut at a half. Raises ValueError for anything else, and for masks of another size or number.
+    True is white, cut at a half. Tensors are (H, W), (1 or n, H, W) or (1 or n, 1, H, W); arrays too, or (1 or n, H, W,
+    1), and of uint8 they go to 255. Raises ValueError for anything else, and for masks of another size or number.
     """
+    if isinstance(masks, np.ndarray):
+        masks = torch.from_numpy(masks / np.float32(255) if masks.dtype == np.uint8 else masks)
+        masks = masks[..., 0] if masks.ndim == 4 and masks.shape[-1] == 1 else masks
     if isinstance(masks, Tensor):
+        masks = masks.view(-1, 1, *masks.shape[-2:]) if masks.ndim in (2, 3) else masks
         _check_tensor("masks", masks, 1)
         given = list((masks.float() >= 0.5)[:, 0].cpu())
     else:
@@ -127,9 +132,9 @@ def _grey(mask: Image.Image) -> np.ndarray:
 def _as_list(name: str, given) -> list[Image.Image]:
     images = [given] if isinstance(given, Image.Image) else given
     if not isinstance(images, (list, tuple)) or not images or not all(isinstance(i, Image.Image) for i in images):
+        others = {"layout": "a tensor of integers"}.get(name, "a tensor or an array")
         raise ValueError(
-            f"{name} must be a PIL image, a list of them, a tensor or an array, not {_kind(given)}: "
-            "Image.open(file) opens one"
+            f"{name} must be a PIL image, a list of them, or {others}, not {_kind(given)}: Image.open(file) opens one"
         )
     return list(images)
 

@@ -12,6 +12,8 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from t2i.pipelines.generators import copied
+
 
 class Interpolation:
     """What a latent-diffusion pipeline has of it."""
@@ -49,7 +51,7 @@ class Interpolation:
         generators = [torch.Generator().manual_seed(s) for s in (start, end)]
         both = [randn_tensor(shape, generator=g, dtype=self.unet.dtype) for g in generators]
         # A plain picture's generator has drawn the noise before the sampler draws from it.
-        sources = [_copy(generators[2 * i >= num]) for i in range(num)]
+        sources = [copied(generators[2 * i >= num]) for i in range(num)]
         return self(
             prompt_embeds=between(self._text([first, last], None), along),
             latents=torch.cat([slerp(*both, w) for w in along.tolist()]),
@@ -91,7 +93,3 @@ def _pair(name: str, given, kind: type) -> tuple:
     if len(pair) != 2 or not all(isinstance(one, kind) for one in pair):
         raise ValueError(f"{name} must be one {kind.__name__} or two, not {given!r}")
     return pair
-
-
-def _copy(generator: torch.Generator) -> torch.Generator:
-    return torch.Generator().set_state(generator.get_state())

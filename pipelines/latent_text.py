@@ -24,20 +24,33 @@ class TextInputs:
 
     @torch.no_grad()
     def encode_prompt(
-        self, prompt: Prompts, do_classifier_free_guidance: bool = True, negative_prompt: Prompts | None = None
+        self,
+        prompt: Prompts,
+        do_classifier_free_guidance: bool = True,
+        negative_prompt: Prompts | None = None,
+        num_images_per_prompt: int = 1,
+        device: torch.device | str | None = None,
     ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         """The states of prompts, to be changed or kept, and handed to a call in place of the prompts.
+
+        Args:
+            num_images_per_prompt: the states of each prompt so many times, one after the other.
+            device: of what is returned, the pipeline's own by default.
 
         Returns:
             `prompt_embeds` (prompts, L, D) and `prompt_attention_mask` (prompts, L), true where there is text, None for
             encoders whose padding counts (CLIP); then both of the negative prompts, or twice None without guidance. As
             diffusers' PixArt pipelines do. Raises ValueError as a call does.
         """
-        text = self._text(prompt)
-        if not do_classifier_free_guidance:
-            return text.states, text.mask, None, None
-        against = self._text_against(negative_prompt, text)
-        return text.states, text.mask, against.states, against.mask
+        texts = [text := self._text(prompt)]
+        if do_classifier_free_guidance:
+            texts.append(self._text_against(negative_prompt, text))
+        found: list[Tensor | None] = []
+        for each in texts:
+            for part in (each.states, each.mask):
+                rows = None if part is None else part.repeat_interleave(num_images_per_prompt, 0)
+                found.append(rows if rows is None or device is None else rows.to(device))
+        return tuple(found + [None] * (4 - len(found)))
 
     def _text(self, prompt: Prompts | None, states: Tensor | None = None, mask: Tensor | None = None) -> Text:
         """The prompts' states, or those given. Raises ValueError unless there is one of the two."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -123,3 +124,16 @@ def test_the_installed_command_exits_with_an_error_and_no_traceback(elsewhere):
     assert done.returncode != 0
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_half_precision_draws_the_same_things_and_says_so(tmp_path):
+    pictures = {}
+    for dtype in ("float32", "bfloat16"):
+        out = tmp_path / f"{dtype}.png"
+        how = ["--pipeline", "toybox/ldm", "--num-images", "1", "--num-inference-steps", "4", "--dtype", dtype]
+        main(["generate", "a red apple", *how, "--out", str(out)])
+        with Image.open(out) as image:
+            assert json.loads(image.info["settings"])["dtype"] == dtype
+            pictures[dtype] = np.asarray(image.convert("RGB"), np.float32)
+    difference = np.abs(pictures["float32"] - pictures["bfloat16"])
+    assert 0 < difference.mean() < 4

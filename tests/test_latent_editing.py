@@ -13,7 +13,7 @@ from PIL import Image
 from t2i.data.toybox import Scene, Thing
 from t2i.diffusion.flow import RectifiedFlow
 from t2i.diffusion.objective import DiffusionObjective
-from t2i.diffusion.schedulers import SCHEDULERS
+from t2i.diffusion.schedulers import SCHEDULERS, make_scheduler
 from t2i.pipelines import (
     AutoPipeline,
     LatentDiffusionImg2ImgPipeline,
@@ -122,7 +122,7 @@ def test_more_strength_changes_more(img2img, image, scheduler):
 def test_image_to_image_is_diffusers_own(img2img, image, scheduler, strength, tmp_path):
     LatentDiffusionPipeline(**img2img.components).save_pretrained(tmp_path)
     theirs = quiet(TheirImg2Img.from_pretrained(tmp_path))
-    theirs.scheduler = img2img._sampler(scheduler, 1)
+    theirs.scheduler = make_scheduler(scheduler, img2img.scheduler.config)
     how = {"prompt": PROMPTS[0], "image": image, "strength": strength, "num_inference_steps": 5, "guidance_scale": 4}
     want = theirs(**how, generator=seeded(3), output_type="np").images
     got = img2img(**how, generator=seeded(3), output_type="np", scheduler=scheduler).images
@@ -221,7 +221,7 @@ def test_a_white_mask_is_text_to_image(pipe, inpaint, image):
 def test_inpainting_is_diffusers_own(inpaint, image, mask, scheduler, tmp_path):
     LatentDiffusionPipeline(**inpaint.components).save_pretrained(tmp_path)
     theirs = quiet(TheirInpaint.from_pretrained(tmp_path))
-    theirs.scheduler = inpaint._sampler(scheduler, 1)
+    theirs.scheduler = make_scheduler(scheduler, inpaint.scheduler.config)
     how = {"prompt": PROMPTS[0], "image": image, "mask_image": mask, "strength": 0.8, "num_inference_steps": 5}
     size = {"height": SIZE, "width": SIZE}
     want = theirs(**how, **size, guidance_scale=4, generator=seeded(3), output_type="latent").images

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from t2i.prior.sampling import check_sampling, draw, guide, shortlist
+from t2i.diffusion.guidance import guide
+from t2i.prior.sampling import check_sampling, draw, shortlist
 
 
 def kept(logits: torch.Tensor, **limits) -> list[set[int]]:

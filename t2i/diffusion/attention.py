@@ -28,13 +28,12 @@ FEW_POSITIONS = 512  # rows · sides of the input, above which packed weights ar
 
 
 class KnownText:
-    """Cross-attention that projects a text once: keys and values are kept until another tensor is given as the text.
-
-    A text that is changed in place is not noticed.
-    """
+    """Cross-attention that projects a text once: keys and values are kept until another text is given, or this one
+    changed in place."""
 
     def __init__(self) -> None:
-        self._known: tuple[Tensor, Tensor, Tensor] | None = None  # text (B, L, D); keys, values (B, H, L, d)
+        # text (B, L, D) and which of its versions; keys, values (B, H, L, d)
+        self._known: tuple[Tensor, int, Tensor, Tensor] | None = None
 
     def __call__(
         self,
@@ -46,11 +45,14 @@ class KnownText:
     ) -> Tensor:
         """(B, N, C), (B, L, D), bias (B, 1, L) -> (B, N, C); the arguments' names are diffusers'."""
         known = self._known  # looked up once: another pipeline with this U-Net may draw in another thread
-        if known is None or known[0] is not encoder_hidden_states:
+        version = _version(encoder_hidden_states)
+        if known is None or known[0] is not encoder_hidden_states or known[1] != version or torch.is_grad_enabled():
             keys, values = (_heads(part(encoder_hidden_states), attn.heads) for part in (attn.to_k, attn.to_v))
-            self._known = known = encoder_hidden_states, keys, values
+            known = encoder_hidden_states, version, keys, values
+            if not torch.is_grad_enabled():  # a gradient may be asked for, which what is kept would not hand on
+                self._known = known
         bias = None if attention_mask is None else attention_mask[:, None]  # (B, 1, 1, L)
-        return _attend(attn, _heads(attn.to_q(hidden_states), attn.heads), *known[1:], bias)
+        return _attend(attn, _heads(attn.to_q(hidden_states), attn.heads), *known[2:], bias)
 
 
 class OneProduct:
@@ -78,7 +80,8 @@ class OneProduct:
 def constants_kept(denoiser: nn.Module) -> Iterator[None]:
     """While it lasts, a U-Net's constants are computed once; afterwards it is as it was.
 
-    For sampling: no gradient reaches weights that are kept. Other denoisers, other attention processors than diffusers'
+    For sampling: gradients reach what goes into the U-Net, as guidance in a callback asks for, but not all of its
+    weights. Other denoisers, other attention processors than diffusers'
     two plain ones, and weights that are adapted or moved about by hooks are left alone, and so is a U-Net whose
     constants are kept already, by a loop around this one.
     """
@@ -116,6 +119,11 @@ def _attend(attn: Attention, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | Non
     return dropout(project(found.transpose(1, 2).flatten(2)))
 
 
+def _version(x: Tensor) -> int:
+    """A number that grows as the tensor is changed in place; those of torch.inference_mode have none."""
+    return 0 if x.is_inference() else x._version
+
+
 def _heads(x: Tensor, heads: int) -> Tensor:
     """(B, N, C) -> (B, H, N, d)"""
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
@@ -148,7 +156,7 @@ def _worth_packing(unet: nn.Module) -> list[nn.Conv2d]:
 def _packed_convolution(conv: nn.Conv2d, packed: _Packed, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """In place of `conv._conv_forward`, where torch reorders the weights at every call: (B, I, h, w) -> (B, O, h, w)"""
     many = x.shape[0] * x.shape[2] * x.shape[3] > FEW_POSITIONS
-    if many or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+    if many or torch.is_grad_enabled() or x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return nn.Conv2d._conv_forward(conv, x, weight, bias)
     how = conv.padding, conv.stride, conv.dilation, conv.groups
     known = packed.known

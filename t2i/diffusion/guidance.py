@@ -50,7 +50,8 @@ class Guidance:
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, eq. 6): u + scale · (c − u), (B, …) each.
 
-    1 is the conditional model; more follows the prompt more closely than the model would.
+    1 is the conditional model; more follows the prompt more closely than the model would. The logits of autoregressive
+    models are led in the same way (Gafni et al. 2022, arXiv 2203.13131).
     """
     return unconditional + scale * (conditional - unconditional)
 

@@ -1,4 +1,4 @@
-"""From logits to a token: guidance, temperature, top-k, top-p, and a draw that belongs to one generator alone.
+"""From logits to a token: temperature, top-k, top-p, and a draw that belongs to one generator alone.
 
 Shapes: B batch · K vocabulary · k tokens that may be drawn
 """
@@ -9,14 +9,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-
-def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance on logits: u + scale · (c − u); 1 is the conditional model, more follows the text more.
-
-    Ho and Salimans 2022 (arXiv 2207.12598, eq. 6), for autoregressive models as in Gafni et al. 2022 (2203.13131).
-    """
-    return unconditional + scale * (conditional - unconditional)
 
 
 def shortlist(

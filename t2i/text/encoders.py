@@ -71,7 +71,9 @@ class TextEncoder(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        """Where ids are put: of a model whose weights are brought for each pass, the hooks take them from anywhere."""
+        device = next(self.model.parameters()).device
+        return torch.device("cpu") if device.type == "meta" else device
 
     @property
     def dtype(self) -> torch.dtype:
