@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from t2i.cli_errors import UsageError
 from t2i.diffusion.dit import DiT, positions
@@ -150,6 +151,23 @@ def test_every_sampler_lands_on_a_gaussian_whose_score_is_known(name, case):
 def test_an_unknown_sampler_names_the_nearest():
     with pytest.raises(UsageError, match=r"unknown scheduler 'dpm\+': did you mean dpm\+\+\?"):
         make_scheduler("dpm+", NoiseSchedule().scheduler_config("epsilon"))
+
+
+class NoFloat64(TorchDispatchMode):
+    """Here "meta" stands for a device without float64, as Apple's is."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        assert not (isinstance(made, Tensor) and made.is_meta and made.dtype == torch.float64), func
+        return made
+
+
+@pytest.mark.parametrize("process", [COSINE, RectifiedFlow()])
+def test_noise_is_added_on_devices_without_float64(process):
+    x = torch.empty(2, 4, 8, 8, device="meta")
+    with NoFloat64():
+        noisy = process.add_noise(x, x, torch.tensor([100.0, 700.0]))
+    assert (noisy.device, noisy.dtype, noisy.shape) == (x.device, x.dtype, x.shape)
 
 
 def test_a_flow_is_a_straight_line_whose_velocity_is_its_slope():

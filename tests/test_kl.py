@@ -240,7 +240,10 @@ def test_the_discriminator_learns_to_tell():
 def test_latents_come_out_scaled_and_go_back_in():
     autoencoder = make_autoencoder(32, **TINY).eval()
     pictures = [images(8), images(8)]
-    factor = measure_scaling_factor(autoencoder, pictures)
+    factor, draws = measure_scaling_factor(autoencoder, pictures), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        drawn = torch.cat([posterior(autoencoder, batch).sample(draws) for batch in pictures])
+    assert factor == pytest.approx(1 / drawn.numpy().std(ddof=1, dtype="float64"), rel=1e-12)
     autoencoder.register_to_config(scaling_factor=factor)
     tokenizer = KLTokenizer(autoencoder)
     with torch.no_grad():

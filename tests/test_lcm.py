@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -211,6 +212,23 @@ def test_the_loss_falls(teacher, tmp_path):
         optimizer.zero_grad()
     assert losses[-1] < 0.8 * losses[0]
     assert all(not p.requires_grad for p in stage.objective.teacher.parameters())
+
+
+def test_data_workers_are_given_no_network_and_draw_the_same(teacher, tmp_path):
+    stage = recipe(teacher, tmp_path).stage()
+    beside_tokens = len(pickle.dumps(stage.prepare)) - len(pickle.dumps(stage.prepare.texts))
+    assert beside_tokens < 10_000 < stage.model.get_memory_footprint() / 10
+    samples, whole = (
+        NumberedSamples(stage.source, prepare, 0)
+        for prepare in (
+            pickle.loads(pickle.dumps(stage.prepare)),
+            dataclasses.replace(stage.prepare, objective=stage.objective),
+        )
+    )
+    for i in range(3):
+        ours, theirs = samples[i], whole[i]
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_a_flow_is_refused(tmp_path):

@@ -207,3 +207,6 @@ def test_bad_input_is_refused(recipe, tmp_path):
         recipe(tmp_path, pipeline=str(tmp_path / "dit")).stage()
     with pytest.raises(FileNotFoundError, match="no pipeline"):
         recipe(tmp_path, pipeline=str(tmp_path / "nowhere")).stage()
+    with pytest.raises(ValueError, match="set --optimizer adamw"):
+        run(recipe(tmp_path / "muon", optimizer="muon"))
+    assert not (tmp_path / "muon").exists()

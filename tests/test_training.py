@@ -18,17 +18,13 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 from launching import launched
 from PIL import Image
-from torch import nn
 
 from t2i.data.sources import open_source
 from t2i.pipelines import AutoPipeline
-from t2i.prior.transformer import TextImageTransformer
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.cli import run
 from t2i.training.config import LoopConfig
 from t2i.training.loop import NonFiniteLoss, learning_rate
-from t2i.training.muon import Muon
-from t2i.training.optimizers import make_optimizers
 from t2i.training.order import NumberBatches
 from t2i.training.recipes import RECIPES
 
@@ -245,50 +241,6 @@ def test_a_missing_or_wrong_first_stage_says_what_makes_it(prior_recipe, tmp_pat
     (tmp_path / "config.json").write_text('{"_class_name": "TextImageTransformer"}')
     with pytest.raises(ValueError, match="not a VQVAE; make it with: t2i train vqvae-toybox"):
         run(prior_recipe(tmp_path / "prior", tokenizer=str(tmp_path)))
-
-
-def test_muon_moves_the_hidden_matrices_and_adamw_the_rest():
-    model = TextImageTransformer(text_vocab_size=20, image_vocab_size=16, text_length=3, grid_size=2, width=8, heads=2)
-    muon, adamw = make_optimizers(model, LoopConfig(optimizer="muon"))
-    groups = [{id(p) for group in o.param_groups for p in group["params"]} for o in (muon, adamw)]
-    by_muon = {name for name, p in model.named_parameters() if id(p) in groups[0]}
-    hidden = ("attention.qkv", "attention.out", "mlp.0", "mlp.2")
-    assert by_muon == {f"blocks.{i}.{name}.weight" for i in range(6) for name in hidden}
-    assert groups[1] == {id(p) for p in model.parameters()} - groups[0]
-    assert len(make_optimizers(model, LoopConfig(optimizer="adamw"))) == 1
-
-
-def test_muon_takes_hidden_kernels_and_leaves_those_of_pixels():
-    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, bias=False), nn.Conv2d(16, 3, 3))
-    muon, adamw = make_optimizers(model, LoopConfig(optimizer="muon"))
-    assert muon.param_groups[0]["params"] == [model[1].weight]
-    assert len(adamw.param_groups[0]["params"]) == 4
-
-
-@pytest.mark.parametrize("shape", [(16, 40), (40, 16)])
-def test_muon_moves_matrices_as_torchs_does(shape):
-    ours, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
-    a = Muon([ours], lr=0.1, weight_decay=0.1)
-    b = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    for _ in range(3):
-        ours.grad = torch.randn(shape)
-        theirs.grad = ours.grad.clone()
-        a.step()
-        b.step()
-    torch.testing.assert_close(ours, theirs)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_muon_moves_a_kernel_as_the_matrix_it_is(layout):
-    kernel = nn.Parameter(torch.randn(8, 4, 3, 3).contiguous(memory_format=layout))
-    matrix = nn.Parameter(kernel.detach().flatten(1).clone())
-    kernel.grad = torch.randn(8, 4, 3, 3).contiguous(memory_format=layout)
-    matrix.grad = kernel.grad.flatten(1).clone()
-    Muon([kernel]).step()
-    Muon([matrix]).step()
-    torch.testing.assert_close(kernel.detach().flatten(1), matrix.detach())
-    with pytest.raises(ValueError, match="matrices and kernels"):
-        Muon([nn.Parameter(torch.randn(3))])
 
 
 def test_learning_rate_warms_up_and_falls():

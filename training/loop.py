@@ -27,7 +27,7 @@ from t2i.training.budget import UNENDING, Budget
 from t2i.training.checkpoints import Checkpoints
 from t2i.training.config import LoopConfig
 from t2i.training.log import RunLog
-from t2i.training.optimizers import make_optimizers
+from t2i.training.optimizers import make_optimizer
 from t2i.training.order import NumberBatches, NumberedSamples
 from t2i.training.stop import StopRequest
 
@@ -82,6 +82,7 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
     Raises:
         NonFiniteLoss: naming the step, before it is taken; the last checkpoint stays as it was.
         FileExistsError, FileNotFoundError, ValueError: a new run over an old one, or a resume of none or of another.
+        ValueError: Muon for a model that has nothing for it.
     """
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
@@ -95,13 +96,14 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(f"this loop averages whole weights; launch it without {accelerator.distributed_type.value}")
+    optimizer = make_optimizer(stage.model, config)
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     checkpoints = Checkpoints(Path(config.output_dir), config.checkpoints_total_limit, global_batch, accelerator)
     origin = checkpoints.open(config.resume, recipe | stage.fingerprint)
     if config.gradient_checkpointing:
         stage.model.enable_gradient_checkpointing()
     stage.model.train()
-    objective, *optimizers = accelerator.prepare(Objective(stage), *make_optimizers(stage.model, config))
+    objective, optimizer = accelerator.prepare(Objective(stage), optimizer)
     ema = EMAModel(stage.model.parameters(), config.ema_decay, use_ema_warmup=True, power=3 / 4, foreach=True)
     ema.to(accelerator.device)
     torch.manual_seed(config.seed + accelerator.process_index)  # from here on, dropout differs between processes
@@ -113,7 +115,7 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
     with StopRequest() as stop, log:
         for step in budget.steps():
             lr = learning_rate(step, config, budget.seconds)
-            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            for group in optimizer.param_groups:
                 group["lr"] = lr
             stage.model.progress = budget.done
             sums: dict[str, Tensor] = {}
@@ -139,9 +141,8 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
                     f"{how} with a lower --learning-rate"
                 )
             scalars["lr"] = lr
-            for optimizer in optimizers:
-                optimizer.step()
-                optimizer.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             ema.step(stage.model.parameters())
             log.step(step, scalars)
 

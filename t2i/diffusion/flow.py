@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 
@@ -64,5 +63,5 @@ class RectifiedFlow:
         return {"num_train_timesteps": self.num_train_timesteps, "shift": 1.0}
 
     def _sigma(self, timesteps: Tensor, like: Tensor) -> Tensor:
-        sigma = timesteps.to(like.device, torch.float64) / self.num_train_timesteps
-        return sigma.to(like.dtype).view(-1, *(1,) * (like.ndim - 1))
+        sigma = timesteps.cpu().double() / self.num_train_timesteps  # on the CPU: not every device has float64
+        return sigma.to(like.device, like.dtype).view(-1, *(1,) * (like.ndim - 1))

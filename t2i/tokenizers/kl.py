@@ -179,7 +179,7 @@ def measure_scaling_factor(autoencoder: AutoencoderKL, batches: Iterable[Tensor]
     latents = [posterior(autoencoder, images.to(autoencoder.device)).sample(generator) for images in batches]
     if not latents:
         raise ValueError("the scaling factor needs at least one batch of images")
-    std = torch.cat(latents).double().std().item()
+    std = torch.cat(latents).cpu().double().std().item()  # on the CPU: not every device has float64
     if not std > 0:
         raise ValueError("the latents are all the same, so they have no scale: train the autoencoder first")
     return 1 / std

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
 
 from t2i.diffusion.conditioning import Text, encoder_of, masks_padding
 from t2i.diffusion.consistency import ConsistencyObjective
@@ -86,6 +87,9 @@ class LCMStage(TaughtStage):
             recipe.teacher_steps,
         )
         super().__init__(recipe, pipe, objective)
+        # To draw points on the way takes no teacher: data workers, each with a copy of `prepare`, do without it.
+        drawing = replace(objective, teacher=nn.Identity(), null=Text(torch.empty(0)))
+        self.prepare = replace(self.prepare, objective=drawing)
         self._cache_latents(recipe.cache, recipe.cached_pictures)
         self.model = pipe.unet.requires_grad_(True)
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
