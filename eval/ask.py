@@ -12,6 +12,7 @@ from t2i.cli_errors import UsageError
 
 NUMBERS = ("guidance_scale", "temperature", "top_k", "top_p", "num_candidates", "num_inference_steps")
 OPTIONS = (*NUMBERS, "scheduler")  # of pipelines, given only if asked for
+Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Ask:
     """Pictures drawn at once; halved where the memory does not suffice."""
     device: str = "auto"
     """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
+    dtype: Dtype = "float32"
+    """Precision in which the pipeline computes; scores are always computed in float32 or better."""
     allow_mixed: bool = False
     """Take folders that mix picture formats."""
     allow_mismatch: bool = False

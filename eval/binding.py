@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 from tqdm import tqdm
 
 import t2i
@@ -28,7 +29,7 @@ from t2i.data.sources import square
 from t2i.data.toybox import Scene, contact_sheet
 from t2i.data.toybox.reader import IMAGE_SIZE, Reader, Reading
 from t2i.eval.ask import OPTIONS
-from t2i.eval.generation import Pipeline, call, check_options, seeded
+from t2i.eval.generation import Pipeline, call, check_options, precision, seeded
 from t2i.eval.processes import shard, together
 from t2i.eval.prompts import held_out_thing
 from t2i.images import to_pil, to_tensor
@@ -138,7 +139,13 @@ def rendered(asked: Sequence[Scene], batch_size: int, size: int = IMAGE_SIZE) ->
 def through(tokenizer, batches: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     """Batches of pictures after an image tokenizer's round trip, uint8 (B, 64, 64, 3)."""
     for images in batches:
-        yield squares(to_pil(tokenizer.reconstruct(to_tensor(torch.from_numpy(images)).to(tokenizer.device))))
+        yield squares(to_pil(reconstructed(tokenizer, torch.from_numpy(images))))
+
+
+def reconstructed(tokenizer, images: Tensor) -> Tensor:
+    """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in [-1, 1], after an image tokenizer's round trip in its precision."""
+    dtype = next(tokenizer.parameters()).dtype  # of the encoder, which comes first; code books may keep float32
+    return tokenizer.reconstruct(to_tensor(images).to(tokenizer.device, dtype)).float()
 
 
 # --- the scores -----------------------------------------------------------------------------------------------------
@@ -208,7 +215,7 @@ def evaluate(
     found = _in_order(gather_object([found]))
     outcomes = {what: [o for pairs in of.values() for o, _ in pairs] for what, of in found.items()}
     settings = {"pipeline": name or type(pipeline).__name__, "num": num, "seed": seed}
-    settings |= dict.fromkeys(OPTIONS) | options | {"reader_sha256": digest(reader)}
+    settings |= dict.fromkeys(OPTIONS) | options | {"dtype": precision(pipeline), "reader_sha256": digest(reader)}
     versions = {"t2i": t2i.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__}
     report = _report(outcomes["drawn"], outcomes["real"], outcomes.get("through tokenizer", []))
     examples = {category: _examples(pairs) for category, pairs in found["drawn"].items()}

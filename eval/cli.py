@@ -10,7 +10,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from t2i.cli_errors import UsageError, check_choice, parse
-from t2i.eval.ask import OPTIONS, Ask, Bits, Statistics, Sweep
+from t2i.eval.ask import OPTIONS, Ask, Bits, Dtype, Statistics, Sweep
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class Binding:
     """Pictures drawn at once."""
     device: str = "auto"
     """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
+    dtype: Dtype = "float32"
+    """Precision in which the pipeline computes."""
     guidance_scale: float | None = None
     """How closely to follow the prompt; by default the pipeline's own, as for the rest of these."""
     temperature: float | None = None
@@ -53,6 +55,8 @@ class Human:
     out: str = "reports/human"
     """Folder of human.html and key.json, or of the report."""
     device: str = "auto"
+    dtype: Dtype = "float32"
+    """Precision in which the systems compute."""
     answers: tuple[str, ...] = ()
     """Files that raters have sent back, instead of --systems."""
     key: str | None = None
@@ -90,7 +94,7 @@ def binding(args: Sequence[str]) -> None:
     from t2i.eval.tools import open_to_draw
 
     reader = metric.load_reader(ask.reader)  # before the pipeline, which takes longer to open
-    pipe = open_to_draw(ask.pipeline, ask.device)
+    pipe = open_to_draw(ask.pipeline, ask.device, ask.dtype)
     out.mkdir(parents=True, exist_ok=True)  # fails now rather than after all the drawing
     options = {name: getattr(ask, name) for name in OPTIONS}
     evaluation = metric.evaluate(
@@ -132,7 +136,8 @@ def human(args: Sequence[str]) -> None:
     if ask.answers:
         commands.tally(ask.answers, ask.key, Path(ask.out))
     else:
-        commands.make_human_page(ask.systems, ask.prompts, ask.num, ask.seed, Path(ask.out), ask.device)
+        how = {"device": ask.device, "dtype": ask.dtype}
+        commands.make_human_page(ask.systems, ask.prompts, ask.num, ask.seed, Path(ask.out), **how)
 
 
 def statistics(args: Sequence[str]) -> None:
@@ -170,7 +175,7 @@ def diff(args: Sequence[str]) -> None:
 PARTS = {  # the same names as in t2i.eval.sections, which takes seconds to import (a test compares them)
     "all": "Every part below that pictures, prompts and pipeline allow, in one report.",
     "composition": "Colour, skin, counting, position, two objects … per category. On toybox, exactly.",
-    "fid": "Fréchet distance to real pictures (FID with Inception alone), precision, recall, density, coverage.",
+    "fid": "Fréchet distance (FID and Inception score with Inception alone), precision, recall, density, coverage.",
     "kid": "Kernel distance to real pictures; with CLIP also CMMD.",
     "clip": "CLIP score of a named variant, and R-precision.",
     "likelihood": "Nats a code of real pictures, given their captions.",

@@ -13,7 +13,7 @@ from PIL import Image
 
 from t2i.cli_errors import UsageError
 from t2i.eval import human, sections
-from t2i.eval.ask import Ask, Statistics, Sweep
+from t2i.eval.ask import Ask, Dtype, Statistics, Sweep
 from t2i.eval.diff import diff, table
 from t2i.eval.features import open_extractor
 from t2i.eval.folders import image_files
@@ -132,12 +132,14 @@ def compare(old: str, new: str) -> None:
     print(table(diff(read_json(old), read_json(new))))
 
 
-def make_human_page(systems: tuple[str, ...], prompts: str, num: int, seed: int, out: Path, device: str) -> None:
+def make_human_page(
+    systems: tuple[str, ...], prompts: str, num: int, seed: int, out: Path, device: str, dtype: Dtype
+) -> None:
     """Draw the prompts with each system, and write the page for raters and the key."""
     asked = open_prompts(prompts, num, seed)
     drawn = {}
     for i, name in enumerate(systems):
-        pipe = open_to_draw(name, device)
+        pipe = open_to_draw(name, device, dtype)
         folder = out / f"system-{i}"
         manifest = generate_on_all(pipe, asked, [seed], folder, name=name)
         drawn[name] = [Image.open(folder / entry["file"]).convert("RGB") for entry in manifest["images"]]

@@ -132,7 +132,7 @@ def _picture(image: Image.Image | np.ndarray | torch.Tensor, prompt: str) -> Ima
         return image.convert("RGB")
     values = np.asarray(image, dtype=np.float32)
     if not np.isfinite(values).all():
-        raise FloatingPointError(f"the picture of {prompt!r} has NaN or infinite pixels; run the pipeline in float32")
+        raise FloatingPointError(f"the picture of {prompt!r} has NaN or infinite pixels; draw in float32")
     pixels = (values.clip(0, 1) * 255).round().astype(np.uint8)
     return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
 
@@ -257,11 +257,16 @@ def describe(pipeline: Pipeline, name: str, options: dict) -> dict:
         "num_inference_steps": options.get("num_inference_steps", defaults.get("num_inference_steps")),
         "guidance_scale": options.get("guidance_scale", defaults.get("guidance_scale")),
         "options": options,
-        "dtype": str(getattr(pipeline, "dtype", None)).removeprefix("torch."),
+        "dtype": precision(pipeline),
         "device": getattr(getattr(pipeline, "device", None), "type", None),
         "versions": {"t2i": t2i.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
     }
     return json.loads(json.dumps(found, default=str))  # as it will be read back
+
+
+def precision(pipeline: Pipeline) -> str:
+    """ "float32", "bfloat16", …; "None" of a pipeline that does not say."""
+    return str(getattr(pipeline, "dtype", None)).removeprefix("torch.")
 
 
 def _settings(config: dict) -> dict:

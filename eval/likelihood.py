@@ -43,12 +43,12 @@ def code_likelihood(
         raise ValueError(f"a {type(pipeline).__name__} has no likelihood of codes; give a DallePipeline")
     if len(images) != len(captions) or not len(images):
         raise ValueError(f"there must be one caption for each picture, not {len(captions)} for {len(images)}")
-    prior, device = pipeline.prior, pipeline.device
+    prior, tokenizer, device = pipeline.prior, pipeline.image_tokenizer, pipeline.device
     given, nothing = [], []
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(np.stack(images[start : start + batch_size]))  # (B, S, S, 3)
         with torch.no_grad():
-            codes = pipeline.image_tokenizer.encode(to_tensor(batch).to(device)).flatten(1)  # (B, N)
+            codes = tokenizer.encode(to_tensor(batch).to(device, tokenizer.dtype)).flatten(1)  # (B, N)
         texts = captions[start : start + batch_size]
         for parts, words in ((given, texts), (nothing, [""] * len(texts))):
             ids = encode(pipeline.tokenizer, words, prior.config.text_length).ids.to(device)  # (B, T)

@@ -71,24 +71,18 @@ def kernel(
     subsets: int = 100,
     seed: int = 0,
 ) -> list[Score]:
-    """Kernel distance, the mean over subsets, its interval from half samples; in CLIP's space also CMMD."""
+    """Kernel distance, the mean over subsets, with its interval; in CLIP's space also CMMD."""
     y = _features_of(reference)
     if y is None:
         raise ValueError("KID needs the reference's features; save its statistics with them, or give a folder")
     y = y.double()  # once, and not for each half of the generated pictures
     x, size = generated.values, min(1000, len(generated), len(y))
-    found = metrics.kid(x, y, subsets, size, seed=seed)
+    found = metrics.kid_interval(x, y, subsets, size, seed)
     best = None if real is None else metrics.kid(real.values, y, subsets, min(size, len(real)), seed=seed).mean
-
-    def of_half(rows: Array) -> float:
-        return metrics.kid(rows, y, 1, min(size, len(rows)), seed=seed).mean
-
-    spread = metrics.half_sample_interval(x, of_half, RESAMPLES, seed)
-    half = (spread.high - spread.low) / 2
     details = _details(generated, reference) | {"subsets": subsets, "subset_size": size, "seed": seed}
     name = measure_name("KID", generated.extractor)
     skipped = len(generated.skipped)
-    scores = [Score(name, found.mean, found.mean - half, found.mean + half, len(x), "lower", best, skipped, details)]
+    scores = [Score(name, found.value, found.low, found.high, found.n, "lower", best, skipped, details)]
     if generated.extractor["name"].startswith(("clip:", "open_clip:")):
         about = _details(generated, reference)
         others = None if real is None else real.values
@@ -97,16 +91,25 @@ def kernel(
     return scores
 
 
-def inception(logits: Tensor, generated: Features, seed: int = 0) -> list[Score]:
-    """Inception score from logits (N, K), its interval from half samples."""
-    splits = min(10, len(logits) // 4)
+def inception(
+    classify: Callable[[Tensor], Tensor], generated: Features, real: Features | None = None, seed: int = 0
+) -> list[Score]:
+    """Inception score, its interval from half samples. It knows no reference.
+
+    Args:
+        classify: features (N, D) to logits (N, K).
+        generated: LEAST of them or more.
+        real: pictures whose score is the ceiling.
+    """
+    splits = min(10, len(generated) // 4)
 
     def statistic(rows: Array) -> float:
         return metrics.inception_score(rows, splits, seed=seed).mean
 
+    logits, best = (None if of is None else classify(of.values) for of in (generated, real))
     details = {"extractor": generated.extractor, "splits": splits}
-    name = f"Inception score[{generated.extractor['name']}]"
-    return [_score(name, statistic, logits, None, generated, details, "higher", seed)]
+    name = measure_name("Inception score", generated.extractor)
+    return [_score(name, statistic, logits, best, generated, details, "higher", seed)]
 
 
 def reconstruction(images: Tensor, originals: Tensor, tokenizer_sha256: str, seed: int = 0) -> list[Score]:

@@ -32,17 +32,27 @@ def is_main_process() -> bool:
 
 
 def together(work: Callable[[], object]) -> None:
-    """Do `work` on every process, and wait for all. Where it fails on one (FAILURES), all of them raise its error.
+    """Do `work` on every process, and wait for all. Where it fails on one, all of them raise its error.
 
-    A process that raised alone would leave the others waiting for it.
+    The others raise one of FAILURES where it is one, and otherwise a RuntimeError that names its class. A process that
+    raised alone would leave the others waiting for it, so any error counts, such as a GPU's that ran out of memory.
     """
     failed = None
     try:
         work()
-    except FAILURES as error:
+    except Exception as error:
         failed = error
-    if errors := [error for error in gather_object([failed]) if error is not None]:
-        raise errors[0]
+    told = gather_object([None if failed is None else _in_words(failed)])
+    if (first := next((rank for rank, words in enumerate(told) if words is not None), None)) is None:
+        return
+    kind, message = told[first]
+    raise failed if first == this_process().process_index else kind(message)
+
+
+def _in_words(error: Exception) -> tuple[type[Exception], str]:
+    """A class that every process has, and a message: not every error can be sent itself."""
+    kind = next((kind for kind in FAILURES if isinstance(error, kind)), None)
+    return (kind, str(error)) if kind else (RuntimeError, f"{type(error).__name__}: {error}")
 
 
 def device_of(asked: str, state: PartialState) -> str:

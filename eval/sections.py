@@ -22,7 +22,7 @@ from t2i.data.toybox.reader import IMAGE_SIZE
 from t2i.eval import bias as biases
 from t2i.eval import composition as compositions
 from t2i.eval import measures
-from t2i.eval.binding import wilson
+from t2i.eval.binding import reconstructed, wilson
 from t2i.eval.features import Features
 from t2i.eval.image_sets import load_image, read_image, to_picture
 from t2i.eval.likelihood import code_likelihood
@@ -51,10 +51,14 @@ class Section:
 
 
 def fid(subject: Subject) -> Section:
-    """Fréchet distance to real pictures (called FID only with Inception), precision, recall, density, coverage."""
-    extractor = subject.tools.extractor(subject.ask.extractor)
-    generated, reference = subject.features(extractor), subject.reference(extractor)
-    found = measures.fidelity(generated, reference, subject.real(extractor), subject.ask.seed)
+    """Fréchet distance to real pictures (called FID only with Inception), precision, recall, density, coverage; of an
+    extractor that knows classes, as Inception does, also the Inception score.
+    """
+    extractor, seed = subject.tools.extractor(subject.ask.extractor), subject.ask.seed
+    generated, reference, real = subject.features(extractor), subject.reference(extractor), subject.real(extractor)
+    found = measures.fidelity(generated, reference, real, seed)
+    if hasattr(extractor, "logits"):
+        found += measures.inception(extractor.logits, generated, real, seed)
     notes = _remarks(generated) + _remarks_on_reference(reference) + _too_few(found[0].name, generated, reference)
     return Section(found, curves=[_against_samples(s) for s in found if "counts" in s.details], notes=notes)
 
@@ -140,7 +144,7 @@ def reconstruction(subject: Subject) -> Section:
     originals = torch.from_numpy(np.stack([item["image"] for item in world]))  # (N, S, S, 3)
     with torch.no_grad():
         batches = originals.split(subject.ask.batch_size)
-        parts = [tokenizer.reconstruct(to_tensor(part).to(tokenizer.device)).cpu() for part in batches]
+        parts = [reconstructed(tokenizer, part).cpu() for part in batches]
     images = (torch.cat(parts).clamp(-1, 1) + 1) / 2  # (N, 3, S, S)
     real = (to_tensor(originals) + 1) / 2
     scores = measures.reconstruction(images, real, digest(tokenizer), subject.ask.seed)

@@ -70,7 +70,7 @@ class Subject:
     def unused(self) -> list[str]:
         """Flags that were given and have no meaning for a folder of pictures."""
         kind = {field.name: field.default for field in fields(Ask)}
-        names = [name for name in ("prompts", "num", *OPTIONS) if getattr(self.ask, name) != kind[name]]
+        names = [name for name in ("prompts", "num", "dtype", *OPTIONS) if getattr(self.ask, name) != kind[name]]
         return [f"--{name.replace('_', '-')}" for name in names] if self.found else []
 
     @cached_property

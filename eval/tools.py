@@ -8,7 +8,7 @@ from pathlib import Path
 
 from t2i.cli_errors import UsageError
 from t2i.data.toybox.reader import Reader
-from t2i.eval.ask import Ask
+from t2i.eval.ask import Ask, Dtype
 from t2i.eval.binding import load_reader
 from t2i.eval.features import Extractor, Features, open_extractor
 from t2i.eval.processes import usable_device
@@ -34,7 +34,7 @@ class Tools:
         """Raises UsageError for a folder of pictures, which cannot draw more."""
         if is_folder_of_pictures(self.ask.pipeline):
             raise UsageError(f"{self.ask.pipeline} is a folder of pictures, and this needs a pipeline to draw with")
-        return open_to_draw(self.ask.pipeline, self.ask.device)
+        return open_to_draw(self.ask.pipeline, self.ask.device, self.ask.dtype)
 
     @cached_property
     def device(self) -> str:
@@ -54,7 +54,7 @@ class Tools:
         return load_reader(self.ask.reader).to(self.device)
 
 
-def open_to_draw(name: str, device: str):
+def open_to_draw(name: str, device: str, dtype: Dtype = "float32"):
     """`open_pipeline` on this process's own device, without a progress bar: the evaluation has one over all pictures.
 
     Raises FileNotFoundError for a mistyped folder, which the Hub is not asked for.
@@ -69,7 +69,7 @@ def open_to_draw(name: str, device: str):
             f"there is no folder {name}: {hint}give a folder of pictures or of a pipeline, a model of the Hub as "
             f"OWNER/NAME, or one of {known}"
         )
-    pipe = open_pipeline(name, usable_device(device))
+    pipe = open_pipeline(name, usable_device(device), dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

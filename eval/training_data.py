@@ -117,10 +117,11 @@ def check(asked: str | None, pipeline: str, trained: Trained | None) -> None:
 
 
 def _may_be_ours(pipeline: str) -> bool:
-    """Whether a folder holds a pipeline of a class of t2i's own, which may well have been trained on toybox."""
+    """Whether a folder holds a pipeline of t2i's own making, which may well have been trained on toybox."""
     index = Path(pipeline) / "model_index.json"
-    name = json.loads(index.read_text())["_class_name"] if pipeline and index.is_file() else None
-    return name in PIPELINES and PIPELINES[name].__name__ == name  # others are opened under diffusers' name
+    said = json.loads(index.read_text()) if pipeline and index.is_file() else {}
+    name = said.get("_class_name")
+    return said.get("_made_by") == "t2i" or (name in PIPELINES and PIPELINES[name].__name__ == name)
 
 
 def _folder(folder: Path, most: int | None, seed: int, allow_mixed: bool) -> TrainingData:

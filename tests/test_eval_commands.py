@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from t2i.cli_errors import UsageError
-from t2i.eval import cli
+from t2i.eval import cli, features
+from t2i.eval.features.small import PixelExtractor
 from t2i.eval.sections import SECTIONS
 
 
@@ -73,6 +74,36 @@ def test_a_folder_of_pictures_is_scored_against_another(tmp_path, capsys):
         cli.main(["kid", "--pipeline", str(tmp_path / "a"), "--out", str(tmp_path / "x")])
 
 
+class Classes(PixelExtractor):
+    """Pixels that are taken for logits."""
+
+    def logits(self, values):
+        return values
+
+
+def test_an_extractor_that_knows_classes_gives_an_inception_score(folder, tmp_path, monkeypatch):
+    args = ["fid", "--pipeline", str(folder), "--num", "18", "--extractor", "pixels", "--out", str(tmp_path / "out")]
+    cli.main(args)
+    assert not any(name.startswith("Inception") for name in scores(tmp_path / "out"))
+    monkeypatch.setitem(features._ALONE, "pixels", Classes)
+    cli.main(args)
+    found = scores(tmp_path / "out")["Inception score[pixels]"]
+    assert 1 <= found["low"] <= found["value"] <= found["high"] and found["ceiling"] > 1
+
+
+def test_a_precision_is_told_and_its_pictures_are_not_taken_for_anothers(folder, tmp_path):
+    args = ["all", "--pipeline", str(folder), "--num", "18", "--out", str(tmp_path / "out")]
+    cli.main([*args, "--dtype", "bfloat16"])
+    assert {"nats a code, train", "reconstruction: SSIM", "FD[reader]", "colour"} <= scores(tmp_path / "out").keys()
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["settings"]["dtype"] == "bfloat16"
+    assert [note.split()[0] for note in report["notes"] if "left out" in note] == ["clip"]
+    with pytest.raises(ValueError, match=r"made with other settings .*dtype"):
+        cli.main(args)
+    with pytest.raises(UsageError, match="dtype"):
+        cli.main([*args, "--dtype", "float8"])
+
+
 def test_copied_training_pictures_are_found(tmp_path):
     rng = np.random.default_rng(1)
     for name in ("trained", "drawn"):
@@ -103,7 +134,9 @@ def test_a_human_page_is_made_of_two_systems(folder, tmp_path, capsys):
     other = tmp_path / "other"
     other.symlink_to(folder)
     systems = ["--systems", str(folder), str(other)]
-    cli.main(["human", *systems, "--num", "3", "--out", str(tmp_path / "human")])
+    cli.main(["human", *systems, "--num", "3", "--dtype", "bfloat16", "--out", str(tmp_path / "human")])
+    for manifest in (tmp_path / "human").glob("system-*/manifest.json"):
+        assert json.loads(manifest.read_text())["header"]["dtype"] == "bfloat16"
     key = json.loads((tmp_path / "human" / "key.json").read_text())
     choices = [{"question": q, "choice": "left"} for q in key["questions"]]
     answers = {"page": key["page"], "rater": "r", "answers": choices}

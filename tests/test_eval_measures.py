@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from t2i.eval import measures, metrics
 from t2i.eval.features import Features
 
+DOCS = Path(__file__).parent.parent / "docs" / "evaluation.md"
 ABOUT = {"name": "tiny", "dim": 6, "preprocess_id": "area-2", "weights_sha256": "ab" * 32}
 
 
@@ -50,3 +54,27 @@ def test_r_precision_says_of_which_variant_its_texts_are():
     of = {v: measures.clip(features(20), torch.randn(20, 6), v)[1] for v in ("hessel", "cosine")}
     assert {v: score.details["variant"] for v, score in of.items()} == {"hessel": "hessel", "cosine": "cosine"}
     assert all(score.name.startswith("R-precision") for score in of.values())
+
+
+def test_a_kernel_distance_has_the_interval_of_the_metric():
+    x, y = features(40, 0.2), features(60)
+    [told], expected = measures.kernel(x, y, subsets=5, seed=3), metrics.kid_interval(x.values, y.values, 5, 40, 3)
+    assert (told.value, told.low, told.high, told.n) == (expected.value, expected.low, expected.high, 40)
+
+
+def test_an_inception_score_has_its_extremes_and_a_ceiling():
+    """Each picture surely of one of six classes, all as frequent: about 6 in each split. All alike: 1."""
+    sure, alike = (Features(values, ABOUT, ("",) * 600) for values in (torch.eye(6).repeat(100, 1), torch.ones(600, 6)))
+    [best] = measures.inception(lambda values: 1e5 * values, sure)
+    assert 5.5 < best.low < best.value < 6 and best.ceiling is None
+    [worst] = measures.inception(lambda values: 1e5 * values, alike, sure)
+    assert (worst.value, worst.ceiling) == (pytest.approx(1), best.value)
+    assert (worst.name, worst.details["splits"], worst.better) == ("Inception score[tiny]", 10, "higher")
+
+
+def test_the_example_of_the_docs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    [example] = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
+    exec(example, names := {})
+    assert len(names["features"]) == 6 and len(names["diversity"]) == 2
+    assert all(distance > 0 for distance in names["diversity"].values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from launching import launched
 from PIL import Image
 
 from t2i.cli_errors import UsageError
@@ -69,10 +71,48 @@ def test_a_device_that_is_not_there_is_one_sentence():
         usable_device("coda")
 
 
-def test_together_raises_what_went_wrong():
-    with pytest.raises(FloatingPointError, match="NaN"):
-        together(lambda: (_ for _ in ()).throw(FloatingPointError("NaN")))
+@pytest.mark.parametrize("error", [FloatingPointError, torch.OutOfMemoryError, KeyError])
+def test_together_raises_what_went_wrong(error):
+    with pytest.raises(error, match="too much"):
+        together(lambda: (_ for _ in ()).throw(error("too much")))
     together(lambda: None)
+
+
+FAILING = """
+import sys
+from pathlib import Path
+from t2i.eval.processes import together
+from t2i.processes import this_process
+
+rank = this_process().process_index
+
+class Odd(Exception):  # made of more than a message, and known in this file alone: it could not be sent
+    def __init__(self, what, where):
+        super().__init__(f"{what} on {where}")
+
+def told(error):
+    def work():
+        if rank == 1:
+            raise error
+    try:
+        together(work)
+    except Exception as raised:
+        return f"{type(raised).__name__}: {raised}"
+
+errors = Odd("out of memory", "cuda:1"), RuntimeError("no kernel"), FileNotFoundError("no weights")
+Path(sys.argv[1], f"{rank}.txt").write_text("\\n".join(map(told, errors)))
+"""
+
+
+@pytest.mark.slow
+def test_all_processes_raise_what_went_wrong_on_one(tmp_path):
+    (tmp_path / "fail.py").write_text(FAILING)
+    command, on_cpu = launched(2, str(tmp_path / "fail.py"), str(tmp_path)), os.environ | {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=on_cpu)
+    assert done.returncode == 0, done.stderr  # neither waited for the other, nor was stopped from outside
+    first, second = ((tmp_path / f"{rank}.txt").read_text().splitlines() for rank in (0, 1))
+    assert second == ["Odd: out of memory on cuda:1", "RuntimeError: no kernel", "FileNotFoundError: no weights"]
+    assert first == [f"RuntimeError: {second[0]}", f"RuntimeError: {second[1]}", "OSError: no weights"]
 
 
 # --- what is drawn --------------------------------------------------------------------------------------------------
@@ -232,9 +272,9 @@ def test_a_mistyped_folder_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
 def test_what_a_folder_of_pictures_has_no_use_for_is_told(tmp_path):
     a = pictures(tmp_path / "a", 12)
     args = ["--pipeline", str(a), "--reference", str(a), "--extractor", "random", "--num", "7", "--top-k", "3"]
-    cli.main(["fid", *args, "--device", "auto", "--out", str(tmp_path / "out")])
+    cli.main(["fid", *args, "--dtype", "float16", "--device", "auto", "--out", str(tmp_path / "out")])
     notes = " ".join(read_json(tmp_path / "out" / "report.json")["notes"])
-    assert "--num, --top-k had no effect" in notes
+    assert "--num, --dtype, --top-k had no effect" in notes
     assert "12 drawn and 12 real pictures in 512 dimensions" in notes  # a distance of covariances without full rank
     with pytest.raises(ValueError, match="cannot use --device coda"):
         cli.main(["fid", *args, "--device", "coda", "--out", str(tmp_path / "out")])

@@ -206,7 +206,7 @@ def test_nan_raises_everywhere(bad: float):
         lambda: metrics.precision_recall(good, x),
         lambda: metrics.density_coverage(x, good),
         lambda: clip_score(x, good, "cosine"),
-        lambda: metrics.ref_clip_score(good, good, [x] * 12),
+        lambda: metrics.mmd_error(good, x),
         lambda: metrics.r_precision(good, x, candidates=3),
         lambda: metrics.psnr(spoilt, image),
         lambda: metrics.ssim(image, spoilt),
@@ -273,6 +273,35 @@ def test_kid_of_one_distribution_is_about_zero_and_constants_are_finite():
 def test_kid_needs_enough_samples():
     with pytest.raises(ValueError, match="at least subset_size=1000 samples of each, not 30 and 40"):
         kid(features(30, 4), features(40, 4))
+
+
+@pytest.mark.parametrize("block", [10, 2**22])
+def test_the_error_of_kid_is_the_jackknife_written_out(block: int):
+    x, y = features(9, 3, 1), features(7, 3, 2, offset=1)
+
+    def of_all(z: torch.Tensor) -> float:
+        within = [((a @ b) / 3 + 1) ** 3 for i, a in enumerate(z) for j, b in enumerate(z) if i != j]
+        across = [((a @ b) / 3 + 1) ** 3 for a in z for b in y]  # that of the reference with itself moves nothing
+        return (sum(within) / len(within) - 2 * sum(across) / len(across)).item()
+
+    without = [of_all(torch.cat([x[:i], x[i + 1 :]])) for i in range(9)]
+    assert metrics.mmd_error(x, y, block) == close((8 * np.var(without)) ** 0.5)
+
+
+@pytest.mark.parametrize("offset, at_most", [(1, 1.25), (0, 1.25 * 2**0.5)], ids=["different", "alike"])
+def test_the_interval_of_kid_is_as_wide_as_new_samples_differ(offset: float, at_most: float):
+    reference = features(2000, 6, 0)
+
+    def interval(n: int, seed: int) -> metrics.Interval:
+        return metrics.kid_interval(features(n, 6, seed, offset), reference, subset_size=100)
+
+    found = [interval(400, seed) for seed in range(1, 41)]
+    values, width = [i.value for i in found], np.mean([i.high - i.low for i in found])
+    assert 0.8 < width / (2 * 1.96 * np.std(values, ddof=1)) < at_most
+    assert np.mean([i.low <= np.mean(values) <= i.high for i in found]) > 0.8
+    if offset:  # of sets that are alike, most of the width is the draw of the subsets
+        narrower = np.mean([i.high - i.low for i in (interval(1600, seed) for seed in range(1, 6))])
+        assert width / narrower == pytest.approx(2, rel=0.15)  # 1/√N, though a subset has 100 samples of both
 
 
 def test_cmmd_by_hand_and_by_blocks():

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from t2i.cli_errors import UsageError
@@ -17,6 +18,7 @@ from t2i.data.toybox import ATTRIBUTES, HELD_OUT, KINDS, RELATIONS, Scene, Thing
 from t2i.data.toybox.reader import LAYOUTS, Reader, Reading, targets
 from t2i.eval import binding, cli
 from t2i.images import to_tensor
+from t2i.tokenizers.kl import KLTokenizer
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.config import LoopConfig
 from t2i.training.recipes.reader import ReaderModelConfig, ReaderRecipe, ReaderStage, reader_toybox, spoil
@@ -314,6 +316,17 @@ def test_report_and_pictures_are_whole(tmp_path, fitted, asked):
     assert [line.split()[0] for line in lines[1:]] == [*binding.CATEGORIES, "through"]
 
 
+def test_a_round_trip_is_in_the_precision_of_the_tokenizer():
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    tokenizer = KLTokenizer(AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks))
+    images = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
+    with torch.no_grad():
+        whole, half = (binding.reconstructed(tokenizer.to(d), images) for d in (torch.float32, torch.bfloat16))
+    assert whole.dtype == half.dtype == torch.float32
+    assert whole.shape == (2, 3, 16, 16)
+    assert 0 < (whole - half).abs().mean() < 0.05
+
+
 # --- bad input ------------------------------------------------------------------------------------------------------
 
 
@@ -367,7 +380,8 @@ def test_the_command_line_scores_a_saved_pipeline(tmp_path, capsys):
     DallePipeline(words, prior, tokenizer).save_pretrained(tmp_path / "pipe")
     tiny_reader().save_pretrained(tmp_path / "reader")
     args = ["--pipeline", str(tmp_path / "pipe"), "--reader", str(tmp_path / "reader"), "--out", str(tmp_path / "out")]
-    cli.main(["binding", *args, "--num", "2", "--guidance-scale", "1", "--device", "cpu"])
+    cli.main(["binding", *args, "--num", "2", "--guidance-scale", "1", "--device", "cpu", "--dtype", "bfloat16"])
     said = capsys.readouterr().out
     assert "zero_shot" in said and "through tokenizer" in said
-    assert json.loads((tmp_path / "out" / "report.json").read_text())["settings"]["guidance_scale"] == 1.0
+    settings = json.loads((tmp_path / "out" / "report.json").read_text())["settings"]
+    assert (settings["guidance_scale"], settings["dtype"]) == (1.0, "bfloat16")

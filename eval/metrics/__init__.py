@@ -5,12 +5,12 @@ argument, and nothing else moves.
 """
 
 from t2i.eval.metrics.bootstrap import Interval, bootstrap_interval, half_sample_interval, half_sample_intervals
-from t2i.eval.metrics.clip_score import clip_score, r_precision, ref_clip_score
+from t2i.eval.metrics.clip_score import clip_score, r_precision
 from t2i.eval.metrics.common import Scores
 from t2i.eval.metrics.frechet import FDInfinity, fd_infinity, frechet_distance
 from t2i.eval.metrics.images import diversity, psnr, ssim
 from t2i.eval.metrics.inception_score import InceptionScore, inception_score
-from t2i.eval.metrics.kernel import KID, cmmd, kid
+from t2i.eval.metrics.kernel import KID, cmmd, kid, kid_interval, mmd_error
 from t2i.eval.metrics.manifold import DensityCoverage, Manifold, PrecisionRecall, density_coverage, precision_recall
 from t2i.eval.metrics.memorization import NearCopies, near_copies, nearest
 from t2i.eval.metrics.moments import Gaussian, Moments
@@ -38,11 +38,12 @@ __all__ = [
     "half_sample_intervals",
     "inception_score",
     "kid",
+    "kid_interval",
+    "mmd_error",
     "near_copies",
     "nearest",
     "precision_recall",
     "psnr",
     "r_precision",
-    "ref_clip_score",
     "ssim",
 ]

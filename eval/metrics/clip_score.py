@@ -7,13 +7,11 @@ Shapes: N pairs · D dimensions of the shared space · R candidates
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from t2i.eval.metrics.common import BLOCK, Array, Scores, as_features, as_pair, blocks
+from t2i.eval.metrics.common import BLOCK, Array, Scores, as_pair, blocks
 from t2i.eval.metrics.kernel import normalised
 
 VARIANTS = ("hessel", "torchmetrics", "cosine")
@@ -43,30 +41,6 @@ def clip_score(images: Array, texts: Array, variant: str) -> Scores:
         return _mean(cosines)
     scores = _mean(100 * cosines)
     return Scores(max(0.0, scores.value), scores.per_sample)
-
-
-def ref_clip_score(images: Array, texts: Array, references: Sequence[Array]) -> Scores:
-    """RefCLIPScore: Hessel et al. 2021, eq. 2, which also has other captions of the image to go by.
-
-    The harmonic mean of the "hessel" score and of max(cos, 0) of the text and the nearest reference.
-
-    Args:
-        images, texts: (N, D), texts being what is judged.
-        references: N arrays (how many, D), at least one row in each.
-
-    Raises ValueError as `clip_score` does.
-    """
-    images, texts = _paired(images, texts)
-    if len(references) != len(texts):
-        raise ValueError(f"there must be references for each of the {len(texts)} texts, not {len(references)}")
-    named = [as_features(r, "references", least=1).to(texts.device) for r in references]
-    if odd := [r for r in named if r.shape[1] != texts.shape[1]]:
-        raise ValueError(f"texts and references must have one dimension, not {texts.shape[1]} and {odd[0].shape[1]}")
-    nearest = [(normalised(r) @ text).max() for r, text in zip(named, texts, strict=True)]
-    image = 2.5 * _cosines(images, texts).clamp(min=0)
-    reference = torch.stack(nearest).clamp(min=0)
-    both = image + reference
-    return _mean((2 * image * reference / both).where(both > 0, 0))
 
 
 def r_precision(images: Array, texts: Array, candidates: int = 100, seed: int = 0, block: int = BLOCK) -> Scores:

@@ -5,12 +5,14 @@ Shapes: N samples · M other samples · D dimensions · S subset size
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from t2i.eval.metrics.bootstrap import NORMAL_95, Interval
 from t2i.eval.metrics.common import BLOCK, Array, as_pair, blocks, squared_distances
 
 CMMD_SIGMA = 10.0
@@ -49,6 +51,44 @@ def kid(generated: Array, reference: Array, subsets: int = 100, subset_size: int
         picked = [torch.from_numpy(rng.choice(len(z), subset_size, replace=False)).to(z.device) for z in (x, y)]
         values.append(_unbiased(x[picked[0]], y[picked[1]]))
     return KID(float(np.mean(values)), float(np.std(values)), subsets, subset_size)
+
+
+def kid_interval(
+    generated: Array, reference: Array, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
+) -> Interval:
+    """`kid` with its 95 % interval: how far other generated samples and other subsets would move it.
+
+    On average over the subsets it is the unbiased MMD² of all samples, so that by the law of total variance its
+    variance is the latter's (see `mmd_error`) plus that of a mean over so many subsets.
+
+    Raises ValueError as `kid` does, and for N or M below 3.
+    """
+    found, error = kid(generated, reference, subsets, subset_size, seed), mmd_error(generated, reference)
+    half = NORMAL_95 * math.hypot(error, found.std / math.sqrt(subsets))
+    return Interval(found.mean, found.mean - half, found.mean + half, len(generated))
+
+
+def mmd_error(generated: Array, reference: Array, block: int = BLOCK) -> float:
+    """Standard error of KID's unbiased MMD² of all samples of each set, the reference being as it is.
+
+    The jackknife of a U-statistic: Arvesen 1969, "Jackknifing U-statistics". A sample that is left out takes along the
+    pairs that it is in, hence one look at the kernel gives all N values. Where the two sets are alike, next to nothing
+    but pairs is left of the statistic, for which the jackknife errs on the safe side, by a factor of up to √2.
+
+    Args:
+        generated, reference: (N, D) and (M, D).
+        block: numbers of a kernel matrix held at once.
+
+    Raises ValueError for N or M below 3, NaN or infinity.
+    """
+    x, y = as_pair(generated, reference, least=3)
+    n, d = x.shape
+    own = (x.square().sum(1) / d + 1) ** 3  # (N,), of each sample and itself
+    within = torch.cat([_polynomial(rows, x).sum(1) for _, rows in blocks(x, n, block)]) - own
+    across = torch.cat([_polynomial(rows, y).mean(1) for _, rows in blocks(x, len(y), block)])
+    pairs = (within.sum() - 2 * within) / ((n - 1) * (n - 2))  # (N,), without sample i
+    without = pairs - 2 * (across.sum() - across) / (n - 1)
+    return ((n - 1) * without.var(correction=0)).sqrt().item()
 
 
 def _unbiased(x: Tensor, y: Tensor) -> float:
