@@ -75,7 +75,7 @@ def main(args: Sequence[str]) -> None:
             rows += fitted(ask, pictures, name, block)
         else:
             rows += by_bayes(name, block, pictures, recipe_of(folder).get("per_class"), ask.samples)
-    print(write(rows, ask.out, f"{ask.data}: p(x | y) and p(y | x)"))
+    print(write(rows, ask.out, f"{Path(ask.data).name}: p(x | y) and p(y | x)"))
     print(f"written to {ask.out}")
 
 

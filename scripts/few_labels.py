@@ -60,7 +60,7 @@ def main(args: Sequence[str]) -> None:
         model = train_classifier(autoencoder, images, labels, len(pictures.classes), start, ask.steps, seed=seed)
         right = model.predict(pictures.test_images) == pictures.test_labels
         rows.append(row(start, n, seed, right))
-    print(write(rows, ask.out, f"{ask.data}: few labels"))
+    print(write(rows, ask.out, f"{Path(ask.data).name}: few labels"))
     print(f"written to {ask.out}")
 
 

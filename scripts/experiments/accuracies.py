@@ -56,7 +56,7 @@ def _table(rows: Sequence[dict], missing: str) -> str:
 def _plot(rows: Sequence[dict], path: Path, title: str) -> None:
     """A panel for each kind of missing pixels; lines join medians, bars span the seeds."""
     panels, methods = _seen(rows, "missing"), _seen(rows, "method")
-    figure = Figure(figsize=(6 * len(panels), 4.5), layout="constrained")
+    figure = Figure(figsize=(4.5 * len(panels) + 1, 4.8), layout="constrained")
     for i, missing in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
         for k, method in enumerate(methods):
@@ -73,10 +73,11 @@ def _plot(rows: Sequence[dict], path: Path, title: str) -> None:
         labels = sorted(_seen(rows, "labels"))
         axes.set_xticks(labels, [str(n) for n in labels])
         axes.minorticks_off()
-        axes.set(title=title if missing == "none" else f"{title}, {missing} missing")
+        axes.set(title="" if len(panels) == 1 else "whole pictures" if missing == "none" else f"{missing} missing")
         axes.set(xlabel="labels a class", ylabel="accuracy, per cent")
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+    figure.suptitle(title)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     part = path.with_name(f".{path.stem}.part.png")
     figure.savefig(part, dpi=100)
     part.replace(path)
