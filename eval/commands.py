@@ -13,7 +13,7 @@ from PIL import Image
 
 from t2i.cli_errors import UsageError
 from t2i.eval import human, sections
-from t2i.eval.ask import Ask, Dtype, Statistics, Sweep
+from t2i.eval.ask import Ask, Statistics, Sweep
 from t2i.eval.diff import diff, table
 from t2i.eval.features import open_extractor
 from t2i.eval.folders import image_files
@@ -28,6 +28,7 @@ from t2i.eval.subject import PICTURES, Subject
 from t2i.eval.text import scores_table
 from t2i.eval.tools import open_to_draw
 from t2i.files import write_json
+from t2i.pipelines.cli import Dtype
 
 SHOWN = 32  # pictures of the first gallery
 WHOLE = ("top_k", "num_candidates", "num_inference_steps")  # options that are whole numbers

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
-from typing import Literal
 
 import torch
 import transformers
@@ -13,6 +12,7 @@ from diffusers import DiffusionPipeline
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as LORA
 from diffusers.utils import logging
 
+from t2i.pipelines.cli import Dtype
 from t2i.pipelines.dalle import DallePipeline
 from t2i.pipelines.latent_conditioned import LatentDiffusionLayoutPipeline, LatentDiffusionUpscalePipeline
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
@@ -84,7 +84,7 @@ def open_pipeline(
     device: str = "auto",
     lora: str | None = None,
     lora_scale: float | None = None,
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    dtype: Dtype | None = None,
 ) -> DiffusionPipeline:
     """`AutoPipeline.from_pretrained` on a device, "auto" being the fastest there is; for command lines.
 

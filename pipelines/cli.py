@@ -18,6 +18,8 @@ from t2i import __version__
 from t2i.cli_errors import UsageError, parse
 from t2i.files import slug
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
 
 @dataclass(frozen=True)
 class Generate:
@@ -34,7 +36,7 @@ class Generate:
     """A PNG file for a labelled grid, or a folder (its name ends in /) for single pictures."""
     device: str = "auto"
     """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Dtype | None = None
     """Of the weights in memory, by default float32; half precision takes half of it, and on GPUs less time."""
     negative_prompt: str | None = None
     """What to lead away from."""

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tyro.conf import Positional, arg
 
 from t2i.cli_errors import UsageError, parse
-from t2i.pipelines.cli import check_draws_from_words, is_folder, record, save_each, say, write_picture
+from t2i.pipelines.cli import Dtype, check_draws_from_words, is_folder, record, save_each, say, write_picture
 
 PASSED_ON = ("negative_prompt", "guidance_scale", "num_inference_steps", "scheduler")
 
@@ -27,7 +27,7 @@ class Draw:
     """A PNG file for a labelled grid, or a folder (its name ends in /) for single pictures."""
     device: str = "auto"
     """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
-    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    dtype: Dtype | None = None
     """Of the weights in memory, by default float32; half precision takes half of it, and on GPUs less time."""
     negative_prompt: str | None = None
     """What to lead away from."""
