@@ -8,8 +8,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from t2i.cli_errors import UsageError
-from t2i.pipelines.cli import Dtype
+from t2i.cli_errors import Dtype, UsageError
 
 NUMBERS = ("guidance_scale", "temperature", "top_k", "top_p", "num_candidates", "num_inference_steps")
 OPTIONS = (*NUMBERS, "scheduler")  # of pipelines, given only if asked for

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from t2i.cli_errors import UsageError, check_choice, parse
+from t2i.cli_errors import Dtype, UsageError, check_choice, parse
 from t2i.eval.ask import OPTIONS, Ask, Bits, Statistics, Sweep
-from t2i.pipelines.cli import Dtype
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from t2i.cli_errors import UsageError
+from t2i.cli_errors import Dtype, UsageError
 from t2i.eval import human, sections
 from t2i.eval.ask import Ask, Statistics, Sweep
 from t2i.eval.diff import diff, table
@@ -28,7 +28,6 @@ from t2i.eval.subject import PICTURES, Subject
 from t2i.eval.text import scores_table
 from t2i.eval.tools import open_to_draw
 from t2i.files import write_json
-from t2i.pipelines.cli import Dtype
 
 SHOWN = 32  # pictures of the first gallery
 WHOLE = ("top_k", "num_candidates", "num_inference_steps")  # options that are whole numbers

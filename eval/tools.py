@@ -6,7 +6,7 @@ import difflib
 from functools import cached_property
 from pathlib import Path
 
-from t2i.cli_errors import UsageError
+from t2i.cli_errors import Dtype, UsageError
 from t2i.data.toybox.reader import Reader
 from t2i.eval.ask import Ask
 from t2i.eval.binding import load_reader
@@ -14,7 +14,6 @@ from t2i.eval.features import Extractor, Features, open_extractor
 from t2i.eval.processes import usable_device
 from t2i.eval.references import Reference
 from t2i.pipelines.auto import embedded, open_pipeline
-from t2i.pipelines.cli import Dtype
 
 
 class Tools:

@@ -12,7 +12,7 @@ from diffusers import DiffusionPipeline
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as LORA
 from diffusers.utils import logging
 
-from t2i.pipelines.cli import Dtype
+from t2i.cli_errors import Dtype
 from t2i.pipelines.dalle import DallePipeline
 from t2i.pipelines.latent_conditioned import LatentDiffusionLayoutPipeline, LatentDiffusionUpscalePipeline
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline

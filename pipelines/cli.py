@@ -9,16 +9,14 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from PIL import Image, PngImagePlugin
 from tyro.conf import Positional, UseAppendAction, arg
 
 from t2i import __version__
-from t2i.cli_errors import UsageError, parse
+from t2i.cli_errors import Dtype, UsageError, parse
 from t2i.files import slug
-
-Dtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Annotated
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tyro.conf import Positional, arg
 
-from t2i.cli_errors import UsageError, parse
-from t2i.pipelines.cli import Dtype, check_draws_from_words, is_folder, record, save_each, say, write_picture
+from t2i.cli_errors import Dtype, UsageError, parse
+from t2i.pipelines.cli import check_draws_from_words, is_folder, record, save_each, say, write_picture
 
 PASSED_ON = ("negative_prompt", "guidance_scale", "num_inference_steps", "scheduler")
 

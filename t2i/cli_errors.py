@@ -9,11 +9,12 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import tyro
 
 T = TypeVar("T")
+Dtype = Literal["float32", "bfloat16", "float16"]  # of a pipeline, as options name them
 
 
 class UsageError(ValueError):

@@ -139,7 +139,7 @@ def test_what_is_loaded_goes_on_as_what_was_saved():
     file.seek(0)
     resumed.load_state_dict(whole.state_dict())
     again = make_optimizer(resumed, MUON)
-    again.load_state_dict(torch.load(file))
+    again.load_state_dict(torch.load(file, weights_only=True))
     for model, moves in ((whole, optimizer), (resumed, again)):
         walk(model, moves, range(2, 4))
     assert same(whole, resumed)
