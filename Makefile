@@ -22,6 +22,7 @@ test-slow: .venv/ready
 lint: .venv/ready $(WHEEL)
 	$(BIN)/ruff check $(SCRIPT_DIRS)
 	$(BIN)/ruff format --check $(SCRIPT_DIRS)
+	$(BIN)/pyright
 	root=$$(pwd); cd $(WHEEL) && $$root/$(BIN)/lint-imports --config $$root/pyproject.toml
 
 # The tests against the built wheel, from outside the root, where only the installed package can be imported.
@@ -48,7 +49,7 @@ format: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-$(WHEEL): .venv/ready $(shell find t2i pipelines training eval -name '*.py' -o -name '*.safetensors' -o -name '*.json' -o -name '*.css' -o -name '*.js')
+$(WHEEL): .venv/ready $(shell find t2i pipelines training eval -name '*.py' -o -name '*.pyi' -o -name '*.safetensors' -o -name '*.json' -o -name '*.css' -o -name '*.js')
 	rm -rf build
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/dist .
 	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL) build/dist/*.whl

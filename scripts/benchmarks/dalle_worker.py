@@ -14,7 +14,7 @@ import sys
 import time
 
 import torch
-from dalle_pytorch import DALLE, DiscreteVAE
+from dalle_pytorch import DALLE, DiscreteVAE  # pyright: ignore[reportMissingImports]  # installed by the benchmark
 from torch import Tensor
 
 

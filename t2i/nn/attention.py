@@ -45,7 +45,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, backend: Backend = 
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
     if q.device.type != "cuda":
         raise ValueError(f"the attention backend 'xformers' needs a CUDA device, not {q.device.type}: use 'sdpa'")
-    from xformers.ops import LowerTriangularMask, memory_efficient_attention
+    from xformers.ops import (  # pyright: ignore[reportMissingImports]  # an extra
+        LowerTriangularMask,
+        memory_efficient_attention,
+    )
 
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # xformers wants (B, L, H, D)
     return memory_efficient_attention(q, k, v, attn_bias=LowerTriangularMask() if causal else None).transpose(1, 2)

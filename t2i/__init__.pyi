@@ -1,0 +1,13 @@
+from .data.toybox import Scene as Scene
+from .data.toybox import Toybox as Toybox
+from .pipelines.auto import AutoPipeline as AutoPipeline
+from .pipelines.dalle import DallePipeline as DallePipeline
+from .pipelines.latent_conditioned import LatentDiffusionLayoutPipeline as LatentDiffusionLayoutPipeline
+from .pipelines.latent_conditioned import LatentDiffusionUpscalePipeline as LatentDiffusionUpscalePipeline
+from .pipelines.latent_diffusion import LatentDiffusionPipeline as LatentDiffusionPipeline
+from .pipelines.latent_editing import LatentDiffusionImg2ImgPipeline as LatentDiffusionImg2ImgPipeline
+from .pipelines.latent_editing import LatentDiffusionInpaintPipeline as LatentDiffusionInpaintPipeline
+from .prior.transformer import TextImageTransformer as TextImageTransformer
+from .tokenizers.vqvae import VQVAE as VQVAE
+
+__version__: str
