@@ -17,6 +17,7 @@ from benchmarks.frechet import Frechet
 from benchmarks.latent import Latent
 from benchmarks.pixels import Pixels
 from benchmarks.sampling import Sampling
+from benchmarks.threads import Threads
 from benchmarks.timing import Benchmark, machine, table, write
 
 from t2i.cli_errors import UsageError, check_choice, exit_on_bad_input, parse
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "latent": Latent,
     "pixels": Pixels,
     "flows": Flows,
+    "threads": Threads,
 }
 
 

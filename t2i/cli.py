@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pkgutil import resolve_name
 
 from t2i.cli_errors import check_choice, exit_on_bad_input
+from t2i.threads import configure_threads, take_threads_option
 
 COMMANDS = {  # name: (module:function of its arguments, what it does)
     "generate": ("t2i.pipelines.cli:main", "pictures of prompts"),
@@ -35,12 +36,16 @@ def main(args: Sequence[str] | None = None) -> None:
             print(f"t2i {__version__}")
         else:
             check_choice("command", args[0], COMMANDS)
+            args, threads = take_threads_option(args)
+            if not {"-h", "--help"} & set(args):
+                configure_threads(args[0], threads)
             resolve_name(COMMANDS[args[0]][0])(args[1:])
 
 
 def _usage() -> str:
     lines = ["usage: t2i COMMAND [options]; t2i COMMAND --help lists them", ""]
-    return "\n".join(lines + [f"  {name:11} {what}" for name, (_, what) in COMMANDS.items()])
+    lines += [f"  {name:11} {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join([*lines, "", "  --threads N, with any command: CPU threads; by default one for each core"])
 
 
 if __name__ == "__main__":

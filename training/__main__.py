@@ -1,9 +1,7 @@
-"""`accelerate launch -m t2i.training RECIPE …`"""
+"""`accelerate launch -m t2i.training RECIPE …`: the same as `t2i train RECIPE …`."""
 
 import sys
 
-from t2i.cli_errors import exit_on_bad_input
-from t2i.training.cli import main
+from t2i.cli import main
 
-with exit_on_bad_input():
-    main(sys.argv[1:])
+main(["train", *sys.argv[1:]])
