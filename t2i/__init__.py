@@ -3,9 +3,12 @@
 The user-facing names, listed in `__init__.pyi`, are imported on first use, so that `import t2i` costs milliseconds.
 """
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-__version__ = version("t2i")
+try:
+    __version__ = version("t2i")
+except PackageNotFoundError:  # a checkout on the path that is not installed
+    __version__ = "0+unknown"

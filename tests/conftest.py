@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: programs that tests start share the cores too
     os.environ["OMP_NUM_THREADS"] = "1"
 
+import emulated_device
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from t2i.data.toybox import Toybox
 from t2i.pipelines import DallePipeline
@@ -52,6 +56,22 @@ def pipe(text_tokenizer, prior, vqvae) -> DallePipeline:
     pipe = DallePipeline(text_tokenizer, prior, vqvae)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request, monkeypatch) -> Iterator[str]:
+    """A device that is not the CPU, for models and for the training loop: CUDA, or one that is emulated everywhere."""
+    if request.param == "cuda" and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+    if request.param == "emulated" and not emulated_device.available():
+        pytest.skip("this version of torch cannot emulate a device")
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", request.param)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        with emulated_device.emulated() if request.param == "emulated" else nullcontext():
+            yield request.param
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
