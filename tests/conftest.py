@@ -66,6 +66,7 @@ def device(request, monkeypatch) -> Iterator[str]:
     if request.param == "emulated" and not emulated_device.available():
         pytest.skip("this version of torch cannot emulate a device")
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", request.param)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # results are compared with the CPU's
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
         with emulated_device.emulated() if request.param == "emulated" else nullcontext():

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
@@ -38,8 +39,24 @@ def available() -> bool:
 def emulated(float64: bool = True) -> Iterator[Accelerator]:
     """While it lasts, torch has a device called "emulated"."""
     _register()
-    with Accelerator(float64) as accelerator:
-        yield accelerator
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)  # a moved parameter stays the same object, as on CUDA
+    try:
+        with _Tensor(), Accelerator(float64) as accelerator:
+            yield accelerator
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+
+
+class _Tensor(TorchFunctionMode):
+    """`torch.tensor(…, device=…)`, whose copy to the device no dispatch mode sees."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func in (torch.tensor, torch.as_tensor) and torch.device(kwargs.get("device") or "cpu").type == NAME:
+            device = kwargs.pop("device")
+            return func(*args, **kwargs).to(device)
+        return func(*args, **kwargs)
 
 
 class Accelerator(TorchDispatchMode):
@@ -71,7 +88,9 @@ class Accelerator(TorchDispatchMode):
             out = func(plain, **plain_kwargs)
         else:
             out = func(*plain_args, **plain_kwargs)
-        to_cpu = wanted is not None and not makes or (func in _MOVES and not isinstance(args[0], EmulatedTensor | list))
+        to_cpu = (wanted is not None and not makes) or (
+            func in _MOVES and not isinstance(args[0], EmulatedTensor | list)
+        )
         if to_cpu and not makes:
             return args[0] if func is aten.copy_.default else out
         wrapped = tree_map(lambda x: EmulatedTensor(x) if isinstance(x, Tensor) else x, out)
@@ -111,8 +130,12 @@ class EmulatedTensor(Tensor):
     def __torch_function__(cls, func, types, args=(), kwargs=None):
         if func is Tensor.tolist:  # torch refuses it for subclasses
             return args[0].cpu().tolist()
+        if func in (Tensor.untyped_storage, Tensor.data_ptr):  # by which tensors that share memory are told
+            return func(args[0].inner)
         if func in (Tensor.numpy, Tensor.__array__):
             raise TypeError(f"can't convert a tensor of {NAME} to numpy: copy it to the CPU first")
+        if func in (Tensor.__getitem__, Tensor.__setitem__):  # torch would make a tensor of the device of a list
+            args = (args[0], tree_map(_listed, args[1], is_leaf=lambda x: isinstance(x, list)), *args[2:])
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 
@@ -120,12 +143,19 @@ class EmulatedTensor(Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         raise MixedDevices(f"{func} on a tensor of a device that is gone")
 
+    def __reduce_ex__(self, protocol):
+        return self.inner.__reduce_ex__(protocol)  # in a file it is one of the CPU
+
     def __repr__(self) -> str:
         return f"emulated({self.inner!r})"
 
 
 def _inner(x):
     return x.inner if isinstance(x, EmulatedTensor) else x
+
+
+def _listed(x):
+    return torch.tensor(x) if isinstance(x, list) else x
 
 
 def _is_tensor(x) -> bool:

@@ -21,6 +21,7 @@ from t2i.files import write_json
 from t2i.training.budget import Budget
 from t2i.training.config import RECIPE_FILE
 
+SCALER = "scaler.pt"  # accelerate's name for the state of float16's gradient scaler
 MAY_CHANGE = {  # what a resumed run may be told anew; anything else would make it another run
     "output_dir",
     "max_train_steps",
@@ -28,6 +29,7 @@ MAY_CHANGE = {  # what a resumed run may be told anew; anything else would make 
     "learning_rate",
     "mixed_precision",
     "gradient_checkpointing",
+    "compile",
     "dataloader_num_workers",
     "checkpointing_steps",
     "checkpoints_total_limit",
@@ -98,7 +100,11 @@ class Checkpoints:
                 f"the run was started with a global batch of {progress['global_batch']}, not {self.global_batch}: "
                 "set --train-batch-size and --gradient-accumulation-steps so that processes × both make it again"
             )
+        scaler = self.accelerator.scaler
+        if not (origin / "state" / SCALER).is_file():  # begun in another precision: the scale of float16 starts anew
+            self.accelerator.scaler = None
         self.accelerator.load_state(str(origin / "state"))
+        self.accelerator.scaler = scaler
         averaged = load_file(origin / "state" / "ema.safetensors")
         with torch.no_grad():
             for i, shadow in enumerate(ema.shadow_params):

@@ -52,6 +52,8 @@ class LoopConfig:
     """By default what `accelerate launch` was told, or none."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    compile: bool = False
+    """Compile the model's repeated blocks with torch.compile: faster steps on a GPU, after some seconds of compiling."""
     dataloader_num_workers: int = 1
     checkpointing_steps: int = 500
     """A checkpoint (and pictures) every so many steps, and at the end."""

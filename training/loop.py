@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from t2i.data.sources import Source
 from t2i.training.budget import UNENDING, Budget
 from t2i.training.checkpoints import Checkpoints
+from t2i.training.compilation import compile_blocks
 from t2i.training.config import LoopConfig
 from t2i.training.log import RunLog
 from t2i.training.optimizers import make_optimizer
@@ -102,6 +103,8 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
     origin = checkpoints.open(config.resume, recipe | stage.fingerprint)
     if config.gradient_checkpointing:
         stage.model.enable_gradient_checkpointing()
+    if config.compile:
+        compile_blocks(stage.model)
     stage.model.train()
     objective, optimizer = accelerator.prepare(Objective(stage), optimizer)
     ema = EMAModel(stage.model.parameters(), config.ema_decay, use_ema_warmup=True, power=3 / 4, foreach=True)
