@@ -83,16 +83,11 @@ class Accelerator(TorchDispatchMode):
             kwargs["device"] = torch.device("cpu") if makes else wanted
         kwargs.pop("pin_memory", None)
         plain_args, plain_kwargs = tree_map(_inner, args), tree_map(_inner, kwargs)
-        if func is aten._to_copy.default and wanted is not None:  # a copy, though both are on the CPU
-            plain = args[0].inner if isinstance(args[0], EmulatedTensor) else args[0]
-            out = func(plain, **plain_kwargs)
-        else:
-            out = func(*plain_args, **plain_kwargs)
-        to_cpu = (wanted is not None and not makes) or (
-            func in _MOVES and not isinstance(args[0], EmulatedTensor | list)
-        )
-        if to_cpu and not makes:
-            return args[0] if func is aten.copy_.default else out
+        out = func(*plain_args, **plain_kwargs)
+        if wanted is not None and not makes:  # moved to the CPU
+            return out
+        if func is aten.copy_.default and not isinstance(args[0], EmulatedTensor):  # read into one of the CPU
+            return args[0]
         wrapped = tree_map(lambda x: EmulatedTensor(x) if isinstance(x, Tensor) else x, out)
         if self.float64 is False and any(x.dtype == torch.float64 for x in tree_leaves(wrapped) if _is_tensor(x)):
             raise MixedDevices(f"{func} makes float64")

@@ -53,7 +53,7 @@ class LoopConfig:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     compile: bool = False
-    """Compile the model's repeated blocks with torch.compile: faster steps on a GPU, after some seconds of compiling."""
+    """Compile the model's repeated blocks with torch.compile: faster steps on a GPU, after half a minute."""
     dataloader_num_workers: int = 1
     checkpointing_steps: int = 500
     """A checkpoint (and pictures) every so many steps, and at the end."""
