@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from t2i.data.rendered import Rendered, is_rendered
 from t2i.data.toybox import Toybox
 
 TOYBOX_ITEMS = 1_000_000  # items cost nothing until they are drawn
@@ -84,7 +85,8 @@ def open_source(
 ) -> Source:
     """The source called `name`: "toybox" (its training split), an image folder with metadata.jsonl, or a Hub data set.
 
-    Also the training part of "digits", "mnist", "fashion", "cifar10" and of a folder of IDX files, see `digits.py`.
+    Also a folder of images rendered into one array, see `rendered.py`, and the training part of "digits", "mnist",
+    "fashion", "cifar10" and of a folder of IDX files, see `digits.py`.
 
     Raises FileNotFoundError or ValueError with the remedy when it is none of them.
     """
@@ -94,9 +96,11 @@ def open_source(
 
     if name == "digits" or name in digits.HUB or digits.is_idx_folder(Path(name)):
         return digits.open_splits(name, size).train
+    folder = Path(name)
+    if is_rendered(folder):
+        return Rendered(folder, size)
     from datasets import load_dataset  # slow to import, and toybox does without
 
-    folder = Path(name)
     if folder.is_dir():
         if not any((folder / name).exists() for name in METADATA):
             raise FileNotFoundError(f"{folder} has no metadata.jsonl with a line {{file_name, text}} for each picture")
