@@ -14,6 +14,7 @@ import torch
 from benchmarks.features import Features
 from benchmarks.flows import Flows
 from benchmarks.frechet import Frechet
+from benchmarks.gpu import Generation, Training
 from benchmarks.latent import Latent
 from benchmarks.pixels import Pixels
 from benchmarks.sampling import Sampling
@@ -30,6 +31,8 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "pixels": Pixels,
     "flows": Flows,
     "threads": Threads,
+    "generation": Generation,
+    "training": Training,
 }
 
 

@@ -2,21 +2,28 @@
 
 Trains the recipes one after the other (a run that was stopped goes on where it was), then stores what they made
 in half precision under pipelines/weights/. With --pack-only it only stores the newest checkpoints that there are.
+
+`--preset gpu` is for one large GPU: bfloat16, compiled blocks, larger batches, and toybox rendered ahead by all cores.
+It prints how long it will take by its own arithmetic before it starts; with --dry-run nothing else.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
+import weights_estimate
 
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+from t2i.data.rendered import is_rendered
+from t2i.data.toybox import export
 from t2i.data.toybox.reader import Reader
 from t2i.pipelines import AutoPipeline
 from t2i.training.recipes import RECIPES
@@ -46,13 +53,60 @@ PACKED = {
 
 
 @dataclass(frozen=True)
+class OnGPU:
+    """How a recipe differs on one large GPU.
+
+    Small batches leave it waiting for its kernels to be launched, so larger ones cost little; half the steps then see
+    more images than all of the recipe's own. The learning rate grows with the root of the batch, as adaptive optimisers
+    want it (Malladi et al. 2022, arXiv 2205.10330).
+
+    Args:
+        batch: how many times as large the batch is.
+        steps: the share of the recipe's steps.
+        compiled: whether compiling takes less time than it saves.
+        renders: images a sample that are rendered as it comes; 0: those rendered ahead do.
+    """
+
+    batch: int
+    steps: float = 0.5
+    compiled: bool = True
+    renders: int = 0
+
+    @property
+    def learning_rate(self) -> float:
+        return math.sqrt(self.batch)
+
+
+GPU = {
+    "vqvae-toybox": OnGPU(8, compiled=False),
+    "prior-toybox": OnGPU(8),
+    "kl-toybox": OnGPU(8, 0.4),
+    "clip-toybox": OnGPU(4, 0.75, compiled=False, renders=4),  # each scene with three near misses
+    "ldm-toybox": OnGPU(4, 0.4),
+    "reader-toybox": OnGPU(4, compiled=False, renders=1),
+}
+PREVIEWS = 4  # checkpoints of a recipe, and so previews, which take as long as a hundred steps
+RENDERED = "toybox-rendered"  # among the runs
+
+
+@dataclass(frozen=True)
 class MakeWeights:
     runs: Path = Path("runs")
     """Folder of the training runs."""
     out: Path = WEIGHTS
     """Where the weights are stored."""
-    preset: Literal["base", "tiny"] = "base"
-    """Of the recipes; tiny goes through all stages in minutes, for a look at the way."""
+    preset: Literal["base", "tiny", "gpu"] = "base"
+    """Of the recipes; tiny goes through all stages in minutes, gpu is base for one large GPU."""
+    sizes: Literal["base", "tiny"] = "base"
+    """Recipes that --preset gpu starts from; tiny tries its way on a CPU."""
+    rendered: int = 200_000
+    """Images that --preset gpu renders ahead."""
+    workers: int = max(1, weights_estimate.cores() - 2)
+    """Processes that render and load images with --preset gpu; all cores but two by default."""
+    compile: bool = True
+    """Compile the models' repeated blocks with --preset gpu."""
+    dry_run: bool = False
+    """With --preset gpu, print how long it takes by arithmetic, and stop."""
     num_processes: int = 1
     """More of them train by `accelerate launch`, and share each batch."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
@@ -63,8 +117,19 @@ class MakeWeights:
 
 def main(args: list[str]) -> None:
     ask = parse(MakeWeights(), args, prog="make_weights.py", description=__doc__)
-    if ask.preset == "tiny" and ask.out == WEIGHTS:
+    if "tiny" in (ask.preset, ask.sizes) and ask.out == WEIGHTS and not ask.dry_run:
         raise UsageError("tiny weights are not to be embedded; store them elsewhere with --out FOLDER")
+    for option, least in (("rendered", 1), ("workers", 1), ("num_processes", 1)):
+        if getattr(ask, option) < least:
+            raise UsageError(f"--{option.replace('_', '-')} must be at least {least}, not {getattr(ask, option)}")
+    if ask.dry_run and ask.preset != "gpu":
+        raise UsageError("--dry-run estimates --preset gpu: give both")
+    if ask.preset == "gpu" and not ask.pack_only:
+        print(weights_estimate.table(estimates(ask), ask.rendered, ask.workers), flush=True)
+        if ask.dry_run:
+            return
+        if not is_rendered(ask.runs / RENDERED):
+            export(ask.runs / RENDERED, ask.rendered, workers=ask.workers, layout="array")
     for recipe, folders in () if ask.pack_only else STAGES.items():
         train(ask, recipe, {flag: ask.runs / folder for flag, folder in folders.items()})
     for name, (recipe, opened) in PACKED.items():
@@ -74,31 +139,68 @@ def main(args: list[str]) -> None:
             print(f"{newest}: there is none, {name} stays as it is")
 
 
+def base_of(ask: MakeWeights) -> str:
+    """The recipes' own preset."""
+    return ask.sizes if ask.preset == "gpu" else ask.preset
+
+
+def on_gpu(ask: MakeWeights, recipe: str) -> OnGPU:
+    """How a recipe differs; of tiny ones, which only try the way, just the steps are fewer."""
+    return replace(GPU[recipe], batch=1, steps=0.1) if ask.sizes == "tiny" else GPU[recipe]
+
+
+def gpu_options(ask: MakeWeights, recipe: str) -> dict[str, object]:
+    """The options of a recipe on one large GPU."""
+    loop, gpu = RECIPES[recipe](base_of(ask)).loop, on_gpu(ask, recipe)
+    steps = math.ceil(loop.max_train_steps * gpu.steps)
+    options = {
+        "--max-train-steps": steps,
+        "--train-batch-size": loop.train_batch_size * gpu.batch,
+        "--learning-rate": loop.learning_rate * gpu.learning_rate,
+        "--checkpointing-steps": math.ceil(steps / PREVIEWS),
+        "--dataloader-num-workers": ask.workers,
+        "--mixed-precision": "bf16",
+        "--compile" if ask.compile and gpu.compiled else "--no-compile": None,
+    }
+    return options if gpu.renders else options | {"--data": ask.runs / RENDERED}
+
+
+def estimates(ask: MakeWeights) -> list[weights_estimate.Estimate]:
+    """Of all recipes on one large GPU."""
+    found = []
+    for name, gpu in GPU.items():
+        recipe, options = RECIPES[name](base_of(ask)), gpu_options(ask, name)
+        sizes = {"max_train_steps": options["--max-train-steps"], "train_batch_size": options["--train-batch-size"]}
+        loop = replace(recipe.loop, **sizes, compile="--compile" in options)
+        found.append(weights_estimate.estimate(name, replace(recipe, loop=loop), gpu.renders, ask.workers))
+    return found
+
+
 def train(ask: MakeWeights, recipe: str, inputs: dict[str, Path]) -> None:
     """Run a recipe to its end, or from its newest checkpoint to its end, in processes of its own.
 
     Raises SystemExit where the training fails, which has said why, or is stopped.
     """
-    folder, batch = ask.runs / recipe, RECIPES[recipe](ask.preset).loop.train_batch_size
-    if batch % ask.num_processes:
-        raise UsageError(f"{ask.num_processes} processes cannot share the batch of {recipe}, {batch}")
-    options = inputs | {
-        "--output-dir": folder,
-        "--train-batch-size": batch // ask.num_processes,
+    preset, folder = base_of(ask), ask.runs / recipe
+    options: dict[str, object] = {
+        "--train-batch-size": RECIPES[recipe](preset).loop.train_batch_size,
         "--mixed-precision": ask.mixed_precision,
     }
+    if ask.preset == "gpu":
+        options = gpu_options(ask, recipe)
+    if options["--train-batch-size"] % ask.num_processes:
+        raise UsageError(
+            f"{ask.num_processes} processes cannot share the batch of {recipe}, {options['--train-batch-size']}"
+        )
+    options["--train-batch-size"] //= ask.num_processes
+    options |= inputs | {"--output-dir": folder}
     if (folder / "latest").exists():
         options["--resume"] = "latest"
     launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(ask.num_processes)]
     launch += ["--main_process_port", "0", "-m"]  # any that is free
     command = [sys.executable, "-m", *(launch if ask.num_processes > 1 else [])]
-    command += [
-        "t2i.training",
-        recipe,
-        "--preset",
-        ask.preset,
-        *(str(word) for pair in options.items() for word in pair),
-    ]
+    command += ["t2i.training", recipe, "--preset", preset]
+    command += [str(word) for pair in options.items() for word in pair if word is not None]
     environment = os.environ if torch.cuda.is_available() else {**os.environ, "ACCELERATE_USE_CPU": "true"}
     stopped = False
     with subprocess.Popen(command, env=environment) as process:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +13,37 @@ import pytest
 from t2i.data.toybox.reader import Reader
 from t2i.pipelines import AutoPipeline
 
+SCRIPT = Path(__file__).parents[1] / "scripts" / "make_weights.py"
+
+
+def test_on_a_gpu_it_takes_less_than_ten_minutes_by_its_own_arithmetic(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--preset", "gpu", "--dry-run", "--workers", "14", "--runs", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+    lines = done.stdout.splitlines()
+    recipes = [line.split()[0] for line in lines if "-toybox " in line]
+    assert recipes == ["vqvae-toybox", "prior-toybox", "kl-toybox", "clip-toybox", "ldm-toybox", "reader-toybox"]
+    assert "Assumed: an NVIDIA H200" in lines[0]
+    assert 200 < int(re.search(r"In all (\d+) s", lines[-1])[1]) < 600
+
+
+@pytest.mark.slow
+def test_the_way_of_a_gpu_is_gone_on_a_cpu(tmp_path):
+    """bfloat16, images rendered ahead, more workers: all but compiling, which takes long here."""
+    how = ["--sizes", "tiny", "--rendered", "300", "--workers", "2", "--no-compile"]
+    command = [sys.executable, str(SCRIPT), "--preset", "gpu", *how, "--runs", str(tmp_path / "runs")]
+    subprocess.run([*command, "--out", str(tmp_path / "weights")], check=True)
+    for system in ("dalle", "ldm"):
+        pipe = AutoPipeline.from_pretrained(tmp_path / "weights" / system)
+        assert pipe("an avocado armchair").images[0].size == (64, 64)
+    recipe = json.loads((tmp_path / "runs" / "kl-toybox" / "recipe.json").read_text())
+    assert recipe["data"] == str(tmp_path / "runs" / "toybox-rendered") and recipe["mixed_precision"] == "bf16"
+
 
 @pytest.mark.slow
 def test_the_script_makes_all_weights_from_nothing(tmp_path):
-    script = Path(__file__).parents[1] / "scripts" / "make_weights.py"
-    command = [sys.executable, str(script), "--preset", "tiny", "--runs", str(tmp_path / "runs")]
+    command = [sys.executable, str(SCRIPT), "--preset", "tiny", "--runs", str(tmp_path / "runs")]
     refused = subprocess.run(command, capture_output=True, text=True)
     assert refused.returncode and "--out FOLDER" in refused.stderr
     subprocess.run([*command, "--out", str(tmp_path / "weights")], check=True)

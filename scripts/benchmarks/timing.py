@@ -39,7 +39,8 @@ class Benchmark:
 class Row:
     """One comparison: median seconds of the same work by us and by a peer; ratio is peer_s / ours_s.
 
-    `ours_mb` and `peer_mb` are peak memory in MiB, where a benchmark measures it.
+    `ours_mb` and `peer_mb` are peak memory in MiB, where a benchmark measures it; `items` is how many images, or steps
+    of training, the seconds are of, where a rate says more.
     """
 
     work: str
@@ -49,6 +50,7 @@ class Row:
     ratio: float
     ours_mb: float | None = None
     peer_mb: float | None = None
+    items: int | None = None
 
     def as_dict(self) -> dict:
         """What is known of it."""
@@ -87,9 +89,10 @@ def compare(work: str, ours: Timed, peers: dict[str, Timed], repeats: int) -> Ro
 
 
 def machine() -> str:
-    """The CPU's model, the cores that this process may use, torch's threads and version."""
+    """The GPU's and the CPU's model, the cores that this process may use, torch's threads and version."""
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     threads = torch.get_num_threads()
-    return f"{_cpu_model()}, {cores()} cores, {threads} threads, torch {torch.__version__}"
+    return f"{gpu}{_cpu_model()}, {cores()} cores, {threads} threads, torch {torch.__version__}"
 
 
 def cores() -> int:
@@ -114,6 +117,9 @@ def table(rows: Sequence[Row]) -> str:
     if any(r.ours_mb is not None or r.peer_mb is not None for r in rows):
         sizes = [["–" if mb is None else f"{mb:.0f}" for mb in (r.ours_mb, r.peer_mb)] for r in rows]
         cells = [(*row, *more) for row, more in zip(cells, [("ours_mb", "peer_mb"), *sizes], strict=True)]
+    if any(r.items for r in rows):
+        rates = ["–" if not r.items else f"{r.items / r.ours_s:.1f}" for r in rows]
+        cells = [(*row, rate) for row, rate in zip(cells, ["items/s", *rates], strict=True)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
 

@@ -1,0 +1,35 @@
+"""A recipe's training step alone: its stage, with parts that stand in for those it would be given, and a batch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from t2i.training.order import NumberedSamples
+
+WEIGHTS = Path(__file__).parents[2] / "pipelines" / "weights" / "toybox"
+STAND_INS = {  # for what earlier recipes will have trained: parts of the same kind that there are already
+    "tokenizer": str(WEIGHTS / "dalle" / "image_tokenizer"),
+    "autoencoder": str(WEIGHTS / "ldm"),
+    "text_encoder": str(WEIGHTS / "ldm"),
+    "cache": "none",
+}
+
+
+def stage_of(recipe):
+    """The recipe's stage, on the CPU; nothing is written."""
+    return replace(recipe, **{k: v for k, v in STAND_INS.items() if hasattr(recipe, k)}).stage()
+
+
+def batch_of(stage, size: int, different: int = 4) -> dict[str, Tensor]:
+    """A batch of the stage's samples, of which a few are different. Latents are those of a cache."""
+    samples = NumberedSamples(stage.source, stage.prepare, 0)
+    few = [samples[i] for i in range(min(size, different))]
+    batch = default_collate([few[i % len(few)] for i in range(size)])
+    if "posterior_noise" in batch:
+        batch["latents"] = batch.pop("posterior_noise")
+        del batch["images"]
+    return batch

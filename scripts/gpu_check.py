@@ -1,0 +1,178 @@
+"""Whether everything runs on this machine's GPU, and how fast: `python scripts/gpu_check.py`, in under five minutes.
+
+Runs the tests marked `cuda`, then measures images generated and steps trained a second. Each part is a process of its
+own with a time limit, so that this always ends and always prints; what was measured before a limit is kept.
+Writes OUT/bench.json (as scripts/bench.py does) and OUT/gpu_check.json as the parts end, and prints one table.
+`--device cpu --quick` goes the same way on a CPU, in about a minute. Needs no installed t2i: a checkout will do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SHOWN = 15  # of the last lines that a part that failed has printed
+LINKS = ("pipelines", "training", "eval")  # in t2i/, which a copy may have lost
+
+
+@dataclass(frozen=True)
+class Check:
+    device: str = "cuda"
+    """Device to check."""
+    quick: bool = False
+    """Few tests and tiny benchmarks: whether this script works."""
+    out: Path = Path("reports/gpu")
+    """Folder of the results."""
+    limit: float = 290.0
+    """Seconds of all parts together at most; those that it leaves no time for are not started."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command with at most so many seconds."""
+
+    name: str
+    seconds: float
+    command: tuple[str, ...]
+
+
+@dataclass
+class Outcome:
+    """What became of a part: "passed", "failed", "stopped at its time limit" or "not started"."""
+
+    name: str
+    state: str
+    seconds: float
+    said: str = ""
+
+
+def parts(check: Check) -> list[Part]:
+    """The tests first, and then what is measured, the most important first."""
+    bench = (sys.executable, str(ROOT / "scripts" / "bench.py"))
+    how = ("--device", check.device, "--out", str(check.out), "--repeats", "1" if check.quick else "2")
+    tests = (sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-p", "no:cacheprovider", "--tb=short", "-rs")
+    if check.quick:
+        files = ("tests/test_emulated_device.py", "tests/test_rendered.py")
+        small = ("--batches", "1", "--precisions", "float32", "--no-compiled")
+        return [
+            Part("tests", 60, (*tests, *files)),
+            Part("generate toybox/ldm", 60, (*bench, "generation", *how, *small, "--num-inference-steps", "1")),
+            Part("train vqvae-toybox", 60, (*bench, "training", *how, *_tiny("vqvae-toybox"))),
+        ]
+    tests += ("-m", "cuda", *sorted(f"tests/{path.name}" for path in (ROOT / "tests").glob("test_cuda_*.py")))
+    several = ("-n", "6", "--dist", "worksteal") if _has("xdist") else ()
+    found = [
+        Part("tests", 120, tests + several),
+        Part("generate toybox/ldm", 60, (*bench, "generation", *how, "--system", "toybox/ldm")),
+        Part("generate toybox/dalle", 70, (*bench, "generation", *how, "--system", "toybox/dalle")),
+    ]
+    recipes = ("prior-toybox", "ldm-toybox", "vqvae-toybox", "kl-toybox")
+    return found + [Part(f"train {name}", 35, (*bench, "training", *how, "--recipes", name)) for name in recipes]
+
+
+def _tiny(recipe: str) -> tuple[str, ...]:
+    return ("--recipes", recipe, "--preset", "tiny", "--batch", "2", "--steps", "1", "--no-compiled")
+
+
+def _has(module: str) -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec(module) is not None
+
+
+def run(part: Part, left: float, environment: dict[str, str]) -> Outcome:
+    """Run a part for at most its seconds, and those that are left."""
+    limit, start = min(part.seconds, left), time.perf_counter()
+    if limit < 5:
+        return Outcome(part.name, "not started", 0.0)
+    process = subprocess.Popen(
+        part.command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        said, _ = process.communicate(timeout=limit)
+        state = "passed" if process.returncode == 0 else "failed"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # its workers too
+        said, _ = process.communicate()
+        state = "stopped at its time limit"
+    return Outcome(part.name, state, time.perf_counter() - start, said)
+
+
+def main(args: list[str]) -> int:
+    """Run all parts and print; 0 if all passed."""
+    from t2i.cli_errors import parse
+
+    check = parse(Check(), args, prog="gpu_check.py", description=__doc__)
+    out = check.out if check.out.is_absolute() else Path.cwd() / check.out
+    check = Check(check.device, check.quick, out, check.limit)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.json").unlink(missing_ok=True)
+    started, outcomes = time.perf_counter(), []
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
+    for part in parts(check):
+        outcome = run(part, check.limit - (time.perf_counter() - started), environment)
+        outcomes.append(outcome)
+        print(f"{outcome.name}: {outcome.state} after {outcome.seconds:.0f} s", flush=True)
+        if outcome.state != "passed":
+            print("\n".join(outcome.said.splitlines()[-SHOWN:]), flush=True)
+        _write(out, check, outcomes)
+    print()
+    print(report(outcomes, out))
+    return 0 if all(outcome.state == "passed" for outcome in outcomes) else 1
+
+
+def _write(out: Path, check: Check, outcomes: list[Outcome]) -> None:
+    found = {
+        "device": check.device,
+        "parts": [asdict(o) | {"said": o.said[-20_000:]} for o in outcomes],
+        "rows": _rows(out),
+    }
+    part = out / ".gpu_check.json.part"
+    part.write_text(json.dumps(found, indent=2) + "\n")
+    part.replace(out / "gpu_check.json")
+
+
+def _rows(out: Path) -> list[dict]:
+    return json.loads((out / "bench.json").read_text()) if (out / "bench.json").is_file() else []
+
+
+def report(outcomes: list[Outcome], out: Path) -> str:
+    """One table: the measured rows as scripts/bench.py prints them, and above it what became of each part."""
+    from benchmarks.timing import Row, machine, table
+
+    lines = [machine()]
+    for outcome in outcomes:
+        last = next((line for line in reversed(outcome.said.splitlines()) if line.strip()), "")
+        counted = f": {last.strip('= ')}" if outcome.name == "tests" else ""
+        lines.append(f"{outcome.name}: {outcome.state} after {outcome.seconds:.0f} s{counted}")
+    rows = [Row(**row) for row in _rows(out)]
+    lines += ["", table(rows) if rows else "nothing was measured", "", f"written to {out / 'gpu_check.json'}"]
+    return "\n".join(lines)
+
+
+def link_folders() -> None:
+    """t2i/pipelines and the like, where a copy of the checkout has left out links."""
+    for name in LINKS:
+        link = ROOT / "t2i" / name
+        if not link.exists():
+            link.symlink_to(Path("..") / name)
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    link_folders()
+    sys.exit(main(sys.argv[1:]))
