@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -51,6 +52,9 @@ class DallePipeline(DiffusionPipeline):
     """
 
     _callback_tensor_inputs: tuple[str, ...] = ("codes", "logits")
+    # Offloading moves a part for its `forward`, and here other methods are called: both parts, which are small, stay.
+    model_cpu_offload_seq = ""
+    _exclude_from_cpu_offload: ClassVar[list[str]] = ["prior", "image_tokenizer"]
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, prior: TextImageTransformer, image_tokenizer: VQVAE):
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,12 +10,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from diffusers.training_utils import EMAModel
-from diffusion_parts import save_stages
+from diffusion_parts import pipeline, save_stages
 from safetensors.torch import load_file
 from test_training import TINY_PRIOR, losses, recipe, vqvae_recipe
 from torch import nn
 
 from t2i.blocks import BEST, load_block
+from t2i.data.toybox import export
 from t2i.pipelines import AutoPipeline
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.checkpoints import Checkpoints
@@ -23,6 +25,7 @@ from t2i.training.compilation import compile_blocks, repeated_blocks
 from t2i.training.config import LoopConfig
 from t2i.training.loop import Objective
 from t2i.training.optimizers import make_optimizer
+from t2i.training.recipes import RECIPES
 
 CUDA = pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.cuda)], indirect=True)
 TINY_CLIP = {"text_width": 32, "text_layers": 1, "image_width": 32, "image_layers": 1, "dim": 16}
@@ -55,7 +58,8 @@ def test_the_loop_trains_as_on_the_cpu(precision, optimizer, on_cpu, tmp_path, d
     on_cpu(vqvae_recipe(tmp_path / "here", **how))
     there, here = losses(tmp_path / "there"), losses(tmp_path / "here")
     assert len(there) == 6
-    assert there == pytest.approx(here, rel=0.1 if precision != "no" else 2e-2)
+    exact = precision == "no" and device == "emulated"
+    assert there == pytest.approx(here, rel=2e-2 if exact else 0.1)
     assert torch.isfinite(torch.cat([w.flatten() for w in load_file(_weights(tmp_path / "there")).values()])).all()
 
 
@@ -82,7 +86,8 @@ def test_a_run_resumes_exactly_on_its_device(tmp_path, device):
     run(vqvae_recipe(tmp_path / "parts", **how))
     (tmp_path / "parts" / "checkpoint-6").rename(tmp_path / "parts" / ".checkpoint-6.part")
     run(vqvae_recipe(tmp_path / "parts", resume="latest", **how))
-    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), rel=1e-3)
+    exact = {"rel": 1e-3} if device == "emulated" else ALMOST  # a GPU's sums may differ in the last digit
+    assert losses(tmp_path / "parts") == pytest.approx(losses(tmp_path / "whole"), **exact)
 
 
 def test_all_of_dalle_is_trained_and_opens(tmp_path, device):
@@ -112,12 +117,38 @@ def test_other_stages_train(name, model, tmp_path, device):
     assert all(torch.isfinite(torch.tensor(losses(tmp_path / name)))) and any(folder.glob("*.safetensors"))
 
 
-@pytest.mark.parametrize("name", ["vae", "gated-pixelcnn", "realnvp", "gan", "ddpm"])
+OTHERS = ("autoencoder", "hvae", "pixelrnn", "pixelcnn", "pixelcnn-pp", "nice", "realnvp", "glow", "ddpm", "score-sde")
+MODELS = ["vae", "gated-pixelcnn", "gan"] + [
+    pytest.param(n, marks=pytest.mark.slow) for n in (*OTHERS, "wgan-gp", "sngan")
+]
+SYSTEMS = ("lora", "lcm", "upscale-toybox", "layout-toybox", "cyclegan", "characters")
+
+
+@pytest.mark.parametrize("name", MODELS)
 def test_unconditional_models_train_on_the_command_line(name, tmp_path, device):
     steps = ["--max-train-steps", "2", "--checkpointing-steps", "2", "--train-batch-size", "4", "--scored", "4"]
     rest = ["--output-dir", str(tmp_path), "--report-to", "none", "--dataloader-num-workers", "0"]
     main([name, "--preset", "tiny", *steps, *rest, "--mixed-precision", "bf16"])
     assert load_block(tmp_path / BEST).device.type == "cpu"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SYSTEMS, pytest.param("multimodal-vae", marks=pytest.mark.cuda)])
+def test_other_systems_train(name, tmp_path, device):
+    if name == "multimodal-vae" and device != "cuda":
+        pytest.skip("the emulated device has no recurrent kernels")
+    made = RECIPES[name]("tiny")
+    for option in ("pipeline", "start_from"):
+        if hasattr(made, option):
+            pipeline().save_pretrained(tmp_path / "base")
+            made = replace(made, **{option: str(tmp_path / "base")})
+    if name == "layout-toybox":
+        data = export(tmp_path / "data", 8, layouts=True)
+        made = replace(made, data=replace(made.data, data=str(data)))
+    short = {"max_train_steps": 2, "checkpointing_steps": 2, "train_batch_size": 4, "dataloader_num_workers": 0}
+    loop = replace(made.loop, output_dir=str(tmp_path / "run"), report_to="none", mixed_precision="bf16", **short)
+    run(replace(made, loop=loop))
+    assert all(torch.isfinite(torch.tensor(losses(tmp_path / "run"))))
 
 
 def test_the_scaler_leaves_out_a_step_that_overflowed(device):

@@ -29,6 +29,13 @@ def test_a_part_that_hangs_is_stopped_and_the_time_left_is_kept():
     assert run(Part("passes", 20, python("print(1)")), 100, env).said == "1\n"
 
 
+def test_a_checkout_that_is_not_installed_has_a_version():
+    unknown = "import importlib.metadata as m; from importlib.metadata import PackageNotFoundError as E\n"
+    unknown += "def version(name): raise E(name)\nm.version = version\nimport t2i; print(t2i.__version__)"
+    done = subprocess.run(python(unknown), capture_output=True, text=True, cwd=SCRIPT.parents[1])
+    assert done.stdout == "0+unknown\n", done.stderr
+
+
 @pytest.mark.slow
 def test_the_check_goes_its_way_on_a_cpu(tmp_path):
     """From a folder of its own, by a path alone, as where t2i is not installed."""

@@ -154,11 +154,11 @@ class LDMStage(PipelineStage):
         self.source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
         texts = None
         if recipe.cache != "none":
-            self.autoencoder.to(fastest_device())
+            self.autoencoder.to(this_process().device)
             where, num, workers = Path(recipe.cache), recipe.cached_pictures, recipe.loop.dataloader_num_workers
             self.source = cached_latents(where, self.source, self.autoencoder, data, recipe.loop.seed, num, workers)
             if not recipe.train_text_encoder:
-                self.encoder.model.to(fastest_device())
+                self.encoder.model.to(this_process().device)
                 with this_process().main_process_first():  # the others find it made
                     texts = cached_states(self.encoder, self.source.texts, where.with_name(f"{where.name}-text"))
         tokens = Tokens(self.encoder.tokenizer, self.encoder.length)

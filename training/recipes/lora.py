@@ -19,8 +19,9 @@ from t2i.diffusion.consistency import ConsistencyObjective
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.diffusion.schedulers import of_flow
-from t2i.pipelines.auto import AutoPipeline, fastest_device
+from t2i.pipelines.auto import AutoPipeline
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
+from t2i.processes import this_process
 from t2i.tokenizers.kl import stride_of
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.latents import cached_latents
@@ -120,7 +121,7 @@ class TaughtStage(LDMStage):
             return
         sized = replace(self.recipe.data, image_size=self.image_size)
         loop = self.recipe.loop
-        self.autoencoder.to(fastest_device())
+        self.autoencoder.to(this_process().device)
         self.source = cached_latents(
             Path(folder), self.source, self.autoencoder, sized, loop.seed, pictures, loop.dataloader_num_workers
         )
