@@ -18,6 +18,14 @@ from t2i.tokenizers.kl import KLObjective
 from t2i.training.config import LoopConfig
 from t2i.training.optimizers import make_optimizer
 
+QUICK = ("pca", "vae-conditional", "hvae", "pixelcnn", "realnvp", "glow-conditional", "gan-conditional", "ddpm")
+
+
+def some(names, quick) -> list:
+    """Those that are not quick are marked slow; on CUDA all run."""
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
 TRAINED = [name for name, make in MAKERS.items() if not hasattr(make(), "fit")]
 
 
@@ -42,14 +50,14 @@ def step(model: nn.Module, loss, device: str, dtype: torch.dtype | None, optimiz
     return float(losses["loss"])
 
 
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize("name", some(TRAINED, (*QUICK, "score-sde", "pixelcnn++")))
 def test_a_training_step_in_bfloat16(name, device):
     model = stirred(MAKERS[name]()).to(device)
     images, y = on(device, *pictures(model, 4))
     step(model.train(), lambda: model.loss(images, y), device, torch.bfloat16)
 
 
-@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("name", some(MAKERS, QUICK))
 def test_scores_and_samples_are_the_cpus(name, device):
     model: Block = stirred(MAKERS[name]()).eval()
     images, y = pictures(model, 3)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from test_conditioned_latents import given, made
+from test_cuda_models import some
 
 from t2i.cli import main
 from t2i.diffusion.flow import RectifiedFlow
@@ -118,7 +119,7 @@ def test_images_of_cpu_generators_are_the_cpus(denoiser, device):
         assert np.abs(images(pipe, generator=generator()) - here).max() < 0.05
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", some(SCHEDULERS, ("ddpm", "euler-ancestral")))
 def test_every_scheduler(ldm, name, device):
     how = {"guidance_rescale": 0.5} | ({} if name == "heun" else {"dynamic_threshold": 3.0})
     here = images(ldm, scheduler=name, **how)
@@ -127,7 +128,7 @@ def test_every_scheduler(ldm, name, device):
     assert np.abs(here - there).max() < 0.05
 
 
-@pytest.mark.parametrize("name", FLOW_SCHEDULERS)
+@pytest.mark.parametrize("name", some(FLOW_SCHEDULERS, ("euler",)))
 def test_every_scheduler_of_a_flow(name, device):
     pipe = parts.pipeline(make_scheduler(name, RectifiedFlow().scheduler_config()))
     here = images(pipe)
@@ -198,6 +199,7 @@ def test_t5_masks_its_padding(device):
     assert np.abs(images(pipe.to(device)) - here).max() < 0.05
 
 
+@pytest.mark.slow
 def test_the_autoencoder_in_slices_and_tiles(ldm, device):
     whole = images(ldm.to(device))
     ldm.vae.enable_slicing()
@@ -206,7 +208,7 @@ def test_the_autoencoder_in_slices_and_tiles(ldm, device):
     assert images(ldm, height=128, width=128).shape == (2, 128, 128, 3)
 
 
-@pytest.mark.parametrize("rows", [1, 2, 5])
+@pytest.mark.parametrize("rows", some([1, 2, 5], (5,)))
 def test_small_batches_give_the_same_images(ldm, rows, device):
     ldm.to(device)
     how = {"num_images_per_prompt": 3, "scheduler": "euler-ancestral"}

@@ -16,6 +16,7 @@ from t2i.pipelines import AutoPipeline
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_weights.py"
 
 
+@pytest.mark.slow
 def test_on_a_gpu_it_takes_less_than_ten_minutes_by_its_own_arithmetic(tmp_path):
     command = [sys.executable, str(SCRIPT), "--preset", "gpu", "--dry-run", "--workers", "14", "--runs", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
