@@ -32,10 +32,12 @@ from t2i.eval.ask import OPTIONS
 from t2i.eval.generation import Pipeline, call, check_options, precision, seeded
 from t2i.eval.processes import shard, together
 from t2i.eval.prompts import held_out_thing
+from t2i.files import read_json
+from t2i.folders import newest_in_run
 from t2i.images import to_pil, to_tensor
 from t2i.pipelines.auto import WEIGHTS
 from t2i.processes import this_process
-from t2i.weights import digest
+from t2i.weights import digest, load_model
 
 CATEGORIES = {  # name: (split, family) of the scenes
     "seen": ("train", "single"),
@@ -306,13 +308,13 @@ def load_reader(folder: str | Path | None = None) -> Reader:
 
     Raises FileNotFoundError or ValueError with the command that makes one.
     """
-    folder = WEIGHTS / "toybox" / "reader" if folder is None else Path(folder)
+    folder = WEIGHTS / "toybox" / "reader" if folder is None else newest_in_run(folder, "config.json")
     config = folder / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"there is no reader in {folder}; {REMEDY}")
-    if (kind := json.loads(config.read_text()).get("_class_name")) != "Reader":
+    if (kind := read_json(config).get("_class_name")) != "Reader":
         raise ValueError(f"{folder} holds a {kind}, not a Reader; {REMEDY}")
-    return Reader.from_pretrained(str(folder), dtype=torch.float32).eval().requires_grad_(False)
+    return load_model(Reader, folder, dtype=torch.float32).requires_grad_(False)
 
 
 def table(report: dict) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cached_property
 from pathlib import Path
 
-from t2i.cli_errors import Dtype, UsageError
+from t2i.cli_errors import Dtype, UsageError, nearest
 from t2i.data.toybox.reader import Reader
 from t2i.eval.ask import Ask
 from t2i.eval.binding import load_reader
 from t2i.eval.features import Extractor, Features, open_extractor
 from t2i.eval.processes import usable_device
 from t2i.eval.references import Reference
+from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.pipelines.auto import embedded, open_pipeline
 
 
@@ -60,9 +60,9 @@ def open_to_draw(name: str, device: str, dtype: Dtype = "float32"):
     Raises FileNotFoundError for a mistyped folder, which the Hub is not asked for.
     """
     path = Path(name)
-    if name not in embedded() and not path.exists() and (path.parent == Path() or path.parent.is_dir()):
-        there = [str(path.parent / p.name) for p in path.parent.iterdir() if p.is_dir()]
-        near = difflib.get_close_matches(name, [*embedded(), *there], n=1)
+    if name not in embedded() and not path.exists() and not may_be_on_hub(name):
+        there = [str(path.parent / p.name) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
+        near = nearest(name, [*embedded(), *there])
         hint = f"did you mean {near[0]}? " if near else ""
         known = ", ".join(embedded())
         raise FileNotFoundError(
@@ -75,5 +75,6 @@ def open_to_draw(name: str, device: str, dtype: Dtype = "float32"):
 
 
 def is_folder_of_pictures(name: str) -> bool:
-    """A folder that is no pipeline."""
-    return name not in embedded() and Path(name).is_dir() and not (Path(name) / "model_index.json").is_file()
+    """A folder that is no pipeline, and no run of one."""
+    index = newest_in_run(name, "model_index.json") / "model_index.json"
+    return name not in embedded() and Path(name).is_dir() and not index.is_file()

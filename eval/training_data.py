@@ -8,7 +8,6 @@ Shapes: S side of the pictures
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +20,8 @@ from t2i.data.sources import TOYBOX_ITEMS
 from t2i.data.toybox import Toybox
 from t2i.eval.folders import image_files
 from t2i.eval.image_sets import Source
+from t2i.files import read_json
+from t2i.folders import newest_in_run
 from t2i.pipelines.auto import PIPELINES, embedded
 from t2i.training.order import NumberedSamples
 
@@ -59,11 +60,13 @@ def what_trained(pipeline: str) -> Trained | None:
     """What a checkpoint's folder says; None for anything else, embedded systems and models of the Hub included."""
     if pipeline in embedded() or not Path(pipeline).is_dir():
         return None
-    folder = Path(pipeline).resolve()  # `latest` is a link
+    folder = newest_in_run(pipeline, "model_index.json").resolve()  # `latest` is a link
     recipe, progress = folder.parent / "recipe.json", folder / "state" / "progress.json"
     if not recipe.is_file() or not progress.is_file():
         return None
-    asked, done = json.loads(recipe.read_text()), json.loads(progress.read_text())
+    asked, done = read_json(recipe), read_json(progress, "steps", "global_batch")
+    if not {"data", "seed"} <= asked.keys():
+        return None
     cached = asked.get("cache", "none") != "none"
     items = min(asked["cached_pictures"], TOYBOX_ITEMS) if cached else TOYBOX_ITEMS
     return Trained(asked["data"], asked["seed"], done["steps"] * done["global_batch"], items)
@@ -118,8 +121,8 @@ def check(asked: str | None, pipeline: str, trained: Trained | None) -> None:
 
 def _may_be_ours(pipeline: str) -> bool:
     """Whether a folder holds a pipeline of t2i's own making, which may well have been trained on toybox."""
-    index = Path(pipeline) / "model_index.json"
-    said = json.loads(index.read_text()) if pipeline and index.is_file() else {}
+    index = newest_in_run(pipeline, "model_index.json") / "model_index.json"
+    said = read_json(index) if pipeline and index.is_file() else {}
     name = said.get("_class_name")
     return said.get("_made_by") == "t2i" or (name in PIPELINES and PIPELINES[name].__name__ == name)
 

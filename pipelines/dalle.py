@@ -18,12 +18,13 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from t2i.checks import check_prompts, check_real, check_whole
 from t2i.diffusion.guidance import guide
 from t2i.images import OUTPUT_TYPES, as_output
 from t2i.pipelines.generators import one_each, seeded_from
 from t2i.prior.sampling import check_sampling, draw, shortlist
 from t2i.prior.transformer import TextImageTransformer
-from t2i.text.bpe import encode, unknown_words
+from t2i.text.bpe import encode, warn_of_unknown_words
 from t2i.tokenizers.vqvae import VQVAE
 
 logger = logging.getLogger(__name__)
@@ -118,8 +119,11 @@ class DallePipeline(DiffusionPipeline):
         """
         prompts, negatives = self._check_inputs(prompt, negative_prompt, height, width, output_type)
         check_sampling(temperature, top_k, top_p)
-        if num_images_per_prompt < 1 or num_candidates < 1:
-            raise ValueError("num_images_per_prompt and num_candidates must be at least 1")
+        check_real("guidance_scale", guidance_scale)
+        check_whole("num_images_per_prompt", num_images_per_prompt)
+        check_whole("num_candidates", num_candidates)
+        if negative_prompt and guidance_scale == 1:
+            logger.warning("negative_prompt has no effect at a guidance_scale of 1: give another, or leave it out")
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(f"no tensor {unknown.pop()!r} for callbacks: there are {self._callback_tensor_inputs}")
         self._interrupt = False
@@ -160,6 +164,11 @@ class DallePipeline(DiffusionPipeline):
                     break
 
         scores = self._score(text, codes)  # (R,)
+        if not scores.isfinite().all():
+            raise FloatingPointError(
+                f"the prior's probabilities are not finite in {self.prior.dtype}: its weights are damaged, or float16 "
+                "is too narrow for them: open the pipeline in float32, or train or copy its weights again"
+            )
         best = scores.view(count, num_candidates).argmax(1)
         keep = torch.arange(count, device=best.device) * num_candidates + best
         side = self.prior.config.grid_size
@@ -170,13 +179,9 @@ class DallePipeline(DiffusionPipeline):
         return DallePipelineOutput(images=images, tokens=codes, scores=scores)
 
     def _check_inputs(self, prompt, negative_prompt, height, width, output_type) -> tuple[list[str], list[str]]:
-        if not isinstance(prompt, (str, list, tuple)):
-            raise ValueError(f"prompt must be a string or a list of strings, not {prompt!r}")
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts or not all(isinstance(p, str) for p in prompts):
-            raise ValueError("prompt must be a string or a non-empty list of strings")
-        negatives = negative_prompt if negative_prompt is not None else ""
-        negatives = [negatives] * len(prompts) if isinstance(negatives, str) else list(negatives)
+        prompts = check_prompts("prompt", prompt)
+        negatives = check_prompts("negative_prompt", negative_prompt or "")
+        negatives = negatives * len(prompts) if isinstance(negative_prompt or "", str) else negatives
         if len(negatives) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
         size = self.image_size
@@ -188,8 +193,7 @@ class DallePipeline(DiffusionPipeline):
 
     def _encode(self, prompts: list[str]) -> Tensor:
         encoded = encode(self.tokenizer, prompts, self.prior.config.text_length)
-        if unknown := unknown_words(self.tokenizer, prompts):
-            logger.warning("words never seen in training: %s", ", ".join(unknown))
+        warn_of_unknown_words(self.tokenizer, prompts)
         for prompt, dropped in zip(prompts, encoded.dropped, strict=True):
             if dropped:
                 logger.warning("the prompt %r is too long; its end was dropped: %r", prompt, dropped)

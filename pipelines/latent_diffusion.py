@@ -28,6 +28,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel, PreTrainedTokenizerBase
 
+from t2i.checks import check_options, check_whole
 from t2i.diffusion.attention import constants_kept
 from t2i.diffusion.conditioning import Text, beside
 from t2i.diffusion.dit import DiT
@@ -37,7 +38,7 @@ from t2i.images import OUTPUT_TYPES, as_output, to_pil
 from t2i.pipelines.generators import for_steps, one_each
 from t2i.pipelines.latent_interpolation import Interpolation
 from t2i.pipelines.latent_start import FromNoise
-from t2i.pipelines.latent_text import TextInputs
+from t2i.pipelines.latent_text import TextInputs, warn_without_effect
 from t2i.tokenizers.kl import KLTokenizer, stride_of
 
 DEFAULT_BATCH_BYTES = 2**30
@@ -197,7 +198,9 @@ class LatentDiffusionPipeline(
         latents are not finite.
         """
         tell = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
-        self._check_inputs(num_inference_steps, num_images_per_prompt, output_type, tell)
+        check_whole("num_inference_steps", num_inference_steps)
+        check_options({"num_images_per_prompt": num_images_per_prompt, "eta": eta})
+        self._check_inputs(output_type, tell)
         guidance = Guidance(guidance_scale, guidance_rescale, dynamic_threshold)
         text, against = self._text(prompt, prompt_embeds, prompt_attention_mask), None
         if guidance.guided:
@@ -211,6 +214,9 @@ class LatentDiffusionPipeline(
 
         steps = self._start.steps(num_inference_steps)
         batches = list(self._row_batches(latents, guidance))
+        sampler = self._sampler(self.scheduler, scheduler, num_inference_steps)
+        negative = negative_prompt or negative_prompt_embeds
+        warn_without_effect(guidance, negative, sampler, eta)
         with (
             constants_kept(self.unet),
             self._own_sampler() as own,
@@ -242,7 +248,7 @@ class LatentDiffusionPipeline(
         if not latents.isfinite().all():
             raise FloatingPointError(
                 f"the latents are not finite after {num_inference_steps} steps in {latents.dtype}: lower the "
-                "guidance_scale, take another scheduler, or open the pipeline in float32"
+                "guidance_scale, or open the pipeline in float32; or else the denoiser's weights are damaged"
             )
         images, unsafe = self._finish(latents, output_type)
         self.maybe_free_model_hooks()
@@ -260,9 +266,7 @@ class LatentDiffusionPipeline(
                 "not trained together, or for another pipeline than this one"
             )
 
-    def _check_inputs(self, num_inference_steps: int, num_images: int, output_type: str, inputs: Sequence[str]) -> None:
-        if num_inference_steps < 1 or num_images < 1:
-            raise ValueError("num_inference_steps and num_images_per_prompt must be at least 1")
+    def _check_inputs(self, output_type: str, inputs: Sequence[str]) -> None:
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"unknown output_type {output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}")
         if unknown := set(inputs) - set(self._callback_tensor_inputs):
@@ -272,6 +276,8 @@ class LatentDiffusionPipeline(
         """(C, h, w) of a picture; raises ValueError for sides that the autoencoder's stride does not divide."""
         stride = stride_of(self.vae)
         sides = tuple(self.image_size if side is None else side for side in (height, width))
+        for name, side in zip(("height", "width"), sides, strict=True):
+            check_whole(name, side, least=0)
         if any(side < 1 or side % stride for side in sides):
             raise ValueError(f"height and width must be multiples of {stride}, not {sides[0]}×{sides[1]}")
         return self.vae.config.latent_channels, sides[0] // stride, sides[1] // stride

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
+from t2i.checks import check_real, check_seeds, check_whole
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline, LatentDiffusionPipelineOutput
 from t2i.pipelines.latent_inputs import Pictures, read_masks, read_pictures
 from t2i.pipelines.latent_start import FromNoise, FromPicture, steps_left
@@ -60,13 +60,14 @@ class _Editing(LatentDiffusionPipeline):
         self, prompt, pixels: Tensor, repaint: Tensor | None, strength: float, options: dict
     ) -> LatentDiffusionPipelineOutput | tuple:
         """The text pipeline's call, begun with the pictures."""
-        if not isinstance(strength, Real) or not 0 <= strength <= 1:
-            raise ValueError(f"strength must lie in [0, 1], not {strength}")
+        check_real("strength", strength, most=1.0)
         for name in ("height", "width"):
             if options.get(name) is not None:
                 raise ValueError(f"the result has the picture's size: scale the picture instead of giving {name}")
         steps, each = options.setdefault("num_inference_steps", 20), options.get("num_images_per_prompt", 1)
-        if strength > 0 and steps >= 1 and steps_left(strength, steps) == 0:
+        check_whole("num_inference_steps", steps)
+        check_whole("num_images_per_prompt", each)
+        if strength > 0 and steps_left(strength, steps) == 0:
             raise ValueError(
                 f"strength {strength} of {steps} steps is not one whole step: give num_inference_steps of "
                 f"{math.ceil(1 / strength)} or more, or a strength of {math.ceil(100 / steps) / 100}"
@@ -145,8 +146,8 @@ class LatentDiffusionImg2ImgPipeline(_Editing):
 
         With no prompt the denoiser is asked for no picture in particular, and there is nothing to guide to.
         """
-        if n < 1 or seed < 0:
-            raise ValueError(f"variations needs n of at least 1 and a seed of at least 0, not {n} and {seed}")
+        check_whole("n", n)
+        check_seeds("seed", seed, n)
         if taken := options.keys() & {"num_images_per_prompt", "generator", "return_dict"}:
             raise ValueError(f"variations itself chooses {min(taken)}: give n and seed")
         if not prompt and not options.keys() & {"negative_prompt", "negative_prompt_embeds"}:

@@ -12,6 +12,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from t2i.checks import check_seeds, check_whole
 from t2i.pipelines.generators import copied
 
 
@@ -39,10 +40,9 @@ class Interpolation:
         """
         first, last = _pair("prompts", prompts, str)
         start, end = _pair("seeds", seeds, int)
-        if num < 2:
-            raise ValueError(f"num must be at least 2, the ends of the way, not {num}")
-        if min(start, end) < 0:
-            raise ValueError(f"seeds must be at least 0, not {start} and {end}")
+        check_whole("num", num, least=2)
+        for seed in (start, end):
+            check_seeds("seeds", seed)
         ours = ("prompt", "prompt_embeds", "generator", "latents", "num_images_per_prompt", "return_dict")
         if taken := [name for name in ours if name in options]:
             raise ValueError(f"interpolate itself chooses {taken[0]}: give prompts, seeds and num")

@@ -5,15 +5,19 @@ Shapes: L text positions · D width of the text states
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from diffusers import SchedulerMixin
 from torch import Tensor
 
+from t2i.checks import check_prompts
 from t2i.diffusion.conditioning import Text, encoder_of, masks_padding
-from t2i.text.bpe import unknown_words
+from t2i.diffusion.guidance import Guidance
+from t2i.text.bpe import warn_of_unknown_words
 
 logger = logging.getLogger(__name__)
 Prompts = str | Sequence[str]
@@ -62,9 +66,8 @@ class TextInputs:
             return self._given_text("prompt", states, mask)
         if mask is not None:
             raise ValueError("prompt_attention_mask belongs to prompt_embeds: a prompt has its own")
-        prompts = _listed("prompt", prompt)
-        if unknown := unknown_words(self.tokenizer, prompts):
-            logger.warning("words never seen in training: %s", ", ".join(unknown))
+        prompts = check_prompts("prompt", prompt)
+        warn_of_unknown_words(self.tokenizer, prompts)
         return self._encode(prompts)
 
     def _text_against(
@@ -83,7 +86,7 @@ class TextInputs:
             return replace(self._given_text("negative_prompt", states, mask), grid=text.grid)
         if mask is not None:
             raise ValueError("negative_prompt_attention_mask belongs to negative_prompt_embeds")
-        negatives = _listed("negative_prompt", negative or "")
+        negatives = check_prompts("negative_prompt", negative or "")
         negatives = negatives * n if isinstance(negative or "", str) else negatives
         if len(negatives) != n:
             raise ValueError(f"{n} prompts need as many negative prompts, not {len(negatives)}")
@@ -109,11 +112,13 @@ class TextInputs:
         return text[torch.tensor([distinct.index(prompt) for prompt in prompts])]
 
 
-def _listed(name: str, given) -> list[str]:
-    if isinstance(given, str):
-        return [given]
-    if not isinstance(given, (list, tuple)):
-        raise ValueError(f"{name} must be a string or a list of strings, not {given!r}")
-    if not given or not all(isinstance(one, str) for one in given):
-        raise ValueError(f"{name} must be a string or a non-empty list of strings")
-    return list(given)
+def warn_without_effect(guidance: Guidance, negative, sampler: SchedulerMixin, eta: float) -> None:
+    """Log a warning for each argument of a call that changes nothing there."""
+    if not guidance.guided:
+        without = {"negative_prompt": negative is not None, "guidance_rescale": guidance.rescale > 0}
+        for name in (name for name, given in without.items() if given):
+            logger.warning(
+                "%s has no effect at a guidance_scale of %g: give one above 1, or leave it out", name, guidance.scale
+            )
+    if eta > 0 and "eta" not in inspect.signature(sampler.step).parameters:
+        logger.warning("eta has no effect on %s: take scheduler='ddim', or leave it out", type(sampler).__name__)

@@ -24,11 +24,24 @@ def to_pil(images: Tensor) -> list[Image.Image]:
 def as_output(images: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
     """(B, 3, H, W) in [-1, 1] -> by a pipeline's `output_type`, "pil": pictures, "pt": a tensor (B, 3, H, W) or
     "np": an array (B, H, W, 3), both in [0, 1]
+
+    Raises FloatingPointError for images that are not finite, which would come out black.
     """
+    check_finite(images)
     if output_type == "pil":
         return to_pil(images)
     images = (images.float() + 1) / 2
     return images if output_type == "pt" else images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def check_finite(images: Tensor) -> None:
+    """Raise FloatingPointError for decoded images (B, …) that hold NaN or infinities."""
+    if not (whole := images.isfinite().flatten(1).all(1)).all():
+        raise FloatingPointError(
+            f"{int((~whole).sum())} of {len(images)} images are not finite (NaN) after decoding in {images.dtype}: the "
+            "decoder's weights are damaged, or float16 is too narrow for them: open the pipeline in float32, or train "
+            "or copy its weights again"
+        )
 
 
 def check_images(images: Tensor, stride: int) -> None:

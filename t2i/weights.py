@@ -1,12 +1,85 @@
-"""What identifies a model's weights, and a tokenizer."""
+"""A model's weights: loaded and verified against the model, and what identifies them; likewise for tokenizers."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Collection
+from pathlib import Path
 
+from diffusers.utils import logging as diffusers_logging
+from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from t2i.files import read_json
+
+# What the libraries raise for damaged or foreign files: no more is known of it than what it says.
+UNUSABLE = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
+
+
+def load_model(cls: type, folder: str | Path, **options) -> nn.Module:
+    """`cls.from_pretrained(folder)` of a class of diffusers or transformers, or of ours, in eval mode, where every
+    parameter of the model is in the folder's weights, in its shape, and the weights hold nothing else.
+
+    The libraries fill what is missing with random numbers, and leave out what the model has no place for.
+
+    Raises FileNotFoundError where there is no model, and ValueError, naming the file, for weights or a configuration
+    that are damaged or do not belong together.
+    """
+    folder = Path(folder)
+    read_json(folder / "config.json")
+    files = check_safetensors(folder)
+    where = files[0] if len(files) == 1 else folder
+    if not files and not any(folder.glob("*.bin")):
+        raise FileNotFoundError(f"there are no weights in {folder} (*.safetensors): copy or train it again")
+    if issubclass(cls, PreTrainedModel):
+        options["ignore_mismatched_sizes"] = True  # else the library prints a table, and its error does not say which
+    levels = [(library, library.get_verbosity()) for library in (diffusers_logging, transformers_logging)]
+    for library, _ in levels:
+        library.set_verbosity_error()  # what they would warn of is an error here
+    try:
+        model, info = cls.from_pretrained(str(folder), output_loading_info=True, local_files_only=True, **options)
+    except UNUSABLE as error:
+        raise ValueError(f"{where} cannot be loaded as a {cls.__name__}: {_short(error)}") from error
+    finally:
+        for library, level in levels:
+            library.set_verbosity(level)
+    missing = sorted(info["missing_keys"])
+    extra = sorted(key for key in info["unexpected_keys"] if not key.endswith("position_ids"))  # of older CLIPs
+    described = f"{where} does not fit the {cls.__name__} that {folder / 'config.json'} describes"
+    for key, found, wanted in sorted(info["mismatched_keys"]):
+        raise ValueError(f"{described}: {key} is {tuple(found)}, not {tuple(wanted)}")
+    if missing:
+        raise ValueError(f"{described}: it lacks {_some(missing)}")
+    if extra:
+        raise ValueError(f"{described}, which has no place for {_some(extra)}")
+    return model.eval()
+
+
+def check_safetensors(folder: Path) -> list[Path]:
+    """The folder's .safetensors files. Raises ValueError for one that is cut or otherwise no such file."""
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        try:
+            with safe_open(file, "pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged or incomplete ({error}): copy or train it again") from None
+    return files
+
+
+def _short(error: BaseException) -> str:
+    """The first sentence of a library's message, which may go on for a page; without the tensors' wrapping."""
+    text = re.sub(r"torch\.Size\(\[([\d, ]*)\]\)", r"(\1)", " ".join(str(error).split()) or type(error).__name__)
+    return re.split(r"(?<=[a-z)\]])\. (?=[A-Z])", text)[0][:300]
+
+
+def _some(keys: Collection[str]) -> str:
+    first = next(iter(keys))
+    return first if len(keys) == 1 else f"{len(keys)} tensors, the first of them {first}"
 
 
 def digest(model: nn.Module) -> str:

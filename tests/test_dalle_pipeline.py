@@ -140,7 +140,8 @@ def test_unknown_words_and_dropped_ends_are_named_in_a_line(pipe, caplog):
     with caplog.at_level(logging.WARNING):
         pipe("a red flurb on top of a blue car to the left of a gronk")
     unknown, dropped = [r.getMessage() for r in caplog.records]
-    assert unknown == "words never seen in training: flurb, gronk"
+    prompt = "a red flurb on top of a blue car to the left of a gronk"
+    assert unknown == f"the prompt {prompt!r} has words never seen in training: flurb, gronk"
     assert "gronk" in dropped.split("dropped:")[1]
 
 

@@ -101,13 +101,18 @@ MISTAKES = [
     (["generate", "x", "--pipeline", "system", "--lora", "./nowhere"], "there is no LoRA in './nowhere'"),
     (["generate", "x", "--pipeline", "system", "--lora", "runs/nowhere"], "there is no LoRA in 'runs/nowhere'"),
     (["generate", "x", "--pipeline", "system", "--lora", "system"], "there is no LoRA in 'system'"),
-    (["generate", "x", "--pipeline", "system", "--lora", "run"], "--lora run/latest"),
     (["generate", "x", "--pipeline", "system", "--lora-scale", "2"], "give its folder with --lora"),
     (["generate", "x", "--pipeline", "toybox/dalle", "--lora", "run/latest"], "toybox/dalle takes no LoRA"),
     (["generate", "x", "--pipeline", "dit", "--lora", "run/latest"], "dit takes no LoRA"),
-    (["edit", "photo.png", "--pipeline", "system", "--lora", "other"], "other was not trained on system"),
-    (["edit", "photo.png", "--pipeline", "system", "--lora", "words"], "words was not trained on system"),
-    (["interpolate", "a", "b", "--pipeline", "system", "--lora", "photo.png"], "Unable to load weights"),
+    (
+        ["edit", "photo.png", "--pipeline", "system", "--lora", "other"],
+        ".safetensors was not trained on system: 0 of its 32 layers fit",
+    ),
+    (
+        ["edit", "photo.png", "--pipeline", "system", "--lora", "words"],
+        ".safetensors was not trained on system: 0 of its 2 layers fit",
+    ),
+    (["interpolate", "a", "b", "--pipeline", "system", "--lora", "photo.png"], "photo.png"),
 ]
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from pkgutil import resolve_name
+
+from t2i.files import read_json
 
 BEST = "best"  # a run's folder of the model that did best on its validation pictures
 CLASSES = {  # name in config.json: where it is
@@ -40,7 +41,9 @@ def load_block(folder: str | Path):
     config = folder / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"there is no model in {folder}: it has no config.json")
-    name = json.loads(config.read_text()).get("_class_name")
+    from t2i.weights import load_model  # not before: it takes seconds to import
+
+    name = read_json(config).get("_class_name")
     if name in OTHERS:
         raise ValueError(
             f"{folder} holds a {name}, which is sampled in ways of its own: open it in Python with "
@@ -48,4 +51,4 @@ def load_block(folder: str | Path):
         )
     if name not in CLASSES:
         raise ValueError(f"{folder} holds a {name}, which is none of the blocks: {', '.join(CLASSES)}")
-    return resolve_name(CLASSES[name]).from_pretrained(folder).eval()
+    return load_model(resolve_name(CLASSES[name]), folder)

@@ -5,7 +5,6 @@ Shapes: B batch · … the axes of a sample
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from t2i.checks import check_options, check_real
 from t2i.diffusion.flow import RectifiedFlow
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.diffusion.schedulers import of_flow
@@ -29,12 +29,8 @@ class Guidance:
     threshold: float | None
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.scale):
-            raise ValueError(f"guidance_scale must be a number, not {self.scale}")
-        if not 0 <= self.rescale <= 1:
-            raise ValueError(f"guidance_rescale must lie in [0, 1], not {self.rescale}")
-        if self.threshold is not None and not self.threshold > 0:
-            raise ValueError(f"dynamic_threshold must be above 0, not {self.threshold}")
+        check_real("guidance_scale", self.scale)
+        check_options({"guidance_rescale": self.rescale, "dynamic_threshold": self.threshold})
 
     @property
     def guided(self) -> bool:

@@ -8,8 +8,9 @@ from typing import Any
 import diffusers
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from diffusers import EulerAncestralDiscreteScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 
+from t2i.checks import check_whole
 from t2i.cli_errors import check_choice
 from t2i.diffusion.schedule import NoiseSchedule
 
@@ -54,7 +55,10 @@ def set_timesteps(sampler: SchedulerMixin, num_inference_steps: int, device: tor
 
     Euler's N steps along a flow are 1/N long; diffusers' own grid takes N − 1 from σ = 1 to 1/T, and the last is next
     to nothing. DPM-Solver++ and UniPC would tell the denoiser the times T · σ rounded down to integers.
+
+    Raises ValueError for more steps than the sampler has, see `check_steps`.
     """
+    check_steps(sampler, num_inference_steps)
     if isinstance(sampler, FlowMatchEulerDiscreteScheduler) and not sampler.config.use_dynamic_shifting:
         sigmas = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
         sampler.set_timesteps(sigmas=sigmas.tolist(), device=device)
@@ -63,6 +67,20 @@ def set_timesteps(sampler: SchedulerMixin, num_inference_steps: int, device: tor
     if sampler.config.get("use_flow_sigmas"):
         times = sampler.sigmas[: len(sampler.timesteps)] * sampler.config.num_train_timesteps
         sampler.timesteps = times.to(sampler.timesteps.device)
+    if isinstance(sampler, EulerAncestralDiscreteScheduler):
+        # Its σ_down = √(σ² − σ_up²) cancels: in float32 a step from σ = 5000 to 2 takes the root of less than nothing.
+        sampler.sigmas = sampler.sigmas.double()
+
+
+def check_steps(sampler: SchedulerMixin, num_inference_steps: int) -> None:
+    """Raise ValueError unless the sampler can take so many steps: at most one for each timestep of the training's noise
+    schedule, of which a flow has any number; and of a consistency model's sampler as many as it was distilled with.
+    """
+    config, name = sampler.config, type(sampler).__name__
+    most = None if of_flow(config) else config.num_train_timesteps
+    if "original_inference_steps" in config:
+        most = min(most, config.original_inference_steps)
+    check_whole(f"num_inference_steps of {name}", num_inference_steps, 1, most)
 
 
 def of_flow(config: Mapping[str, Any]) -> bool:

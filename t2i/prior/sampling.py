@@ -6,9 +6,12 @@ Shapes: B batch · K vocabulary · k tokens that may be drawn
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
+
+from t2i.checks import check_options, check_real
 
 
 def shortlist(
@@ -49,9 +52,9 @@ def draw(logits: Tensor, tokens: Tensor, generators: Sequence[torch.Generator] |
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
     """Raise ValueError, saying what to give instead, for a temperature, top-k or top-p that selects nothing."""
-    if not temperature > 0:
+    if isinstance(temperature, Real) and temperature <= 0:
         raise ValueError(f"temperature must be above 0, not {temperature}; for the likeliest token use top_k=1")
-    if top_k is not None and top_k < 1:
+    if isinstance(top_k, Integral) and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}; for no limit use None")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must lie in (0, 1], not {top_p}")
+    check_real("temperature", temperature, above=True)
+    check_options({"top_k": top_k, "top_p": top_p})

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+logger = logging.getLogger(__name__)
 PAD_TOKEN = "<pad>"  # id 0
+MAX_WARNINGS = 5  # of prompts in one call
 MAX_KNOWN_WORDS = 20_000  # beyond this a vocabulary knows words too rare for the list to mean anything
 
 
@@ -39,8 +43,7 @@ def train_bpe(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFa
         vocab_size=vocab_size, special_tokens=[PAD_TOKEN], initial_alphabet=alphabet, show_progress=False
     )
     tokenizer.train_from_iterator(captions, trainer)
-    words = sorted({w for c in captions for w in split_words(c)})
-    known = words if len(words) <= MAX_KNOWN_WORDS else []
+    known = known_words(captions)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD_TOKEN, known_words=known)
 
 
@@ -55,11 +58,33 @@ def encode(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], length: i
     return Encoded(ids, dropped)
 
 
-def unknown_words(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]) -> list[str]:
-    """Words that no training caption contained, in order, each once; none where the tokenizer keeps no list."""
+def known_words(captions: Iterable[str]) -> list[str]:
+    """The words of captions, to be kept with a tokenizer; none where there are too many for the list to mean anything.
+
+    They are its `init_kwargs["known_words"]`, which `save_pretrained` writes.
+    """
+    words = sorted({word for caption in captions for word in split_words(caption)})
+    return words if len(words) <= MAX_KNOWN_WORDS else []
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> dict[str, str | None]:
+    """Words of a prompt that no training caption contained, in order, and of each the nearest that one did.
+
+    None are unknown where the tokenizer keeps no list.
+    """
     known = set(tokenizer.init_kwargs.get("known_words") or [])
-    unknown = [w for p in prompts for w in split_words(p) if w not in known] if known else []
-    return list(dict.fromkeys(unknown))
+    unknown = dict.fromkeys(word for word in split_words(prompt) if word not in known) if known else {}
+    return {word: next(iter(get_close_matches(word, sorted(known), 1, 0.75)), None) for word in unknown}
+
+
+def warn_of_unknown_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> None:
+    """Log a warning for each prompt with words that were never seen in training, at most MAX_WARNINGS."""
+    found = {prompt: words for prompt in dict.fromkeys(prompts) if (words := unknown_words(tokenizer, prompt))}
+    for prompt, words in list(found.items())[:MAX_WARNINGS]:
+        said = [f"{word} (did you mean {near}?)" if near else word for word, near in words.items()]
+        logger.warning("the prompt %r has words never seen in training: %s", prompt, ", ".join(said))
+    if len(found) > MAX_WARNINGS:
+        logger.warning("%d more prompts have words never seen in training", len(found) - MAX_WARNINGS)
 
 
 def split_words(text: str) -> list[str]:

@@ -16,6 +16,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
+from t2i.text.bpe import known_words
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 SUFFIX = "</w>"  # ends a word; tells "car" from the beginning of "carpet"
 MIN_VOCABULARY = 514  # every byte, every byte that ends a word, and the two special tokens
@@ -25,7 +27,8 @@ MAX_LOGIT_SCALE = math.log(100)
 def train_clip_tokenizer(captions: Iterable[str], vocab_size: int, length: int) -> CLIPTokenizer:
     """At most `vocab_size` tokens in CLIP's own order: bytes, bytes that end a word, merges, start, end.
 
-    Texts are padded with the end token, as CLIP has it, and cut after `length` tokens, the end token among them.
+    Texts are padded with the end token, as CLIP has it, and cut after `length` tokens, the end token among them. The
+    tokenizer also keeps the captions' words, see `known_words`.
 
     Raises ValueError for captions that are all empty and for fewer than 514 tokens: no text would then be spelt whole.
     """
@@ -54,7 +57,8 @@ def train_clip_tokenizer(captions: Iterable[str], vocab_size: int, length: int) 
         tokens["".join(pair)] = None
         kept.append(pair)
     vocabulary = {token: i for i, token in enumerate([*tokens, START, END])}
-    return CLIPTokenizer(vocab=vocabulary, merges=kept, model_max_length=length)
+    known = known_words(captions)
+    return CLIPTokenizer(vocab=vocabulary, merges=kept, model_max_length=length, known_words=known)
 
 
 def make_clip(

@@ -23,10 +23,13 @@ from transformers import (
     CLIPModel,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     T5EncoderModel,
 )
 
-from t2i.text.pretrained import load, open_open_clip
+from t2i.folders import newest_in_run
+from t2i.text.pretrained import check_tokenizer, load, load_tokenizer, open_open_clip
 from t2i.weights import digest, tokenizer_digest
 
 logger = logging.getLogger(__name__)
@@ -298,19 +301,28 @@ def _open(
         model, _, arch = open_open_clip(name.removeprefix("open_clip:"))
         tokenizer = open_clip.get_tokenizer(arch)
         return OpenClipTextEncoder(name, model.to(device, dtype), tokenizer, length, long_prompts)
-    parts = Path(name) / "text_encoder", Path(name) / "tokenizer"
+    folder = newest_in_run(name, "model_index.json")
+    parts = folder / "text_encoder", folder / "tokenizer"
     source, words = map(str, parts) if parts[0].is_dir() else (name, name)
     config = load(AutoConfig, source)
     if config.model_type == "t5":
         model = load(T5EncoderModel, source, "t5", dtype=_for_t5(dtype, device))
-        return T5TextEncoder(name, model.to(device), load(AutoTokenizer, words), length, long_prompts)
+        return T5TextEncoder(name, model.to(device), _tokenizer(words, model), length, long_prompts)
     if config.model_type == "clip":
         model = load(CLIPModel, source, "clip", dtype=dtype).text_model
     else:
         projected = "CLIPTextModelWithProjection" in (config.architectures or [])
         cls = CLIPTextModelWithProjection if projected else CLIPTextModel
         model = load(cls, source, "clip", "clip_text_model", dtype=dtype)
-    return ClipTextEncoder(name, model.to(device), load(AutoTokenizer, words), length, long_prompts)
+    return ClipTextEncoder(name, model.to(device), _tokenizer(words, model), length, long_prompts)
+
+
+def _tokenizer(name: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
+    """That of a folder, a run or the Hub, verified against the encoder."""
+    folder = newest_in_run(name, "tokenizer_config.json")
+    tokenizer = load_tokenizer(AutoTokenizer, folder) if folder.is_dir() else load(AutoTokenizer, name)
+    check_tokenizer(tokenizer, model, folder)
+    return tokenizer
 
 
 def _for_t5(dtype: torch.dtype, device: str | torch.device) -> torch.dtype:

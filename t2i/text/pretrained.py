@@ -5,6 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t2i.folders import may_be_on_hub, newest_in_run
+from t2i.weights import load_model
+
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")  # their files
 
 
 def load(cls, source: str | Path, *kinds: str, dtype: torch.dtype = torch.float32):
@@ -17,23 +23,68 @@ def load(cls, source: str | Path, *kinds: str, dtype: torch.dtype = torch.float3
 
     Raises FileNotFoundError where there is none, ValueError where there is a model of another type.
     """
-    source = str(source)
-    folder = Path(source)
-    if source.startswith(("/", ".", "~")) and not folder.is_dir():
+    folder, source = newest_in_run(source, "config.json"), str(source)
+    local = folder.is_dir()
+    if not local and not may_be_on_hub(source, bare=True):
         raise FileNotFoundError(f"there is no folder {source}; give one that save_pretrained wrote, or a Hub name")
-    local = {"local_files_only": folder.is_dir()}
+    name = str(folder) if local else source
     try:
         if not kinds:
-            return cls.from_pretrained(source, **local)
+            return cls.from_pretrained(name, local_files_only=local)
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(source, **local)
-        if config.model_type in kinds:
-            return cls.from_pretrained(source, dtype=dtype, **local)
+        config = AutoConfig.from_pretrained(name, local_files_only=local)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise FileNotFoundError(f"transformers finds no {cls.__name__} in {source}: {reason}") from error
-    raise ValueError(f"{source} holds a model of type {config.model_type}, not {' or '.join(kinds)}; give another one")
+        raise FileNotFoundError(f"transformers finds no {cls.__name__} in {name}: {reason}") from error
+    if config.model_type not in kinds:
+        found = config.model_type
+        raise ValueError(f"{name} holds a model of type {found}, not {' or '.join(kinds)}; give another one")
+    if local:
+        return load_model(cls, folder, dtype=dtype)
+    try:
+        return cls.from_pretrained(name, dtype=dtype)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise FileNotFoundError(f"transformers finds no {cls.__name__} in {name}: {reason}") from error
+
+
+def load_tokenizer(cls: type, folder: Path) -> PreTrainedTokenizerBase:
+    """A tokenizer of transformers from its folder.
+
+    Raises FileNotFoundError where the folder has no vocabulary, from which transformers would make an empty tokenizer,
+    and ValueError for one that is damaged or of another kind.
+    """
+    files = [folder / name for name in VOCABULARIES if (folder / name).is_file()]
+    if not files:
+        raise FileNotFoundError(f"{folder} has no vocabulary ({VOCABULARIES[0]}): copy or train the tokenizer again")
+    try:
+        return cls.from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # the tokenizers library raises no other for a damaged or foreign file
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        raise ValueError(f"{files[0]} is damaged, or not the vocabulary of a {cls.__name__} ({reason})") from error
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, where: str | Path) -> None:
+    """Raise ValueError, naming `where` the tokenizer is from, unless it is one that the text encoder can be trained on.
+
+    T5's have room for more tokens than there are, which an empty tokenizer does not explain; CLIP's know the number of their tokenizer's end token.
+    """
+    size, tokens, config = encoder.config.vocab_size, len(tokenizer), encoder.config
+    remedy = "they do not belong together: copy or train the pipeline again"
+    clip = config.model_type in ("clip", "clip_text_model")
+    if tokens > size or tokens < (0.95 if clip else 0.25) * size:
+        raise ValueError(f"{where} has {tokens} tokens, the text encoder a vocabulary of {size}: {remedy}")
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise ValueError(f"{where} finds no tokens in a text: {remedy}")
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if (token := getattr(tokenizer, name)) is not None and not 0 <= token < size:
+            raise ValueError(f"{where} has the {name} {token}, the text encoder a vocabulary of {size}: {remedy}")
+    known = getattr(config, "eos_token_id", None)
+    if clip and known not in (None, 2, tokenizer.eos_token_id):  # 2 stands in the files of the first CLIPs
+        raise ValueError(
+            f"{where} ends texts with token {tokenizer.eos_token_id}, the text encoder with {known}: {remedy}"
+        )
 
 
 def open_open_clip(source: str):

@@ -61,9 +61,12 @@ class VQVAE(ModelMixin, ConfigMixin):
         self.to(memory_format=torch.channels_last)  # twice as fast on a CPU at these widths, never slower on a GPU
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs) -> VQVAE:
+    def from_pretrained(cls, *args, **kwargs) -> VQVAE | tuple[VQVAE, dict]:
         """As in diffusers; and the memory layout, which files do not carry, is the fast one again."""
-        return super().from_pretrained(*args, **kwargs).to(memory_format=torch.channels_last)
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
+        model.to(memory_format=torch.channels_last)
+        return loaded
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) in [-1, 1] -> codes (B, s, s), integers in [0, K).

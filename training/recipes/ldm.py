@@ -19,6 +19,8 @@ from t2i.diffusion.conditioning import masks_padding
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.objective import DiffusionObjective, Prediction
 from t2i.diffusion.schedule import NoiseSchedule
+from t2i.files import read_json
+from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.pipelines.auto import AutoPipeline, embedded, fastest_device
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.processes import this_process
@@ -29,7 +31,7 @@ from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.latents import cached_latents, latents_of
 from t2i.training.pipeline_stage import PipelineStage
 from t2i.training.recipes.prior import TOYBOX_PROMPTS
-from t2i.weights import digest, tokenizer_digest
+from t2i.weights import digest, load_model, tokenizer_digest
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class LDMStage(PipelineStage):
                 f"{recipe.text_encoder} has no place in a pipeline, whose text encoder is one of transformers: give "
                 "--text-encoder a CLIP or a T5 of transformers"
             )
-        self.encoder = open_text_encoder(recipe.text_encoder)
+        self.encoder = load_text_encoder(recipe.text_encoder)
         self.autoencoder = load_autoencoder(recipe.autoencoder, data.image_size)
         side = data.image_size // stride_of(self.autoencoder)
         shape = (self.autoencoder.config.latent_channels, side, side)
@@ -309,28 +311,42 @@ def make_denoiser(
     return unet
 
 
+def load_text_encoder(name: str) -> TextEncoder:
+    """The frozen text encoder. Raises FileNotFoundError with the command that makes what is missing."""
+    if not Path(name).exists() and not may_be_on_hub(name, bare=True):
+        kind = "t5" if "t5" in name else "clip"
+        raise FileNotFoundError(
+            f"there is no text encoder in {name}; make one with: t2i train {kind}-toybox, and give its folder with "
+            "--text-encoder"
+        )
+    return open_text_encoder(name)
+
+
 def load_autoencoder(name: str, image_size: int) -> AutoencoderKL:
     """The frozen stage 1: in its own folder or a pipeline's, of an embedded system, or a model of the Hub.
 
     Raises FileNotFoundError or ValueError with the command that makes what is missing.
     """
     remedy = "make one with: t2i train kl-toybox, and give its folder with --autoencoder"
-    folder = embedded().get(name, Path(name))
+    folder = newest_in_run(embedded().get(name, Path(name)), "model_index.json")
     if (folder / "model_index.json").is_file():
         folder = folder / "vae"
-    # The Hub's names are "owner/model", and the owner "toybox" is ours.
-    local = folder.exists() or name.count("/") != 1 or name.startswith((".", "/", "~", "toybox/"))
-    if local and not (folder / "config.json").is_file():
+    folder = newest_in_run(folder, "config.json")
+    local = (folder / "config.json").is_file()
+    if not local and not may_be_on_hub(name):
         raise FileNotFoundError(f"there is no autoencoder in {folder}; {remedy}")
-    source = str(folder) if local else name
-    try:
-        kind = AutoencoderKL.load_config(source).get("_class_name")
-    except (OSError, ValueError) as error:
-        says = str(error).splitlines()[0]
-        raise FileNotFoundError(f"there is no autoencoder in {name}; {remedy}. The Hub says: {says}") from error
+    if local:
+        kind = read_json(folder / "config.json").get("_class_name")
+    else:
+        try:
+            kind = AutoencoderKL.load_config(name).get("_class_name")
+        except (OSError, ValueError) as error:
+            says = str(error).splitlines()[0]
+            raise FileNotFoundError(f"there is no autoencoder in {name}; {remedy}. The Hub says: {says}") from error
     if kind != "AutoencoderKL":
         raise ValueError(f"{name} holds a {kind}, not an AutoencoderKL; {remedy}")
-    autoencoder = AutoencoderKL.from_pretrained(source).eval().requires_grad_(False)
+    autoencoder = load_model(AutoencoderKL, folder) if local else AutoencoderKL.from_pretrained(name).eval()
+    autoencoder.requires_grad_(False)
     if image_size % stride_of(autoencoder):
         raise ValueError(f"{image_size} pixels are not divisible by the autoencoder's {stride_of(autoencoder)}")
     return autoencoder.to(memory_format=torch.channels_last)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from t2i.data.sources import open_source
+from t2i.files import read_json
+from t2i.folders import newest_in_run
 from t2i.images import to_tensor
 from t2i.pipelines.dalle import DallePipeline
 from t2i.prior.transformer import TextImageTransformer
@@ -19,7 +19,7 @@ from t2i.text.bpe import encode, train_bpe
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.pipeline_stage import PipelineStage
-from t2i.weights import digest, tokenizer_digest
+from t2i.weights import digest, load_model, tokenizer_digest
 
 BPE_CAPTIONS = 50_000  # how many captions the vocabulary is learned from
 
@@ -145,14 +145,14 @@ class PreparePair:
 
 def load_image_tokenizer(folder: str, image_size: int) -> VQVAE:
     """The frozen stage 1. Raises FileNotFoundError or ValueError with the command that makes what is missing."""
-    config = Path(folder) / "config.json"
+    config = newest_in_run(folder, "config.json") / "config.json"
     remedy = "make it with: t2i train vqvae-toybox, and give its folder with --tokenizer"
     if not config.is_file():
         raise FileNotFoundError(f"there is no image tokenizer in {folder}; {remedy}")
-    kind = json.loads(config.read_text()).get("_class_name")
+    kind = read_json(config).get("_class_name")
     if kind != "VQVAE":
         raise ValueError(f"{folder} holds a {kind}, not a VQVAE; {remedy}")
-    tokenizer = VQVAE.from_pretrained(folder).eval().requires_grad_(False)
+    tokenizer = load_model(VQVAE, config.parent).requires_grad_(False)
     if tokenizer.config.image_size != image_size:
         size = tokenizer.config.image_size
         raise ValueError(f"{folder} was trained on {size}×{size} pictures; give --image-size {size}, or {remedy}")

@@ -118,9 +118,12 @@ class Reader(ModelMixin, ConfigMixin):
         self.to(memory_format=torch.channels_last)  # twice as fast on a CPU at these widths, never slower on a GPU
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs) -> Reader:
+    def from_pretrained(cls, *args, **kwargs) -> Reader | tuple[Reader, dict]:
         """As in diffusers; and the memory layout, which files do not carry, is the fast one again."""
-        return super().from_pretrained(*args, **kwargs).to(memory_format=torch.channels_last)
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
+        model.to(memory_format=torch.channels_last)
+        return loaded
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, 64, 64) in [-1, 1] -> logits of layouts (B, L), kinds (B, V, kinds), attributes (B, V, attributes).

@@ -1,0 +1,86 @@
+"""LoRA files (Hu et al. 2021, arXiv 2106.09685) at the command line: found, compared with the denoiser, added."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as LORA
+from diffusers.utils import convert_unet_state_dict_to_peft, logging
+from safetensors import SafetensorError
+
+from t2i.folders import newest_in_run
+
+PARTS = {"unet": "unet", "text_encoder": "text_encoder"}  # prefix of a key: component
+
+
+def find_lora(lora: str | None, scale: float | None) -> Path | None:
+    """The file of a LoRA: `lora` itself, or the one in that folder or in the newest checkpoint of that run.
+
+    Raises ValueError for a scale without a LoRA, FileNotFoundError where there is none.
+    """
+    if lora is None:
+        if scale is not None:
+            raise ValueError("--lora-scale says how much of a LoRA to add: give its folder with --lora")
+        return None
+    if Path(lora).is_file():
+        return Path(lora)
+    if not (file := newest_in_run(lora, LORA) / LORA).is_file():
+        raise FileNotFoundError(f"there is no LoRA in {lora!r}: `t2i train lora` makes a folder with {LORA}")
+    return file
+
+
+def add_lora(pipe: DiffusionPipeline, name: str, file: Path, scale: float) -> None:
+    """Add a LoRA to a pipeline that was opened as `name`, all of it or nothing.
+
+    Raises ValueError, naming the file, for one that is damaged, or of which not every matrix fits.
+    """
+    if not hasattr(pipe, "load_lora_weights") or not hasattr(getattr(pipe, "unet", None), "load_lora_adapter"):
+        raise ValueError(f"{name} takes no LoRA: --lora is for latent diffusion with a U-Net, as toybox/ldm is")
+    loud = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # what diffusers only warns of is an error here
+    try:
+        given = {"weight_name": file.name, "local_files_only": True}
+        state = pipe.lora_state_dict(str(file.parent), unet_config=pipe.unet.config, **given)[0]
+        _check_fit(pipe, name, file, convert_unet_state_dict_to_peft(state))  # of the first files' names
+        pipe.load_lora_weights(str(file.parent), adapter_name="lora", **given)
+        pipe.set_adapters(["lora"], [scale])
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged or incomplete ({error}): copy or train it again") from None
+    except (RuntimeError, LookupError, OSError, TypeError, AttributeError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise ValueError(f"{file} cannot be added to {name}: {why}") from error
+    finally:
+        logging.set_verbosity(loud)
+
+
+def _check_fit(pipe: DiffusionPipeline, name: str, file: Path, state: dict[str, torch.Tensor]) -> None:
+    """Raise ValueError unless each pair of matrices has a layer of its shape, and every number is finite."""
+    pairs = sorted({key.rsplit(".lora_", 1)[0] for key in state if ".lora_" in key})
+    odd = [key for key in state if ".lora_" not in key and not key.endswith(".alpha")]
+    if not pairs:
+        raise ValueError(f"{file} holds no LoRA: none of its {len(state)} tensors is named as one")
+    misfits = [pair for pair in pairs if not _fits(pipe, state, pair)] + odd
+    if misfits:
+        fit = len(pairs) + len(odd) - len(misfits)
+        raise ValueError(
+            f"{file} was not trained on {name}: {fit} of its {len(pairs) + len(odd)} layers fit, {misfits[0]} for "
+            "instance does not; open the --pipeline that it was trained on"
+        )
+    if bad := [key for key, value in state.items() if not value.isfinite().all()]:
+        raise ValueError(f"{file} holds numbers that are not finite, in {bad[0]}: train it again")
+
+
+def _fits(pipe: DiffusionPipeline, state: dict[str, torch.Tensor], pair: str) -> bool:
+    """Whether matrices A (r, in) and B (out, r) are both there, for a layer with a weight (out, in)."""
+    part, _, path = pair.partition(".")
+    down, up = (state.get(f"{pair}.lora_{side}.weight") for side in "AB")
+    model = getattr(pipe, PARTS.get(part, ""), None)
+    if down is None or up is None or not isinstance(model, torch.nn.Module):
+        return False
+    layers = dict(model.named_modules())
+    layer = layers.get(path) or layers.get(path.removeprefix("text_model."))  # which newer encoders leave out
+    if not isinstance(weight := getattr(layer, "weight", None), torch.Tensor) or weight.ndim < 2:
+        return False
+    return down.shape[1] == weight.shape[1] and up.shape[0] == weight.shape[0] and up.shape[1] == down.shape[0]

@@ -1,0 +1,103 @@
+"""A pipeline's folder, verified as it is loaded: nothing is filled in that its files lack."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from t2i.files import read_json
+from t2i.text.pretrained import check_tokenizer, load_tokenizer
+from t2i.weights import UNUSABLE, load_model
+
+INDEX = "model_index.json"
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """model_index.json. Raises ValueError, naming the file, for one that names no pipeline class or no components."""
+    path = folder / INDEX
+    index = read_json(path, "_class_name")
+    if not isinstance(index["_class_name"], str):
+        raise ValueError(f"{path} has a _class_name that is no text but {index['_class_name']!r}: it is damaged")
+    return index
+
+
+def load_components(
+    cls: type[DiffusionPipeline], folder: Path, given: Collection[str], dtype: torch.dtype
+) -> dict[str, Any]:
+    """The models, tokenizers and schedulers of a pipeline of class `cls`, each from its own folder in `folder`.
+
+    Weights of half precision under diffusers' name for them (`*.fp16.safetensors`) are taken where there are no others.
+    Components of other kinds, such as safety checkers, are left to diffusers.
+
+    Args:
+        given: components that the caller has, and that need not be in the folder.
+        dtype: of the models' weights in memory.
+
+    Raises FileNotFoundError or ValueError, naming the file, for what is missing, damaged, or does not belong together.
+    """
+    found: dict[str, Any] = {}
+    index, (expected, _) = read_index(folder), cls._get_signature_keys(cls)
+    for name in sorted(set(expected) & index.keys() - set(given)):
+        entry = index[name]
+        if entry in (None, [None, None]):
+            continue
+        if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(part, str) for part in entry):
+            raise ValueError(f"{folder / INDEX} names no class for {name!r} but {entry!r}: it is damaged")
+        kind = _class_of(*entry)
+        if kind is None:
+            continue
+        if not (folder / name).is_dir():
+            raise FileNotFoundError(f"{folder} has no folder {name}/, which its {INDEX} names: copy or train it again")
+        found[name] = _load(kind, folder / name, dtype)
+    if "tokenizer" in found and "text_encoder" in found:
+        check_tokenizer(found["tokenizer"], found["text_encoder"], folder / "tokenizer")
+    return found
+
+
+def assemble(cls: type[DiffusionPipeline], folder: Path, options: dict[str, Any]) -> DiffusionPipeline:
+    """`cls.from_pretrained(folder, **options)`, of components that `load_components` has loaded.
+
+    Raises ValueError, naming the folder, for components that do not make such a pipeline.
+    """
+    try:
+        return cls.from_pretrained(str(folder), **options)
+    except UNUSABLE as error:
+        raise ValueError(f"{folder} does not open as a {cls.__name__}: {' '.join(str(error).split())}") from error
+
+
+def _class_of(library: str, name: str) -> type | None:
+    """A model, tokenizer or scheduler of diffusers, transformers or t2i; None for anything else."""
+    if library not in ("diffusers", "transformers") and not library.startswith("t2i."):
+        return None
+    try:
+        cls = getattr(importlib.import_module(library), name, None)
+    except ImportError:
+        return None
+    kinds = (ModelMixin, PreTrainedModel, PreTrainedTokenizerBase, SchedulerMixin)
+    return cls if isinstance(cls, type) and issubclass(cls, kinds) else None
+
+
+def _load(cls: type, folder: Path, dtype: torch.dtype) -> Any:
+    if issubclass(cls, PreTrainedTokenizerBase):
+        return load_tokenizer(cls, folder)
+    if issubclass(cls, SchedulerMixin):
+        config = folder / "scheduler_config.json"
+        read_json(config)
+        try:
+            return cls.from_pretrained(str(folder))
+        except (*UNUSABLE, NotImplementedError) as error:
+            raise ValueError(f"{config} does not describe a {cls.__name__}: {error}") from error
+    return load_model(cls, folder, dtype=dtype, variant=_variant(folder))
+
+
+def _variant(folder: Path) -> str | None:
+    """ "fp16" where all weights of the folder are so called."""
+    names = [file.name for pattern in WEIGHTS for file in folder.glob(pattern)]
+    return "fp16" if names and all(".fp16." in name or ".fp16-" in name for name in names) else None

@@ -1,0 +1,95 @@
+"""Checks of numbers and texts that a user gives, made before any work; each raises ValueError naming what is wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Integral, Real
+from typing import Any
+
+MAX_SEED = 2**64 - 1  # of a torch.Generator
+
+
+def check_whole(name: str, value: object, least: int = 1, most: int | None = None) -> None:
+    """Raise ValueError unless `value` is an integer (Python's or NumPy's) from `least` to `most`."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, not {value}")
+    if most is not None and value > most:
+        raise ValueError(f"{name} must be at most {most}, not {value}")
+
+
+def check_real(name: str, value: object, least: float = 0.0, most: float | None = None, above: bool = False) -> None:
+    """Raise ValueError unless `value` is a finite number from `least` (or, if `above`, greater than it) to `most`."""
+    number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    if number and (value > least if above else value >= least) and (most is None or value <= most):
+        return
+    if most is not None:
+        raise ValueError(f"{name} must lie in {'(' if above else '['}{least:g}, {most:g}], not {value!r}")
+    if math.isinf(least):
+        raise ValueError(f"{name} must be a finite number, not {value!r}")
+    raise ValueError(f"{name} must be a number {'above' if above else 'of at least'} {least:g}, not {value!r}")
+
+
+def check_seeds(name: str, first: object, count: int = 1) -> None:
+    """Raise ValueError unless the seeds `first`, `first` + 1, … (`count` of them) lie in [0, 2**64)."""
+    if not isinstance(first, Integral) or isinstance(first, bool):
+        raise ValueError(f"{name} must be a whole number, not {first!r}")
+    if first < 0:
+        raise ValueError(f"{name} must be at least 0, not {first}")
+    if first + count - 1 > MAX_SEED:
+        last = f" and the last of {count} seeds is {first + count - 1}" if count > 1 else ""
+        raise ValueError(f"{name} must be less than 2**64 = {2**64}, not {first}{last}; give a smaller seed")
+
+
+def check_options(options: Mapping[str, Any], flags: bool = False) -> None:
+    """Raise ValueError for a sampling option of a pipeline that is out of range; None is the pipeline's default.
+
+    Args:
+        options: by the names that a pipeline's call gives them. Names not listed here are not looked at.
+        flags: whether messages name command-line options ("--top-k") or arguments ("top_k").
+    """
+    for name, value in options.items():
+        if value is None or name not in _OPTIONS:
+            continue
+        check, limits = _OPTIONS[name]
+        check(f"--{name.replace('_', '-')}" if flags else name, value, **limits)
+
+
+def check_prompts(name: str, given: object) -> list[str]:
+    """A prompt or a list of prompts -> the list. Raises ValueError for anything else, and as `check_text` does."""
+    if not isinstance(given, (str, list, tuple)):
+        raise ValueError(f"{name} must be a string or a list of strings, not {given!r}")
+    prompts = [given] if isinstance(given, str) else list(given)
+    if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ValueError(f"{name} must be a string or a non-empty list of strings")
+    for prompt in prompts:
+        check_text(name, prompt)
+    return prompts
+
+
+def check_text(what: str, text: str) -> None:
+    """Raise ValueError for a text with lone surrogates: bytes of a terminal or a file that were not UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{what} {text!r} is not valid Unicode at character {error.start + 1}: type it in a UTF-8 terminal"
+        ) from None
+
+
+_OPTIONS: dict[str, tuple] = {
+    "guidance_scale": (check_real, {}),
+    "temperature": (check_real, {"above": True}),
+    "top_k": (check_whole, {}),
+    "top_p": (check_real, {"above": True, "most": 1.0}),
+    "num_candidates": (check_whole, {}),
+    "num_inference_steps": (check_whole, {}),
+    "num_images_per_prompt": (check_whole, {}),
+    "strength": (check_real, {"most": 1.0}),
+    "eta": (check_real, {"most": 1.0}),
+    "guidance_rescale": (check_real, {"most": 1.0}),
+    "dynamic_threshold": (check_real, {"above": True}),
+    "lora_scale": (check_real, {"least": -math.inf}),
+}
