@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from tyro.conf import Positional
 
-from t2i.cli_errors import Dtype, UsageError
+from t2i.checks import check_options, check_seeds, check_whole
+from t2i.cli_errors import Dtype
+from t2i.pipelines.outputs import check_folder
 
 NUMBERS = ("guidance_scale", "temperature", "top_k", "top_p", "num_candidates", "num_inference_steps")
+WHOLE = ("top_k", "num_candidates", "num_inference_steps")  # of these, whole numbers
 OPTIONS = (*NUMBERS, "scheduler")  # of pipelines, given only if asked for
 
 
@@ -61,11 +63,12 @@ class Ask:
     """Another sampler of a diffusion pipeline, by name."""
 
     def __post_init__(self) -> None:
-        for name, least in (("num", 1), ("batch_size", 1), ("seed", 0), ("training_num", 2)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
-        if Path(self.out).exists() and not Path(self.out).is_dir():
-            raise UsageError(f"--out {self.out} is a file; give a folder")
+        for name, least in (("num", 1), ("batch_size", 1), ("training_num", 2)):
+            if (value := getattr(self, name)) is not None:
+                check_whole(f"--{name.replace('_', '-')}", value, least)
+        check_seeds("--seed", self.seed)
+        check_options({name: getattr(self, name) for name in OPTIONS}, flags=True)
+        check_folder(self.out)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,12 @@ class Sweep(Ask):
     """The option that is varied."""
     values: tuple[float, ...] = (1, 2, 3, 4, 6)
     """Its values."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for value in self.values:
+            whole = self.over in WHOLE and float(value).is_integer()
+            check_options({self.over: int(value) if whole else value}, flags=True)
 
 
 @dataclass(frozen=True)
@@ -99,9 +108,10 @@ class Bits:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name, least in (("num", 2), ("samples", 1), ("seed", 0), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(self, name)}")
+        for name, least in (("num", 2), ("samples", 1), ("batch_size", 1)):
+            check_whole(f"--{name.replace('_', '-')}", getattr(self, name), least)
+        check_seeds("--seed", self.seed)
+        check_folder(self.out)
 
 
 @dataclass(frozen=True)

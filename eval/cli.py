@@ -9,8 +9,10 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
+from t2i.checks import check_options, check_seeds, check_whole
 from t2i.cli_errors import Dtype, UsageError, check_choice, parse
 from t2i.eval.ask import OPTIONS, Ask, Bits, Statistics, Sweep
+from t2i.pipelines.outputs import check_folder, check_writable
 
 
 @dataclass(frozen=True)
@@ -82,12 +84,12 @@ def main(args: Sequence[str]) -> None:
 def binding(args: Sequence[str]) -> None:
     """Are the right things, with the right attributes, in the right places? On toybox, exactly."""
     ask = parse(Binding(), args, prog="t2i eval binding", description=binding.__doc__)
-    for name, least in (("num", 1), ("batch_size", 1), ("seed", 0)):
-        if getattr(ask, name) < least:
-            raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(ask, name)}")
+    check_whole("--num", ask.num)
+    check_whole("--batch-size", ask.batch_size)
+    check_seeds("--seed", ask.seed)
+    check_options({name: getattr(ask, name) for name in OPTIONS}, flags=True)
     out = Path(ask.out)
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {ask.out} is a file; give a folder")
+    check_folder(ask.out)
 
     from t2i.eval import binding as metric  # not before: torch takes seconds to import, --help should not
     from t2i.eval.processes import is_main_process
@@ -129,6 +131,9 @@ def human(args: Sequence[str]) -> None:
     ask = parse(Human(), args, prog="t2i eval human", description=human.__doc__)
     if ask.answers and ask.key is None:
         raise UsageError("--answers need --key key.json, which was written with the page")
+    check_whole("--num", ask.num)
+    check_seeds("--seed", ask.seed)
+    check_folder(ask.out)
     if not ask.answers and len(set(ask.systems)) < 2:
         raise UsageError("give two systems with --systems A B, or the raters' files with --answers and --key")
     from t2i.eval import commands
@@ -145,6 +150,7 @@ def statistics(args: Sequence[str]) -> None:
     ask = parse(Statistics(), args, prog="t2i eval statistics", description=statistics.__doc__)
     if not ask.pictures or not ask.out.endswith(".npz"):
         raise UsageError("give a folder and a file, as in: t2i eval statistics photos --out photos.npz")
+    check_writable(ask.out, Path(ask.out).parent)
     from t2i.eval import commands
 
     commands.statistics(ask)

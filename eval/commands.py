@@ -13,7 +13,7 @@ from PIL import Image
 
 from t2i.cli_errors import Dtype, UsageError
 from t2i.eval import human, sections
-from t2i.eval.ask import Ask, Statistics, Sweep
+from t2i.eval.ask import WHOLE, Ask, Statistics, Sweep
 from t2i.eval.diff import diff, table
 from t2i.eval.features import open_extractor
 from t2i.eval.folders import image_files
@@ -30,7 +30,6 @@ from t2i.eval.tools import open_to_draw
 from t2i.files import write_json
 
 SHOWN = 32  # pictures of the first gallery
-WHOLE = ("top_k", "num_candidates", "num_inference_steps")  # options that are whole numbers
 
 
 def evaluate(part: str, ask: Ask) -> None:
@@ -84,8 +83,6 @@ def sweep(ask: Sweep) -> None:
     """Evaluate the pipeline with each value of an option, and write the curves."""
     subjects: dict[float, Subject] = {}
     for value in ask.values:
-        if ask.over in WHOLE and not float(value).is_integer():
-            raise UsageError(f"--values of {ask.over} must be whole numbers, not {value:g}")
         own = replace(ask, out=f"{ask.out}/{ask.over}-{value:g}", **{ask.over: _number(ask.over, value)})
         subjects[value] = Subject(own, like=next(iter(subjects.values()), None))
     _check("fid", next(iter(subjects.values())))

@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from t2i.checks import check_seeds, check_whole
 from t2i.cli_errors import check_choice
 from t2i.data.toybox import ATTRIBUTES, COLOURS, HELD_OUT, SKINS, Scene, Thing
 from t2i.data.toybox.captions import OPENINGS, RELATION_PHRASES, name
-from t2i.files import slug
+from t2i.files import read_text, slug
 
 WORDINGS = 3  # phrasings of each scene of the category "paraphrase"
 
@@ -102,8 +103,9 @@ def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0
     for numbers out of range.
     """
     name = str(name_or_file)
-    if seed < 0 or (num is not None and num < 1):
-        raise ValueError(f"num must be at least 1 and seed at least 0, not {num} and {seed}")
+    check_seeds("seed", seed)
+    if num is not None:
+        check_whole("num", num)
     suites = {"toybox": tuple(CATEGORIES), **{f"toybox/{slug(c)}": (c,) for c in CATEGORIES}}
     if name in suites:
         if num is None:
@@ -185,7 +187,7 @@ def _one_of(options: Sequence[str], rng: np.random.Generator) -> str:
 
 
 def _from_file(path: Path) -> list[Prompt]:
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    lines = read_text(path).split("\n")
     rows = [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()]
     stem = slug(path.stem) or "prompts"
     if path.suffix == ".jsonl":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import transformers
@@ -21,6 +22,7 @@ from t2i.pipelines.lora_files import add_lora, find_lora
 from t2i.pipelines.verify import INDEX, assemble, load_components, read_index
 
 WEIGHTS = Path(__file__).parent / "weights"
+M = TypeVar("M", DiffusionPipeline, torch.nn.Module)
 PLACED = {"device_map", "quantization_config", "variant"}  # options by which diffusers itself loads the components
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 _OURS = (
@@ -108,12 +110,17 @@ def open_pipeline(
     found = find_lora(lora, lora_scale)
     for library in (logging, transformers.utils.logging):
         library.disable_progress_bar()  # of loading, which takes no time
-    device = fastest_device() if device == "auto" else device
     pipe = AutoPipeline.from_pretrained(name, dtype and getattr(torch, dtype))
     if found is not None:
         add_lora(pipe, name, found, 1.0 if lora_scale is None else lora_scale)
+    return to_device(pipe, device)
+
+
+def to_device(model: M, device: str) -> M:
+    """A model or a pipeline on a device, "auto" being the fastest there is; ValueError for one that cannot be used."""
+    device = fastest_device() if device == "auto" else device
     try:
-        return pipe.to(device)
+        return model.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"cannot use --device {device}: {str(error).splitlines()[0]}") from error
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from tyro.conf import Positional, UseAppendAction, arg
 
 from t2i import __version__
-from t2i.cli_errors import Dtype, UsageError, parse
+from t2i.checks import check_options, check_seeds, check_text, check_whole
+from t2i.cli_errors import Dtype, UsageError, check_choice, parse
 from t2i.files import slug
+from t2i.pipelines.outputs import Output, check_out, file_names, printable, write_images
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,8 @@ class Generate:
     seed: int = 0
     """Picture i of each prompt has the seed `seed` + i, and with it can be made again alone."""
     out: str = "t2i.png"
-    """A PNG file for a labelled grid, or a folder (its name ends in /) for single pictures."""
+    """A PNG file for a labelled grid, or a folder (its name ends in /) for single images. Where the name is taken by
+    another image, the new one gets a number behind it: t2i-2.png."""
     device: str = "auto"
     """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
     dtype: Dtype | None = None
@@ -70,44 +73,85 @@ _NEEDS = {  # pipelines that draw from more than words, and with which command
     "LatentDiffusionUpscalePipeline": ("a small picture", "upscale PICTURE"),
     "LatentDiffusionLayoutPipeline": ("a map", "layout MAP"),
 }
-RECORDED = (*SETTINGS, "lora", "lora_scale", "dtype", "strength", "image_size", "num")  # the last three of edit_cli.py
+RECORDED = (  # the second line is of edit_cli.py, the last of block_cli.py
+    *(*SETTINGS, "lora", "lora_scale", "dtype"),
+    *("strength", "image_size", "num"),
+    *("label", "complete", "steps", "method", "eta"),
+)
 
 
 def main(args: Sequence[str]) -> None:
-    """Draw what `args` ask for and say where it is; raises UsageError for bad arguments."""
-    ask = parse(Generate(), args, prog="t2i generate", description="Draw pictures of prompts.")
-    if not ask.prompts or not all(p.strip() for p in ask.prompts):
-        raise UsageError('give a prompt in quotes, as in: t2i generate "an avocado armchair"')
-    if ask.num_images < 1:
-        raise UsageError(f"--num-images must be at least 1, not {ask.num_images}")
-    if ask.seed < 0:
-        raise UsageError(f"--seed must be at least 0, not {ask.seed}")
-    single = is_folder(ask.out)
+    """Generate what `args` ask for and say where it is; raises UsageError for bad arguments."""
+    ask = parse(Generate(), args, prog="t2i generate", description="Generate images of prompts.")
+    single = _check(ask)
 
     from t2i.pipelines.auto import open_pipeline  # not before: torch takes seconds to import, mistakes should not
 
+    check_scheduler(ask.scheduler)
     loading, pipes = time.perf_counter(), {}
     for name in ask.pipeline or (DEFAULT,):
         pipe = open_pipeline(name, ask.device, ask.lora, ask.lora_scale, ask.dtype)
         pipes[name] = pipe, time.perf_counter() - loading
         loading = time.perf_counter()
-    drawn: dict[str, list[Image.Image]] = {}
-    for name, (pipe, loaded) in pipes.items():
-        drawing = time.perf_counter()
-        drawn[name] = draw(pipe, ask, name)
-        where = save_each(drawn[name], ask, name, apart=len(pipes) > 1) if single else Path(ask.out)
-        say(where, len(drawn[name]), time.perf_counter() - drawing, loaded, name)
-    if not single:
-        save_grid(drawn, ask)
+    written: list[str] = []
+    images: dict[str, list[Image.Image]] = {}
+    took: dict[str, tuple[float, float]] = {}
+    try:
+        for name, (pipe, loaded) in pipes.items():
+            started = time.perf_counter()
+            images[name] = draw(pipe, ask, name)
+            took[name] = time.perf_counter() - started, loaded
+            if single:
+                where = save_each(images[name], ask, name, apart=len(pipes) > 1)
+                written.append(where)
+                say(where, len(images[name]), {name: took[name]})
+        if not single:
+            where = save_grid(images, ask)
+            say(where, sum(map(len, images.values())), took)
+    except KeyboardInterrupt:
+        print(f"interrupted; written so far: {', '.join(written) or 'nothing'}", file=sys.stderr)
+        raise
 
 
-def say(where: Path, num: int, drawing: float, loading: float, pipeline: str) -> None:
-    """Where the pictures are, and the seconds that it took."""
-    print(f"{where}: {num} picture{'s' * (num > 1)} in {drawing:.1f} s (and {loading:.1f} s to load {pipeline})")
+def _check(ask: Generate) -> bool:
+    """Raise UsageError or ValueError for what is wrong before anything is loaded; whether single images are written."""
+    if not ask.prompts or not all(p.strip() for p in ask.prompts):
+        raise UsageError('give a prompt in quotes, as in: t2i generate "an avocado armchair"')
+    for prompt in (*ask.prompts, ask.negative_prompt or ""):
+        check_text("the prompt", prompt)
+    check_whole("--num-images", ask.num_images)
+    check_seeds("--seed", ask.seed, ask.num_images)
+    check_options({name: getattr(ask, name) for name in (*SETTINGS, "lora_scale")}, flags=True)
+    if len(ask.prompts) > 1 and not any(" " in prompt for prompt in ask.prompts):
+        print(
+            f"note: these are {len(ask.prompts)} prompts of one word each; for a single one, put it in quotes: "
+            f'"{" ".join(ask.prompts)}"',
+            file=sys.stderr,
+        )
+    return check_out(ask.out)
+
+
+def check_scheduler(name: str | None) -> None:
+    """Raise UsageError, naming the nearest, for a scheduler that is not there."""
+    from t2i.diffusion.schedulers import SCHEDULERS
+
+    if name is not None:
+        check_choice("scheduler", name, SCHEDULERS)
+
+
+def say(where: str, num: int, took: Mapping[str, tuple[float, float]]) -> None:
+    """What was written and where, and of each pipeline the seconds that it took to generate and to load."""
+    images = f"{where}: {num} image{'s' * (num > 1)}"
+    if len(took) == 1:
+        [(name, (seconds, loading))] = took.items()
+        print(f"{images} in {seconds:.1f} s (and {loading:.1f} s to load {printable(name)})")
+        return
+    each = [f"{printable(name)} in {s:.1f} s (and {loading:.1f} s to load)" for name, (s, loading) in took.items()]
+    print(f"{images}, {num // len(took)} of each pipeline: {', '.join(each)}")
 
 
 def draw(pipe, ask: Generate, name: str = "this pipeline") -> list[Image.Image]:
-    """The pictures, those of the first prompt first; picture i of each prompt from the seed `ask.seed` + i."""
+    """The images, those of the first prompt first; image i of each prompt from the seed `ask.seed` + i."""
     import inspect
 
     import torch
@@ -129,60 +173,39 @@ def check_draws_from_words(pipe, name: str) -> None:
         raise UsageError(f"{name} draws from {what}: t2i {command} --pipeline {name}")
 
 
-def save_grid(drawn: dict[str, list[Image.Image]], ask: Generate) -> Path:
-    """One sheet, a prompt under each picture, up to four in a row, the pictures of one pipeline after the other."""
+def save_grid(images: dict[str, list[Image.Image]], ask: Generate) -> str:
+    """One sheet, a prompt under each image, up to four in a row, those of one pipeline after the other's; its name."""
     from t2i.data.toybox.sheet import contact_sheet
 
     labels = [f"{p} · {ask.seed + i}" for p in ask.prompts for i in range(ask.num_images)]
-    if len(drawn) > 1:
-        labels = [f"{label} · {name}" for name in drawn for label in labels]
+    if len(images) > 1:
+        labels = [f"{label} · {name}" for name in images for label in labels]
     columns = min(4, ask.num_images) if ask.num_images != 9 else 3
-    sheet = contact_sheet([image for images in drawn.values() for image in images], labels, columns, cell=192)
-    return write_picture(sheet, Path(ask.out), record(ask, ask.prompts, ask.seed, " | ".join(drawn)))
+    sheet = contact_sheet([image for several in images.values() for image in several], labels, columns, cell=192)
+    made = record(ask, ask.prompts, ask.seed, " | ".join(images))
+    return write_images([Output(sheet, Path(ask.out), made)], folder=False)
 
 
-def save_each(images: list[Image.Image], ask, system: str, apart: bool = False) -> Path:
-    """One file a picture, named after its prompt and seed, in the folder `ask.out`; `apart` in one of the system's."""
-    names = [slug(p)[:60].strip("-") or "picture" for p in ask.prompts]
-    if len(set(names)) < len(names):  # prompts in other scripts, or alike up to punctuation
-        names = [f"{i}-{name}" for i, name in enumerate(names)]
+def save_each(images: list[Image.Image], ask, system: str, apart: bool = False) -> str:
+    """One file an image, named after its prompt and seed, in the folder `ask.out`; `apart` in one of the system's."""
     seeds = range(ask.seed, ask.seed + ask.num_images)
-    wanted = [(prompt, name, seed) for prompt, name in zip(ask.prompts, names, strict=True) for seed in seeds]
+    wanted = [(p, name, seed) for p, name in zip(ask.prompts, file_names(ask.prompts), strict=True) for seed in seeds]
     folder = Path(ask.out) / slug(system) if apart else Path(ask.out)
-    for image, (prompt, name, seed) in zip(images, wanted, strict=True):
-        write_picture(image, folder / f"{name}-{seed}.png", record(ask, [prompt], seed, system))
-    return folder
+    outputs = [
+        Output(image, folder / f"{name}-{seed}.png", record(ask, [prompt], seed, system))
+        for image, (prompt, name, seed) in zip(images, wanted, strict=True)
+    ]
+    return write_images(outputs, folder=True)
 
 
 def record(ask, prompts: Sequence[str], seed: int | str, system: str) -> dict[str, str]:
-    """What it takes to make a picture again, as the text chunks of its PNG file; `ask` is a command's options."""
-    given = {k: v for k, v in dataclasses.asdict(ask).items() if k in RECORDED and v is not None}
+    """What it takes to make an image again, as the text chunks of its PNG file; `ask` is a command's options."""
+    given = {k: v for k, v in dataclasses.asdict(ask).items() if k in RECORDED and v not in (None, False)}
     return {
         "prompt": " | ".join(prompts),
         "seed": str(seed),
-        "system": system,
+        "system": printable(system),
         "version": f"t2i {__version__}",
         "settings": json.dumps(given),
-        **{name: getattr(ask, name) for name in ("image", "mask", "map") if hasattr(ask, name)},
+        **{name: printable(getattr(ask, name)) for name in ("image", "mask", "map") if hasattr(ask, name)},
     }
-
-
-def write_picture(image: Image.Image, path: Path, record: dict[str, str]) -> Path:
-    """As PNG, whole or not at all, with the record as its text chunks; returns the path."""
-    chunks = PngImagePlugin.PngInfo()
-    for key, value in record.items():
-        chunks.add_itxt(key, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    image.save(part, format="PNG", pnginfo=chunks)
-    part.replace(path)
-    return path
-
-
-def is_folder(out: str) -> bool:
-    """Raises UsageError for a file that would not be a PNG."""
-    if out.endswith(("/", os.sep)) or Path(out).is_dir():
-        return True
-    if not out.lower().endswith(".png"):
-        raise UsageError(f"--out must end in .png (a grid) or / (single pictures), not {out!r}")
-    return False

@@ -11,8 +11,10 @@ from typing import Annotated
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tyro.conf import Positional, arg
 
+from t2i.checks import check_options, check_seeds, check_text, check_whole
 from t2i.cli_errors import Dtype, UsageError, parse
-from t2i.pipelines.cli import check_draws_from_words, is_folder, record, save_each, say, write_picture
+from t2i.pipelines.cli import check_draws_from_words, check_scheduler, record, save_each, say
+from t2i.pipelines.outputs import Output, check_out, write_images
 
 PASSED_ON = ("negative_prompt", "guidance_scale", "num_inference_steps", "scheduler")
 
@@ -24,7 +26,8 @@ class Draw:
     pipeline: str = "toybox/ldm"
     """A latent-diffusion pipeline: an embedded system, a folder, or a model of the Hub."""
     out: str = "t2i.png"
-    """A PNG file for a labelled grid, or a folder (its name ends in /) for single pictures."""
+    """A PNG file for a labelled grid, or a folder (its name ends in /) for single images. Where the name is taken by
+    another image, the new one gets a number behind it: t2i-2.png."""
     device: str = "auto"
     """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
     dtype: Dtype | None = None
@@ -94,7 +97,6 @@ def edit(args: Sequence[str]) -> None:
     """Image to image and variations, as `args` ask; raises UsageError for bad arguments."""
     ask = parse(Edit(), args, prog="t2i edit", description="Make a picture more like a prompt, or variations of it.")
     check_change(ask, ask.image, 't2i edit photo.png "a zebra teapot"')
-    _check_strength(ask)
     image = open_picture(ask.image, "RGB", ask.image_size)
     run(
         ask,
@@ -108,7 +110,6 @@ def inpaint(args: Sequence[str]) -> None:
     """Repaint a part of a picture, as `args` ask; raises UsageError for bad arguments."""
     ask = parse(Inpaint(), args, prog="t2i inpaint", description="Make a part of a picture anew.")
     check_change(ask, ask.image, 't2i inpaint photo.png mask.png "a zebra teapot"')
-    _check_strength(ask)
     if not ask.mask:
         raise UsageError("give a mask after the picture: a picture of its size, white where to repaint")
     image, mask = open_picture(ask.image, "RGB", ask.image_size), open_picture(ask.mask, None, ask.image_size)
@@ -130,13 +131,14 @@ def interpolate(args: Sequence[str]) -> None:
     ask = parse(Interpolate(), args, prog="t2i interpolate", description="Draw the way from one prompt to another.")
     if len(ask.prompts) not in (1, 2) or not all(p.strip() for p in ask.prompts):
         raise UsageError('give one prompt or two in quotes, as in: t2i interpolate "a red cat" "a blue car"')
-    if len(ask.seeds) not in (1, 2) or min(ask.seeds) < 0:
+    if len(ask.seeds) not in (1, 2):
         raise UsageError("--seeds takes one number or two, each at least 0")
+    for seed in ask.seeds:
+        check_seeds("--seeds", seed)
     if len(ask.prompts) == len(ask.seeds) == 1:
         raise UsageError('give a second prompt, or a second seed, as in: t2i interpolate "a red cat" --seeds 0 1')
-    if ask.num < 2:
-        raise UsageError(f"--num must be at least 2, not {ask.num}")
-    is_folder(ask.out)
+    check_whole("--num", ask.num, least=2)
+    _check_draw(ask, ask.prompts)
     prompts, seeds = (pair if len(pair) == 2 else pair * 2 for pair in (ask.prompts, ask.seeds))
 
     def draw(pipe) -> list[Image.Image]:
@@ -150,18 +152,19 @@ def check_change(ask: Change, given: str, example: str) -> None:
     """Raise UsageError unless something is given and the numbers can be."""
     if not given:
         raise UsageError(f"give a picture, as in: {example}")
-    if ask.num_images < 1:
-        raise UsageError(f"--num-images must be at least 1, not {ask.num_images}")
-    if ask.seed < 0:
-        raise UsageError(f"--seed must be at least 0, not {ask.seed}")
-    if ask.image_size is not None and ask.image_size < 1:
-        raise UsageError(f"--image-size must be at least 1, not {ask.image_size}")
-    is_folder(ask.out)
+    check_whole("--num-images", ask.num_images)
+    check_seeds("--seed", ask.seed, ask.num_images)
+    if ask.image_size is not None:
+        check_whole("--image-size", ask.image_size)
+    _check_draw(ask, ask.prompts)
 
 
-def _check_strength(ask: Edit | Inpaint) -> None:
-    if not 0 <= ask.strength <= 1:
-        raise UsageError(f"--strength must lie in [0, 1], not {ask.strength}")
+def _check_draw(ask: Draw, prompts: Sequence[str]) -> None:
+    for prompt in (*prompts, ask.negative_prompt or ""):
+        check_text("the prompt", prompt)
+    numbers = (*PASSED_ON, "lora_scale", "strength")
+    check_options({name: getattr(ask, name) for name in numbers if hasattr(ask, name)}, flags=True)
+    check_out(ask.out)
 
 
 def open_picture(path: str, mode: str | None, size: int | None, how: int = Image.Resampling.BICUBIC) -> Image.Image:
@@ -172,18 +175,19 @@ def open_picture(path: str, mode: str | None, size: int | None, how: int = Image
             image.load()
     except FileNotFoundError:
         raise UsageError(f"there is no picture {path}") from None
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
         raise UsageError(f"{path} is not a picture that can be read: {error}") from error
     image = image.convert(mode) if mode else image
     return image if size is None else ImageOps.fit(image, (size, size), how)
 
 
-def run(ask: Draw, kind: str | None, draw: Callable, save: Callable[[list[Image.Image]], Path]) -> None:
+def run(ask: Draw, kind: str | None, draw: Callable, save: Callable[[list[Image.Image]], str]) -> None:
     """Open the pipeline, as the kind that is named if it is, draw with it, save, and say where and how long."""
     started = time.perf_counter()
     from t2i import pipelines  # torch takes seconds to import, mistakes should not
     from t2i.pipelines.auto import open_pipeline
 
+    check_scheduler(ask.scheduler)
     pipe = open_pipeline(ask.pipeline, ask.device, ask.lora, ask.lora_scale, ask.dtype)
     if not isinstance(pipe, pipelines.LatentDiffusionPipeline):
         raise UsageError(f"{ask.pipeline} draws from words alone; give a --pipeline of latent diffusion")
@@ -193,7 +197,7 @@ def run(ask: Draw, kind: str | None, draw: Callable, save: Callable[[list[Image.
     loaded = time.perf_counter()
     images = draw(pipe)
     drawn = time.perf_counter()
-    say(save(images), len(images), drawn - loaded, loaded - started, ask.pipeline)
+    say(save(images), len(images), {ask.pipeline: (drawn - loaded, loaded - started)})
 
 
 def passed_on(ask: Draw) -> dict:
@@ -201,28 +205,27 @@ def passed_on(ask: Draw) -> dict:
     return {name: getattr(ask, name) for name in PASSED_ON if getattr(ask, name) is not None}
 
 
-def save_beside(images: list[Image.Image], ask: Change, original: Image.Image, name: str = "original") -> Path:
+def save_beside(images: list[Image.Image], ask: Change, original: Image.Image, name: str = "original") -> str:
     """Single pictures, or a sheet that begins with the original, under that name."""
     from t2i.data.toybox.sheet import contact_sheet
 
-    if is_folder(ask.out):
-        save_each(images, ask, ask.pipeline)
-        return Path(ask.out)
+    if check_out(ask.out):
+        return save_each(images, ask, ask.pipeline)
     labels = [name, *(f"{ask.prompt} · {ask.seed + i}".removeprefix(" · ") for i in range(len(images)))]
     sheet = contact_sheet([original, *images], labels, min(5, len(labels)), cell=192)
-    return write_picture(sheet, Path(ask.out), record(ask, ask.prompts, ask.seed, ask.pipeline))
+    made = record(ask, ask.prompts, ask.seed, ask.pipeline)
+    return write_images([Output(sheet, Path(ask.out), made)], folder=False)
 
 
-def _save_way(images: list[Image.Image], ask: Interpolate, prompts: Sequence[str], seeds: Sequence[int]) -> Path:
+def _save_way(images: list[Image.Image], ask: Interpolate, prompts: Sequence[str], seeds: Sequence[int]) -> str:
     """Single pictures, numbered, or a strip."""
     from t2i.data.toybox.sheet import contact_sheet
 
     chunks = record(ask, ask.prompts, " ".join(map(str, ask.seeds)), ask.pipeline)
-    if is_folder(ask.out):
+    if check_out(ask.out):
         digits = len(str(len(images) - 1))
-        for i, image in enumerate(images):
-            write_picture(image, Path(ask.out) / f"{i:0{digits}}.png", chunks)
-        return Path(ask.out)
+        files = [Output(image, Path(ask.out) / f"{i:0{digits}}.png", chunks) for i, image in enumerate(images)]
+        return write_images(files, folder=True)
     ends = [f"{prompt} · {seed}" for prompt, seed in zip(prompts, seeds, strict=True)]
     labels = [ends[0], *[""] * (len(images) - 2), ends[1]]
-    return write_picture(contact_sheet(images, labels, 8, cell=128), Path(ask.out), chunks)
+    return write_images([Output(contact_sheet(images, labels, 8, cell=128), Path(ask.out), chunks)], folder=False)

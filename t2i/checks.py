@@ -29,7 +29,9 @@ def check_real(name: str, value: object, least: float = 0.0, most: float | None 
         raise ValueError(f"{name} must lie in {'(' if above else '['}{least:g}, {most:g}], not {value!r}")
     if math.isinf(least):
         raise ValueError(f"{name} must be a finite number, not {value!r}")
-    raise ValueError(f"{name} must be a number {'above' if above else 'of at least'} {least:g}, not {value!r}")
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise ValueError(f"{name} must be a number, not {value!r}")
+    raise ValueError(f"{name} must be {'above' if above else 'at least'} {least:g} and finite, not {value!r}")
 
 
 def check_seeds(name: str, first: object, count: int = 1) -> None:

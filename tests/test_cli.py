@@ -28,7 +28,7 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
 
 def test_generate_writes_a_grid_that_says_how_it_was_made(saved, elsewhere, capsys):
     main(["generate", "a zebra teapot", "--pipeline", str(saved), "--num-images", "9", "--seed", "7", "--out", "t.png"])
-    assert "t.png: 9 pictures in" in capsys.readouterr().out
+    assert "t.png: 9 images in" in capsys.readouterr().out
     chunks = Image.open("t.png").text
     assert (chunks["prompt"], chunks["seed"], chunks["system"]) == ("a zebra teapot", "7", str(saved))
     assert chunks["version"].startswith("t2i ")
@@ -54,7 +54,8 @@ def test_any_picture_can_be_made_again_from_its_chunks(saved, elsewhere):
 def test_several_pipelines_draw_side_by_side(saved, elsewhere, capsys):
     both = ["--pipeline", str(saved), "--pipeline", "toybox/dalle", "--num-images", "2"]
     main(["generate", "a zebra teapot", *both, "--out", "both.png"])
-    assert capsys.readouterr().out.count("2 pictures in") == 2
+    out = capsys.readouterr().out
+    assert out.count("both.png") == 1 and "4 images, 2 of each pipeline" in out
     grid = Image.open("both.png")
     assert grid.text["system"] == f"{saved} | toybox/dalle" and grid.height > grid.width
     main(["generate", "a zebra teapot", *both, "--out", "both/"])

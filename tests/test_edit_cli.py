@@ -81,7 +81,7 @@ def test_edit_draws_what_image_to_image_draws_and_says_how(saved, pipe, image, c
             *saved,
         ]
     )
-    assert "o: 2 pictures in" in capsys.readouterr().out
+    assert "o: 2 images in" in capsys.readouterr().out
     picture = Image.open("o/a-red-cat-5.png")
     img2img = LatentDiffusionImg2ImgPipeline.from_pipe(pipe)
     alone = img2img("a red cat", image, 0.7, num_inference_steps=3, generator=seeded(5)).images[0]

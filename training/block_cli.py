@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from t2i.checks import check_real, check_seeds, check_whole
 from t2i.cli_errors import UsageError, check_choice, parse
-from t2i.pipelines.cli import is_folder, record, say, write_picture
+from t2i.pipelines.cli import record, say
+from t2i.pipelines.outputs import Output, check_out, write_images
 
 OPTIONS = ("temperature", "steps", "method", "eta")  # of some models' sampling, given only if asked for
 BATCH = 64  # pictures drawn at once
@@ -45,13 +46,16 @@ class Sample:
     """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
 
     def __post_init__(self) -> None:
-        if self.num < 1 or self.seed < 0:
-            raise UsageError(f"--num must be at least 1 and --seed 0: {self.num}, {self.seed}")
+        check_whole("--num", self.num)
+        check_seeds("--seed", self.seed, self.num)
         if self.method == "ode" and self.steps is not None:
             raise UsageError("--method ode takes no --steps: its solver's are the model's own")
-        for name in ("temperature", "eta"):
-            if (value := getattr(self, name)) is not None and not (math.isfinite(value) and value >= 0):
-                raise UsageError(f"--{name} must be at least 0, not {value}")
+        if self.steps is not None:
+            check_whole("--steps", self.steps)
+        if self.temperature is not None:
+            check_real("--temperature", self.temperature)
+        if self.eta is not None:
+            check_real("--eta", self.eta, most=1.0)
 
 
 def main(args: Sequence[str]) -> None:
@@ -59,28 +63,31 @@ def main(args: Sequence[str]) -> None:
     ask = parse(Sample(), args, prog="t2i sample", description="Draw pictures of an unconditional model.")
     if not ask.model:
         raise UsageError("give the folder of a run, as in: t2i sample runs/glow")
-    single = is_folder(ask.out)
+    single = check_out(ask.out)
 
     import torch  # not before: it takes seconds to import, mistakes should not
 
     from t2i.blocks import load_block
     from t2i.data.toybox.sheet import contact_sheet
-    from t2i.images import to_pil
-    from t2i.pipelines.auto import fastest_device
+    from t2i.images import check_finite, to_pil
+    from t2i.pipelines.auto import to_device
 
     loading = time.perf_counter()
-    model = load_block(ask.model).to(fastest_device() if ask.device == "auto" else ask.device)
+    model = to_device(load_block(ask.model), ask.device)
     drawing = time.perf_counter()
     images = torch.cat([_draw(model, ask, range(i, min(i + BATCH, ask.num))) for i in range(0, ask.num, BATCH)])
     took = time.perf_counter() - drawing
+    check_finite(images)
     pictures = to_pil(images.float().cpu().expand(-1, 3, -1, -1))
     if single:
-        for i, picture in enumerate(pictures):
-            write_picture(picture, Path(ask.out) / f"{ask.seed + i}.png", record(ask, [], ask.seed + i, ask.model))
+        outputs = [
+            Output(picture, Path(ask.out) / f"{ask.seed + i}.png", record(ask, [], ask.seed + i, ask.model))
+            for i, picture in enumerate(pictures)
+        ]
     else:
         sheet = contact_sheet(pictures, [""] * len(pictures), columns=8, cell=max(64, pictures[0].width))
-        write_picture(sheet, Path(ask.out), record(ask, [], ask.seed, ask.model))
-    say(Path(ask.out), len(pictures), took, drawing - loading, ask.model)
+        outputs = [Output(sheet, Path(ask.out), record(ask, [], ask.seed, ask.model))]
+    say(write_images(outputs, single), len(pictures), {ask.model: (took, drawing - loading)})
 
 
 def _draw(model, ask: Sample, places: range):

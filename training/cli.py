@@ -54,6 +54,8 @@ def _overview() -> str:
 
 def _take(args: list[str], flag: str, default: str) -> tuple[str, list[str]]:
     """The value of one flag, and the arguments without it; it must be known before the other defaults are."""
+    if sum(arg == flag or arg.startswith(flag + "=") for arg in args) > 1:
+        raise UsageError(f"{flag} is given more than once, and only one of them could count: give it once")
     for i, arg in enumerate(args):
         if arg.startswith(flag + "="):
             return arg.split("=", 1)[1], args[:i] + args[i + 1 :]

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from t2i.checks import check_real, check_seeds, check_whole
+
 RECIPE_FILE = "recipe.json"  # of a run
 
 
@@ -72,14 +74,14 @@ class LoopConfig:
             "checkpointing_steps",
             "checkpoints_total_limit",
         ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            check_whole(name, getattr(self, name))
         for name in ("learning_rate", "max_grad_norm", "max_train_time"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
-        for name in ("lr_warmup_steps", "dataloader_num_workers", "weight_decay", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+            if getattr(self, name) is not None:
+                check_real(name, getattr(self, name), above=True)
+        for name in ("lr_warmup_steps", "dataloader_num_workers"):
+            check_whole(name, getattr(self, name), least=0)
+        check_real("weight_decay", self.weight_decay)
+        check_seeds("seed", self.seed)
         for name in ("ema_decay", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")

@@ -68,7 +68,7 @@ def load_tokenizer(cls: type, folder: Path) -> PreTrainedTokenizerBase:
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, where: str | Path) -> None:
     """Raise ValueError, naming `where` the tokenizer is from, unless it is one that the text encoder can be trained on.
 
-    T5's have room for more tokens than there are, which an empty tokenizer does not explain; CLIP's know the number of their tokenizer's end token.
+    T5's have room for more tokens than there are, though not for most of them; CLIP's know the number of the end token.
     """
     size, tokens, config = encoder.config.vocab_size, len(tokenizer), encoder.config
     remedy = "they do not belong together: copy or train the pipeline again"

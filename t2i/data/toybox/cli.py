@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from t2i.checks import check_seeds, check_whole
 from t2i.cli_errors import UsageError, check_choice, parse
 from t2i.data.toybox.dataset import export
 
@@ -41,8 +42,10 @@ def main(args: Sequence[str]) -> None:
     ask = parse(Export(), args[1:], prog="t2i data toybox", description="Render toybox pictures with captions.")
     if not ask.out:
         raise UsageError("say where to: --out DIR")
-    if ask.num < 1 or ask.size < 16:
-        raise UsageError(f"--num must be at least 1 and --size at least 16, not {ask.num} and {ask.size}")
+    check_whole("--num", ask.num)
+    check_whole("--size", ask.size, least=16)
+    check_whole("--workers", ask.workers, least=0)
+    check_seeds("--seed", ask.seed)
     workers = ask.workers or os.cpu_count() or 1
     started = time.perf_counter()
     folder = export(ask.out, ask.num, ask.split, ask.size, ask.seed, workers, ask.layout, ask.layouts)
