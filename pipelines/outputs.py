@@ -31,6 +31,8 @@ def check_out(out: str) -> bool:
     Raises UsageError for a path that could not be written.
     """
     path, folder = Path(out), out.endswith(("/", os.sep))
+    if longest := [part for part in path.parts if len(os.fsencode(part)) > LONGEST_NAME]:
+        raise UsageError(f"--out has a name of more than {LONGEST_NAME} bytes, {longest[0][:40]}…: give a shorter one")
     png = path.suffix.lower() == ".png"
     if path.is_dir() and png and not folder:
         raise UsageError(f"--out {out} is a folder: write {out}/ for single images in it, or name another file")
@@ -39,8 +41,6 @@ def check_out(out: str) -> bool:
         raise UsageError(f"--out must end in .png (a grid) or / (single images), not {out!r}")
     if folder and path.exists() and not path.is_dir():
         raise UsageError(f"--out {out} is to be a folder, but {path} is a file: give another name")
-    if longest := [part for part in path.parts if len(os.fsencode(part)) > LONGEST_NAME]:
-        raise UsageError(f"--out has a name of more than {LONGEST_NAME} bytes, {longest[0][:40]}…: give a shorter one")
     check_writable(out, path if folder else path.parent)
     return folder
 

@@ -18,6 +18,7 @@ from t2i.data.toybox import Scene, Toybox, contact_sheet
 from t2i.data.toybox.near_misses import near_misses, turned_round
 from t2i.files import write_json
 from t2i.images import to_pil, to_tensor
+from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.text.clip import contrastive_loss, make_clip, tokenize, train_clip_tokenizer
 from t2i.text.pretrained import load
 from t2i.training.config import DataConfig, LoopConfig
@@ -116,6 +117,7 @@ class ClipStage:
         self.recipe = recipe
         source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
         self.tokenizer = train_clip_tokenizer(source.captions(BPE_CAPTIONS), model.vocab_size, model.text_length)
+        warn_of_long_captions(source.captions(LOOKED_AT), self.tokenizer, model.text_length - 2)
         self.source = Undrawn(source) if isinstance(source, Toybox) else source
         self.new_pairs = new_pairs(source)
         self.prepare = PreparePairs(self.tokenizer, recipe.near_misses, recipe.two_things, data.image_size)

@@ -25,6 +25,7 @@ from t2i.pipelines.auto import AutoPipeline, embedded, fastest_device
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.processes import this_process
 from t2i.text.cache import CachedStates, cached_states
+from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.text.encoders import TextEncoder, open_text_encoder
 from t2i.tokenizers.kl import stride_of
 from t2i.training.config import DataConfig, LoopConfig
@@ -154,6 +155,7 @@ class LDMStage(PipelineStage):
         if started:
             self.fingerprint["start_from_sha256"] = started
         self.source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
+        warn_of_long_captions(self.source.captions(LOOKED_AT), self.encoder.tokenizer, self.encoder.room)
         texts = None
         if recipe.cache != "none":
             self.autoencoder.to(this_process().device)

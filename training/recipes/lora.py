@@ -22,6 +22,7 @@ from t2i.diffusion.schedulers import of_flow
 from t2i.pipelines.auto import AutoPipeline
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.processes import this_process
+from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.tokenizers.kl import stride_of
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.latents import cached_latents
@@ -111,6 +112,7 @@ class TaughtStage(LDMStage):
         if size % stride:
             raise ValueError(f"{size} pixels are not divisible by {stride}; give another --image-size")
         self.source = open_source(data.data, size, data.image_column, data.caption_column, recipe.loop.seed)
+        warn_of_long_captions(self.source.captions(LOOKED_AT), self.encoder.tokenizer, self.encoder.room)
         shape = (self.autoencoder.config.latent_channels, size // stride, size // stride)
         tokens = Tokens(self.encoder.tokenizer, self.encoder.length)
         self.prepare = PrepareLatent(tokens, caption_dropout, objective, shape)

@@ -16,6 +16,7 @@ from t2i.images import to_tensor
 from t2i.pipelines.dalle import DallePipeline
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, train_bpe
+from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.pipeline_stage import PipelineStage
@@ -98,6 +99,7 @@ class PriorStage(PipelineStage):
         self.image_tokenizer = load_image_tokenizer(recipe.tokenizer, recipe.data.image_size)
         self.source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
         self.tokenizer = train_bpe(self.source.captions(BPE_CAPTIONS), model.text_vocab_size)
+        warn_of_long_captions(self.source.captions(LOOKED_AT), self.tokenizer, model.text_length)
         self.prepare = PreparePair(self.tokenizer, model.text_length, recipe.caption_dropout)
         self.fingerprint = {
             "image_tokenizer_sha256": digest(self.image_tokenizer),

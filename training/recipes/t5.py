@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 from t2i.data.sources import Source, open_source
 from t2i.data.toybox import Toybox
 from t2i.files import write_json
+from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.text.t5 import (
     IGNORED,
     corrupt_spans,
@@ -99,6 +100,7 @@ class T5Stage:
         source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
         self.source, self.held_out = captions_of(source)
         self.tokenizer = train_t5_tokenizer(source.captions(BPE_CAPTIONS), model.vocab_size, model.text_length)
+        warn_of_long_captions(source.captions(LOOKED_AT), self.tokenizer, model.text_length - 1)
         self.sentinels = sentinel_ids(self.tokenizer)
         self.prepare = PrepareGaps(self.tokenizer, self.sentinels, model.corruption_rate, model.mean_span)
         self.fingerprint = {"text_tokenizer_sha256": tokenizer_digest(self.tokenizer)}

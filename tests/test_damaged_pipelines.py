@@ -1,0 +1,218 @@
+"""Folders of pipelines and LoRA files that are cut, mixed up or incomplete: refused by name, never filled in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusion_parts import pipeline
+from safetensors.torch import load_file, save_file
+
+from t2i.pipelines import AutoPipeline
+from t2i.pipelines.auto import embedded
+from t2i.pipelines.lora_files import LORA, add_lora, find_lora
+from t2i.text.encoders import open_text_encoder
+
+UNET, VAE = (f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae"))
+TEXT, INDEX = "text_encoder/model.safetensors", "model_index.json"
+Damage = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pipelines") / "whole"
+    pipeline().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def damaged(whole, tmp_path) -> Path:
+    """A copy to be damaged."""
+    return Path(shutil.copytree(whole, tmp_path / "damaged"))
+
+
+def removed(name: str) -> Damage:
+    return lambda folder: shutil.rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink()
+
+
+def cut(name: str, length: int) -> Damage:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:length])
+
+
+def written(name: str, content: str) -> Damage:
+    return lambda folder: (folder / name).write_text(content)
+
+
+def told(name: str, **changes) -> Damage:
+    return lambda folder: (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | changes))
+
+
+def weights(name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
+    def apply(folder: Path) -> None:
+        state = load_file(folder / name)
+        change(state)
+        save_file(state, folder / name, metadata={"format": "pt"})
+
+    return apply
+
+
+def other_tokenizer(folder: Path) -> None:
+    shutil.rmtree(folder / "tokenizer")
+    shutil.copytree(embedded()["toybox/ldm"] / "tokenizer", folder / "tokenizer")
+
+
+def nan(state: dict[str, torch.Tensor]) -> None:
+    for key in state:
+        if key.startswith("decoder") or "conv_out" in key:
+            state[key] = torch.full_like(state[key], torch.nan)
+
+
+DAMAGES: list[tuple[Damage, str]] = [
+    (written(INDEX, "{}"), "model_index.json has no '_class_name'"),
+    (written(INDEX, "[]"), "model_index.json holds no JSON object"),
+    (cut(INDEX, 30), "model_index.json is not JSON"),
+    (told(INDEX, _class_name=3), "model_index.json has a _class_name that is no text but 3"),
+    (told(INDEX, _class_name="Nope"), "model_index.json names 'Nope', which is no pipeline"),
+    (
+        told(INDEX, _class_name="UNet2DConditionModel"),
+        "model_index.json names 'UNet2DConditionModel'",
+    ),
+    (told(INDEX, unet=["diffusers"]), "model_index.json names no class for 'unet'"),
+    (told(INDEX, unet=["os", "system"]), "does not open as a LatentDiffusionPipeline"),
+    (told(INDEX, vae=["diffusers", "UNet2DConditionModel"]), "vae/diffusion_pytorch_model.safetensors does not fit"),
+    (removed("unet"), "has no folder unet/"),
+    (removed("tokenizer"), "has no folder tokenizer/"),
+    (removed("tokenizer/tokenizer.json"), "tokenizer has no vocabulary"),
+    (written("tokenizer/tokenizer.json", "{}"), "tokenizer.json is damaged"),
+    (other_tokenizer, "tokenizer has 815 tokens, the text encoder a vocabulary of 600"),
+    (told("text_encoder/config.json", eos_token_id=7), "tokenizer ends texts with token 599, the text encoder with 7"),
+    (removed("scheduler/scheduler_config.json"), "there is no file .*scheduler_config.json"),
+    (told("scheduler/scheduler_config.json", beta_schedule="x"), "scheduler_config.json does not describe a DDIMSched"),
+    (written("unet/config.json", "{"), "unet/config.json is not JSON"),
+    (removed(UNET), "there are no weights in .*unet"),
+    (cut(UNET, 5000), "unet/diffusion_pytorch_model.safetensors is damaged or incomplete"),
+    (cut(TEXT, 0), "text_encoder/model.safetensors is damaged or incomplete"),
+    (weights(UNET, lambda state: state.pop("conv_in.bias")), "unet.*does not fit the UNet2D.*it lacks conv_in.bias"),
+    (weights(UNET, lambda state: state.update(x=torch.zeros(1))), "unet.*which has no place for x"),
+    (
+        weights(UNET, lambda state: state.update({"conv_in.bias": torch.zeros(3)})),
+        r"bias expected shape \(16\)",
+    ),
+    (weights(TEXT, lambda state: state.pop(min(state))), "text_encoder/model.safetensors does not fit.*it lacks"),
+    (weights(TEXT, lambda state: state.update({min(state): torch.zeros(3)})), r"text_encoder.* is \(3,\), not"),
+    (weights(TEXT, lambda state: [state.update({f"x.{k}": state.pop(k)}) for k in list(state)]), "it lacks .* tensors"),
+]
+
+
+@pytest.mark.parametrize(("damage", "says"), DAMAGES, ids=[says[:45] for _, says in DAMAGES])
+def test_a_damaged_folder_is_refused_with_the_files_name(damage, says, damaged, capfd):
+    damage(damaged)
+    with pytest.raises((ValueError, FileNotFoundError), match=says) as error:
+        AutoPipeline.from_pretrained(damaged)
+    assert str(damaged) in str(error.value) and "\n" not in str(error.value)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_component_that_is_given_need_not_be_in_the_folder(damaged):
+    given = pipeline().unet
+    shutil.rmtree(damaged / "unet")
+    assert AutoPipeline.from_pretrained(damaged, unet=given).unet is given
+
+
+@pytest.mark.parametrize(("name", "says"), [(VAE, "images are not finite"), (UNET, "latents are not finite")])
+def test_numbers_that_are_not_finite_are_an_error_and_no_black_image(name, says, damaged):
+    weights(name, nan)(damaged)
+    pipe = AutoPipeline.from_pretrained(damaged)
+    pipe.set_progress_bar_config(disable=True)
+    with pytest.raises(FloatingPointError, match=says):
+        pipe("a red cat", num_inference_steps=2)
+
+
+def test_a_prior_or_decoder_that_is_not_finite_is_an_error(pipe):
+    with torch.no_grad():
+        next(pipe.image_tokenizer.decoder.parameters()).fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="images are not finite"):
+        pipe("a red cat")
+    with torch.no_grad():
+        next(pipe.prior.parameters()).fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="probabilities are not finite"):
+        pipe("a red cat")
+
+
+def test_weights_of_half_precision_open_by_their_own_name(whole, damaged):
+    for name in (UNET, VAE, TEXT):
+        file = damaged / name
+        file.rename(file.with_name(file.name.replace(".safetensors", ".fp16.safetensors")))
+    want, got = (AutoPipeline.from_pretrained(folder) for folder in (whole, damaged))
+    for part in ("unet", "vae", "text_encoder"):
+        theirs = getattr(want, part).state_dict()
+        assert all(torch.equal(value, theirs[key]) for key, value in getattr(got, part).state_dict().items())
+
+
+def test_a_text_encoder_in_training_is_verified_too(damaged):
+    other_tokenizer(damaged)
+    with pytest.raises(ValueError, match="tokenizer has 815 tokens"):
+        open_text_encoder(damaged)
+
+
+# --- LoRA -----------------------------------------------------------------------------------------------------------
+
+
+def lora_of(pipe) -> dict[str, torch.Tensor]:
+    """Of every query of the denoiser, in diffusers' names: eight layers."""
+    state = {}
+    for name, layer in pipe.unet.named_modules():
+        if name.endswith("to_q"):
+            wide, high = layer.in_features, layer.out_features
+            state |= {
+                f"unet.{name}.lora_A.weight": torch.ones(2, wide),
+                f"unet.{name}.lora_B.weight": torch.ones(high, 2),
+            }
+    return state | changes
+
+
+def test_a_lora_that_fits_changes_the_denoiser(tmp_path):
+    pipe = pipeline()
+    save_file(lora_of(pipe), tmp_path / LORA)
+    Path(tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint-7").symlink_to(tmp_path)
+    found = find_lora(str(tmp_path / "run"), None)
+    assert found == tmp_path / "run" / "checkpoint-7" / LORA
+    add_lora(pipe, "x", found, 0.5)
+    assert pipe.get_active_adapters() == ["lora"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"unet.nowhere.to_q.lora_A.weight": torch.ones(2, 8)},
+            "4 of its 5 layers fit, unet.nowhere.to_q for instance",
+        ),
+        (
+            {"unet.conv_in.lora_A.weight": torch.ones(2, 9), "unet.conv_in.lora_B.weight": torch.ones(16, 2)},
+            "4 of its 5",
+        ),
+        ({"something": torch.ones(2)}, "4 of its 5 layers fit, something for instance"),
+    ],
+    ids=["no such layer", "another shape", "no lora"],
+)
+def test_a_lora_of_which_a_part_does_not_fit_is_refused_whole(change, says, tmp_path):
+    pipe = pipeline()
+    save_file(lora_of(pipe) | {key: torch.ones(shape) for key, shape in change.items()}, tmp_path / LORA)
+    with pytest.raises(ValueError, match=says):
+        add_lora(pipe, "system", tmp_path / LORA, 1.0)
+    assert not hasattr(pipe.unet, "peft_config")
+
+
+def test_a_damaged_lora_is_named(tmp_path):
+    (tmp_path / LORA).write_bytes(b"\x10\0\0\0\0\0\0\0nothing")
+    with pytest.raises(ValueError, match=LORA):
+        add_lora(pipeline(), "system", tmp_path / LORA, 1.0)
+    save_file({key: value * torch.inf for key, value in lora_of(pipeline()).items()}, tmp_path / LORA)
+    with pytest.raises(ValueError, match="not finite"):
+        add_lora(pipeline(), "system", tmp_path / LORA, 1.0)
