@@ -32,11 +32,8 @@ def latent_pipe():
 
 def sampled(sampler: SchedulerMixin, x: torch.Tensor, denoiser) -> torch.Tensor:
     x = x * getattr(sampler, "init_noise_sigma", 1.0)
-    how = (
-        {"generator": torch.Generator().manual_seed(1)}
-        if "generator" in inspect.signature(sampler.step).parameters
-        else {}
-    )
+    adds_noise = "generator" in inspect.signature(sampler.step).parameters
+    how = {"generator": torch.Generator().manual_seed(1)} if adds_noise else {}
     for t in sampler.timesteps:
         seen = sampler.scale_model_input(x, t) if hasattr(sampler, "scale_model_input") else x
         x = sampler.step(denoiser(seen, t), t, x, **how, return_dict=False)[0]
