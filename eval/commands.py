@@ -22,12 +22,12 @@ from t2i.eval.image_sets import extract
 from t2i.eval.processes import is_main_process, usable_device
 from t2i.eval.prompts import open_prompts
 from t2i.eval.references import save_reference
-from t2i.eval.report import Gallery, Report, read_json, write
+from t2i.eval.report import Gallery, Report, write
 from t2i.eval.sections import SECTIONS, everything
 from t2i.eval.subject import PICTURES, Subject
 from t2i.eval.text import scores_table
 from t2i.eval.tools import open_to_draw
-from t2i.files import write_json
+from t2i.files import read_json, write_json
 
 SHOWN = 32  # pictures of the first gallery
 
@@ -115,6 +115,7 @@ def _write(report: Report, out: str) -> None:
 
 def statistics(ask: Statistics) -> None:
     """Extract the features of a folder and write their statistics."""
+    image_files(ask.pictures, ask.allow_mixed)  # before the network, which takes longer to open
     extractor = open_extractor(ask.extractor, usable_device(ask.device))
     features = extract(ask.pictures, extractor, ask.batch_size, allow_mixed=ask.allow_mixed)
     source = ask.source or Path(ask.pictures).resolve().name
@@ -149,8 +150,9 @@ def make_human_page(
 
 def tally(answers: tuple[str, ...], key: str, out: Path) -> None:
     """Print win rates and Elo ratings, and write them as a report."""
-    found = human.tally([read_json(path) for path in answers], read_json(key))
-    systems = {"systems": read_json(key)["systems"], "raters": found["raters"]}
+    given = read_json(key, "systems", "prompts", "questions")
+    found = human.tally([read_json(path, "page", "rater", "answers") for path in answers], given)
+    systems = {"systems": given["systems"], "raters": found["raters"]}
     write(Report("Human evaluation", systems, human.scores(found)), out)
     write_json(out / "tally.json", found)
     print(human.table(found))

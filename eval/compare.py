@@ -8,7 +8,6 @@ table as compare.html and compare.csv, written anew after each family.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 import signal
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Literal
 
 from t2i.cli_errors import UsageError, check_choice, parse
-from t2i.files import write_json
+from t2i.files import read_json, write_json
 
 REAL = "real-pictures"  # the row of training pictures in place of samples
 SETTINGS_FILE = "settings.json"
@@ -151,12 +150,12 @@ def strip_file(out: Path, name: str) -> Path:
 
 def settings(out: Path) -> Compare:
     """What the folder's families were asked for."""
-    return Compare(out=str(out), **json.loads((out / SETTINGS_FILE).read_text()))
+    return Compare(out=str(out), **read_json(out / SETTINGS_FILE))
 
 
 def read(out: Path, name: str) -> dict:
     """The family's result; its "error" is None where all went well."""
-    return json.loads(result_file(out, name).read_text())
+    return read_json(result_file(out, name))
 
 
 def _resolved(ask: Compare) -> Compare:
@@ -176,7 +175,7 @@ def _keep(ask: Compare, out: Path) -> None:
     now = {k: v for k, v in dataclasses.asdict(ask).items() if k not in ("out", "families")}
     file = out / SETTINGS_FILE
     if file.is_file():
-        before = json.loads(file.read_text())
+        before = read_json(file)
         changed = [f"{k}: {before.get(k)} -> {now[k]}" for k in now if before.get(k) != now[k]]
         if changed:
             raise FileExistsError(

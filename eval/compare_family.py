@@ -29,7 +29,7 @@ from t2i.data.sources import Source
 from t2i.eval.block_measures import SHOWN, decoded, distances, draw, encode, probe, strip
 from t2i.eval.compare import REAL, Compare, result_file, seconds, settings, strip_file
 from t2i.eval.features import Extractor, open_extractor
-from t2i.files import write_json, write_whole
+from t2i.files import read_json, write_json, write_whole
 from t2i.processes import most_memory, this_process
 from t2i.training.block_stage import SCORES_FILE, PreparePixels, drawn
 from t2i.training.cli import run as train
@@ -122,7 +122,7 @@ def _peak_memory(folder: Path) -> dict[str, float]:
     if torch.cuda.is_available():
         now["gpu"] = torch.cuda.max_memory_allocated() / 2**20
     file = folder / "memory.json"
-    before = json.loads(file.read_text()) if file.is_file() else {}
+    before = read_json(file) if file.is_file() else {}
     most = {where: max(mb, before.get(where, 0.0)) for where, mb in now.items()}
     write_json(file, most)
     return most
@@ -133,7 +133,7 @@ def _told(lines: list[dict], folder: Path) -> dict:
     if not lines:
         return {"seconds": 0.0, "steps": 0}
     scores = folder / "latest" / SCORES_FILE
-    history = json.loads(scores.read_text())["history"] if scores.is_file() else []
+    history = read_json(scores, "history")["history"] if scores.is_file() else []
     laps = [b["seconds"] - a["seconds"] for a, b in pairwise(lines)] or [lines[0]["seconds"]]
     return {
         "seconds": lines[-1]["seconds"],
@@ -167,7 +167,7 @@ def _measure(ask: Compare, out: Path, name: str, found: dict) -> None:
     if not best.is_dir():
         found["error"] = found["error"] or "it kept no best checkpoint"
         return
-    scores = json.loads((best / SCORES_FILE).read_text())["test"]
+    scores = read_json(best / SCORES_FILE, "test")["test"]
     if not math.isfinite(scores["loss"]):
         found["error"] = found["error"] or f"its test score is {scores['loss']}"
         return

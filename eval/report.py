@@ -20,7 +20,7 @@ from typing import Literal
 from PIL import Image
 
 from t2i.eval import html
-from t2i.files import write_whole
+from t2i.files import read_json, write_whole
 
 FORMAT = "t2i-report/1"
 REMEDY = "make it with t2i.eval.report.write"
@@ -169,20 +169,6 @@ def write(report: Report, out: Path) -> None:
         write_whole(out / name, content)
     write_whole(out / "report.html", page)
     write_whole(out / "report.json", text)
-
-
-def read_json(path: str | Path) -> dict:
-    """The object in a JSON file. Raises FileNotFoundError, or ValueError where it holds anything else."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}; give the path of a JSON file")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); give a report.json, answers.json or key.json") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"{path} holds no JSON object; give a report.json, answers.json or key.json")
-    return data
 
 
 def plain(value: object, where: str) -> object:

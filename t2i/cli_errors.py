@@ -126,7 +126,7 @@ def _usage_error(box: str, default: object, args: Sequence[str], prog: str) -> s
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     parts = [" ".join(re.sub(r"[│╭╮╰╯─|+]+ ?", " ", part).split()) for part in re.split(r"[-─]{5,}", text)]
     parts = [part for part in parts if part]
-    said = parts[1] if len(parts) > 1 else " ".join(parts)
+    said = re.sub(r"^Error parsing [A-Z]\w*: ", "", parts[1] if len(parts) > 1 else " ".join(parts))
     if extra := re.match(r"Unrecognized options: (.*)", said):
         return f"unexpected argument {extra[1].split(', ')[0]!r}; {prog} --help lists the options"
     flag = re.search(r"Error parsing (\S+):", said)

@@ -21,10 +21,10 @@ from t2i.eval import cli, sections
 from t2i.eval.ask import Ask
 from t2i.eval.folders import image_files
 from t2i.eval.processes import device_of, together, usable_device
-from t2i.eval.report import read_json
 from t2i.eval.subject import Subject
 from t2i.eval.tools import open_to_draw
 from t2i.eval.training_data import training_data, what_trained
+from t2i.files import read_json
 from t2i.training.order import NumberedSamples
 
 

@@ -16,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from t2i.eval.binding import wilson
 from t2i.eval.human import bradley_terry, make_page, scores, table, tally
-from t2i.eval.report import read_json
+from t2i.files import read_json
 
 NAMES = ("secret-alpha", "secret-beta", "secret-gamma")
 PROMPTS = ["a cat", "a <script>dog</script>", "a cow", "an eel", "a fox"]

@@ -6,7 +6,6 @@ Shapes: B batch · C channels · S image side · L levels
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import shutil
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from t2i.blocks.base import Block, from_levels, log_likelihood
 from t2i.data.digits import Part, Splits, few, open_splits
 from t2i.data.sources import Source
 from t2i.data.toybox.sheet import contact_sheet
-from t2i.files import write_json
+from t2i.files import read_json, write_json
 from t2i.images import to_pil
 from t2i.training.config import RECIPE_FILE, LoopConfig
 
@@ -219,7 +218,7 @@ def recipe_of(folder: str | Path) -> dict:
     Its keys are the options' names, see recipe.json.
     """
     for run in (Path(folder), Path(folder).parent):
-        recipe = json.loads((run / RECIPE_FILE).read_text()) if (run / RECIPE_FILE).is_file() else {}
+        recipe = read_json(run / RECIPE_FILE) if (run / RECIPE_FILE).is_file() else {}
         if "levels" in recipe:  # as all have that are trained on BlockDataConfig
             return recipe
     return {}
@@ -246,4 +245,4 @@ def _history(loop: LoopConfig) -> list[float]:
         return []
     folder = Path(loop.output_dir) / "latest" if loop.resume == "latest" else Path(loop.resume)
     file = folder / SCORES_FILE
-    return json.loads(file.read_text())["history"] if file.is_file() else []
+    return read_json(file, "history")["history"] if file.is_file() else []
