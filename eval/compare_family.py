@@ -94,7 +94,7 @@ def _train(ask: Compare, out: Path, name: str, found: dict) -> None:
     """Train the family, or go on; `found["training"]` and `found["curve"]`. A loss that is not finite is an error."""
     folder = out / "runs" / name
     recipe = configured(ask, name, folder)
-    found["about"] = RECIPES[name].__doc__.splitlines()[0]
+    found["about"] = RECIPES[name].about().splitlines()[0]
     fitted = hasattr(recipe, "fit")
     if fitted:
         shutil.rmtree(folder, ignore_errors=True)  # of a process that was stopped after it

@@ -25,7 +25,7 @@ def main(args: Sequence[str]) -> None:
         RECIPES[name](preset),
         options,
         prog=f"t2i train {name}",
-        description=f"{RECIPES[name].__doc__}\n\nWith --preset {' or '.join(PRESETS)} first, which sets the defaults.",
+        description=f"{RECIPES[name].about()}\n\nWith --preset {' or '.join(PRESETS)} first, which sets the defaults.",
     )
     run(recipe)
 
@@ -48,7 +48,7 @@ def run(recipe) -> Path:
 def _overview() -> str:
     lines = ["usage: t2i train RECIPE [--preset base|tiny] [options]; t2i train RECIPE --help lists them", ""]
     for name, recipe in RECIPES.items():
-        lines.append(f"  {name:16} {recipe.__doc__.splitlines()[0]}")
+        lines.append(f"  {name:16} {recipe.about().splitlines()[0]}")
     return "\n".join(lines)
 
 

@@ -51,4 +51,7 @@ def load_block(folder: str | Path):
         )
     if name not in CLASSES:
         raise ValueError(f"{folder} holds a {name}, which is none of the blocks: {', '.join(CLASSES)}")
-    return load_model(resolve_name(CLASSES[name]), folder)
+    model = load_model(resolve_name(CLASSES[name]), folder)
+    if bad := [key for key, value in model.state_dict().items() if not value.isfinite().all()]:
+        raise ValueError(f"{folder} holds numbers that are not finite, in {bad[0]}: train it again")
+    return model

@@ -1,63 +1,68 @@
 """The recipes: a name for each thing that can be trained.
 
-A recipe is a function `preset -> config`; its docstring gives the command, the cost and the score it reached.
+A recipe is a function `preset -> config`; its docstring gives the command, the cost and the score it reached. Its
+module is imported when it is called, and not before: torch takes seconds, and listing what there is should not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import resolve_name
 
-from t2i.training.recipes.characters import characters
-from t2i.training.recipes.clip import clip_toybox
-from t2i.training.recipes.conditioned import layout_toybox, upscale_toybox
-from t2i.training.recipes.cyclegan import cyclegan
-from t2i.training.recipes.diffusion_blocks import ddpm, score_sde
-from t2i.training.recipes.flows import glow, nice, realnvp
-from t2i.training.recipes.gans import gan, sngan, wgan_gp
-from t2i.training.recipes.kl import kl_toybox
-from t2i.training.recipes.lcm import lcm
-from t2i.training.recipes.ldm import ldm_toybox
-from t2i.training.recipes.linear import gmm, pca
-from t2i.training.recipes.lora import lora
-from t2i.training.recipes.multimodal import multimodal_vae
-from t2i.training.recipes.pixelcnns import gated_pixelcnn, pixelcnn, pixelcnn_pp, pixelrnn
-from t2i.training.recipes.prior import prior_toybox
-from t2i.training.recipes.reader import reader_toybox
-from t2i.training.recipes.t5 import t5_toybox
-from t2i.training.recipes.vaes import autoencoder, hvae, vae
-from t2i.training.recipes.vqvae import vqvae_toybox
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe by the place of its function, "module:function" of this package."""
+
+    where: str
+
+    def __call__(self, preset: str = "base"):
+        """The config. Raises ValueError as the recipe does."""
+        return resolve_name(f"{__name__}.{self.where}")(preset)
+
+    def about(self) -> str:
+        """The function's docstring, read without importing it."""
+        module, name = self.where.split(":")
+        spec = find_spec(f"{__name__}.{module}")
+        source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+        found = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
+        return next((ast.get_docstring(node) or "" for node in found), "")
+
 
 PRESETS = ("base", "tiny")
-RECIPES: dict[str, Callable] = {
-    "clip-toybox": clip_toybox,
-    "t5-toybox": t5_toybox,
-    "kl-toybox": kl_toybox,
-    "ldm-toybox": ldm_toybox,
-    "lora": lora,
-    "lcm": lcm,
-    "upscale-toybox": upscale_toybox,
-    "layout-toybox": layout_toybox,
-    "vqvae-toybox": vqvae_toybox,
-    "prior-toybox": prior_toybox,
-    "reader-toybox": reader_toybox,
-    "characters": characters,
-    "pca": pca,
-    "gmm": gmm,
-    "autoencoder": autoencoder,
-    "vae": vae,
-    "hvae": hvae,
-    "multimodal-vae": multimodal_vae,
-    "pixelrnn": pixelrnn,
-    "pixelcnn": pixelcnn,
-    "gated-pixelcnn": gated_pixelcnn,
-    "pixelcnn-pp": pixelcnn_pp,
-    "nice": nice,
-    "realnvp": realnvp,
-    "glow": glow,
-    "ddpm": ddpm,
-    "score-sde": score_sde,
-    "gan": gan,
-    "wgan-gp": wgan_gp,
-    "sngan": sngan,
-    "cyclegan": cyclegan,
+RECIPES: dict[str, Recipe] = {
+    "clip-toybox": Recipe("clip:clip_toybox"),
+    "t5-toybox": Recipe("t5:t5_toybox"),
+    "kl-toybox": Recipe("kl:kl_toybox"),
+    "ldm-toybox": Recipe("ldm:ldm_toybox"),
+    "lora": Recipe("lora:lora"),
+    "lcm": Recipe("lcm:lcm"),
+    "upscale-toybox": Recipe("conditioned:upscale_toybox"),
+    "layout-toybox": Recipe("conditioned:layout_toybox"),
+    "vqvae-toybox": Recipe("vqvae:vqvae_toybox"),
+    "prior-toybox": Recipe("prior:prior_toybox"),
+    "reader-toybox": Recipe("reader:reader_toybox"),
+    "characters": Recipe("characters:characters"),
+    "pca": Recipe("linear:pca"),
+    "gmm": Recipe("linear:gmm"),
+    "autoencoder": Recipe("vaes:autoencoder"),
+    "vae": Recipe("vaes:vae"),
+    "hvae": Recipe("vaes:hvae"),
+    "multimodal-vae": Recipe("multimodal:multimodal_vae"),
+    "pixelrnn": Recipe("pixelcnns:pixelrnn"),
+    "pixelcnn": Recipe("pixelcnns:pixelcnn"),
+    "gated-pixelcnn": Recipe("pixelcnns:gated_pixelcnn"),
+    "pixelcnn-pp": Recipe("pixelcnns:pixelcnn_pp"),
+    "nice": Recipe("flows:nice"),
+    "realnvp": Recipe("flows:realnvp"),
+    "glow": Recipe("flows:glow"),
+    "ddpm": Recipe("diffusion_blocks:ddpm"),
+    "score-sde": Recipe("diffusion_blocks:score_sde"),
+    "gan": Recipe("gans:gan"),
+    "wgan-gp": Recipe("gans:wgan_gp"),
+    "sngan": Recipe("gans:sngan"),
+    "cyclegan": Recipe("cyclegan:cyclegan"),
 }
