@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from t2i.checks import check_real, check_seeds, check_whole
 from t2i.cli_errors import UsageError, check_choice, parse
 from t2i.files import read_json, write_json
 
@@ -63,14 +64,14 @@ class Compare:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.samples < 2 or (self.scored is not None and self.scored < 1) or self.seed < 0:
-            raise UsageError(
-                f"--samples must be at least 2, --scored 1 and --seed 0: {self.samples}, {self.scored}, {self.seed}"
-            )
+        check_whole("--samples", self.samples, least=2)
+        if self.scored is not None:
+            check_whole("--scored", self.scored)
+        check_seeds("--seed", self.seed)
         if self.levels is not None and not 2 <= self.levels <= 256:
             raise UsageError(f"--levels must lie in [2, 256], not {self.levels}")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise UsageError(f"--learning-rate must be above 0, not {self.learning_rate}")
+        if self.learning_rate is not None:
+            check_real("--learning-rate", self.learning_rate, above=True)
         seconds(self.budget)
 
 

@@ -84,7 +84,7 @@ class AutoPipeline:
             config = DiffusionPipeline.load_config(str(name), **where)
         except OSError as error:
             raise FileNotFoundError(f"{_unknown(str(name))} The Hub says: {str(error).splitlines()[0]}") from error
-        return _pipeline_class(config["_class_name"], name).from_pretrained(str(name), **kwargs)
+        return _pipeline_class(str(config.get("_class_name")), name).from_pretrained(str(name), **kwargs)
 
 
 def open_pipeline(

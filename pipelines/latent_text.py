@@ -87,6 +87,7 @@ class TextInputs:
         if mask is not None:
             raise ValueError("negative_prompt_attention_mask belongs to negative_prompt_embeds")
         negatives = check_prompts("negative_prompt", negative or "")
+        warn_of_unknown_words(self.tokenizer, negatives)
         negatives = negatives * n if isinstance(negative or "", str) else negatives
         if len(negatives) != n:
             raise ValueError(f"{n} prompts need as many negative prompts, not {len(negatives)}")

@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 from t2i.cli_errors import UsageError
 from t2i.files import slug
 
-LONGEST_NAME = 255  # bytes, of a file
+LONGEST_NAME = 240  # bytes, of a file: 255 but for a number behind it
 LONGEST_SLUG = 120  # bytes, of a prompt in it
 
 

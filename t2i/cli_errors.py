@@ -128,7 +128,9 @@ def _usage_error(box: str, default: object, args: Sequence[str], prog: str) -> s
     parts = [part for part in parts if part]
     said = re.sub(r"^Error parsing [A-Z]\w*: ", "", parts[1] if len(parts) > 1 else " ".join(parts))
     if extra := re.match(r"Unrecognized options: (.*)", said):
-        return f"unexpected argument {extra[1].split(', ')[0]!r}; {prog} --help lists the options"
+        word = extra[1].split(", ")[0]
+        quotes = "" if word.startswith("-") else "; a prompt of several words needs quotes"
+        return f"unexpected argument {word!r}{quotes}; {prog} --help lists the options"
     flag = re.search(r"Error parsing (\S+):", said)
     if flag and (number := re.search(r"(invalid literal for int|could not convert string to float).*?('.*')", said)):
         kind = "a whole number" if number[1].startswith("invalid") else "a number"
@@ -148,13 +150,14 @@ def exit_on_bad_input() -> Iterator[None]:
     """
     try:
         yield
-        sys.stdout.flush()
+        if sys.stdout is not None:  # closed by the caller
+            sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # as `t2i … | head` leaves it; there is nobody to tell
         _discard_stdout()
         sys.exit(141)
-    except (ValueError, OSError, FloatingPointError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         said = None if os.environ.get("T2I_DEBUG") else _one_line(error)
         if said is None:
             raise
@@ -179,7 +182,7 @@ def _disk_is_full(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if "No space left on device" in str(error):
+        if any(text in str(error) for text in ("No space left on device", "PytorchStreamWriter failed writing")):
             return True
         error = error.__cause__ or error.__context__
     return False

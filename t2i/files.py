@@ -48,9 +48,7 @@ def read_json(path: str | Path, *needed: str) -> dict:
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}): it is damaged, or not the file that was meant") from None
     except RecursionError:
-        raise ValueError(
-            f"{path} is nested too deeply: it is damaged, or not the file that was meant"
-        ) from None
+        raise ValueError(f"{path} is nested too deeply: it is damaged, or not the file that was meant") from None
     if not isinstance(data, dict):
         raise ValueError(f"{path} holds no JSON object: it is damaged, or not the file that was meant")
     if missing := [key for key in needed if key not in data]:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from t2i.cli import main
 from t2i.cli_errors import UsageError, exit_on_bad_input, nearest, parse
@@ -102,6 +103,13 @@ def test_a_full_disk_is_found_behind_a_librarys_own_error():
             raise OSError(errno.ENOSPC, "No space left on device")
         except OSError as error:
             raise RuntimeError("writer failed") from error
+
+
+def test_a_full_disk_that_safetensors_finds_is_one_line():
+    with pytest.raises(SystemExit, match="no space left"), exit_on_bad_input():
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(SafetensorError), exit_on_bad_input():
+        raise SafetensorError("of our own making")
 
 
 def test_a_closed_pipe_is_silent():

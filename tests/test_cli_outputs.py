@@ -100,8 +100,8 @@ def test_nothing_is_left_of_an_image_that_could_not_be_written(tmp_path):
         ("file.png/", "file.png is a file"),
         ("file.png/x.png", "file.png is a file"),
         ("file.png/deep/", "file.png is a file"),
-        ("y" * 300 + "/", "more than 255 bytes"),
-        ("y" * 300 + ".png", "more than 255 bytes"),
+        ("y" * 300 + "/", "more than 240 bytes"),
+        ("y" * 300 + ".png", "more than 240 bytes"),
         ("locked/x.png", "no permission to write in"),
     ],
 )

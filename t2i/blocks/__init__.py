@@ -6,6 +6,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from t2i.files import read_json
+from t2i.folders import newest_in_run
 
 BEST = "best"  # a run's folder of the model that did best on its validation pictures
 CLASSES = {  # name in config.json: where it is
@@ -37,7 +38,9 @@ def load_block(folder: str | Path):
     Raises FileNotFoundError or ValueError where there is none.
     """
     folder = Path(folder)
-    folder = next((f for f in (folder, folder / BEST, folder / "latest") if (f / "config.json").is_file()), folder)
+    if not (folder / "config.json").is_file():
+        best = folder / BEST
+        folder = best if (best / "config.json").is_file() else newest_in_run(folder, "config.json")
     config = folder / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"there is no model in {folder}: it has no config.json")

@@ -318,8 +318,8 @@ def load_text_encoder(name: str) -> TextEncoder:
     if not Path(name).exists() and not may_be_on_hub(name, bare=True):
         kind = "t5" if "t5" in name else "clip"
         raise FileNotFoundError(
-            f"there is no text encoder in {name}; make one with: t2i train {kind}-toybox, and give its folder with "
-            "--text-encoder"
+            f"there is no text encoder in {name}; make one with: t2i train {kind}-toybox"
+            f"{' --preset tiny' if 'tiny' in name else ''}, and give its folder with --text-encoder"
         )
     return open_text_encoder(name)
 
