@@ -163,7 +163,23 @@ def draw(pipe, ask: Generate, name: str = "this pipeline") -> list[Image.Image]:
         raise UsageError(f"{name} takes no --{odd[0].replace('_', '-')}")
     seeds = list(range(ask.seed, ask.seed + ask.num_images)) * len(ask.prompts)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return pipe(list(ask.prompts), num_images_per_prompt=ask.num_images, generator=generators, **given).images
+    return finite_images(pipe, list(ask.prompts), num_images_per_prompt=ask.num_images, generator=generators, **given)
+
+
+def finite_images(pipe, *args, **options) -> list[Image.Image]:
+    """The images of a call. Raises FloatingPointError where they are not finite, of diffusers' own pipelines too: those
+    would write black ones.
+    """
+    import torch
+    from diffusers.image_processor import VaeImageProcessor
+
+    from t2i.images import check_finite
+
+    if type(pipe).__module__.startswith("t2i."):
+        return pipe(*args, **options).images
+    arrays = pipe(*args, **options, output_type="np").images
+    check_finite(torch.from_numpy(arrays))
+    return VaeImageProcessor.numpy_to_pil(arrays)
 
 
 def check_draws_from_words(pipe, name: str) -> None:

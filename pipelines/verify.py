@@ -44,6 +44,8 @@ def load_components(
     """
     found: dict[str, Any] = {}
     index, (expected, _) = read_index(folder), cls._get_signature_keys(cls)
+    own_name = index["_class_name"] == cls.__name__ or index.get("_made_by") == "t2i"
+    strict = own_name and cls.__module__.startswith("t2i.")  # public checkpoints may carry more than is used
     for name in sorted(set(expected) & index.keys() - set(given)):
         entry = index[name]
         if entry in (None, [None, None]):
@@ -55,7 +57,7 @@ def load_components(
             continue
         if not (folder / name).is_dir():
             raise FileNotFoundError(f"{folder} has no folder {name}/, which its {INDEX} names: copy or train it again")
-        found[name] = _load(kind, folder / name, dtype)
+        found[name] = _load(kind, folder / name, dtype, strict)
     if "tokenizer" in found and "text_encoder" in found:
         check_tokenizer(found["tokenizer"], found["text_encoder"], folder / "tokenizer")
     return found
@@ -84,7 +86,7 @@ def _class_of(library: str, name: str) -> type | None:
     return cls if isinstance(cls, type) and issubclass(cls, kinds) else None
 
 
-def _load(cls: type, folder: Path, dtype: torch.dtype) -> Any:
+def _load(cls: type, folder: Path, dtype: torch.dtype, strict: bool) -> Any:
     if issubclass(cls, PreTrainedTokenizerBase):
         return load_tokenizer(cls, folder)
     if issubclass(cls, SchedulerMixin):
@@ -94,7 +96,7 @@ def _load(cls: type, folder: Path, dtype: torch.dtype) -> Any:
             return cls.from_pretrained(str(folder))
         except (*UNUSABLE, NotImplementedError) as error:
             raise ValueError(f"{config} does not describe a {cls.__name__}: {error}") from error
-    return load_model(cls, folder, dtype=dtype, variant=_variant(folder))
+    return load_model(cls, folder, strict, dtype=dtype, variant=_variant(folder))
 
 
 def _variant(folder: Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Collection
 from pathlib import Path
@@ -16,15 +17,22 @@ from transformers.utils import logging as transformers_logging
 
 from t2i.files import read_json
 
+logger = logging.getLogger(__name__)
+
 # What the libraries raise for damaged or foreign files: no more is known of it than what it says.
 UNUSABLE = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
 
 
-def load_model(cls: type, folder: str | Path, **options) -> nn.Module:
+def load_model(cls: type, folder: str | Path, strict: bool = True, **options) -> nn.Module:
     """`cls.from_pretrained(folder)` of a class of diffusers or transformers, or of ours, in eval mode, where every
     parameter of the model is in the folder's weights, in its shape, and the weights hold nothing else.
 
     The libraries fill what is missing with random numbers, and leave out what the model has no place for.
+
+    Args:
+        strict: whether weights that the model has no place for are an error, as of what t2i has saved; otherwise they
+            are a warning, for public checkpoints may carry more than they need.
+        options: of `from_pretrained`.
 
     Raises FileNotFoundError where there is no model, and ValueError, naming the file, for weights or a configuration
     that are damaged or do not belong together.
@@ -54,8 +62,10 @@ def load_model(cls: type, folder: str | Path, **options) -> nn.Module:
         raise ValueError(f"{described}: {key} is {tuple(found)}, not {tuple(wanted)}")
     if missing:
         raise ValueError(f"{described}: it lacks {_some(missing)}")
-    if extra:
+    if extra and strict:
         raise ValueError(f"{described}, which has no place for {_some(extra)}")
+    if extra:
+        logger.warning("%s, which has no place for %s: it is left out", described, _some(extra))
     return model.eval()
 
 

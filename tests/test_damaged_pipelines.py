@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,17 @@ def test_a_damaged_folder_is_refused_with_the_files_name(damage, says, damaged, 
         AutoPipeline.from_pretrained(damaged)
     assert str(damaged) in str(error.value) and "\n" not in str(error.value)
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_public_checkpoint_may_carry_more_than_is_used(damaged, caplog):
+    told(INDEX, _made_by="another tool")(damaged)
+    weights(UNET, lambda state: state.update(x=torch.zeros(1)))(damaged)
+    with caplog.at_level(logging.WARNING):
+        AutoPipeline.from_pretrained(damaged)
+    assert any("has no place for x: it is left out" in record.getMessage() for record in caplog.records)
+    weights(UNET, lambda state: state.pop("conv_in.bias"))(damaged)
+    with pytest.raises(ValueError, match=r"it lacks conv_in\.bias"):
+        AutoPipeline.from_pretrained(damaged)
 
 
 def test_a_component_that_is_given_need_not_be_in_the_folder(damaged):
