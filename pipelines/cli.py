@@ -216,7 +216,7 @@ def save_each(images: list[Image.Image], ask, system: str, apart: bool = False) 
 
 def record(ask, prompts: Sequence[str], seed: int | str, system: str) -> dict[str, str]:
     """What it takes to make an image again, as the text chunks of its PNG file; `ask` is a command's options."""
-    given = {k: v for k, v in dataclasses.asdict(ask).items() if k in RECORDED and v not in (None, False)}
+    given = {k: v for k, v in dataclasses.asdict(ask).items() if k in RECORDED and v is not None and v is not False}
     return {
         "prompt": " | ".join(prompts),
         "seed": str(seed),

@@ -171,6 +171,8 @@ def test_a_path_that_is_no_unicode_is_written_all_the_same(here, capsys):
     name = os.fsdecode(b"caf\xe9.png")
     Image.new("RGB", (64, 64), "red").save(name)
     main(["edit", name, "x", "--num-inference-steps", "4", *FEW[:4], "--out", "o/"])
+    main(["edit", name, "x", "--strength", "0", *FEW[:4], "--out", "zero/"])
+    assert json.loads(Image.open("zero/x-0.png").text["settings"]) == {"strength": 0.0}
     assert Image.open("o/x-0.png").text["image"] == "caf\N{REPLACEMENT CHARACTER}.png"
 
 
