@@ -63,7 +63,7 @@ def open_to_draw(name: str, device: str, dtype: Dtype = "float32"):
     if name not in embedded() and not path.exists() and not may_be_on_hub(name):
         there = [str(path.parent / p.name) for p in path.parent.iterdir() if p.is_dir()] if path.parent.is_dir() else []
         near = nearest(name, [*embedded(), *there])
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = f"did you mean {near}? " if near else ""
         known = ", ".join(embedded())
         raise FileNotFoundError(
             f"there is no folder {name}: {hint}give a folder of pictures or of a pipeline, a model of the Hub as "

@@ -1,4 +1,6 @@
-"""Checks of numbers and texts that a user gives, made before any work; each raises ValueError naming what is wrong."""
+"""Checks of numbers and texts that a user gives, made before any work; each raises ValueError naming what is wrong, and
+of an option of the command line ("--seed") its subclass UsageError.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,22 @@ from typing import Any
 MAX_SEED = 2**64 - 1  # of a torch.Generator
 
 
+class UsageError(ValueError):
+    """The command line asks for something that is not there."""
+
+
+def _error(name: str) -> type[ValueError]:
+    return UsageError if name.startswith("--") else ValueError
+
+
 def check_whole(name: str, value: object, least: int = 1, most: int | None = None) -> None:
     """Raise ValueError unless `value` is an integer (Python's or NumPy's) from `least` to `most`."""
     if not isinstance(value, Integral) or isinstance(value, bool):
-        raise ValueError(f"{name} must be a whole number, not {value!r}")
+        raise _error(name)(f"{name} must be a whole number, not {value!r}")
     if value < least:
-        raise ValueError(f"{name} must be at least {least}, not {value}")
+        raise _error(name)(f"{name} must be at least {least}, not {value}")
     if most is not None and value > most:
-        raise ValueError(f"{name} must be at most {most}, not {value}")
+        raise _error(name)(f"{name} must be at most {most}, not {value}")
 
 
 def check_real(name: str, value: object, least: float = 0.0, most: float | None = None, above: bool = False) -> None:
@@ -26,23 +36,23 @@ def check_real(name: str, value: object, least: float = 0.0, most: float | None 
     if number and (value > least if above else value >= least) and (most is None or value <= most):
         return
     if most is not None:
-        raise ValueError(f"{name} must lie in {'(' if above else '['}{least:g}, {most:g}], not {value!r}")
+        raise _error(name)(f"{name} must lie in {'(' if above else '['}{least:g}, {most:g}], not {value!r}")
     if math.isinf(least):
-        raise ValueError(f"{name} must be a finite number, not {value!r}")
+        raise _error(name)(f"{name} must be a finite number, not {value!r}")
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise ValueError(f"{name} must be a number, not {value!r}")
-    raise ValueError(f"{name} must be {'above' if above else 'at least'} {least:g} and finite, not {value!r}")
+        raise _error(name)(f"{name} must be a number, not {value!r}")
+    raise _error(name)(f"{name} must be {'above' if above else 'at least'} {least:g} and finite, not {value!r}")
 
 
 def check_seeds(name: str, first: object, count: int = 1) -> None:
     """Raise ValueError unless the seeds `first`, `first` + 1, … (`count` of them) lie in [0, 2**64)."""
     if not isinstance(first, Integral) or isinstance(first, bool):
-        raise ValueError(f"{name} must be a whole number, not {first!r}")
+        raise _error(name)(f"{name} must be a whole number, not {first!r}")
     if first < 0:
-        raise ValueError(f"{name} must be at least 0, not {first}")
+        raise _error(name)(f"{name} must be at least 0, not {first}")
     if first + count - 1 > MAX_SEED:
         last = f" and the last of {count} seeds is {first + count - 1}" if count > 1 else ""
-        raise ValueError(f"{name} must be less than 2**64 = {2**64}, not {first}{last}; give a smaller seed")
+        raise _error(name)(f"{name} must be less than 2**64 = {2**64}, not {first}{last}; give a smaller seed")
 
 
 def check_options(options: Mapping[str, Any], flags: bool = False) -> None:

@@ -16,12 +16,10 @@ from typing import Literal, TypeVar, get_type_hints
 
 import tyro
 
+from t2i.checks import UsageError
+
 T = TypeVar("T")
 Dtype = Literal["float32", "bfloat16", "float16"]  # of a pipeline, as options name them
-
-
-class UsageError(ValueError):
-    """The command line asks for something that is not there."""
 
 
 def check_choice(what: str, name: str, known: Iterable[str]) -> None:

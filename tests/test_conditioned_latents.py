@@ -327,7 +327,7 @@ def test_upscale_and_layout_as_a_user_types_them(base, tmp_path, monkeypatch, ca
     given("upscale").save("small.png")
     steps = ["--num-inference-steps", "3", "--num-images", "2"]
     main(["upscale", "small.png", "--pipeline", "up", "--seed", "4", "--out", "o/", *steps])
-    drawn = Image.open("o/picture-5.png")
+    drawn = Image.open("o/image-5.png")
     want = up(image=given("upscale"), num_inference_steps=3, generator=torch.Generator().manual_seed(5)).images[0]
     assert np.abs(np.asarray(drawn).astype(int) - np.asarray(want)).max() <= 1
     assert drawn.text["image"] == "small.png"

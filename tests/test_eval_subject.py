@@ -234,8 +234,7 @@ def test_folders_with_pictures_for_people_are_refused(pipe, tmp_path):
     pictures(tmp_path / "run" / "samples", 3)
     with pytest.raises(UsageError, match=r"is a training run.*did you mean the pipeline .*run/latest\?"):
         image_files(tmp_path / "run")
-    with pytest.raises(UsageError, match="did you mean"):
-        Subject(Ask(pipeline=str(tmp_path / "run")))
+    assert not Subject(Ask(pipeline=str(tmp_path / "run"))).found  # as a pipeline it is its newest checkpoint
     with pytest.raises(UsageError, match="is a pipeline"):
         image_files(latest)
     args = ["--pipeline", str(pictures(tmp_path / "a", 12)), "--extractor", "pixels"]
