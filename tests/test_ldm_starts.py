@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import diffusion_parts as parts
 import pytest
@@ -91,7 +93,7 @@ def test_an_encoder_of_open_clip_is_refused_at_once(ldm):
         ldm(text_encoder="open_clip:ViT-B-32/laion2b_s34b_b79k").stage()
 
 
-def test_what_fills_the_caches_does_so_on_the_fastest_device_and_comes_back(ldm, monkeypatch):
+def test_what_fills_the_caches_does_so_on_this_process_device_and_comes_back(ldm, monkeypatch):
     where = {}
 
     def to(self, *device, **layout):
@@ -99,11 +101,12 @@ def test_what_fills_the_caches_does_so_on_the_fastest_device_and_comes_back(ldm,
         return self
 
     def states(encoder, *args):
-        assert where[type(encoder.model)] == where[AutoencoderKL] == "the fastest"
+        assert where[type(encoder.model)] == where[AutoencoderKL] == "its own"
 
     for kind in (AutoencoderKL, CLIPTextModel):
         monkeypatch.setattr(kind, "to", to)
-    monkeypatch.setattr(ldm_recipe, "fastest_device", lambda: "the fastest")
+    process = SimpleNamespace(device="its own", main_process_first=nullcontext)
+    monkeypatch.setattr(ldm_recipe, "this_process", lambda: process)
     monkeypatch.setattr(ldm_recipe, "cached_states", states)
     stage = ldm().stage()
     stage.pipeline()
