@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from t2i.data.fingerprint import combine
 from t2i.data.sources import Source
 from t2i.files import write_json, write_whole
 from t2i.images import to_tensor
@@ -55,6 +56,9 @@ class CachedLatents:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def fingerprint(self) -> str:
+        return combine((self.folder / KEY).read_text())
 
     def __reduce__(self):
         return CachedLatents, (self.folder,)  # sent to another process by name: the array would go with it whole

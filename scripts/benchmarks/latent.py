@@ -31,6 +31,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.timing import Benchmark, Row, Timed, clock, compare
 from t2i.cli_errors import UsageError
+from t2i.data.fingerprint import combine
 from t2i.data.toybox import Toybox
 from t2i.diffusion.schedulers import make_scheduler
 from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
@@ -162,6 +163,9 @@ class Pictures:
 
     def captions(self, limit: int) -> Iterator[str]:
         return (item["text"] for item in self.items[:limit])
+
+    def fingerprint(self) -> str:
+        return combine(*(item["image"].tobytes() for item in self.items))
 
 
 class Stage(LDMStage):

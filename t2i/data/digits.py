@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from t2i.data.factors import FACTORS, ToyboxFactors
+from t2i.data.fingerprint import combine
 from t2i.data.plain import PlainFolder, is_plain_folder
 from t2i.data.sources import TOYBOX_ITEMS, Source, open_source, square
 from t2i.data.toybox import Toybox
@@ -77,6 +78,10 @@ class Labelled:
     def captions(self, limit: int) -> Iterator[str]:
         return (self.names[label] for label in self.labels[:limit])
 
+    def fingerprint(self) -> str:
+        images, labels = np.ascontiguousarray(self.images), np.asarray(self.labels, np.int64)
+        return combine(self.size, self.names, images.shape, images.tobytes(), labels.tobytes())
+
 
 class Picked:
     """Items of a source at these places, in their order."""
@@ -94,6 +99,9 @@ class Picked:
 
     def captions(self, limit: int) -> Iterator[str]:
         return (self[i]["text"] for i in range(min(limit, len(self))))
+
+    def fingerprint(self) -> str:
+        return combine(self.source.fingerprint(), np.asarray(self.places, np.int64).tobytes())
 
 
 class Part(Picked):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from t2i.data.fingerprint import combine
 from t2i.data.sources import TOYBOX_ITEMS, Source, open_source
 from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Toybox
 from t2i.data.toybox.scene import check_name
@@ -35,6 +36,9 @@ class OneLook(Toybox):
         scene, _ = super().scene(index)
         scene = replace(scene, things=[replace(thing, attribute=self.attribute) for thing in scene.things])
         return scene, scene.caption()
+
+    def fingerprint(self) -> str:
+        return combine(super().fingerprint(), self.attribute)
 
 
 class Unpaired:
@@ -65,6 +69,9 @@ class Unpaired:
 
     def captions(self, limit: int) -> Iterator[str]:
         return self.a.captions(limit)
+
+    def fingerprint(self) -> str:
+        return combine(self.a.fingerprint(), self.b.fingerprint())
 
     def pairs(self, num: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
         """The same scenes in both looks, of a world of their own: uint8 (num, S, S, 3) each; None without the truth."""

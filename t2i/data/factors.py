@@ -15,8 +15,10 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from t2i.data.fingerprint import combine
 from t2i.data.toybox.captions import name
 from t2i.data.toybox.composite import sprite
+from t2i.data.toybox.dataset import VERSION
 from t2i.data.toybox.layout import UNITS
 from t2i.data.toybox.scene import Thing
 
@@ -72,6 +74,9 @@ class ToyboxFactors:
     def captions(self, limit: int) -> Iterator[str]:
         """The captions of the first `limit` items."""
         return (_caption(self.factors(i)) for i in range(min(limit, self.num)))
+
+    def fingerprint(self) -> str:
+        return combine("toybox-factors", VERSION, self.size, self.seed, self.num, self.part)
 
 
 @cache

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from t2i.data.fingerprint import combine, of_dataset
 from t2i.data.sources import Pictures, Source
 from t2i.data.toybox import LABELS, Toybox
 
@@ -68,6 +69,10 @@ class WithLayouts:
 
     def captions(self, limit: int) -> Iterator[str]:
         return self.source.captions(limit)
+
+    def fingerprint(self) -> str:
+        maps = "" if isinstance(self.source, Toybox) else of_dataset(self.maps, self.column)
+        return combine(self.source.fingerprint(), self.labels, maps)
 
     def __getitem__(self, index: int) -> dict:
         item = self.source[index]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from t2i.data.fingerprint import combine, of_files
 from t2i.data.sources import METADATA, square
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WebP"}
@@ -39,7 +40,7 @@ class PlainFolder:
         names = pictures_below(folder)
         if not names:
             raise FileNotFoundError(f"there are no pictures in {folder}; give a folder with PNG, JPEG or WebP files")
-        self.size, self.files = size, [folder / name for name in names]
+        self.folder, self.size, self.files = folder, size, [folder / name for name in names]
         classes = [name.parts[0] for name in names]
         in_folders = all(len(name.parts) > 1 for name in names)
         self.names = tuple(sorted(set(classes))) if in_folders else ()
@@ -60,6 +61,10 @@ class PlainFolder:
 
     def captions(self, limit: int) -> Iterator[str]:
         return (self.names[label] if self.names else "" for label in self.labels[:limit])
+
+    def fingerprint(self) -> str:
+        names = [file.relative_to(self.folder).as_posix() for file in self.files]
+        return combine(self.size, of_files(self.folder, names))
 
 
 def is_plain_folder(folder: Path) -> bool:

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from t2i.data.fingerprint import combine, of_dataset
 from t2i.data.rendered import Rendered, is_rendered
 from t2i.data.toybox import Toybox
 
@@ -26,6 +27,10 @@ class Source(Protocol):
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> dict: ...
     def captions(self, limit: int) -> Iterator[str]: ...
+
+    def fingerprint(self) -> str:
+        """Equal for equal content, whatever it is called: 64 hexadecimal digits, see `fingerprint.py`."""
+        ...
 
 
 class Pictures:
@@ -57,6 +62,9 @@ class Pictures:
     def captions(self, limit: int) -> Iterator[str]:
         texts = islice(self.dataset[self.caption_column], limit)
         return (self._caption(text, i) for i, text in enumerate(texts))
+
+    def fingerprint(self) -> str:
+        return combine(self.size, of_dataset(self.dataset, self.image_column, self.caption_column))
 
     def _caption(self, text: object, index: int) -> str:
         if not isinstance(text, str):

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from t2i.blocks.characters import CharacterModel, alphabet_of, counted, encode
+from t2i.data.fingerprint import of_texts
 from t2i.data.sources import open_source
 from t2i.data.toybox import Toybox
 from t2i.files import write_json
@@ -84,6 +85,9 @@ class Lines:
 
     def captions(self, limit: int) -> Iterator[str]:
         return islice(self.texts, limit)
+
+    def fingerprint(self) -> str:
+        return of_texts(self.texts)
 
 
 class CharactersStage:

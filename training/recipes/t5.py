@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
+from t2i.data.fingerprint import of_texts
 from t2i.data.sources import Source, open_source
 from t2i.data.toybox import Toybox
 from t2i.files import write_json
@@ -170,6 +171,9 @@ class Captions:
 
     def __getitem__(self, index: int) -> dict:
         return {"text": self.texts.scene(index)[1] if isinstance(self.texts, Toybox) else self.texts[index]}
+
+    def fingerprint(self) -> str:
+        return self.texts.fingerprint() if isinstance(self.texts, Toybox) else of_texts(self.texts)
 
 
 def captions_of(source: Source) -> tuple[Captions, list[str]]:

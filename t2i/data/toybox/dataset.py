@@ -16,10 +16,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from t2i.data.fingerprint import combine
 from t2i.data.toybox.label_maps import layout_image
 from t2i.data.toybox.scene import Scene, check_name
 from t2i.data.toybox.split import SPLITS
 
+VERSION = 1  # of the images and captions: add one where a change of the code changes any of them
 LAYOUTS = ("folder", "array")
 _CHUNK = 256  # items a task: long enough to hide the cost of handing it over
 
@@ -64,6 +66,10 @@ class Toybox:
     def captions(self, limit: int) -> Iterator[str]:
         """The captions of the first `limit` items."""
         return (self.scene(i)[1] for i in range(min(limit, self.num)))
+
+    def fingerprint(self) -> str:
+        """Of all that its images and captions follow from; see `t2i.data.fingerprint`."""
+        return combine(type(self).__name__, VERSION, self.split, self.size, self.seed, self.num, self.family)
 
 
 def export(
