@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from t2i.data.digits import DIGITS
+from t2i.data.labelled import DIGITS
 
 # By the levels of the pixels: nats of pictures that were binarised once for all (van den Oord et al. 2016, arXiv
 # 1601.06759: PixelCNN without gates, and seven layers of diagonal LSTMs), bits a number of those of 256 levels (as

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2i.data import digits
+from t2i.data import labelled
 from t2i.data.digits import few, open_splits
 from t2i.eval import compare_family
 from t2i.eval.compare import Compare
@@ -102,8 +102,8 @@ def test_mnist_is_told_from_what_has_its_labels(tmp_path, monkeypatch):
     write(images, np.full((20, 8, 8), 9, np.uint8))
     assert open_splits(str(tmp_path)).classes[0] == "class 0"
     known = [hashlib.md5(p.read_bytes()).hexdigest() for p in (tmp_path / "t10k-labels-idx1-ubyte", images)]
-    monkeypatch.setattr(digits, "MNIST", {known[0]: known[1]})
-    assert open_splits(str(tmp_path)).classes == digits.DIGITS
+    monkeypatch.setattr(labelled, "MNIST", {known[0]: known[1]})
+    assert open_splits(str(tmp_path)).classes == labelled.DIGITS
     write(images, np.full((20, 8, 8), 0, np.uint8))
     with pytest.raises(ValueError, match="t10k-images-idx3-ubyte does not hold MNIST's pictures"):
         open_splits(str(tmp_path))

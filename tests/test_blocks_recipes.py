@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from t2i.blocks import load_block
-from t2i.data.digits import Labelled, Part, open_splits, read_idx
+from t2i.data.digits import Part, open_splits
+from t2i.data.labelled import Labelled, read_idx
 from t2i.data.sources import open_source
 from t2i.training.block_stage import BlockDataConfig, PreparePixels
 from t2i.training.cli import run

@@ -26,10 +26,11 @@ import torch
 from accelerate import PartialState
 from diffusers import AutoencoderKL
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from t2i.data.fingerprint import combine
+from t2i.data.loading import load_batches
 from t2i.data.sources import Source
 from t2i.files import write_json, write_whole
 from t2i.images import to_tensor
@@ -148,7 +149,7 @@ def _build(
     state.wait_for_everyone()
     found = np.lib.format.open_memmap(part / LATENTS, mode="r+")
     own = [range(i, min(i + BATCH, num)) for i in range(state.process_index * BATCH, num, state.num_processes * BATCH)]
-    pictures = DataLoader(_Pictures(source), batch_sampler=own, num_workers=workers, generator=torch.Generator())
+    pictures = load_batches(_Pictures(source), batch_sampler=own, num_workers=workers, generator=torch.Generator())
     bar = tqdm(total=num, unit=" images", desc=f"latents → {folder}", disable=not state.is_main_process)
     for rows, images in zip(own, pictures, strict=True):
         both = torch.stack(latents_of(autoencoder, images.to(autoencoder.device)), 1)  # (B, 2, C, h, w)

@@ -20,8 +20,8 @@ from accelerate.utils import DistributedType
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
+from t2i.data.loading import load_batches
 from t2i.data.sources import Source
 from t2i.training.budget import UNENDING, Budget
 from t2i.training.checkpoints import Checkpoints
@@ -195,15 +195,13 @@ def _batches(stage: Stage, config: LoopConfig, done: int, accelerator: Accelerat
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
-    return iter(
-        DataLoader(
-            NumberedSamples(stage.source, stage.prepare, config.seed),
-            batch_sampler=numbers,
-            num_workers=config.dataloader_num_workers,
-            worker_init_fn=_leave_interrupts_to_the_loop,
-            generator=torch.Generator(),  # its base seed is not drawn from the random state that a resume brings back
-            pin_memory=accelerator.device.type == "cuda",
-        )
+    return load_batches(
+        NumberedSamples(stage.source, stage.prepare, config.seed),
+        batch_sampler=numbers,
+        num_workers=config.dataloader_num_workers,
+        worker_init_fn=_leave_interrupts_to_the_loop,
+        generator=torch.Generator(),  # its base seed is not drawn from the random state that a resume brings back
+        pin_memory=accelerator.device.type == "cuda",
     )
 
 

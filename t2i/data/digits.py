@@ -1,86 +1,25 @@
-"""Small labelled pictures: scikit-learn's digits, MNIST and what has its format, Fashion-MNIST, CIFAR-10.
+"""Data in two parts, to train on and to test on, with labels where there are any.
 
-Every source has the face of `t2i.data.sources`; its items also carry a label: {"image", "text", "label"}.
-Shapes: N pictures · S side
+Shapes: S side of the images
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
+from t2i.data.base import Source
 from t2i.data.factors import FACTORS, ToyboxFactors
 from t2i.data.fingerprint import combine
-from t2i.data.plain import PlainFolder, is_plain_folder
-from t2i.data.sources import TOYBOX_ITEMS, Source, open_source, square
+from t2i.data.labelled import Splits, is_labelled, open_labelled
+from t2i.data.sources import TOYBOX_ITEMS, open_source
 from t2i.data.toybox import Toybox
 from t2i.data.toybox.kinds import KINDS
 
 TEST_SEED = 2**20  # toybox's test pictures come from another world than the run's, which is seeded from 0 up
 TEST_PICTURES = 1000  # of toybox
 FACTOR_PICTURES = 10_000  # to test on, of toybox-factors: information is counted, which takes many
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-HUB = {  # name: data set of the Hub, its image column, class names
-    "mnist": ("ylecun/mnist", "image", DIGITS),
-    "fashion": ("zalando-datasets/fashion_mnist", "image", CLOTHES),
-    "cifar10": (
-        "uoft-cs/cifar10",
-        "img",
-        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-    ),
-}
-MNIST = {  # MD5 of what its label files hold: MD5 of what the image files hold that belong to them
-    "a25bea736e30d166cdddb491f175f624": "6bbc9ace898e44ae57da46a324031adb",
-    "27ae3e4e09519cfbb04c329615203637": "2646ac647ad5339dbf082846283269ea",
-}
-FASHION = ("25c81989df183df01b3e8a0aad5dffbe", "bb300cfdad3c16e7a12a480ee83cd310")  # MD5 of its gzipped label files
-
-
-class Labelled:
-    """Pictures in memory with their labels.
-
-    Args:
-        images: uint8 (N, S, S) or (N, S, S, 3).
-        labels: integers (N,), each the place of its name in `names`.
-        names: of the classes.
-        size: side of the pictures handed out; by default their own.
-
-    Raises ValueError where the shapes do not fit, or a label has no name.
-    """
-
-    def __init__(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str], size: int | None = None):
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or labels.shape != images.shape[:1]:
-            raise ValueError(f"need uint8 pictures and a label for each, not {images.dtype} {images.shape}")
-        if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
-            raise ValueError(f"labels must lie in [0, {len(names)}), not [{labels.min()}, {labels.max()}]")
-        self.images, self.labels, self.names = images, labels, tuple(names)
-        self.size = size or images.shape[1]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> dict:
-        image, label = self.images[index], int(self.labels[index])
-        if image.shape[:2] != (self.size, self.size):
-            image = square(Image.fromarray(image), self.size)
-        elif image.ndim == 2:
-            image = np.repeat(image[:, :, None], 3, axis=2)
-        return {"image": image, "text": self.names[label], "label": label}
-
-    def captions(self, limit: int) -> Iterator[str]:
-        return (self.names[label] for label in self.labels[:limit])
-
-    def fingerprint(self) -> str:
-        images, labels = np.ascontiguousarray(self.images), np.asarray(self.labels, np.int64)
-        return combine(self.size, self.names, images.shape, images.tobytes(), labels.tobytes())
 
 
 class Picked:
@@ -124,23 +63,6 @@ class ToyboxKinds(Toybox):
         return item | {"label": list(KINDS).index(item["scene"].things[0].kind)}
 
 
-@dataclass(frozen=True)
-class Splits:
-    """Pictures to train on and to test on, and what is known of them.
-
-    Attributes:
-        channels: 1 where the pictures are grey, though they are handed out with three.
-        levels: how many values a pixel has.
-        classes: their names; none where there are no labels.
-    """
-
-    train: Source
-    test: Source
-    channels: int
-    levels: int
-    classes: tuple[str, ...]
-
-
 def few(source: Source, classes: Sequence[str], count: int, seed: int) -> tuple[Picked, Picked]:
     """`count` items of each class, which the seed alone chooses: most to learn from, a fifth to choose a checkpoint by.
 
@@ -159,25 +81,21 @@ def few(source: Source, classes: Sequence[str], count: int, seed: int) -> tuple[
     raise ValueError(f"there are {len(found[least])} pictures of {classes[least]!r} to learn from, not {count}")
 
 
-def open_splits(name: str, size: int | None = None, seed: int = 0, **columns: str) -> Splits:
+def open_splits(name: str, size: int | None = None, seed: int = 0, captions: bool = False, **columns: str) -> Splits:
     """The data called `name`, in two parts.
 
     Args:
         name: "digits" (scikit-learn's, 8×8, the first 1,500 to train on), a folder of IDX files (MNIST's format; with
             test files alone, their last tenth is for the test), "mnist", "fashion" or "cifar10" (from the Hub),
-            "toybox" (scenes of one thing), "toybox-factors" (see `factors.py`), a folder of pictures (see `plain.py`),
+            "toybox" (scenes of one thing), "toybox-factors" (see `factors.py`), a folder of images (see `folder.py`),
             or what `open_source` knows (of both a tenth is for the test, drawn once and for all).
         size: side of the pictures; by default their own, 32 for those that have none.
-        seed, columns: as `open_source` takes them.
+        seed, captions, columns: as `open_source` takes them.
 
     Raises ValueError or FileNotFoundError with the remedy, naming the file where one is damaged.
     """
-    if name == "digits":
-        return _in_two(*_sklearn_digits(), DIGITS, 17, size, 1500)
-    if name in HUB:
-        return _from_hub(name, size)
-    if is_idx_folder(Path(name)):
-        return _from_idx(Path(name), size)
+    if is_labelled(name):
+        return open_labelled(name, size)
     if name == "toybox":
         train = ToyboxKinds(size or 32, seed, len(open_source(name, 1)))
         return Splits(train, ToyboxKinds(size or 32, seed + TEST_SEED, TEST_PICTURES), 3, 256, tuple(KINDS))
@@ -185,116 +103,7 @@ def open_splits(name: str, size: int | None = None, seed: int = 0, **columns: st
         train = ToyboxFactors(size or 32, seed, TOYBOX_ITEMS, "train")
         test = ToyboxFactors(size or 32, seed + TEST_SEED, FACTOR_PICTURES, "test")
         return Splits(train, test, 3, 256, FACTORS["kind"])
-    if is_plain_folder(Path(name)):
-        source: Source = PlainFolder(Path(name), size or 32)
-    else:
-        source = open_source(name, size or 32, **columns)
+    source = open_source(name, size or 32, captions=captions, **columns)
     # A folder may list one class after the other: each part should have some of all.
     order, cut = np.random.default_rng(0).permutation(len(source)), len(source) - len(source) // 10
-    return Splits(Picked(source, order[:cut]), Picked(source, order[cut:]), 3, 256, getattr(source, "names", ()))
-
-
-def is_idx_folder(folder: Path) -> bool:
-    """Whether there are image files in MNIST's format."""
-    return folder.is_dir() and any(folder.glob("*-images?idx3-ubyte*"))
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """An array of unsigned bytes from a file in MNIST's format, gzipped or not.
-
-    Raises ValueError, naming the file, when it is damaged, cut short, or of another format.
-    """
-    return _array(_content(path), path)
-
-
-def _array(content: bytes, path: Path) -> np.ndarray:
-    """What `read_idx` returns, from what the file at `path` holds."""
-    if len(content) < 4 or content[:3] != b"\0\0\x08" or not 1 <= content[3] <= 4 or len(content) < 4 + 4 * content[3]:
-        raise ValueError(f"{path} is not an IDX file of unsigned bytes")
-    axes = content[3]
-    shape = tuple(int(n) for n in np.frombuffer(content, ">u4", axes, 4))
-    pixels = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
-    if pixels.size != int(np.prod(shape)):
-        raise ValueError(f"{path} should hold {shape} bytes and holds {pixels.size}; fetch it again")
-    return pixels.reshape(shape)
-
-
-def _content(path: Path) -> bytes:
-    """What the file holds, unzipped. Raises ValueError, naming the file, when it is damaged."""
-    content = path.read_bytes()
-    if path.suffix != ".gz":
-        return content
-    try:
-        return gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}); fetch it again") from None
-
-
-def _published(files: Sequence[Path], contents: Sequence[bytes]) -> tuple[str, ...] | None:
-    """What the classes are called, where the labels are MNIST's or Fashion-MNIST's own: images first, labels second.
-
-    Raises ValueError, naming the file, where MNIST's labels stand beside other pictures than its own.
-    """
-    images, labels = files
-    pictures = MNIST.get(_md5(contents[1]))
-    if pictures is None:
-        return CLOTHES if _md5(labels.read_bytes()) in FASHION else None
-    if _md5(contents[0]) != pictures:
-        raise ValueError(f"{images} does not hold MNIST's pictures, to which {labels.name} belongs; fetch it again")
-    return DIGITS
-
-
-def _md5(content: bytes) -> str:
-    return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _from_idx(folder: Path, size: int | None) -> Splits:
-    parts = {}
-    for part in ("train", "t10k"):
-        files = [
-            next(iter(sorted(folder.glob(f"{part}-{what}-ubyte*"))), None) for what in ("images?idx3", "labels?idx1")
-        ]
-        if all(files):
-            contents = [_content(file) for file in files]
-            images, labels = map(_array, contents, files)
-            if images.ndim != 3 or images.shape[1] != images.shape[2] or labels.shape != images.shape[:1]:
-                raise ValueError(f"{files[0].name} and {files[1].name} do not fit: {images.shape} and {labels.shape}")
-            names = _published(files, contents) or tuple(f"class {k}" for k in range(int(labels.max()) + 1))
-            parts[part] = images, labels, names
-    if not parts:
-        raise FileNotFoundError(f"{folder} has images in MNIST's format but no labels beside them")
-    if len(parts) == 1:
-        images, labels, names = next(iter(parts.values()))
-        return _in_two(images, labels, names, 256, size, len(labels) - len(labels) // 10)
-    train, test = (Labelled(*parts[part], size) for part in ("train", "t10k"))
-    return Splits(train, test, 1, 256, train.names)
-
-
-def _in_two(
-    images: np.ndarray, labels: np.ndarray, names: tuple[str, ...], levels: int, size: int | None, cut: int
-) -> Splits:
-    train, test = (Labelled(images[part], labels[part], names, size) for part in (slice(cut), slice(cut, None)))
-    return Splits(train, test, 1, levels, names)
-
-
-def _sklearn_digits() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits  # slow to import, and the others do without
-
-    digits = load_digits()
-    return (digits.images * 255 / 16).round().astype(np.uint8), digits.target
-
-
-def _from_hub(name: str, size: int | None) -> Splits:
-    from datasets import load_dataset  # slow to import
-
-    repository, column, names = HUB[name]
-    try:
-        parts = [load_dataset(repository, split=split) for split in ("train", "test")]
-    except (OSError, ConnectionError) as error:
-        raise FileNotFoundError(
-            f"{name!r} is the Hub's {repository}, which cannot be reached ({type(error).__name__}); give a folder"
-            + ("" if name == "cifar10" else " of IDX files, such as t10k-images-idx3-ubyte.gz and its labels")
-        ) from None
-    arrays = [(np.stack([np.asarray(i) for i in p[column]]), np.array(p["label"])) for p in parts]
-    train, test = (Labelled(images, labels, names, size) for images, labels in arrays)
-    return Splits(train, test, 3 if train.images.ndim == 4 else 1, 256, names)
+    return Splits(Picked(source, order[:cut]), Picked(source, order[cut:]), 3, 256, getattr(source, "classes", ()))

@@ -95,4 +95,4 @@ class PrepareBoth:
 def _open(name: str, size: int, seed: int, columns: dict[str, str]) -> Source:
     if name.startswith(PREFIX):
         return OneLook(name.removeprefix(PREFIX), size, seed)
-    return open_source(name, size, seed=seed, **columns)
+    return open_source(name, size, seed=seed, **columns, captions=False)

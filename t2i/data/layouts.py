@@ -11,8 +11,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from t2i.data.fingerprint import combine, of_dataset
-from t2i.data.sources import Pictures, Source
+from t2i.data.base import Source
+from t2i.data.fingerprint import combine, of_dataset, of_files
+from t2i.data.folder import ImageFolder, check_name
+from t2i.data.image_file import open_image
+from t2i.data.sources import Pictures
 from t2i.data.toybox import LABELS, Toybox
 
 
@@ -41,9 +44,9 @@ class WithLayouts:
     """A source whose items have a "layout", uint8 (S, S), beside their picture.
 
     Args:
-        source: toybox, whose scenes have maps of their own; or a data set with a column of them.
-        column: of a data set: pictures of the same size as those of the image column, cropped and scaled with them; or
-            names of their files in `folder`.
+        source: toybox, whose scenes have maps of their own; or a folder or a data set with a column of them.
+        column: of metadata or a data set: pictures of the same size as those of the image column, cropped and scaled
+            with them; or names of their files in `folder`.
         labels: their names, that of 0 first.
         folder: what files are named relative to.
 
@@ -56,13 +59,16 @@ class WithLayouts:
             if self.labels != LABELS:
                 raise ValueError("toybox has labels of its own: leave --labels as they are")
             return
-        if not isinstance(source, Pictures) or column not in source.dataset.column_names:
+        if isinstance(source, ImageFolder):
+            self.folder, self.maps = source.folder, _maps_of(source, column)
+        elif isinstance(source, Pictures) and column in source.dataset.column_names:
+            self.maps = source.dataset.select_columns([column])
+        else:
             known = ", ".join(getattr(getattr(source, "dataset", None), "column_names", ["none"]))
             raise ValueError(
                 f"the data have no column {column!r} of maps but: {known}; name one with --layout-column, or write "
                 f'"{column}_file_name": the name of a PNG file, to each line of metadata.jsonl'
             )
-        self.maps = source.dataset.select_columns([column])
 
     def __len__(self) -> int:
         return len(self.source)
@@ -71,8 +77,12 @@ class WithLayouts:
         return self.source.captions(limit)
 
     def fingerprint(self) -> str:
-        maps = "" if isinstance(self.source, Toybox) else of_dataset(self.maps, self.column)
-        return combine(self.source.fingerprint(), self.labels, maps)
+        found = ""
+        if isinstance(self.source, ImageFolder):
+            found = of_files(self.source.folder, self.maps)
+        elif isinstance(self.source, Pictures):
+            found = of_dataset(self.maps, self.column)
+        return combine(self.source.fingerprint(), self.labels, found)
 
     def __getitem__(self, index: int) -> dict:
         item = self.source[index]
@@ -81,16 +91,30 @@ class WithLayouts:
         return item | {"layout": layout}
 
     def _read(self, index: int, side: int) -> np.ndarray:
-        given = self.maps[index][self.column]
+        given = self.maps[index] if isinstance(self.source, ImageFolder) else self.maps[index][self.column]
         if isinstance(given, str):
-            with Image.open((self.folder or Path()) / given) as file:
-                given = file.copy()
+            given = open_image((self.folder or Path()) / given)
         if not isinstance(given, Image.Image):
             raise ValueError(f"the map of picture {index} in column {self.column!r} is no picture but {given!r}")
         try:
             return read_labels(square_map(given, side), self.labels)
         except ValueError as error:
-            raise ValueError(f"picture {index}: {error}") from None
+            name = self.maps[index] if isinstance(self.source, ImageFolder) else f"picture {index}"
+            raise ValueError(f"{name}: {error}") from None
+
+
+def _maps_of(source: ImageFolder, column: str) -> list[str]:
+    """Names of the maps' files; they must be there."""
+    try:
+        found = source.column(column)
+    except ValueError as error:
+        raise ValueError(
+            f'{error}; name one with --layout-column, or write "{column}_file_name", a PNG file, to each line'
+        ) from None
+    names = [check_name(name, f"{source.table}") if isinstance(name, str) else "" for name in found]
+    if missing := [name for name in names if not (source.folder / name).is_file()]:
+        raise FileNotFoundError(f"{source.table} names {len(missing)} maps that are not there, such as {missing[0]!r}")
+    return names
 
 
 def square_map(image: Image.Image, size: int) -> Image.Image:

@@ -7,12 +7,14 @@ Shapes: N images · S image side
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
+
+from t2i.data.fingerprint import SAMPLED, combine, of_texts
+from t2i.data.tables import read_table, text_of
 
 ARRAY, CAPTIONS = "images.npy", "metadata.jsonl"
 
@@ -30,9 +32,11 @@ class Rendered:
 
     def __init__(self, folder: Path, size: int):
         self.folder, self.size = folder, size
-        self.images = np.load(folder / ARRAY, mmap_mode="r")
-        lines = (folder / CAPTIONS).read_text(encoding="utf-8").splitlines()
-        self.texts = [json.loads(line)["text"] for line in lines]
+        try:
+            self.images = np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise ValueError(f"{folder / ARRAY} is damaged or cut short ({error}); render it anew") from error
+        self.texts = [text_of(row, "text", where) for where, row in read_table(folder / CAPTIONS)]
         if self.images.shape != (len(self.texts), size, size, 3) or self.images.dtype != np.uint8:
             raise ValueError(
                 f"{folder / ARRAY} holds {self.images.dtype} {self.images.shape}, not {len(self.texts)} images of "
@@ -52,3 +56,8 @@ class Rendered:
     def captions(self, limit: int) -> Iterator[str]:
         """The captions of the first `limit` images."""
         return islice(self.texts, limit)
+
+    def fingerprint(self) -> str:
+        """Of all captions, and of SAMPLED images."""
+        sample = np.ascontiguousarray(self.images[:: max(1, len(self) // SAMPLED)])
+        return combine(self.size, len(self), of_texts(self.texts), sample.tobytes())

@@ -1,36 +1,30 @@
-"""Pictures with captions, wherever they come from: toybox, a folder, or a data set of the Hub.
+"""Images with captions, wherever they come from: toybox, a folder, Parquet and Arrow files, or a data set of the Hub.
 
-Every source is a map-style data set whose items are `{"image": uint8 array (S, S, 3), "text": str}`.
+Every source has the interface `t2i.data.base.Source`.
+Shapes: S side of an image
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 from PIL import Image
 
+from t2i.data.base import Source
 from t2i.data.fingerprint import combine, of_dataset
+from t2i.data.folder import METADATA, ImageFolder
+from t2i.data.image_file import ImageError, read_square, square
+from t2i.data.labelled import is_labelled, open_labelled
 from t2i.data.rendered import Rendered, is_rendered
 from t2i.data.toybox import Toybox
 
+__all__ = ["TOYBOX_ITEMS", "Pictures", "Source", "open_source", "square"]
+
 TOYBOX_ITEMS = 1_000_000  # items cost nothing until they are drawn
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of an image folder: a caption for each picture
-
-
-class Source(Protocol):
-    """Items {"image": uint8 (S, S, 3), "text": str}, and their captions alone, which cost no picture."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int) -> dict: ...
-    def captions(self, limit: int) -> Iterator[str]: ...
-
-    def fingerprint(self) -> str:
-        """Equal for equal content, whatever it is called: 64 hexadecimal digits, see `fingerprint.py`."""
-        ...
+PATIENCE = 5  # seconds, for the Hub to say whether it has a data set
 
 
 class Pictures:
@@ -38,83 +32,179 @@ class Pictures:
 
     Args:
         dataset: a `datasets.Dataset` with an image and a text column.
-        size: side S of the pictures handed out.
+        size: side S of the images handed out.
+        captions: whether there must be a text column; otherwise texts are "" where there is none.
+        name: in messages.
 
     Raises ValueError, listing the columns there are, when one of the two is missing.
     """
 
-    def __init__(self, dataset, size: int, image_column: str = "image", caption_column: str = "text"):
-        for column, flag in ((image_column, "--image-column"), (caption_column, "--caption-column")):
+    def __init__(
+        self,
+        dataset,
+        size: int,
+        image_column: str = "image",
+        caption_column: str = "text",
+        captions: bool = True,
+        name: str = "the data set",
+    ):
+        needed = ((image_column, "--image-column"), (caption_column, "--caption-column"))
+        for column, flag in needed if captions else needed[:1]:
             if column not in dataset.column_names:
                 known = ", ".join(dataset.column_names)
                 raise ValueError(f"the data have no column {column!r} but: {known}; choose one with {flag}")
-        self.dataset, self.size = dataset, size
-        self.image_column, self.caption_column = image_column, caption_column
+        self.dataset, self.size, self.name = dataset, size, name
+        self.image_column = image_column
+        self.caption_column = caption_column if caption_column in dataset.column_names else None
+        self._rows = _undecoded(dataset, image_column)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict:
-        row = self.dataset[int(index)]
-        text = self._caption(row[self.caption_column], index)
-        return {"image": square(row[self.image_column], self.size), "text": text}
+        """Raises ImageError, a ValueError, for an image that cannot be read."""
+        row = self._rows[int(index)]
+        return {"image": self._image(row[self.image_column], index), "text": self._caption(row, index)}
 
     def captions(self, limit: int) -> Iterator[str]:
+        if self.caption_column is None:
+            return iter([""] * min(limit, len(self)))
         texts = islice(self.dataset[self.caption_column], limit)
-        return (self._caption(text, i) for i, text in enumerate(texts))
+        return (self._caption({self.caption_column: text}, i) for i, text in enumerate(texts))
 
     def fingerprint(self) -> str:
-        return combine(self.size, of_dataset(self.dataset, self.image_column, self.caption_column))
+        columns = [self.caption_column] if self.caption_column else []
+        return combine(self.size, of_dataset(self.dataset, self.image_column, *columns))
 
-    def _caption(self, text: object, index: int) -> str:
+    def _image(self, value: object, index: int):
+        name = f"image {index} of {self.name}"
+        if isinstance(value, Image.Image):
+            return square(value, self.size)
+        if isinstance(value, dict) and (held := value.get("bytes") or value.get("path")):
+            return read_square(held, self.size, name if isinstance(held, bytes) else None)
+        raise ImageError(f"{name} in column {self.image_column!r} is no image; choose another with --image-column")
+
+    def _caption(self, row: dict, index: int) -> str:
+        if self.caption_column is None:
+            return ""
+        text = row[self.caption_column]
         if not isinstance(text, str):
             raise ValueError(
-                f"the caption of picture {index} in column {self.caption_column!r} is no text but {text!r}; "
-                "drop that picture, or choose another column with --caption-column"
+                f"the caption of image {index} in column {self.caption_column!r} is no text but {text!r}; "
+                "drop that image, or choose another column with --caption-column"
             )
         return text
 
 
-def square(image: Image.Image, size: int) -> np.ndarray:
-    """Centre crop and resize to uint8 (size, size, 3); transparent pixels become white."""
-    if image.mode in ("RGBA", "LA", "P", "PA"):
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    image = image.convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    return np.array(image.resize((size, size), Image.Resampling.LANCZOS, box=box))
-
-
 def open_source(
-    name: str, size: int, image_column: str = "image", caption_column: str = "text", seed: int = 0
+    name: str,
+    size: int,
+    image_column: str = "image",
+    caption_column: str = "text",
+    seed: int = 0,
+    captions: bool = True,
 ) -> Source:
-    """The source called `name`: "toybox" (its training split), an image folder with metadata.jsonl, or a Hub data set.
+    """The source called `name`.
 
-    Also a folder of images rendered into one array, see `rendered.py`, and the training part of "digits", "mnist",
-    "fashion", "cifar10" and of a folder of IDX files, see `digits.py`.
+    Args:
+        name: "toybox" (its training split); a folder of images (see `folder.py`), or of one array of them (see
+            `rendered.py`); a folder of Parquet files, or one
+            that `datasets` has saved; a data set of the Hub, OWNER/NAME; or the training part of "digits", "mnist",
+            "fashion", "cifar10" or a folder of IDX files (see `labelled.py`).
+        size: side of the images.
+        image_column, caption_column: of metadata and data sets.
+        seed: of toybox.
+        captions: whether each image must have one; otherwise its text is "" where there is none.
 
     Raises FileNotFoundError or ValueError with the remedy when it is none of them.
     """
     if name == "toybox":
         return Toybox("train", size=size, seed=seed, num=TOYBOX_ITEMS)
-    from t2i.data import digits  # it needs this module
-
-    if name == "digits" or name in digits.HUB or digits.is_idx_folder(Path(name)):
-        return digits.open_splits(name, size).train
+    if is_labelled(name):
+        return open_labelled(name, size).train
+    columns = {"image_column": image_column, "caption_column": caption_column, "captions": captions}
     folder = Path(name)
     if is_rendered(folder):
         return Rendered(folder, size)
-    from datasets import load_dataset  # slow to import, and toybox does without
-
     if folder.is_dir():
-        if not any((folder / name).exists() for name in METADATA):
-            raise FileNotFoundError(f"{folder} has no metadata.jsonl with a line {{file_name, text}} for each picture")
-        dataset = load_dataset("imagefolder", data_dir=str(folder), split="train")
-    elif folder.is_absolute() or name.startswith(".") or name.count("/") != 1:
-        raise FileNotFoundError(f"there is no folder {name!r}; give 'toybox', an image folder or a Hub data set")
-    else:
-        dataset = load_dataset(name, split="train")
-    return Pictures(dataset, size, image_column, caption_column)
+        dataset = _saved(folder)
+        return (
+            ImageFolder(folder, size, **columns) if dataset is None else Pictures(dataset, size, name=name, **columns)
+        )
+    return Pictures(_from_hub(name), size, name=name, **columns)
+
+
+def _saved(folder: Path):
+    """A data set that `datasets` has saved, or of Parquet files; None for any other folder."""
+    parquet = sorted(str(path) for path in folder.glob("*.parquet") if path.name not in METADATA)
+    saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
+    if not saved and not parquet:
+        return None
+    import datasets  # slow to import, and image folders do without
+
+    try:
+        if not saved:
+            return datasets.concatenate_datasets([datasets.Dataset.from_parquet(_literal(path)) for path in parquet])
+        found = datasets.load_from_disk(str(folder))
+    except Exception as error:  # pyarrow's, the builders' and the file system's own
+        raise ValueError(f"{folder} cannot be read by datasets ({_line(error)}); save it again") from error
+    if isinstance(found, datasets.DatasetDict) and "train" not in found:
+        raise ValueError(f"{folder} has no split 'train' but {', '.join(found)}; give the folder of one of them")
+    return found["train"] if isinstance(found, datasets.DatasetDict) else found
+
+
+def _literal(path: str) -> str:
+    """A path in which `datasets` finds no pattern."""
+    return "".join(f"[{c}]" if c in "*?[" else c for c in path)
+
+
+def _from_hub(name: str):
+    """The training split of a data set of the Hub, which must say soon that it has one; FileNotFoundError otherwise."""
+    path = Path(name)
+    if path.is_file():
+        raise FileNotFoundError(f"{name} is a file; give the folder that holds the images")
+    owner_is_here = path.parent != Path() and path.parent.is_dir()
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1 or owner_is_here:
+        raise FileNotFoundError(f"there is no folder {name!r}{_near(path)}; give 'toybox', a folder or a Hub data set")
+    import datasets  # slow to import, and toybox and image folders do without
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+
+    instead = "give 'toybox', an image folder, or another data set of the Hub"
+    kept = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___")).is_dir()
+    try:
+        HfApi().dataset_info(name, timeout=PATIENCE)
+    except GatedRepoError:
+        raise FileNotFoundError(f"the Hub gives {name} to those it knows only; run: hf auth login") from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise FileNotFoundError(f"there is no folder {name!r}, and the Hub has no such data set; {instead}") from None
+    except Exception as error:  # of the HTTP library, of which there have been several
+        if not kept:
+            said = _line(error) if isinstance(error, HfHubHTTPError) else "it cannot be reached"
+            raise FileNotFoundError(f"there is no folder {name!r}, and of the Hub: {said}; {instead}") from error
+    try:
+        return datasets.load_dataset(name, split="train")
+    except (FloatingPointError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # its builders raise whatever they meet
+        raise ValueError(f"the Hub's {name} cannot be read ({_line(error)})") from error
+
+
+def _near(path: Path) -> str:
+    """A folder with a similar name, as a question."""
+    beside = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    return f": did you mean {path.parent / near[0]}?" if near else ""
+
+
+def _undecoded(dataset, column: str):
+    """The data set with images as files' bytes, for `t2i.data.image_file` to read them."""
+    import datasets
+
+    if isinstance(dataset.features[column], datasets.Image):
+        return dataset.cast_column(column, datasets.Image(decode=False))
+    return dataset
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

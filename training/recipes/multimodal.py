@@ -92,7 +92,7 @@ class MultimodalStage:
     def __init__(self, recipe: MultimodalRecipe):
         data, model = recipe.data, asdict(recipe.model)
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
-        splits = open_splits(data.data, data.image_size, recipe.loop.seed, **columns)
+        splits = open_splits(data.data, data.image_size, recipe.loop.seed, captions=True, **columns)
         self.source, vocabulary = splits.train, model.pop("text_vocab_size")
         self.tokenizer = train_bpe(_captions(splits.train), vocabulary)
         pixels = PreparePixels(splits.levels, splits.channels)

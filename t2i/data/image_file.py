@@ -1,0 +1,221 @@
+"""Image files: the one reader of training, unconditional models, editing, masks and evaluation.
+
+An image file becomes 8-bit RGB: rotated as its EXIF data say, scaled by its bit depth, on white where it is
+transparent; of an animation the first frame. What cannot be read is an `ImageError`, one sentence with the file's name.
+
+Shapes: H × W image · S side of a square one
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+FORMATS = {  # suffix: format, as it is called in messages
+    ".png": "PNG",
+    ".apng": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jfif": "JPEG",
+    ".webp": "WebP",
+    ".avif": "AVIF",
+    ".gif": "GIF",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".jp2": "JPEG 2000",
+    ".pbm": "PNM",
+    ".pgm": "PNM",
+    ".ppm": "PNM",
+    ".pnm": "PNM",
+}
+# Suffixes of images that are not read: in a folder they are named rather than passed over.
+OTHER_FORMATS = frozenset(
+    {
+        *(".arw", ".bpg", ".cr2", ".cr3", ".dds", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".icns", ".ico"),
+        *(".j2k", ".jxl", ".nef", ".pcx", ".pdf", ".pfm", ".psd", ".qoi", ".raw", ".sgi", ".svg", ".tga", ".xcf"),
+    }
+)
+KINDS = tuple(dict.fromkeys(FORMATS.values()))
+# Pillow's decoders of these; it has others, some of which run programs, and a file's name does not say which it needs.
+_DECODERS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM")
+_MAGIC = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"P5", b"P6")
+_SQUARED = 2  # times the side that is asked for: a JPEG is decoded no larger than needed, but with something to average
+
+
+class ImageError(ValueError):
+    """An image file that cannot be read: one sentence with its name and what to do."""
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """An image file -> RGB: rotated, scaled to 8 bits by its bit depth, on white where it is transparent.
+
+    Reads the formats of FORMATS, whatever the file is called. 32-bit integers must hold 16 bits, floats lie in [0, 1].
+    Raises ImageError, a ValueError, for what cannot be read: missing, empty, damaged, no image, of too many pixels.
+    """
+    return to_rgb(open_image(path), str(path))
+
+
+def read_square(file: str | Path | bytes, size: int, name: str | None = None) -> np.ndarray:
+    """Centre square of an image file, or of what one holds -> uint8 (S, S, 3); raises ImageError as `read_image` does.
+
+    A JPEG is decoded at a fraction of its size where that is still at least twice S: 1/8, 1/4 or 1/2.
+    """
+    name = name or str(file)
+    image = open_image(io.BytesIO(file) if isinstance(file, bytes) else file, name, at_least=_SQUARED * size)
+    return square(to_rgb(image, name), size)
+
+
+def square(image: Image.Image, size: int) -> np.ndarray:
+    """Centre crop and resize to uint8 (size, size, 3), as `to_rgb` makes it."""
+    image = to_rgb(image)
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    if side == size:
+        return np.array(image if width == height else image.crop((left, top, left + side, top + side)))
+    return np.array(image.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + side, top + side)))
+
+
+def open_image(file: str | Path | io.BytesIO, name: str | None = None, at_least: int | None = None) -> Image.Image:
+    """What an image file holds, in its own mode (the indices of a palette stay), decoded and rotated.
+
+    Args:
+        file: its path, or a stream.
+        name: in messages, the path by default.
+        at_least: a JPEG may be decoded at a fraction of its size, as long as its shorter side stays so long.
+
+    Raises ImageError as `read_image` does.
+    """
+    name = name or str(file)
+    try:
+        with Image.open(file, formats=_DECODERS) as image:
+            if at_least is not None and image.format in ("JPEG", "MPO"):
+                scale = min(image.size) // at_least
+                if scale > 1:
+                    image.draft(None, (image.width // scale, image.height // scale))
+            deep = _is_of_16_bits(image)
+            image.load()
+    except Exception as error:  # decoders meet damaged files with whatever they run into
+        raise ImageError(f"{name} {_why(error, file)}") from error
+    if min(image.size) < 1:
+        raise ImageError(f"{name} has no pixels ({image.width}×{image.height}); remove it")
+    if deep and isinstance(key := image.info.get("transparency"), tuple):  # Pillow keeps 8 bits of the pixels alone
+        image.info["transparency"] = tuple(level >> 8 for level in key)
+    return _rotated(image)
+
+
+def _why(error: Exception, file: str | Path | io.BytesIO) -> str:
+    """What is wrong with a file that Pillow raised this for, and the remedy."""
+    if isinstance(error, FileNotFoundError):
+        return "is not there"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; scale it down first"
+    if isinstance(error, MemoryError):
+        return "does not fit into the memory that is left; scale it down first"
+    if isinstance(error, UnidentifiedImageError):
+        return _what_else(file)
+    if isinstance(error, OSError) and error.errno is not None:  # of the system, such as a missing permission
+        return f"cannot be read: {error.strerror}"
+    return f"is damaged or cut short ({_line(error)}); fetch it again or remove it"
+
+
+def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
+    """An image of any mode -> RGB: scaled to 8 bits by its depth, on white where it is transparent.
+
+    Raises ImageError for values that have no fixed range: integers beyond 16 bits, and floats outside of [0, 1].
+    """
+    mode = image.mode
+    if mode == "RGB" and "transparency" not in image.info:
+        return image
+    if mode.startswith(("I", "F")):
+        return Image.fromarray(_grey_levels(image, name)).convert("RGB")
+    try:
+        if mode in ("1", "L", "RGB") and "transparency" in image.info:
+            return Image.fromarray(_without_key(image))
+        if mode in ("RGBA", "LA", "PA", "RGBa", "La") or (mode == "P" and image.has_transparency_data):
+            image = image.convert("LA") if mode == "La" else image  # the only mode that Pillow makes of it
+            image = image.convert("RGBA")
+            return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return image.convert("RGB")
+    except Exception as error:  # a mode that Pillow cannot convert, or one without its colour profile
+        raise ImageError(f"{name} is of mode {mode}, which cannot be converted to RGB ({_line(error)})") from error
+
+
+def to_eight_bits(image: Image.Image, name: str = "the image") -> Image.Image:
+    """A grey image of 16 bits or of floats -> mode L, as `to_rgb` scales it; any other image as it is."""
+    return Image.fromarray(_grey_levels(image, name)) if image.mode.startswith(("I", "F")) else image
+
+
+def _grey_levels(image: Image.Image, name: str) -> np.ndarray:
+    """Of mode I, I;16… or F -> uint8 (H, W)."""
+    values = np.asarray(image)
+    low, high = float(values.min()), float(values.max())
+    if image.mode == "F":
+        if not -1e-5 <= low <= high <= 1 + 1e-5:  # NaN fails too
+            raise ImageError(f"{name} has floats from {low:.4g} to {high:.4g}; scale them to [0, 1], or save 8 bits")
+        levels = (values.clip(0, 1) * 255).round().astype(np.uint8)
+    else:
+        if not 0 <= low <= high <= 65535:
+            raise ImageError(f"{name} has integers from {low:.0f} to {high:.0f}; save it with 8 or 16 bits, from 0 up")
+        if (
+            image.mode == "I" and image.format not in ("PNG", "PPM") and 0 < high < 256
+        ):  # nothing says whether they are of 8 or 16
+            raise ImageError(f"{name} has 32-bit integers up to {high:.0f} only; save it with 8 bits")
+        levels = (values.astype(np.float32) / np.float32(257)).round().astype(np.uint8)
+    key = image.info.get("transparency")
+    return levels if key is None else np.where(values == key, np.uint8(255), levels)
+
+
+def _without_key(image: Image.Image) -> np.ndarray:
+    """Pixels of the colour that stands for transparency become white: uint8 (H, W, 3)."""
+    key, plain = image.info["transparency"], image.copy()
+    del plain.info["transparency"]
+    pixels = np.array(plain.convert("RGB"))
+    pixels[(pixels == np.array(key)).all(-1)] = 255
+    return pixels
+
+
+def _rotated(image: Image.Image) -> Image.Image:
+    """As EXIF data say, where they can be read: damaged ones are common and say nothing."""
+    try:
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
+            return image
+    except Exception:
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def _is_of_16_bits(image: Image.Image) -> bool:
+    """Whether Pillow, which has no mode for it, is about to cut colours of 16 bits down to 8."""
+    return image.format == "PNG" and any("16" in str(tile[3]) for tile in image.tile)
+
+
+def _what_else(file: str | Path | io.BytesIO) -> str:
+    """What a file is that Pillow does not know, and what to do about it."""
+    if isinstance(file, io.BytesIO):
+        head = file.getvalue()[:512]
+    else:
+        with Path(file).open("rb") as opened:
+            head = opened.read(512)
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not head:
+        return "is empty; fetch it again or remove it"
+    if text.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS and not the image; run `git lfs pull`"
+    if b"<svg" in text:
+        return "is a drawing in SVG; convert it to PNG"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "is a web page and not an image; fetch it again or remove it"
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
+        return "is HEIC; convert it to PNG or JPEG"
+    if head.startswith(_MAGIC) or head[4:12] == b"ftypavif":
+        return "is damaged or cut short; fetch it again or remove it"
+    return f"is no image of a format that is read here ({', '.join(KINDS)}); convert or remove it"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

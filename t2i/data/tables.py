@@ -1,0 +1,127 @@
+"""Tables of captions and prompts: text files as lines, JSON lines, CSV and Parquet, each row with the place it has.
+
+Every fault is one sentence with the file, the line where there are lines, and the remedy.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+Row = tuple[str, dict]  # where it stands, as messages name it, and its values by column
+TABLES = (".jsonl", ".csv", ".parquet")
+_UTF = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16"}
+_UTF[codecs.BOM_UTF16_BE] = "UTF-16"
+
+
+def read_text(path: Path) -> str:
+    """A text file's content without its byte order mark. ValueError, naming file and line, where it is not UTF-8."""
+    content = path.read_bytes()
+    for mark, name in _UTF.items():
+        if content.startswith(mark):
+            raise ValueError(f"{path} is {name}; save it as UTF-8, for instance with: iconv -f {name} -t UTF-8")
+    if b"\0" in content:
+        raise ValueError(f"{path} is no text in UTF-8, for it holds zero bytes; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: byte {content[error.start]:#04x} is not UTF-8; save the file as UTF-8, for instance "
+            "with: iconv -f LATIN1 -t UTF-8"
+        ) from None
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(number, line) of the lines of a text file that are not empty, without white space around them.
+
+    Lines end where editors end them (\\n, \\r\\n or \\r), and not at the other separators of `str.splitlines`, which
+    may stand in a caption. Raises ValueError as `read_text` does.
+    """
+    lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def read_table(path: Path) -> Iterator[Row]:
+    """The rows of a .jsonl, .csv or .parquet file; raises ValueError for anything else, and for what is damaged."""
+    suffix = path.suffix.lower()
+    read = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}.get(suffix)
+    if read is None:
+        raise ValueError(f"{path} is no table; give one that ends in {', '.join(TABLES)}")
+    return read(path)
+
+
+def _jsonl_rows(path: Path) -> Iterator[Row]:
+    for number, line in read_lines(path):
+        where = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            what = error.msg if isinstance(error, json.JSONDecodeError) else "it cannot be read"
+            raise ValueError(f'{where}: not JSON ({what}); each line is an object {{"file_name": …}}') from None
+        if not isinstance(row, dict):
+            raise ValueError(f"{where}: {_short(row)} is no object; each line is one, in {{ }}, with names and values")
+        yield where, row
+
+
+def _csv_rows(path: Path) -> Iterator[Row]:
+    rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    header: list[str] = []
+    try:
+        for values in rows:
+            where = f"{path}, line {rows.line_num}"
+            if not values:
+                continue
+            if not header:
+                header = [name.strip() for name in values]
+                if len(set(header)) < len(header):
+                    raise ValueError(f"{where}: two columns have one name: {', '.join(header)}")
+                continue
+            if len(values) != len(header):
+                raise ValueError(
+                    f"{where} has {len(values)} fields, the header {len(header)} ({', '.join(header)}); put captions "
+                    "that hold commas in double quotes"
+                )
+            yield where, dict(zip(header, values, strict=True))
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {rows.line_num}: {error}; put captions in double quotes, and double those in them"
+        ) from None
+
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pyarrow as pa  # slow to import
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            number = 0
+            for batch in file.iter_batches():
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}, row {number}", row
+    except pa.ArrowException as error:
+        raise ValueError(f"{path} is damaged or no Parquet file ({_short(str(error))}); write it again") from None
+
+
+def text_of(row: dict, column: str, where: str) -> str:
+    """The text in a column of a row. ValueError, naming its place, where it is none or cannot be written as UTF-8."""
+    if column not in row:
+        raise ValueError(f"{where} has no {column!r}, only: {', '.join(map(str, row)) or 'nothing'}")
+    text = row[column]
+    if not isinstance(text, str):
+        raise ValueError(f"{where}: {column!r} is no text but {_short(text)}; write one, or remove the line")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{where}: {column!r} holds half of a character ({_short(text)}); write it anew") from None
+    return text
+
+
+def _short(value: object) -> str:
+    said = "null" if value is None else repr(value)
+    return said if len(said) <= 60 else said[:57] + "…"
