@@ -33,6 +33,8 @@ from torch import nn
 from tqdm import tqdm
 
 import t2i
+from t2i.eval.manifest import REMEDY, check_entry, find_manifest
+from t2i.eval.manifest import digest as file_digest
 from t2i.eval.processes import shard, together
 from t2i.eval.prompts import Prompt, entropy
 from t2i.files import slug, write_whole
@@ -220,8 +222,11 @@ def merge(out: Path) -> dict:
         raise FileNotFoundError(f"{out} has no manifest; make its pictures first")
     header = header[0]
     entries = _read(out, header)
-    count = header["prompts"]["num"] * len(header["seeds"])
-    whole = [e for e in entries.values() if _digest(out / e["file"]) == e["sha256"]]
+    try:
+        count = header["prompts"]["num"] * len(header["seeds"])
+    except (KeyError, TypeError):
+        raise ValueError(f"the manifest of {out} does not say of how many prompts it is; {REMEDY}") from None
+    whole = [e for e in entries.values() if file_digest(out / e["file"]) == e["sha256"]]
     if len(whole) != count:
         raise ValueError(f"{out} has {len(whole)} of {count} pictures; generate again with the same settings to go on")
     manifest = _manifest(header, whole)
@@ -232,11 +237,10 @@ def merge(out: Path) -> dict:
 
 
 def read_manifest(out: Path) -> dict:
-    """The manifest of a finished folder; FileNotFoundError where it is not finished."""
-    path = out / "manifest.json"
-    if not path.is_file():
+    """The manifest of a finished folder; FileNotFoundError where it is not finished, ValueError where it is damaged."""
+    if (manifest := find_manifest(out)) is None:
         raise FileNotFoundError(f"{out} has no manifest.json; generate again with the same settings to finish it")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return manifest
 
 
 def describe(pipeline: Pipeline, name: str, options: dict) -> dict:
@@ -295,7 +299,7 @@ def _save(out: Path, item: Item, image: Image.Image) -> dict:
     path = out / item.file
     part = path.with_name(f".{path.name}.part")
     image.save(part, format="PNG")
-    sha256 = _digest(part)
+    sha256 = file_digest(part)
     part.replace(path)
     return {
         "index": item.index,
@@ -308,12 +312,8 @@ def _save(out: Path, item: Item, image: Image.Image) -> dict:
     }
 
 
-def _digest(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
 def _is_there(out: Path, item: Item, entries: dict[str, dict]) -> bool:
-    return item.file in entries and _digest(out / item.file) == entries[item.file]["sha256"]
+    return item.file in entries and file_digest(out / item.file) == entries[item.file]["sha256"]
 
 
 def _manifest(header: dict, entries: Sequence[dict]) -> dict:
@@ -336,16 +336,18 @@ def _append(log: Path, text: str) -> None:
 
 def _rows(out: Path) -> Iterator[dict]:
     """What manifest.json and then the logs of all processes hold, as {"header": …} and entries."""
-    if (out / "manifest.json").is_file():
-        manifest = read_manifest(out)
+    if (manifest := find_manifest(out)) is not None:
         yield {"header": manifest["header"]}
         yield from manifest["images"]
     for log in sorted(out.glob("manifest-*.jsonl")):
         for line in log.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
-                yield json.loads(line)
-            except json.JSONDecodeError:  # torn by a kill: its picture is made again
+                row = json.loads(line)
+                if "header" not in row:
+                    check_entry(row, str(log))
+            except (ValueError, TypeError):  # torn by a kill: its picture is made again
                 continue
+            yield row
 
 
 def _headers(out: Path) -> list[dict]:
@@ -362,6 +364,6 @@ def _read(out: Path, header: dict) -> dict[str, dict]:
     entries: dict[str, dict] = {}
     for row in _rows(out):
         # Two processes may have recorded one file, if their number changed between runs: the one that fits counts.
-        if "file" in row and (row["file"] not in entries or _digest(out / row["file"]) == row["sha256"]):
+        if "file" in row and (row["file"] not in entries or file_digest(out / row["file"]) == row["sha256"]):
             entries[row["file"]] = row
     return entries

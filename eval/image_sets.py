@@ -6,8 +6,6 @@ Shapes: N pictures · H × W pixels · D dimensions
 from __future__ import annotations
 
 import hashlib
-import struct
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -21,7 +19,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from t2i.data.sources import square
+from t2i.data import image_file
+from t2i.data.image_file import square
 from t2i.eval.features.base import Extractor, Features, as_uint8
 from t2i.eval.features.cache import FeatureCache
 from t2i.eval.folders import image_files
@@ -29,8 +28,6 @@ from t2i.eval.metrics.common import Array
 from t2i.eval.processes import shard
 
 CACHED_AT_ONCE = 1024  # pictures in a file of the cache: what an interrupted run can lose
-# What Pillow raises for files that are cut off, damaged, or no pictures at all.
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 Source = Path | Tensor | Callable[[], np.ndarray]  # a file; uint8 (3, H, W); or what makes uint8 (H, W, 3)
 T = TypeVar("T")
@@ -41,15 +38,8 @@ R = TypeVar("R")
 
 
 def read_image(path: str | Path) -> Tensor:
-    """A picture file -> uint8 (3, H, W); transparent pixels become white, grey becomes RGB, animations their first.
-
-    Raises one of UNREADABLE for a damaged file and for pictures of more than 8 bits.
-    """
-    with Image.open(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise ValueError(f"{image.mode} pictures have more than 8 bits; save them with 8")
-        mode = "RGBA" if image.has_transparency_data else "RGB"
-        return as_uint8(np.array(image.convert(mode)), layout="NHWC")[0]
+    """An image file, as `t2i.data.read_image` reads it -> uint8 (3, H, W); raises ImageError as that does."""
+    return torch.from_numpy(np.array(image_file.read_image(path))).permute(2, 0, 1).contiguous()
 
 
 def load_image(source: Source, side: int | None = None) -> Tensor:
@@ -78,8 +68,9 @@ def image_digest(image: Tensor) -> str:
 
 
 def why_unreadable(error: Exception, source: Source, name: str) -> str:
-    """One line that gives the picture's name and not its path, which is no one's business in a report."""
-    return " ".join(str(error).replace(str(source), name).split()) or type(error).__name__
+    """What is wrong with a picture, without its path, which is no one's business in a report."""
+    said = " ".join(str(error).removeprefix(f"{source} ").replace(str(source), name).split())
+    return said or type(error).__name__
 
 
 # --- several processes ----------------------------------------------------------------------------------------------
@@ -216,7 +207,7 @@ def _load(name: str, source: Source, side: int | None, extractor: Extractor, sto
     """Runs in a thread: what the network needs of one picture, or its features where the cache has them."""
     try:
         image = load_image(source, side)
-    except UNREADABLE as error:
+    except image_file.ImageError as error:
         return _Picture(name, error=why_unreadable(error, source, name))
     picture = _Picture(name, image_digest(image), black=not image.any())
     picture.row = None if store is None else store.get(picture.sha256)

@@ -5,7 +5,6 @@ Shapes: N pictures · S image side
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import cached_property, partial
@@ -16,13 +15,16 @@ from PIL import Image
 
 import t2i
 from t2i.cli_errors import UsageError
+from t2i.data.folder import captions_of
+from t2i.data.image_file import ImageError
 from t2i.data.toybox import Scene
 from t2i.eval import bias
 from t2i.eval.ask import OPTIONS, Ask
 from t2i.eval.features import Extractor, Features
-from t2i.eval.folders import check_outside, drawn_manifest, image_files
+from t2i.eval.folders import check_outside, image_files
 from t2i.eval.generation import describe, generate_on_all
-from t2i.eval.image_sets import UNREADABLE, Source, extract, read_image, to_picture, why_unreadable
+from t2i.eval.image_sets import Source, extract, read_image, to_picture, why_unreadable
+from t2i.eval.manifest import find_manifest
 from t2i.eval.processes import FAILURES
 from t2i.eval.prompts import CATEGORIES, Prompt, entropy, open_prompts
 from t2i.eval.references import Reference, load_reference
@@ -143,7 +145,7 @@ class Subject:
         for file in self.files:
             try:
                 yield file, to_picture(read_image(file))
-            except UNREADABLE as error:
+            except ImageError as error:
                 yield file, f"{names[file]}: {why_unreadable(error, file, names[file])}"
 
     @cached_property
@@ -227,7 +229,7 @@ class Subject:
         """Name of the pipeline, empty where nothing tells it."""
         if not self.found:
             return self.ask.pipeline
-        return (drawn_manifest(Path(self.ask.pipeline)) or {}).get("header", {}).get("pipeline", "")
+        return (find_manifest(Path(self.ask.pipeline)) or {}).get("header", {}).get("pipeline", "")
 
     def extract(
         self, source: Path | Mapping[str, Source], extractor: Extractor, side: int | None = None, keep: bool = False
@@ -252,16 +254,14 @@ def _rendered(prompt: Prompt, copy: int, stream: int, side: int) -> np.ndarray:
 
 
 def _prompts_of_folder(folder: Path, files: Sequence[Path]) -> list[Prompt]:
-    """From manifest.json (written with generated pictures) or metadata.jsonl (file_name, text)."""
-    if (manifest := drawn_manifest(folder)) is not None:
-        texts = {str(folder / entry["file"]): entry["prompt"] for entry in manifest["images"]}
-    elif (folder / "metadata.jsonl").is_file():
-        rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines() if line.strip()]
-        if odd := [row for row in rows if not {"file_name", "text"} <= row.keys()]:
-            raise UsageError(f"{folder}/metadata.jsonl has a line without file_name and text: {odd[0]}; add them")
-        texts = {str(folder / row["file_name"]): row["text"] for row in rows}
+    """From manifest.json (written with generated pictures), or the captions of a folder (see `t2i.data.folder`)."""
+    if (manifest := find_manifest(folder)) is not None:
+        texts = {entry["file"]: entry["prompt"] for entry in manifest["images"]}
     else:
+        texts = captions_of(folder)
+    if not texts:
         raise UsageError(f"{folder} does not say what its pictures show: add metadata.jsonl with file_name and text")
-    if missing := [path for path in files if str(path) not in texts]:
-        raise UsageError(f"{folder} has no prompt for {missing[0].name}; add it to its metadata.jsonl")
-    return [Prompt(texts[str(path)], "file", None, path.stem) for path in files]
+    names = [path.relative_to(folder).as_posix() for path in files]
+    if missing := [name for name in names if name not in texts]:
+        raise UsageError(f"{folder} has no prompt for {missing[0]}; add it to its metadata.jsonl")
+    return [Prompt(texts[name], "file", None, path.stem) for name, path in zip(names, files, strict=True)]

@@ -226,6 +226,19 @@ def images_among(folder: Path, files: Sequence[str]) -> list[str]:
     return [name for name, end in zip(files, ends, strict=True) if end in FORMATS]
 
 
+def captions_of(folder: Path, caption_column: str = "text") -> dict[str, str]:
+    """{image: caption} of a folder, by names relative to it, the first of each; empty where there are none.
+
+    Names of folders are no captions. Raises as `ImageFolder` does.
+    """
+    files = scan(folder)
+    texts = {name for name in files if name.endswith(".txt")}
+    if _table_of(folder) is None and not any(_text_name(name) in texts for name in images_among(folder, files)):
+        return {}
+    found = ImageFolder(folder, 1, caption_column=caption_column)
+    return dict(reversed([*zip(found.names, found.texts, strict=True)]))
+
+
 def check_name(name: str, where: str) -> str:
     """A file's name in a table, without `./`; ValueError, naming the place, unless it lies below the table's folder."""
     parts = name.split("/")
