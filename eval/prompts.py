@@ -9,7 +9,6 @@ out of the training data.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +18,11 @@ import numpy as np
 
 from t2i.checks import check_seeds, check_whole
 from t2i.cli_errors import check_choice
+from t2i.data.folder import ImageFolder
+from t2i.data.tables import TABLES, read_lines, read_table, text_of
 from t2i.data.toybox import ATTRIBUTES, COLOURS, HELD_OUT, SKINS, Scene, Thing
 from t2i.data.toybox.captions import OPENINGS, RELATION_PHRASES, name
-from t2i.files import read_text, slug
+from t2i.files import slug
 
 WORDINGS = 3  # phrasings of each scene of the category "paraphrase"
 
@@ -89,10 +90,10 @@ class Prompt:
 
 
 def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0) -> list[Prompt]:
-    """The prompts of a suite ("toybox", "toybox/counting", "lecture") or of a file.
+    """The prompts of a suite ("toybox", "toybox/counting", "lecture"), of a file, or the captions of a folder.
 
-    A file has one prompt a line; where its name ends in .jsonl each line is {"prompt": …}, and may have a "category"
-    and a "key". Empty lines are left out.
+    A file has one prompt a line. Where its name ends in .jsonl, .csv or .parquet each row has a "prompt" or a "text",
+    and may have a "category" and a "key", so that the metadata of a folder of images will do. Empty lines are left out.
 
     Args:
         num: toybox: prompts of each category, 1 or more (see `toybox_prompts`); others: at most so many, the first
@@ -116,7 +117,9 @@ def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0
         return [Prompt(text, category, scene, f"lecture/{i:04}") for i, (text, category, scene) in rows]
     if Path(name).is_file():
         return _from_file(Path(name))[:num]
-    if Path(name).suffix or Path(name).is_dir() or (Path(name).parent != Path() and not name.startswith("toybox/")):
+    if Path(name).is_dir():
+        return _from_folder(Path(name))[:num]
+    if Path(name).suffix or (Path(name).parent != Path() and not name.startswith("toybox/")):
         raise FileNotFoundError(f"there is no file of prompts {name!r}; give one with a prompt a line, or a suite")
     check_choice("prompt suite", name, [*suites, "lecture"])
     raise AssertionError("check_choice lets only known names pass")
@@ -187,13 +190,11 @@ def _one_of(options: Sequence[str], rng: np.random.Generator) -> str:
 
 
 def _from_file(path: Path) -> list[Prompt]:
-    lines = read_text(path).split("\n")
-    rows = [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()]
     stem = slug(path.stem) or "prompts"
-    if path.suffix == ".jsonl":
-        prompts = [_from_json(line, f"{path}, line {i}", f"{stem}/{i:04}") for i, line in rows]
+    if path.suffix.lower() in TABLES:
+        prompts = _from_table(path, stem)
     else:
-        prompts = [Prompt(line, stem, None, f"{stem}/{i:04}") for i, line in rows]
+        prompts = [Prompt(line, stem, None, f"{stem}/{i:04}") for i, line in read_lines(path)]
     if not prompts:
         raise ValueError(f"{path} has no prompts; write one a line")
     key, times = Counter(prompt.key for prompt in prompts).most_common(1)[0]
@@ -202,11 +203,23 @@ def _from_file(path: Path) -> list[Prompt]:
     return prompts
 
 
-def _from_json(line: str, where: str, key: str) -> Prompt:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        row = None
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
-        raise ValueError(f'{where}: no {{"prompt": "…"}}; give each line that form, or name the file .txt')
-    return Prompt(row["prompt"], str(row.get("category", "file")), None, str(row.get("key", key)))
+def _from_folder(folder: Path) -> list[Prompt]:
+    """The captions of a folder's images, in the order of its table or of the images' names."""
+    source, stem = ImageFolder(folder, size=1), slug(folder.resolve().name) or "prompts"
+    texts = [(i, text) for i, text in enumerate(source.texts, 1) if text.strip()]
+    if not texts:
+        raise ValueError(f"{folder} has no captions to be prompts; write some into its metadata.jsonl")
+    return [Prompt(text, stem, None, f"{stem}/{i:04}") for i, text in texts]
+
+
+def _from_table(path: Path, stem: str) -> list[Prompt]:
+    prompts, column = [], ""
+    for i, (where, row) in enumerate(read_table(path), 1):
+        column = column or ("prompt" if "prompt" in row else "text")  # the same in all rows
+        if not isinstance(row.get(column), str) or not row[column].strip():
+            raise ValueError(
+                f'{where}: no {{"prompt": "…"}} or "text"; give each line that form, or name the file .txt'
+            )
+        key, category = row.get("key") or f"{stem}/{i:04}", row.get("category") or "file"
+        prompts.append(Prompt(text_of(row, column, where), str(category), None, str(key)))
+    return prompts

@@ -39,7 +39,7 @@ def upscale(args: Sequence[str]) -> None:
     ask = parse(Upscale(), args, prog="t2i upscale", description="Make a small picture larger.")
     check_change(ask, ask.image, "t2i upscale small.png")
     _check_trained(ask, "upscale")
-    image = open_picture(ask.image, "RGB", ask.image_size)
+    image = open_picture(ask.image, "picture", ask.image_size)
 
     def draw(pipe) -> list[Image.Image]:
         _check_kind(pipe, "LatentDiffusionUpscalePipeline", "upscale", ask)
@@ -53,7 +53,7 @@ def layout(args: Sequence[str]) -> None:
     ask = parse(FromLayout(), args, prog="t2i layout", description="Draw pictures of what a map says is where.")
     check_change(ask, ask.map, 't2i layout map.png "a red cat on top of a blue car"')
     _check_trained(ask, "layout")
-    labels = open_picture(ask.map, None, ask.image_size, Image.Resampling.NEAREST)
+    labels = open_picture(ask.map, "map", ask.image_size)
 
     def draw(pipe) -> list[Image.Image]:
         _check_kind(pipe, "LatentDiffusionLayoutPipeline", "layout", ask)

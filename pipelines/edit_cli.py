@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from tyro.conf import Positional, arg
 
 from t2i.checks import check_options, check_seeds, check_text, check_whole
 from t2i.cli_errors import Dtype, UsageError, parse
+from t2i.data.image_file import open_image, to_eight_bits, to_rgb
 from t2i.pipelines.cli import check_draws_from_words, check_scheduler, record, save_each, say
 from t2i.pipelines.outputs import Output, check_out, write_images
 
@@ -97,7 +98,7 @@ def edit(args: Sequence[str]) -> None:
     """Image to image and variations, as `args` ask; raises UsageError for bad arguments."""
     ask = parse(Edit(), args, prog="t2i edit", description="Make a picture more like a prompt, or variations of it.")
     check_change(ask, ask.image, 't2i edit photo.png "a zebra teapot"')
-    image = open_picture(ask.image, "RGB", ask.image_size)
+    image = open_picture(ask.image, "picture", ask.image_size)
     run(
         ask,
         "LatentDiffusionImg2ImgPipeline",
@@ -112,7 +113,9 @@ def inpaint(args: Sequence[str]) -> None:
     check_change(ask, ask.image, 't2i inpaint photo.png mask.png "a zebra teapot"')
     if not ask.mask:
         raise UsageError("give a mask after the picture: a picture of its size, white where to repaint")
-    image, mask = open_picture(ask.image, "RGB", ask.image_size), open_picture(ask.mask, None, ask.image_size)
+    image, mask = (
+        open_picture(path, kind, ask.image_size) for path, kind in ((ask.image, "picture"), (ask.mask, "mask"))
+    )
 
     def draw(pipe) -> list[Image.Image]:
         import torch
@@ -167,18 +170,20 @@ def _check_draw(ask: Draw, prompts: Sequence[str]) -> None:
     check_out(ask.out)
 
 
-def open_picture(path: str, mode: str | None, size: int | None, how: int = Image.Resampling.BICUBIC) -> Image.Image:
-    """A picture the right way up, in a mode or as it is, cut and resampled to a square where that is asked for."""
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            image.load()
-    except FileNotFoundError:
-        raise UsageError(f"there is no picture {path}") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{path} is not a picture that can be read: {error}") from error
-    image = image.convert(mode) if mode else image
-    return image if size is None else ImageOps.fit(image, (size, size), how)
+def open_picture(path: str, kind: Literal["picture", "mask", "map"], size: int | None) -> Image.Image:
+    """An image file, cut and resampled to a square where that is asked for.
+
+    A picture is RGB; a mask keeps its mode, but of 16 bits it is scaled to 8; the pixels of a map are labels and stay
+    as they are. Raises ImageError, a ValueError, for a file that cannot be read.
+    """
+    image = open_image(path)
+    if kind == "picture":
+        image = to_rgb(image, path)
+    elif kind == "mask":
+        image = to_eight_bits(image, path)
+    if size is None:
+        return image
+    return ImageOps.fit(image, (size, size), Image.Resampling.NEAREST if kind == "map" else Image.Resampling.BICUBIC)
 
 
 def run(ask: Draw, kind: str | None, draw: Callable, save: Callable[[list[Image.Image]], str]) -> None:

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2i.data.image_file import to_eight_bits, to_rgb
 from t2i.data.layouts import read_labels
 from t2i.images import to_tensor
 
@@ -21,7 +22,8 @@ Pictures = Image.Image | np.ndarray | Tensor | Sequence[Image.Image | np.ndarray
 def read_pictures(images: Pictures | None, stride: int) -> Tensor:
     """PIL images of one size, a tensor (n, 3, H, W) or array (n, H, W, 3) in [0, 1] -> float32 (n, 3, H, W) in [-1, 1].
 
-    Arrays of uint8 go to 255. One picture (3, H, W) or (H, W, 3) will do, and so will a list of them.
+    PIL images of any mode become RGB as `t2i.data.read_image` makes it: on white where they are transparent, 16 bits
+    scaled to 8. Arrays of uint8 go to 255. One picture (3, H, W) or (H, W, 3) will do, and so will a list of them.
     Raises ValueError for anything else, and for sides that `stride` does not divide.
     """
     images = _as_tensor(images)
@@ -29,7 +31,7 @@ def read_pictures(images: Pictures | None, stride: int) -> Tensor:
         _check_tensor("pictures", images, 3)
         pixels = images.float() * 2 - 1
     else:
-        pictures = [picture.convert("RGB") for picture in _as_list("image", images)]
+        pictures = [to_rgb(picture) for picture in _as_list("image", images)]
         sizes = sorted({picture.size for picture in pictures})
         if len(sizes) > 1:
             raise ValueError(
@@ -114,7 +116,8 @@ def _as_tensor(images: Pictures | None) -> Pictures | None:
 
 
 def _grey(mask: Image.Image) -> np.ndarray:
-    """uint8 (H, W); raises ValueError where black and white are not all there is."""
+    """uint8 (H, W), scaled by the mask's depth; raises ValueError where black and white are not all there is."""
+    mask = to_eight_bits(mask, "the mask")
     if mask.mode in ("1", "L"):
         return np.array(mask.convert("L"))
     if mask.mode in ("RGB", "P", "RGBA", "LA"):  # black and white, saved as colours
@@ -124,8 +127,7 @@ def _grey(mask: Image.Image) -> np.ndarray:
         if (colours[..., :3] == colours[..., :1]).all():
             return colours[..., 0]
     raise ValueError(
-        f"a mask is black and white, white where to repaint; this one has colours (mode {mask.mode}): save it in grey, "
-        "in Python mask.convert('L')"
+        f"a mask is black and white, white where to repaint; this one has colours (mode {mask.mode}): save it in grey"
     )
 
 

@@ -103,17 +103,17 @@ class ImageFolder:
     def column(self, name: str) -> list:
         """The values of a column of the metadata, one for each item, or of `NAME_file_name`.
 
-        Raises ValueError, naming the columns, where there is no such column.
+        Raises KeyError, with the columns there are, where a row has none of that name.
         """
+        if self.table is None:
+            raise KeyError("none, for there is no metadata")
         kept, values = set(self.rows), []
-        for i, (where, row) in enumerate(read_table(self.table) if self.table else ()):
+        for i, (_, row) in enumerate(read_table(self.table)):
             if i in kept:
                 found = next((key for key in (f"{name}_file_name", name) if key in row), None)
                 if found is None:
-                    raise ValueError(f"{where} has no column {name!r} but: {_columns(row)}")
+                    raise KeyError(_columns(row))
                 values.append(row[found])
-        if len(values) != len(self.names):
-            raise ValueError(f"{self.folder} has no metadata with a column {name!r}")
         return values
 
     # --- the forms of a folder --------------------------------------------------------------------------------------

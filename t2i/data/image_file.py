@@ -99,6 +99,8 @@ def open_image(file: str | Path | io.BytesIO, name: str | None = None, at_least:
                     image.draft(None, (image.width // scale, image.height // scale))
             deep = _is_of_16_bits(image)
             image.load()
+    except FileNotFoundError:
+        raise ImageError(f"there is no picture {name}") from None
     except Exception as error:  # decoders meet damaged files with whatever they run into
         raise ImageError(f"{name} {_why(error, file)}") from error
     if min(image.size) < 1:
@@ -110,8 +112,6 @@ def open_image(file: str | Path | io.BytesIO, name: str | None = None, at_least:
 
 def _why(error: Exception, file: str | Path | io.BytesIO) -> str:
     """What is wrong with a file that Pillow raised this for, and the remedy."""
-    if isinstance(error, FileNotFoundError):
-        return "is not there"
     if isinstance(error, Image.DecompressionBombError):
         return f"has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; scale it down first"
     if isinstance(error, MemoryError):
@@ -214,7 +214,7 @@ def _what_else(file: str | Path | io.BytesIO) -> str:
         return "is HEIC; convert it to PNG or JPEG"
     if head.startswith(_MAGIC) or head[4:12] == b"ftypavif":
         return "is damaged or cut short; fetch it again or remove it"
-    return f"is no image of a format that is read here ({', '.join(KINDS)}); convert or remove it"
+    return f"is not a picture that can be read ({', '.join(KINDS)}); convert or remove it"
 
 
 def _line(error: Exception) -> str:

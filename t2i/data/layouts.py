@@ -99,17 +99,18 @@ class WithLayouts:
         try:
             return read_labels(square_map(given, side), self.labels)
         except ValueError as error:
-            name = self.maps[index] if isinstance(self.source, ImageFolder) else f"picture {index}"
-            raise ValueError(f"{name}: {error}") from None
+            name = f"{self.maps[index]}, of " if isinstance(self.source, ImageFolder) else ""
+            raise ValueError(f"{name}picture {index}: {error}") from None
 
 
 def _maps_of(source: ImageFolder, column: str) -> list[str]:
     """Names of the maps' files; they must be there."""
     try:
         found = source.column(column)
-    except ValueError as error:
+    except KeyError as error:
         raise ValueError(
-            f'{error}; name one with --layout-column, or write "{column}_file_name", a PNG file, to each line'
+            f"{source.table} has no column {column!r} of maps but: {error.args[0]}; name one with --layout-column, or "
+            f'write "{column}_file_name": the name of a PNG file, to each line'
         ) from None
     names = [check_name(name, f"{source.table}") if isinstance(name, str) else "" for name in found]
     if missing := [name for name in names if not (source.folder / name).is_file()]:
