@@ -45,6 +45,7 @@ def evaluate(part: str, ask: Ask) -> None:
     if PICTURES in sections.drawn(part):
         gallery, num = _first(subject), len(subject.files)
         galleries.append(gallery)
+    notes += subject.left_out
     if subject.unused:
         notes.append(
             f"{', '.join(subject.unused)} had no effect: all of the folder's pictures were scored as they are."

@@ -6,46 +6,68 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from t2i.cli_errors import UsageError
-from t2i.data.folder import images_among, note, scan
+from t2i.data.folder import count, images_among, note, scan, some, unread_among
 from t2i.data.image_file import FORMATS, KINDS
 from t2i.eval.manifest import check_files, find_manifest
+
+USUAL = ("PNG", "JPEG", "WebP")  # formats that sets of pictures are saved in
 
 
 def image_files(folder: str | Path, allow_mixed: bool = False) -> list[Path]:
     """The pictures of `folder`, in the order of their relative paths.
 
-    Those that its manifest.json names, where `t2i.eval.generation` wrote one; otherwise all images of FORMATS below it
-    but hidden ones. What is left out is counted and named on standard error.
+    Those that its manifest.json names, where `t2i.eval.generation` wrote one; otherwise all images below it but hidden
+    ones. What is left out is counted and named on standard error, and by `left_out`.
 
     Raises FileNotFoundError where there is no folder, no picture in it, or drawing was not finished; and ValueError
     where a picture is not the one that the manifest names, for folders whose pictures are no set of their own (a
     training run, a pipeline, a report, or what holds one of these), and where there is more than one format, unless
-    `allow_mixed`: what JPEG does to a picture moves FID as much as a change of model.
+    `allow_mixed`: what JPEG does to a picture moves FID as much as a change of model. A few of a format that is not
+    USUAL beside others that are one of these are left out instead.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; give one with {', '.join(KINDS)} files")
     if (manifest := find_manifest(folder)) is not None:
         check_files(folder, manifest)
-        _note_unlisted(folder, manifest)
-        return sorted((folder / entry["file"] for entry in manifest["images"]), key=Path.as_posix)
-    _check(folder)
-    names = [PurePosixPath(name) for name in images_among(folder, scan(folder))]
-    if not names:
-        raise FileNotFoundError(f"there are no pictures in {folder}; give a folder with {', '.join(KINDS)} files")
-    _check_below(folder, names)
-    formats = sorted({FORMATS[name.suffix.lower()] for name in names})
-    if len(formats) > 1 and not allow_mixed:
-        raise ValueError(f"{folder} mixes {' and '.join(formats)}; convert them to one, or give allow_mixed=True")
+        names = sorted(entry["file"] for entry in manifest["images"])
+    else:
+        _check(folder)
+        names = _of_one_format(folder, images_among(scan(folder)), allow_mixed)
+        if not names:
+            raise FileNotFoundError(f"there are no pictures in {folder}; give a folder with {', '.join(KINDS)} files")
+        _check_below(folder, [PurePosixPath(name) for name in names])
+    if said := left_out(folder, allow_mixed):
+        note(said)
     return [folder / name for name in names]
 
 
-def _note_unlisted(folder: Path, manifest: dict) -> None:
-    listed = {entry["file"] for entry in manifest["images"]}
-    there = [f"images/{name}" for name in scan(folder / "images")] if (folder / "images").is_dir() else []
-    if left := [name for name in images_among(folder, there) if name not in listed]:
-        some = ", ".join(left[:3]) + (", …" if len(left) > 3 else "")
-        note(f"{len(left)} images of {folder} that its manifest.json does not name are left out: {some}")
+def left_out(folder: str | Path, allow_mixed: bool = False) -> str:
+    """Which images of a folder `image_files` leaves out, as a sentence; empty where it takes all."""
+    folder, said = Path(folder), []
+    if (manifest := find_manifest(folder)) is not None:
+        listed = {entry["file"] for entry in manifest["images"]}
+        there = [f"images/{name}" for name in scan(folder / "images")] if (folder / "images").is_dir() else []
+        if unlisted := [name for name in images_among(there) if name not in listed]:
+            said.append(f"{count(unlisted, 'image')} not in manifest.json ({some(unlisted)})")
+    else:
+        files = scan(folder)
+        taken = set(_of_one_format(folder, images_among(files), allow_mixed))
+        if mixed := [name for name in images_among(files) if name not in taken]:
+            said.append(f"{count(mixed, 'image')} of another format than the others ({some(mixed)}), see --allow-mixed")
+        if unread := unread_among(files):
+            said.append(f"{count(unread, 'image')} of formats that are not read ({some(unread)})")
+    return f"left out of {folder}: {'; '.join(said)}." if said else ""
+
+
+def _of_one_format(folder: Path, names: list[str], allow_mixed: bool) -> list[str]:
+    formats = [FORMATS[PurePosixPath(name).suffix.lower()] for name in names]
+    usual = sorted(set(formats) & set(USUAL)) or sorted(set(formats))
+    if allow_mixed:
+        return names
+    if len(usual) > 1:
+        raise ValueError(f"{folder} mixes {' and '.join(usual)}; convert them to one, or give allow_mixed=True")
+    return [name for name, kind in zip(names, formats, strict=True) if kind in usual]
 
 
 def check_outside(out: Path, folder: Path) -> None:

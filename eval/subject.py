@@ -21,7 +21,7 @@ from t2i.data.toybox import Scene
 from t2i.eval import bias
 from t2i.eval.ask import OPTIONS, Ask
 from t2i.eval.features import Extractor, Features
-from t2i.eval.folders import check_outside, image_files
+from t2i.eval.folders import check_outside, image_files, left_out
 from t2i.eval.generation import describe, generate_on_all
 from t2i.eval.image_sets import Source, extract, read_image, to_picture, why_unreadable
 from t2i.eval.manifest import find_manifest
@@ -74,6 +74,12 @@ class Subject:
         kind = {field.name: field.default for field in fields(Ask)}
         names = [name for name in ("prompts", "num", "dtype", *OPTIONS) if getattr(self.ask, name) != kind[name]]
         return [f"--{name.replace('_', '-')}" for name in names] if self.found else []
+
+    @property
+    def left_out(self) -> list[str]:
+        """Which images of the folders are not read, a sentence for each folder that has some."""
+        folders = [name for name in (self.ask.pipeline if self.found else "", self.ask.reference) if name]
+        return [said for name in folders if Path(name).is_dir() and (said := left_out(name, self.ask.allow_mixed))]
 
     @cached_property
     def prompts(self) -> list[Prompt]:

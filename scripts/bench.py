@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import torch
+from benchmarks.data import Data
 from benchmarks.features import Features
 from benchmarks.flows import Flows
 from benchmarks.frechet import Frechet
@@ -33,6 +34,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "threads": Threads,
     "generation": Generation,
     "training": Training,
+    "data": Data,
 }
 
 

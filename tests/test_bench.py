@@ -75,10 +75,21 @@ def test_glow_stands_beside_normflows(tmp_path):
     assert ours == pytest.approx(theirs, rel=0.25)
 
 
+def test_folders_are_read_beside_torchvision(tmp_path):
+    sizes = ["--num", "8", "--image-size", "16", "--sizes", "16", "8", "--files", "50", "--repeats", "1"]
+    done = bench("data", *sizes, "--threads", "1", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("50 files: opened in ")
+    rows = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["work"].split(" to ")[1] for row in rows] == [
+        f"{s} px, {k}" for s in (16, 8) for k in ("bilinear", "lanczos")
+    ]
+
+
 def test_unknown_benchmark_is_one_line_naming_the_nearest():
     done = bench("samplign")
     assert done.returncode != 0
     assert done.stdout == ""
     said, *known = done.stderr.split(" there are ")
     assert said == "error: unknown benchmark 'samplign': did you mean sampling?"
-    assert known == ["sampling, frechet, features, latent, pixels, flows, threads, generation, training\n"]
+    assert known == ["sampling, frechet, features, latent, pixels, flows, threads, generation, training, data\n"]

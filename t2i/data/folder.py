@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
@@ -59,18 +60,20 @@ class ImageFolder:
         captions: bool = True,
     ):
         folder, files = _without_splits(folder, scan(folder))
+        if unread := unread_among(files):
+            note(f"{count(unread, 'image')} of {folder} in formats that are not read are left out: {some(unread)}")
         self.folder, self.size = folder, size
         self.table, self.rows, self.labels = _table_of(folder), [], []
         self.classes: tuple[str, ...] = ()
         if self.table is not None:
             self._read_table(files, image_column, caption_column, captions)
             return
-        self.names = images_among(folder, files)
+        self.names = images_among(files)
         texts = {name for name in files if name.endswith(".txt")}
         beside = [_text_name(name) in texts for name in self.names]
         nested = [name for name in files if PurePosixPath(name).name in METADATA]
         if captions and nested:
-            raise ValueError(f"{folder} has its captions in {_some(nested)}; give one of these folders alone")
+            raise ValueError(f"{folder} has its captions in {some(nested)}; give one of these folders alone")
         if any(beside):
             self._read_texts(beside, texts, captions)
         if not captions or not any(beside):
@@ -83,7 +86,7 @@ class ImageFolder:
         if not self.names:
             raise FileNotFoundError(f"there are no pictures in {folder}; give a folder with {', '.join(KINDS)} files")
         if captions and self.classes:
-            note(f"{folder} has no captions, so the names of its folders stand for them: {_some(self.classes)}")
+            note(f"{folder} has no captions, so the names of its folders stand for them: {some(self.classes)}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -145,11 +148,11 @@ class ImageFolder:
                 self.rows.append(i)
         if missing:
             raise FileNotFoundError(
-                f"{table} names {_count(missing, 'file')} that {'is' if len(missing) == 1 else 'are'} not there: "
-                f"{_some(missing)}; put them into {self.folder} or remove their lines"
+                f"{table} names {count(missing, 'file')} that {'is' if len(missing) == 1 else 'are'} not there: "
+                f"{some(missing)}; put them into {self.folder} or remove their lines"
             )
         if other:
-            note(f"{_count(other, 'file')} of {table} in formats that are not read are left out: {_some(other)}")
+            note(f"{count(other, 'file')} of {table} in formats that are not read are left out: {some(other)}")
         if not self.names:
             raise ValueError(f"{table} names no image that can be read; give {', '.join(KINDS)} files")
         self._note_unlisted(set(files) - beside)
@@ -160,9 +163,9 @@ class ImageFolder:
         said = {n: " ".join(line for _, line in read_lines(self.folder / _text_name(n))) for n in with_text}
         if left := [name for name in self.names if name not in said]:
             left_out = " are left out" if captions else ""
-            note(f"{_count(left, 'image')} of {self.folder} without a .txt file beside them{left_out}: {_some(left)}")
+            note(f"{count(left, 'image')} of {self.folder} without a .txt file beside them{left_out}: {some(left)}")
         if alone := sorted(files - {_text_name(name) for name in with_text}):
-            note(f"{_count(alone, 'text file')} of {self.folder} without an image are left out: {_some(alone)}")
+            note(f"{count(alone, 'text file')} of {self.folder} without an image are left out: {some(alone)}")
         if captions:
             self.names = with_text
         self.texts = [said.get(name, "") for name in self.names]
@@ -180,16 +183,16 @@ class ImageFolder:
 
     def _note_unlisted(self, files: set[str]) -> None:
         listed = set(self.names)
-        left = [name for name in images_among(self.folder, sorted(files)) if name not in listed]
+        left = [name for name in images_among(sorted(files)) if name not in listed]
         if left:
-            note(f"{_count(left, 'image')} without a line in {self.table} are left out: {_some(left)}")
+            note(f"{count(left, 'image')} without a line in {self.table} are left out: {some(left)}")
         if len(listed) < len(self.names):
             note(f"{len(self.names) - len(listed):,} lines of {self.table} are further captions of their images")
 
     def _note_empty(self, captions: bool) -> None:
         empty = [name for name, text in zip(self.names, self.texts, strict=True) if not text.strip()]
         if captions and empty:
-            note(f"{_count(empty, 'caption')} in {self.folder} are empty, of {_some(empty)}")
+            note(f"{count(empty, 'caption')} in {self.folder} are empty, of {some(empty)}")
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -218,12 +221,14 @@ def scan(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def images_among(folder: Path, files: Sequence[str]) -> list[str]:
-    """Those of the files that are images, by the ends of their names; images that are not read are noted."""
-    ends = [os.path.splitext(name)[1].lower() for name in files]  # noqa: PTH122
-    if other := [name for name, end in zip(files, ends, strict=True) if end in OTHER_FORMATS]:
-        note(f"{_count(other, 'image')} of {folder} in formats that are not read are left out: {_some(other)}")
-    return [name for name, end in zip(files, ends, strict=True) if end in FORMATS]
+def images_among(files: Sequence[str]) -> list[str]:
+    """Those of the files that are images of a format that is read, by the ends of their names."""
+    return [name for name in files if os.path.splitext(name)[1].lower() in FORMATS]  # noqa: PTH122
+
+
+def unread_among(files: Sequence[str]) -> list[str]:
+    """Those of the files that are images of other formats."""
+    return [name for name in files if os.path.splitext(name)[1].lower() in OTHER_FORMATS]  # noqa: PTH122
 
 
 def captions_of(folder: Path, caption_column: str = "text") -> dict[str, str]:
@@ -233,7 +238,7 @@ def captions_of(folder: Path, caption_column: str = "text") -> dict[str, str]:
     """
     files = scan(folder)
     texts = {name for name in files if name.endswith(".txt")}
-    if _table_of(folder) is None and not any(_text_name(name) in texts for name in images_among(folder, files)):
+    if _table_of(folder) is None and not any(_text_name(name) in texts for name in images_among(files)):
         return {}
     found = ImageFolder(folder, 1, caption_column=caption_column)
     return dict(reversed([*zip(found.names, found.texts, strict=True)]))
@@ -249,8 +254,9 @@ def check_name(name: str, where: str) -> str:
     return "/".join(part for part in parts if part not in ("", "."))
 
 
+@lru_cache
 def note(text: str) -> None:
-    """A line on standard error, from the first of several processes."""
+    """A line on standard error, once, from the first of several processes."""
     if os.environ.get("RANK", "0") == "0":
         print(f"note: {text}", file=sys.stderr)
 
@@ -258,7 +264,7 @@ def note(text: str) -> None:
 def _table_of(folder: Path) -> Path | None:
     tables = [folder / name for name in METADATA if (folder / name).is_file()]
     if len(tables) > 1:
-        raise ValueError(f"{folder} has {_some([table.name for table in tables])}; keep one of them")
+        raise ValueError(f"{folder} has {some([table.name for table in tables])}; keep one of them")
     return tables[0] if tables else None
 
 
@@ -269,7 +275,7 @@ def _without_splits(folder: Path, files: list[str]) -> tuple[Path, list[str]]:
     if "train" not in inner or not inner <= set(SPLITS) or beside or _table_of(folder) is not None:
         return folder, files
     if others := sorted(inner - {"train"}):
-        note(f"{folder / 'train'} is read, and {_some(others)} beside it left out")
+        note(f"{folder / 'train'} is read, and {some(others)} beside it left out")
     return folder / "train", [name.removeprefix("train/") for name in files if name.startswith("train/")]
 
 
@@ -294,9 +300,11 @@ def _text_name(name: str) -> str:
     return os.path.splitext(name)[0] + ".txt"  # noqa: PTH122
 
 
-def _count(names: Sequence[str], what: str) -> str:
+def count(names: Sequence[str], what: str) -> str:
+    """How many, in words for a message."""
     return f"{len(names):,} {what}{'' if len(names) == 1 else 's'}"
 
 
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first few."""
     return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
