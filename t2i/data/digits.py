@@ -6,6 +6,7 @@ Shapes: S side of the images
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -81,7 +82,9 @@ def few(source: Source, classes: Sequence[str], count: int, seed: int) -> tuple[
     raise ValueError(f"there are {len(found[least])} pictures of {classes[least]!r} to learn from, not {count}")
 
 
-def open_splits(name: str, size: int | None = None, seed: int = 0, captions: bool = False, **columns: str) -> Splits:
+def open_splits(
+    name: str | Path, size: int | None = None, seed: int = 0, captions: bool = False, **columns: str
+) -> Splits:
     """The data called `name`, in two parts.
 
     Args:
@@ -94,6 +97,7 @@ def open_splits(name: str, size: int | None = None, seed: int = 0, captions: boo
 
     Raises ValueError or FileNotFoundError with the remedy, naming the file where one is damaged.
     """
+    name = str(name)
     if is_labelled(name):
         return open_labelled(name, size)
     if name == "toybox":

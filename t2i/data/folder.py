@@ -65,10 +65,11 @@ class ImageFolder:
         self.folder, self.size = folder, size
         self.table, self.rows, self.labels = _table_of(folder), [], []
         self.classes: tuple[str, ...] = ()
+        self.names: list[str] = images_among(files)
+        self.texts: list[str] = []
         if self.table is not None:
             self._read_table(files, image_column, caption_column, captions)
             return
-        self.names = images_among(files)
         texts = {name for name in files if name.endswith(".txt")}
         beside = [_text_name(name) in texts for name in self.names]
         nested = [name for name in files if PurePosixPath(name).name in METADATA]
@@ -178,7 +179,7 @@ class ImageFolder:
             self.classes = tuple(sorted(set(of_each)))
             place = {name: i for i, name in enumerate(self.classes)}
             self.labels = [place[name] for name in of_each]
-        if not hasattr(self, "texts"):
+        if not self.texts:
             self.texts = of_each if self.classes else [""] * len(self.names)
 
     def _note_unlisted(self, files: set[str]) -> None:

@@ -80,8 +80,12 @@ class Pictures:
         name = f"image {index} of {self.name}"
         if isinstance(value, Image.Image):
             return square(value, self.size)
-        if isinstance(value, dict) and (held := value.get("bytes") or value.get("path")):
-            return read_square(held, self.size, name if isinstance(held, bytes) else None)
+        if isinstance(value, dict) and value.get("bytes"):
+            return read_square(value["bytes"], self.size, name)
+        if isinstance(value, dict) and (path := value.get("path")):
+            if "://" in path:  # in an archive, which datasets opens
+                return square(self.dataset[int(index)][self.image_column], self.size)
+            return read_square(path, self.size)
         raise ImageError(f"{name} in column {self.image_column!r} is no image; choose another with --image-column")
 
     def _caption(self, row: dict, index: int) -> str:
@@ -97,7 +101,7 @@ class Pictures:
 
 
 def open_source(
-    name: str,
+    name: str | Path,
     size: int,
     image_column: str = "image",
     caption_column: str = "text",
@@ -118,6 +122,9 @@ def open_source(
 
     Raises FileNotFoundError or ValueError with the remedy when it is none of them.
     """
+    name = str(name)
+    if size < 1:
+        raise ValueError(f"size must be at least 1, not {size}")
     if name == "toybox":
         return Toybox("train", size=size, seed=seed, num=TOYBOX_ITEMS)
     if is_labelled(name):
@@ -136,7 +143,9 @@ def open_source(
 
 def _saved(folder: Path):
     """A data set that `datasets` has saved, or of Parquet files; None for any other folder."""
-    parquet = sorted(str(path) for path in folder.glob("*.parquet") if path.name not in METADATA)
+    if any((folder / name).is_file() for name in METADATA):
+        return None
+    parquet = sorted(str(path) for path in folder.glob("*.parquet"))
     saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
     if not saved and not parquet:
         return None

@@ -16,6 +16,7 @@ from torch import Tensor
 from t2i.blocks.characters import CharacterModel, alphabet_of, counted, encode
 from t2i.data.fingerprint import of_texts
 from t2i.data.sources import open_source
+from t2i.data.tables import read_lines
 from t2i.data.toybox import Toybox
 from t2i.files import write_json
 from t2i.training.config import LoopConfig
@@ -72,10 +73,10 @@ def characters(preset: str = "base") -> CharactersRecipe:
 
 
 class Lines:
-    """The lines of a text file that are not empty."""
+    """The lines of a text file that are not empty; raises ValueError, naming file and line, for other encodings."""
 
     def __init__(self, file: Path):
-        self.texts = [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        self.texts = [line for _, line in read_lines(file)]
 
     def __len__(self) -> int:
         return len(self.texts)
