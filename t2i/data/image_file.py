@@ -156,7 +156,7 @@ def _grey_levels(image: Image.Image, name: str) -> np.ndarray:
     low, high = float(values.min()), float(values.max())
     if image.mode == "F":
         if not -1e-5 <= low <= high <= 1 + 1e-5:  # NaN fails too
-            raise ImageError(f"{name} has floats from {low:.4g} to {high:.4g}; scale them to [0, 1], or save 8 bits")
+            raise ImageError(f"{name} has floats from {low:.6g} to {high:.6g}; scale them to [0, 1], or save 8 bits")
         levels = (values.clip(0, 1) * 255).round().astype(np.uint8)
     else:
         if not 0 <= low <= high <= 65535:
