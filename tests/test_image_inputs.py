@@ -58,7 +58,7 @@ def test_files_of_pictures_masks_and_maps_are_opened_for_what_they_are(tmp_path)
     labels.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200, 5, 5, 5])
     labels.save(tmp_path / "map.png")
     read = read_layouts(open_picture(str(tmp_path / "map.png"), "map", 8), 5, 8)
-    assert torch.equal(read[0, ::2, ::2], torch.from_numpy(np.asarray(labels)).long())
+    assert torch.equal(read[0, ::2, ::2], torch.from_numpy(np.array(labels)).long())
 
 
 # --- sets that are scored -------------------------------------------------------------------------------------------

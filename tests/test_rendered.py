@@ -27,6 +27,22 @@ def test_an_array_of_images_is_a_source(folder):
     assert source[0]["image"].any()
 
 
+def test_a_changed_image_or_caption_has_another_fingerprint(folder, tmp_path):
+    first = Rendered(folder, 64).fingerprint()
+    images, lines = np.load(folder / "images.npy"), (folder / "metadata.jsonl").read_text()
+    images[7, 3, 2, 1] ^= 1
+    np.save(tmp_path / "images.npy", images)
+    (tmp_path / "metadata.jsonl").write_text(lines)
+    changed = Rendered(tmp_path, 64).fingerprint()
+    np.save(tmp_path / "images.npy", np.load(folder / "images.npy"))
+    assert Rendered(tmp_path, 64).fingerprint() == first != changed
+    (tmp_path / "metadata.jsonl").write_text(lines.replace('"text": "a', '"text": "b'))
+    assert Rendered(tmp_path, 64).fingerprint() not in (first, changed)
+    (tmp_path / "images.npy").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"images\.npy is damaged or cut short"):
+        Rendered(tmp_path, 64)
+
+
 def test_another_size_and_missing_captions_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match=r"images.npy .* --size 32"):
         open_source(str(folder), 32)
