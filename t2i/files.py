@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from pathlib import Path
+
+_UTF = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16"}
+_UTF[codecs.BOM_UTF16_BE] = "UTF-16"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -20,22 +24,27 @@ def write_json(path: Path, data: dict | list) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """The text of a UTF-8 file, without a byte order mark.
+    """A text file's content without its byte order mark.
 
-    Raises FileNotFoundError where there is no file, ValueError where it is not UTF-8 text.
+    Raises FileNotFoundError where there is no file; ValueError, naming file and line, where it is not UTF-8.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
-    data = path.read_bytes()
+    content = path.read_bytes()
+    for mark, name in _UTF.items():
+        if content.startswith(mark):
+            raise ValueError(f"{path} is {name}; save it as UTF-8, for instance with: iconv -f {name} -t UTF-8")
+    if b"\0" in content:
+        raise ValueError(f"{path} is no text in UTF-8, for it holds zero bytes; save it as UTF-8")
     try:
-        text = data.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        like = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else f"byte {error.start} is not UTF-8"
-        raise ValueError(f"{path} is not a UTF-8 text file ({like}): save it as UTF-8") from None
-    if "\0" in text:
-        raise ValueError(f"{path} is not a text file: it contains zero bytes; save it as UTF-8")
-    return text
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: byte {content[error.start]:#04x} is not UTF-8; save the file as UTF-8, for instance "
+            "with: iconv -f LATIN1 -t UTF-8"
+        ) from None
 
 
 def read_json(path: str | Path, *needed: str) -> dict:

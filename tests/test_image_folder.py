@@ -256,8 +256,10 @@ def test_mistyped_folders_are_said_at_once(tmp_path, monkeypatch):
         open_source("flowers", 8)
     with pytest.raises(FileNotFoundError, match=r"data/flowers/a\.png is a file"):
         open_source("data/flowers/a.png", 8)
-    with pytest.raises(FileNotFoundError, match="there is no folder 'runs/x', and of the Hub: it cannot be reached"):
-        open_source("runs/x", 8)
+    with pytest.raises(FileNotFoundError, match="there is no folder 'runs/x'; give"):
+        open_source("runs/x", 8)  # the Hub is not asked
+    with pytest.raises(FileNotFoundError, match="no folder 'someone/x', and of the Hub: it cannot be reached"):
+        open_source("someone/x", 8)
     assert time.monotonic() - start < 20  # with the import of datasets; asking the Hub again and again took longer
 
 

@@ -30,9 +30,9 @@ from t2i.text.captions import warn_of_long_captions
 from t2i.training import recipes
 
 TEXTS = [
-    (b"caf\xe9", "text.txt is not a UTF-8 text file .byte 3 is not UTF-8"),
-    (b"\xff\xfea\0", "text.txt is not a UTF-8 text file .UTF-16"),
-    (b"a\0b", "text.txt is not a text file: it contains zero bytes"),
+    (b"caf\xe9", "text.txt, line 1: byte 0xe9 is not UTF-8; save the file as UTF-8"),
+    (b"\xff\xfea\0", "text.txt is UTF-16; save it as UTF-8"),
+    (b"a\0b", "text.txt is no text in UTF-8, for it holds zero bytes"),
 ]
 
 

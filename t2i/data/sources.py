@@ -20,6 +20,7 @@ from t2i.data.image_file import ImageError, read_square, square
 from t2i.data.labelled import is_labelled, open_labelled
 from t2i.data.rendered import Rendered, is_rendered
 from t2i.data.toybox import Toybox
+from t2i.folders import may_be_on_hub
 
 __all__ = ["TOYBOX_ITEMS", "Pictures", "Source", "open_source", "square"]
 
@@ -172,8 +173,7 @@ def _from_hub(name: str):
     path = Path(name)
     if path.is_file():
         raise FileNotFoundError(f"{name} is a file; give the folder that holds the images")
-    owner_is_here = path.parent != Path() and path.parent.is_dir()
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1 or owner_is_here:
+    if not may_be_on_hub(name):
         raise FileNotFoundError(f"there is no folder {name!r}{_near(path)}; give 'toybox', a folder or a Hub data set")
     import datasets  # slow to import, and toybox and image folders do without
     from huggingface_hub import HfApi

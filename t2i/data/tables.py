@@ -5,42 +5,23 @@ Every fault is one sentence with the file, the line where there are lines, and t
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from t2i.files import read_text
+
 Row = tuple[str, dict]  # where it stands, as messages name it, and its values by column
 TABLES = (".jsonl", ".csv", ".parquet")
-_UTF = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16"}
-_UTF[codecs.BOM_UTF16_BE] = "UTF-16"
-
-
-def read_text(path: Path) -> str:
-    """A text file's content without its byte order mark. ValueError, naming file and line, where it is not UTF-8."""
-    content = path.read_bytes()
-    for mark, name in _UTF.items():
-        if content.startswith(mark):
-            raise ValueError(f"{path} is {name}; save it as UTF-8, for instance with: iconv -f {name} -t UTF-8")
-    if b"\0" in content:
-        raise ValueError(f"{path} is no text in UTF-8, for it holds zero bytes; save it as UTF-8")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}, line {line}: byte {content[error.start]:#04x} is not UTF-8; save the file as UTF-8, for instance "
-            "with: iconv -f LATIN1 -t UTF-8"
-        ) from None
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """(number, line) of the lines of a text file that are not empty, without white space around them.
 
     Lines end where editors end them (\\n, \\r\\n or \\r), and not at the other separators of `str.splitlines`, which
-    may stand in a caption. Raises ValueError as `read_text` does.
+    may stand in a caption. Raises FileNotFoundError and ValueError as `read_text` does.
     """
     lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()]
