@@ -35,6 +35,7 @@ from t2i.eval.prompts import held_out_thing
 from t2i.files import read_json
 from t2i.folders import newest_in_run
 from t2i.images import to_pil, to_tensor
+from t2i.manifest import verify
 from t2i.pipelines.auto import WEIGHTS
 from t2i.processes import this_process
 from t2i.weights import digest, load_model
@@ -309,6 +310,7 @@ def load_reader(folder: str | Path | None = None) -> Reader:
     Raises FileNotFoundError or ValueError with the command that makes one.
     """
     folder = WEIGHTS / "toybox" / "reader" if folder is None else newest_in_run(folder, "config.json")
+    verify(folder)
     config = folder / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"there is no reader in {folder}; {REMEDY}")

@@ -14,6 +14,7 @@ from diffusers.utils import logging
 from t2i.checks import check_options
 from t2i.cli_errors import Dtype, nearest
 from t2i.folders import may_be_on_hub, newest_in_run
+from t2i.manifest import verify
 from t2i.pipelines.dalle import DallePipeline
 from t2i.pipelines.latent_conditioned import LatentDiffusionLayoutPipeline, LatentDiffusionUpscalePipeline
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
@@ -61,10 +62,12 @@ class AutoPipeline:
             kwargs: go to the pipeline class's own `from_pretrained`.
 
         Raises FileNotFoundError, listing the embedded systems and the nearest to `name`, when it is none of these, and
-        ValueError, naming the file, for a folder whose files are damaged or do not belong together.
+        ValueError, naming the file, for a folder whose files are damaged (and the newest whole checkpoint of a run) or
+        do not belong together.
         """
         kwargs["dtype"] = kwargs.pop("torch_dtype", None) or dtype or torch.float32
         source = newest_in_run(embedded().get(str(name), Path(name)), INDEX)
+        verify(source)
         if (source / INDEX).is_file():
             cls = _pipeline_class(read_index(source)["_class_name"], source / INDEX)
             if cls in PIPELINES.values() and not kwargs.keys() & PLACED:

@@ -3,19 +3,41 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import errno
 import json
+import os
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 _UTF = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32", codecs.BOM_UTF16_LE: "UTF-16"}
 _UTF[codecs.BOM_UTF16_BE] = "UTF-16"
+_TORCH = ("PytorchStreamWriter", "inline_container", "file write failed", "unexpected pos", "iostream error")
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name, then rename it: there is never half of one. Text is written as UTF-8."""
+    """Write a file under a temporary name, then rename it: there is never half of one, even after a power failure.
+
+    Text is written as UTF-8. Raises OSError naming the file where it cannot be written; nothing is left behind then.
+    """
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content.encode() if isinstance(content, str) else content)
-    part.replace(path)
+    try:
+        with writing(path):
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
+            sync(part)
+            part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+    sync(path.parent)
 
 
 def write_json(path: Path, data: dict | list) -> None:
@@ -63,6 +85,85 @@ def read_json(path: str | Path, *needed: str) -> dict:
     if missing := [key for key in needed if key not in data]:
         raise ValueError(f"{path} has no {missing[0]!r}: it is damaged, or not the file that was meant")
     return data
+
+
+def reserve(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap:
+    """A new array file of zeros, mapped into memory, all of whose room is taken on the disk already.
+
+    Without that, a disk that fills up while the array is written to kills the process. Raises OSError for no room.
+    """
+    import numpy as np  # not before: commands are to start at once
+
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
+
+
+@contextlib.contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill, which takes the name of `folder` when the context ends well, and is removed otherwise.
+
+    A folder of that name is kept until then, as `.NAME.before` for the moment between two renames.
+    """
+    part, before = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.before")
+    for left in (part, before):
+        shutil.rmtree(left, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if folder.exists():
+            folder.rename(before)
+        part.rename(folder)
+        sync(folder.parent)
+    finally:
+        if before.exists() and not folder.exists():
+            before.rename(folder)
+        for left in (part, before):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold what was written to a file, or the names in a folder."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def writing(what: str | Path) -> Iterator[None]:
+    """Say a full or broken disk in one way, whatever library met it: as an OSError that names `what` was being written.
+
+    torch raises RuntimeError for it and safetensors SafetensorError, neither with an errno.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if (why := _disk_error(error)) is None:
+            raise
+        raise OSError(f"{what} could not be written: {why}; make room, or choose another disk") from error
+
+
+def _disk_error(error: BaseException | None) -> str | None:
+    """What the disk said, where an error or one that it came from is the disk's."""
+    if error is None:
+        return None
+    text, number = str(error), getattr(error, "errno", None)
+    if type(error).__name__ == "SafetensorError" and (told := re.search(r"os error (\d+)", text)):
+        number = int(told[1])
+    if number in _NO_ROOM:
+        return os.strerror(number)
+    if isinstance(error, RuntimeError) and any(words in text for words in _TORCH):
+        return "the disk took only a part of it"
+    return _disk_error(error.__cause__ or error.__context__)
 
 
 def slug(text: str) -> str:

@@ -7,6 +7,7 @@ from pkgutil import resolve_name
 
 from t2i.files import read_json
 from t2i.folders import newest_in_run
+from t2i.manifest import verify
 
 BEST = "best"  # a run's folder of the model that did best on its validation pictures
 CLASSES = {  # name in config.json: where it is
@@ -35,13 +36,14 @@ OTHERS = {  # with faces of their own
 def load_block(folder: str | Path):
     """The model saved in `folder`, whatever its family, or the best one of a run's folder; ready to sample and score.
 
-    Raises FileNotFoundError or ValueError where there is none.
+    Raises FileNotFoundError or ValueError where there is none, or a damaged one.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         best = folder / BEST
         folder = best if (best / "config.json").is_file() else newest_in_run(folder, "config.json")
     config = folder / "config.json"
+    verify(folder)
     if not config.is_file():
         raise FileNotFoundError(f"there is no model in {folder}: it has no config.json")
     from t2i.weights import load_model  # not before: it takes seconds to import

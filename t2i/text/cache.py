@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from t2i.files import reserve, sync, writing
+from t2i.manifest import damage, write_manifest
 from t2i.text.encoders import TEXTS, TextEncoder, TextStates
 
 ABOUT = "about.json"  # the encoder's key and the texts' own
@@ -68,8 +70,8 @@ def cached_states(
         texts: in any order, repeated or not.
         dtype: "float16" or "float32", as which the states are kept.
 
-    Raises ValueError for a cache of another encoder or other texts, FileExistsError where the folder is no cache,
-    FloatingPointError where a state does not fit into float16.
+    Raises ValueError for a cache of another encoder or other texts and for a damaged one, FileExistsError where the
+    folder is no cache, OSError where the disk is full, FloatingPointError where a state does not fit into float16.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"states are kept as one of {', '.join(_DTYPES)}, not {dtype!r}")
@@ -84,13 +86,16 @@ def cached_states(
     if not (folder / ABOUT).is_file():
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FileExistsError(f"{folder} exists and is no cache of text states; choose another folder")
-        _write(encoder, known, folder, about)
+        with writing(folder):
+            _write(encoder, known, folder, about)
         return CachedStates(folder)
     before = json.loads((folder / ABOUT).read_text())
     other = [name for name in about if before.get(name) != about[name]]
     if other:
         what = {"encoder_sha256": "encoder", "texts_sha256": "set of texts", "dtype": "dtype"}[other[0]]
         raise ValueError(f"{folder} holds the states of another {what}; remove it, or choose another folder")
+    if what := damage(folder, resuming=True):
+        raise ValueError(f"the text states in {folder} are damaged: {what}; remove it, or choose another folder")
     return CachedStates(folder)
 
 
@@ -113,16 +118,17 @@ def _write(encoder: TextEncoder, texts: list[str], folder: Path, about: dict) ->
                 dtype = np.bool_ if name == "mask" else _DTYPES[about["dtype"]]
                 rows = x.cpu().numpy() if name == "mask" else _narrow(x, dtype, texts[i])
                 if name not in arrays:
-                    shape = (len(texts), *x.shape[1:])
-                    arrays[name] = np.lib.format.open_memmap(part / f"{name}.npy", mode="w+", dtype=dtype, shape=shape)
+                    arrays[name] = reserve(part / f"{name}.npy", dtype, (len(texts), *x.shape[1:]))
                 arrays[name][i : i + len(rows)] = rows
         for array in arrays.values():
             array.flush()
         (part / "texts.json").write_text(json.dumps(texts))
         (part / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        write_manifest(part)
         if folder.exists():
             folder.rmdir()
         part.rename(folder)
+        sync(folder.parent)
     except BaseException:  # also on Ctrl-C: leave no half-made folder behind
         shutil.rmtree(part, ignore_errors=True)
         raise

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.folders import may_be_on_hub, newest_in_run
+from t2i.manifest import verify
 from t2i.weights import load_model
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")  # their files
@@ -21,12 +22,14 @@ def load(cls, source: str | Path, *kinds: str, dtype: torch.dtype = torch.float3
         kinds: the model types that will do; none for tokenizers and image processors.
         dtype: of a model's weights.
 
-    Raises FileNotFoundError where there is none, ValueError where there is a model of another type.
+    Raises FileNotFoundError where there is none, ValueError where there is a model of another type
+    or a damaged checkpoint.
     """
     folder, source = newest_in_run(source, "config.json"), str(source)
     local = folder.is_dir()
     if not local and not may_be_on_hub(source, bare=True):
         raise FileNotFoundError(f"there is no folder {source}; give one that save_pretrained wrote, or a Hub name")
+    verify(folder)
     name = str(folder) if local else source
     try:
         if not kinds:

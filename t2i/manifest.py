@@ -1,0 +1,90 @@
+"""The manifest of a checkpoint: what it is made of, by which a cut, altered or missing file is noticed.
+
+`checkpoint-N/manifest.json` lists each file under the checkpoint with its size in bytes and its SHA-256. It is written
+last, so a checkpoint that has one was complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path, PurePosixPath
+
+from t2i.files import sync, write_json
+
+MANIFEST = "manifest.json"
+STATE = "state"  # the part of a checkpoint that only resuming a run reads
+
+
+def write_manifest(folder: Path) -> None:
+    """Have the disk hold every file under `folder`, then write its manifest."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST):
+        sync(path)
+        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+    for inner in (p for p in folder.rglob("*") if p.is_dir()):
+        sync(inner)
+    write_json(folder / MANIFEST, {"files": files})
+
+
+def damage(folder: Path, resuming: bool = False) -> str | None:
+    """What is wrong with a checkpoint, as a phrase that names the file; None where it is as it was saved.
+
+    Args:
+        folder: of a checkpoint with a manifest.
+        resuming: also read `state/`, and take a missing manifest for damage.
+    """
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        expected = {str(name): (int(about["size"]), str(about["sha256"])) for name, about in files.items()}
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing" if resuming else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return f"{MANIFEST} cannot be read"
+    for name, (size, sha256) in expected.items():
+        parts = PurePosixPath(name)
+        if parts.is_absolute() or ".." in parts.parts:
+            return f"{MANIFEST} names {name}, which lies outside"
+        if parts.parts[0] == STATE and not resuming:
+            continue
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
+        if _sha256(path) != sha256:
+            return f"{name} has other contents than were saved"
+    return None
+
+
+def verify(folder: str | Path) -> None:
+    """Raise ValueError if `folder` is a damaged checkpoint, naming the file and the newest whole checkpoint of its run.
+
+    The state that only resuming reads is left out. A folder without a manifest is no checkpoint of a run and passes.
+    """
+    folder = Path(folder)
+    if not (folder / MANIFEST).is_file():
+        return
+    folder = folder.parent / folder.resolve().name if folder.is_symlink() else folder  # `latest` is a link
+    if what := damage(folder):
+        other = newest_whole(folder.parent)
+        remedy = f"the newest whole checkpoint is {other}: open that one" if other else "make it again"
+        raise ValueError(f"{folder} is damaged: {what}; {remedy}")
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The folders called checkpoint-N of a run, oldest first."""
+    found = [p for p in run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name) and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+
+
+def newest_whole(run: Path, resuming: bool = False) -> Path | None:
+    """The newest checkpoint of a run that is as it was saved, `state/` too where it is to be resumed."""
+    whole = (p for p in reversed(checkpoints(run)) if (p / MANIFEST).is_file() and damage(p, resuming) is None)
+    return next(whole, None)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
