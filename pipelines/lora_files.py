@@ -11,6 +11,7 @@ from diffusers.utils import convert_unet_state_dict_to_peft, logging
 from safetensors import SafetensorError
 
 from t2i.folders import newest_in_run
+from t2i.manifest import verify
 
 PARTS = {"unet": "unet", "text_encoder": "text_encoder"}  # prefix of a key: component
 
@@ -38,6 +39,7 @@ def add_lora(pipe: DiffusionPipeline, name: str, file: Path, scale: float) -> No
     """
     if not hasattr(pipe, "load_lora_weights") or not hasattr(getattr(pipe, "unet", None), "load_lora_adapter"):
         raise ValueError(f"{name} takes no LoRA: --lora is for latent diffusion with a U-Net, as toybox/ldm is")
+    verify(file.parent)
     loud = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # what diffusers only warns of is an error here
     try:

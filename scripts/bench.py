@@ -17,6 +17,7 @@ from benchmarks.flows import Flows
 from benchmarks.frechet import Frechet
 from benchmarks.gpu import Generation, Training
 from benchmarks.latent import Latent
+from benchmarks.loop import Loop
 from benchmarks.pixels import Pixels
 from benchmarks.sampling import Sampling
 from benchmarks.threads import Threads
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "generation": Generation,
     "training": Training,
     "data": Data,
+    "loop": Loop,
 }
 
 

@@ -86,10 +86,19 @@ def test_folders_are_read_beside_torchvision(tmp_path):
     ]
 
 
+@pytest.mark.slow
+def test_the_training_loop_stands_beside_bare_loops(tmp_path):
+    done = bench("loop", "--steps", "6", "--repeats", "1", "--threads", "1", "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "bench.json").read_text())
+    assert [row["peer"] for row in rows] == ["bare loop with clipping and EMA", "bare loop"]
+    assert all(0.5 < row["ratio"] < 2 and row["ours_s"] > 0 for row in rows)
+
+
 def test_unknown_benchmark_is_one_line_naming_the_nearest():
     done = bench("samplign")
     assert done.returncode != 0
     assert done.stdout == ""
     said, *known = done.stderr.split(" there are ")
     assert said == "error: unknown benchmark 'samplign': did you mean sampling?"
-    assert known == ["sampling, frechet, features, latent, pixels, flows, threads, generation, training, data\n"]
+    assert known == ["sampling, frechet, features, latent, pixels, flows, threads, generation, training, data, loop\n"]
