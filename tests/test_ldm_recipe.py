@@ -8,6 +8,7 @@ import os
 import pickle
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import diffusion_parts as parts
@@ -84,7 +85,7 @@ def test_a_cache_is_made_once(vae, tmp_path):
     ("change", "says"),
     [
         ({"vae": 1}, "autoencoder_sha256"),
-        ({"seed": 1}, "seed: 0 -> 1"),
+        ({"seed": 1}, "data_sha256: .*seed: 0 -> 1"),
         ({"num": 12}, "num: 24 -> 12"),
         ({"size": 32}, "image_size: 64 -> 32"),
     ],
@@ -103,28 +104,55 @@ def test_another_scaling_factor_is_another_cache(vae, tmp_path):
         cached(tmp_path / "latents", vae)
 
 
-def test_pictures_of_another_column_or_edited_in_place_are_another_cache(vae, tmp_path):
+def test_images_edited_in_place_are_another_cache(vae, tmp_path):
     folder, latents = export(tmp_path / "boxes", 6), tmp_path / "latents"
 
-    def of_folder(column: str = "image") -> CachedLatents:
-        data = DataConfig(str(folder), image_column=column)
-        return cached_latents(latents, open_source(str(folder), 64), vae, data, 0, 6, workers=0)
+    def of_folder(where: Path | None = latents) -> CachedLatents:
+        data = DataConfig(str(folder))
+        return cached_latents(where, open_source(str(folder), 64), vae, data, 0, 6, workers=0, beside=tmp_path)
 
     assert len(of_folder()) == len(of_folder()) == 6
-    with pytest.raises(ValueError, match=r"of something else .*image_column: image -> sketch"):
-        of_folder("sketch")
+    first = of_folder(None)
+    assert of_folder(None).folder == first.folder and first.folder.name.startswith("latents-boxes-")
     picture = sorted(folder.glob("*.png"))[3]
     ImageOps.invert(Image.open(picture).convert("RGB")).save(picture)
-    with pytest.raises(ValueError, match=r"of something else \(pixels_sha256: .*give another one with --cache"):
+    with pytest.raises(ValueError, match=r"of something else \(data_sha256: .*give another one with --cache"):
         of_folder()
+    again = of_folder(None)  # without a name it gets another one
+    assert again.folder != first.folder and again.fingerprint() != first.fingerprint()
+    assert not np.array_equal(again.latents, first.latents)
+
+
+def test_two_data_sets_of_one_name_have_two_caches(stages, tmp_path):
+    """And a run that is told nothing of a cache goes on with its own."""
+    made = {}
+    for seed, name in enumerate(("a", "b")):
+        folder = export(tmp_path / name / "photos", 6, seed=seed)
+        parts_of = {"autoencoder": stages[0], "text_encoder": stages[1], "cached_pictures": 6}
+        data = dataclasses.replace(ldm_toybox("tiny").data, data=str(folder))
+        recipe = partial(tiny_recipe, "ldm-toybox", tmp_path / f"run-{name}", TINY, data=data, **parts_of)
+        run(recipe(max_train_steps=1))
+        run(recipe(max_train_steps=2, resume="latest"))
+        made[name] = {p.name for p in tmp_path.glob("latents-photos-*")}
+    assert len(made["a"]) == 2 and len(made["b"]) == 4  # latents and text states of each
+
+
+def test_damaged_latents_are_refused(vae, tmp_path):
+    cached(tmp_path / "latents", vae)
+    file = tmp_path / "latents" / "latents.npy"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"latents are damaged: latents.npy has other contents .*remove that folder"):
+        cached(tmp_path / "latents", vae)
 
 
 def test_a_cache_that_says_too_little_is_refused(vae, tmp_path):
     cached(tmp_path / "latents", vae)
     about = tmp_path / "latents" / "cache.json"
     known = json.loads(about.read_text())
-    about.write_text(json.dumps({name: known[name] for name in known if name not in ("image_column", "pixels_sha256")}))
-    with pytest.raises(ValueError, match=r"earlier version, .* not note their image_column, pixels_sha256, .*--cache"):
+    about.write_text(json.dumps({name: known[name] for name in known if name != "data_sha256"}))
+    with pytest.raises(ValueError, match=r"earlier version, .* not note their data_sha256, .*--cache"):
         cached(tmp_path / "latents", vae)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -22,8 +21,10 @@ from t2i.blocks.base import Block, from_levels, log_likelihood
 from t2i.data.digits import Part, Splits, few, open_splits
 from t2i.data.sources import Source
 from t2i.data.toybox.sheet import contact_sheet
-from t2i.files import read_json, write_json
+from t2i.files import read_json, replaced, write_json
 from t2i.images import to_pil
+from t2i.manifest import write_manifest
+from t2i.training.checkpoints import named_checkpoint
 from t2i.training.config import RECIPE_FILE, LoopConfig
 
 SCORES_FILE = "scores.json"
@@ -109,6 +110,7 @@ class BlockStage:
     """One unconditional model (or one given labels), scored at every checkpoint on pictures it is not trained on."""
 
     SHOWN = 32
+    next_command = "t2i sample {run}"
     BATCH = 100  # pictures scored at once
     fingerprint: ClassVar[dict[str, str]] = {}
 
@@ -168,16 +170,10 @@ class BlockStage:
         self.finished = 0 < self.data.patience <= since
         write_json(folder / SCORES_FILE, {"validation": scores, "history": self.history})
         if best:
-            part = self.run / f".{BEST}.part"
-            shutil.rmtree(part, ignore_errors=True)
-            self.model.save_pretrained(part)
-            write_json(part / SCORES_FILE, {"validation": scores, "test": self.score(self.test)})
-            before = self.run / f".{BEST}.before"
-            shutil.rmtree(before, ignore_errors=True)
-            if (self.run / BEST).is_dir():
-                (self.run / BEST).rename(before)
-            part.rename(self.run / BEST)
-            shutil.rmtree(before, ignore_errors=True)
+            with replaced(self.run / BEST) as part:
+                self.model.save_pretrained(part)
+                write_json(part / SCORES_FILE, {"validation": scores, "test": self.score(self.test)})
+                write_manifest(part)
 
     @torch.no_grad()
     def score(self, pictures: tuple[Tensor, Tensor]) -> dict:
@@ -241,8 +237,9 @@ def drawn(part: Source, prepare: PreparePixels, count: int) -> tuple[Tensor, Ten
 
 def _history(loop: LoopConfig) -> list[float]:
     """The validation losses of the checkpoint that the run goes on from."""
-    if loop.resume is None:
+    if loop.resume is None or (folder := named_checkpoint(Path(loop.output_dir), loop.resume)) is None:
         return []
-    folder = Path(loop.output_dir) / "latest" if loop.resume == "latest" else Path(loop.resume)
-    file = folder / SCORES_FILE
-    return read_json(file, "history")["history"] if file.is_file() else []
+    try:
+        return read_json(folder / SCORES_FILE, "history")["history"]
+    except (OSError, ValueError):  # a damaged checkpoint, which the loop is about to refuse
+        return []

@@ -49,6 +49,16 @@ class Budget:
             return self.step >= self.config.max_train_steps
         return self.seconds >= self.config.max_train_time
 
+    def __str__(self) -> str:
+        if self.config.max_train_time is None:
+            return f"{self.step} of {self.config.max_train_steps} steps"
+        return f"{self.seconds:.0f} of {self.config.max_train_time:g} s of training"
+
+    @property
+    def option(self) -> str:
+        """What sets its end."""
+        return "--max-train-steps" if self.config.max_train_time is None else "--max-train-time"
+
     @property
     def done(self) -> float:
         """Which share of the run is over before the step at hand, in [0, 1]."""

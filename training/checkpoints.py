@@ -1,25 +1,31 @@
 """Checkpoints: `checkpoint-N/` is what `from_pretrained` opens, and `checkpoint-N/state/` is what resumes the run.
 
-A checkpoint is written under a temporary name and renamed, so that a folder called `checkpoint-N` is always whole.
-`latest` is a link to the newest one.
+A checkpoint is written under a temporary name, then its manifest (see `t2i.manifest`), and renamed, each on the disk
+before the next: a folder called `checkpoint-N` was whole once, and damage done to it later is noticed. `latest` is a
+link to the newest one.
 """
 
 from __future__ import annotations
 
 import json
-import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
-import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import load_file, save_file
 
-from t2i.files import write_json
+from t2i.files import sync, write_json, writing
+from t2i.manifest import STATE, checkpoints, damage, newest_whole, write_manifest
+from t2i.training.averages import AveragedWeights
 from t2i.training.budget import Budget
 from t2i.training.config import RECIPE_FILE
+from t2i.training.lock import RunLock
+
+T = TypeVar("T")
 
 SCALER = "scaler.pt"  # accelerate's name for the state of float16's gradient scaler
 MAY_CHANGE = {  # what a resumed run may be told anew; anything else would make it another run
@@ -42,109 +48,196 @@ MAY_CHANGE = {  # what a resumed run may be told anew; anything else would make 
 }
 
 
+DATA = "data_sha256"  # the key of a recipe that tells data of one name apart
+
+
 class Checkpoints:
-    """The checkpoints of one run folder, at most `limit` of them."""
+    """The checkpoints of one run folder, at most `limit` of them; a context in which no other run uses the folder."""
 
     def __init__(self, run: Path, limit: int, global_batch: int, accelerator: Accelerator):
         self.run, self.limit, self.global_batch, self.accelerator = run, limit, global_batch, accelerator
+        self._lock = RunLock(run)
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        if self.accelerator.is_main_process:
+            self._lock.release()
 
     def all(self) -> list[Path]:
-        """Every whole checkpoint, oldest first."""
-        found = [p for p in self.run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
-        return sorted(found, key=lambda p: int(p.name.split("-")[1]))
+        """Every checkpoint, oldest first."""
+        return checkpoints(self.run)
 
     def newest(self) -> Path | None:
-        return self.all()[-1] if self.all() else None
+        return newest_checkpoint(self.run)
 
     def open(self, resume: str | None, recipe: dict) -> Path | None:
-        """Make the run folder, or check that it may be resumed; return the checkpoint to go on from, if any.
+        """Make and lock the run folder, or check that it may be resumed; return the checkpoint to go on from, if any.
 
-        Raises FileExistsError for a new run where checkpoints are, FileNotFoundError when there is nothing to resume,
-        ValueError when the checkpoint is not the newest of this run or the run was started with another recipe.
+        Raises FileExistsError for a new run where checkpoints are and for a folder that another process trains in,
+        FileNotFoundError when there is nothing to resume, ValueError when the checkpoint is damaged (naming the newest
+        whole one) or not the newest whole one of this run, or the run was started with another recipe or other data.
         """
-        self.accelerator.wait_for_everyone()
+        origin = [self._together(lambda: self._open(resume, recipe), main=True)]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(origin)
+        return origin[0]
+
+    def _open(self, resume: str | None, recipe: dict) -> Path | None:
         if resume is None:
-            if self.all():
-                raise FileExistsError(
-                    f"{self.run} holds {self.newest().name}: go on with --resume latest, or choose another --output-dir"
-                )
-            if self.accelerator.is_main_process:
-                self.run.mkdir(parents=True, exist_ok=True)
-                for part in self.run.glob(".checkpoint-*.part"):  # what a crash left
-                    shutil.rmtree(part)
-                write_json(self.run / RECIPE_FILE, recipe)
-            self.accelerator.wait_for_everyone()
-            return None
-        origin = self.newest() if resume == "latest" else Path(resume)
-        if origin is None or not (origin / "state").is_dir() or self.newest() is None:
-            raise FileNotFoundError(f"there is nothing to resume in {self.run if origin is None else origin}")
-        if origin.resolve() != self.newest().resolve():
-            raise ValueError(
-                f"{origin} is not the newest checkpoint of {self.run}, which is {self.newest().name}; "
-                "remove the later ones first"
+            self.run.mkdir(parents=True, exist_ok=True)
+        elif self.newest() is None:
+            raise FileNotFoundError(f"there is nothing to resume in {self.run}")
+        self._lock.take()
+        if resume is None and (newest := self.newest()):
+            raise FileExistsError(
+                f"{self.run} holds {newest.name}: go on with --resume latest, or choose another --output-dir"
             )
-        before = json.loads((self.run / RECIPE_FILE).read_text())
-        now = json.loads(json.dumps(recipe))  # tuples become lists, as in the file
-        # An option that was not there yet when the run began has, by default, no effect.
-        changed = [f"{k}: {before[k]} -> {now[k]}" for k in now if k in before and before[k] != now[k]]
-        changed = [c for c in changed if c.split(":")[0] not in MAY_CHANGE]
-        if changed:
-            raise ValueError(f"{self.run} was started with another recipe ({'; '.join(changed)}); start a new run")
+        origin = None
+        if resume is not None:
+            origin = self._origin(resume)
+            self._compare(recipe)
+        self._tidy()
+        if origin is None:
+            write_json(self.run / RECIPE_FILE, recipe)
+        else:
+            self._set_aside_after(origin)
         return origin
 
-    def load(self, origin: Path, ema: EMAModel) -> tuple[int, float]:
+    def _origin(self, resume: str) -> Path:
+        """The checkpoint that `resume` names, which is whole, and newer than any other that is."""
+        named = named_checkpoint(self.run, resume)
+        if named is None or not named.is_dir():
+            raise FileNotFoundError(f"there is nothing to resume in {resume}")
+        origin = next((c for c in self.all() if c.resolve() == named.resolve()), None)
+        if origin is None:
+            raise ValueError(f"{resume} is no checkpoint of {self.run}; give one of its own, or --resume latest")
+        if what := damage(origin, resuming=True):
+            other = newest_whole(self.run, resuming=True)
+            remedy = (
+                f"the newest whole checkpoint is {other}: go on from it with --resume {shlex.quote(str(other))}"
+                if other
+                else f"no checkpoint of {self.run} is whole: start again with another --output-dir"
+            )
+            raise ValueError(f"{origin} is damaged: {what}; {remedy}")
+        later = self.all()[self.all().index(origin) + 1 :]
+        if whole := [c.name for c in later if damage(c, resuming=True) is None]:
+            raise ValueError(
+                f"{origin} is not the newest checkpoint of {self.run}, which is {whole[-1]}; "
+                "remove the later ones first"
+            )
+        return origin
+
+    def _compare(self, recipe: dict) -> None:
+        """Raise ValueError unless the run was started with this recipe and these data."""
+        try:
+            before = json.loads((self.run / RECIPE_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{self.run / RECIPE_FILE} cannot be read ({error}), so what this run is made of is unknown; "
+                "start a new one"
+            ) from error
+        now = json.loads(json.dumps(recipe))  # tuples become lists, as in the file
+        # An option that was not there yet when the run began has, by default, no effect.
+        changed = {k for k in now if k in before and before[k] != now[k]} - MAY_CHANGE
+        if "recipe" in changed:
+            raise ValueError(
+                f"{self.run} is a run of {before['recipe']}, not of {now['recipe']}: go on with "
+                f"t2i train {before['recipe']} --resume latest, or choose another --output-dir"
+            )
+        if options := [f"{k}: {before[k]} -> {now[k]}" for k in now if k in changed - {DATA}]:
+            raise ValueError(f"{self.run} was started with another recipe ({'; '.join(options)}); start a new run")
+        if changed:
+            raise ValueError(
+                f"the data {now.get('data', '')} are not those that {self.run} was started with: images or captions "
+                "were changed, added or removed; bring them back, or start a new run with another --output-dir"
+            )
+
+    def _tidy(self) -> None:
+        """Remove what a crash left unfinished."""
+        for path in self.run.glob(".*.part*"):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        for path in self.run.glob(".*.before"):  # see t2i.files.replaced
+            if (final := self.run / path.name.removeprefix(".").removesuffix(".before")).exists():
+                shutil.rmtree(path)
+            else:
+                path.rename(final)
+
+    def _set_aside_after(self, origin: Path) -> None:
+        """Take the name of a checkpoint from later ones, which are damaged, and point `latest` to the origin."""
+        for later in self.all()[self.all().index(origin) + 1 :]:
+            aside = self.run / f"damaged-{later.name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            later.rename(aside)
+            print(f"{later} is damaged and passed over; it is {aside} now")
+        self._point_latest(origin)
+
+    def load(self, origin: Path, averages: AveragedWeights) -> tuple[int, float]:
         """Bring back model, optimiser, random states and averaged weights; return the steps and seconds behind them."""
-        progress = json.loads((origin / "state" / "progress.json").read_text())
+        progress = json.loads((origin / STATE / "progress.json").read_text())
         if progress["global_batch"] != self.global_batch:
             raise ValueError(
                 f"the run was started with a global batch of {progress['global_batch']}, not {self.global_batch}: "
                 "set --train-batch-size and --gradient-accumulation-steps so that processes × both make it again"
             )
-        scaler = self.accelerator.scaler
-        if not (origin / "state" / SCALER).is_file():  # begun in another precision: the scale of float16 starts anew
-            self.accelerator.scaler = None
-        self.accelerator.load_state(str(origin / "state"))
-        self.accelerator.scaler = scaler
-        averaged = load_file(origin / "state" / "ema.safetensors")
-        with torch.no_grad():
-            for i, shadow in enumerate(ema.shadow_params):
-                shadow.copy_(averaged[str(i)])
-        ema.optimization_step = progress["ema_steps"]
-        return progress["steps"], progress.get("seconds", 0.0)  # older checkpoints did not count them
-
-    def save(
-        self, budget: Budget, save_model: Callable[[Path], None], ema: EMAModel, restore: Callable[[], None]
-    ) -> None:
-        """Write checkpoint-STEP. The model holds the averaged weights; `restore` puts the trained ones back."""
-        step = budget.step
-        part = self.run / f".checkpoint-{step}.part"
-        if self.accelerator.is_main_process:
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            save_model(part)
-        restore()
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(part / "state"))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            shadows = {str(i): p.detach().cpu().contiguous() for i, p in enumerate(ema.shadow_params)}
-            save_file(shadows, part / "state" / "ema.safetensors")
-            write_json(
-                part / "state" / "progress.json",
-                {
-                    "steps": step,
-                    "seconds": budget.seconds,
-                    "ema_steps": ema.optimization_step,
-                    "global_batch": self.global_batch,
-                },
+        if (processes := progress["processes"]) != self.accelerator.num_processes:
+            self.accelerator.print(
+                f"saved by {processes} processes, resumed by {self.accelerator.num_processes}: what is random within "
+                "the model, dropout for instance, differs from here on"
             )
-            final = self.run / f"checkpoint-{step}"
-            shutil.rmtree(final, ignore_errors=True)
-            part.rename(final)
-            self._point_latest(final)
-            for old in self.all()[: -self.limit]:
-                shutil.rmtree(old)
-        self.accelerator.wait_for_everyone()
+        scaler = self.accelerator.scaler
+        if not (origin / STATE / SCALER).is_file():  # begun in another precision: the scale of float16 starts anew
+            self.accelerator.scaler = None
+        self.accelerator.load_state(str(origin / STATE))  # Accelerate reads with weights_only=True
+        self.accelerator.scaler = scaler
+        averages.load(load_file(origin / STATE / "ema.safetensors"), progress["ema_steps"])
+        return progress["steps"], progress["seconds"]
+
+    def save(self, budget: Budget, save_model: Callable[[Path], None], averages: AveragedWeights) -> Path:
+        """Write checkpoint-STEP: `save_model` with the averaged weights, and the state. Return its folder.
+
+        Raises OSError where the disk takes no more; the checkpoints before it stay as they were.
+        """
+        final = self.run / f"checkpoint-{budget.step}"
+        part = self.run / f".{final.name}.part"
+        try:
+            with writing(final):
+                self._together(lambda: self._write_model(part, save_model, averages), main=True)
+                self._together(lambda: self.accelerator.save_state(str(part / STATE)))
+                self._together(lambda: self._write_progress(part, budget, averages), main=True)
+        except OSError as error:
+            kept = self.newest()
+            raise OSError(f"{error}; {kept} is as it was" if kept else str(error)) from error
+        finally:
+            if self.accelerator.is_main_process and part.exists():
+                shutil.rmtree(part, ignore_errors=True)
+        return final
+
+    def _write_model(self, part: Path, save_model: Callable[[Path], None], averages: AveragedWeights) -> None:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        with averages.applied():
+            save_model(part)
+
+    def _write_progress(self, part: Path, budget: Budget, averages: AveragedWeights) -> None:
+        """The rest of a checkpoint and its manifest; then it gets its name, and the oldest ones go."""
+        save_file(averages.state(), part / STATE / "ema.safetensors")
+        progress = {
+            "steps": budget.step,
+            "seconds": budget.seconds,
+            "ema_steps": averages.steps,
+            "global_batch": self.global_batch,
+            "processes": self.accelerator.num_processes,
+        }
+        write_json(part / STATE / "progress.json", progress)
+        write_manifest(part)
+        final = self.run / f"checkpoint-{budget.step}"
+        part.rename(final)
+        sync(self.run)
+        self._point_latest(final)
+        for old in self.all()[: -self.limit]:
+            shutil.rmtree(old)
 
     def _point_latest(self, target: Path) -> None:
         link = self.run / ".latest.part"
@@ -154,3 +247,29 @@ class Checkpoints:
         except OSError:  # a system without links, or without leave to make them: the folder's own name will do
             return
         link.replace(self.run / "latest")
+        sync(self.run)
+
+    def _together(self, work: Callable[[], T], main: bool = False) -> T | None:
+        """Do `work`, if `main` on the main process alone. Where it fails on one, all raise: none waits for one gone."""
+        result = error = None
+        try:
+            result = work() if self.accelerator.is_main_process or not main else None
+        except Exception as raised:
+            error = raised
+        if self.accelerator.num_processes > 1:
+            error = next((e for e in gather_object([error]) if e is not None), None)
+        if error is not None:
+            raise error
+        return result
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """The newest checkpoint of a run's folder, with a `latest` link or without."""
+    found = checkpoints(run)
+    return found[-1] if found else None
+
+
+def named_checkpoint(run: Path, resume: str) -> Path | None:
+    """What --resume names: the run's newest checkpoint by "latest" or by the run's folder, else a folder."""
+    of_run = resume == "latest" or Path(resume).resolve() == run.resolve()
+    return newest_checkpoint(run) if of_run else Path(resume)

@@ -27,11 +27,15 @@ def main(args: Sequence[str]) -> None:
         prog=f"t2i train {name}",
         description=f"{RECIPES[name].about()}\n\nWith --preset {' or '.join(PRESETS)} first, which sets the defaults.",
     )
-    run(recipe)
+    run(recipe, name)
 
 
-def run(recipe) -> Path:
-    """Train a recipe's config; return the newest checkpoint's folder."""
+def run(recipe, name: str | None = None) -> Path:
+    """Train a recipe's config; return the newest checkpoint's folder.
+
+    Args:
+        name: the recipe's in RECIPES, kept with the run, which is then resumed as no other.
+    """
     from t2i.processes import this_process
 
     together = this_process()  # refuses a launch of several that do not know of each other, before anything is made
@@ -42,7 +46,8 @@ def run(recipe) -> Path:
     from t2i.training.loop import train
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the data workers' fork
-    return train(recipe.stage(), recipe.loop, flatten(recipe))
+    named = {} if name is None else {"recipe": name}
+    return train(recipe.stage(), recipe.loop, named | flatten(recipe))
 
 
 def _overview() -> str:

@@ -3,9 +3,10 @@
 A latent does not change while a denoiser learns, and the autoencoder costs about as much as the denoiser itself. A
 folder of latents holds
 
-    cache.json       what they were made from: autoencoder, data with a few pictures' digest, size, seed, number
+    cache.json       what they were made from: autoencoder, the data's fingerprint, size, seed, number
     latents.npy      float16 (N, 2, C, h, w): mean and standard deviation of each picture's latents, scaled
     captions.jsonl   a JSON string for each picture
+    manifest.json    sizes and digests of these files, which are compared whenever the folder is opened
 
 and is written whole: under a hidden name first, by all processes together, then renamed.
 
@@ -29,19 +30,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from t2i.data.fingerprint import combine
 from t2i.data.loading import load_batches
 from t2i.data.sources import Source
-from t2i.files import write_json, write_whole
+from t2i.files import reserve, slug, sync, write_json, write_whole, writing
 from t2i.images import to_tensor
+from t2i.manifest import damage, write_manifest
 from t2i.processes import this_process
 from t2i.tokenizers.kl import posterior, stride_of
 from t2i.training.config import DataConfig
 from t2i.weights import digest
 
 BATCH = 64  # pictures an encoder's pass
-SAMPLED_CAPTIONS = 1000  # by which data of one name are told from others
-SAMPLED_PICTURES = 16  # and by which too, spread evenly
 KEY, LATENTS, CAPTIONS = "cache.json", "latents.npy", "captions.jsonl"
 
 
@@ -59,7 +58,8 @@ class CachedLatents:
         return len(self.texts)
 
     def fingerprint(self) -> str:
-        return combine((self.folder / KEY).read_text())
+        """That of the data behind them."""
+        return json.loads((self.folder / KEY).read_text())["data_sha256"]
 
     def __reduce__(self):
         return CachedLatents, (self.folder,)  # sent to another process by name: the array would go with it whole
@@ -73,19 +73,29 @@ class CachedLatents:
 
 
 def cached_latents(
-    folder: Path, source: Source, autoencoder: AutoencoderKL, data: DataConfig, seed: int, num: int, workers: int = 1
+    folder: Path | str | None,
+    source: Source,
+    autoencoder: AutoencoderKL,
+    data: DataConfig,
+    seed: int,
+    num: int,
+    workers: int = 1,
+    beside: Path | str = "runs",
 ) -> CachedLatents:
     """The latents of the source's first `num` pictures: those in `folder`, or new ones, written there.
 
     Args:
+        folder: by default one in `beside` whose name ends in a digest of all that the latents are made from, so that
+            other data, or changed images, have another.
         source: of pictures, as `open_source(data…, seed)` gives it.
         autoencoder: on the device that it is to run on.
         workers: processes that draw or read pictures, for each process of `accelerate launch`.
 
     Raises ValueError where the folder holds latents of another autoencoder, of other data, or of a version that noted
-    less of them, and FileExistsError where it holds something else.
+    less of them, or damaged ones, FileExistsError where it holds something else, and OSError where the disk is full.
     """
     key = cache_key(source, autoencoder, data, seed, num)
+    folder = Path(folder) if folder is not None else Path(beside) / _name(key, data)
     state = this_process()
     if (folder / KEY).is_file():
         _check(folder, key)
@@ -98,21 +108,19 @@ def cached_latents(
 
 def cache_key(source: Source, autoencoder: AutoencoderKL, data: DataConfig, seed: int, num: int) -> dict:
     """What the latents follow from, as plain data."""
-    some, num = "\n".join(source.captions(SAMPLED_CAPTIONS)), min(num, len(source))
-    pixels = hashlib.sha256()
-    for i in np.linspace(0, num - 1, min(num, SAMPLED_PICTURES)).astype(int).tolist():
-        pixels.update(source[i]["image"].tobytes())
     return {
         "autoencoder_sha256": digest(autoencoder),
         "scaling_factor": autoencoder.config.scaling_factor,
-        "data": data.data,
-        "image_column": data.image_column,
-        "captions_sha256": hashlib.sha256(some.encode()).hexdigest(),
-        "pixels_sha256": pixels.hexdigest(),
+        "data_sha256": source.fingerprint(),
         "image_size": data.image_size,
         "seed": seed,
-        "num": num,
+        "num": min(num, len(source)),
     }
+
+
+def _name(key: dict, data: DataConfig) -> str:
+    content = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return f"latents-{slug(Path(data.data).name) or 'data'}-{content[:12]}"
 
 
 def latents_of(autoencoder: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,14 +133,17 @@ def latents_of(autoencoder: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tens
 
 def _check(folder: Path, key: dict) -> None:
     before, remedy = json.loads((folder / KEY).read_text()), "remove that folder, or give another one with --cache"
-    changed = [f"{name}: {before[name]} -> {key[name]}" for name in key if name in before and before[name] != key[name]]
+    changed = [name for name in key if name in before and before[name] != key[name]]
     if changed:
+        changed = [f"{name}: {str(before[name])[:12]} -> {str(key[name])[:12]}" for name in changed]
         raise ValueError(f"the latents in {folder} are of something else ({'; '.join(changed)}); {remedy}")
     if unknown := [name for name in key if name not in before]:
         raise ValueError(
             f"the latents in {folder} were made by an earlier version, which did not note their {', '.join(unknown)}, "
             f"so that they may be of something else; {remedy}"
         )
+    if what := damage(folder, resuming=True):
+        raise ValueError(f"the latents in {folder} are damaged: {what}; {remedy}")
 
 
 def _build(
@@ -142,28 +153,43 @@ def _build(
     part, num = folder.with_name(f".{folder.name}.part"), key["num"]
     side = key["image_size"] // stride_of(autoencoder)
     shape = (num, 2, autoencoder.config.latent_channels, side, side)
-    if state.is_main_process:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        np.lib.format.open_memmap(part / LATENTS, mode="w+", dtype=np.float16, shape=shape).flush()
+    try:
+        with writing(folder):
+            if state.is_main_process:
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir(parents=True)
+                reserve(part / LATENTS, np.float16, shape)
+            state.wait_for_everyone()
+            _encode(part, key, source, autoencoder, workers, state)
+            state.wait_for_everyone()
+            if state.is_main_process:
+                lines = "".join(json.dumps(text) + "\n" for text in source.captions(num))
+                write_whole(part / CAPTIONS, lines)
+                write_json(part / KEY, key)
+                write_manifest(part)
+                part.rename(folder)
+                sync(folder.parent)
+    except BaseException:  # also on Ctrl-C: leave no half-made folder behind
+        if state.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)
+        raise
     state.wait_for_everyone()
-    found = np.lib.format.open_memmap(part / LATENTS, mode="r+")
+
+
+def _encode(
+    part: Path, key: dict, source: Source, autoencoder: AutoencoderKL, workers: int, state: PartialState
+) -> None:
+    """This process's share of the latents."""
+    num, found = key["num"], np.lib.format.open_memmap(part / LATENTS, mode="r+")
     own = [range(i, min(i + BATCH, num)) for i in range(state.process_index * BATCH, num, state.num_processes * BATCH)]
     pictures = load_batches(_Pictures(source), batch_sampler=own, num_workers=workers, generator=torch.Generator())
-    bar = tqdm(total=num, unit=" images", desc=f"latents → {folder}", disable=not state.is_main_process)
+    bar = tqdm(total=num, unit=" images", desc="latents", disable=not state.is_main_process)
     for rows, images in zip(own, pictures, strict=True):
         both = torch.stack(latents_of(autoencoder, images.to(autoencoder.device)), 1)  # (B, 2, C, h, w)
         found[rows.start : rows.stop] = both.cpu().numpy().astype(np.float16)
         bar.update(min(len(rows) * state.num_processes, num - bar.n))
     bar.close()
     found.flush()
-    state.wait_for_everyone()
-    if state.is_main_process:
-        lines = "".join(json.dumps(text) + "\n" for text in source.captions(num))
-        write_whole(part / CAPTIONS, lines)
-        write_json(part / KEY, key)
-        part.rename(folder)
-    state.wait_for_everyone()
 
 
 class _Pictures(Dataset):

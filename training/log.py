@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
+from t2i.files import writing
 from t2i.training.config import LoopConfig
 
 
@@ -53,30 +57,42 @@ class RunLog:
         if not self.main:
             return
         self.bar.close()
-        self.file.close()
-        if self.board:
-            self.board.close()
+        with contextlib.suppress(Exception):  # on a full disk: the error that ends the run is the one to hear of
+            self.file.close()
+            if self.board:
+                self.board.close()
 
     def step(self, step: int, scalars: dict[str, float]) -> None:
         if not self.main:
             return
         line = {"step": step, "images": step * self.batch, **scalars}
         self.history.append(line)
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+        with writing(self.run / "metrics.jsonl"):
+            self.file.write(json.dumps(line) + "\n")
+            self.file.flush()
         self.bar.update(self.batch)
         self.bar.set_postfix(loss=f"{scalars['loss']:.4f}", refresh=False)
         if self.board and (step % 10 == 0 or step == 1):
             for name, value in scalars.items():
                 self.board.add_scalar(name, value, step)
 
-    def picture(self, step: int, image: Image.Image) -> None:
-        """Save a preview, and the curves so far."""
+    def show(self, step: int, preview: Callable[[], Image.Image]) -> None:
+        """Save a preview and the curves so far. What fails costs a warning, and the run goes on."""
+        for what, work in (("preview", lambda: self._picture(step, preview())), ("curves", self._curves)):
+            try:
+                work()
+            except Exception as error:
+                words = " ".join(f"{type(error).__name__}: {error}".split())
+                print(f"\nwarning: step {step} has no {what}, the run goes on ({words})", file=sys.stderr)
+
+    def _picture(self, step: int, image: Image.Image) -> None:
         folder = self.run / "samples"
         folder.mkdir(exist_ok=True)
         image.save(folder / f"step-{step:06d}.png")
         if self.board:
             self.board.add_image("samples", np.array(image), step, dataformats="HWC")
+
+    def _curves(self) -> None:
         plot_curves(self.history, self.run / "curves.png")
 
 

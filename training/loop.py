@@ -7,30 +7,29 @@ the rest: steps, averaged weights, checkpoints that resume exactly, pictures, cu
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType
-from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor, nn
 
 from t2i.data.loading import load_batches
 from t2i.data.sources import Source
+from t2i.training.averages import AveragedWeights
 from t2i.training.budget import UNENDING, Budget
-from t2i.training.checkpoints import Checkpoints
+from t2i.training.checkpoints import DATA, Checkpoints
 from t2i.training.compilation import compile_blocks
 from t2i.training.config import LoopConfig
 from t2i.training.log import RunLog
 from t2i.training.optimizers import make_optimizer
 from t2i.training.order import NumberBatches, NumberedSamples
-from t2i.training.stop import StopRequest
+from t2i.training.stop import StopRequest, ignore_stop_signals
 
 
 class Stage(Protocol):
@@ -40,7 +39,8 @@ class Stage(Protocol):
     source: Source
     fingerprint: dict[str, str]  # of what else the run is made from: a resumed run must be made from the same
     # finished: bool, if it has that: `save` found that the model gets no better, and the run ends.
-    # rests: bool, if it has that: in some steps the loss leaves parts of the model out, which then stay as they are.
+    # find_unused_parameters: bool, if it has that: in some steps some parameters receive no gradient.
+    # next_command: str, if it has that: what to do with a finished run, whose folder stands for {run} in it.
 
     # prepare(item, rng): an item of the source -> what `loss` takes, without the batch axis. Data workers run it, so it
     # is an object of its own that can be pickled, and not a method: the model would go with it.
@@ -69,11 +69,14 @@ class Objective(nn.Module):
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The loss or its gradient became NaN or infinite."""
+    """The loss, its gradient or the weights became NaN or infinite."""
 
 
 def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
     """Train the stage's model; return the newest checkpoint's folder.
+
+    Ctrl-C and SIGTERM finish the step, save a checkpoint and return as well, so that the process ends with 0; a second
+    Ctrl-C raises KeyboardInterrupt at once (exit code 130), and what came after the last checkpoint is lost.
 
     Args:
         stage: the model and what belongs to it.
@@ -81,8 +84,11 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
         recipe: the run's whole configuration as plain data, kept with it and compared when it is resumed.
 
     Raises:
-        NonFiniteLoss: naming the step, before it is taken; the last checkpoint stays as it was.
-        FileExistsError, FileNotFoundError, ValueError: a new run over an old one, or a resume of none or of another.
+        NonFiniteLoss: naming the step; the last checkpoint stays as it was, and weights that are not finite are never
+            saved.
+        FileExistsError, FileNotFoundError, ValueError: a new run over an old one or beside one that is under way, or a
+            resume of none, of a damaged one, of another, or with other data.
+        OSError: a checkpoint could not be written; the ones before it stay as they were.
         ValueError: Muon for a model that has nothing for it.
     """
     accelerator = Accelerator(
@@ -91,82 +97,119 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
         kwargs_handlers=[
             DistributedDataParallelKwargs(
                 broadcast_buffers=False,  # stages keep theirs equal
-                find_unused_parameters=getattr(stage, "rests", False),
+                find_unused_parameters=getattr(stage, "find_unused_parameters", False),
             )
         ],
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(f"this loop averages whole weights; launch it without {accelerator.distributed_type.value}")
     optimizer = make_optimizer(stage.model, config)
+    run = Path(config.output_dir)
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-    checkpoints = Checkpoints(Path(config.output_dir), config.checkpoints_total_limit, global_batch, accelerator)
-    origin = checkpoints.open(config.resume, recipe | stage.fingerprint)
-    if config.gradient_checkpointing:
-        stage.model.enable_gradient_checkpointing()
-    if config.compile:
-        compile_blocks(stage.model)
-    stage.model.train()
-    objective, optimizer = accelerator.prepare(Objective(stage), optimizer)
-    ema = EMAModel(stage.model.parameters(), config.ema_decay, use_ema_warmup=True, power=3 / 4, foreach=True)
-    ema.to(accelerator.device)
-    torch.manual_seed(config.seed + accelerator.process_index)  # from here on, dropout differs between processes
-    budget = Budget(config, *(checkpoints.load(origin, ema) if origin else ()))
+    with Checkpoints(run, config.checkpoints_total_limit, global_batch, accelerator) as checkpoints:
+        built_from = {DATA: stage.source.fingerprint(), **stage.fingerprint}
+        origin = checkpoints.open(config.resume, recipe | built_from)
+        if config.gradient_checkpointing:
+            stage.model.enable_gradient_checkpointing()
+        if config.compile:
+            compile_blocks(stage.model)
+        stage.model.train()
+        objective, _ = accelerator.prepare(Objective(stage), optimizer)  # its wrapped optimizer costs 1 ms a step
+        parameters = list(stage.model.parameters())
+        averages = AveragedWeights(parameters, config.ema_decay)
+        torch.manual_seed(config.seed + accelerator.process_index)  # from here on, dropout differs between processes
+        budget = Budget(config, *(checkpoints.load(origin, averages) if origin else ()))
+        if budget.spent:
+            accelerator.print(f"{run} is complete: {budget}; to train on, give a larger {budget.option}")
+            return origin
+        data, log = _batches(stage, config, budget.step, accelerator), RunLog(config, budget.step, accelerator)
+        with closing(data) as batches, log, StopRequest() as stop:
+            budget.pause()
+            for step in budget.steps():
+                lr = learning_rate(step, config, budget.seconds)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+                stage.model.progress = budget.done
+                sums = torch.zeros((), device=accelerator.device)
+                for micro in range(config.gradient_accumulation_steps):
+                    batch = {name: x.to(accelerator.device, non_blocking=True) for name, x in next(batches).items()}
+                    last = micro == config.gradient_accumulation_steps - 1
+                    with nullcontext() if last else accelerator.no_sync(objective):
+                        with accelerator.autocast():
+                            losses = objective(**batch)
+                        accelerator.backward(losses["loss"])  # divides by the number of accumulated passes
+                    sums = sums + torch.stack([x.detach().float() for x in losses.values()])
+                means = sums / config.gradient_accumulation_steps
+                scalars = _mean_over_processes(list(losses), means, budget.lap(), accelerator)
+                scalars["seconds"] = budget.spend(scalars["seconds"])
+                accelerator.unscale_gradients()
+                scalars["grad_norm"] = _clip(parameters, config.max_grad_norm)
+                _check_loss(scalars, step, accelerator, checkpoints)
+                scalars["lr"] = lr
+                if accelerator.scaler is None:
+                    optimizer.step()
+                else:  # which leaves out a step whose gradients overflow
+                    accelerator.scaler.step(optimizer)
+                    accelerator.scaler.update()
+                optimizer.zero_grad()
+                averages.step()
+                log.step(step, scalars)
 
-    batches = _batches(stage, config, budget.step, accelerator)
-    log = RunLog(config, budget.step, accelerator)
-    budget.pause()
-    with StopRequest() as stop, log:
-        for step in budget.steps():
-            lr = learning_rate(step, config, budget.seconds)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            stage.model.progress = budget.done
-            sums: dict[str, Tensor] = {}
-            for micro in range(config.gradient_accumulation_steps):
-                batch = {name: x.to(accelerator.device, non_blocking=True) for name, x in next(batches).items()}
-                last = micro == config.gradient_accumulation_steps - 1
-                with nullcontext() if last else accelerator.no_sync(objective):
-                    with accelerator.autocast():
-                        losses = objective(**batch)
-                    accelerator.backward(losses["loss"])  # divides by the number of accumulated passes
-                for name, x in losses.items():
-                    sums[name] = sums.get(name, 0) + x.detach().float() / config.gradient_accumulation_steps
-            sums["seconds"] = torch.tensor(budget.lap(), device=accelerator.device)
-            scalars = _mean_over_processes(sums, accelerator)
-            scalars["seconds"] = budget.spend(scalars["seconds"])
-            scalars["grad_norm"] = float(accelerator.clip_grad_norm_(objective.parameters(), config.max_grad_norm))
-            scaled = accelerator.scaler is not None  # float16 skips steps whose gradients overflow, and goes on
-            if not math.isfinite(scalars["loss"]) or not (scaled or math.isfinite(scalars["grad_norm"])):
-                kept = checkpoints.newest()
-                how = f"resume from the last checkpoint, {kept}," if kept else "start again"
-                raise NonFiniteLoss(
-                    f"at step {step} the loss is {scalars['loss']} and its gradient's norm {scalars['grad_norm']}; "
-                    f"{how} with a lower --learning-rate"
-                )
-            scalars["lr"] = lr
-            optimizer.step()
-            optimizer.zero_grad()
-            ema.step(stage.model.parameters())
-            log.step(step, scalars)
-
-            stopping = stop.requested(accelerator)
-            if budget.checkpoint_due or stopping:
-                ema.store(stage.model.parameters())
-                ema.copy_to(stage.model.parameters())
-                stage.model.eval()
-                if accelerator.is_main_process:
-                    log.picture(step, stage.preview())
-                checkpoints.save(budget, stage.save, ema, restore=lambda: ema.restore(stage.model.parameters()))
-                stage.model.train()
-                finished = getattr(stage, "finished", False)
-                stopping = stop.requested(accelerator, finished)
-                budget.pause()
-            if stopping:
-                why = "the model gets no better" if finished else "go on with --resume latest"
-                accelerator.print(f"stopped after step {step}; {why}")
-                break
-    accelerator.wait_for_everyone()
+                stopping = stop.requested(accelerator)
+                if budget.checkpoint_due or stopping:
+                    _check_weights(stage.model, step, checkpoints)
+                    stage.model.eval()
+                    checkpoints.save(budget, stage.save, averages)
+                    if accelerator.is_main_process:
+                        with averages.applied(), _own_chance(accelerator):
+                            log.show(step, stage.preview)
+                    stage.model.train()
+                    stopping = stop.requested(accelerator, getattr(stage, "finished", False))
+                    budget.pause()
+                if stopping:
+                    break
+        accelerator.wait_for_everyone()
+    accelerator.print(_farewell(stage, budget, run, checkpoints.newest()))
     return checkpoints.newest()
+
+
+def _own_chance(accelerator: Accelerator) -> AbstractContextManager:
+    """What is drawn at random within leaves no trace in the run."""
+    return torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else [])
+
+
+def _farewell(stage: Stage, budget: Budget, run: Path, folder: Path | None) -> str:
+    """What a run has written, and what to do next."""
+    finished = getattr(stage, "finished", False)
+    if not (budget.spent or finished):
+        return f"stopped after step {budget.step} and saved {folder}; go on with --resume latest"
+    why = "" if budget.spent else ": the model gets no better"
+    lines = [f"done after {budget}{why}; wrote {folder}, and in {run} curves.png, samples/ and metrics.jsonl"]
+    if command := getattr(stage, "next_command", ""):
+        lines.append(f"next: {command.replace('{run}', str(run))}")
+    return "\n".join(lines)
+
+
+def _check_loss(scalars: dict[str, float], step: int, accelerator: Accelerator, checkpoints: Checkpoints) -> None:
+    scaled = accelerator.scaler is not None  # float16 skips steps whose gradients overflow, and goes on
+    if not math.isfinite(scalars["loss"]) or not (scaled or math.isfinite(scalars["grad_norm"])):
+        what = f"the loss is {scalars['loss']} and its gradient's norm {scalars['grad_norm']}"
+        raise NonFiniteLoss(f"at step {step} {what}; {_lower_rate(checkpoints)}")
+
+
+def _check_weights(model: nn.Module, step: int, checkpoints: Checkpoints) -> None:
+    """The loss was finite before the step; what the step made of the weights and buffers is seen only here."""
+    floats = {name: x for name, x in model.state_dict().items() if x.is_floating_point()}
+    finite = torch.stack([x.isfinite().all() for x in floats.values()]).tolist()  # one wait for the device
+    if broken := [name for name, whole in zip(floats, finite, strict=True) if not whole]:
+        what = f"not all values of {broken[0]} are finite, and the step was not saved"
+        raise NonFiniteLoss(f"after step {step} {what}; {_lower_rate(checkpoints)}")
+
+
+def _lower_rate(checkpoints: Checkpoints) -> str:
+    kept = checkpoints.newest()
+    how = f"resume from the last checkpoint, {kept}," if kept else "start again"
+    return f"{how} with a lower --learning-rate"
 
 
 def learning_rate(step: int, config: LoopConfig, seconds: float = 0.0) -> float:
@@ -187,6 +230,7 @@ def learning_rate(step: int, config: LoopConfig, seconds: float = 0.0) -> float:
 
 
 def _batches(stage: Stage, config: LoopConfig, done: int, accelerator: Accelerator) -> Iterator[dict[str, Tensor]]:
+    """The batches from step `done` on; the data workers end when it is closed."""
     numbers = NumberBatches(
         done,
         config.max_train_steps if config.max_train_time is None else UNENDING,
@@ -199,17 +243,27 @@ def _batches(stage: Stage, config: LoopConfig, done: int, accelerator: Accelerat
         NumberedSamples(stage.source, stage.prepare, config.seed),
         batch_sampler=numbers,
         num_workers=config.dataloader_num_workers,
-        worker_init_fn=_leave_interrupts_to_the_loop,
+        worker_init_fn=ignore_stop_signals,
         generator=torch.Generator(),  # its base seed is not drawn from the random state that a resume brings back
         pin_memory=accelerator.device.type == "cuda",
     )
 
 
-def _leave_interrupts_to_the_loop(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; a worker that died of it would take the last step with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _mean_over_processes(
+    names: list[str], values: Tensor, seconds: float, accelerator: Accelerator
+) -> dict[str, float]:
+    """The values (N,) under their names, and "seconds", each the mean over all processes."""
+    if accelerator.num_processes > 1:
+        means: Any = accelerator.reduce(torch.cat([values, values.new_tensor([seconds])]), reduction="mean")
+        *numbers, seconds = means.tolist()
+    else:
+        numbers = values.tolist()
+    return dict(zip(names, numbers, strict=True)) | {"seconds": seconds}
 
 
-def _mean_over_processes(sums: dict[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
-    values = accelerator.reduce(torch.stack(list(sums.values())), reduction="mean")
-    return dict(zip(sums, values.tolist(), strict=True))
+def _clip(parameters: list[nn.Parameter], max_norm: float) -> float:
+    """The norm of all gradients, which are scaled down to `max_norm` where it is larger."""
+    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if (found := float(norm)) > max_norm:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ class PipelineStage:
 
     SHOWN = 8  # captions of the data, where the recipe names no prompts
     EACH = 2  # pictures of a prompt
+    OPTIONS = ""  # of `t2i generate`, which such a pipeline needs
     HOW: ClassVar[dict] = {}  # they are drawn, beside the pipeline's defaults
 
     source: Source
@@ -37,6 +39,14 @@ class PipelineStage:
         pipe.set_progress_bar_config(disable=True)
         images = pipe(prompts, num_images_per_prompt=self.EACH, generator=generators, **self.HOW).images
         return contact_sheet(images, [p for p in prompts for _ in range(self.EACH)], columns=8)
+
+    def first_prompt(self) -> str:
+        """A validation prompt, or a caption of the data."""
+        return next(iter(self.recipe.validation_prompts), None) or next(iter(self.source.captions(1)))
+
+    @property
+    def next_command(self) -> str:
+        return f"t2i generate {shlex.quote(self.first_prompt())} --pipeline {{run}}/latest{self.OPTIONS}"
 
     def save(self, folder: Path) -> None:
         self.pipeline().save_pretrained(folder)

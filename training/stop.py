@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 
 import torch
 from accelerate import Accelerator
 
+FORWARDED = 1.0  # seconds in which a launcher hands on a signal that the terminal had sent to all processes already
+
 
 class StopRequest:
-    """A context in which the first Ctrl-C (or SIGTERM) asks for a stop, and the second stops at once."""
+    """A context in which Ctrl-C or SIGTERM asks for a stop after the step; a second Ctrl-C stops at once.
+
+    A second SIGTERM changes nothing: schedulers and `accelerate launch` send several.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked: float | None = None  # when
         self._before: dict = {}
 
     def __enter__(self) -> StopRequest:
@@ -28,14 +34,25 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _ask(self, number: int, frame) -> None:
-        if self._asked:
+        now = time.monotonic()
+        if self._asked is not None and number == signal.SIGINT and now - self._asked > FORWARDED:
             raise KeyboardInterrupt
-        self._asked = True
+        if self._asked is None:
+            self._asked = now
 
     def requested(self, accelerator: Accelerator, finished: bool = False) -> bool:
         """Whether any process was asked to stop, or has `finished`; the same answer on all of them."""
-        asked = self._asked or finished
+        asked = self._asked is not None or finished
         if accelerator.num_processes == 1:
             return asked
         flag = torch.tensor(float(asked), device=accelerator.device)
         return bool(accelerator.reduce(flag, reduction="sum") > 0)
+
+
+def ignore_stop_signals(worker: int) -> None:
+    """For data workers: a signal to all processes is the loop's to answer, and its last step needs its workers.
+
+    They end with the loop, which ends them, or when they find it gone.
+    """
+    for number in StopRequest.SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -112,7 +112,7 @@ class GAN(Block):
     With `discriminator_steps` k, the generator's term is there in every k-th pass of training alone, which the saved
     `passes` tells. In the others the generator has no gradient at all, not a zero one: optimisers leave weights without
     gradient where they are and their momentum as it is, and clipping counts the discriminator's alone. Under
-    DistributedDataParallel such a model needs `find_unused_parameters`, which its stage asks for by `rests`.
+    DistributedDataParallel such a model needs `find_unused_parameters`, which its stage sets.
 
     Both players see images with noise as wide as a level (Arjovsky and Bottou 2017, arXiv 1701.04862, §3): real ones
     have L levels and made ones have not, which would tell them apart at a glance.

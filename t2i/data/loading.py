@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 _EXPECTED = (ValueError, OSError, MemoryError)  # anything else is a fault of the code, and keeps its traceback
 
@@ -46,25 +47,37 @@ def load_batches(dataset: Dataset, **options) -> Iterator:
     """The batches of a `DataLoader(dataset, **options)`.
 
     Raises LoadingError, a ValueError, with the message of what the data set raised (ValueError, OSError or
-    MemoryError), in a worker or not; and where a worker died. Other errors are raised as PyTorch does.
+    MemoryError), in a worker or not; and where a worker died. Other errors are raised as PyTorch does. The workers end
+    with the generator.
     """
     loader = iter(DataLoader(_Careful(dataset), collate_fn=_collate, **options))
-    while True:
-        try:
-            batch = next(loader)
-        except StopIteration:
-            return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error) or ("killed" not in str(error) and "exited" not in str(error)):
-                raise
-            raise LoadingError(
-                "a data worker was killed, perhaps because memory ran out; give fewer --dataloader-num-workers"
-            ) from error
-        if isinstance(batch, _Failure):
-            error = LoadingError(batch.message)
-            error.add_note(batch.trace)  # shown with a traceback only
-            raise error
-        yield batch
+    try:
+        while True:
+            batch = _next(loader)
+            if batch is None:
+                return
+            yield batch
+    finally:
+        # Not left to the garbage collector: an error's traceback would keep the workers, which may ignore signals.
+        if isinstance(loader, _MultiProcessingDataLoaderIter):
+            loader._shutdown_workers()
+
+
+def _next(loader: Iterator):
+    """The next batch, None at the end."""
+    try:
+        batch = next(loader, None)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error) or ("killed" not in str(error) and "exited" not in str(error)):
+            raise
+        raise LoadingError(
+            "a data worker was killed, perhaps because memory ran out; give fewer --dataloader-num-workers"
+        ) from error
+    if isinstance(batch, _Failure):
+        error = LoadingError(batch.message)
+        error.add_note(batch.trace)  # shown with a traceback only
+        raise error
+    return batch
 
 
 def _collate(items: list):

@@ -95,6 +95,7 @@ class CharactersStage:
     """Texts to learn, and others by which the model is scored: bits a character, ends of texts among them."""
 
     SHOWN = 24
+    next_command = 'in Python, t2i.blocks.characters.CharacterModel.from_pretrained("{run}/latest")'
     BATCH = 128  # texts scored at once
 
     def __init__(self, recipe: CharactersRecipe):

@@ -111,6 +111,7 @@ class ClipStage:
     """Pictures and captions in one space."""
 
     SHOWN = 16
+    next_command = "t2i train ldm-toybox --text-encoder {run}/latest, with the same --data and --image-size"
 
     def __init__(self, recipe: ClipRecipe):
         data, model = recipe.data, recipe.model
@@ -196,6 +197,9 @@ class Undrawn:
 
     def __getitem__(self, index: int) -> dict:
         return {"scene": self.toybox.scene(index)[0]}
+
+    def fingerprint(self) -> str:
+        return self.toybox.fingerprint()
 
 
 def start_from(model: CLIPModel, folder: str) -> str:

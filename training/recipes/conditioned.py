@@ -197,6 +197,8 @@ class ConditionedStage(TaughtStage):
 
 
 class UpscaleStage(ConditionedStage):
+    next_command = "t2i upscale IMAGE --pipeline {run}/latest"
+
     def __init__(self, recipe: UpscaleRecipe):
         super().__init__(recipe)
         condition = LowResolution(recipe.factor, stride_of(self.autoencoder))
@@ -204,6 +206,8 @@ class UpscaleStage(ConditionedStage):
 
 
 class LayoutStage(ConditionedStage):
+    next_command = "t2i layout MAP PROMPT --pipeline {run}/latest"
+
     def __init__(self, recipe: LayoutRecipe):
         super().__init__(recipe)
         self.source = WithLayouts(self.source, recipe.layout_column, recipe.labels, Path(recipe.data.data))

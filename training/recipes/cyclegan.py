@@ -89,6 +89,7 @@ class CycleGANStage:
     """Pictures of two domains; scored, where both are looks of toybox, by pictures whose translation is known."""
 
     SHOWN = 8
+    next_command = 'in Python, t2i.blocks.cyclegan.CycleGAN.from_pretrained("{run}/latest")'
     fingerprint: ClassVar[dict[str, str]] = {}
 
     def __init__(self, recipe: CycleGANRecipe):

@@ -64,7 +64,7 @@ class GANStage(BlockStage):
 
     def __init__(self, data: BlockDataConfig, model: GANOptions, loop: LoopConfig, conditional: bool):
         super().__init__(data, model, loop, conditional)
-        self.rests = model.discriminator_steps > 1
+        self.find_unused_parameters = model.discriminator_steps > 1
 
     @torch.no_grad()
     def score(self, pictures: tuple[Tensor, Tensor]) -> dict:

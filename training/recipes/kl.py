@@ -83,6 +83,7 @@ class KLStage:
     """Images through the latents and back."""
 
     SHOWN = 8
+    next_command = "t2i train ldm-toybox --autoencoder {run}/latest, with the same --data and --image-size"
     MEASURED = 512  # pictures behind the scaling factor
     fingerprint: ClassVar[dict[str, str]] = {}
 

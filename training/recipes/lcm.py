@@ -29,8 +29,9 @@ class LCMRecipe:
     """Of the teacher. The student needs none: draw with --guidance-scale 1."""
     teacher_steps: int = 50
     """Of the teacher's way from noise to picture."""
-    cache: str = "runs/latents-lcm"
-    """Folder for the pictures' latents, computed once; 'none' computes them as the pictures come."""
+    cache: str | None = None
+    """Folder for the images' latents, computed once; by default beside the run, with a name that tells data and
+    autoencoder apart. 'none' computes them as the images come."""
     cached_pictures: int = 30_000
     """How many of the data's pictures are cached at most, and then trained on."""
     validation_prompts: tuple[str, ...] = ()
@@ -67,6 +68,7 @@ def lcm(preset: str = "base") -> LCMRecipe:
 class LCMStage(TaughtStage):
     """The pipeline's own denoiser as the student, and a copy of it as its teacher; all else is frozen."""
 
+    OPTIONS = " --num-inference-steps 4 --guidance-scale 1"
     HOW: ClassVar[dict] = {"num_inference_steps": 4, "guidance_scale": 1.0}
 
     def __init__(self, recipe: LCMRecipe):

@@ -21,6 +21,7 @@ from t2i.diffusion.objective import DiffusionObjective, Prediction
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.files import read_json
 from t2i.folders import may_be_on_hub, newest_in_run
+from t2i.manifest import verify
 from t2i.pipelines.auto import AutoPipeline, embedded, fastest_device
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.processes import this_process
@@ -74,9 +75,10 @@ class LDMRecipe:
     """Whether the text encoder learns with the denoiser, as in Rombach et al. 2022, § 3.3; else it is frozen."""
     start_from: str | None = None
     """A pipeline whose denoiser and text encoder the run starts from, such as another run's `latest`."""
-    cache: str = "runs/latents-toybox"
-    """Folder for the pictures' latents, computed once, and beside it one for the captions' states; 'none' computes
-    both as the pictures come. The states of a text encoder that learns are never cached."""
+    cache: str | None = None
+    """Folder for the images' latents, computed once, and beside it one for the captions' states; by default beside the
+    run, with a name that tells data and autoencoder apart. 'none' computes both as the images come. The states of a
+    text encoder that learns are never cached."""
     cached_pictures: int = 100_000
     """How many of the data's pictures are cached, and so trained on."""
     caption_dropout: float = 0.1
@@ -125,7 +127,7 @@ def ldm_toybox(preset: str = "base") -> LDMRecipe:
         steps = {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20}
         loop = LoopConfig(run, train_batch_size=32, optimizer="muon", learning_rate=4e-3, **steps)
         parts = {"autoencoder": "runs/tiny-kl/latest", "text_encoder": "runs/tiny-clip/latest"}
-        return LDMRecipe(**parts, cache="runs/tiny-latents", cached_pictures=2_000, model=model, loop=loop)
+        return LDMRecipe(**parts, cached_pictures=2_000, model=model, loop=loop)
     run = "runs/ldm-toybox"
     steps = {"max_train_steps": 6_000, "checkpointing_steps": 300, "lr_warmup_steps": 100}
     loop = LoopConfig(run, train_batch_size=128, optimizer="muon", learning_rate=4e-3, **steps)
@@ -136,7 +138,7 @@ class LDMStage(PipelineStage):
     """Latents and captions; the autoencoder is frozen, and the text encoder unless it learns too."""
 
     def __init__(self, recipe: LDMRecipe):
-        data = recipe.data
+        data, loop = recipe.data, recipe.loop
         self.recipe, self.objective = recipe, recipe.objective()
         if recipe.text_encoder.startswith("open_clip:"):
             raise ValueError(
@@ -159,12 +161,14 @@ class LDMStage(PipelineStage):
         texts = None
         if recipe.cache != "none":
             self.autoencoder.to(this_process().device)
-            where, num, workers = Path(recipe.cache), recipe.cached_pictures, recipe.loop.dataloader_num_workers
-            self.source = cached_latents(where, self.source, self.autoencoder, data, recipe.loop.seed, num, workers)
+            num, workers, beside = recipe.cached_pictures, loop.dataloader_num_workers, Path(loop.output_dir).parent
+            latents = cached_latents(recipe.cache, self.source, self.autoencoder, data, loop.seed, num, workers, beside)
+            self.source, where = latents, latents.folder
             if not recipe.train_text_encoder:
                 self.encoder.model.to(this_process().device)
+                name = f"{where.name}-text" + ("" if recipe.cache else f"-{self.encoder.key()[:12]}")
                 with this_process().main_process_first():  # the others find it made
-                    texts = cached_states(self.encoder, self.source.texts, where.with_name(f"{where.name}-text"))
+                    texts = cached_states(self.encoder, latents.texts, where.with_name(name))
         tokens = Tokens(self.encoder.tokenizer, self.encoder.length)
         self.prepare = PrepareLatent(texts or tokens, recipe.caption_dropout, self.objective, shape)
         if recipe.train_text_encoder:
@@ -331,6 +335,7 @@ def load_autoencoder(name: str, image_size: int) -> AutoencoderKL:
     """
     remedy = "make one with: t2i train kl-toybox, and give its folder with --autoencoder"
     folder = newest_in_run(embedded().get(name, Path(name)), "model_index.json")
+    verify(folder)
     if (folder / "model_index.json").is_file():
         folder = folder / "vae"
     folder = newest_in_run(folder, "config.json")

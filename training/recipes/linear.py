@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -14,8 +13,9 @@ from PIL import Image
 from t2i.blocks.base import from_levels
 from t2i.blocks.linear import LinearMixture, nearest
 from t2i.data.toybox.sheet import contact_sheet
-from t2i.files import write_json
+from t2i.files import replaced, write_json
 from t2i.images import to_pil
+from t2i.manifest import write_manifest
 from t2i.training.block_stage import BlockDataConfig, BlockOptions, BlockStage
 from t2i.training.config import RECIPE_FILE, LoopConfig, flatten
 
@@ -53,7 +53,6 @@ class LinearRecipe:
         folder = run / "checkpoint-1"
         if folder.exists():
             raise FileExistsError(f"{run} holds a model: choose another --output-dir")
-        part = run / f".{folder.name}.part"
         loop = LoopConfig(self.output_dir, seed=self.seed)
         stage = BlockStage(self.data, self.model, loop, self.conditional)
         some = range(min(self.fitted, len(stage.source)))
@@ -62,13 +61,14 @@ class LinearRecipe:
         labels = torch.tensor([item["label"] for item in items]) if self.conditional else None
         bounds = stage.model.fit(images, labels, self.seed)
         (run / "samples").mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(part, ignore_errors=True)  # what a crash left
-        stage.save(part)
-        write_json(part / "em.json", bounds)
+        write_json(run / RECIPE_FILE, flatten(self))
+        with replaced(folder) as part:
+            stage.save(part)
+            write_json(part / "em.json", bounds)
+            write_manifest(part)
         stage.preview().save(run / "samples" / "step-000001.png")
         beside_nearest(stage.model, images).save(run / "samples" / "nearest.png")
-        write_json(run / RECIPE_FILE, flatten(self))
-        part.rename(folder)
+        print(f"done; wrote {folder}, and in {run} samples/\nnext: {stage.next_command.replace('{run}', str(run))}")
         return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -41,7 +42,7 @@ class LoraRecipe:
     dropout: float = 0.0
     """Of what the matrices see."""
     cache: str = "none"
-    """Folder for the pictures' latents, computed once; 'none' computes them as the pictures come."""
+    """Folder for the images' latents, computed once; 'none' computes them as the images come."""
     cached_pictures: int = 10_000
     """How many of the data's pictures are cached at most, and then trained on."""
     caption_dropout: float = 0.1
@@ -117,16 +118,15 @@ class TaughtStage(LDMStage):
         tokens = Tokens(self.encoder.tokenizer, self.encoder.length)
         self.prepare = PrepareLatent(tokens, caption_dropout, objective, shape)
 
-    def _cache_latents(self, folder: str, pictures: int) -> None:
-        """Train on latents computed once, of so many pictures at most; 'none' leaves the source as it is."""
+    def _cache_latents(self, folder: str | None, pictures: int) -> None:
+        """Train on latents computed once, of so many images at most; 'none' leaves the source as it is."""
         if folder == "none":
             return
         sized = replace(self.recipe.data, image_size=self.image_size)
         loop = self.recipe.loop
         self.autoencoder.to(this_process().device)
-        self.source = cached_latents(
-            Path(folder), self.source, self.autoencoder, sized, loop.seed, pictures, loop.dataloader_num_workers
-        )
+        workers, beside = loop.dataloader_num_workers, Path(loop.output_dir).parent
+        self.source = cached_latents(folder, self.source, self.autoencoder, sized, loop.seed, pictures, workers, beside)
 
     def pipeline(self) -> LatentDiffusionPipeline:
         return self.pipe.to(self.model.device)
@@ -142,6 +142,11 @@ class LoraStage(TaughtStage):
         self._cache_latents(recipe.cache, recipe.cached_pictures)
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
         self.model = Adapters(self.pipe.unet, recipe.rank, recipe.dropout)
+
+    @property
+    def next_command(self) -> str:
+        prompt = shlex.quote(self.first_prompt())
+        return f"t2i generate {prompt} --pipeline {self.recipe.pipeline} --lora {{run}}/latest"
 
     def save(self, folder: Path) -> None:
         """`pytorch_lora_weights.safetensors`, which `load_lora_weights` of diffusers and of our pipeline open."""

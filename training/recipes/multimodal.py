@@ -87,6 +87,7 @@ class MultimodalStage:
     """Pictures and captions, toybox's in their canonical words; of other data as they come."""
 
     SHOWN = 16
+    next_command = 'in Python, t2i.blocks.multimodal_vae.MultimodalVAE.from_pretrained("{run}/latest")'
     BATCH = 128  # pairs scored at once
 
     def __init__(self, recipe: MultimodalRecipe):

@@ -13,6 +13,7 @@ from t2i.data.sources import open_source
 from t2i.files import read_json
 from t2i.folders import newest_in_run
 from t2i.images import to_tensor
+from t2i.manifest import verify
 from t2i.pipelines.dalle import DallePipeline
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, train_bpe
@@ -147,7 +148,9 @@ class PreparePair:
 
 def load_image_tokenizer(folder: str, image_size: int) -> VQVAE:
     """The frozen stage 1. Raises FileNotFoundError or ValueError with the command that makes what is missing."""
-    config = newest_in_run(folder, "config.json") / "config.json"
+    found = newest_in_run(folder, "config.json")
+    verify(found)
+    config = found / "config.json"
     remedy = "make it with: t2i train vqvae-toybox, and give its folder with --tokenizer"
     if not config.is_file():
         raise FileNotFoundError(f"there is no image tokenizer in {folder}; {remedy}")

@@ -71,6 +71,7 @@ class ReaderStage:
     """Toybox pictures, gently spoiled, and what is on them."""
 
     SHOWN = 24
+    next_command = "t2i eval binding --reader {run}/latest"
     fingerprint: ClassVar[dict[str, str]] = {}
 
     def __init__(self, recipe: ReaderRecipe):

@@ -94,6 +94,7 @@ class T5Stage:
     """Captions with gaps, and what was in them."""
 
     SHOWN = 24
+    next_command = "t2i train ldm-toybox --text-encoder {run}/latest, with the same --data"
 
     def __init__(self, recipe: T5Recipe):
         data, model = recipe.data, recipe.model

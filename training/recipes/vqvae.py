@@ -61,6 +61,7 @@ class VQVAEStage:
     """Images through the codes and back."""
 
     SHOWN = 8
+    next_command = "t2i train prior-toybox --tokenizer {run}/latest, with the same --data and --image-size"
     fingerprint: ClassVar[dict[str, str]] = {}
 
     def __init__(self, recipe: VQVAERecipe):

@@ -1,0 +1,300 @@
+"""What becomes of a run's checkpoints when disks, data, processes or users do not do as they should."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from test_training import losses, vqvae_recipe
+
+from t2i.blocks import load_block
+from t2i.data.toybox import export
+from t2i.files import replaced, reserve, write_whole, writing
+from t2i.manifest import MANIFEST, damage, newest_whole, verify, write_manifest
+from t2i.tokenizers.vqvae import VQVAE
+from t2i.training.averages import AveragedWeights
+from t2i.training.cli import main, run
+from t2i.training.loop import NonFiniteLoss, train
+from t2i.training.recipes import RECIPES
+from t2i.training.recipes.vqvae import VQVAEStage
+
+STATE_FILES = ("model.safetensors", "optimizer.bin", "random_states_0.pkl", "ema.safetensors", "progress.json")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A run with checkpoint-2 and checkpoint-4."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    run(vqvae_recipe(folder, max_train_steps=4, checkpointing_steps=2))
+    return folder
+
+
+@pytest.fixture
+def copy(trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run", symlinks=True))
+
+
+def resume(folder: Path, name: str = "latest", steps: int = 6, **options) -> Path:
+    return run(vqvae_recipe(folder, max_train_steps=steps, checkpointing_steps=2, resume=name, **options))
+
+
+def cut(path: Path) -> None:
+    os.truncate(path, 40)
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# --- damage ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("harm", [cut, flip, Path.unlink])
+def test_a_damaged_checkpoint_is_refused_and_the_newest_whole_one_named(copy, harm: Callable[[Path], None]):
+    before = contents(copy)
+    for name in STATE_FILES:
+        file = copy / "checkpoint-4" / "state" / name
+        kept = file.read_bytes()
+        harm(file)
+        with pytest.raises(ValueError, match=rf"checkpoint-4 is damaged: state/{name} .*--resume \S*/checkpoint-2$"):
+            resume(copy)
+        file.write_bytes(kept)
+    assert contents(copy) == before  # nothing was touched, and no lock stays
+
+
+def test_a_run_goes_on_from_its_newest_whole_checkpoint_as_if_the_damaged_one_had_not_been(copy, trained, tmp_path):
+    cut(copy / "checkpoint-4" / "state" / "model.safetensors")
+    with pytest.raises(ValueError, match="checkpoint-2 is not the newest"):  # as long as the later one is whole
+        resume(Path(shutil.copytree(trained, tmp_path / "whole", symlinks=True)), str(tmp_path / "whole/checkpoint-2"))
+    resume(copy, str(copy / "checkpoint-2"))
+    run(vqvae_recipe(tmp_path / "straight", max_train_steps=4, checkpointing_steps=2))
+    resume(tmp_path / "straight")
+    assert losses(copy) == losses(tmp_path / "straight")
+    assert (copy / "damaged-checkpoint-4").is_dir() and (copy / "latest").resolve().name == "checkpoint-6"
+    assert newest_whole(copy, resuming=True) == copy / "checkpoint-6"
+
+
+def test_where_no_checkpoint_is_whole_that_is_said(copy):
+    for n in (2, 4):
+        (copy / f"checkpoint-{n}" / "state" / "random_states_0.pkl").unlink()
+    with pytest.raises(ValueError, match=r"checkpoint-4 is damaged: .*is missing; no checkpoint of .* is whole"):
+        resume(copy)
+
+
+def test_what_the_manifest_cannot_mean_is_damage(copy):
+    folder = copy / "checkpoint-4"
+    manifest = json.loads((folder / MANIFEST).read_text())
+    assert set(manifest["files"]) == set(contents(folder)) - {MANIFEST}
+    for content, says in (
+        ("{", "cannot be read"),
+        ("[]", "cannot be read"),
+        ('{"files": {"a": 1}}', "cannot be read"),
+        ('{"files": {"../x": {"size": 1, "sha256": ""}}}', "lies outside"),
+    ):
+        (folder / MANIFEST).write_text(content)
+        assert says in damage(folder, resuming=True)
+    (folder / MANIFEST).unlink()
+    assert damage(folder, resuming=True) == "manifest.json is missing" and damage(folder) is None
+
+
+def test_flipped_bytes_are_noticed_on_opening(copy):
+    verify(copy / "latest")
+    flip(copy / "checkpoint-4" / "state" / "optimizer.bin")  # which only resuming reads
+    verify(copy / "latest")
+    flip(copy / "checkpoint-4" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ValueError, match=r"checkpoint-4 is damaged: diffusion_pytorch_model.*checkpoint-2: open that"):
+        verify(copy / "latest")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no limit to set")
+def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(copy):
+    """Told apart by where it fills up: within the state, and within the model."""
+    import resource
+
+    before, limits = contents(copy / "checkpoint-4"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = sorted({len(content) for content in before.values()})
+    for room in (largest[-1] - 1000, largest[-2] - 1000):
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+            with pytest.raises(OSError, match=r"checkpoint-6 could not be written: .*; \S*checkpoint-4 is as it was$"):
+                resume(copy)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert contents(copy / "checkpoint-4") == before and not list(copy.glob(".*"))
+        assert (copy / "latest").resolve().name == "checkpoint-4"
+    resume(copy)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(28, "No space left on device"), "No space left"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), "No space left"),
+        (RuntimeError("[enforce fail at inline_container.cc:858] . PytorchStreamWriter failed writing"), "only a part"),
+    ],
+)
+def test_full_disks_are_said_in_one_way(error, says):
+    with pytest.raises(OSError, match=rf"^run/x could not be written: .*{says}.*; make room"), writing("run/x"):
+        raise error
+    for other in (RuntimeError("shapes differ"), FileNotFoundError(2, "no such file"), SafetensorError("no header")):
+        with pytest.raises(type(other), match=str(other.args[-1])), writing("run/x"):
+            raise other
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path):
+    (tmp_path / "file").mkdir()  # no file can take its place
+    with pytest.raises(OSError):
+        write_whole(tmp_path / "file", "text")
+    with pytest.raises(ZeroDivisionError), replaced(tmp_path / "file") as part:
+        (part / "half").write_text("")
+        raise ZeroDivisionError
+    assert [p.name for p in tmp_path.iterdir()] == ["file"] and not list((tmp_path / "file").iterdir())
+    assert reserve(tmp_path / "array.npy", "float32", (3, 2)).shape == (3, 2)
+
+
+def test_leavings_of_a_kill_go_when_the_run_goes_on(copy):
+    for name in (".checkpoint-6.part", ".best.part"):
+        (copy / name).mkdir()
+    (copy / ".metrics.part").write_text("")
+    (copy / "best").mkdir()
+    (copy / "best").rename(copy / ".best.before")  # between the two renames of `replaced`
+    resume(copy, steps=5)
+    assert not list(copy.glob(".*")) and (copy / "best").is_dir()
+
+
+# --- the same run ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_not_resumed_with_other_images(tmp_path):
+    folder = export(tmp_path / "boxes", 6)
+    data = dataclasses.replace(RECIPES["vqvae-toybox"]("tiny").data, data=str(folder))
+    run(vqvae_recipe(tmp_path / "run", data=data, max_train_steps=1))
+    run(vqvae_recipe(tmp_path / "run", data=data, max_train_steps=2, resume="latest"))
+    picture = sorted(folder.glob("*.png"))[3]
+    Image.new("RGB", (64, 64), "teal").save(picture)
+    with pytest.raises(ValueError, match=rf"the data {folder} are not those that .*/run was started with: images or"):
+        run(vqvae_recipe(tmp_path / "run", data=data, max_train_steps=3, resume="latest"))
+
+
+def test_a_run_is_not_resumed_as_another_recipe(tmp_path):
+    sizes = ["--preset", "tiny", "--train-batch-size", "2", "--dataloader-num-workers", "0", "--report-to", "none"]
+    where = ["--output-dir", str(tmp_path / "run"), "--max-train-steps"]
+    main(["nice", *sizes, *where, "1"])
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["recipe"] == "nice"
+    with pytest.raises(ValueError, match=r"is a run of nice, not of characters: go on with t2i train nice --resume"):
+        main(["characters", *sizes, *where, "2", "--resume", "latest"])
+
+
+def test_best_is_not_lost_to_a_worse_model_where_no_link_is(tmp_path):
+    """On a system without links, say."""
+    tiny = RECIPES["nice"]("tiny")
+
+    def nice(steps: int, **loop):
+        sizes = {"train_batch_size": 8, "checkpointing_steps": 2, "dataloader_num_workers": 0, "report_to": "none"}
+        loop = dataclasses.replace(tiny.loop, output_dir=str(tmp_path / "run"), max_train_steps=steps, **sizes, **loop)
+        return dataclasses.replace(tiny, loop=loop, data=dataclasses.replace(tiny.data, scored=20))
+
+    run(nice(2))
+    latest, scores = tmp_path / "run" / "latest", tmp_path / "run" / "checkpoint-2" / "scores.json"
+    latest.unlink()
+    history = json.loads(scores.read_text()) | {"history": [-1e9]}  # so good that nothing after it is better
+    scores.write_text(json.dumps(history))
+    write_manifest(scores.parent)
+    best = contents(tmp_path / "run" / "best")
+    run(nice(4, resume="latest"))
+    assert contents(tmp_path / "run" / "best") == best
+    flip(tmp_path / "run" / "best" / "diffusion_pytorch_model.safetensors")
+    with pytest.raises(ValueError, match="best is damaged"):
+        load_block(tmp_path / "run")
+
+
+def test_a_complete_run_says_so(copy, capsys):
+    assert resume(copy, steps=4) == copy / "checkpoint-4"
+    assert "run is complete: 4 of 4 steps; to train on, give a larger --max-train-steps" in capsys.readouterr().out
+    resume(copy, steps=5)
+    said = capsys.readouterr().out
+    assert f"done after 5 of 5 steps; wrote {copy}/checkpoint-5" in said
+    assert f"next: t2i train prior-toybox --tokenizer {copy}/latest" in said
+
+
+# --- steps that go wrong --------------------------------------------------------------------------------------------
+
+
+class Poisoned(VQVAEStage):
+    """Its third step has a finite loss and gradient, and leaves a weight that is not finite."""
+
+    where, calls = "weight", 0
+
+    def loss(self, images):
+        self.calls += 1
+        if self.calls == 3:
+            broken = self.model.quantizer.codebook if self.where == "buffer" else next(self.model.parameters())
+            losses = super().loss(images)
+            broken.data[(0,) * broken.ndim] = float("inf")
+            return losses
+        return super().loss(images)
+
+
+@pytest.mark.parametrize("where", ["weight", "buffer"])
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, where):
+    asked = vqvae_recipe(tmp_path / "run", max_train_steps=6, checkpointing_steps=1)
+    stage = Poisoned(asked)
+    stage.where = where
+    with pytest.raises(NonFiniteLoss, match=r"after step 3 not all values of .* finite.*last checkpoint, .*point-2, w"):
+        train(stage, asked.loop, {})
+    assert (tmp_path / "run" / "latest").resolve().name == "checkpoint-2"
+    assert all(x.isfinite().all() for x in VQVAE.from_pretrained(tmp_path / "run" / "latest").state_dict().values())
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+class Unshowable(VQVAEStage):
+    def preview(self) -> Image.Image:
+        torch.rand(3)
+        raise RuntimeError("no font")
+
+
+def test_a_preview_that_fails_costs_a_warning(tmp_path, capsys, monkeypatch):
+    """And what it draws at random does not change the run."""
+    asked = vqvae_recipe(tmp_path / "run", max_train_steps=4, checkpointing_steps=2)
+    monkeypatch.setattr("t2i.training.log.plot_curves", lambda *_: 1 / 0)
+    train(Unshowable(asked), asked.loop, {})
+    said = capsys.readouterr().err
+    assert "warning: step 2 has no preview, the run goes on (RuntimeError: no font)" in said
+    assert "warning: step 4 has no curves, the run goes on (ZeroDivisionError: " in said
+    monkeypatch.undo()
+    run(vqvae_recipe(tmp_path / "shown", max_train_steps=4, checkpointing_steps=2))
+    weights = [tmp_path / name / "checkpoint-4" / "state" / "model.safetensors" for name in ("run", "shown")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_averages_follow_the_weights_and_come_back(tmp_path):
+    moving, still = (torch.nn.Parameter(torch.full((3,), x)) for x in (1.0, 5.0))
+    still.requires_grad_(False)
+    averages, expected = AveragedWeights([moving, still], 0.9), 1.0
+    for step in range(1, 40):
+        moving.data += 1
+        averages.step()
+        decay = min(0.9, 1 - step**-0.75)
+        expected = decay * expected + (1 - decay) * float(moving.detach()[0])
+    with averages.applied():
+        assert moving.tolist() == pytest.approx([expected] * 3)
+    assert moving.tolist() == [40.0] * 3 and still.tolist() == [5.0] * 3
+    again = AveragedWeights([moving, still], 0.9)
+    again.load(averages.state(), averages.steps)
+    assert all(torch.equal(a, b) for a, b in zip(again.averages, averages.averages, strict=True))
+    assert again.steps == 39

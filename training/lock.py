@@ -1,0 +1,84 @@
+"""One run at a time in a folder: the process that trains in it keeps its name in `.lock` there.
+
+A lock whose process is dead is taken over. It is told from another process of the same number by when that started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes that start in the very same moment are not told apart there
+    fcntl = None
+
+LOCK = ".lock"
+
+
+class RunLock:
+    """The lock of a run's folder; `take` it, and `release` it at the end.
+
+    `take` raises FileExistsError naming the process that trains there.
+    """
+
+    def __init__(self, run: Path):
+        self.path = run / LOCK
+        self._own = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+    def take(self) -> None:
+        with _alone(self.path) as file:
+            if (holder := _holder(file.read())) and self._lives(holder):
+                elsewhere = holder["host"] != self._own["host"]
+                unless = f"; if it no longer runs, remove {self.path}" if elsewhere else ""
+                raise FileExistsError(
+                    f"{self.path.parent} is being trained by process {holder['pid']} on {holder['host']}: wait for it "
+                    f"or stop it, or choose another --output-dir{unless}"
+                )
+            file.seek(0)
+            file.truncate()
+            file.write(json.dumps(self._own) + "\n")
+
+    def release(self) -> None:
+        """Remove the lock, if it is still this process's."""
+        with contextlib.suppress(OSError):
+            if _holder(self.path.read_text()) == self._own:
+                self.path.unlink()
+
+    def _lives(self, holder: dict) -> bool:
+        if holder["host"] != self._own["host"]:
+            return True  # nobody here can tell
+        try:
+            return abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 2
+        except psutil.Error:
+            return False
+
+
+def _holder(text: str) -> dict | None:
+    """Whom a lock names; None for one that was cut short."""
+    try:
+        holder = json.loads(text)
+        return {"host": str(holder["host"]), "pid": int(holder["pid"]), "started": float(holder["started"])}
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator:
+    """The file, open to read and write, while no other process has it so."""
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):  # a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue  # it was removed while this process waited for it
+            file.seek(0)
+            yield file
+            return
