@@ -9,7 +9,6 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from diffusers.training_utils import EMAModel
 from diffusion_parts import pipeline, save_stages
 from safetensors.torch import load_file
 from test_cuda_models import some
@@ -20,6 +19,7 @@ from t2i.blocks import BEST, load_block
 from t2i.data.toybox import export
 from t2i.pipelines import AutoPipeline
 from t2i.tokenizers.vqvae import VQVAE
+from t2i.training.averages import AveragedWeights
 from t2i.training.checkpoints import Checkpoints
 from t2i.training.cli import main, run
 from t2i.training.compilation import compile_blocks, repeated_blocks
@@ -183,23 +183,20 @@ def test_a_run_of_another_precision_goes_on_in_float16(tmp_path, device):
     model = VQVAE.from_pretrained(tmp_path / "run" / "latest")
     optimizer = make_optimizer(model, LoopConfig())
     accelerator.prepare(Objective(SimpleNamespace(model=model, loss=model.loss)), optimizer)
-    ema = EMAModel(model.parameters())
-    assert Checkpoints(tmp_path / "run", 2, 4, accelerator).load(tmp_path / "run" / "checkpoint-3", ema)[0] == 3
+    averages = AveragedWeights(model.parameters(), 0.9)
+    assert Checkpoints(tmp_path / "run", 2, 4, accelerator).load(tmp_path / "run" / "checkpoint-3", averages)[0] == 3
     assert accelerator.scaler is scaler and scaler.get_scale() == 2.0**10
 
 
 def test_averages_follow_the_weights(device):
     model = nn.Linear(4, 4).to(device)
-    ema = EMAModel(model.parameters(), 0.9, use_ema_warmup=True, power=3 / 4, foreach=True)
-    ema.to(device)
+    averages = AveragedWeights(model.parameters(), 0.9)
     for _ in range(3):
         model.weight.data += 1
-        ema.step(model.parameters())
-    ema.store(model.parameters())
+        averages.step()
     trained = model.weight.detach().clone()
-    ema.copy_to(model.parameters())
-    assert not torch.equal(model.weight, trained)
-    ema.restore(model.parameters())
+    with averages.applied():
+        assert not torch.equal(model.weight, trained)
     assert torch.equal(model.weight, trained)
 
 
