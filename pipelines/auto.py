@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 import transformers
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as LORA
 from diffusers.utils import logging
 
@@ -20,12 +20,12 @@ from t2i.pipelines.latent_conditioned import LatentDiffusionLayoutPipeline, Late
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.pipelines.latent_editing import LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline
 from t2i.pipelines.lora_files import add_lora, find_lora
+from t2i.pipelines.single_file import HUB_OPTIONS, is_single_file, open_single_file
 from t2i.pipelines.verify import INDEX, assemble, load_components, read_index
 
 WEIGHTS = Path(__file__).parent / "weights"
 M = TypeVar("M", DiffusionPipeline, torch.nn.Module)
 PLACED = {"device_map", "quantization_config", "variant"}  # options by which diffusers itself loads the components
-HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 _OURS = (
     DallePipeline,
     LatentDiffusionPipeline,
@@ -35,7 +35,6 @@ _OURS = (
     LatentDiffusionLayoutPipeline,
 )
 PIPELINES = {cls.__name__: cls for cls in _OURS}
-PIPELINES["StableDiffusionPipeline"] = LatentDiffusionPipeline  # the same components, drawn with in our own way
 
 
 def embedded() -> dict[str, Path]:
@@ -53,26 +52,32 @@ class AutoPipeline:
 
     @staticmethod
     def from_pretrained(name: str | Path, dtype: torch.dtype | None = None, **kwargs) -> DiffusionPipeline:
-        """Open an embedded system (no network), a folder with model_index.json, or a model of the Hub.
+        """Open an embedded system (no network), a folder with model_index.json, a single file, or a model of the Hub.
+
+        What t2i saved opens in its own classes, all else in diffusers' class of that name.
 
         Args:
-            name: "toybox/dalle", "runs/prior-toybox" (its newest checkpoint), "CompVis/stable-diffusion-v1-4", …
+            name: "toybox/dalle", "runs/prior-toybox" (its newest checkpoint), "CompVis/stable-diffusion-v1-4",
+                "model.safetensors", …
             dtype: of the weights in memory, float32 by default (the embedded ones are stored in half precision);
                 `torch_dtype`, its older name in diffusers, is understood too.
-            kwargs: go to the pipeline class's own `from_pretrained`.
+            kwargs: go to the pipeline class's own `from_pretrained`, or for a file to `from_single_file`.
 
         Raises FileNotFoundError, listing the embedded systems and the nearest to `name`, when it is none of these, and
         ValueError, naming the file, for a folder whose files are damaged (and the newest whole checkpoint of a run) or
         do not belong together.
         """
-        kwargs["dtype"] = kwargs.pop("torch_dtype", None) or dtype or torch.float32
+        dtype = kwargs.pop("torch_dtype", None) or dtype or torch.float32
+        if is_single_file(str(name)):
+            return AutoPipeline.from_single_file(name, dtype, **kwargs)
+        kwargs["dtype"] = dtype
         source = newest_in_run(embedded().get(str(name), Path(name)), INDEX)
         verify(source)
         if (source / INDEX).is_file():
-            cls = _pipeline_class(read_index(source)["_class_name"], source / INDEX)
+            cls = _pipeline_class(read_index(source), source / INDEX)
             if cls in PIPELINES.values() and not kwargs.keys() & PLACED:
                 kwargs = load_components(cls, source, kwargs, kwargs["dtype"]) | kwargs
-            return assemble(cls, source, kwargs)
+            return _with_text_model(assemble(cls, source, kwargs))
         if (source / LORA).is_file():
             raise FileNotFoundError(
                 f"{source} holds a LoRA, which changes the pipeline it was trained on: open that one, and add "
@@ -87,7 +92,39 @@ class AutoPipeline:
             config = DiffusionPipeline.load_config(str(name), **where)
         except OSError as error:
             raise FileNotFoundError(f"{_unknown(str(name))} The Hub says: {str(error).splitlines()[0]}") from error
-        return _pipeline_class(str(config.get("_class_name")), name).from_pretrained(str(name), **kwargs)
+        cls = _pipeline_class(config, name)
+        return _with_text_model(cls.from_pretrained(str(name), **kwargs))
+
+    @staticmethod
+    def from_single_file(file: str | Path, dtype: torch.dtype | None = None, **kwargs) -> DiffusionPipeline:
+        """Open a pipeline whose weights are one .safetensors or .ckpt file, in diffusers' class for it.
+
+        Args:
+            file: a path, or the address of a file of the Hub.
+            dtype: as of `from_pretrained`.
+            kwargs: go to the class's own `from_single_file`. `config` is a pipeline of the same architecture in
+                diffusers' layout: with a folder no network is needed, and by default the Hub is asked for one.
+
+        Raises FileNotFoundError where there is no such file, or no `config` and no network, and ValueError for a file
+        that is no pipeline's weights. Of a .ckpt weights alone are read: code in it is not run.
+        """
+        dtype = kwargs.pop("torch_dtype", None) or dtype or torch.float32
+        return _with_text_model(open_single_file(str(file), dtype=dtype, **kwargs))
+
+
+def as_latent_diffusion(pipe: DiffusionPipeline, name: str) -> LatentDiffusionPipeline:
+    """Stable Diffusion 1.x and 2.x as our class with the same parts, ours as they are.
+
+    Args:
+        name: what was opened, for messages.
+
+    Raises ValueError for a pipeline of another kind.
+    """
+    if type(pipe) is StableDiffusionPipeline:
+        return LatentDiffusionPipeline.from_pipe(pipe)
+    if not isinstance(pipe, LatentDiffusionPipeline):
+        raise ValueError(f"{name} holds a {type(pipe).__name__}: this takes latent diffusion, as toybox/ldm is")
+    return pipe
 
 
 def open_pipeline(
@@ -133,13 +170,25 @@ def fastest_device() -> str:
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def _pipeline_class(name: str, index: str | Path) -> type[DiffusionPipeline]:
+def _pipeline_class(config: dict, index: str | Path) -> type[DiffusionPipeline]:
+    """The class that opens a folder with this model_index.json, which is named in errors."""
     import diffusers
 
+    name = str(config.get("_class_name"))
+    if name == "StableDiffusionPipeline" and config.get("_made_by") == "t2i":
+        return LatentDiffusionPipeline  # saved under a name that diffusers knows
     cls = PIPELINES.get(name) or getattr(diffusers, name, None)
     if not isinstance(cls, type) or not issubclass(cls, DiffusionPipeline):
         raise ValueError(f"{index} names {name!r}, which is no pipeline of t2i nor of this version of diffusers")
     return cls
+
+
+def _with_text_model(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    """diffusers' `clip_skip` looks for the last norm in `text_encoder.text_model`, which transformers 5 took away."""
+    encoder = pipe.components.get("text_encoder")
+    if isinstance(encoder, transformers.CLIPTextModel) and not hasattr(encoder, "text_model"):
+        vars(encoder)["text_model"] = encoder  # not as a submodule, which would be in itself
+    return pipe
 
 
 def _unknown(name: str) -> str:

@@ -152,15 +152,13 @@ def say(where: str, num: int, took: Mapping[str, tuple[float, float]]) -> None:
 
 def draw(pipe, ask: Generate, name: str = "this pipeline") -> list[Image.Image]:
     """The images, those of the first prompt first; image i of each prompt from the seed `ask.seed` + i."""
-    import inspect
-
     import torch
 
+    from t2i.pipelines.tasks import for_task
+
     check_draws_from_words(pipe, name)
-    given = {name: getattr(ask, name) for name in SETTINGS if getattr(ask, name) is not None}
-    takes = inspect.signature(pipe.__call__).parameters
-    if odd := [name for name in given if name not in takes]:
-        raise UsageError(f"{name} takes no --{odd[0].replace('_', '-')}")
+    pipe = for_task(pipe, "text", name)
+    given = options_for(pipe, ask, SETTINGS, name)
     seeds = list(range(ask.seed, ask.seed + ask.num_images)) * len(ask.prompts)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     return finite_images(pipe, list(ask.prompts), num_images_per_prompt=ask.num_images, generator=generators, **given)
@@ -180,6 +178,24 @@ def finite_images(pipe, *args, **options) -> list[Image.Image]:
     arrays = pipe(*args, **options, output_type="np").images
     check_finite(torch.from_numpy(arrays))
     return VaeImageProcessor.numpy_to_pil(arrays)
+
+
+def options_for(pipe, ask, names: Sequence[str], pipeline: str) -> dict:
+    """Those of the options that were given, for a call of the pipeline; of diffusers' own, --scheduler is set here.
+
+    Raises UsageError for one that it does not take.
+    """
+    import inspect
+
+    from t2i.pipelines.tasks import use_scheduler
+
+    given = {name: getattr(ask, name) for name in names if getattr(ask, name) is not None}
+    takes = inspect.signature(pipe.__call__).parameters
+    if "scheduler" in given and "scheduler" not in takes:
+        use_scheduler(pipe, given.pop("scheduler"), pipeline)
+    if odd := [name for name in given if name not in takes]:
+        raise UsageError(f"{pipeline} takes no --{odd[0].replace('_', '-')}")
+    return given
 
 
 def check_draws_from_words(pipe, name: str) -> None:

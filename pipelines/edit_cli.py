@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 from t2i.checks import check_options, check_seeds, check_text, check_whole
 from t2i.cli_errors import Dtype, UsageError, parse
 from t2i.data.image_file import open_image, to_eight_bits, to_rgb
-from t2i.pipelines.cli import check_draws_from_words, check_scheduler, record, save_each, say
+from t2i.pipelines.cli import check_draws_from_words, check_scheduler, options_for, record, save_each, say
 from t2i.pipelines.outputs import Output, check_out, write_images
 
 PASSED_ON = ("negative_prompt", "guidance_scale", "num_inference_steps", "scheduler")
@@ -99,12 +99,16 @@ def edit(args: Sequence[str]) -> None:
     ask = parse(Edit(), args, prog="t2i edit", description="Make a picture more like a prompt, or variations of it.")
     check_change(ask, ask.image, 't2i edit photo.png "a zebra teapot"')
     image = open_picture(ask.image, "picture", ask.image_size)
-    run(
-        ask,
-        "LatentDiffusionImg2ImgPipeline",
-        lambda pipe: pipe.variations(image, ask.num_images, ask.strength, ask.prompt, ask.seed, **passed_on(ask)),
-        lambda images: save_beside(images, ask, image),
-    )
+
+    def draw(pipe) -> list[Image.Image]:
+        from t2i.pipelines import LatentDiffusionImg2ImgPipeline, tasks
+
+        given = options_for(pipe, ask, PASSED_ON, ask.pipeline)
+        if isinstance(pipe, LatentDiffusionImg2ImgPipeline):
+            return pipe.variations(image, ask.num_images, ask.strength, ask.prompt, ask.seed, **given)
+        return tasks.edit(pipe, image, ask.strength, _seeded(ask) | given)
+
+    run(ask, "image", draw, lambda images: save_beside(images, ask, image))
 
 
 def inpaint(args: Sequence[str]) -> None:
@@ -118,15 +122,23 @@ def inpaint(args: Sequence[str]) -> None:
     )
 
     def draw(pipe) -> list[Image.Image]:
-        import torch
+        from t2i.pipelines import LatentDiffusionInpaintPipeline, tasks
 
-        generators = [torch.Generator().manual_seed(ask.seed + i) for i in range(ask.num_images)]
-        how = {"num_images_per_prompt": ask.num_images, "generator": generators, **passed_on(ask)}
-        if not ask.prompt and not ask.negative_prompt:
-            how.setdefault("guidance_scale", 1.0)  # there is nothing to guide to
-        return pipe(ask.prompt, image, mask, ask.strength, **how).images
+        how = _seeded(ask) | options_for(pipe, ask, PASSED_ON, ask.pipeline)
+        if isinstance(pipe, LatentDiffusionInpaintPipeline):
+            return pipe(image=image, mask_image=mask, strength=ask.strength, **how).images
+        return tasks.inpaint(pipe, image, mask, ask.strength, how)
 
-    run(ask, "LatentDiffusionInpaintPipeline", draw, lambda images: save_beside(images, ask, image))
+    run(ask, "inpainting", draw, lambda images: save_beside(images, ask, image))
+
+
+def _seeded(ask: Edit | Inpaint) -> dict:
+    """The prompt, and a generator for each image; with nothing to guide to no guidance."""
+    import torch
+
+    generators = [torch.Generator().manual_seed(ask.seed + i) for i in range(ask.num_images)]
+    how = {"prompt": ask.prompt, "num_images_per_prompt": ask.num_images, "generator": generators}
+    return how if ask.prompt or ask.negative_prompt else how | {"guidance_scale": 1.0}
 
 
 def interpolate(args: Sequence[str]) -> None:
@@ -186,19 +198,19 @@ def open_picture(path: str, kind: Literal["picture", "mask", "map"], size: int |
     return ImageOps.fit(image, (size, size), Image.Resampling.NEAREST if kind == "map" else Image.Resampling.BICUBIC)
 
 
-def run(ask: Draw, kind: str | None, draw: Callable, save: Callable[[list[Image.Image]], str]) -> None:
-    """Open the pipeline, as the kind that is named if it is, draw with it, save, and say where and how long."""
+def run(ask: Draw, task: str | None, draw: Callable, save: Callable[[list[Image.Image]], str]) -> None:
+    """Open the pipeline, for a task if one is named or else as ours, draw with it, save, and say where and how long."""
     started = time.perf_counter()
-    from t2i import pipelines  # torch takes seconds to import, mistakes should not
-    from t2i.pipelines.auto import open_pipeline
+    from t2i.pipelines.auto import as_latent_diffusion, open_pipeline  # torch takes seconds, mistakes should not
+    from t2i.pipelines.tasks import for_task
 
     check_scheduler(ask.scheduler)
     pipe = open_pipeline(ask.pipeline, ask.device, ask.lora, ask.lora_scale, ask.dtype)
-    if not isinstance(pipe, pipelines.LatentDiffusionPipeline):
-        raise UsageError(f"{ask.pipeline} draws from words alone; give a --pipeline of latent diffusion")
-    if kind is not None:
+    if task is None:
+        pipe = as_latent_diffusion(pipe, ask.pipeline)
+    else:
         check_draws_from_words(pipe, ask.pipeline)
-        pipe = getattr(pipelines, kind).from_pipe(pipe)
+        pipe = for_task(pipe, task, ask.pipeline)
     loaded = time.perf_counter()
     images = draw(pipe)
     drawn = time.perf_counter()

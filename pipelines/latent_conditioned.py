@@ -7,7 +7,6 @@ Shapes: n pictures or maps · f factor · H, W picture · K channels beside the 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 from torch import Tensor
@@ -16,7 +15,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.grid_conditions import LabelMap, LowResolution
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline, LatentDiffusionPipelineOutput
-from t2i.pipelines.latent_inputs import Pictures, read_layouts, read_pictures
+from t2i.pipelines.latent_inputs import Pictures, check_size, read_layouts, read_pictures
+from t2i.pipelines.signatures import takes_options_of
 from t2i.tokenizers.kl import stride_of
 
 
@@ -30,18 +30,13 @@ class _Conditioned(LatentDiffusionPipeline):
 
     def _draw(self, prompt, grid: Tensor, options: dict) -> LatentDiffusionPipelineOutput | tuple:
         """The text pipeline's call, each prompt with its row of the grid (n, K, h, w), or all with the only one."""
-        for name in ("height", "width"):
-            if options.get(name) is not None:
-                raise ValueError(f"the result's size follows from what is given: scale that instead of giving {name}")
-        embeds = [options.pop(name, None) for name in ("prompt_embeds", "prompt_attention_mask")]
-        text = self._text(prompt, *embeds)
-        prompts = len(text.states)
+        prompts = self._count_prompts(prompt, options.get("prompt_embeds"))
         if len(grid) not in (1, prompts):
             raise ValueError(f"give one picture or map, or one for each prompt: there are {len(grid)} for {prompts}")
-        rows = grid.to(self._execution_device, self.unet.dtype).expand(prompts, -1, -1, -1)
-        height, width = (side * stride_of(self.vae) for side in grid.shape[2:])
-        how = {"prompt_embeds": replace(text, grid=rows), "height": height, "width": width}
-        return super().__call__(**how, **options)
+        grid = grid.to(self._execution_device, self.unet.dtype).expand(prompts, -1, -1, -1)
+        height, width = size = [side * stride_of(self.vae) for side in grid.shape[2:]]
+        check_size(size, options)
+        return super().__call__(prompt, height, width, grid=grid, **options)
 
 
 class LatentDiffusionUpscalePipeline(_Conditioned):
@@ -67,6 +62,7 @@ class LatentDiffusionUpscalePipeline(_Conditioned):
                 "with: t2i train upscale-toybox"
             )
 
+    @takes_options_of(LatentDiffusionPipeline.__call__, without=("start", "grid"))
     def __call__(
         self, prompt: str | Sequence[str] | None = None, image: Pictures | None = None, **options
     ) -> LatentDiffusionPipelineOutput | tuple:
@@ -77,10 +73,11 @@ class LatentDiffusionUpscalePipeline(_Conditioned):
                 to guide to and guidance_scale is 1.
             image: one, or one for each prompt: PIL images of one size, or a tensor (n, 3, H/f, W/f) in [0, 1]. Their
                 sides must be multiples of stride / factor.
-            options: all others of LatentDiffusionPipeline but height and width.
+            options: all others of LatentDiffusionPipeline; height and width follow from what is given.
 
         Raises ValueError, with the remedy, for arguments that ask for what cannot be.
         """
+        self._check_parts("unet", "vae")
         pixels = read_pictures(image, self.condition.block)
         if prompt is None and options.get("prompt_embeds") is None:
             prompt = [""] * len(pixels)
@@ -111,10 +108,11 @@ class LatentDiffusionLayoutPipeline(_Conditioned):
         scheduler: SchedulerMixin,
         safety_checker: PreTrainedModel | None = None,
         feature_extractor=None,
+        image_encoder: PreTrainedModel | None = None,
         requires_safety_checker: bool = False,
         labels: list[str] | None = None,
     ):
-        parts = vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor
+        parts = vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor, image_encoder
         super().__init__(*parts, requires_safety_checker)
         if labels and len(labels) != self._further_channels:
             raise ValueError(f"the denoiser takes {self._further_channels} labels, but {len(labels)} have names")
@@ -136,6 +134,7 @@ class LatentDiffusionLayoutPipeline(_Conditioned):
                 "with: t2i train layout-toybox"
             )
 
+    @takes_options_of(LatentDiffusionPipeline.__call__, without=("start", "grid"))
     def __call__(
         self, prompt: str | Sequence[str] | None = None, layout: Pictures | None = None, **options
     ) -> LatentDiffusionPipelineOutput | tuple:
@@ -145,9 +144,10 @@ class LatentDiffusionLayoutPipeline(_Conditioned):
             prompt: as of LatentDiffusionPipeline; "" leaves all that the map does not say to chance.
             layout: one, or one for each prompt: PIL images of mode P or L and of one size, whose pixels are labels, or
                 a tensor of integers (n, H, W). The autoencoder's stride must divide the sides.
-            options: all others of LatentDiffusionPipeline but height and width.
+            options: all others of LatentDiffusionPipeline; height and width follow from what is given.
 
         Raises ValueError, with the remedy, for arguments that ask for what cannot be.
         """
+        self._check_parts("unet", "vae")
         maps = read_layouts(layout, self.labels, stride_of(self.vae))
         return self._draw(prompt, self.condition.grid(maps), options)

@@ -7,104 +7,85 @@ Shapes: n images · C, h, w latent · H, W picture
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline
+from diffusers.pipelines.auto_pipeline import (
+    AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
+    AUTO_INPAINT_PIPELINES_MAPPING,
+    AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
+)
 from PIL import Image
 from torch import Tensor
 
 from t2i.checks import check_real, check_seeds, check_whole
+from t2i.pipelines.generators import Generators, one_each
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline, LatentDiffusionPipelineOutput
-from t2i.pipelines.latent_inputs import Pictures, read_masks, read_pictures
-from t2i.pipelines.latent_start import FromNoise, FromPicture, steps_left
-from t2i.tokenizers.kl import posterior, stride_of
-
-
-@dataclass(frozen=True)
-class _Given:
-    """What a call is given beside the text pipeline's arguments, and two of those."""
-
-    pixels: Tensor  # float32 (pictures, 3, H, W) in [-1, 1]
-    repaint: Tensor | None  # bool (pictures or 1, 1, H, W)
-    strength: float
-    num_inference_steps: int
-    num_images_per_prompt: int
+from t2i.pipelines.latent_inputs import Pictures, check_size, read_masks, read_pictures
+from t2i.pipelines.latent_start import FromPicture
+from t2i.pipelines.signatures import takes_options_of
+from t2i.tokenizers.kl import encode, stride_of
 
 
 class _Editing(LatentDiffusionPipeline):
     """What image to image and inpainting have in common."""
 
-    _given: _Given
-
-    @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs) -> _Editing:
-        """This pipeline with another one's parts: the same weights in memory, in the precision they have.
-
-        Args:
-            kwargs: parts to take instead, and `dtype` (or `torch_dtype`) to cast all of them, the other pipeline's too.
-        """
-        dtype = [kwargs.pop(name, None) for name in ("dtype", "torch_dtype")]
-        takes, options = cls._get_signature_keys(cls)
-        parts = {name: part for name, part in pipeline.components.items() if name in takes}
-        chosen = {name: value for name, value in pipeline.config.items() if name in options}
-        made = cls(**{**parts, **chosen, **kwargs})
-        # diffusers' own from_pipe casts always, and by default the weights of both to float32
-        return made.to(dtype=dtype[0] or dtype[1]) if any(dtype) else made
-
     def _edit(
         self, prompt, pixels: Tensor, repaint: Tensor | None, strength: float, options: dict
     ) -> LatentDiffusionPipelineOutput | tuple:
-        """The text pipeline's call, begun with the pictures."""
+        """The text pipeline's call, started from pictures.
+
+        Args:
+            pixels: float32 (pictures, 3, H, W) in [-1, 1].
+            repaint: bool (pictures or 1, 1, H, W), or None without a mask.
+            options: the text pipeline's.
+        """
         check_real("strength", strength, most=1.0)
-        for name in ("height", "width"):
-            if options.get(name) is not None:
-                raise ValueError(f"the result has the picture's size: scale the picture instead of giving {name}")
-        steps, each = options.setdefault("num_inference_steps", 20), options.get("num_images_per_prompt", 1)
-        check_whole("num_inference_steps", steps)
-        check_whole("num_images_per_prompt", each)
-        if strength > 0 and steps_left(strength, steps) == 0:
-            raise ValueError(
-                f"strength {strength} of {steps} steps is not one whole step: give num_inference_steps of "
-                f"{math.ceil(1 / strength)} or more, or a strength of {math.ceil(100 / steps) / 100}"
-            )
-        self._given = _Given(pixels, repaint, float(strength), steps, each)
-        try:
-            return super().__call__(prompt, height=pixels.shape[2], width=pixels.shape[3], **options)
-        finally:
-            self._start = FromNoise()
-            del self._given
+        check_whole("num_images_per_prompt", options.get("num_images_per_prompt", 1))
+        check_whole("num_inference_steps", options.get("num_inference_steps") or 1)
+        check_size(pixels.shape[2:], options)
+        prompts = self._count_prompts(prompt, options.get("prompt_embeds"))
+        if len(pixels) not in (1, prompts):
+            raise ValueError(f"give one picture, or one for each prompt: there are {len(pixels)} for {prompts}")
+        n, generator = prompts * options.get("num_images_per_prompt", 1), options.get("generator")
+        sample = self._samples(strength, repaint is not None, generator)
+        latents = self._encode_pictures(pixels, n, generator, sample)
+        kept = {} if repaint is None else self._kept(pixels, repaint, n)
+        if kept and sample and isinstance(generator, torch.Generator) and options.get("latents") is None:
+            options = options | {"latents": self._noise(tuple(latents.shape), generator, None)}
+            # Before the steps diffusers takes a sample of the masked picture too, which only other denoisers look at.
+            self._noise((len(pixels), *latents.shape[1:]), generator, None)
+        start = FromPicture(latents, float(strength), **kept)
+        return super().__call__(prompt, *pixels.shape[2:], start=start, **options)
 
-    def _noise(self, shape: tuple[int, ...], generators: list[torch.Generator] | None, given: Tensor | None) -> Tensor:
-        """As of the text pipeline; before it, as in diffusers, each generator draws the latents of its picture."""
-        ask, n = self._given, shape[0]
-        prompts = n // ask.num_images_per_prompt
-        if len(ask.pixels) not in (1, prompts):
-            raise ValueError(f"give one picture, or one for each prompt: there are {len(ask.pixels)} for {prompts}")
-        each = n // len(ask.pixels)
-        # The mean where no noise follows that a draw could be part of: nothing of the picture should be lost.
-        draws = steps_left(ask.strength, ask.num_inference_steps) > 0 and ask.strength < 1
-        latents = []
-        for i, picture in enumerate(ask.pixels):
-            q = posterior(self.vae, picture[None].to(self._execution_device))
-            for row in range(i * each, (i + 1) * each):
-                latents.append(q.sample(generators and generators[row]) if draws else q.mode())
-        self._start = FromPicture(
-            (torch.cat(latents) * self.vae.config.scaling_factor).to(self.unet.dtype),
-            ask.strength,
-            **({} if ask.repaint is None else self._kept(n)),
-        )
-        return super()._noise(shape, generators, given)
+    @staticmethod
+    def _samples(strength: float, inpaints: bool, generator: Generators) -> bool:
+        """Whether the pictures' latents are samples, as in diffusers, or the posteriors' means.
 
-    def _kept(self, n: int) -> dict[str, Tensor]:
+        The mean where no noise follows that a sample could be part of: nothing of the picture should be lost. But one
+        generator for all is used as diffusers uses it, which inpaints with a sample at strength 1 too.
+        """
+        return 0 < strength < 1 or (strength == 1 and inpaints and not isinstance(generator, (list, tuple)))
+
+    def _encode_pictures(self, pixels: Tensor, n: int, generator: Generators, sample: bool) -> Tensor:
+        """Latents (n, C, h, w) of pictures (pictures, 3, H, W): of each in turn n / pictures times.
+
+        With a generator for each image each has a sample of its own; with one for all, each picture has one sample.
+        """
+        each, dtype = n // len(pixels), self.unet.dtype
+        pictures = pixels.to(self._execution_device)
+        if isinstance(generator, (list, tuple)):
+            generators = one_each(generator, n)
+            rows = [encode(self.vae, pictures[i // each, None], generators[i], sample) for i in range(n)]
+            return torch.cat(rows).to(dtype)
+        return encode(self.vae, pictures, generator, sample).repeat_interleave(each, 0).to(dtype)
+
+    def _kept(self, pixels: Tensor, repaint: Tensor, n: int) -> dict[str, Tensor]:
         """The mask and the pixels around it for n images."""
         pixels, repaint = (
-            given.to(self._execution_device).repeat_interleave(n // len(given), 0)
-            for given in (self._given.pixels, self._given.repaint)
+            given.to(self._execution_device).repeat_interleave(n // len(given), 0) for given in (pixels, repaint)
         )
         # A latent that says anything of a pixel to repaint must be free to change.
         free = F.max_pool2d(repaint.float(), stride_of(self.vae)).bool()  # (n, 1, h, w)
@@ -116,6 +97,7 @@ class LatentDiffusionImg2ImgPipeline(_Editing):
     latents, and the sampler takes it away again, led by the prompt. Components as LatentDiffusionPipeline's.
     """
 
+    @takes_options_of(LatentDiffusionPipeline.__call__, without=("start", "grid"))
     def __call__(
         self, prompt: str | Sequence[str] | None = None, image: Pictures | None = None, strength: float = 0.8, **options
     ) -> LatentDiffusionPipelineOutput | tuple:
@@ -127,10 +109,11 @@ class LatentDiffusionImg2ImgPipeline(_Editing):
                 in [0, 1], or a list of these. The autoencoder's stride must divide the sides.
             strength: how much may change, from 0 to 1: the share of `num_inference_steps` that is taken. At 0 the
                 picture comes back through the autoencoder; at 1 nothing of it is left, and this is text to image.
-            options: all others of LatentDiffusionPipeline but height and width.
+            options: all others of LatentDiffusionPipeline; height and width are the picture's.
 
         Raises ValueError, with the remedy, for arguments that ask for what cannot be.
         """
+        self._check_parts("unet", "vae", "scheduler")
         return self._edit(prompt, read_pictures(image, stride_of(self.vae)), None, strength, options)
 
     def variations(
@@ -163,6 +146,7 @@ class LatentDiffusionInpaintPipeline(_Editing):
     again, as noisy as the step leaves them. Components as LatentDiffusionPipeline's.
     """
 
+    @takes_options_of(LatentDiffusionPipeline.__call__, without=("start", "grid"))
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
@@ -180,9 +164,16 @@ class LatentDiffusionInpaintPipeline(_Editing):
             mask_image: white to repaint, black to keep (cut at a half): a PIL image in black and white of the
                 picture's size, one for each picture or one for all, or a tensor (n, 1, H, W) in [0, 1].
             strength: how much may change inside of the mask, see LatentDiffusionImg2ImgPipeline.
-            options: all others of LatentDiffusionPipeline but height and width.
+            options: all others of LatentDiffusionPipeline; height and width are the picture's.
 
         Raises ValueError, with the remedy, for arguments that ask for what cannot be.
         """
+        self._check_parts("unet", "vae", "scheduler")
         pixels = read_pictures(image, stride_of(self.vae))
         return self._edit(prompt, pixels, read_masks(mask_image, pixels), strength, options)
+
+
+# diffusers' AutoPipelineForText2Image, …ForImage2Image and …ForInpainting find ours by these, in `from_pipe` too.
+AUTO_TEXT2IMAGE_PIPELINES_MAPPING["t2i"] = LatentDiffusionPipeline
+AUTO_IMAGE2IMAGE_PIPELINES_MAPPING["t2i"] = LatentDiffusionImg2ImgPipeline
+AUTO_INPAINT_PIPELINES_MAPPING["t2i"] = LatentDiffusionInpaintPipeline

@@ -23,7 +23,8 @@ def read_pictures(images: Pictures | None, stride: int) -> Tensor:
     """PIL images of one size, a tensor (n, 3, H, W) or array (n, H, W, 3) in [0, 1] -> float32 (n, 3, H, W) in [-1, 1].
 
     PIL images of any mode become RGB as `t2i.data.read_image` makes it: on white where they are transparent, 16 bits
-    scaled to 8. Arrays of uint8 go to 255. One picture (3, H, W) or (H, W, 3) will do, and so will a list of them.
+    scaled to 8. Arrays of uint8 go to 255. One picture (3, H, W) or (H, W, 3) will do, and so will a list of any of
+    these.
     Raises ValueError for anything else, and for sides that `stride` does not divide.
     """
     images = _as_tensor(images)
@@ -51,8 +52,11 @@ def read_masks(masks: Pictures | None, pixels: Tensor) -> Tensor:
     """PIL images, or a tensor or array in [0, 1], for pixels (n, 3, H, W) -> bool (1 or n, 1, H, W).
 
     True is white, cut at a half. Tensors are (H, W), (1 or n, H, W) or (1 or n, 1, H, W); arrays too, or (1 or n, H, W,
-    1), and of uint8 they go to 255. Raises ValueError for anything else, and for masks of another size or number.
+    1), and of uint8 they go to 255; a list of tensors will do. Raises ValueError for anything else, and for masks of
+    another size or number.
     """
+    if isinstance(masks, (list, tuple)) and masks and all(isinstance(mask, Tensor) for mask in masks):
+        masks = torch.cat([mask.view(-1, 1, *mask.shape[-2:]) for mask in masks])
     if isinstance(masks, np.ndarray):
         masks = torch.from_numpy(masks / np.float32(255) if masks.dtype == np.uint8 else masks)
         masks = masks[..., 0] if masks.ndim == 4 and masks.shape[-1] == 1 else masks
@@ -102,13 +106,23 @@ def read_layouts(maps: Pictures | None, labels: Sequence[str] | int, stride: int
     return found
 
 
+def check_size(size: Sequence[int], options: dict) -> None:
+    """Take height and width from the options of a call; raise ValueError for others than `size`, the result's."""
+    for name, side in zip(("height", "width"), size, strict=True):
+        if options.pop(name, None) not in (None, side):
+            raise ValueError(
+                f"the result's {name} is {side}, as the picture has it: scale the picture instead of giving {name}"
+            )
+
+
 def _as_tensor(images: Pictures | None) -> Pictures | None:
     """Arrays, and lists of arrays or tensors of one shape -> a tensor (n, 3, H, W); anything else as it is."""
     if isinstance(images, (list, tuple)) and images:
         kind = next((kind for kind in (Tensor, np.ndarray) if all(isinstance(one, kind) for one in images)), None)
-        if kind is None or len({tuple(one.shape) for one in images}) > 1 or images[0].ndim != 3:
+        if kind is None or len({tuple(one.shape[-3:]) for one in images}) > 1 or images[0].ndim not in (3, 4):
             return images
-        images = torch.stack(list(images)) if kind is Tensor else np.stack(images)
+        join = (torch.stack, np.stack) if images[0].ndim == 3 else (torch.cat, np.concatenate)
+        images = join[kind is np.ndarray](list(images))
     if isinstance(images, np.ndarray):
         images = torch.from_numpy(images / np.float32(255) if images.dtype == np.uint8 else images)
         images = images.movedim(-1, -3) if images.ndim > 2 else images

@@ -52,8 +52,10 @@ class Interpolation:
         both = [randn_tensor(shape, generator=g, dtype=self.unet.dtype) for g in generators]
         # A plain picture's generator has drawn the noise before the sampler draws from it.
         sources = [copied(generators[2 * i >= num]) for i in range(num)]
+        text = between(self._text([first, last]), along)
         return self(
-            prompt_embeds=between(self._text([first, last], None), along),
+            prompt_embeds=text.states,
+            prompt_attention_mask=text.mask,
             latents=torch.cat([slerp(*both, w) for w in along.tolist()]),
             generator=sources,
             **options,

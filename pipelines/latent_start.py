@@ -5,6 +5,7 @@ Shapes: n images · R images of a batch · C, h, w latent · H, W picture
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ class FromNoise:
     """Text to image: every step is taken, and nothing is kept."""
 
     def steps(self, num_inference_steps: int) -> int:
-        """How many of the sampler's steps are taken: its last ones."""
+        """How many of the sampler's steps are taken: its last ones. Raises ValueError for none."""
         return num_inference_steps
 
     def times(self, sampler: SchedulerMixin, num_inference_steps: int) -> Tensor:
@@ -56,7 +57,14 @@ class FromPicture(FromNoise):
     repaint_latents: Tensor | None = None
 
     def steps(self, num_inference_steps: int) -> int:
-        return steps_left(self.strength, num_inference_steps)
+        left = min(int(num_inference_steps * self.strength), num_inference_steps)  # diffusers' count
+        if left == 0 and self.strength > 0:
+            raise ValueError(
+                f"strength {self.strength} of {num_inference_steps} steps is not one whole step: give "
+                f"num_inference_steps of {math.ceil(1 / self.strength)} or more, or a strength of "
+                f"{math.ceil(100 / num_inference_steps) / 100}"
+            )
+        return left
 
     def times(self, sampler: SchedulerMixin, num_inference_steps: int) -> Tensor:
         steps = self.steps(num_inference_steps)
@@ -84,11 +92,6 @@ class FromPicture(FromNoise):
         if self.repaint is None:
             return images
         return torch.where(self.repaint, images.float(), self.pixels)
-
-
-def steps_left(strength: float, num_inference_steps: int) -> int:
-    """Of `num_inference_steps`, how many are taken at this strength: diffusers' count."""
-    return min(int(num_inference_steps * strength), num_inference_steps)
 
 
 def noised(sampler: SchedulerMixin, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:

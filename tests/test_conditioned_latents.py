@@ -182,7 +182,7 @@ def test_bad_input_is_refused(base):
     wrong = [
         (up, {"image": Image.new("RGB", (15, 16))}, "15×16 is not divisible by 2"),
         (up, {}, "image must be a PIL image"),
-        (up, {"image": given("upscale"), "height": 64}, "instead of giving height"),
+        (up, {"image": given("upscale"), "height": 128}, "instead of giving height"),
         (up, {"image": [given("upscale")] * 2, "prompt": "a cat"}, "there are 2 for 1"),
         (layout, {"prompt": "a cat"}, "layout must be a PIL image"),
         (layout, {"layout": given("layout")}, "give either prompt or prompt_embeds"),

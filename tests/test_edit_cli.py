@@ -125,7 +125,10 @@ BAD_COMMANDS = [
     (["edit", "photo.png", "x", "--seed", "-1"], "--seed must be at least 0"),
     (["edit", "photo.png", "x", "--image-size", "0"], "--image-size must be at least 1"),
     (["edit", "photo.png", "x", "--out", "x.jpg"], "must end in .png"),
-    (["edit", "photo.png", "x", "--pipeline", "toybox/dalle"], "toybox/dalle draws from words alone"),
+    (
+        ["edit", "photo.png", "x", "--pipeline", "toybox/dalle"],
+        "toybox/dalle holds a DallePipeline, which does not edit",
+    ),
     (["edit", "photo.png", "x", "--pipeline", "system", "--image-size", "20"], "20×20 is not divisible by 8"),
     (["edit", "photo.png", "x", "--pipeline", "system", "--scheduler", "eular"], "did you mean euler?"),
     (["inpaint", "photo.png"], "give a mask after the picture"),

@@ -158,8 +158,8 @@ def test_stable_diffusion_s_switches_are_there_and_change_no_more_than_they_say(
 
 
 def test_prompts_are_encoded_once_for_several_pictures(ours):
-    states, mask, against, _ = ours.encode_prompt(PROMPTS, num_images_per_prompt=2, device="cpu")
-    assert states.shape[0] == against.shape[0] == 4 and mask is None
+    states, against = ours.encode_prompt(PROMPTS, "cpu", 2, True)  # in diffusers' order
+    assert states.shape[0] == against.shape[0] == 4
     assert torch.equal(states[0], states[1]) and not torch.equal(states[1], states[2])
 
 

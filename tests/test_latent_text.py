@@ -13,7 +13,7 @@ from t2i.pipelines import LatentDiffusionPipeline
 
 PROMPTS = ["a red cat", "a blue car on top of a tree"]
 HOW = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "latent"}
-EMBEDS = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
+EMBEDS = ("prompt_embeds", "negative_prompt_embeds", "prompt_attention_mask", "negative_prompt_attention_mask")
 
 
 @pytest.fixture(scope="module", params=["clip", "t5"])
@@ -39,16 +39,18 @@ def draw(pipe, prompt=PROMPTS, **how) -> torch.Tensor:
 
 @pytest.mark.parametrize("negative", [None, "a tree", ["a tree", "a house on the beach"]])
 def test_encoded_prompts_draw_what_the_prompts_draw(any_pipe, negative):
-    embeds = dict(zip(EMBEDS, any_pipe.encode_prompt(PROMPTS, negative_prompt=negative), strict=True))
+    found = any_pipe.encode_prompt(PROMPTS, negative_prompt=negative)
+    assert len(found) == (2 if any_pipe.text_encoder.config.model_type == "clip_text_model" else 4)
+    embeds = dict(zip(EMBEDS, found, strict=False))
     generators = [torch.Generator().manual_seed(s) for s in range(2)]
     out = any_pipe(**embeds, generator=generators, **HOW).images
     assert torch.equal(out, draw(any_pipe, negative_prompt=negative))
 
 
 def test_without_guidance_nothing_negative_is_encoded(any_pipe):
-    states, mask, *against = any_pipe.encode_prompt("a cat", do_classifier_free_guidance=False)
-    assert against == [None, None] and states.shape[0] == 1
-    assert (mask is None) == (any_pipe.text_encoder.config.model_type == "clip_text_model")
+    states, against, *masks = any_pipe.encode_prompt("a cat", do_classifier_free_guidance=False)
+    assert against is None and states.shape[0] == 1
+    assert [mask is None for mask in masks] in ([], [False, True])
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.5, 1.0])
@@ -82,7 +84,7 @@ def test_bad_text_is_refused_in_one_sentence(pipe, wrong, says):
 
 
 def test_a_callback_may_change_the_text(pipe):
-    other = torch.cat(pipe.encode_prompt("a blue house")[2::-2])  # without the prompt, with it
+    other = torch.cat(pipe.encode_prompt("a blue house")[::-1])  # without the prompt, with it
 
     def change(pipe, step, timestep, tensors):
         return {"prompt_embeds": other}

@@ -52,12 +52,21 @@ def beside(x: Tensor, grid: Tensor | None) -> Tensor:
     return x if grid is None else torch.cat([x, grid.to(x.dtype)], 1)
 
 
-def encoder_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
-    """The face of a text encoder that is there already. Raises ValueError for what is neither CLIP nor T5."""
+def encoder_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, clip_skip: int | None = None) -> TextEncoder:
+    """The face of a text encoder that is there already.
+
+    Args:
+        clip_skip: of CLIP, see `ClipTextEncoder`.
+
+    Raises ValueError for what is neither CLIP nor T5, and for `clip_skip` of a T5.
+    """
     kind = {"clip_text_model": ClipTextEncoder, "t5": T5TextEncoder}.get(model.config.model_type)
     if kind is None:
         raise ValueError(f"a text encoder is a CLIPTextModel or a T5EncoderModel, not a {type(model).__name__}")
-    return kind("the text encoder", model, tokenizer)
+    if clip_skip is not None and kind is not ClipTextEncoder:
+        raise ValueError(f"clip_skip is for a CLIP text encoder, and this pipeline has a {type(model).__name__}")
+    options = {} if clip_skip is None else {"clip_skip": clip_skip}
+    return kind("the text encoder", model, tokenizer, **options)
 
 
 def masks_padding(encoder: TextEncoder) -> bool:

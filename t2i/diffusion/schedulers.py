@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 
 from t2i.checks import check_whole
 from t2i.cli_errors import check_choice
@@ -40,6 +43,11 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     understand: not all of them know what a flow's velocities mean.
     """
     check_choice("scheduler", name, SCHEDULERS)
+    with _without_numpy_warning():
+        return _make_scheduler(name, config)
+
+
+def _make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     if of_flow(config):
         return _of_a_flow(name, config)
     if name == "euler-ancestral" and config.get("prediction_type") == "sample":
@@ -50,18 +58,49 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     return cls.from_config(config, **clips, **(_within_reach(config) if name == "heun" else {}))
 
 
-def set_timesteps(sampler: SchedulerMixin, num_inference_steps: int, device: torch.device | str | None = None) -> None:
+def set_timesteps(
+    sampler: SchedulerMixin,
+    num_inference_steps: int,
+    device: torch.device | str | None = None,
+    timesteps: Sequence[int] | None = None,
+    sigmas: Sequence[float] | None = None,
+) -> None:
     """`sampler.set_timesteps`, but for a flow at the times that its steps are best spent on.
 
     Euler's N steps along a flow are 1/N long; diffusers' own grid takes N − 1 from σ = 1 to 1/T, and the last is next
     to nothing. DPM-Solver++ and UniPC would tell the denoiser the times T · σ rounded down to integers.
 
-    Raises ValueError for more steps than the sampler has, see `check_steps`.
+    Args:
+        timesteps, sigmas: one of them in place of `num_inference_steps`.
+
+    Raises ValueError for both, for a sampler that does not take them, and for more steps than it has: `check_steps`.
     """
+    with _without_numpy_warning():
+        _set_timesteps(sampler, num_inference_steps, device, timesteps, sigmas)
+
+
+@contextmanager
+def _without_numpy_warning() -> Iterator[None]:
+    """diffusers hands tensors to numpy.array as numpy 2 would not have it, at every call of a pipeline."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
+        yield
+
+
+def _set_timesteps(
+    sampler: SchedulerMixin,
+    num_inference_steps: int,
+    device: torch.device | str | None,
+    timesteps: Sequence[int] | None,
+    sigmas: Sequence[float] | None,
+) -> None:
+    if timesteps is not None or sigmas is not None:
+        retrieve_timesteps(sampler, None, device, timesteps, sigmas)
+        return
     check_steps(sampler, num_inference_steps)
     if isinstance(sampler, FlowMatchEulerDiscreteScheduler) and not sampler.config.use_dynamic_shifting:
-        sigmas = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
-        sampler.set_timesteps(sigmas=sigmas.tolist(), device=device)
+        even = np.linspace(1, 1 / num_inference_steps, num_inference_steps)
+        sampler.set_timesteps(sigmas=even.tolist(), device=device)
         return
     sampler.set_timesteps(num_inference_steps, device=device)
     if sampler.config.get("use_flow_sigmas"):
@@ -81,6 +120,11 @@ def check_steps(sampler: SchedulerMixin, num_inference_steps: int) -> None:
     if "original_inference_steps" in config:
         most = min(most, config.original_inference_steps)
     check_whole(f"num_inference_steps of {name}", num_inference_steps, 1, most)
+
+
+def count_steps(sampler: SchedulerMixin) -> int:
+    """The steps that a sampler's timesteps are for: those of second order take two for each, but one for the last."""
+    return -(-len(sampler.timesteps) // sampler.order)
 
 
 def of_flow(config: Mapping[str, Any]) -> bool:

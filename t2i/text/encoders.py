@@ -195,17 +195,38 @@ class ClipTextEncoder(_TransformersEncoder):
     States are those that Stable Diffusion takes: the last layer's after the final norm, padding included, bit for bit
     what diffusers' StableDiffusionPipeline gets. `pooled` is the end token's state, projected where the folder holds a
     CLIPTextModelWithProjection.
+
+    Args:
+        clip_skip: take the states of so many layers before the last, with the final norm; 0 by default. Raises
+            ValueError where the model has no more than so many layers.
     """
 
-    def __init__(self, name: str, model, tokenizer, length: int | None = None, long_prompts: str = "truncate"):
+    def __init__(
+        self,
+        name: str,
+        model,
+        tokenizer,
+        length: int | None = None,
+        long_prompts: str = "truncate",
+        clip_skip: int = 0,
+    ):
         length = _at_most(length, min(model.config.max_position_embeddings, tokenizer.model_max_length), name)
         super().__init__(name, model, tokenizer, length, length - 2, long_prompts)
+        if not 0 <= clip_skip < (layers := model.config.num_hidden_layers):
+            raise ValueError(f"clip_skip must lie between 0 and {layers - 1} for {name}, not {clip_skip}")
+        self.clip_skip = clip_skip
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         use = getattr(self.model.config, "use_attention_mask", False)  # Stable Diffusion 2.1 unCLIP asks for it
-        out = self.model(ids, attention_mask=mask if use else None)
+        out = self.model(ids, attention_mask=mask if use else None, output_hidden_states=self.clip_skip > 0)
         pooled = out.text_embeds if isinstance(self.model, CLIPTextModelWithProjection) else out.pooler_output
+        if self.clip_skip:
+            tower = getattr(self.model, "text_model", self.model)  # CLIPTextModelWithProjection has it inside
+            return tower.final_layer_norm(out.hidden_states[-1 - self.clip_skip]), pooled
         return out.last_hidden_state, pooled
+
+    def key(self) -> str:
+        return super().key() + (f"-{self.clip_skip}" if self.clip_skip else "")
 
 
 class T5TextEncoder(_TransformersEncoder):

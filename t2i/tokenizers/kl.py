@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
@@ -58,7 +58,7 @@ def make_autoencoder(
     return model.to(memory_format=torch.channels_last)
 
 
-def stride_of(autoencoder: AutoencoderKL) -> int:
+def stride_of(autoencoder: AutoencoderKL | AutoencoderTiny) -> int:
     """How many pixels' side one latent stands for."""
     return 2 ** (len(autoencoder.config.block_out_channels) - 1)
 
@@ -72,6 +72,29 @@ def posterior(autoencoder: AutoencoderKL, images: Tensor) -> DiagonalGaussianDis
     images = images.to(autoencoder.dtype).contiguous(memory_format=torch.channels_last)
     # In half precision exp(log-variance) and its sum over the latents would lose their meaning.
     return DiagonalGaussianDistribution(autoencoder.encode(images).latent_dist.parameters.float())
+
+
+def encode(
+    autoencoder: AutoencoderKL | AutoencoderTiny,
+    images: Tensor,
+    generator: torch.Generator | None = None,
+    sample: bool = True,
+) -> Tensor:
+    """(B, 3, S, S) in [-1, 1] -> latents (B, C, s, s), scaled, in float32.
+
+    Args:
+        generator: of a sample from the posterior, the default one by default.
+        sample: or else the posterior's mean. An autoencoder without a posterior (TAESD) has one answer only.
+
+    Raises ValueError for images of another shape or range.
+    """
+    if isinstance(autoencoder, AutoencoderTiny):
+        check_images(images, stride_of(autoencoder))
+        latents = autoencoder.encode(images.to(autoencoder.dtype)).latents.float()
+    else:
+        q = posterior(autoencoder, images)
+        latents = q.sample(generator) if sample else q.mode()
+    return latents * autoencoder.config.scaling_factor
 
 
 class KLObjective(nn.Module):
@@ -151,8 +174,7 @@ class KLTokenizer(nn.Module):
 
         Raises ValueError for images of another shape or range.
         """
-        q = posterior(self.autoencoder, images)
-        return (q.mode() if generator is None else q.sample(generator)) * self.config.scaling_factor
+        return encode(self.autoencoder, images, generator, sample=generator is not None)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents (B, C, s, s) -> images (B, 3, S, S) in [-1, 1]. Raises ValueError for another shape."""

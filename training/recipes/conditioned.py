@@ -23,7 +23,7 @@ from t2i.data.layouts import WithLayouts
 from t2i.data.toybox import LABELS, layout_image
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.diffusion.grid_conditions import GridCondition, LabelMap, LowResolution, widen
-from t2i.pipelines.auto import AutoPipeline, fastest_device
+from t2i.pipelines.auto import AutoPipeline, as_latent_diffusion, fastest_device
 from t2i.pipelines.latent_conditioned import LatentDiffusionLayoutPipeline, LatentDiffusionUpscalePipeline
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.tokenizers.kl import stride_of
@@ -217,7 +217,7 @@ class LayoutStage(ConditionedStage):
 
 def _open(name: str) -> LatentDiffusionPipeline:
     """Raises FileNotFoundError for what is no pipeline, ValueError for one that does not draw from words alone."""
-    pipe = AutoPipeline.from_pretrained(name)
+    pipe = as_latent_diffusion(AutoPipeline.from_pretrained(name), name)
     if not draws_from_words(pipe):
         raise ValueError(
             f"{name} holds a {type(pipe).__name__}: give --start-from a latent diffusion that draws from words alone, "

@@ -22,7 +22,7 @@ from t2i.diffusion.schedule import NoiseSchedule
 from t2i.files import read_json
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
-from t2i.pipelines.auto import AutoPipeline, embedded, fastest_device
+from t2i.pipelines.auto import AutoPipeline, as_latent_diffusion, embedded, fastest_device
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.processes import this_process
 from t2i.text.cache import CachedStates, cached_states
@@ -233,9 +233,7 @@ def start_from(name: str, denoiser: UNet2DConditionModel | DiT, encoder: TextEnc
 
     Raises FileNotFoundError for no pipeline, ValueError for one of other sizes or with another tokenizer.
     """
-    pipe = AutoPipeline.from_pretrained(name)
-    if not isinstance(pipe, LatentDiffusionPipeline):
-        raise ValueError(f"--start-from takes latent diffusion, and {name} holds a {type(pipe).__name__}")
+    pipe = as_latent_diffusion(AutoPipeline.from_pretrained(name), name)
     if tokenizer_digest(pipe.tokenizer) != tokenizer_digest(encoder.tokenizer):
         raise ValueError(
             f"{name} has another tokenizer than {encoder.name}, so that the weights would mean other words; give the "

@@ -20,7 +20,7 @@ from t2i.diffusion.consistency import ConsistencyObjective
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.diffusion.schedulers import of_flow
-from t2i.pipelines.auto import AutoPipeline
+from t2i.pipelines.auto import AutoPipeline, as_latent_diffusion
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.processes import this_process
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
@@ -208,7 +208,7 @@ def objective_of(config: dict, min_snr_gamma: float | None) -> DiffusionObjectiv
 
 def open_taught(name: str, lesson: str) -> LatentDiffusionPipeline:
     """Raises FileNotFoundError for what is no pipeline, ValueError for one that has no U-Net for the `lesson`."""
-    pipe = AutoPipeline.from_pretrained(name)
+    pipe = as_latent_diffusion(AutoPipeline.from_pretrained(name), name)
     if not draws_from_words(pipe) or not isinstance(pipe.unet, UNet2DConditionModel):
         kind = type(pipe.unet if draws_from_words(pipe) else pipe).__name__
         raise ValueError(f"{name} holds a {kind}: {lesson} teaches latent diffusion with a U-Net; give its --pipeline")
