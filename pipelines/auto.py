@@ -75,7 +75,7 @@ class AutoPipeline:
         verify(source)
         if (source / INDEX).is_file():
             cls = _pipeline_class(read_index(source), source / INDEX)
-            if cls in PIPELINES.values() and not kwargs.keys() & PLACED:
+            if cls in (*PIPELINES.values(), StableDiffusionPipeline) and not kwargs.keys() & PLACED:
                 kwargs = load_components(cls, source, kwargs, kwargs["dtype"]) | kwargs
             return _with_text_model(assemble(cls, source, kwargs))
         if (source / LORA).is_file():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 from pathlib import Path
 
 import diffusion_parts as parts
@@ -362,6 +363,7 @@ def elsewhere(theirs, image, mask, tmp_path, monkeypatch) -> Path:
 
 
 def command(*args: str) -> np.ndarray:
+    shutil.rmtree("o", ignore_errors=True)  # or names that are taken get a number
     main([*args, "--pipeline", "sd", "--num-images", "1", "--num-inference-steps", "3", "--out", "o/"])
     return np.asarray(Image.open(f"o/{'variation' if len(args) < 3 else 'a-red-cat'}-0.png")).astype(int)
 
