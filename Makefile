@@ -9,15 +9,17 @@ WHEEL := build/wheel
 demo: .venv/ready
 	$(BIN)/t2i generate "an avocado armchair" --pipeline toybox/dalle --pipeline toybox/ldm --num-images 4 --out avocado-armchair.png
 
-# On all cores, and then, with nothing beside them, the tests that hold a stopwatch.
+# On all cores; then, in processes of their own, those that emulate a device; then, alone, those that hold a stopwatch.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 test: .venv/ready
 	$(BIN)/python $(PYTEST)
+	$(BIN)/python $(PYTEST) -m "emulated and not slow"
 	$(BIN)/python -m pytest -m timed
 
 test-slow: .venv/ready
-	$(BIN)/python $(PYTEST) --dist worksteal -m slow
+	$(BIN)/python $(PYTEST) --dist worksteal -m "slow and not emulated"
+	$(BIN)/python $(PYTEST) --dist worksteal -m "slow and emulated"
 
 lint: .venv/ready $(WHEEL)
 	$(BIN)/ruff check $(SCRIPT_DIRS)

@@ -12,11 +12,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers.pipelines.auto_pipeline import (
-    AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
-    AUTO_INPAINT_PIPELINES_MAPPING,
-    AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
-)
 from PIL import Image
 from torch import Tensor
 
@@ -32,6 +27,7 @@ from t2i.tokenizers.kl import encode, stride_of
 class _Editing(LatentDiffusionPipeline):
     """What image to image and inpainting have in common."""
 
+    @torch.no_grad()
     def _edit(
         self, prompt, pixels: Tensor, repaint: Tensor | None, strength: float, options: dict
     ) -> LatentDiffusionPipelineOutput | tuple:
@@ -171,9 +167,3 @@ class LatentDiffusionInpaintPipeline(_Editing):
         self._check_parts("unet", "vae", "scheduler")
         pixels = read_pictures(image, stride_of(self.vae))
         return self._edit(prompt, pixels, read_masks(mask_image, pixels), strength, options)
-
-
-# diffusers' AutoPipelineForText2Image, …ForImage2Image and …ForInpainting find ours by these, in `from_pipe` too.
-AUTO_TEXT2IMAGE_PIPELINES_MAPPING["t2i"] = LatentDiffusionPipeline
-AUTO_IMAGE2IMAGE_PIPELINES_MAPPING["t2i"] = LatentDiffusionImg2ImgPipeline
-AUTO_INPAINT_PIPELINES_MAPPING["t2i"] = LatentDiffusionInpaintPipeline

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import sys
 from typing import ClassVar, Self
 
 import torch
@@ -42,6 +43,7 @@ class LatentDiffusionParts(StableDiffusionLoraLoaderMixin, StableDiffusionMixin,
         requires_safety_checker: bool = False,
     ):
         super().__init__()
+        _register_with_diffusers()
         if unet is not None and getattr(unet.config, "time_cond_proj_dim", None) is not None:
             raise ValueError("this denoiser takes the guidance scale as an input: diffusers' own pipelines can do that")
         if unet is not None and vae is not None:
@@ -156,3 +158,18 @@ class LatentDiffusionParts(StableDiffusionLoraLoaderMixin, StableDiffusionMixin,
         for name in names:
             if getattr(self, name) is None:
                 raise ValueError(f"this pipeline has no {name}: open or make it with one")
+
+
+def _register_with_diffusers() -> None:
+    """Let `from_pipe` of diffusers' AutoPipelineForText2Image, …ForImage2Image and …ForInpainting find ours.
+
+    Only where they are imported: that imports all pipelines of diffusers, which takes a while.
+    """
+    auto = sys.modules.get("diffusers.pipelines.auto_pipeline")
+    if auto is None or "t2i" in auto.AUTO_TEXT2IMAGE_PIPELINES_MAPPING:
+        return
+    from t2i.pipelines import latent_diffusion, latent_editing  # which import this module
+
+    auto.AUTO_TEXT2IMAGE_PIPELINES_MAPPING["t2i"] = latent_diffusion.LatentDiffusionPipeline
+    auto.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING["t2i"] = latent_editing.LatentDiffusionImg2ImgPipeline
+    auto.AUTO_INPAINT_PIPELINES_MAPPING["t2i"] = latent_editing.LatentDiffusionInpaintPipeline

@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Literal
 
-from diffusers import (
-    AutoPipelineForImage2Image,
-    AutoPipelineForInpainting,
-    AutoPipelineForText2Image,
-    DiffusionPipeline,
-)
-from diffusers.pipelines.auto_pipeline import (
-    AUTO_IMAGE2IMAGE_PIPELINES_MAPPING,
-    AUTO_INPAINT_PIPELINES_MAPPING,
-    AUTO_TEXT2IMAGE_PIPELINES_MAPPING,
-)
+from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
 from t2i.cli_errors import UsageError
 from t2i.diffusion.schedulers import make_scheduler, of_flow
 from t2i.pipelines.cli import finite_images
+from t2i.pipelines.dalle import DallePipeline
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
+from t2i.pipelines.latent_editing import LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline
 from t2i.pipelines.latent_inputs import read_masks, read_pictures
 
 Task = Literal["text", "image", "inpainting"]
 COMMANDS = {"text": "generate", "image": "edit", "inpainting": "inpaint"}
-LOADERS = {
-    "text": AutoPipelineForText2Image,
-    "image": AutoPipelineForImage2Image,
-    "inpainting": AutoPipelineForInpainting,
+OURS = {
+    "text": LatentDiffusionPipeline,
+    "image": LatentDiffusionImg2ImgPipeline,
+    "inpainting": LatentDiffusionInpaintPipeline,
 }
 
 
@@ -39,8 +32,18 @@ def for_task(pipe: DiffusionPipeline, task: Task, name: str) -> DiffusionPipelin
 
     Raises UsageError where there is none.
     """
+    if isinstance(pipe, LatentDiffusionPipeline):
+        return pipe if type(pipe) is OURS[task] else OURS[task].from_pipe(pipe)
+    if isinstance(pipe, DallePipeline) and task == "text":
+        return pipe
+    auto = _diffusers_tasks()
+    loaders = {
+        "text": auto.AutoPipelineForText2Image,
+        "image": auto.AutoPipelineForImage2Image,
+        "inpainting": auto.AutoPipelineForInpainting,
+    }
     try:
-        found = pipe if task == "text" and not _edits(pipe) else LOADERS[task].from_pipe(pipe)
+        found = pipe if task == "text" and not _edits(pipe) else loaders[task].from_pipe(pipe)
     except ValueError as error:
         raise UsageError(
             f"{name} holds a {type(pipe).__name__}, which does not {COMMANDS[task]}: give a --pipeline of latent "
@@ -79,8 +82,17 @@ def use_scheduler(pipe: DiffusionPipeline, scheduler: str, name: str) -> None:
 
 def _edits(pipe: DiffusionPipeline) -> bool:
     """Whether it starts from an image."""
-    editing = {*AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values(), *AUTO_INPAINT_PIPELINES_MAPPING.values()}
-    return type(pipe) in editing - {*AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()}
+    auto = _diffusers_tasks()
+    editing = {*auto.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING.values(), *auto.AUTO_INPAINT_PIPELINES_MAPPING.values()}
+    return type(pipe) in editing - {*auto.AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values()}
+
+
+def _diffusers_tasks():
+    """diffusers' `auto_pipeline`, which imports all of its pipelines: only for those that are not ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of torch, at code of one of these pipelines
+        from diffusers.pipelines import auto_pipeline
+    return auto_pipeline
 
 
 def _inpaints_only(pipe: DiffusionPipeline) -> bool:

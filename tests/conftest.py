@@ -58,7 +58,9 @@ def pipe(text_tokenizer, prior, vqvae) -> DallePipeline:
     return pipe
 
 
-@pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.cuda)])
+@pytest.fixture(
+    params=[pytest.param("emulated", marks=pytest.mark.emulated), pytest.param("cuda", marks=pytest.mark.cuda)]
+)
 def device(request, monkeypatch) -> Iterator[str]:
     """A device that is not the CPU, for models and for the training loop: CUDA, or one that is emulated everywhere."""
     if request.param == "cuda" and not torch.cuda.is_available():

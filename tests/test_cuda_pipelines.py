@@ -174,7 +174,7 @@ def _input(task: str) -> str:
 
 def test_prompts_as_states_and_callbacks(ldm, device):
     ldm.to(device)
-    states, _, against, _ = ldm.encode_prompt(PROMPTS)
+    states, against = ldm.encode_prompt(PROMPTS)
     assert states.device.type == device
     seen = []
 

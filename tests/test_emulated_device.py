@@ -8,7 +8,10 @@ import torch
 import torch.nn.functional as F
 from emulated_device import MixedDevices, emulated
 
-pytestmark = pytest.mark.skipif(not emulated_device.available(), reason="this version of torch cannot emulate a device")
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(not emulated_device.available(), reason="this version of torch cannot emulate a device"),
+]
 MIXED = {
     "sum": lambda x: x + torch.ones(3),
     "product": lambda x: x @ torch.ones(3, 3),

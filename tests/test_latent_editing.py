@@ -101,6 +101,13 @@ def test_pictures_come_in_every_form_that_diffusers_takes(img2img, image):
     assert all((out - outs[0]).abs().max() < 1e-5 for out in outs)
 
 
+def test_encoding_an_image_keeps_no_graph(img2img, inpaint, image, mask):
+    """The autoencoder's weights take gradients; its activations must not stay in memory for them."""
+    for pipe, more in ((img2img, {}), (inpaint, {"mask_image": mask})):
+        assert any(p.requires_grad for p in pipe.vae.parameters())
+        assert not latents(pipe, "a red cat", image=image, strength=0.0, generator=seeded(0), **more).requires_grad
+
+
 def test_at_strength_0_the_picture_comes_back_through_the_autoencoder(img2img, image):
     out = img2img("a red cat", image, 0, num_inference_steps=5, generator=seeded(0), output_type="np").images
     assert np.abs(out - rebuilt(img2img, image)).max() < 1e-5

@@ -14,6 +14,8 @@ import pytest
 import torch
 from diffusers import (
     AutoencoderTiny,
+    AutoPipelineForImage2Image,
+    AutoPipelineForInpainting,
     DDIMScheduler,
     DDPMPipeline,
     DiffusionPipeline,
@@ -284,12 +286,12 @@ def test_one_generator_is_used_in_diffusers_order(theirs, image, mask, sampler, 
     theirs.scheduler = sampler.from_config(theirs.scheduler.config)
     how = {"image": image, "strength": strength, "num_images_per_prompt": number, "num_inference_steps": 5}
     how |= {"output_type": "latent"}
-    tasks = [(StableDiffusionInpaintPipeline, "AutoPipelineForInpainting", {"mask_image": mask})]
+    tasks = [(StableDiffusionInpaintPipeline, AutoPipelineForInpainting, {"mask_image": mask})]
     if strength < 1:  # at 1 nothing of the image is left here, in diffusers' img2img a trace
-        tasks.append((StableDiffusionImg2ImgPipeline, "AutoPipelineForImage2Image", {}))
+        tasks.append((StableDiffusionImg2ImgPipeline, AutoPipelineForImage2Image, {}))
     for cls, loader, more in tasks:
         other = cls.from_pipe(theirs)
-        ours = getattr(__import__("diffusers"), loader).from_pipe(LatentDiffusionPipeline.from_pipe(theirs))
+        ours = loader.from_pipe(LatentDiffusionPipeline.from_pipe(theirs))
         size = {"height": SIZE, "width": SIZE} if more else {}
         generators = seeded(3), seeded(3)
         want = images(other, **how | more | size, generator=generators[0])
@@ -305,8 +307,6 @@ def test_editing_with_a_tiny_autoencoder_is_diffusers_own(theirs, image, mask):
     theirs.vae = AutoencoderTiny(latent_channels=parts.CHANNELS, **channels, **blocks).eval()
     ours = LatentDiffusionPipeline.from_pipe(theirs)
     how = {"image": image, "strength": 0.7, "num_inference_steps": 5, "output_type": "latent"}
-    from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting
-
     for loader, more in ((AutoPipelineForImage2Image, {}), (AutoPipelineForInpainting, {"mask_image": mask})):
         size = {"height": SIZE, "width": SIZE} if more else {}
         want, got = (images(loader.from_pipe(pipe), **how | more | size) for pipe in (theirs, ours))
