@@ -67,8 +67,11 @@ def _next(loader: Iterator):
     """The next batch, None at the end."""
     try:
         batch = next(loader, None)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error) or ("killed" not in str(error) and "exited" not in str(error)):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it died handing over a batch
+        said = str(error)
+        if isinstance(error, RuntimeError) and not (
+            "DataLoader worker" in said and ("killed" in said or "exited" in said)
+        ):
             raise
         raise LoadingError(
             "a data worker was killed, perhaps because memory ran out; give fewer --dataloader-num-workers"
