@@ -6,6 +6,7 @@ failure over as what it read, and it is raised where the batch is asked for.
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
