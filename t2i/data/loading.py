@@ -6,7 +6,6 @@ failure over as what it read, and it is raised where the batch is asked for.
 
 from __future__ import annotations
 
-import re
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,11 +67,8 @@ def _next(loader: Iterator):
     """The next batch, None at the end."""
     try:
         batch = next(loader, None)
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the last two where it died handing over a batch
-        said = str(error)
-        if isinstance(error, RuntimeError) and not (
-            "DataLoader worker" in said and ("killed" in said or "exited" in said)
-        ):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # by where it was when it died
+        if not _worker_died(loader):
             raise
         raise LoadingError(
             "a data worker was killed, perhaps because memory ran out; give fewer --dataloader-num-workers"
@@ -82,6 +78,13 @@ def _next(loader: Iterator):
         error.add_note(batch.trace)  # shown with a traceback only
         raise error
     return batch
+
+
+def _worker_died(loader: Iterator) -> bool:
+    workers = loader._workers if isinstance(loader, _MultiProcessingDataLoaderIter) else []
+    for worker in workers:
+        worker.join(0.2)  # it may not be known yet
+    return any(not worker.is_alive() for worker in workers)
 
 
 def _collate(items: list):
