@@ -51,40 +51,25 @@ def load_batches(dataset: Dataset, **options) -> Iterator:
     with the generator.
     """
     loader = iter(DataLoader(_Careful(dataset), collate_fn=_collate, **options))
+    workers = loader._workers if isinstance(loader, _MultiProcessingDataLoaderIter) else []
     try:
-        while True:
-            batch = _next(loader)
-            if batch is None:
-                return
-            yield batch
-    finally:
-        # Not left to the garbage collector: an error's traceback would keep the workers, which may ignore signals.
-        if isinstance(loader, _MultiProcessingDataLoaderIter):
-            loader._shutdown_workers()
-
-
-def _next(loader: Iterator):
-    """The next batch, None at the end."""
-    try:
-        batch = next(loader, None)
-    except (RuntimeError, ConnectionError, EOFError) as error:  # by where it was when it died
-        if not _worker_died(loader):
+        try:
+            for batch in loader:
+                if isinstance(batch, _Failure):
+                    error = LoadingError(batch.message)
+                    error.add_note(batch.trace)  # shown with a traceback only
+                    raise error
+                yield batch
+        finally:
+            # Not left to the garbage collector: an error's traceback would keep the workers, which may ignore signals.
+            if workers:
+                loader._shutdown_workers()
+    except (RuntimeError, ConnectionError, EOFError) as error:  # by where it was when a worker died
+        if "DataLoader worker (pid" not in str(error) and not any(worker.exitcode for worker in workers):
             raise
         raise LoadingError(
             "a data worker was killed, perhaps because memory ran out; give fewer --dataloader-num-workers"
         ) from error
-    if isinstance(batch, _Failure):
-        error = LoadingError(batch.message)
-        error.add_note(batch.trace)  # shown with a traceback only
-        raise error
-    return batch
-
-
-def _worker_died(loader: Iterator) -> bool:
-    workers = loader._workers if isinstance(loader, _MultiProcessingDataLoaderIter) else []
-    for worker in workers:
-        worker.join(0.2)  # it may not be known yet
-    return any(not worker.is_alive() for worker in workers)
 
 
 def _collate(items: list):
