@@ -79,6 +79,7 @@ def write_images(outputs: Sequence[Output], folder: bool) -> str:
 
 
 def numbered(path: Path, number: int) -> Path:
+    """The name of the number-th set of images of one name: a-cat-0.png, a-cat-0-2.png, …"""
     return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
