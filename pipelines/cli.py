@@ -89,6 +89,8 @@ def main(args: Sequence[str]) -> None:
 
     check_scheduler(ask.scheduler)
     loading, pipes = time.perf_counter(), {}
+    if len(set(ask.pipeline)) < len(ask.pipeline):
+        raise UsageError(f"--pipeline {max(ask.pipeline, key=ask.pipeline.count)} is given twice")
     for name in ask.pipeline or (DEFAULT,):
         pipe = open_pipeline(name, ask.device, ask.lora, ask.lora_scale, ask.dtype)
         pipes[name] = pipe, time.perf_counter() - loading

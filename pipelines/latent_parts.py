@@ -46,6 +46,8 @@ class LatentDiffusionParts(StableDiffusionLoraLoaderMixin, StableDiffusionMixin,
         _register_with_diffusers()
         if unet is not None and getattr(unet.config, "time_cond_proj_dim", None) is not None:
             raise ValueError("this denoiser takes the guidance scale as an input: diffusers' own pipelines can do that")
+        if vae is not None:
+            _check_scaling(vae)
         if unet is not None and vae is not None:
             self._check_channels(unet.config.in_channels, vae)
         if image_encoder is not None:
@@ -123,7 +125,10 @@ class LatentDiffusionParts(StableDiffusionLoraLoaderMixin, StableDiffusionMixin,
     def _trained_size(self) -> tuple[int, int]:
         """Height and width of the pictures that the denoiser was trained on."""
         size = self.unet.config.sample_size
-        h, w = (size, size) if isinstance(size, int) else size
+        sides = size if isinstance(size, (list, tuple)) else (size, size)
+        if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise ValueError(f"the denoiser's config.json says sample_size {size!r}, which is no size of a latent")
+        h, w = sides
         return h * stride_of(self.vae), w * stride_of(self.vae)
 
     @property
@@ -158,6 +163,14 @@ class LatentDiffusionParts(StableDiffusionLoraLoaderMixin, StableDiffusionMixin,
         for name in names:
             if getattr(self, name) is None:
                 raise ValueError(f"this pipeline has no {name}: open or make it with one")
+
+
+def _check_scaling(vae: AutoencoderKL) -> None:
+    factor = getattr(vae.config, "scaling_factor", None)
+    if not isinstance(factor, (int, float)) or not 0 < factor < float("inf"):
+        raise ValueError(
+            f"the autoencoder's config.json says scaling_factor {factor!r}, which must be a number above 0"
+        )
 
 
 def _register_with_diffusers() -> None:

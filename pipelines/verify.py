@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -91,12 +92,20 @@ def _load(cls: type, folder: Path, dtype: torch.dtype, strict: bool) -> Any:
         return load_tokenizer(cls, folder)
     if issubclass(cls, SchedulerMixin):
         config = folder / "scheduler_config.json"
-        read_json(config)
+        read_json(config, *(_needed(cls) if strict else ()))
         try:
             return cls.from_pretrained(str(folder))
         except (*UNUSABLE, NotImplementedError) as error:
             raise ValueError(f"{config} does not describe a {cls.__name__}: {error}") from error
+    if strict:
+        read_json(folder / "config.json", *_needed(cls))
     return load_model(cls, folder, strict, dtype=dtype, variant=_variant(folder))
+
+
+def _needed(cls: type) -> list[str]:
+    """What a config that t2i saved must say: diffusers would go on with a default, which the model may not know."""
+    told = inspect.signature(cls).parameters
+    return [name for name in ("scaling_factor", "num_train_timesteps", "prediction_type") if name in told]
 
 
 def _variant(folder: Path) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from diffusers.utils import logging as diffusers_logging
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -20,7 +21,10 @@ from t2i.files import read_json
 logger = logging.getLogger(__name__)
 
 # What the libraries raise for damaged or foreign files: no more is known of it than what it says.
-UNUSABLE = (OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError, SafetensorError)
+UNUSABLE = (
+    *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError),
+    *(SafetensorError, StrictDataclassError),
+)
 
 
 def load_model(cls: type, folder: str | Path, strict: bool = True, **options) -> nn.Module:

@@ -185,3 +185,15 @@ def test_the_folder_of_a_run_stands_for_its_newest_checkpoint(here, system):
     main(["generate", "x", *FEW, "--out", "p/"])
     same = [Image.open(f"{out}/x-0.png").tobytes() for out in "op"]
     assert same[0] == same[1]
+
+
+def test_a_pipeline_is_given_once():
+    with pytest.raises(SystemExit, match="--pipeline toybox/ldm is given twice"):
+        main(["generate", "a cat", "--pipeline", "toybox/ldm", "--pipeline", "toybox/ldm"])
+
+
+def test_a_run_has_a_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder, says in (("", "--output-dir is empty"), (str(tmp_path / "file"), "file is a file; give a folder")):
+        with pytest.raises(SystemExit, match=says):
+            main(["train", "vqvae-toybox", "--preset", "tiny", "--output-dir", folder])

@@ -52,6 +52,15 @@ def told(name: str, **changes) -> Damage:
     return lambda folder: (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | changes))
 
 
+def without(name: str, key: str) -> Damage:
+    def apply(folder: Path) -> None:
+        config = json.loads((folder / name).read_text())
+        del config[key]
+        (folder / name).write_text(json.dumps(config))
+
+    return apply
+
+
 def weights(name: str, change: Callable[[dict[str, torch.Tensor]], object]) -> Damage:
     def apply(folder: Path) -> None:
         state = load_file(folder / name)
@@ -93,6 +102,11 @@ DAMAGES: list[tuple[Damage, str]] = [
     (told("text_encoder/config.json", eos_token_id=7), "tokenizer ends texts with token 599, the text encoder with 7"),
     (removed("scheduler/scheduler_config.json"), "there is no file .*scheduler_config.json"),
     (told("scheduler/scheduler_config.json", beta_schedule="x"), "scheduler_config.json does not describe a DDIMSched"),
+    (written("scheduler/scheduler_config.json", "{}"), "scheduler_config.json has no 'num_train_timesteps'"),
+    (without("scheduler/scheduler_config.json", "prediction_type"), "scheduler_config.json has no 'prediction_type'"),
+    (without("vae/config.json", "scaling_factor"), "vae/config.json has no 'scaling_factor'"),
+    (told("vae/config.json", scaling_factor=None), "config.json says scaling_factor None"),
+    (told("text_encoder/config.json", num_attention_heads=3), "text_encoder.* cannot be loaded as a CLIPTextModel"),
     (written("unet/config.json", "{"), "unet/config.json is not JSON"),
     (removed(UNET), "there are no weights in .*unet"),
     (cut(UNET, 5000), "unet/diffusion_pytorch_model.safetensors is damaged or incomplete"),
@@ -219,3 +233,10 @@ def test_a_damaged_lora_is_named(tmp_path):
     save_file({key: value * torch.inf for key, value in lora_of(pipeline()).items()}, tmp_path / LORA)
     with pytest.raises(ValueError, match="not finite"):
         add_lora(pipeline(), "system", tmp_path / LORA, 1.0)
+
+
+@pytest.mark.parametrize("size", [None, 0, "x", [8]])
+def test_a_sample_size_that_is_none_is_an_error_of_the_config(size, damaged):
+    told("unet/config.json", sample_size=size)(damaged)
+    with pytest.raises(ValueError, match=r"config\.json says sample_size"):
+        AutoPipeline.from_pretrained(damaged)("a red cat")

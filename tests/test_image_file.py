@@ -262,3 +262,47 @@ def test_files_that_cannot_be_opened_say_why(tmp_path):
         read_image(tmp_path / "none.png")
     with pytest.raises(ImageError, match="cannot be read: Is a directory"):
         read_image(tmp_path)
+
+
+def grey_tiff(bits: int, photometric: int, data: bytes) -> bytes:
+    """4×4 pixels, uncompressed."""
+    tags = [
+        (256, 4),
+        (257, 4),
+        (258, bits),
+        (259, 1),
+        (262, photometric),
+        (273, 0),
+        (277, 1),
+        (278, 4),
+        (279, len(data)),
+    ]
+    offset = 8 + 2 + 12 * len(tags) + 4
+    body = b"".join(struct.pack("<HHII", tag, 4, 1, offset if tag == 273 else value) for tag, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + body + struct.pack("<I", 0) + data
+
+
+@pytest.mark.parametrize(
+    ("bits", "photometric", "data", "level"),
+    [
+        (16, 1, b"\0\x80" * 16, 128),
+        (16, 0, b"\0\0" * 16, 255),  # white is zero
+        (16, 0, b"\xff\xff" * 16, 0),
+        (12, 1, b"\x80\x08\x00" * 8, 128),  # two pixels of 0x800 in three bytes
+    ],
+)
+def test_grey_of_a_tiff_is_scaled_from_black_to_white(tmp_path, bits, photometric, data, level):
+    (tmp_path / "grey.tif").write_bytes(grey_tiff(bits, photometric, data))
+    assert np.unique(np.asarray(read_image(tmp_path / "grey.tif"))).tolist() == [level]
+
+
+@pytest.mark.parametrize(("depth", "key"), [(4, 5), (2, 1)])
+def test_a_key_colour_counts_in_the_depth_of_its_file(tmp_path, depth, key):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = b"\0" + bytes([sum(key << shift for shift in range(0, 8, depth))]) * (8 * depth // 8)
+    header = struct.pack(">IIBBBBB", 8, 8, depth, 0, 0, 0, 0)
+    parts = (b"IHDR", header), (b"tRNS", struct.pack(">H", key)), (b"IDAT", zlib.compress(row * 8)), (b"IEND", b"")
+    (tmp_path / "key.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    assert np.unique(np.asarray(read_image(tmp_path / "key.png"))).tolist() == [255]

@@ -302,3 +302,11 @@ def test_prompts_of_other_encodings_name_their_file(tmp_path, name):
             open_prompts(tmp_path / name)
     (tmp_path / "bom.txt").write_bytes("\ufeffa b\u2028c\r\n\nd".encode())
     assert [prompt.text for prompt in open_prompts(tmp_path / "bom.txt")] == ["a b\u2028c", "d"]
+
+
+def test_columns_are_refused_where_there_is_no_metadata(tmp_path):
+    pictures(tmp_path, "a.png")
+    (tmp_path / "a.txt").write_text("a thing")
+    for columns in ({"image_column": "nope"}, {"caption_column": "nope"}):
+        with pytest.raises(ValueError, match=r"has no metadata, in which --[a-z]+-column nope could be a column"):
+            open_source(str(tmp_path), 8, **columns)

@@ -30,6 +30,13 @@ def main(args: Sequence[str]) -> None:
     run(recipe, name)
 
 
+def _check_output_dir(folder: str) -> None:
+    if not folder:
+        raise UsageError("--output-dir is empty; give a folder for the run, such as runs/mine")
+    if Path(folder).exists() and not Path(folder).is_dir():
+        raise UsageError(f"--output-dir {folder} is a file; give a folder for the run, such as runs/mine")
+
+
 def run(recipe, name: str | None = None) -> Path:
     """Train a recipe's config; return the newest checkpoint's folder.
 
@@ -38,6 +45,7 @@ def run(recipe, name: str | None = None) -> Path:
     """
     from t2i.processes import this_process
 
+    _check_output_dir(getattr(recipe, "loop", recipe).output_dir)
     together = this_process()  # refuses a launch of several that do not know of each other, before anything is made
     if hasattr(recipe, "fit"):  # models that no loop trains
         if together.num_processes > 1:

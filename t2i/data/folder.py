@@ -70,6 +70,10 @@ class ImageFolder:
         if self.table is not None:
             self._read_table(files, image_column, caption_column, captions)
             return
+        columns = (("--image-column", image_column, "image"), ("--caption-column", caption_column, "text"))
+        for flag, given, usual in columns if captions else ():
+            if given != usual:
+                raise ValueError(f"{folder} has no metadata, in which {flag} {given} could be a column: leave it out")
         texts = {name for name in files if name.endswith(".txt")}
         beside = [_text_name(name) in texts for name in self.names]
         nested = [name for name in files if PurePosixPath(name).name in METADATA]

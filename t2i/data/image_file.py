@@ -97,7 +97,7 @@ def open_image(file: str | Path | io.BytesIO, name: str | None = None, at_least:
                 scale = min(image.size) // at_least
                 if scale > 1:
                     image.draft(None, (image.width // scale, image.height // scale))
-            deep = _is_of_16_bits(image)
+            deep, raw = _is_of_16_bits(image), str(image.tile[0][3]) if image.tile else ""
             image.load()
     except FileNotFoundError:
         raise ImageError(f"there is no picture {name}") from None
@@ -107,7 +107,22 @@ def open_image(file: str | Path | io.BytesIO, name: str | None = None, at_least:
         raise ImageError(f"{name} has no pixels ({image.width}×{image.height}); remove it")
     if deep and isinstance(key := image.info.get("transparency"), tuple):  # Pillow keeps 8 bits of the pixels alone
         image.info["transparency"] = tuple(level >> 8 for level in key)
+    if raw in ("L;2", "L;4") and isinstance(key := image.info.get("transparency"), int):
+        image.info["transparency"] = key * 255 // (2 ** int(raw[2:]) - 1)  # Pillow scales the pixels alone
+    if image.format == "TIFF" and image.mode.startswith("I;16"):
+        image = _tiff_levels(image)
     return _rotated(image)
+
+
+def _tiff_levels(image: Image.Image) -> Image.Image:
+    """Grey of a TIFF file to 16 bits from black to white, which Pillow hands out as they stand in the file."""
+    bits, inverted = image.tag_v2.get(258, (16,))[0], image.tag_v2.get(262) == 0  # BitsPerSample, WhiteIsZero
+    if bits == 16 and not inverted:
+        return image
+    levels = np.asarray(image).astype(np.float64) * (65535 / (2**bits - 1))
+    made = Image.fromarray((65535 - levels if inverted else levels).round().astype(np.uint16))
+    made.info, made.format = dict(image.info), image.format
+    return made
 
 
 def _why(error: Exception, file: str | Path | io.BytesIO) -> str:
