@@ -124,7 +124,10 @@ def _usage_error(box: str, default: object, args: Sequence[str], prog: str) -> s
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     parts = [" ".join(re.sub(r"[│╭╮╰╯─|+]+ ?", " ", part).split()) for part in re.split(r"[-─]{5,}", text)]
     parts = [part for part in parts if part]
-    said = re.sub(r"^Error parsing [A-Z]\w*: ", "", parts[1] if len(parts) > 1 else " ".join(parts))
+    said = re.sub(r"^Error parsing [A-Za-z][\w.]*: ", "", parts[1] if len(parts) > 1 else " ".join(parts))
+    field, _, rest = said.partition(" ")  # where a dataclass refused a field's value
+    if (flag := f"--{field.replace('_', '-')}") in options:
+        return f"{flag} {rest}"
     if extra := re.match(r"Unrecognized options: (.*)", said):
         word = extra[1].split(", ")[0]
         quotes = "" if word.startswith("-") else "; a prompt of several words needs quotes"

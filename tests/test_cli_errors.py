@@ -128,7 +128,7 @@ def test_a_closed_pipe_is_silent():
         (["train", "vqvae-toybox", "--preset", "tiny", "--preset", "base"], "--preset is given more than once"),
         (["train", "vqvae-toybox", "--lr", "1"], "did you mean --learning-rate?"),
         (["train", "vqvae-toybox", "--seed", str(2**64)], "seed must be less than 2**64"),
-        (["train", "vqvae-toybox", "--learning-rate", "nan"], "learning_rate must be above 0 and finite"),
+        (["train", "vqvae-toybox", "--learning-rate", "nan"], "--learning-rate must be above 0 and finite"),
         (["eval", "fid", "--seed", str(2**64)], "--seed must be less than 2**64"),
         (["eval", "fid", "--guidance-scale", "-1"], "--guidance-scale must be at least 0"),
         (["eval", "sweep", "--values", "1", "-3"], "--guidance-scale must be at least 0"),
@@ -144,3 +144,9 @@ def test_every_command_refuses_before_it_works(args, says, tmp_path, monkeypatch
         main(args)
     assert says in str(exit_.value) and "\n" not in str(exit_.value)
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("option", ["--max-train-steps", "--image-size", "--train-batch-size"])
+def test_a_number_that_a_part_of_a_recipe_refuses_is_named_as_its_option(option):
+    with pytest.raises(SystemExit, match=f"^error: {option} must be at least 1, not 0$"):
+        main(["train", "vqvae-toybox", option, "0"])

@@ -14,13 +14,16 @@ RECIPE_FILE = "recipe.json"  # of a run
 @dataclass(frozen=True)
 class DataConfig:
     data: str = "toybox"
-    """'toybox', an image folder with metadata.jsonl, or a data set of the Hub."""
+    """'toybox', a folder of images with captions (docs/data.md), or a data set of the Hub."""
     image_column: str = "image"
-    """Column of the pictures."""
+    """Column of the images, in a folder's metadata or a data set."""
     caption_column: str = "text"
     """Column of the captions."""
     image_size: int = 64
-    """Side of the square pictures, in pixels."""
+    """Side of the square images, in pixels."""
+
+    def __post_init__(self) -> None:
+        check_whole("image_size", self.image_size)
 
 
 @dataclass(frozen=True)
