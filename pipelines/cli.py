@@ -89,6 +89,8 @@ def main(args: Sequence[str]) -> None:
 
     check_scheduler(ask.scheduler)
     loading, pipes = time.perf_counter(), {}
+    if "" in ask.pipeline:
+        raise UsageError("--pipeline is empty; give the name of an embedded system, a folder, or a model of the Hub")
     if len(set(ask.pipeline)) < len(ask.pipeline):
         raise UsageError(f"--pipeline {max(ask.pipeline, key=ask.pipeline.count)} is given twice")
     for name in ask.pipeline or (DEFAULT,):

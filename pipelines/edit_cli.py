@@ -120,6 +120,11 @@ def inpaint(args: Sequence[str]) -> None:
     image, mask = (
         open_picture(path, kind, ask.image_size) for path, kind in ((ask.image, "picture"), (ask.mask, "mask"))
     )
+    if image.size != mask.size:
+        sizes = [
+            f"{path} has {found.width}×{found.height} pixels" for path, found in ((ask.image, image), (ask.mask, mask))
+        ]
+        raise UsageError(f"{' and '.join(sizes)}: scale one of them, or both with --image-size")
 
     def draw(pipe) -> list[Image.Image]:
         from t2i.pipelines import LatentDiffusionInpaintPipeline, tasks

@@ -187,7 +187,17 @@ def test_the_folder_of_a_run_stands_for_its_newest_checkpoint(here, system):
     assert same[0] == same[1]
 
 
+def test_a_mask_of_another_size_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("a.png")
+    Image.new("L", (32, 64)).save("m.png")
+    with pytest.raises(SystemExit, match=r"a\.png has 64×64 pixels and m\.png has 32×64 pixels: scale .* --image-size"):
+        main(["inpaint", "a.png", "m.png", "a cat"])
+
+
 def test_a_pipeline_is_given_once():
+    with pytest.raises(SystemExit, match="--pipeline is empty"):
+        main(["generate", "a cat", "--pipeline", ""])
     with pytest.raises(SystemExit, match="--pipeline toybox/ldm is given twice"):
         main(["generate", "a cat", "--pipeline", "toybox/ldm", "--pipeline", "toybox/ldm"])
 

@@ -133,7 +133,10 @@ BAD_COMMANDS = [
     (["edit", "photo.png", "x", "--pipeline", "system", "--scheduler", "eular"], "did you mean euler?"),
     (["inpaint", "photo.png"], "give a mask after the picture"),
     (["inpaint", "photo.png", "photo.png", "x", "--pipeline", "system"], "a mask is black and white"),
-    (["inpaint", "photo.png", "small.png", "x", "--pipeline", "system"], "the mask is 8×8, the picture 64×64"),
+    (
+        ["inpaint", "photo.png", "small.png", "x", "--pipeline", "system"],
+        "photo.png has 64×64 pixels and small.png has 8×8",
+    ),
     (["interpolate"], "give one prompt or two"),
     (["interpolate", "a", "b", "c"], "give one prompt or two"),
     (["interpolate", "a"], "give a second prompt, or a second seed"),
