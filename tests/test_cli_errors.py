@@ -146,7 +146,7 @@ def test_every_command_refuses_before_it_works(args, says, tmp_path, monkeypatch
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize("option", ["--max-train-steps", "--image-size", "--train-batch-size"])
+@pytest.mark.parametrize("option", ["--max-train-steps", "--train-batch-size"])
 def test_a_number_that_a_part_of_a_recipe_refuses_is_named_as_its_option(option):
     with pytest.raises(SystemExit, match=f"^error: {option} must be at least 1, not 0$"):
         main(["train", "vqvae-toybox", option, "0"])

@@ -22,9 +22,6 @@ class DataConfig:
     image_size: int = 64
     """Side of the square images, in pixels."""
 
-    def __post_init__(self) -> None:
-        check_whole("image_size", self.image_size)
-
 
 @dataclass(frozen=True)
 class LoopConfig:
