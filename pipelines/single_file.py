@@ -20,6 +20,7 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 
 
 def is_single_file(name: str) -> bool:
+    """Whether `name` is a file of weights, by how it ends, and no folder of that name."""
     return name.lower().endswith(SUFFIXES) and not Path(name).is_dir()
 
 
