@@ -141,12 +141,15 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, LatentDiffusionParts):
         start, own = start or FromNoise(), self.scheduler
         tell = getattr(callback_on_step_end, "tensor_inputs", callback_on_step_end_tensor_inputs)
         self._check_parts("unet", "vae", "scheduler")
-        new_sampler = partial(self._sampler, own, scheduler, num_inference_steps, timesteps, sigmas)
-        if timesteps is not None or sigmas is not None:
-            num_inference_steps = count_steps(new_sampler())
-        check_whole("num_inference_steps", num_inference_steps)
+        by_count = timesteps is None and sigmas is None
+        check_whole("num_inference_steps", num_inference_steps if by_count else 1)
         check_options({"num_images_per_prompt": num_images_per_prompt, "eta": eta})
         self._check_inputs(output_type, tell, cross_attention_kwargs)
+        device = self._execution_device  # looked up once: each time walks the modules of all components
+        new_sampler = partial(self._sampler, own, scheduler, num_inference_steps, timesteps, sigmas, device)
+        first_sampler = new_sampler()
+        if not by_count:
+            num_inference_steps = count_steps(first_sampler)
         guidance = Guidance(guidance_scale, guidance_rescale, dynamic_threshold)
         lora_scale = (cross_attention_kwargs or {}).get("scale")
         text, against = self._text(prompt, prompt_embeds, prompt_attention_mask, lora_scale, clip_skip), None
@@ -156,17 +159,19 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, LatentDiffusionParts):
             against = self._text_against(negative_prompt, text, *given)
         count = len(text.states) * num_images_per_prompt
         generators = one_each(generator, count)
-        latents = self._noise((count, *self._latent_shape(height, width)), generator, latents)  # (n, C, h, w)
+        shape = (count, *self._latent_shape(height, width))
+        latents = self._noise(shape, generator, latents, device)  # (n, C, h, w)
         generators = for_steps(generator, generators)
         self._interrupt = False
 
         negative = negative_prompt or negative_prompt_embeds
-        warn_without_effect(guidance, negative, new_sampler(), eta)
+        warn_without_effect(guidance, negative, first_sampler, eta)
         steps = start.steps(num_inference_steps)
-        batches = list(denoising_batches(self.unet, latents, guidance.guided, self._batch_bytes))
+        most = batch_bytes(device) if self.max_batch_bytes is None else self.max_batch_bytes
+        batches = list(denoising_batches(self.unet, latents, guidance.guided, most))
         with constants_kept(self.unet), self._restored_sampler(), self.progress_bar(total=steps * len(batches)) as bar:
             for rows in batches:
-                sampler = self.scheduler = new_sampler()
+                sampler = self.scheduler = new_sampler() if rows.start else first_sampler
                 how = _step_options(sampler, eta=eta, generator=generators and generators[rows])
                 times = start.times(sampler, num_inference_steps)
                 x = start.begin(sampler, times, latents[rows], rows)  # (R, C, h, w)
@@ -193,7 +198,7 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, LatentDiffusionParts):
                 f"the latents are not finite after {num_inference_steps} steps in {latents.dtype}: lower the "
                 "guidance_scale, or open the pipeline in float32; or else the denoiser's weights are damaged"
             )
-        images, unsafe = self._finish(latents, start, output_type)
+        images, unsafe = self._finish(latents, start, output_type, most)
         self.maybe_free_model_hooks()
         if not return_dict:
             return images, unsafe
@@ -227,13 +232,15 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, LatentDiffusionParts):
             raise ValueError(f"height and width must be multiples of {stride}, not {sides[0]}×{sides[1]}")
         return self.vae.config.latent_channels, sides[0] // stride, sides[1] // stride
 
-    def _noise(self, shape: tuple[int, ...], generator: Generators, given: Tensor | None) -> Tensor:
+    def _noise(
+        self, shape: tuple[int, ...], generator: Generators, given: Tensor | None, device: torch.device
+    ) -> Tensor:
         """The latents to start from, (n, C, h, w): each image's from its own generator, or all from the only one."""
         if given is None:
-            return randn_tensor(shape, generator=generator, device=self._execution_device, dtype=self.unet.dtype)
+            return randn_tensor(shape, generator=generator, device=device, dtype=self.unet.dtype)
         if given.shape != shape:
             raise ValueError(f"latents must have the shape {shape}, not {tuple(given.shape)}")
-        return given.to(self._execution_device, self.unet.dtype, copy=True)
+        return given.to(device, self.unet.dtype, copy=True)
 
     # --- sampling ---------------------------------------------------------------------------------------------------
 
@@ -253,10 +260,11 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, LatentDiffusionParts):
         steps: int,
         timesteps: Sequence[int] | None,
         sigmas: Sequence[float] | None,
+        device: torch.device,
     ) -> SchedulerMixin:
         """A sampler of its own for each batch, since it remembers where it is."""
         sampler = make_scheduler(name, own.config) if name else copy.deepcopy(own)
-        set_timesteps(sampler, steps, self._execution_device, timesteps, sigmas)
+        set_timesteps(sampler, steps, device, timesteps, sigmas)
         return sampler
 
     def _predict(
@@ -282,10 +290,6 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, LatentDiffusionParts):
             said = thresholded(self.scheduler.config, said, seen, t, guidance.threshold)
         return said
 
-    @property
-    def _batch_bytes(self) -> int:
-        return batch_bytes(self._execution_device) if self.max_batch_bytes is None else self.max_batch_bytes
-
     def _call_back(
         self, callback: Callable, names: Sequence[str], step: int, t: Tensor, x: Tensor, text: Text
     ) -> tuple[Tensor, Text]:
@@ -308,16 +312,16 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, LatentDiffusionParts):
     # --- output -----------------------------------------------------------------------------------------------------
 
     def _finish(
-        self, latents: Tensor, start: FromNoise, output_type: str
+        self, latents: Tensor, start: FromNoise, output_type: str, most: int
     ) -> tuple[list[Image.Image] | np.ndarray | Tensor, list[bool] | None]:
-        """What a call returns of latents (n, C, h, w)."""
+        """What a call returns of latents (n, C, h, w), decoded under `most` bytes at once."""
         if output_type == "latent":
             return latents, None
         tokenizer = self.image_tokenizer
-        images = [tokenizer.decode(part) for part in decoding_batches(self.vae, latents, self._batch_bytes)]
+        images = [tokenizer.decode(part) for part in decoding_batches(self.vae, latents, most)]
         images, unsafe = start.paste(torch.cat(images)), None  # (n, 3, H, W) in [-1, 1]
         if self.safety_checker is not None:
-            images, unsafe = blackened(images, self.safety_checker, self.feature_extractor, self._execution_device)
+            images, unsafe = blackened(images, self.safety_checker, self.feature_extractor, latents.device)
         return as_output(images, output_type), unsafe
 
 

@@ -50,9 +50,9 @@ class _Editing(LatentDiffusionPipeline):
         latents = self._encode_pictures(pixels, n, generator, sample)
         kept = {} if repaint is None else self._kept(pixels, repaint, n)
         if kept and sample and isinstance(generator, torch.Generator) and options.get("latents") is None:
-            options = options | {"latents": self._noise(tuple(latents.shape), generator, None)}
+            options = options | {"latents": self._noise(tuple(latents.shape), generator, None, latents.device)}
             # Before the steps diffusers takes a sample of the masked picture too, which only other denoisers look at.
-            self._noise((len(pixels), *latents.shape[1:]), generator, None)
+            self._noise((len(pixels), *latents.shape[1:]), generator, None, latents.device)
         start = FromPicture(latents, float(strength), **kept)
         return super().__call__(prompt, *pixels.shape[2:], start=start, **options)
 

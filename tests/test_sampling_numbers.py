@@ -92,6 +92,8 @@ OF_LATENTS = [
     ({"num_inference_steps": True}, "num_inference_steps must be a whole number"),
     ({"num_inference_steps": 1001}, "num_inference_steps of DDIMScheduler must be at most 1000, not 1001"),
     ({"num_inference_steps": 51, "scheduler": "lcm"}, "at most 50, not 51"),
+    ({"timesteps": [], "scheduler": "ddpm"}, "timesteps is empty"),
+    ({"sigmas": [], "scheduler": "euler"}, "sigmas is empty"),
     ({"eta": 2}, r"eta must lie in \[0, 1\]"),
     ({"height": [64]}, "height must be a whole number"),
     ({"guidance_rescale": "x"}, r"guidance_rescale must lie in \[0, 1\]"),

@@ -73,7 +73,8 @@ def set_timesteps(
     Args:
         timesteps, sigmas: one of them in place of `num_inference_steps`.
 
-    Raises ValueError for both, for a sampler that does not take them, and for more steps than it has: `check_steps`.
+    Raises ValueError for both, for an empty one, for a sampler that does not take them, and for more steps than it
+    has: `check_steps`.
     """
     with _without_numpy_warning():
         _set_timesteps(sampler, num_inference_steps, device, timesteps, sigmas)
@@ -94,6 +95,9 @@ def _set_timesteps(
     timesteps: Sequence[int] | None,
     sigmas: Sequence[float] | None,
 ) -> None:
+    for name, given in (("timesteps", timesteps), ("sigmas", sigmas)):
+        if given is not None and len(given) == 0:
+            raise ValueError(f"{name} is empty: give one for each step, or leave it out for num_inference_steps")
     if timesteps is not None or sigmas is not None:
         retrieve_timesteps(sampler, None, device, timesteps, sigmas)
         return
