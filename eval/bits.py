@@ -10,8 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2i.blocks import load_block
-from t2i.blocks.base import Block, from_levels
 from t2i.cli_errors import UsageError
 from t2i.data.digits import open_splits
 from t2i.eval.ask import Bits
@@ -20,16 +18,18 @@ from t2i.eval.metrics import bootstrap_interval
 from t2i.eval.processes import usable_device
 from t2i.eval.text import aligned
 from t2i.files import write_whole
+from t2i.models import load_pretrained
+from t2i.models.base import GenerativeModel, from_levels
 from t2i.training.block_stage import PreparePixels, drawn, trained_on
 
 
 def measure(ask: Bits) -> Path:
     """Score the models that `ask` names, print a table and write it as bits.csv; the file.
 
-    Raises UsageError for a model without likelihood, and as `load_block` and the data do.
+    Raises UsageError for a model without likelihood, and as `load_pretrained` and the data do.
     """
     device = usable_device(ask.device)
-    models = {folder: load_block(folder).to(device) for folder in ask.models}
+    models = {folder: load_pretrained(folder).to(device) for folder in ask.models}
     for folder, model in models.items():
         if model.likelihood == "none":
             raise UsageError(f"{folder} holds a {type(model).__name__}, which has neither a likelihood nor a bound")
@@ -53,7 +53,7 @@ def _text(cell: object) -> str:
     return "" if cell is None else f"{cell:.3f}" if isinstance(cell, float) else str(cell)
 
 
-def _nats(ask: Bits, folder: str, model: Block) -> tuple[Tensor, Tensor]:
+def _nats(ask: Bits, folder: str, model: GenerativeModel) -> tuple[Tensor, Tensor]:
     """Test pictures as levels (n, C, S, S), and nats of each (n,)"""
     splits = trained_on(folder) if ask.data is None else open_splits(ask.data, model.shape[1])
     k, labels = drawn(splits.test, PreparePixels(model.levels, model.shape[0]), ask.num)
@@ -72,7 +72,7 @@ def against(first: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> dict:
     return {"more than the first": float(more.mean()), "from": interval.low, "to": interval.high}
 
 
-def row(ask: Bits, folder: str, model: Block, each: Tensor) -> dict:
+def row(ask: Bits, folder: str, model: GenerativeModel, each: Tensor) -> dict:
     """Means over test pictures, nats an image and bits a number, the latter with a 95 % bootstrap interval.
 
     `each` is the nats of every picture (n,).

@@ -13,17 +13,19 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from t2i.blocks.base import Block, log_likelihood
 from t2i.eval.features import Extractor, as_uint8, measure_name
 from t2i.eval.metrics import frechet_distance, kid
 from t2i.images import to_pil
+from t2i.models.base import GenerativeModel, log_likelihood
 
 BATCH = 100  # pictures sampled, encoded or embedded at once
 SHOWN, STRIP_COLUMNS, STRIP_SIDE, STRIP_GAP = 16, 8, 28, 2
 
 
 @torch.no_grad()
-def draw(model: Block, count: int, labels: Tensor, seed: int = 0, limit: float = math.inf) -> tuple[Tensor, float]:
+def draw(
+    model: GenerativeModel, count: int, labels: Tensor, seed: int = 0, limit: float = math.inf
+) -> tuple[Tensor, float]:
     """At most `count` samples (n, C, S, S), fewer if `limit` seconds are over before, and the seconds of 1,000.
 
     Models with classes are given those of `labels` in turn. A few samples are drawn before, which do not count.
@@ -64,7 +66,7 @@ def features(extractor: Extractor, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def nats(
-    model: Block, images: Tensor, labels: Tensor, seed: int = 0, samples: int = 1, batch_size: int = BATCH
+    model: GenerativeModel, images: Tensor, labels: Tensor, seed: int = 0, samples: int = 1, batch_size: int = BATCH
 ) -> Tensor:
     """-ln P of each image of L levels, (n, C, S, S) and (n,) -> (n,), with a progress bar. See `log_likelihood`."""
     generator, found = torch.Generator().manual_seed(seed), []
@@ -76,7 +78,7 @@ def nats(
 
 
 @torch.no_grad()
-def encode(model: Block, images: Tensor, labels: Tensor, limit: float = math.inf) -> Tensor:
+def encode(model: GenerativeModel, images: Tensor, labels: Tensor, limit: float = math.inf) -> Tensor:
     """(n, C, S, S), (n,) -> latents (n, Z), of the first pictures alone if `limit` seconds are over before"""
     parts, began = [], time.perf_counter()
     for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
@@ -88,7 +90,7 @@ def encode(model: Block, images: Tensor, labels: Tensor, limit: float = math.inf
 
 
 @torch.no_grad()
-def decoded(model: Block, images: Tensor, labels: Tensor) -> Tensor:
+def decoded(model: GenerativeModel, images: Tensor, labels: Tensor) -> Tensor:
     """(n, C, S, S), (n,) -> the same through the model's latents"""
     y = labels.to(model.device) if model.conditional else None
     return model.decode(model.encode(images.to(model.device), y), y).float().cpu()

@@ -125,13 +125,13 @@ def compare(ask: Compare) -> Path:
 
 def families() -> dict[str, type]:
     """The recipes of unconditional models by name, and the class that each trains, in the order of RECIPES."""
-    from t2i.blocks.base import Block
+    from t2i.models.base import GenerativeModel
     from t2i.training.block_stage import BlockOptions
     from t2i.training.recipes import RECIPES
 
     options = {name: getattr(recipe("base"), "model", None) for name, recipe in RECIPES.items()}
     blocks = {name: o.block for name, o in options.items() if isinstance(o, BlockOptions)}
-    return {name: block for name, block in blocks.items() if issubclass(block, Block)}
+    return {name: block for name, block in blocks.items() if issubclass(block, GenerativeModel)}
 
 
 def result_file(out: Path, name: str) -> Path:

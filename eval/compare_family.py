@@ -21,8 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i.blocks import BEST, load_block
-from t2i.blocks.base import Block, from_levels
 from t2i.cli_errors import exit_on_bad_input
 from t2i.data.digits import open_splits
 from t2i.data.sources import Source
@@ -30,6 +28,8 @@ from t2i.eval.block_measures import SHOWN, decoded, distances, draw, encode, pro
 from t2i.eval.compare import REAL, Compare, result_file, seconds, settings, strip_file
 from t2i.eval.features import Extractor, open_extractor
 from t2i.files import read_json, write_json, write_whole
+from t2i.models import BEST, load_pretrained
+from t2i.models.base import GenerativeModel, from_levels
 from t2i.processes import most_memory, this_process
 from t2i.training.block_stage import SCORES_FILE, PreparePixels, drawn
 from t2i.training.cli import run as train
@@ -171,7 +171,7 @@ def _measure(ask: Compare, out: Path, name: str, found: dict) -> None:
     if not math.isfinite(scores["loss"]):
         found["error"] = found["error"] or f"its test score is {scores['loss']}"
         return
-    model = load_block(best).to(this_process().device)
+    model = load_pretrained(best).to(this_process().device)
     found["model"] = {
         "class": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()) or sum(b.numel() for b in model.buffers()),  # fitted
@@ -232,7 +232,7 @@ class Pictures:
         return from_levels(k, self.prepare.levels), labels
 
 
-def _latents(model: Block, data: Pictures, limit: float) -> dict:
+def _latents(model: GenerativeModel, data: Pictures, limit: float) -> dict:
     """How many numbers, and how well a linear classifier reads the class off them, unless the model was told it."""
     found = {"numbers": encode(model, data.test[:1], data.labels[:1]).shape[1], "accuracy": None}
     if data.splits.classes and not model.conditional:

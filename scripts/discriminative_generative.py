@@ -22,9 +22,9 @@ from experiments.pictures import Labelled, labelled
 from torch import Tensor
 from tqdm import tqdm
 
-from t2i.blocks import load_block
-from t2i.blocks.base import Block
-from t2i.blocks.discriminative import (
+from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+from t2i.models import load_pretrained
+from t2i.models.analysis.discriminative import (
     bayes_classify,
     fit_bernoulli,
     fit_gaussian,
@@ -32,7 +32,7 @@ from t2i.blocks.discriminative import (
     impute,
     naive_bayes,
 )
-from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+from t2i.models.base import GenerativeModel
 from t2i.training.block_stage import recipe_of
 
 LOWER, RANDOM = "lower half", "random half"
@@ -64,7 +64,7 @@ class Compare:
 
 def main(args: Sequence[str]) -> None:
     ask = parse(Compare(), args, prog="discriminative_generative.py", description=__doc__)
-    blocks = [(folder, named(folder), load_block(folder)) for folder in ask.blocks]
+    blocks = [(folder, named(folder), load_pretrained(folder)) for folder in ask.blocks]
     for _, name, block in blocks:
         if not has_features(block) and not (block.conditional and block.likelihood != "none"):
             raise UsageError(f"{name} has neither latents without labels nor a likelihood given labels: --conditional")
@@ -85,7 +85,7 @@ def named(folder: str) -> str:
     return path.parent.name if path.name in ("best", "latest") else path.name
 
 
-def has_features(block: Block) -> bool:
+def has_features(block: GenerativeModel) -> bool:
     return block.latents and not block.conditional
 
 
@@ -102,7 +102,9 @@ def masks(images: Tensor) -> dict[str, np.ndarray]:
     }
 
 
-def fitted(ask: Compare, pictures: Labelled, name: str = "pixels", block: Block | None = None) -> Iterator[dict]:
+def fitted(
+    ask: Compare, pictures: Labelled, name: str = "pixels", block: GenerativeModel | None = None
+) -> Iterator[dict]:
     """Naive Bayes and logistic regression, on pixels in [0, 1] or on a block's latents."""
     images, test = (flat(x) for x in (pictures.images, pictures.test_images))
     labels, truth = pictures.labels.numpy(), pictures.test_labels.numpy()
@@ -127,7 +129,7 @@ def fitted(ask: Compare, pictures: Labelled, name: str = "pixels", block: Block 
                 yield row(f"{kind}, {name}", missing, n, seed, right)
 
 
-def by_bayes(name: str, block: Block, pictures: Labelled, labels: int | None, samples: int) -> Iterator[dict]:
+def by_bayes(name: str, block: GenerativeModel, pictures: Labelled, labels: int | None, samples: int) -> Iterator[dict]:
     """Bayes' rule with p(x | y), of whole pictures, and of the parts of them whose probability the block knows.
 
     `labels` is the number of each class that the block was trained on, by default all there are.
@@ -152,7 +154,7 @@ def by_bayes(name: str, block: Block, pictures: Labelled, labels: int | None, sa
         yield row(f"Bayes' rule, {type(block).__name__}", missing, labels, 0, right.numpy())
 
 
-def latents(block: Block, shape: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
+def latents(block: GenerativeModel, shape: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
     """(B, N) pixels in [0, 1] -> what the block's encoder makes of them, (B, Z)"""
 
     @torch.no_grad()

@@ -17,10 +17,10 @@ from experiments.accuracies import write
 from experiments.pictures import labelled
 from tqdm import tqdm
 
-from t2i.blocks import load_block
-from t2i.blocks.autoencoder import Autoencoder
-from t2i.blocks.classifier import STARTS, train_classifier
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+from t2i.models import load_pretrained
+from t2i.models.analysis.encoder_classifier import STARTS, train_classifier
+from t2i.models.latent_variable.autoencoder import Autoencoder
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class FewLabels:
 
 def main(args: Sequence[str]) -> None:
     ask = parse(FewLabels(), args, prog="few_labels.py", description=__doc__)
-    autoencoder = load_block(ask.autoencoder)
+    autoencoder = load_pretrained(ask.autoencoder)
     if not isinstance(autoencoder, Autoencoder):
         raise UsageError(f"{ask.autoencoder} holds a {type(autoencoder).__name__}, not an Autoencoder")
     pictures = labelled(ask.data, ask.train, ask.test, autoencoder)

@@ -21,13 +21,13 @@ from PIL import Image
 from torch import Tensor
 from tyro.conf import Positional, arg
 
-from t2i.blocks import load_block
-from t2i.blocks.base import Block, from_levels
-from t2i.blocks.disentanglement import entropies, gaps, mutual_information
-from t2i.blocks.traversals import has_plane, interpolations, manifold, traversals
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
 from t2i.data.digits import open_splits
 from t2i.data.factors import FACTORS
+from t2i.models import load_pretrained
+from t2i.models.analysis.disentanglement import entropies, gaps, mutual_information
+from t2i.models.analysis.traversals import has_plane, interpolations, manifold, traversals
+from t2i.models.base import GenerativeModel, from_levels
 from t2i.training.block_stage import PreparePixels
 
 BATCH = 250  # pictures encoded at once
@@ -55,7 +55,7 @@ def main(args: Sequence[str]) -> None:
     ask = parse(Latents(), args, prog="latents.py", description=__doc__)
     if not ask.folder:
         raise UsageError("name the folder of a trained block: python scripts/latents.py RUN")
-    model, out = load_block(ask.folder), Path(ask.out)
+    model, out = load_pretrained(ask.folder), Path(ask.out)
     if not model.latents:
         raise UsageError(f"{ask.folder} holds a {type(model).__name__}, which has no latents")
     images, labels, factors = read(model, ask.data, ask.pictures)
@@ -78,7 +78,7 @@ def main(args: Sequence[str]) -> None:
         print(path)
 
 
-def read(model: Block, data: str, count: int) -> tuple[Tensor, Tensor, np.ndarray | None]:
+def read(model: GenerativeModel, data: str, count: int) -> tuple[Tensor, Tensor, np.ndarray | None]:
     """Test pictures of this model's shape and levels (N, C, S, S), their labels (N,) and, if any, factors (N, K)."""
     test = open_splits(data, model.shape[1]).test
     prepare = PreparePixels(model.levels, model.shape[0])
@@ -103,7 +103,7 @@ def pairs(y: Tensor | None, count: int, rows: int) -> tuple[list[int], list[int]
 
 
 @torch.no_grad()
-def codes(model: Block, images: Tensor, y: Tensor | None) -> np.ndarray:
+def codes(model: GenerativeModel, images: Tensor, y: Tensor | None) -> np.ndarray:
     """(N, Z)"""
     batches = images.split(BATCH)
     labels = [None] * len(batches) if y is None else y.split(BATCH)

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from t2i.blocks import load_block
-from t2i.blocks.cyclegan import CycleGAN
 from t2i.cli_errors import UsageError, check_choice, exit_on_bad_input, parse
 from t2i.data.domains import Unpaired
 from t2i.data.toybox import Scene, Thing, Toybox, contact_sheet, layout_image
 from t2i.eval.binding import page
 from t2i.images import to_pil, to_tensor
+from t2i.models import load_pretrained
+from t2i.models.adversarial.cyclegan import CycleGAN
 from t2i.pipelines import (
     AutoPipeline,
     LatentDiffusionImg2ImgPipeline,
@@ -160,7 +160,7 @@ def blocks(ask: MakePictures) -> Image.Image:
 
 
 def samples(run: str) -> Image.Image:
-    model = load_block(run)
+    model = load_pretrained(run)
     labels = torch.arange(SAMPLES) % model.num_classes if model.conditional else None
     return strip(model.sample(SAMPLES, labels, seeded(SAMPLES)))
 

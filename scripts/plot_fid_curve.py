@@ -21,9 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i.blocks import load_block
-from t2i.blocks.base import from_levels
-from t2i.blocks.cyclegan import CycleGAN
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
 from t2i.data.digits import TEST_SEED
 from t2i.data.domains import Unpaired
@@ -32,6 +29,9 @@ from t2i.eval.features import measure_name, open_extractor
 from t2i.eval.metrics import frechet_distance
 from t2i.files import write_whole
 from t2i.images import to_tensor
+from t2i.models import load_pretrained
+from t2i.models.adversarial.cyclegan import CycleGAN
+from t2i.models.base import from_levels
 from t2i.training.block_stage import PreparePixels, drawn, trained_on
 from t2i.training.config import RECIPE_FILE
 
@@ -108,13 +108,13 @@ def _checkpoints(run: Path) -> list[tuple[int, Path]]:
 
 def _samples(ask: PlotCurve, run: Path, first: Path) -> dict[str, Curve]:
     """Samples beside test pictures of as many levels."""
-    model = load_block(first)
+    model = load_pretrained(first)
     if not model.samples:
         raise UsageError(f"a {type(model).__name__} has nothing to sample from")
     test, labels = drawn(trained_on(run).test, PreparePixels(model.levels, model.shape[0]), ask.samples)
 
     def make(folder: Path) -> Tensor:
-        return draw(load_block(folder).to(ask.device), ask.samples, labels)[0]
+        return draw(load_pretrained(folder).to(ask.device), ask.samples, labels)[0]
 
     return {f"{ask.samples} samples": (make, from_levels(test, model.levels))}
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from block_models import seeds
+from generative_models import seeds
 
-from t2i.blocks.characters import CharacterModel, alphabet_of, counted
+from t2i.models.autoregressive.characters import CharacterModel, alphabet_of, counted
 from t2i.training.cli import run
 from t2i.training.recipes import RECIPES
 

@@ -16,10 +16,10 @@ from PIL import Image
 from safetensors import SafetensorError
 from test_training import losses, vqvae_recipe
 
-from t2i.blocks import load_block
 from t2i.data.toybox import export
 from t2i.files import replaced, reserve, write_whole, writing
 from t2i.manifest import MANIFEST, damage, newest_whole, verify, write_manifest
+from t2i.models import load_pretrained
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.averages import AveragedWeights
 from t2i.training.cli import main, run
@@ -220,7 +220,7 @@ def test_best_is_not_lost_to_a_worse_model_where_no_link_is(tmp_path):
     assert contents(tmp_path / "run" / "best") == best
     flip(tmp_path / "run" / "best" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(ValueError, match="best is damaged"):
-        load_block(tmp_path / "run")
+        load_pretrained(tmp_path / "run")
 
 
 def test_a_complete_run_says_so(copy, capsys):

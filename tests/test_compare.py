@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from block_models import MAKERS
 from chromium import Chromium
 from comparisons import ASK, BUDGET, begun
+from generative_models import MAKERS
 from PIL import Image
 
-from t2i.blocks import CLASSES
 from t2i.cli_errors import UsageError
 from t2i.eval import compare_family
 from t2i.eval.block_measures import distances, draw, probe, strip
 from t2i.eval.compare import REAL, compare, families, main, result_file, seconds
 from t2i.eval.compare_page import page, row, summary, write
 from t2i.eval.features import open_extractor
+from t2i.models import CLASSES
 from t2i.training.recipes import RECIPES
 
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import block_models
 import diffusion_parts as parts
+import generative_models
 import numpy as np
 import pytest
 import torch
-from block_models import MAKERS, pictures, seeds, stirred
 from diffusers.training_utils import EMAModel
+from generative_models import MAKERS, pictures, seeds, stirred
 from torch import nn
 
-from t2i.blocks.base import Block, log_likelihood
 from t2i.diffusion.objective import DiffusionObjective
+from t2i.models.base import GenerativeModel, log_likelihood
 from t2i.text.clip import contrastive_loss, make_clip
 from t2i.tokenizers.kl import KLObjective
 from t2i.training.config import LoopConfig
@@ -59,7 +59,7 @@ def test_a_training_step_in_bfloat16(name, device):
 
 @pytest.mark.parametrize("name", some(MAKERS, QUICK))
 def test_scores_and_samples_are_the_cpus(name, device):
-    model: Block = stirred(MAKERS[name]()).eval()
+    model: GenerativeModel = stirred(MAKERS[name]()).eval()
     images, y = pictures(model, 3)
     with torch.no_grad():
         here = found(model, images, y)
@@ -69,7 +69,7 @@ def test_scores_and_samples_are_the_cpus(name, device):
         assert torch.allclose(cpu, other.cpu(), rtol=1e-3, atol=1e-2)
 
 
-def found(model: Block, images, y) -> list[torch.Tensor]:
+def found(model: GenerativeModel, images, y) -> list[torch.Tensor]:
     """What it can say, by generators of the CPU. Samples are compared by their mean: rounding may tip a pixel over."""
     out = []
     if model.likelihood != "none":
@@ -148,7 +148,7 @@ def test_clip_trains(dtype, device):
 
 def test_linear_models_are_fitted(device):
     for name in ("pca", "gmm-conditional"):
-        model = block_models.MAKERS[name]().to(device)
+        model = generative_models.MAKERS[name]().to(device)
         images, y = on(device, *pictures(model, 60))
         before = model.loss(images, y)["loss"]
         model.fit(images, y)

@@ -15,8 +15,8 @@ from test_cuda_models import some
 from test_training import TINY_PRIOR, losses, recipe, vqvae_recipe
 from torch import nn
 
-from t2i.blocks import BEST, load_block
 from t2i.data.toybox import export
+from t2i.models import BEST, load_pretrained
 from t2i.pipelines import AutoPipeline
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.averages import AveragedWeights
@@ -132,7 +132,7 @@ def test_unconditional_models_train_on_the_command_line(name, tmp_path, device):
     steps = ["--max-train-steps", "2", "--checkpointing-steps", "2", "--train-batch-size", "4", "--scored", "4"]
     rest = ["--output-dir", str(tmp_path), "--report-to", "none", "--dataloader-num-workers", "0"]
     main([name, "--preset", "tiny", *steps, *rest, "--mixed-precision", "bf16"])
-    assert load_block(tmp_path / BEST).device.type == "cpu"
+    assert load_pretrained(tmp_path / BEST).device.type == "cpu"
 
 
 @pytest.mark.slow

@@ -19,12 +19,12 @@ from diffusion_parts import clip_tokenizer, pipeline
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
-from t2i.blocks import load_block
 from t2i.cli import main
 from t2i.eval.prompts import open_prompts
 from t2i.eval.tools import is_folder_of_pictures, open_to_draw
 from t2i.files import read_json, read_text
 from t2i.folders import may_be_on_hub, newest_in_run
+from t2i.models import load_pretrained
 from t2i.text.bpe import known_words, unknown_words
 from t2i.text.captions import warn_of_long_captions
 from t2i.training import recipes
@@ -127,7 +127,7 @@ def test_long_captions_are_counted_once(caplog):
 
 def test_a_damaged_model_samples_no_black_images(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    model = resolve_name("t2i.blocks.vae:VAE")(image_size=8, channels=1, levels=2)
+    model = resolve_name("t2i.models.latent_variable.vae:VAE")(image_size=8, channels=1, levels=2)
     model.save_pretrained("vae")
     file = Path("vae/diffusion_pytorch_model.safetensors")
     save_file({key: torch.full_like(v, torch.nan) for key, v in load_file(file).items()}, file, {"format": "pt"})
@@ -137,7 +137,7 @@ def test_a_damaged_model_samples_no_black_images(tmp_path, monkeypatch):
     state.pop(min(state))
     save_file(state, file, {"format": "pt"})
     with pytest.raises(ValueError, match=r"vae/diffusion_pytorch_model\.safetensors does not fit the VAE"):
-        load_block("vae")
+        load_pretrained("vae")
 
 
 def test_listing_the_recipes_loads_no_torch():

@@ -67,13 +67,13 @@ def main(args: Sequence[str]) -> None:
 
     import torch  # not before: it takes seconds to import, mistakes should not
 
-    from t2i.blocks import load_block
     from t2i.data.toybox.sheet import contact_sheet
     from t2i.images import check_finite, to_pil
+    from t2i.models import load_pretrained
     from t2i.pipelines.auto import to_device
 
     loading = time.perf_counter()
-    model = to_device(load_block(ask.model), ask.device)
+    model = to_device(load_pretrained(ask.model), ask.device)
     drawing = time.perf_counter()
     images = torch.cat([_draw(model, ask, range(i, min(i + BATCH, ask.num))) for i in range(0, ask.num, BATCH)])
     took = time.perf_counter() - drawing
@@ -128,7 +128,7 @@ def _labels(model, ask: Sample, places: range):
 
 def _test_pictures(model, ask: Sample, places: range):
     """Of the run's data, as the model takes them: (n, C, S, S) and labels (n,)."""
-    from t2i.blocks.base import from_levels
+    from t2i.models.base import from_levels
     from t2i.training.block_stage import PreparePixels, drawn, trained_on
 
     test = trained_on(ask.model).test

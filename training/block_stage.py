@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.blocks import BEST
-from t2i.blocks.base import Block, from_levels, log_likelihood
 from t2i.data.digits import Part, Splits, few, open_splits
 from t2i.data.sources import Source
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.files import read_json, replaced, write_json
 from t2i.images import to_pil
 from t2i.manifest import write_manifest
+from t2i.models import BEST
+from t2i.models.base import GenerativeModel, from_levels, log_likelihood
 from t2i.training.checkpoints import named_checkpoint
 from t2i.training.config import RECIPE_FILE, LoopConfig
 
@@ -95,13 +95,13 @@ def _moved(image: np.ndarray, down: int, right: int) -> np.ndarray:
 class BlockOptions:
     """A model's options; a subclass names the model."""
 
-    block: ClassVar[type[Block]]
+    block: ClassVar[type[GenerativeModel]]
 
     def for_levels(self, levels: int) -> Self:
         """These options, with what cannot be used for pixels of so many levels replaced by what can."""
         return self
 
-    def make(self, **geometry: int) -> Block:
+    def make(self, **geometry: int) -> GenerativeModel:
         """A new model for images of image_size, channels, levels and num_classes."""
         return self.block(**geometry, **dataclasses.asdict(self))
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Benchmark, Row, Timed, clock, compare
-from t2i.blocks.glow import Glow
 from t2i.cli_errors import UsageError
+from t2i.models.flows.glow import Glow
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Flows(Benchmark):
     Args:
         batch: pictures of a training step, and samples at once.
         image_size: side of the grey pictures.
-        scales, steps, width: of both models, see `t2i.blocks.glow.Glow`.
+        scales, steps, width: of both models, see `t2i.models.flows.glow.Glow`.
     """
 
     batch: int = 64

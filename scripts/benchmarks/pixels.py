@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 
 from benchmarks.timing import Benchmark, Row, clock, compare
-from t2i.blocks.causal import Autoregressive
 from t2i.cli_errors import UsageError
+from t2i.models.autoregressive.causal import Autoregressive
 from t2i.training.recipes import RECIPES
 
 Model = Literal["pixelcnn", "gated-pixelcnn", "pixelcnn-pp"]

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i.blocks.base import Block, from_levels
 from t2i.cli_errors import UsageError
 from t2i.data.digits import open_splits
+from t2i.models.base import GenerativeModel, from_levels
 from t2i.training.block_stage import PreparePixels, drawn
 
 
@@ -40,7 +40,7 @@ class Labelled:
         return torch.from_numpy(np.concatenate(chosen))
 
 
-def labelled(data: str, train: int, test: int, like: Block | None = None) -> Labelled:
+def labelled(data: str, train: int, test: int, like: GenerativeModel | None = None) -> Labelled:
     """The first `train` and `test` pictures of `data`'s two parts, as `like` takes them, or as they are.
 
     Raises UsageError for data without labels.

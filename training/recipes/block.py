@@ -1,7 +1,7 @@
 """The unconditional models: `t2i train BLOCK --data digits|mnist|fashion|toybox|FOLDER`.
 
 Options of a model are its class's arguments, see there. The checkpoint that did best on held-out training pictures is
-kept in the run's `best`, with its score on the test pictures: `t2i.blocks.load_block` opens it.
+kept in the run's `best`, with its score on the test pictures: `t2i.models.load_pretrained` opens it.
 """
 
 from __future__ import annotations

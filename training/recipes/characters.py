@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.blocks.characters import CharacterModel, alphabet_of, counted, encode
 from t2i.data.fingerprint import of_texts
 from t2i.data.sources import open_source
 from t2i.data.tables import read_lines
 from t2i.data.toybox import Toybox
 from t2i.files import write_json
+from t2i.models.autoregressive.characters import CharacterModel, alphabet_of, counted, encode
 from t2i.training.config import LoopConfig
 from t2i.training.recipes.t5 import captions_of, lines_picture
 
@@ -95,7 +95,7 @@ class CharactersStage:
     """Texts to learn, and others by which the model is scored: bits a character, ends of texts among them."""
 
     SHOWN = 24
-    next_command = 'in Python, t2i.blocks.characters.CharacterModel.from_pretrained("{run}/latest")'
+    next_command = 'in Python, t2i.models.autoregressive.characters.CharacterModel.from_pretrained("{run}/latest")'
     BATCH = 128  # texts scored at once
 
     def __init__(self, recipe: CharactersRecipe):

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.blocks.cyclegan import CycleGame, CycleGAN
 from t2i.data.digits import TEST_SEED
 from t2i.data.domains import PrepareBoth, Unpaired
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.files import write_json
 from t2i.images import to_pil, to_tensor
+from t2i.models.adversarial.cyclegan import CycleGame, CycleGAN
 from t2i.training.block_stage import SCORES_FILE
 from t2i.training.config import LoopConfig
 
@@ -89,7 +89,7 @@ class CycleGANStage:
     """Pictures of two domains; scored, where both are looks of toybox, by pictures whose translation is known."""
 
     SHOWN = 8
-    next_command = 'in Python, t2i.blocks.cyclegan.CycleGAN.from_pretrained("{run}/latest")'
+    next_command = 'in Python, t2i.models.adversarial.cyclegan.CycleGAN.from_pretrained("{run}/latest")'
     fingerprint: ClassVar[dict[str, str]] = {}
 
     def __init__(self, recipe: CycleGANRecipe):

@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from t2i.blocks.diffusion import DDPM
-from t2i.blocks.score_sde import ScoreSDE
+from t2i.models.diffusion.ddpm import DDPM
+from t2i.models.diffusion.score_sde import ScoreSDE
 from t2i.training.block_stage import BlockDataConfig, BlockOptions
 from t2i.training.config import LoopConfig
 from t2i.training.recipes.block import BlockRecipe, base_loop, tiny_loop

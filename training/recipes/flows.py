@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from t2i.blocks.glow import Glow
-from t2i.blocks.nice import NICE
-from t2i.blocks.realnvp import RealNVP
+from t2i.models.flows.glow import Glow
+from t2i.models.flows.nice import NICE
+from t2i.models.flows.realnvp import RealNVP
 from t2i.training.block_stage import BlockOptions
 from t2i.training.recipes.block import BlockRecipe, base_loop, tiny_loop
 

@@ -8,12 +8,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from t2i.blocks.base import from_levels
-from t2i.blocks.gan import GAN
-from t2i.blocks.gan_losses import LossKind
 from t2i.eval.block_measures import draw, features
 from t2i.eval.features import RandomExtractor
 from t2i.eval.metrics import frechet_distance
+from t2i.models.adversarial.gan import GAN
+from t2i.models.adversarial.losses import LossKind
+from t2i.models.base import from_levels
 from t2i.training.block_stage import BlockDataConfig, BlockOptions, BlockStage
 from t2i.training.config import LoopConfig
 from t2i.training.recipes.block import BlockRecipe, base_loop, tiny_loop

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from t2i.blocks.base import from_levels
-from t2i.blocks.linear import LinearMixture, nearest
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.files import replaced, write_json
 from t2i.images import to_pil
 from t2i.manifest import write_manifest
+from t2i.models.base import from_levels
+from t2i.models.linear.linear_mixture import LinearMixture, nearest
 from t2i.training.block_stage import BlockDataConfig, BlockOptions, BlockStage
 from t2i.training.config import RECIPE_FILE, LoopConfig, flatten
 
@@ -45,7 +45,7 @@ class LinearRecipe:
     model: LinearOptions = field(default_factory=LinearOptions)
 
     def fit(self) -> Path:
-        """Fit, score and save; the folder, which `t2i.blocks.load_block` opens.
+        """Fit, score and save; the folder, which `t2i.models.load_pretrained` opens.
 
         Raises FileExistsError where a model is already, and as the model does.
         """

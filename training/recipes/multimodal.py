@@ -13,8 +13,6 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from t2i.blocks.base import from_levels
-from t2i.blocks.multimodal_vae import MultimodalVAE
 from t2i.data.digits import open_splits
 from t2i.data.sources import Source
 from t2i.data.toybox import COLOURS, Scene, Thing, contact_sheet
@@ -22,6 +20,8 @@ from t2i.data.toybox.attributes import ATTRIBUTES
 from t2i.data.toybox.kinds import KINDS
 from t2i.files import write_json
 from t2i.images import to_pil
+from t2i.models.base import from_levels
+from t2i.models.latent_variable.multimodal_vae import MultimodalVAE
 from t2i.text.bpe import encode, train_bpe
 from t2i.training.block_stage import PreparePixels
 from t2i.training.config import DataConfig, LoopConfig
@@ -87,7 +87,7 @@ class MultimodalStage:
     """Pictures and captions, toybox's in their canonical words; of other data as they come."""
 
     SHOWN = 16
-    next_command = 'in Python, t2i.blocks.multimodal_vae.MultimodalVAE.from_pretrained("{run}/latest")'
+    next_command = 'in Python, t2i.models.latent_variable.multimodal_vae.MultimodalVAE.from_pretrained("{run}/latest")'
     BATCH = 128  # pairs scored at once
 
     def __init__(self, recipe: MultimodalRecipe):

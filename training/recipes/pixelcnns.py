@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from t2i.blocks.gated_pixelcnn import GatedPixelCNN
-from t2i.blocks.pixelcnn import PixelCNN
-from t2i.blocks.pixelcnn_pp import PixelCNNpp
-from t2i.blocks.pixelrnn import Kind, PixelRNN
+from t2i.models.autoregressive.gated_pixelcnn import GatedPixelCNN
+from t2i.models.autoregressive.pixelcnn import PixelCNN
+from t2i.models.autoregressive.pixelcnn_pp import PixelCNNpp
+from t2i.models.autoregressive.pixelrnn import Kind, PixelRNN
 from t2i.training.block_stage import BlockDataConfig, BlockOptions
 from t2i.training.recipes.block import BlockRecipe, base_loop, tiny_loop
 

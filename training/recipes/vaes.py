@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from t2i.blocks.autoencoder import Autoencoder
-from t2i.blocks.hvae import HierarchicalVAE
-from t2i.blocks.likelihoods import Pixels
-from t2i.blocks.vae import VAE
+from t2i.models.latent_variable.autoencoder import Autoencoder
+from t2i.models.latent_variable.hierarchical_vae import HierarchicalVAE
+from t2i.models.latent_variable.vae import VAE
+from t2i.models.pixel_likelihoods import Pixels
 from t2i.training.block_stage import BlockDataConfig, BlockOptions
 from t2i.training.recipes.block import BlockRecipe, base_loop, tiny_loop
 

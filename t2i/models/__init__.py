@@ -1,0 +1,62 @@
+"""The unconditional models, one family a file, behind one face (`base.py`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pkgutil import resolve_name
+
+from t2i.files import read_json
+from t2i.folders import newest_in_run
+from t2i.manifest import verify
+
+BEST = "best"  # a run's folder of the model that did best on its validation pictures
+CLASSES = {  # name in config.json: where it is
+    "LinearMixture": "t2i.models.linear.linear_mixture:LinearMixture",
+    "Autoencoder": "t2i.models.latent_variable.autoencoder:Autoencoder",
+    "VAE": "t2i.models.latent_variable.vae:VAE",
+    "HierarchicalVAE": "t2i.models.latent_variable.hierarchical_vae:HierarchicalVAE",
+    "PixelRNN": "t2i.models.autoregressive.pixelrnn:PixelRNN",
+    "PixelCNN": "t2i.models.autoregressive.pixelcnn:PixelCNN",
+    "GatedPixelCNN": "t2i.models.autoregressive.gated_pixelcnn:GatedPixelCNN",
+    "PixelCNNpp": "t2i.models.autoregressive.pixelcnn_pp:PixelCNNpp",
+    "NICE": "t2i.models.flows.nice:NICE",
+    "RealNVP": "t2i.models.flows.realnvp:RealNVP",
+    "Glow": "t2i.models.flows.glow:Glow",
+    "DDPM": "t2i.models.diffusion.ddpm:DDPM",
+    "ScoreSDE": "t2i.models.diffusion.score_sde:ScoreSDE",
+    "GAN": "t2i.models.adversarial.gan:GAN",
+}
+OTHERS = {  # with faces of their own
+    "CycleGAN": "t2i.models.adversarial.cyclegan",
+    "MultimodalVAE": "t2i.models.latent_variable.multimodal_vae",
+    "CharacterModel": "t2i.models.autoregressive.characters",
+}
+
+
+def load_pretrained(folder: str | Path):
+    """The model saved in `folder`, whatever its family, or the best one of a run's folder; ready to sample and score.
+
+    Raises FileNotFoundError or ValueError where there is none, or a damaged one.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        best = folder / BEST
+        folder = best if (best / "config.json").is_file() else newest_in_run(folder, "config.json")
+    config = folder / "config.json"
+    verify(folder)
+    if not config.is_file():
+        raise FileNotFoundError(f"there is no model in {folder}: it has no config.json")
+    from t2i.weights import load_model  # not before: it takes seconds to import
+
+    name = read_json(config).get("_class_name")
+    if name in OTHERS:
+        raise ValueError(
+            f"{folder} holds a {name}, which is sampled in ways of its own: open it in Python with "
+            f"{OTHERS[name]}.{name}.from_pretrained({str(folder)!r})"
+        )
+    if name not in CLASSES:
+        raise ValueError(f"{folder} holds a {name}, which is none of the blocks: {', '.join(CLASSES)}")
+    model = load_model(resolve_name(CLASSES[name]), folder)
+    if bad := [key for key, value in model.state_dict().items() if not value.isfinite().all()]:
+        raise ValueError(f"{folder} holds numbers that are not finite, in {bad[0]}: train it again")
+    return model

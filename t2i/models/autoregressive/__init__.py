@@ -1,0 +1,1 @@
+"""Autoregressive models: each pixel or character conditioned on those before it."""

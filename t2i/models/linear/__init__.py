@@ -1,0 +1,1 @@
+"""Linear models: PCA and mixtures of Gaussians."""
