@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from t2i.eval.compare import Compare
+from t2i.training.benchmark.compare import Compare
 
 ASK = Compare(budget="0.4s", preset="tiny", levels=17, samples=60, scored=50, extractor="random")
 BUDGET = 0.4

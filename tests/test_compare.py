@@ -18,12 +18,12 @@ from generative_models import MAKERS
 from PIL import Image
 
 from t2i.cli_errors import UsageError
-from t2i.eval import compare_family
 from t2i.eval.block_measures import distances, draw, probe, strip
-from t2i.eval.compare import REAL, compare, families, main, result_file, seconds
-from t2i.eval.compare_page import page, row, summary, write
 from t2i.eval.features import open_extractor
 from t2i.models import CLASSES
+from t2i.training.benchmark import family
+from t2i.training.benchmark.compare import REAL, compare, families, main, result_file, seconds
+from t2i.training.benchmark.page import page, row, summary, write
 from t2i.training.recipes import RECIPES
 
 
@@ -35,7 +35,7 @@ def table(results: list[dict], out: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> tuple[Path, dict[str, dict]]:
     out = begun(tmp_path_factory.mktemp("compare") / "out")
-    return out, {name: compare_family.run(out, name) for name in (REAL, "pca", "autoencoder", "vae")}
+    return out, {name: family.run(out, name) for name in (REAL, "pca", "autoencoder", "vae")}
 
 
 # --- what is compared -----------------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ def test_every_family_of_blocks_is_compared_and_nothing_else():
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_all_have_the_same_pictures_and_seconds(levels: int, tmp_path):
     for name in families():
-        recipe = compare_family.configured(
+        recipe = family.configured(
             replace(ASK, levels=levels, learning_rate=0.5, mixed_precision="bf16"), name, tmp_path / name
         )
         data = recipe.data
@@ -63,7 +63,7 @@ def test_all_have_the_same_pictures_and_seconds(levels: int, tmp_path):
             loop = recipe.loop
             assert (loop.max_train_time, loop.learning_rate, loop.resume) == (BUDGET, 0.5, None)
             assert loop.mixed_precision == "bf16"
-            assert loop.max_train_steps / loop.checkpointing_steps == compare_family.CHECKPOINTS
+            assert loop.max_train_steps / loop.checkpointing_steps == family.CHECKPOINTS
 
 
 @pytest.mark.parametrize(("text", "wanted"), [("90s", 90), ("10m", 600), ("1.5h", 5400), ("7", 7), (".5s", 0.5)])
@@ -167,7 +167,7 @@ def test_strips_enlarge_by_whole_factors():
 
 def test_a_family_that_diverges_says_so(tmp_path):
     out = begun(tmp_path / "out", replace(ASK, learning_rate=1e30))
-    found = compare_family.run(out, "nice")
+    found = family.run(out, "nice")
     assert "the loss is" in found["error"] and "--" not in found["error"] and not found["training"]["stable"]
     assert "sampling" not in found  # what there was before is of no use either
     [line] = table([found], out)
@@ -177,20 +177,20 @@ def test_a_family_that_diverges_says_so(tmp_path):
 
 def test_a_family_without_a_best_checkpoint_says_so(tmp_path):
     found = {"error": None}
-    compare_family._measure(ASK, tmp_path, "nice", found)
+    family._measure(ASK, tmp_path, "nice", found)
     assert found == {"error": "it kept no best checkpoint"}
 
 
 def test_a_loss_that_is_no_number_is_a_rise(tmp_path):
     (tmp_path / "latest").mkdir()
     (tmp_path / "latest" / "scores.json").write_text(json.dumps({"history": [3.0, 2.0, 2.0, math.nan]}))
-    told = compare_family._told([{"seconds": 1.0, "step": 1, "images": 64}], tmp_path)
+    told = family._told([{"seconds": 1.0, "step": 1, "images": 64}], tmp_path)
     assert told["rises"] == 1 and told["checkpoints"] == 4
 
 
 def test_a_family_that_cannot_take_the_pictures_says_so(tmp_path):
     out = begun(tmp_path / "out", replace(ASK, image_size=9))
-    found = compare_family.run(out, "glow")
+    found = family.run(out, "glow")
     assert "cannot be halved" in found["error"] and result_file(out, "glow").is_file()
     assert table([found], out)[0]["stable"] == ""
 

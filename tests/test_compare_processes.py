@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from comparisons import ASK, begun
 
-from t2i.eval import compare_family
-from t2i.eval.compare import REAL, _in_its_own_process, compare, log_file, read, result_file
-from t2i.eval.compare_page import summary
+from t2i.training.benchmark import family
+from t2i.training.benchmark.compare import REAL, _in_its_own_process, compare, log_file, read, result_file
+from t2i.training.benchmark.page import summary
 
 
 def ends(how: str) -> list[str]:
@@ -92,7 +92,7 @@ def goes_on(out: Path) -> None:
     before = log.read_text()
     assert not result_file(out, "nice").exists() and (out / "runs" / "nice" / "latest" / "config.json").is_file()
     assert json.loads(before.splitlines()[-1])["seconds"] < 3
-    found = compare_family.run(out, "nice")
+    found = family.run(out, "nice")
     assert log.read_text().startswith(before)
     assert found["error"] is None and 3 <= found["training"]["seconds"] < 6
 
@@ -100,7 +100,7 @@ def goes_on(out: Path) -> None:
 def test_an_interrupted_family_leaves_a_checkpoint_and_goes_on(tmp_path):
     out = begun(tmp_path / "out", replace(ASK, budget="3s"))
     with interrupted(out / "runs" / "nice" / "metrics.jsonl"):
-        compare_family.run(out, "nice")
+        family.run(out, "nice")
     goes_on(out)
 
 

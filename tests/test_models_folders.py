@@ -13,8 +13,8 @@ from PIL import Image
 
 from t2i.data import labelled
 from t2i.data.digits import few, open_splits
-from t2i.eval import compare_family
-from t2i.eval.compare import Compare
+from t2i.training.benchmark import family
+from t2i.training.benchmark.compare import Compare
 from t2i.training.block_stage import BlockDataConfig
 from t2i.training.recipes import RECIPES
 
@@ -65,8 +65,8 @@ def test_what_is_no_picture_says_which(classes, tmp_path):
 def test_a_conditional_model_is_compared_without_labels_where_there_are_none(classes, tmp_path):
     for folder, wanted in ((classes, True), (classes / "red", False)):
         ask = Compare(data=str(folder), preset="tiny", levels=2, image_size=8)
-        assert compare_family.configured(ask, "sngan", tmp_path / "run").conditional is wanted
-        assert not compare_family.configured(ask, "nice", tmp_path / "run").conditional
+        assert family.configured(ask, "sngan", tmp_path / "run").conditional is wanted
+        assert not family.configured(ask, "nice", tmp_path / "run").conditional
 
 
 def test_some_of_each_class_are_chosen_by_the_seed():

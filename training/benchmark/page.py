@@ -10,12 +10,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from t2i.eval.compare import REAL, Compare, seconds, strip_file
 from t2i.eval.html import chart, data_uri, document, number, section, settings_table, table
-from t2i.eval.published import TRAINED_ON, UNITS, published
 from t2i.eval.report import Curve
 from t2i.eval.text import aligned
 from t2i.files import write_whole
+from t2i.training.benchmark.compare import REAL, Compare, seconds, strip_file
+from t2i.training.benchmark.published import TRAINED_ON, UNITS, published
 
 DASH = "–"
 
@@ -24,7 +24,7 @@ def write(results: Sequence[dict], ask: Compare, out: Path) -> Path:
     """compare.csv and compare.html in the folder `out`; the path of the page.
 
     Args:
-        results: what `compare_family.run` found, in the order of the rows.
+        results: what `family.run` found, in the order of the rows.
         ask: what all were asked for.
     """
     rows = [row(result) for result in results]

@@ -1,6 +1,6 @@
 """`t2i compare`: every unconditional model trained for the same seconds on the same pictures, in one table.
 
-Each family trains and is measured in a process of its own (`compare_family.py`), so that its memory and its failures
+Each family trains and is measured in a process of its own (`family.py`), so that its memory and its failures
 are its own. The folder `out` holds settings.json, a result for each family in families/, their runs in runs/, and the
 table as compare.html and compare.csv, written anew after each family.
 """
@@ -96,8 +96,8 @@ def compare(ask: Compare) -> Path:
     that fails says so in its row, until its result is removed. Ctrl-C waits for a checkpoint; the same call goes on
     from there.
     """
-    from t2i.eval.compare_page import summary, write  # not before: --help should not wait for torch
     from t2i.eval.features import open_extractor
+    from t2i.training.benchmark.page import summary, write  # not before: --help should not wait for torch
 
     known = list(families())
     for name in ask.families:
@@ -112,7 +112,7 @@ def compare(ask: Compare) -> Path:
             print(f"{i}/{len(asked)} {name}: is there", flush=True)
         else:
             print(f"{i}/{len(asked)} {name} … ({log_file(out, name)})", flush=True)
-            _in_its_own_process(out, name, [sys.executable, "-m", "t2i.eval.compare_family", str(out), name])
+            _in_its_own_process(out, name, [sys.executable, "-m", "t2i.training.benchmark.family", str(out), name])
         error = read(out, name)["error"]
         if error:
             print(f"{i}/{len(asked)} {name} failed: {error}; remove {result_file(out, name)} to try again", flush=True)
