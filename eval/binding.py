@@ -32,13 +32,9 @@ from t2i.eval.ask import OPTIONS
 from t2i.eval.generation import Pipeline, call, check_options, precision, seeded
 from t2i.eval.processes import shard, together
 from t2i.eval.prompts import held_out_thing
-from t2i.files import read_json
-from t2i.folders import newest_in_run
 from t2i.images import to_pil, to_tensor
-from t2i.manifest import verify
-from t2i.pipelines.auto import WEIGHTS
 from t2i.processes import this_process
-from t2i.weights import digest, load_model
+from t2i.weights import digest
 
 CATEGORIES = {  # name: (split, family) of the scenes
     "seen": ("train", "single"),
@@ -47,7 +43,6 @@ CATEGORIES = {  # name: (split, family) of the scenes
     "count": ("train", "count"),
 }
 SHOWN = 8  # successes, and as many failures, of each category on the sheet
-REMEDY = "make it with: t2i train reader-toybox, and give its folder (runs/reader-toybox/latest) with --reader"
 
 
 @dataclass(frozen=True)
@@ -302,21 +297,6 @@ def _report(outcomes: Sequence[Outcome], ceiling: Sequence[Outcome], coded: Sequ
 
 
 # --- what comes in and goes out -------------------------------------------------------------------------------------
-
-
-def load_reader(folder: str | Path | None = None) -> Reader:
-    """The reader in `folder`, by default the one that comes with the package, with float32 weights.
-
-    Raises FileNotFoundError or ValueError with the command that makes one.
-    """
-    folder = WEIGHTS / "toybox" / "reader" if folder is None else newest_in_run(folder, "config.json")
-    verify(folder)
-    config = folder / "config.json"
-    if not config.is_file():
-        raise FileNotFoundError(f"there is no reader in {folder}; {REMEDY}")
-    if (kind := read_json(config).get("_class_name")) != "Reader":
-        raise ValueError(f"{folder} holds a {kind}, not a Reader; {REMEDY}")
-    return load_model(Reader, folder, dtype=torch.float32).requires_grad_(False)
 
 
 def table(report: dict) -> str:

@@ -91,11 +91,12 @@ def binding(args: Sequence[str]) -> None:
     out = Path(ask.out)
     check_folder(ask.out)
 
+    from t2i.data.toybox.reader import load_reader
     from t2i.eval import binding as metric  # not before: torch takes seconds to import, --help should not
     from t2i.eval.processes import is_main_process
     from t2i.eval.tools import open_to_draw
 
-    reader = metric.load_reader(ask.reader)  # before the pipeline, which takes longer to open
+    reader = load_reader(ask.reader)  # before the pipeline, which takes longer to open
     pipe = open_to_draw(ask.pipeline, ask.device, ask.dtype)
     out.mkdir(parents=True, exist_ok=True)  # fails now rather than after all the drawing
     options = {name: getattr(ask, name) for name in OPTIONS}

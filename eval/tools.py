@@ -6,9 +6,8 @@ from functools import cached_property
 from pathlib import Path
 
 from t2i.cli_errors import Dtype, UsageError, nearest
-from t2i.data.toybox.reader import Reader
+from t2i.data.toybox.reader import Reader, load_reader
 from t2i.eval.ask import Ask
-from t2i.eval.binding import load_reader
 from t2i.eval.features import Extractor, Features, open_extractor
 from t2i.eval.processes import usable_device
 from t2i.eval.references import Reference

@@ -1,7 +1,7 @@
 """The pictures that near copies are looked for in: those that the pipeline has seen, as far as its folder says so.
 
 A checkpoint of `t2i train` does: its run's recipe.json names the data and the seed, its state the number of samples
-behind it, and the order of samples is a function of the two (`t2i.training.order`).
+behind it, and the order of samples is a function of the two (`t2i.data.sampling`).
 
 Shapes: S side of the pictures
 """
@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from t2i.cli_errors import UsageError
+from t2i.data.sampling import NumberedSamples
 from t2i.data.sources import TOYBOX_ITEMS
 from t2i.data.toybox import Toybox
 from t2i.eval.folders import image_files
@@ -23,7 +24,6 @@ from t2i.eval.image_sets import Source
 from t2i.files import read_json
 from t2i.folders import newest_in_run
 from t2i.pipelines.auto import PIPELINES, embedded
-from t2i.training.order import NumberedSamples
 
 TRAINING, NEW = 10, 2  # for each picture drawn: toybox pictures that are searched for near copies, and new ones
 WORLD = 0  # seed of the world that recipes train on by default

@@ -33,7 +33,7 @@ from t2i.models.analysis.discriminative import (
     naive_bayes,
 )
 from t2i.models.base import GenerativeModel
-from t2i.training.block_stage import recipe_of
+from t2i.runs import recipe_of
 
 LOWER, RANDOM = "lower half", "random half"
 

@@ -24,11 +24,11 @@ from tyro.conf import Positional, arg
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
 from t2i.data.digits import open_splits
 from t2i.data.factors import FACTORS
+from t2i.data.levels import PreparePixels
 from t2i.models import load_pretrained
 from t2i.models.analysis.disentanglement import entropies, gaps, mutual_information
 from t2i.models.analysis.traversals import has_plane, interpolations, manifold, traversals
 from t2i.models.base import GenerativeModel, from_levels
-from t2i.training.block_stage import PreparePixels
 
 BATCH = 250  # pictures encoded at once
 

@@ -25,7 +25,7 @@ from t2i.pipelines import (
     LatentDiffusionPipeline,
 )
 from t2i.pipelines.cli import Generate, draw
-from t2i.training.config import RECIPE_FILE
+from t2i.runs import RECIPE_FILE
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROMPTS = (

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Thing
+from t2i.data.toybox.reader import load_reader
 from t2i.eval.bias import SWAPS, bare_prompts, counterfactuals, pair_prompts, pairs, unsaid
-from t2i.eval.binding import load_reader
 from t2i.eval.generation import Item, draw
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from t2i.data.toybox import KINDS, Scene, Thing
-from t2i.data.toybox.reader import Reader, Reading
+from t2i.data.toybox.reader import Reader, Reading, load_reader
 from t2i.eval import binding, composition
 from t2i.eval.composition import Answer, Composition, judge
 from t2i.eval.generation import Item, draw
@@ -41,7 +41,7 @@ def prompts() -> list[Prompt]:
 
 @pytest.fixture(scope="module")
 def reader() -> Reader:
-    return binding.load_reader()
+    return load_reader()
 
 
 def drawn_and_judged(pipeline, reader: Reader, prompts: list[Prompt], batch_size: int = 32) -> Composition:

@@ -17,6 +17,7 @@ from test_training import losses
 from torch.utils.data import default_collate
 
 from t2i.cli import main
+from t2i.data.sampling import NumberedSamples
 from t2i.data.toybox import LABELS, Scene, Thing, Toybox, export, layout_image
 from t2i.diffusion.grid_conditions import LabelMap, LowResolution, widen
 from t2i.images import to_tensor
@@ -24,7 +25,6 @@ from t2i.pipelines import AutoPipeline, LatentDiffusionImg2ImgPipeline, LatentDi
 from t2i.pipelines import LatentDiffusionLayoutPipeline as FromMap
 from t2i.pipelines import LatentDiffusionUpscalePipeline as Upscale
 from t2i.training.cli import run
-from t2i.training.order import NumberedSamples
 from t2i.training.recipes import RECIPES
 from t2i.training.recipes.conditioned import ConditionedStage
 

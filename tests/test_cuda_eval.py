@@ -9,8 +9,8 @@ from features import features
 from test_feature_extractors import LOCAL, make_clip, make_dinov2, pictures
 
 from t2i.data.toybox import Toybox
+from t2i.data.toybox.reader import load_reader
 from t2i.eval import metrics
-from t2i.eval.binding import load_reader
 from t2i.eval.features import open_extractor
 from t2i.eval.features.base import exact_convolutions
 from t2i.eval.generation import Item, draw

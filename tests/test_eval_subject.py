@@ -16,6 +16,7 @@ from launching import launched
 from PIL import Image
 
 from t2i.cli_errors import UsageError
+from t2i.data.sampling import NumberedSamples
 from t2i.data.toybox import Toybox
 from t2i.eval import cli, sections
 from t2i.eval.ask import Ask
@@ -25,7 +26,6 @@ from t2i.eval.subject import Subject
 from t2i.eval.tools import open_to_draw
 from t2i.eval.training_data import training_data, what_trained
 from t2i.files import read_json
-from t2i.training.order import NumberedSamples
 
 
 @pytest.fixture

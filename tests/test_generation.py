@@ -367,6 +367,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from accelerate import PartialState
+from t2i.data.toybox.reader import load_reader
 from t2i.eval import binding
 from t2i.eval.generation import generate_on_all
 from t2i.eval.prompts import open_prompts
@@ -376,7 +377,7 @@ pipe = AutoPipeline.from_pretrained(sys.argv[1])
 pipe.set_progress_bar_config(disable=True)
 manifest = generate_on_all(pipe, open_prompts("lecture", 5), [0, 1], Path(sys.argv[2]), batch_size=2, name="tiny")
 assert len(manifest["images"]) == 10 and PartialState().num_processes == int(sys.argv[3])
-evaluation = binding.evaluate(pipe, binding.load_reader(), 5, batch_size=2)
+evaluation = binding.evaluate(pipe, load_reader(), 5, batch_size=2)
 if PartialState().is_main_process:
     binding.write(evaluation, Path(sys.argv[2] + "-binding"))
 """

@@ -15,12 +15,12 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, LCMSchedul
 from torch import nn
 from torch.utils.data import default_collate
 
+from t2i.data.sampling import NumberedSamples
 from t2i.diffusion.conditioning import Text
 from t2i.diffusion.consistency import ConsistencyObjective
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.pipelines import AutoPipeline
 from t2i.training.cli import run
-from t2i.training.order import NumberedSamples
 from t2i.training.recipes import RECIPES
 
 SCHEDULE = NoiseSchedule(beta_schedule="squaredcos_cap_v2")

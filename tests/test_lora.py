@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch.utils.data import default_collate
 
+from t2i.data.sampling import NumberedSamples
 from t2i.data.toybox import Toybox
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.diffusion.schedulers import make_scheduler
 from t2i.pipelines import AutoPipeline
 from t2i.training.cli import run
-from t2i.training.order import NumberedSamples
 from t2i.training.recipes import RECIPES
 from t2i.training.recipes.lora import objective_of
 

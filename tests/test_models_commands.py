@@ -18,10 +18,11 @@ import torch
 from PIL import Image
 
 from t2i.cli import main
+from t2i.data.levels import PreparePixels, first_levels
 from t2i.eval.block_measures import nats
 from t2i.models import load_pretrained
 from t2i.models.base import from_levels
-from t2i.training.block_stage import PreparePixels, drawn, trained_on
+from t2i.runs import trained_on
 from t2i.training.cli import run
 from t2i.training.recipes import RECIPES
 
@@ -74,7 +75,7 @@ def _label(name: str) -> list[str]:
 
 def test_completion_keeps_the_upper_halves_of_test_pictures(runs, tmp_path):
     main(["sample", str(runs["pixels"]), "--num", "5", "--complete", "--out", f"{tmp_path}/"])
-    k, _ = drawn(trained_on(runs["pixels"]).test, PreparePixels(2, 1), 5)
+    k, _ = first_levels(trained_on(runs["pixels"]).test, PreparePixels(2, 1), 5)
     drawn_now = np.stack([np.asarray(Image.open(tmp_path / f"{i}.png"))[..., 0] > 127 for i in range(5)])
     assert (drawn_now[:, :4] == k[:, 0, :4].bool().numpy()).all()
     assert (drawn_now[:, 4:] != k[:, 0, 4:].bool().numpy()).any()
@@ -165,7 +166,7 @@ def test_bits_are_those_of_the_run_and_of_the_library(runs, tmp_path, capsys):
         assert float(rows[name]["bits/dim"]) == pytest.approx(scores["nats"] / (64 * math.log(2)), rel=1e-5)
     compared = {name: rows[name]["more than the first"] for name in names}
     assert compared["vae"] == compared["glow"] == compared["pca"] == ""  # itself, and pictures of other levels
-    k, labels = drawn(trained_on(runs["vae"]).test, PreparePixels(2, 1), 20)
+    k, labels = first_levels(trained_on(runs["vae"]).test, PreparePixels(2, 1), 20)
     vae, pixels = (nats(load_pretrained(runs[name]), from_levels(k, 2), labels).double() for name in ("vae", "pixels"))
     assert float(compared["pixels"]) == pytest.approx((pixels - vae).mean().item(), rel=1e-4)
     assert float(rows["pixels"]["from"]) < float(compared["pixels"]) < float(rows["pixels"]["to"])
@@ -173,14 +174,14 @@ def test_bits_are_those_of_the_run_and_of_the_library(runs, tmp_path, capsys):
 
 
 def test_more_samples_bring_the_bound_nearer(runs):
-    k, labels = drawn(trained_on(runs["vae"]).test, PreparePixels(2, 1), 60)
+    k, labels = first_levels(trained_on(runs["vae"]).test, PreparePixels(2, 1), 60)
     model, images = load_pretrained(runs["vae"]), from_levels(k, 2)
     once, often = (float(nats(model, images, labels, samples=s).mean()) for s in (1, 30))
     assert often < once
 
 
 def test_bits_do_not_depend_on_the_batch_where_nothing_is_drawn(runs):
-    k, labels = drawn(trained_on(runs["pixels"]).test, PreparePixels(2, 1), 7)
+    k, labels = first_levels(trained_on(runs["pixels"]).test, PreparePixels(2, 1), 7)
     model, images = load_pretrained(runs["pixels"]), from_levels(k, 2)
     whole, parts = (nats(model, images, labels, batch_size=b) for b in (7, 3))
     torch.testing.assert_close(whole, parts)

@@ -15,9 +15,9 @@ import torch
 from generative_models import stirred
 
 from t2i.data.domains import OneLook, PrepareBoth, Unpaired
+from t2i.data.sampling import NumberedSamples, _permutation
 from t2i.models.adversarial.cyclegan import CycleGame, CycleGAN, Pool
 from t2i.training.cli import run
-from t2i.training.order import NumberedSamples, _permutation
 from t2i.training.recipes import RECIPES
 
 

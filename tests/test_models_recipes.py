@@ -13,9 +13,10 @@ import pytest
 
 from t2i.data.digits import Part, open_splits
 from t2i.data.labelled import Labelled, read_idx
+from t2i.data.levels import PreparePixels
 from t2i.data.sources import open_source
 from t2i.models import load_pretrained
-from t2i.training.block_stage import BlockDataConfig, PreparePixels
+from t2i.training.block_stage import BlockDataConfig
 from t2i.training.cli import run
 from t2i.training.recipes import RECIPES
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from t2i.cli_errors import UsageError
 from t2i.data.toybox import ATTRIBUTES, HELD_OUT, KINDS, RELATIONS, Scene, Thing, Toybox
-from t2i.data.toybox.reader import LAYOUTS, Reader, Reading, targets
+from t2i.data.toybox.reader import LAYOUTS, Reader, Reading, load_reader, targets
 from t2i.eval import binding, cli
 from t2i.images import to_tensor
 from t2i.tokenizers.kl import KLTokenizer
@@ -146,7 +146,7 @@ def test_the_base_reader_is_small_and_survives_half_precision(tmp_path, asked):
     assert sum(p.numel() for p in reader.parameters()) <= 1_400_000
     reader.half().save_pretrained(tmp_path)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3_000_000
-    again = binding.load_reader(tmp_path)
+    again = load_reader(tmp_path)
     assert again.dtype == torch.float32
     assert again.read(pictures(asked[:2])) == reader.float().read(pictures(asked[:2]))
     assert binding.digest(again) == binding.digest(reader) != binding.digest(tiny_reader())
@@ -167,7 +167,7 @@ def test_the_recipe_trains_through_the_loop(tmp_path):
 
     loop = LoopConfig(str(tmp_path / "run"), 2, 8, checkpointing_steps=2, report_to="none", dataloader_num_workers=0)
     folder = run(ReaderRecipe(model=ReaderModelConfig((16, 32, 48), (0, 0, 1)), loop=loop))
-    assert len(binding.load_reader(folder).read(torch.zeros(3, 3, 64, 64))) == 3
+    assert len(load_reader(folder).read(torch.zeros(3, 3, 64, 64))) == 3
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 1
 
 
@@ -365,7 +365,7 @@ def test_without_arguments_the_metrics_are_listed(capsys):
 def test_a_reader_must_be_a_reader(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "VQVAE"}')
     with pytest.raises(ValueError, match=r"not a Reader.*t2i train reader-toybox"):
-        binding.load_reader(tmp_path)
+        load_reader(tmp_path)
 
 
 def test_the_command_line_scores_a_saved_pipeline(tmp_path, capsys):

@@ -19,13 +19,13 @@ from accelerate.state import AcceleratorState, PartialState
 from launching import launched
 from PIL import Image
 
+from t2i.data.sampling import NumberBatches
 from t2i.data.sources import open_source
 from t2i.pipelines import AutoPipeline
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.cli import run
 from t2i.training.config import LoopConfig
 from t2i.training.loop import NonFiniteLoss, learning_rate
-from t2i.training.order import NumberBatches
 from t2i.training.recipes import RECIPES
 
 TINY_VQVAE = {"channels": (8, 8, 16), "encoder_blocks": (0, 0, 0), "decoder_blocks": (0, 0, 0), "codebook_size": 64}

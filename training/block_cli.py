@@ -128,12 +128,13 @@ def _labels(model, ask: Sample, places: range):
 
 def _test_pictures(model, ask: Sample, places: range):
     """Of the run's data, as the model takes them: (n, C, S, S) and labels (n,)."""
+    from t2i.data.levels import PreparePixels, first_levels
     from t2i.models.base import from_levels
-    from t2i.training.block_stage import PreparePixels, drawn, trained_on
+    from t2i.runs import trained_on
 
     test = trained_on(ask.model).test
     if ask.num > len(test):
         raise UsageError(f"there are {len(test)} test pictures to complete: set --num")
-    k, labels = drawn(test, PreparePixels(model.levels, model.shape[0]), places.stop)
+    k, labels = first_levels(test, PreparePixels(model.levels, model.shape[0]), places.stop)
     images = from_levels(k, model.levels)[places.start :]
     return images.to(model.device), labels[places.start :].to(model.device)

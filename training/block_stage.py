@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from t2i.data.digits import Part, Splits, few, open_splits
+from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.sources import Source
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.files import read_json, replaced, write_json
@@ -25,7 +26,7 @@ from t2i.manifest import write_manifest
 from t2i.models import BEST
 from t2i.models.base import GenerativeModel, from_levels, log_likelihood
 from t2i.training.checkpoints import named_checkpoint
-from t2i.training.config import RECIPE_FILE, LoopConfig
+from t2i.training.config import LoopConfig
 
 SCORES_FILE = "scores.json"
 
@@ -65,33 +66,6 @@ class BlockDataConfig:
 
 
 @dataclass(frozen=True)
-class PreparePixels:
-    """A picture as levels; binarised ones are drawn, each pixel white with its intensity."""
-
-    levels: int
-    channels: int
-    shift: int = 0
-
-    def __call__(self, item: dict, rng: np.random.Generator) -> dict:
-        """-> levels, uint8 (C, S, S); label, an integer, 0 where there is none"""
-        image = np.asarray(item["image"], np.float32).transpose(2, 0, 1) / 255  # (3, S, S)
-        if self.channels == 1:  # Rec. 601's luma; grey pictures stay as they are
-            image = np.tensordot(np.float32([0.299, 0.587, 0.114]), image, 1)[None]
-        if self.shift:
-            image = _moved(image, *rng.integers(-self.shift, self.shift + 1, 2))
-        white = rng.random(image.shape, np.float32) < image
-        k = white if self.levels == 2 else (image * (self.levels - 1)).round()
-        return {"k": k.astype(np.uint8), "label": item.get("label", 0)}
-
-
-def _moved(image: np.ndarray, down: int, right: int) -> np.ndarray:
-    """The picture (C, S, S) moved; what comes in at an edge repeats it."""
-    side = image.shape[1]
-    rows, columns = (np.clip(np.arange(side) - by, 0, side - 1) for by in (down, right))
-    return image[:, rows][:, :, columns]
-
-
-@dataclass(frozen=True)
 class BlockOptions:
     """A model's options; a subclass names the model."""
 
@@ -127,7 +101,7 @@ class BlockStage:
             self.source, held_out = few(self.source, splits.classes, data.per_class, loop.seed)
         self.prepare = PreparePixels(levels, channels, data.shift)
         still = PreparePixels(levels, channels)
-        self.validation, self.test = (drawn(part, still, data.scored) for part in (held_out, test))
+        self.validation, self.test = (first_levels(part, still, data.scored) for part in (held_out, test))
         self.classes = splits.classes if conditional else ()
         torch.manual_seed(loop.seed)  # the same start on every process
         size = self.validation[0].shape[-1]
@@ -135,7 +109,7 @@ class BlockStage:
             image_size=size, channels=channels, levels=levels, num_classes=len(splits.classes) if conditional else 0
         )
         if hasattr(self.model, "initialize"):  # from data: all processes take the same
-            first = drawn(self.source, still, 256)
+            first = first_levels(self.source, still, 256)
             self.model.initialize(from_levels(first[0], levels), first[1] if conditional else None)
         self.history: list[float] = _history(loop)
         self.finished = False
@@ -206,33 +180,6 @@ def _parts(splits: Splits, validation: int) -> tuple[Source, Source, Source]:
     if cut == len(splits.train):
         raise ValueError(f"{len(splits.train)} pictures are too few to hold some out: there must be 5 at least")
     return Part(splits.train, 0, cut), Part(splits.train, cut, len(splits.train)), splits.test
-
-
-def recipe_of(folder: str | Path) -> dict:
-    """What the run of an unconditional model was told, or the run that one of its models is in; {} where there is none.
-
-    Its keys are the options' names, see recipe.json.
-    """
-    for run in (Path(folder), Path(folder).parent):
-        recipe = read_json(run / RECIPE_FILE) if (run / RECIPE_FILE).is_file() else {}
-        if "levels" in recipe:  # as all have that are trained on BlockDataConfig
-            return recipe
-    return {}
-
-
-def trained_on(folder: str | Path) -> Splits:
-    """The data that a run or a model in it was trained on. Raises ValueError for no run, and as `open_splits` does."""
-    recipe = recipe_of(folder)
-    if not recipe:
-        raise ValueError(f"{folder} is no run of an unconditional model: say which --data")
-    columns = {name: recipe[name] for name in ("image_column", "caption_column")}
-    return open_splits(recipe["data"], recipe["image_size"], recipe["seed"], **columns)
-
-
-def drawn(part: Source, prepare: PreparePixels, count: int) -> tuple[Tensor, Tensor]:
-    """The part's first pictures as levels (n, C, S, S) and labels (n,), drawn once and for all with seed 0."""
-    items = [prepare(part[i], np.random.default_rng((0, i))) for i in range(min(count, len(part)))]
-    return torch.from_numpy(np.stack([i["k"] for i in items])), torch.tensor([i["label"] for i in items])
 
 
 def _history(loop: LoopConfig) -> list[float]:

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 
 from t2i.files import sync, write_json, writing
 from t2i.manifest import STATE, checkpoints, damage, newest_whole, write_manifest
+from t2i.runs import RECIPE_FILE
 from t2i.training.averages import AveragedWeights
 from t2i.training.budget import Budget
-from t2i.training.config import RECIPE_FILE
 from t2i.training.lock import RunLock
 
 T = TypeVar("T")

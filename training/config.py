@@ -8,8 +8,6 @@ from typing import Literal
 
 from t2i.checks import check_real, check_seeds, check_whole
 
-RECIPE_FILE = "recipe.json"  # of a run
-
 
 @dataclass(frozen=True)
 class DataConfig:

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from t2i.data.loading import load_batches
+from t2i.data.sampling import NumberBatches, NumberedSamples
 from t2i.data.sources import Source
 from t2i.training.averages import AveragedWeights
 from t2i.training.budget import UNENDING, Budget
@@ -28,7 +29,6 @@ from t2i.training.compilation import compile_blocks
 from t2i.training.config import LoopConfig
 from t2i.training.log import RunLog
 from t2i.training.optimizers import make_optimizer
-from t2i.training.order import NumberBatches, NumberedSamples
 from t2i.training.stop import StopRequest, ignore_stop_signals
 
 

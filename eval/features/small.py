@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from t2i.data.sources import square
-from t2i.data.toybox.reader import IMAGE_SIZE, REGIONS
-from t2i.eval.binding import load_reader
+from t2i.data.toybox.reader import IMAGE_SIZE, REGIONS, load_reader
 from t2i.eval.features.base import Extractor, area_resize
 from t2i.images import to_tensor
 from t2i.weights import digest

@@ -18,11 +18,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
 from benchmarks.timing import Benchmark, Row
+from t2i.data.sampling import NumberBatches, NumberedSamples
 from t2i.data.sources import Source
 from t2i.training.config import LoopConfig
 from t2i.training.loop import train
 from t2i.training.optimizers import make_optimizer
-from t2i.training.order import NumberBatches, NumberedSamples
 from t2i.training.recipes import RECIPES
 from t2i.training.recipes.vqvae import VQVAEStage
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from t2i.training.order import NumberedSamples
+from t2i.data.sampling import NumberedSamples
 
 WEIGHTS = Path(__file__).parents[2] / "pipelines" / "weights" / "toybox"
 STAND_INS = {  # for what earlier recipes will have trained: parts of the same kind that there are already

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from t2i.cli_errors import UsageError
 from t2i.data.digits import open_splits
+from t2i.data.levels import PreparePixels, first_levels
 from t2i.models.base import GenerativeModel, from_levels
-from t2i.training.block_stage import PreparePixels, drawn
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,6 @@ def labelled(data: str, train: int, test: int, like: GenerativeModel | None = No
     channels, levels = (like.shape[0], like.levels) if like else (splits.channels, splits.levels)
     prepare, found = PreparePixels(levels, channels), []
     for part, count in ((splits.train, train), (splits.test, test)):
-        k, labels = drawn(part, prepare, count)
+        k, labels = first_levels(part, prepare, count)
         found += [from_levels(k, levels), labels]
     return Labelled(*found, splits.classes)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from t2i.cli_errors import exit_on_bad_input
 from t2i.data.digits import open_splits
+from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.sources import Source
 from t2i.eval.block_measures import SHOWN, decoded, distances, draw, encode, probe, strip
 from t2i.eval.features import Extractor, open_extractor
@@ -31,7 +32,7 @@ from t2i.models import BEST, load_pretrained
 from t2i.models.base import GenerativeModel, from_levels
 from t2i.processes import most_memory, this_process
 from t2i.training.benchmark.compare import REAL, Compare, result_file, seconds, settings, strip_file
-from t2i.training.block_stage import SCORES_FILE, PreparePixels, drawn
+from t2i.training.block_stage import SCORES_FILE
 from t2i.training.cli import run as train
 from t2i.training.loop import NonFiniteLoss
 from t2i.training.recipes import RECIPES
@@ -228,7 +229,7 @@ class Pictures:
         return self._first(self.splits.train, count)
 
     def _first(self, source: Source, count: int) -> tuple[Tensor, Tensor]:
-        k, labels = drawn(source, self.prepare, count)
+        k, labels = first_levels(source, self.prepare, count)
         return from_levels(k, self.prepare.levels), labels
 
 

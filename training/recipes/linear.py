@@ -16,8 +16,9 @@ from t2i.images import to_pil
 from t2i.manifest import write_manifest
 from t2i.models.base import from_levels
 from t2i.models.linear.linear_mixture import LinearMixture, nearest
+from t2i.runs import RECIPE_FILE
 from t2i.training.block_stage import BlockDataConfig, BlockOptions, BlockStage
-from t2i.training.config import RECIPE_FILE, LoopConfig, flatten
+from t2i.training.config import LoopConfig, flatten
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from t2i.data.digits import open_splits
+from t2i.data.levels import PreparePixels
 from t2i.data.sources import Source
 from t2i.data.toybox import COLOURS, Scene, Thing, contact_sheet
 from t2i.data.toybox.attributes import ATTRIBUTES
@@ -23,7 +24,6 @@ from t2i.images import to_pil
 from t2i.models.base import from_levels
 from t2i.models.latent_variable.multimodal_vae import MultimodalVAE
 from t2i.text.bpe import encode, train_bpe
-from t2i.training.block_stage import PreparePixels
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.weights import tokenizer_digest
 

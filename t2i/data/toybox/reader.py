@@ -5,21 +5,35 @@ Shapes: B batch · 3 channels · C channels · s = 64 / 2 ** levels grid side ·
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from t2i.data.image_file import square
 from t2i.data.toybox.attributes import ATTRIBUTES
 from t2i.data.toybox.kinds import KINDS
+from t2i.files import read_json
+from t2i.folders import newest_in_run
+from t2i.images import to_tensor
+from t2i.manifest import verify
 from t2i.nn.blocks import ResBlock
+from t2i.weights import load_model
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from t2i.data.toybox.scene import Scene
+
+EMBEDDED = Path(__file__).parents[2] / "pipelines" / "weights" / "toybox" / "reader"
+REMEDY = "make one with: t2i train reader-toybox, and give its folder (runs/reader-toybox/latest)"
 
 IMAGE_SIZE = 64
 LAYOUTS = ("one", "two", "three", "four", "stacked", "side by side")
@@ -174,6 +188,32 @@ class Reader(ModelMixin, ConfigMixin):
             for slots in zip(kinds, attributes, strict=True)
         ]
         return [Reading(LAYOUTS[i], things) for i, things in zip(layouts, named, strict=True)]
+
+
+def load_reader(folder: str | Path | None = None) -> Reader:
+    """The classifier in `folder` (a model, or a run, whose newest checkpoint is taken), in float32; by default the
+    embedded one.
+
+    Raises FileNotFoundError or ValueError with the command that trains one.
+    """
+    folder = EMBEDDED if folder is None else newest_in_run(folder, "config.json")
+    verify(folder)
+    config = folder / "config.json"
+    if not config.is_file():
+        raise FileNotFoundError(f"there is no toybox classifier in {folder}; {REMEDY}")
+    kind = read_json(config).get("_class_name")
+    if kind != "Reader":
+        raise ValueError(f"{folder} holds a {kind}, not a Reader; {REMEDY}")
+    return load_model(Reader, folder, dtype=torch.float32).requires_grad_(False)
+
+
+def predict(reader: Reader, images: Sequence[Image.Image], batch_size: int = 32) -> list[Reading]:
+    """What is in each image, of any size; the classifier sees its centre square at 64 × 64."""
+    found: list[Reading] = []
+    for start in range(0, len(images), batch_size):
+        pixels = np.stack([square(image, IMAGE_SIZE) for image in images[start : start + batch_size]])
+        found += reader.read(to_tensor(torch.from_numpy(pixels)))  # (B, 3, 64, 64)
+    return found
 
 
 def _halves(side: int) -> Tensor:
