@@ -112,21 +112,3 @@ class Bits:
             check_whole(f"--{name.replace('_', '-')}", getattr(self, name), least)
         check_seeds("--seed", self.seed)
         check_folder(self.out)
-
-
-@dataclass(frozen=True)
-class Statistics:
-    pictures: Positional[str] = ""
-    """Folder of real pictures."""
-    out: str = "reference.npz"
-    """File of their statistics, for --reference."""
-    extractor: str = "inception"
-    """As for the other evaluations."""
-    source: str = ""
-    """Which pictures they are, in words; by default the folder's name."""
-    keep_features: bool = False
-    """Also keep the features, which KID, precision and recall need."""
-    batch_size: int = 32
-    allow_mixed: bool = False
-    device: str = "auto"
-    """As for the other evaluations."""

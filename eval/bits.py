@@ -17,7 +17,7 @@ from t2i.eval.ask import Bits
 from t2i.eval.block_measures import nats
 from t2i.eval.metrics import bootstrap_interval
 from t2i.eval.processes import usable_device
-from t2i.eval.text import aligned
+from t2i.eval.report.text import aligned
 from t2i.files import write_whole
 from t2i.models import load_pretrained
 from t2i.models.base import GenerativeModel, from_levels

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from tyro.conf import Positional
-
 from t2i.checks import check_options, check_seeds, check_whole
 from t2i.cli_errors import Dtype, UsageError, check_choice, parse
-from t2i.eval.ask import OPTIONS, Ask, Bits, Statistics, Sweep
-from t2i.pipelines.outputs import check_folder, check_writable
+from t2i.eval.ask import OPTIONS, Ask, Bits
+from t2i.pipelines.outputs import check_folder
 
 
 @dataclass(frozen=True)
@@ -43,32 +41,6 @@ class Binding:
     num_inference_steps: int | None = None
     scheduler: str | None = None
     """Another sampler of a diffusion pipeline, by name."""
-
-
-@dataclass(frozen=True)
-class Human:
-    systems: tuple[str, ...] = ()
-    """Two systems or more to compare."""
-    prompts: str = "lecture"
-    """As for the other evaluations."""
-    num: int = 20
-    """Prompts, of each category where the prompts are toybox's."""
-    seed: int = 0
-    out: str = "reports/human"
-    """Folder of human.html and key.json, or of the report."""
-    device: str = "auto"
-    dtype: Dtype = "float32"
-    """Precision in which the systems compute."""
-    answers: tuple[str, ...] = ()
-    """Files that raters have sent back, instead of --systems."""
-    key: str | None = None
-    """The page's key.json, with --answers."""
-
-
-@dataclass(frozen=True)
-class Diff:
-    reports: Positional[tuple[str, ...]] = ()
-    """The older report.json and the newer one."""
 
 
 def main(args: Sequence[str]) -> None:
@@ -117,46 +89,6 @@ def report(part: str, args: Sequence[str]) -> None:
     commands.evaluate(part, ask)
 
 
-def sweep(args: Sequence[str]) -> None:
-    """Accuracy and distance to real pictures against guidance, candidates, steps …, as curves."""
-    ask = parse(Sweep(), args, prog="t2i eval sweep", description=sweep.__doc__)
-    if len(set(ask.values)) < 2:
-        raise UsageError("give two different --values or more, as in: --over guidance_scale --values 1 3 5")
-    from t2i.eval import commands
-
-    commands.sweep(ask)
-
-
-def human(args: Sequence[str]) -> None:
-    """A page on which people choose between the pictures of systems, and what their choices say."""
-    ask = parse(Human(), args, prog="t2i eval human", description=human.__doc__)
-    if ask.answers and ask.key is None:
-        raise UsageError("--answers need --key key.json, which was written with the page")
-    check_whole("--num", ask.num)
-    check_seeds("--seed", ask.seed)
-    check_folder(ask.out)
-    if not ask.answers and len(set(ask.systems)) < 2:
-        raise UsageError("give two systems with --systems A B, or the raters' files with --answers and --key")
-    from t2i.eval import commands
-
-    if ask.answers:
-        commands.tally(ask.answers, ask.key, Path(ask.out))
-    else:
-        how = {"device": ask.device, "dtype": ask.dtype}
-        commands.make_human_page(ask.systems, ask.prompts, ask.num, ask.seed, Path(ask.out), **how)
-
-
-def statistics(args: Sequence[str]) -> None:
-    """Write the statistics of a folder of real pictures, to be given as --reference later."""
-    ask = parse(Statistics(), args, prog="t2i eval statistics", description=statistics.__doc__)
-    if not ask.pictures or not ask.out.endswith(".npz"):
-        raise UsageError("give a folder and a file, as in: t2i eval statistics photos --out photos.npz")
-    check_writable(ask.out, Path(ask.out).parent)
-    from t2i.eval import commands
-
-    commands.statistics(ask)
-
-
 def bits(args: Sequence[str]) -> None:
     """Bits a number of test pictures under unconditional models: exact, or a bound."""
     ask = parse(Bits(), args, prog="t2i eval bits", description=bits.__doc__)
@@ -165,18 +97,6 @@ def bits(args: Sequence[str]) -> None:
     from t2i.eval.bits import measure
 
     measure(ask)
-
-
-def diff(args: Sequence[str]) -> None:
-    """What changed between two reports, and whether it lies outside the intervals."""
-    ask = parse(Diff(), args, prog="t2i eval diff", description=diff.__doc__)
-    if len(ask.reports) != 2:
-        raise UsageError(
-            f"give two files, as in: t2i eval diff old/report.json new/report.json; not {len(ask.reports)}"
-        )
-    from t2i.eval import commands
-
-    commands.compare(*ask.reports)
 
 
 PARTS = {  # the same names as in t2i.eval.sections, which takes seconds to import (a test compares them)
@@ -194,11 +114,7 @@ PARTS = {  # the same names as in t2i.eval.sections, which takes seconds to impo
 METRICS: dict[str, tuple[Callable[[Sequence[str]], None], str]] = {
     "binding": (binding, binding.__doc__),
     **{part: (partial(report, part), about) for part, about in PARTS.items()},
-    "sweep": (sweep, sweep.__doc__),
-    "human": (human, human.__doc__),
     "bits": (bits, bits.__doc__),
-    "statistics": (statistics, statistics.__doc__),
-    "diff": (diff, diff.__doc__),
 }
 
 

@@ -7,9 +7,9 @@ out and why.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -229,31 +229,6 @@ def everything(subject: Subject) -> Section:
         whole.curves.extend(found.curves)
         whole.notes.extend(note for note in found.notes if note not in whole.notes)
     return whole
-
-
-def sweep(subjects: Mapping[float, Subject], over: str) -> Section:
-    """Compositional accuracy and Fréchet distance against an option of the pipeline: {value: its subject}."""
-    judged = {value: composition(subject) for value, subject in subjects.items()}
-    compared = {value: fid(subject) for value, subject in subjects.items()}
-    shares = {value: found.scores for value, found in judged.items()}
-    distances = {value: found.scores[:1] for value, found in compared.items()}
-    curves = [
-        _curve(f"Share that is right, against {over}", over, "share", shares),
-        _curve(f"Distance to real pictures, against {over}", over, "Fréchet distance", distances),
-    ]
-    named = [(value, s) for value in subjects for s in shares[value] + distances[value]]
-    scores = [replace(s, name=f"{s.name}, {over} {value:g}") for value, s in named]
-    notes = dict.fromkeys(note for value in subjects for note in judged[value].notes + compared[value].notes)
-    return Section(scores, curves=curves, notes=list(notes))
-
-
-def _curve(title: str, x_label: str, y_label: str, found: Mapping[float, Sequence[Score]]) -> Curve:
-    """A line for each score over the values."""
-    series: dict[str, list] = {}
-    for value, scores in found.items():
-        for s in scores:
-            series.setdefault(s.name, []).append((value, s.value, s.low, s.high))
-    return Curve(title, x_label, y_label, series)
 
 
 # --- helpers --------------------------------------------------------------------------------------------------------

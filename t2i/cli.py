@@ -20,6 +20,7 @@ COMMANDS = {  # name: (module:function of its arguments, what it does)
     "data": ("t2i.data.toybox.cli:main", "write toybox to disk"),
     "train": ("t2i.training.cli:main", "train a stage: t2i train lists the recipes"),
     "eval": ("t2i.eval.cli:main", "score a pipeline"),
+    "report": ("t2i.eval.report.cli:main", "compare reports, plot scores against an option, ask people"),
     "compare": ("t2i.training.benchmark.compare:main", "train every unconditional model for the same time"),
 }
 

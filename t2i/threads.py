@@ -20,7 +20,8 @@ from t2i.cli_errors import UsageError
 
 BUSY_PERCENT = 25  # of all cores, by other processes: above it, threads wait passively
 PROBE_SECONDS = 0.1
-LONG_COMMANDS = ("train", "eval", "compare")  # data workers share the cores: passive waiting is faster even alone
+# These have data workers, which share the cores: passive waiting is faster even on an idle machine.
+LONG_COMMANDS = ("train", "eval", "report", "compare")
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "max 100000" or "200000 100000": microseconds a period
 
 

@@ -131,7 +131,7 @@ def test_a_closed_pipe_is_silent():
         (["train", "vqvae-toybox", "--learning-rate", "nan"], "--learning-rate must be above 0 and finite"),
         (["eval", "fid", "--seed", str(2**64)], "--seed must be less than 2**64"),
         (["eval", "fid", "--guidance-scale", "-1"], "--guidance-scale must be at least 0"),
-        (["eval", "sweep", "--values", "1", "-3"], "--guidance-scale must be at least 0"),
+        (["report", "sweep", "--values", "1", "-3"], "--guidance-scale must be at least 0"),
         (["data", "toybox", "--out", "d", "--seed", "-1"], "--seed must be at least 0"),
         (["eval", "fid", "--pipeline", "runs/mistyped"], "there is no folder runs/mistyped"),
         (["train", "ldm-toybox", "--autoencoder", "kl"], "t2i train clip-toybox"),

@@ -12,6 +12,7 @@ from PIL import Image
 from t2i.cli_errors import UsageError
 from t2i.eval import cli, features
 from t2i.eval.features.small import PixelExtractor
+from t2i.eval.report import cli as reports
 from t2i.eval.sections import SECTIONS
 
 
@@ -44,7 +45,7 @@ def test_all_scores_what_it_can_and_says_what_it_left_out(folder, tmp_path, caps
     first = (out / "report.json").read_bytes()
     cli.main(args)  # the pictures are there; the same run gives the same bytes
     assert (out / "report.json").read_bytes() == first
-    cli.main(["diff", str(out / "report.json"), str(out / "report.json")])
+    reports.main(["diff", str(out / "report.json"), str(out / "report.json")])
     assert "FD[reader]" in capsys.readouterr().out
 
 
@@ -62,7 +63,7 @@ def test_a_folder_of_pictures_is_scored_against_another(tmp_path, capsys):
         distances.append(scores(out)["FD[random]"]["value"])
     assert distances[0] < distances[1] / 5
     npz, out = tmp_path / "c.npz", tmp_path / "to-statistics"
-    cli.main(["statistics", str(tmp_path / "c"), "--extractor", "random", "--out", str(npz), "--keep-features"])
+    reports.main(["statistics", str(tmp_path / "c"), "--extractor", "random", "--out", str(npz), "--keep-features"])
     args = ["--pipeline", str(tmp_path / "a"), "--reference", str(npz), "--extractor", "random"]
     cli.main(["fid", *args, "--out", str(out)])
     assert scores(out)["FD[random]"]["value"] == pytest.approx(distances[1], rel=1e-6)
@@ -120,43 +121,12 @@ def test_copied_training_pictures_are_found(tmp_path):
     assert found["ceiling"] < 0.2
 
 
-def test_a_sweep_draws_a_curve(folder, tmp_path):
-    args = ["--pipeline", str(folder), "--num", "18", "--over", "num_candidates", "--values", "1", "2"]
-    cli.main(["sweep", *args, "--out", str(tmp_path / "sweep")])
-    report = json.loads((tmp_path / "sweep" / "report.json").read_text())
-    share, distance = report["curves"]
-    assert [point[0] for point in share["series"]["colour"]] == [1, 2]
-    assert len(distance["series"]["FD[reader]"]) == 2
-    assert report["settings"]["num_candidates"] == [1.0, 2.0]
-
-
-def test_a_human_page_is_made_of_two_systems(folder, tmp_path, capsys):
-    other = tmp_path / "other"
-    other.symlink_to(folder)
-    systems = ["--systems", str(folder), str(other)]
-    cli.main(["human", *systems, "--num", "3", "--dtype", "bfloat16", "--out", str(tmp_path / "human")])
-    for manifest in (tmp_path / "human").glob("system-*/manifest.json"):
-        assert json.loads(manifest.read_text())["header"]["dtype"] == "bfloat16"
-    key = json.loads((tmp_path / "human" / "key.json").read_text())
-    choices = [{"question": q, "choice": "left"} for q in key["questions"]]
-    answers = {"page": key["page"], "rater": "r", "answers": choices}
-    (tmp_path / "answers.json").write_text(json.dumps(answers))
-    said = ["--answers", str(tmp_path / "answers.json"), "--key", str(tmp_path / "human" / "key.json")]
-    cli.main(["human", *said, "--out", str(tmp_path / "tally")])
-    assert (tmp_path / "tally" / "report.html").is_file()
-    assert str(folder) in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (["fidd"], "did you mean fid"),
         (["all", "--num", "0"], "--num must be at least 1"),
         (["clip", "--out", "{tmp}", "--pipeline", "{pipe}"], "needs --clip"),
-        (["human", "--systems", "a"], "two systems"),
-        (["human", "--answers", "a.json"], "--key"),
-        (["diff", "one.json"], "two files"),
-        (["sweep", "--values", "1"], "two different"),
         (["fid", "--out", "{tmp}", "--pipeline", "{pipe}", "--num", "9"], "too few to compare"),
         (["fid", "--extractor", "incepton", "--out", "{tmp}", "--pipeline", "{pipe}", "--num", "9"], "inception"),
     ],

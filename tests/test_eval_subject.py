@@ -22,6 +22,7 @@ from t2i.eval import cli, sections
 from t2i.eval.ask import Ask
 from t2i.eval.folders import image_files
 from t2i.eval.processes import device_of, together, usable_device
+from t2i.eval.report import cli as reports
 from t2i.eval.subject import Subject
 from t2i.eval.tools import open_to_draw
 from t2i.eval.training_data import training_data, what_trained
@@ -245,7 +246,7 @@ def test_folders_with_pictures_for_people_are_refused(pipe, tmp_path):
     with pytest.raises(UsageError, match=r"holds .*a/report, which is a report.*move it"):
         image_files(tmp_path / "a")
     with pytest.raises(UsageError, match="training run"):
-        cli.main(["statistics", str(tmp_path / "run"), "--extractor", "pixels", "--out", str(tmp_path / "x.npz")])
+        reports.main(["statistics", str(tmp_path / "run"), "--extractor", "pixels", "--out", str(tmp_path / "x.npz")])
 
 
 def test_a_report_does_not_go_into_the_pictures_that_it_is_of(tmp_path):
@@ -277,7 +278,7 @@ def test_what_a_folder_of_pictures_has_no_use_for_is_told(tmp_path):
     assert "12 drawn and 12 real pictures in 512 dimensions" in notes  # a distance of covariances without full rank
     with pytest.raises(ValueError, match="cannot use --device coda"):
         cli.main(["fid", *args, "--device", "coda", "--out", str(tmp_path / "out")])
-    cli.main(["statistics", str(a), "--extractor", "pixels", "--device", "auto", "--out", str(tmp_path / "a.npz")])
+    reports.main(["statistics", str(a), "--extractor", "pixels", "--device", "auto", "--out", str(tmp_path / "a.npz")])
 
 
 # --- damaged pictures -----------------------------------------------------------------------------------------------
@@ -302,7 +303,7 @@ def test_damaged_pictures_are_counted(folder, tmp_path):
     assert "skipped of the training pictures: 003.png" in notes
     assert os.fspath(tmp_path) not in notes
     npz = tmp_path / "reference.npz"
-    cli.main(["statistics", str(reference), "--extractor", "pixels", "--keep-features", "--out", str(npz)])
+    reports.main(["statistics", str(reference), "--extractor", "pixels", "--keep-features", "--out", str(npz)])
     args = ["--pipeline", str(drawn), "--reference", str(npz), "--extractor", "pixels", "--out", str(out)]
     cli.main(["kid", *args])
     assert len(read_json(out / "report.json")["galleries"][0]["pictures"]) == 32
@@ -323,12 +324,12 @@ def test_the_subjects_of_a_sweep_share_what_they_can(folder, tmp_path):
 
 
 def test_scores_measured_otherwise_are_not_compared(folder, tmp_path, capsys):
-    drawn, reports = tmp_path / "drawn", []
+    drawn, files = tmp_path / "drawn", []
     Subject(Ask(pipeline=str(folder), num=18, out=str(drawn))).files  # noqa: B018 - draws
     for name, n in (("a", 30), ("b", 40)):
         args = ["--pipeline", str(drawn), "--training", str(pictures(tmp_path / name, n)), "--extractor", "pixels"]
         cli.main(["memorization", *args, "--out", str(tmp_path / f"report-{name}")])
-        reports.append(str(tmp_path / f"report-{name}" / "report.json"))
+        files.append(str(tmp_path / f"report-{name}" / "report.json"))
     capsys.readouterr()
-    cli.main(["diff", *reports])
+    reports.main(["diff", *files])
     assert "not comparable: training.sha256" in capsys.readouterr().out

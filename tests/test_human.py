@@ -15,7 +15,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from t2i.eval.binding import wilson
-from t2i.eval.human import bradley_terry, make_page, scores, table, tally
+from t2i.eval.report.human import bradley_terry, make_page, scores, table, tally
 from t2i.files import read_json
 
 NAMES = ("secret-alpha", "secret-beta", "secret-gamma")

@@ -13,9 +13,9 @@ from chromium import Chromium
 from PIL import Image
 
 from t2i.eval.binding import CATEGORIES, wilson
-from t2i.eval.diff import diff, table
-from t2i.eval.html import page, ticks
 from t2i.eval.report import Curve, Gallery, Report, Score, write
+from t2i.eval.report.diff import diff, table
+from t2i.eval.report.html import page, ticks
 from t2i.files import read_json
 
 EVIL = """</script><script>document.title = "caught"</script><img src=x onerror="document.title='caught'"> "'&<b>"""

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from t2i.eval.html import chart, data_uri, document, number, section, settings_table, table
 from t2i.eval.report import Curve
-from t2i.eval.text import aligned
+from t2i.eval.report.html import chart, data_uri, document, number, section, settings_table, table
+from t2i.eval.report.text import aligned
 from t2i.files import write_whole
 from t2i.training.benchmark.compare import REAL, Compare, seconds, strip_file
 from t2i.training.benchmark.published import TRAINED_ON, UNITS, published

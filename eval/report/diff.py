@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from t2i.eval.html import flat, number
 from t2i.eval.report import FORMAT, Score
-from t2i.eval.text import aligned
+from t2i.eval.report.html import flat, number
+from t2i.eval.report.text import aligned
 
 Verdict = Literal["outside", "within", "no interval", "not comparable", "only old", "only new", "setting"]
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from t2i.eval.html import number
-from t2i.eval.report import Score
+from t2i.eval.report import Report, Score, write
+from t2i.eval.report.html import number
 
 
 def aligned(rows: Sequence[Sequence[str]], right: tuple[int, ...] = ()) -> list[str]:
@@ -27,3 +28,12 @@ def scores_table(scores: Sequence[Score]) -> str:
         skipped = f" ({s.skipped} skipped)" if s.skipped else ""
         rows.append([s.name, number(s.value, s.share), interval, ceiling, f"{s.n}{skipped}"])
     return "\n".join(aligned(rows, right=(1, 2, 3, 4)))
+
+
+def publish(report: Report, out: Path) -> None:
+    """Write the report to the folder `out` and print its scores and notes."""
+    write(report, out)
+    print(scores_table(report.scores))
+    for note in report.notes:
+        print(f"note: {note}")
+    print(f"{out}: report.html and report.json")

@@ -19,7 +19,7 @@ from typing import Literal
 
 from PIL import Image
 
-from t2i.eval import html
+from t2i.eval.report import html
 from t2i.files import read_json, write_whole
 
 FORMAT = "t2i-report/1"
@@ -40,7 +40,7 @@ class Score:
             as "ceiling".
         skipped: samples that could not be used.
         details: what was measured, as plain data: extractor (name, weights_sha256, preprocess_id), resize, reference,
-            variant. Two scores whose details differ in these are not comparable (see t2i.eval.diff).
+            variant. Two scores whose details differ in these are not comparable (see t2i.eval.report.diff).
         share: whether this is a share in [0, 1], shown in per cent.
 
     Raises ValueError for a number that is NaN or infinite, low above high, a share out of [0, 1], counts below 0.

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from t2i.eval.binding import wilson
-from t2i.eval.html import EXACT, PIXELATED, data_uri, document
 from t2i.eval.report import Score
+from t2i.eval.report.html import EXACT, PIXELATED, data_uri, document
 from t2i.files import write_whole
 
 CHOICES = ("left", "right", "tie")

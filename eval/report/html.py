@@ -23,7 +23,7 @@ from PIL import Image
 if TYPE_CHECKING:
     from t2i.eval.report import Curve, Gallery, Report, Score
 
-FILES = Path(__file__).parent / "report_page"
+FILES = Path(__file__).parent / "templates"
 EXACT, LARGEST = 256, 512  # pictures up to EXACT pixels are embedded as they are, others as JPEG of at most LARGEST
 PIXELATED = 128  # pictures up to this size are enlarged pixel by pixel
 WIDE = 600  # side from which on a picture has a row of its own: a plot, or a sheet of pictures

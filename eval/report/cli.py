@@ -1,0 +1,139 @@
+"""`t2i report COMMAND …`, which is also `accelerate launch -m t2i.eval.report COMMAND …`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from t2i.checks import check_seeds, check_whole
+from t2i.cli_errors import Dtype, UsageError, check_choice, parse
+from t2i.eval.ask import Sweep
+from t2i.pipelines.outputs import check_folder, check_writable
+
+
+@dataclass(frozen=True)
+class Diff:
+    reports: Positional[tuple[str, ...]] = ()
+    """The older report.json and the newer one."""
+
+
+@dataclass(frozen=True)
+class Human:
+    systems: tuple[str, ...] = ()
+    """Two or more systems to compare: embedded systems, folders or models of the Hub."""
+    prompts: str = "lecture"
+    """Prompts, as for `t2i eval`."""
+    num_prompts: int = 20
+    """Number of prompts; for toybox prompts, number per category."""
+    seed: int = 0
+    """Seed of the prompts, the images and the order of the questions."""
+    out: str = "reports/human"
+    """Output folder: human.html and key.json, or with --answers the report."""
+    device: str = "auto"
+    """Device, such as cpu, cuda or mps; auto: the fastest available."""
+    dtype: Dtype = "float32"
+    """Precision of the pipelines."""
+    answers: tuple[str, ...] = ()
+    """Answer files returned by raters, instead of --systems."""
+    key: str | None = None
+    """The key.json written with the page; required with --answers."""
+
+    def __post_init__(self) -> None:
+        check_whole("--num-prompts", self.num_prompts)
+        check_seeds("--seed", self.seed)
+        check_folder(self.out)
+        if self.answers and self.key is None:
+            raise UsageError("--answers need --key key.json, which was written with the page")
+
+
+@dataclass(frozen=True)
+class Statistics:
+    images: Positional[str] = ""
+    """Folder of reference images."""
+    out: str = "reference.npz"
+    """Output file, to be given to `t2i eval --reference`."""
+    extractor: str = "inception"
+    """Feature extractor, as for `t2i eval`."""
+    source: str = ""
+    """Description of the images; by default the folder's name."""
+    keep_features: bool = False
+    """Also store the features, which KID, precision and recall need."""
+    batch_size: int = 32
+    """Images per batch."""
+    allow_mixed: bool = False
+    """Accept folders with more than one image format."""
+    device: str = "auto"
+    """Device, such as cpu, cuda or mps; auto: the fastest available."""
+
+
+def main(args: Sequence[str]) -> None:
+    """Run the command that `args` name; raises UsageError for arguments that name none."""
+    if not args or args[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    check_choice("command", args[0], COMMANDS)
+    COMMANDS[args[0]](args[1:])
+
+
+def diff(args: Sequence[str]) -> None:
+    """Compare two reports score by score: differences, and whether the confidence intervals overlap."""
+    ask = parse(Diff(), args, prog="t2i report diff", description=diff.__doc__)
+    if len(ask.reports) != 2:
+        raise UsageError(
+            f"give two files, as in: t2i report diff old/report.json new/report.json; not {len(ask.reports)}"
+        )
+    from t2i.eval.report.diff import diff as compare
+    from t2i.eval.report.diff import table
+    from t2i.files import read_json
+
+    print(table(compare(*map(read_json, ask.reports))))
+
+
+def human(args: Sequence[str]) -> None:
+    """Make a page on which people choose between the images of two systems, or evaluate their answers."""
+    ask = parse(Human(), args, prog="t2i report human", description=human.__doc__)
+    if not ask.answers and len(set(ask.systems)) < 2:
+        raise UsageError("give two systems with --systems A B, or the raters' files with --answers and --key")
+    from t2i.eval.report import commands
+
+    if ask.answers:
+        commands.tally(ask.answers, ask.key, Path(ask.out))
+    else:
+        commands.make_human_page(ask)
+
+
+def sweep(args: Sequence[str]) -> None:
+    """Plot compositional accuracy and Fréchet distance against a sampling option, such as the guidance scale."""
+    ask = parse(Sweep(), args, prog="t2i report sweep", description=sweep.__doc__)
+    if len(set(ask.values)) < 2:
+        raise UsageError("give two different --values or more, as in: --over guidance_scale --values 1 3 5")
+    from t2i.eval.report import commands
+
+    commands.sweep(ask)
+
+
+def statistics(args: Sequence[str]) -> None:
+    """Compute the feature statistics of a folder of reference images, for `t2i eval --reference`."""
+    ask = parse(Statistics(), args, prog="t2i report statistics", description=statistics.__doc__)
+    if not ask.images or not ask.out.endswith(".npz"):
+        raise UsageError("give a folder and a file, as in: t2i report statistics photos --out photos.npz")
+    check_writable(ask.out, Path(ask.out).parent)
+    from t2i.eval.report import commands
+
+    commands.statistics(ask)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "diff": diff,
+    "human": human,
+    "sweep": sweep,
+    "statistics": statistics,
+}
+
+
+def _overview() -> str:
+    lines = ["usage: t2i report COMMAND [options]; t2i report COMMAND --help lists them", ""]
+    return "\n".join(lines + [f"  {name:11} {command.__doc__}" for name, command in COMMANDS.items()])
