@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from t2i.cli_errors import UsageError
-from t2i.data.digits import open_splits
 from t2i.data.levels import PreparePixels, first_levels
+from t2i.data.splits import open_splits
 from t2i.eval.ask import Bits
 from t2i.eval.block_measures import nats
 from t2i.eval.metrics import bootstrap_interval
@@ -21,7 +21,7 @@ from t2i.eval.report.text import aligned
 from t2i.files import write_whole
 from t2i.models import load_pretrained
 from t2i.models.base import GenerativeModel, from_levels
-from t2i.runs import trained_on
+from t2i.runs import open_training_data
 
 
 def measure(ask: Bits) -> Path:
@@ -56,7 +56,7 @@ def _text(cell: object) -> str:
 
 def _nats(ask: Bits, folder: str, model: GenerativeModel) -> tuple[Tensor, Tensor]:
     """Test pictures as levels (n, C, S, S), and nats of each (n,)"""
-    splits = trained_on(folder) if ask.data is None else open_splits(ask.data, model.shape[1])
+    splits = open_training_data(folder) if ask.data is None else open_splits(ask.data, model.shape[1])
     k, labels = first_levels(splits.test, PreparePixels(model.levels, model.shape[0]), ask.num)
     return k, nats(model, from_levels(k, model.levels), labels, ask.seed, ask.samples, ask.batch_size)
 

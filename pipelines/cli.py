@@ -73,7 +73,7 @@ _NEEDS = {  # pipelines that draw from more than words, and with which command
     "LatentDiffusionUpscalePipeline": ("a small picture", "upscale PICTURE"),
     "LatentDiffusionLayoutPipeline": ("a map", "layout MAP"),
 }
-RECORDED = (  # the second line is of edit_cli.py, the last of block_cli.py
+RECORDED = (  # the second line is of edit_cli.py, the last of sample_cli.py
     *(*SETTINGS, "lora", "lora_scale", "dtype"),
     *("strength", "image_size", "num"),
     *("label", "complete", "steps", "method", "eta"),

@@ -33,7 +33,7 @@ from t2i.models.analysis.discriminative import (
     naive_bayes,
 )
 from t2i.models.base import GenerativeModel
-from t2i.runs import recipe_of
+from t2i.runs import read_recipe
 
 LOWER, RANDOM = "lower half", "random half"
 
@@ -74,7 +74,7 @@ def main(args: Sequence[str]) -> None:
         if has_features(block):
             rows += fitted(ask, pictures, name, block)
         else:
-            rows += by_bayes(name, block, pictures, recipe_of(folder).get("per_class"), ask.samples)
+            rows += by_bayes(name, block, pictures, read_recipe(folder).get("per_class"), ask.samples)
     print(write(rows, ask.out, f"{Path(ask.data).name}: p(x | y) and p(y | x)"))
     print(f"written to {ask.out}")
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from tyro.conf import Positional, arg
 
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
-from t2i.data.digits import open_splits
 from t2i.data.factors import FACTORS
 from t2i.data.levels import PreparePixels
+from t2i.data.splits import open_splits
 from t2i.models import load_pretrained
 from t2i.models.analysis.disentanglement import entropies, gaps, mutual_information
 from t2i.models.analysis.traversals import has_plane, interpolations, manifold, traversals

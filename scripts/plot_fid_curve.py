@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
-from t2i.data.digits import TEST_SEED
 from t2i.data.domains import Unpaired
 from t2i.data.levels import PreparePixels, first_levels
+from t2i.data.splits import TEST_SEED
 from t2i.eval.block_measures import BATCH, draw, features
 from t2i.eval.features import measure_name, open_extractor
 from t2i.eval.metrics import frechet_distance
@@ -33,7 +33,7 @@ from t2i.images import to_tensor
 from t2i.models import load_pretrained
 from t2i.models.adversarial.cyclegan import CycleGAN
 from t2i.models.base import from_levels
-from t2i.runs import RECIPE_FILE, trained_on
+from t2i.runs import RECIPE_FILE, open_training_data
 
 Curve = tuple[Callable[[Path], Tensor], Tensor]  # what a checkpoint makes, and real pictures, (n, C, S, S) each
 
@@ -111,7 +111,7 @@ def _samples(ask: PlotCurve, run: Path, first: Path) -> dict[str, Curve]:
     model = load_pretrained(first)
     if not model.samples:
         raise UsageError(f"a {type(model).__name__} has nothing to sample from")
-    test, labels = first_levels(trained_on(run).test, PreparePixels(model.levels, model.shape[0]), ask.samples)
+    test, labels = first_levels(open_training_data(run).test, PreparePixels(model.levels, model.shape[0]), ask.samples)
 
     def make(folder: Path) -> Tensor:
         return draw(load_pretrained(folder).to(ask.device), ask.samples, labels)[0]

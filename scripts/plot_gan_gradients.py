@@ -14,7 +14,7 @@ import matplotlib.figure
 import torch
 
 from t2i.cli_errors import UsageError, exit_on_bad_input, parse
-from t2i.data.digits import open_splits
+from t2i.data.splits import open_splits
 from t2i.models.adversarial.gan import GAN
 from t2i.models.base import from_levels
 

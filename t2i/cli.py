@@ -16,7 +16,7 @@ COMMANDS = {  # name: (module:function of its arguments, what it does)
     "interpolate": ("t2i.pipelines.edit_cli:interpolate", "pictures from one prompt or seed to another"),
     "upscale": ("t2i.pipelines.condition_cli:upscale", "a small picture made larger"),
     "layout": ("t2i.pipelines.condition_cli:layout", "pictures from a map of what is where"),
-    "sample": ("t2i.training.block_cli:main", "pictures of an unconditional model"),
+    "sample": ("t2i.pipelines.sample_cli:main", "pictures of an unconditional model"),
     "data": ("t2i.data.toybox.cli:main", "write toybox to disk"),
     "train": ("t2i.training.cli:main", "train a stage: t2i train lists the recipes"),
     "eval": ("t2i.eval.cli:main", "score a pipeline"),

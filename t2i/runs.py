@@ -1,35 +1,45 @@
-"""What the folder of a training run says about the run."""
+"""The folder of a training run: the names of its files, and the data it was trained on."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from t2i.data.digits import open_splits
-from t2i.data.labelled import Splits
 from t2i.files import read_json
 
-RECIPE_FILE = "recipe.json"  # the options that a run was started with
+if TYPE_CHECKING:
+    from t2i.data.splits import Splits
+
+BEST = "best"  # folder of the model with the best score on the validation images
+RECIPE_FILE = "recipe.json"  # the options that the run was started with
+SCORES_FILE = "scores.json"  # of a checkpoint: its scores on held-out images
 
 
-def recipe_of(folder: str | Path) -> dict:
-    """The options of an unconditional model's run, by name; `folder` is the run or a model saved in it.
+def read_recipe(folder: str | Path) -> dict:
+    """The options that a run of an unconditional model was started with; {} for any other folder.
 
-    Empty where there is no such run.
+    Args:
+        folder: of the run, or of one of its checkpoints.
     """
     for run in (Path(folder), Path(folder).parent):
         recipe = read_json(run / RECIPE_FILE) if (run / RECIPE_FILE).is_file() else {}
-        if "levels" in recipe:  # every recipe of an unconditional model has it
+        if "levels" in recipe:  # which only UnconditionalDataConfig has
             return recipe
     return {}
 
 
-def trained_on(folder: str | Path) -> Splits:
-    """The data that a run, or a model saved in it, was trained on.
+def open_training_data(folder: str | Path) -> Splits:
+    """The data that an unconditional model was trained on.
 
-    Raises ValueError where `folder` belongs to no run of an unconditional model, and the errors of `open_splits`.
+    Args:
+        folder: of the run, or of one of its checkpoints.
+
+    Raises ValueError for any other folder, and as `open_splits` does.
     """
-    recipe = recipe_of(folder)
+    from t2i.data.splits import open_splits  # slow to import, and most need only the names above
+
+    recipe = read_recipe(folder)
     if not recipe:
-        raise ValueError(f"{folder} is no run of an unconditional model: say which --data")
+        raise ValueError(f"{folder} is not a run of an unconditional model: give --data")
     columns = {name: recipe[name] for name in ("image_column", "caption_column")}
     return open_splits(recipe["data"], recipe["image_size"], recipe["seed"], **columns)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from t2i.data.digits import open_splits
+from t2i.data.splits import open_splits
 from t2i.models.adversarial.gan import GAN
 from t2i.models.autoregressive.gated_pixelcnn import GatedPixelCNN
 from t2i.models.autoregressive.pixelcnn import PixelCNN

@@ -16,8 +16,9 @@ from test_training import TINY_PRIOR, losses, recipe, vqvae_recipe
 from torch import nn
 
 from t2i.data.toybox import export
-from t2i.models import BEST, load_pretrained
+from t2i.models import load_pretrained
 from t2i.pipelines import AutoPipeline
+from t2i.runs import BEST
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.averages import AveragedWeights
 from t2i.training.checkpoints import Checkpoints

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2i.data.digits import Part, few, open_splits
 from t2i.data.domains import OneLook, Unpaired
 from t2i.data.factors import ToyboxFactors
 from t2i.data.labelled import Labelled
 from t2i.data.layouts import WithLayouts
 from t2i.data.sources import Pictures, open_source
+from t2i.data.splits import Part, few, open_splits
 from t2i.data.toybox import LABELS, Toybox, export
 
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from t2i.data import open_source
-from t2i.data.digits import open_splits
 from t2i.data.folder import captions_of, note
+from t2i.data.splits import open_splits
 from t2i.eval.prompts import open_prompts
 
 

@@ -22,7 +22,7 @@ from t2i.data.levels import PreparePixels, first_levels
 from t2i.eval.block_measures import nats
 from t2i.models import load_pretrained
 from t2i.models.base import from_levels
-from t2i.runs import trained_on
+from t2i.runs import open_training_data
 from t2i.training.cli import run
 from t2i.training.recipes import RECIPES
 
@@ -75,7 +75,7 @@ def _label(name: str) -> list[str]:
 
 def test_completion_keeps_the_upper_halves_of_test_pictures(runs, tmp_path):
     main(["sample", str(runs["pixels"]), "--num", "5", "--complete", "--out", f"{tmp_path}/"])
-    k, _ = first_levels(trained_on(runs["pixels"]).test, PreparePixels(2, 1), 5)
+    k, _ = first_levels(open_training_data(runs["pixels"]).test, PreparePixels(2, 1), 5)
     drawn_now = np.stack([np.asarray(Image.open(tmp_path / f"{i}.png"))[..., 0] > 127 for i in range(5)])
     assert (drawn_now[:, :4] == k[:, 0, :4].bool().numpy()).all()
     assert (drawn_now[:, 4:] != k[:, 0, 4:].bool().numpy()).any()
@@ -166,7 +166,7 @@ def test_bits_are_those_of_the_run_and_of_the_library(runs, tmp_path, capsys):
         assert float(rows[name]["bits/dim"]) == pytest.approx(scores["nats"] / (64 * math.log(2)), rel=1e-5)
     compared = {name: rows[name]["more than the first"] for name in names}
     assert compared["vae"] == compared["glow"] == compared["pca"] == ""  # itself, and pictures of other levels
-    k, labels = first_levels(trained_on(runs["vae"]).test, PreparePixels(2, 1), 20)
+    k, labels = first_levels(open_training_data(runs["vae"]).test, PreparePixels(2, 1), 20)
     vae, pixels = (nats(load_pretrained(runs[name]), from_levels(k, 2), labels).double() for name in ("vae", "pixels"))
     assert float(compared["pixels"]) == pytest.approx((pixels - vae).mean().item(), rel=1e-4)
     assert float(rows["pixels"]["from"]) < float(compared["pixels"]) < float(rows["pixels"]["to"])
@@ -174,14 +174,14 @@ def test_bits_are_those_of_the_run_and_of_the_library(runs, tmp_path, capsys):
 
 
 def test_more_samples_bring_the_bound_nearer(runs):
-    k, labels = first_levels(trained_on(runs["vae"]).test, PreparePixels(2, 1), 60)
+    k, labels = first_levels(open_training_data(runs["vae"]).test, PreparePixels(2, 1), 60)
     model, images = load_pretrained(runs["vae"]), from_levels(k, 2)
     once, often = (float(nats(model, images, labels, samples=s).mean()) for s in (1, 30))
     assert often < once
 
 
 def test_bits_do_not_depend_on_the_batch_where_nothing_is_drawn(runs):
-    k, labels = first_levels(trained_on(runs["pixels"]).test, PreparePixels(2, 1), 7)
+    k, labels = first_levels(open_training_data(runs["pixels"]).test, PreparePixels(2, 1), 7)
     model, images = load_pretrained(runs["pixels"]), from_levels(k, 2)
     whole, parts = (nats(model, images, labels, batch_size=b) for b in (7, 3))
     torch.testing.assert_close(whole, parts)
@@ -191,8 +191,8 @@ def test_bits_of_what_has_none_are_refused(runs, tmp_path):
     for argument, said in ((runs["autoencoder"], "neither a likelihood"), (tmp_path, r"no config\.json")):
         with pytest.raises(SystemExit, match=said):
             main(["eval", "bits", str(argument)])
-    with pytest.raises(ValueError, match="say which --data"):
-        trained_on(runs["cyclegan"])
+    with pytest.raises(ValueError, match="give --data"):
+        open_training_data(runs["cyclegan"])
 
 
 # --- the curve of distances -----------------------------------------------------------------------------------------

@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from t2i.data import labelled
-from t2i.data.digits import few, open_splits
+from t2i.data.splits import few, open_splits
 from t2i.training.benchmark import family
 from t2i.training.benchmark.compare import Compare
-from t2i.training.block_stage import BlockDataConfig
 from t2i.training.recipes import RECIPES
+from t2i.training.unconditional import UnconditionalDataConfig
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_model_learns_from_some_of_each_class(tmp_path, classes):
     with pytest.raises(ValueError, match="no --per-class"):
         dataclasses.replace(recipe, data=unlabelled).stage()
     with pytest.raises(ValueError, match="per_class must be at least 2"):
-        BlockDataConfig(per_class=1)
+        UnconditionalDataConfig(per_class=1)
 
 
 def test_mnist_is_told_from_what_has_its_labels(tmp_path, monkeypatch):

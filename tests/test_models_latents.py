@@ -13,8 +13,8 @@ from generative_models import MAKERS, VAE_SIZES, digits, pictures, stirred
 from PIL import Image
 from torch.distributions import Normal, kl_divergence
 
-from t2i.data.digits import open_splits
 from t2i.data.factors import FACTORS, ToyboxFactors, held_out
+from t2i.data.splits import open_splits
 from t2i.data.toybox import HELD_OUT
 from t2i.models.analysis import traversals
 from t2i.models.analysis.disentanglement import entropies, mig, mutual_information

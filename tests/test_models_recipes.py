@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from t2i.data.digits import Part, open_splits
 from t2i.data.labelled import Labelled, read_idx
 from t2i.data.levels import PreparePixels
 from t2i.data.sources import open_source
+from t2i.data.splits import Part, open_splits
 from t2i.models import load_pretrained
-from t2i.training.block_stage import BlockDataConfig
 from t2i.training.cli import run
 from t2i.training.recipes import RECIPES
+from t2i.training.unconditional import UnconditionalDataConfig
 
 BLOCKS = ("vae", "gated-pixelcnn", "glow")
 OTHERS = ("autoencoder", "hvae", "pixelrnn", "pixelcnn", "pixelcnn-pp", "nice", "realnvp", "ddpm", "score-sde")
@@ -132,7 +132,7 @@ def test_options_that_do_not_fit_the_data_raise(tmp_path, idx_folder):
     with pytest.raises(ValueError, match="binarise"):
         run(recipe("vae", tmp_path / "run", {"levels": 17}))
     with pytest.raises(ValueError, match=r"levels must lie in \[2, 256\]"):
-        BlockDataConfig(levels=1)
+        UnconditionalDataConfig(levels=1)
     folder = run(recipe("glow", tmp_path / "idx-run", {"data": str(idx_folder)}, True, max_train_steps=1))
     assert load_pretrained(folder).config.num_classes == 4
 

@@ -15,12 +15,12 @@ import pytest
 from launching import launched
 from PIL import Image
 
-from t2i.training.block_stage import BlockStage
 from t2i.training.budget import Budget
 from t2i.training.cli import run
 from t2i.training.config import LoopConfig
 from t2i.training.loop import learning_rate, train
 from t2i.training.recipes import RECIPES
+from t2i.training.unconditional import UnconditionalTask
 
 
 def recipe(folder: Path, seconds: float, **loop):
@@ -109,7 +109,7 @@ def test_a_run_stops_at_the_first_step_past_its_seconds_and_goes_on_with_more(tm
     assert more[len(first)]["seconds"] > 0.5 and more[-2]["seconds"] < 1 <= more[-1]["seconds"]
 
 
-class SlowToShow(BlockStage):
+class SlowToShow(UnconditionalTask):
     def preview(self) -> Image.Image:
         time.sleep(1)
         return Image.new("RGB", (8, 8))

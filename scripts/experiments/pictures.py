@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from t2i.cli_errors import UsageError
-from t2i.data.digits import open_splits
 from t2i.data.levels import PreparePixels, first_levels
+from t2i.data.splits import open_splits
 from t2i.models.base import GenerativeModel, from_levels
 
 

@@ -100,7 +100,7 @@ def is_labelled(name: str) -> bool:
 
 
 def open_labelled(name: str, size: int | None = None) -> Splits:
-    """ "digits", one of HUB, or a folder of IDX files, in two parts; see `t2i.data.digits.open_splits`."""
+    """ "digits", one of HUB, or a folder of IDX files, in two parts; see `t2i.data.splits.open_splits`."""
     if name == "digits":
         return _in_two(*_sklearn_digits(), DIGITS, 17, size, 1500)
     return _from_hub(name, size) if name in HUB else _from_idx(Path(name), size)

@@ -8,8 +8,8 @@ from pkgutil import resolve_name
 from t2i.files import read_json
 from t2i.folders import newest_in_run
 from t2i.manifest import verify
+from t2i.runs import BEST
 
-BEST = "best"  # a run's folder of the model that did best on its validation pictures
 CLASSES = {  # name in config.json: where it is
     "LinearMixture": "t2i.models.linear.linear_mixture:LinearMixture",
     "Autoencoder": "t2i.models.latent_variable.autoencoder:Autoencoder",

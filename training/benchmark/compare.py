@@ -126,11 +126,11 @@ def compare(ask: Compare) -> Path:
 def families() -> dict[str, type]:
     """The recipes of unconditional models by name, and the class that each trains, in the order of RECIPES."""
     from t2i.models.base import GenerativeModel
-    from t2i.training.block_stage import BlockOptions
     from t2i.training.recipes import RECIPES
+    from t2i.training.unconditional import ModelOptions
 
     options = {name: getattr(recipe("base"), "model", None) for name, recipe in RECIPES.items()}
-    blocks = {name: o.block for name, o in options.items() if isinstance(o, BlockOptions)}
+    blocks = {name: o.block for name, o in options.items() if isinstance(o, ModelOptions)}
     return {name: block for name, block in blocks.items() if issubclass(block, GenerativeModel)}
 
 
@@ -161,7 +161,7 @@ def read(out: Path, name: str) -> dict:
 
 def _resolved(ask: Compare) -> Compare:
     """With the levels and the extractor that the data ask for. Raises as `open_splits` does."""
-    from t2i.data.digits import open_splits
+    from t2i.data.splits import open_splits
 
     splits = open_splits(ask.data, ask.image_size, ask.seed)
     extractor = ask.extractor

@@ -22,17 +22,17 @@ import torch
 from torch import Tensor
 
 from t2i.cli_errors import exit_on_bad_input
-from t2i.data.digits import open_splits
 from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.sources import Source
+from t2i.data.splits import open_splits
 from t2i.eval.block_measures import SHOWN, decoded, distances, draw, encode, probe, strip
 from t2i.eval.features import Extractor, open_extractor
 from t2i.files import read_json, write_json, write_whole
-from t2i.models import BEST, load_pretrained
+from t2i.models import load_pretrained
 from t2i.models.base import GenerativeModel, from_levels
 from t2i.processes import most_memory, this_process
+from t2i.runs import BEST, SCORES_FILE
 from t2i.training.benchmark.compare import REAL, Compare, result_file, seconds, settings, strip_file
-from t2i.training.block_stage import SCORES_FILE
 from t2i.training.cli import run as train
 from t2i.training.loop import NonFiniteLoss
 from t2i.training.recipes import RECIPES

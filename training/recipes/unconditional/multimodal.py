@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from t2i.data.digits import open_splits
 from t2i.data.levels import PreparePixels
 from t2i.data.sources import Source
+from t2i.data.splits import open_splits
 from t2i.data.toybox import COLOURS, Scene, Thing, contact_sheet
 from t2i.data.toybox.attributes import ATTRIBUTES
 from t2i.data.toybox.kinds import KINDS
@@ -64,8 +64,8 @@ class MultimodalRecipe:
     model: MultimodalModelConfig = field(default_factory=MultimodalModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
-    def stage(self) -> MultimodalStage:
-        return MultimodalStage(self)
+    def stage(self) -> MultimodalTask:
+        return MultimodalTask(self)
 
 
 def multimodal_vae(preset: str = "base") -> MultimodalRecipe:
@@ -83,7 +83,7 @@ def multimodal_vae(preset: str = "base") -> MultimodalRecipe:
     return MultimodalRecipe(loop=LoopConfig("runs/multimodal-vae", max_train_steps=10_000, checkpointing_steps=500))
 
 
-class MultimodalStage:
+class MultimodalTask:
     """Pictures and captions, toybox's in their canonical words; of other data as they come."""
 
     SHOWN = 16

@@ -1,4 +1,4 @@
-"""Diffusion and score models of pictures, without text: see recipes/block.py."""
+"""Diffusion and score models of pictures, without text: see recipes/unconditional/base.py."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 
 from t2i.models.diffusion.ddpm import DDPM
 from t2i.models.diffusion.score_sde import ScoreSDE
-from t2i.training.block_stage import BlockDataConfig, BlockOptions
 from t2i.training.config import LoopConfig
-from t2i.training.recipes.block import BlockRecipe, base_loop, tiny_loop
+from t2i.training.recipes.unconditional.base import UnconditionalRecipe, base_loop, tiny_loop
+from t2i.training.unconditional import ModelOptions, UnconditionalDataConfig
 
 
 @dataclass(frozen=True)
-class DDPMOptions(BlockOptions):
+class DDPMOptions(ModelOptions):
     block: ClassVar = DDPM
 
     widths: tuple[int, ...] = (32, 64, 64)
@@ -30,19 +30,19 @@ class DDPMOptions(BlockOptions):
     """Of a step back: β̃ or β."""
 
 
-def ddpm(preset: str = "base") -> BlockRecipe:
+def ddpm(preset: str = "base") -> UnconditionalRecipe:
     """DDPM: noise added in many small steps, and a network that takes them back.
 
     base: `t2i train ddpm --data FOLDER` of 28×28 IDX files
     tiny: `t2i train ddpm --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return BlockRecipe(DDPMOptions((16, 32), num_train_timesteps=100), loop=_rarely(tiny_loop("ddpm"), 2))
-    return BlockRecipe(DDPMOptions(), loop=_rarely(base_loop("ddpm"), 10))
+        return UnconditionalRecipe(DDPMOptions((16, 32), num_train_timesteps=100), loop=_rarely(tiny_loop("ddpm"), 2))
+    return UnconditionalRecipe(DDPMOptions(), loop=_rarely(base_loop("ddpm"), 10))
 
 
 @dataclass(frozen=True)
-class ScoreSDEOptions(BlockOptions):
+class ScoreSDEOptions(ModelOptions):
     block: ClassVar = ScoreSDE
 
     widths: tuple[int, ...] = (32, 64, 64)
@@ -66,7 +66,7 @@ class ScoreSDEOptions(BlockOptions):
     """Of the equation that scores, four network calls and as many gradients each."""
 
 
-def score_sde(preset: str = "base") -> BlockRecipe:
+def score_sde(preset: str = "base") -> UnconditionalRecipe:
     """Score SDE: the gradient of the density at every noise level, sampled and scored along differential equations.
 
     A score takes the network a hundred times and more, so few pictures are scored, and rarely.
@@ -76,8 +76,12 @@ def score_sde(preset: str = "base") -> BlockRecipe:
     """
     if preset == "tiny":
         model = ScoreSDEOptions((16, 32), steps=50, ode_steps=10)
-        return BlockRecipe(model, data=BlockDataConfig(scored=50), loop=_rarely(tiny_loop("score-sde"), 4))
-    return BlockRecipe(ScoreSDEOptions(), data=BlockDataConfig(scored=100), loop=_rarely(base_loop("score-sde"), 10))
+        return UnconditionalRecipe(
+            model, data=UnconditionalDataConfig(scored=50), loop=_rarely(tiny_loop("score-sde"), 4)
+        )
+    return UnconditionalRecipe(
+        ScoreSDEOptions(), data=UnconditionalDataConfig(scored=100), loop=_rarely(base_loop("score-sde"), 10)
+    )
 
 
 def _rarely(loop: LoopConfig, times: int) -> LoopConfig:

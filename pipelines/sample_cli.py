@@ -130,9 +130,9 @@ def _test_pictures(model, ask: Sample, places: range):
     """Of the run's data, as the model takes them: (n, C, S, S) and labels (n,)."""
     from t2i.data.levels import PreparePixels, first_levels
     from t2i.models.base import from_levels
-    from t2i.runs import trained_on
+    from t2i.runs import open_training_data
 
-    test = trained_on(ask.model).test
+    test = open_training_data(ask.model).test
     if ask.num > len(test):
         raise UsageError(f"there are {len(test)} test pictures to complete: set --num")
     k, labels = first_levels(test, PreparePixels(model.levels, model.shape[0]), places.stop)

@@ -16,15 +16,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.data.digits import Part, Splits, few, open_splits
 from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.sources import Source
+from t2i.data.splits import Part, Splits, few, open_splits
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.files import read_json, replaced, write_json
 from t2i.images import to_pil
 from t2i.manifest import write_manifest
-from t2i.models import BEST
 from t2i.models.base import GenerativeModel, from_levels, log_likelihood
+from t2i.runs import BEST
 from t2i.training.checkpoints import named_checkpoint
 from t2i.training.config import LoopConfig
 
@@ -32,7 +32,7 @@ SCORES_FILE = "scores.json"
 
 
 @dataclass(frozen=True)
-class BlockDataConfig:
+class UnconditionalDataConfig:
     data: str = "digits"
     """'digits', a folder of IDX files (MNIST's format), 'mnist', 'fashion', 'cifar10', 'toybox', 'toybox-factors', a
     folder of pictures (folders in it are classes), or a data set of the Hub."""
@@ -66,7 +66,7 @@ class BlockDataConfig:
 
 
 @dataclass(frozen=True)
-class BlockOptions:
+class ModelOptions:
     """A model's options; a subclass names the model."""
 
     block: ClassVar[type[GenerativeModel]]
@@ -80,7 +80,7 @@ class BlockOptions:
         return self.block(**geometry, **dataclasses.asdict(self))
 
 
-class BlockStage:
+class UnconditionalTask:
     """One unconditional model (or one given labels), scored at every checkpoint on pictures it is not trained on."""
 
     SHOWN = 32
@@ -88,7 +88,7 @@ class BlockStage:
     BATCH = 100  # pictures scored at once
     fingerprint: ClassVar[dict[str, str]] = {}
 
-    def __init__(self, data: BlockDataConfig, model: BlockOptions, loop: LoopConfig, conditional: bool):
+    def __init__(self, data: UnconditionalDataConfig, model: ModelOptions, loop: LoopConfig, conditional: bool):
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
         splits = open_splits(data.data, data.image_size, loop.seed, **columns)
         if not splits.classes and (conditional or data.per_class is not None):

@@ -54,8 +54,8 @@ class CharactersRecipe:
     model: CharactersModelConfig = field(default_factory=CharactersModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
-    def stage(self) -> CharactersStage:
-        return CharactersStage(self)
+    def stage(self) -> CharactersTask:
+        return CharactersTask(self)
 
 
 def characters(preset: str = "base") -> CharactersRecipe:
@@ -91,7 +91,7 @@ class Lines:
         return of_texts(self.texts)
 
 
-class CharactersStage:
+class CharactersTask:
     """Texts to learn, and others by which the model is scored: bits a character, ends of texts among them."""
 
     SHOWN = 24

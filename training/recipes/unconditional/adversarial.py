@@ -1,4 +1,4 @@
-"""Generative adversarial networks: see recipes/block.py. Their checkpoints are compared by a distance between sets."""
+"""Generative adversarial networks, whose checkpoints are compared by a distance between sets of images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from t2i.eval.metrics import frechet_distance
 from t2i.models.adversarial.gan import GAN
 from t2i.models.adversarial.losses import LossKind
 from t2i.models.base import from_levels
-from t2i.training.block_stage import BlockDataConfig, BlockOptions, BlockStage
 from t2i.training.config import LoopConfig
-from t2i.training.recipes.block import BlockRecipe, base_loop, tiny_loop
+from t2i.training.recipes.unconditional.base import UnconditionalRecipe, base_loop, tiny_loop
+from t2i.training.unconditional import ModelOptions, UnconditionalDataConfig, UnconditionalTask
 
 
 @dataclass(frozen=True)
-class GANOptions(BlockOptions):
+class GANOptions(ModelOptions):
     block: ClassVar = GAN
 
     latent_dim: int = 64
@@ -37,9 +37,9 @@ class GANOptions(BlockOptions):
 
 
 @dataclass(frozen=True)
-class GANRecipe(BlockRecipe):
+class GANRecipe(UnconditionalRecipe):
     model: GANOptions
-    data: BlockDataConfig = field(default_factory=lambda: BlockDataConfig(patience=0))
+    data: UnconditionalDataConfig = field(default_factory=lambda: UnconditionalDataConfig(patience=0))
 
     def __post_init__(self) -> None:
         if self.model.discriminator_steps > 1 < self.loop.gradient_accumulation_steps:
@@ -48,11 +48,11 @@ class GANRecipe(BlockRecipe):
                 f"{self.loop.gradient_accumulation_steps} passes would mix: set --gradient-accumulation-steps 1"
             )
 
-    def stage(self) -> GANStage:
-        return GANStage(self.data, self.model, self.loop, self.conditional)
+    def stage(self) -> GANTask:
+        return GANTask(self.data, self.model, self.loop, self.conditional)
 
 
-class GANStage(BlockStage):
+class GANTask(UnconditionalTask):
     """The players' losses say who is ahead, not how good the images are; so sets of them are compared.
 
     The loss by which the best checkpoint is found is the Fréchet distance of samples, always from the same latents, to
@@ -62,7 +62,7 @@ class GANStage(BlockStage):
 
     SAMPLED = 256  # at most, and no more than there are pictures
 
-    def __init__(self, data: BlockDataConfig, model: GANOptions, loop: LoopConfig, conditional: bool):
+    def __init__(self, data: UnconditionalDataConfig, model: GANOptions, loop: LoopConfig, conditional: bool):
         super().__init__(data, model, loop, conditional)
         self.find_unused_parameters = model.discriminator_steps > 1
 

@@ -1,4 +1,4 @@
-"""Autoencoders, with a likelihood or without: see recipes/block.py."""
+"""Autoencoders, with a likelihood or without: see recipes/unconditional/base.py."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from t2i.models.latent_variable.autoencoder import Autoencoder
 from t2i.models.latent_variable.hierarchical_vae import HierarchicalVAE
 from t2i.models.latent_variable.vae import VAE
 from t2i.models.pixel_likelihoods import Pixels
-from t2i.training.block_stage import BlockDataConfig, BlockOptions
-from t2i.training.recipes.block import BlockRecipe, base_loop, tiny_loop
+from t2i.training.recipes.unconditional.base import UnconditionalRecipe, base_loop, tiny_loop
+from t2i.training.unconditional import ModelOptions, UnconditionalDataConfig
 
 
 @dataclass(frozen=True)
-class AutoencoderOptions(BlockOptions):
+class AutoencoderOptions(ModelOptions):
     block: ClassVar = Autoencoder
 
     widths: tuple[int, ...] = (32, 64, 64)
@@ -25,18 +25,18 @@ class AutoencoderOptions(BlockOptions):
     dropout: float = 0.0
 
 
-def autoencoder(preset: str = "base") -> BlockRecipe:
+def autoencoder(preset: str = "base") -> UnconditionalRecipe:
     """Autoencoder: pictures through a few numbers and back.
 
     base: `t2i train autoencoder --data FOLDER` of 28×28 IDX files
     tiny: `t2i train autoencoder --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return BlockRecipe(AutoencoderOptions((16, 32), latent_dim=8), loop=tiny_loop("autoencoder"))
-    return BlockRecipe(AutoencoderOptions(), loop=base_loop("autoencoder"))
+        return UnconditionalRecipe(AutoencoderOptions((16, 32), latent_dim=8), loop=tiny_loop("autoencoder"))
+    return UnconditionalRecipe(AutoencoderOptions(), loop=base_loop("autoencoder"))
 
 
-class _PixelOptions(BlockOptions):
+class _PixelOptions(ModelOptions):
     """Of a model whose `pixels` are of two levels or of more."""
 
     pixels: Pixels
@@ -63,16 +63,16 @@ class VAEOptions(_PixelOptions):
     """More than 1 trains the importance-weighted bound."""
 
 
-def vae(preset: str = "base") -> BlockRecipe:
+def vae(preset: str = "base") -> UnconditionalRecipe:
     """Variational autoencoder of binarised pictures (or of grey and colour ones: --levels 256 --pixels logistic).
 
     base: `t2i train vae --data FOLDER` of 28×28 IDX files
     tiny: `t2i train vae --preset tiny`, 8×8 digits, half a minute on one core
     """
-    data = BlockDataConfig(levels=2)
+    data = UnconditionalDataConfig(levels=2)
     if preset == "tiny":
-        return BlockRecipe(VAEOptions((16, 32), latent_dim=10), data=data, loop=tiny_loop("vae"))
-    return BlockRecipe(VAEOptions(), data=data, loop=base_loop("vae"))
+        return UnconditionalRecipe(VAEOptions((16, 32), latent_dim=10), data=data, loop=tiny_loop("vae"))
+    return UnconditionalRecipe(VAEOptions(), data=data, loop=base_loop("vae"))
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ class HVAEOptions(_PixelOptions):
     dropout: float = 0.1
 
 
-def hvae(preset: str = "base") -> BlockRecipe:
+def hvae(preset: str = "base") -> UnconditionalRecipe:
     """Hierarchical variational autoencoder: groups of latents from coarse to fine.
 
     base: `t2i train hvae --data FOLDER` of 28×28 IDX files
     tiny: `t2i train hvae --preset tiny`, 8×8 digits, half a minute on one core
     """
-    data = BlockDataConfig(levels=2)
+    data = UnconditionalDataConfig(levels=2)
     if preset == "tiny":
         model = HVAEOptions((16, 32), (1, 1), 2)
-        return BlockRecipe(model, data=data, loop=tiny_loop("hvae"))
-    return BlockRecipe(HVAEOptions(), data=data, loop=base_loop("hvae"))
+        return UnconditionalRecipe(model, data=data, loop=tiny_loop("hvae"))
+    return UnconditionalRecipe(HVAEOptions(), data=data, loop=base_loop("hvae"))

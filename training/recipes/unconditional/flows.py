@@ -1,4 +1,4 @@
-"""Invertible networks: see recipes/block.py."""
+"""Invertible networks: see recipes/unconditional/base.py."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import ClassVar
 from t2i.models.flows.glow import Glow
 from t2i.models.flows.nice import NICE
 from t2i.models.flows.realnvp import RealNVP
-from t2i.training.block_stage import BlockOptions
-from t2i.training.recipes.block import BlockRecipe, base_loop, tiny_loop
+from t2i.training.recipes.unconditional.base import UnconditionalRecipe, base_loop, tiny_loop
+from t2i.training.unconditional import ModelOptions
 
 
 @dataclass(frozen=True)
-class NICEOptions(BlockOptions):
+class NICEOptions(ModelOptions):
     block: ClassVar = NICE
 
     couplings: int = 4
@@ -26,19 +26,19 @@ class NICEOptions(BlockOptions):
     """Of the logit before it all; 0: none."""
 
 
-def nice(preset: str = "base") -> BlockRecipe:
+def nice(preset: str = "base") -> UnconditionalRecipe:
     """NICE: additive coupling, of dequantised pictures.
 
     base: `t2i train nice --data FOLDER` of 28×28 IDX files
     tiny: `t2i train nice --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return BlockRecipe(NICEOptions(width=128, hidden=2), loop=tiny_loop("nice"))
-    return BlockRecipe(NICEOptions(), loop=base_loop("nice"))
+        return UnconditionalRecipe(NICEOptions(width=128, hidden=2), loop=tiny_loop("nice"))
+    return UnconditionalRecipe(NICEOptions(), loop=base_loop("nice"))
 
 
 @dataclass(frozen=True)
-class RealNVPOptions(BlockOptions):
+class RealNVPOptions(ModelOptions):
     block: ClassVar = RealNVP
 
     scales: int = 2
@@ -55,19 +55,19 @@ class RealNVPOptions(BlockOptions):
     """Of the logit before it all; 0: none."""
 
 
-def realnvp(preset: str = "base") -> BlockRecipe:
+def realnvp(preset: str = "base") -> UnconditionalRecipe:
     """RealNVP: affine coupling at several scales, of dequantised pictures.
 
     base: `t2i train realnvp --data FOLDER` of 28×28 IDX files
     tiny: `t2i train realnvp --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return BlockRecipe(RealNVPOptions(scales=1, couplings=2, width=16, blocks=1), loop=tiny_loop("realnvp"))
-    return BlockRecipe(RealNVPOptions(), loop=base_loop("realnvp"))
+        return UnconditionalRecipe(RealNVPOptions(scales=1, couplings=2, width=16, blocks=1), loop=tiny_loop("realnvp"))
+    return UnconditionalRecipe(RealNVPOptions(), loop=base_loop("realnvp"))
 
 
 @dataclass(frozen=True)
-class GlowOptions(BlockOptions):
+class GlowOptions(ModelOptions):
     block: ClassVar = Glow
 
     scales: int = 2
@@ -82,12 +82,12 @@ class GlowOptions(BlockOptions):
     """Of the logit before it all; 0, as in the paper: none."""
 
 
-def glow(preset: str = "base") -> BlockRecipe:
+def glow(preset: str = "base") -> UnconditionalRecipe:
     """Glow: activation norms and invertible 1×1 convolutions, of dequantised pictures.
 
     base: `t2i train glow --data FOLDER` of 28×28 IDX files
     tiny: `t2i train glow --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return BlockRecipe(GlowOptions(steps=3, width=32), loop=tiny_loop("glow"))
-    return BlockRecipe(GlowOptions(), loop=base_loop("glow"))
+        return UnconditionalRecipe(GlowOptions(steps=3, width=32), loop=tiny_loop("glow"))
+    return UnconditionalRecipe(GlowOptions(), loop=base_loop("glow"))

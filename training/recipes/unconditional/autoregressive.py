@@ -1,4 +1,4 @@
-"""Models that predict one pixel from those before it: see recipes/block.py."""
+"""Models that predict one pixel from those before it: see recipes/unconditional/base.py."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from t2i.models.autoregressive.gated_pixelcnn import GatedPixelCNN
 from t2i.models.autoregressive.pixelcnn import PixelCNN
 from t2i.models.autoregressive.pixelcnn_pp import PixelCNNpp
 from t2i.models.autoregressive.pixelrnn import Kind, PixelRNN
-from t2i.training.block_stage import BlockDataConfig, BlockOptions
-from t2i.training.recipes.block import BlockRecipe, base_loop, tiny_loop
+from t2i.training.recipes.unconditional.base import UnconditionalRecipe, base_loop, tiny_loop
+from t2i.training.unconditional import ModelOptions, UnconditionalDataConfig
 
 
 @dataclass(frozen=True)
-class PixelCNNOptions(BlockOptions):
+class PixelCNNOptions(ModelOptions):
     block: ClassVar = PixelCNN
 
     width: int = 32
@@ -27,23 +27,25 @@ class PixelCNNOptions(BlockOptions):
     dropout: float = 0.1
 
 
-def pixelcnn(preset: str = "base") -> BlockRecipe:
+def pixelcnn(preset: str = "base") -> UnconditionalRecipe:
     """Masked convolutions over pixels, of binarised pictures or with --levels more.
 
     base: `t2i train pixelcnn --data FOLDER` of 28×28 IDX files
     tiny: `t2i train pixelcnn --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return BlockRecipe(
+        return UnconditionalRecipe(
             PixelCNNOptions(16, blocks=3, first_kernel=5),
-            data=BlockDataConfig(levels=2),
+            data=UnconditionalDataConfig(levels=2),
             loop=tiny_loop("pixelcnn"),
         )
-    return BlockRecipe(PixelCNNOptions(), data=BlockDataConfig(levels=2), loop=base_loop("pixelcnn", batch=32))
+    return UnconditionalRecipe(
+        PixelCNNOptions(), data=UnconditionalDataConfig(levels=2), loop=base_loop("pixelcnn", batch=32)
+    )
 
 
 @dataclass(frozen=True)
-class GatedPixelCNNOptions(BlockOptions):
+class GatedPixelCNNOptions(ModelOptions):
     block: ClassVar = GatedPixelCNN
 
     width: int = 32
@@ -56,25 +58,25 @@ class GatedPixelCNNOptions(BlockOptions):
     dropout: float = 0.1
 
 
-def gated_pixelcnn(preset: str = "base") -> BlockRecipe:
+def gated_pixelcnn(preset: str = "base") -> UnconditionalRecipe:
     """Gated PixelCNN without a blind spot, of binarised pictures or with --levels more.
 
     base: `t2i train gated-pixelcnn --data FOLDER` of 28×28 IDX files
     tiny: `t2i train gated-pixelcnn --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return BlockRecipe(
+        return UnconditionalRecipe(
             GatedPixelCNNOptions(16, layers=3, kernel=3, first_kernel=5),
-            data=BlockDataConfig(levels=2),
+            data=UnconditionalDataConfig(levels=2),
             loop=tiny_loop("gated-pixelcnn"),
         )
-    return BlockRecipe(
-        GatedPixelCNNOptions(), data=BlockDataConfig(levels=2), loop=base_loop("gated-pixelcnn", batch=32)
+    return UnconditionalRecipe(
+        GatedPixelCNNOptions(), data=UnconditionalDataConfig(levels=2), loop=base_loop("gated-pixelcnn", batch=32)
     )
 
 
 @dataclass(frozen=True)
-class PixelCNNppOptions(BlockOptions):
+class PixelCNNppOptions(ModelOptions):
     block: ClassVar = PixelCNNpp
 
     width: int = 48
@@ -87,19 +89,19 @@ class PixelCNNppOptions(BlockOptions):
     dropout: float = 0.2
 
 
-def pixelcnn_pp(preset: str = "base") -> BlockRecipe:
+def pixelcnn_pp(preset: str = "base") -> UnconditionalRecipe:
     """PixelCNN++: mixtures of discretised logistics, for pictures of many levels.
 
     base: `t2i train pixelcnn-pp --data FOLDER` of 28×28 IDX files
     tiny: `t2i train pixelcnn-pp --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return BlockRecipe(PixelCNNppOptions(16, blocks=1, mixtures=5), loop=tiny_loop("pixelcnn-pp"))
-    return BlockRecipe(PixelCNNppOptions(), loop=base_loop("pixelcnn-pp", batch=32))
+        return UnconditionalRecipe(PixelCNNppOptions(16, blocks=1, mixtures=5), loop=tiny_loop("pixelcnn-pp"))
+    return UnconditionalRecipe(PixelCNNppOptions(), loop=base_loop("pixelcnn-pp", batch=32))
 
 
 @dataclass(frozen=True)
-class PixelRNNOptions(BlockOptions):
+class PixelRNNOptions(ModelOptions):
     block: ClassVar = PixelRNN
 
     kind: Kind = "row"
@@ -113,16 +115,18 @@ class PixelRNNOptions(BlockOptions):
     dropout: float = 0.1
 
 
-def pixelrnn(preset: str = "base") -> BlockRecipe:
+def pixelrnn(preset: str = "base") -> UnconditionalRecipe:
     """LSTMs over pixels, row by row or (--kind diagonal) by diagonals, of binarised pictures or with --levels more.
 
     base: `t2i train pixelrnn --data FOLDER` of 28×28 IDX files
     tiny: `t2i train pixelrnn --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
-        return BlockRecipe(
+        return UnconditionalRecipe(
             PixelRNNOptions(blocks=3, first_kernel=5),
-            data=BlockDataConfig(levels=2),
+            data=UnconditionalDataConfig(levels=2),
             loop=tiny_loop("pixelrnn"),
         )
-    return BlockRecipe(PixelRNNOptions(), data=BlockDataConfig(levels=2), loop=base_loop("pixelrnn", batch=32))
+    return UnconditionalRecipe(
+        PixelRNNOptions(), data=UnconditionalDataConfig(levels=2), loop=base_loop("pixelrnn", batch=32)
+    )

@@ -8,22 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from t2i.training.block_stage import BlockDataConfig, BlockOptions, BlockStage
 from t2i.training.config import LoopConfig
+from t2i.training.unconditional import ModelOptions, UnconditionalDataConfig, UnconditionalTask
 
 
 @dataclass(frozen=True)
-class BlockRecipe:
+class UnconditionalRecipe:
     """A model's options, the pictures, and the loop."""
 
-    model: BlockOptions
+    model: ModelOptions
     conditional: bool = False
     """Train p(x | y) on the data's labels."""
-    data: BlockDataConfig = field(default_factory=BlockDataConfig)
+    data: UnconditionalDataConfig = field(default_factory=UnconditionalDataConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
-    def stage(self) -> BlockStage:
-        return BlockStage(self.data, self.model, self.loop, self.conditional)
+    def stage(self) -> UnconditionalTask:
+        return UnconditionalTask(self.data, self.model, self.loop, self.conditional)
 
 
 def tiny_loop(name: str, learning_rate: float = 2e-3) -> LoopConfig:

@@ -17,12 +17,12 @@ from t2i.manifest import write_manifest
 from t2i.models.base import from_levels
 from t2i.models.linear.linear_mixture import LinearMixture, nearest
 from t2i.runs import RECIPE_FILE
-from t2i.training.block_stage import BlockDataConfig, BlockOptions, BlockStage
 from t2i.training.config import LoopConfig, flatten
+from t2i.training.unconditional import ModelOptions, UnconditionalDataConfig, UnconditionalTask
 
 
 @dataclass(frozen=True)
-class LinearOptions(BlockOptions):
+class LinearOptions(ModelOptions):
     block: ClassVar = LinearMixture
 
     rank: int = 50
@@ -42,7 +42,7 @@ class LinearRecipe:
     seed: int = 0
     conditional: bool = False
     """Fit p(x | y) on the data's labels: a mixture for each class."""
-    data: BlockDataConfig = field(default_factory=BlockDataConfig)
+    data: UnconditionalDataConfig = field(default_factory=UnconditionalDataConfig)
     model: LinearOptions = field(default_factory=LinearOptions)
 
     def fit(self) -> Path:
@@ -55,7 +55,7 @@ class LinearRecipe:
         if folder.exists():
             raise FileExistsError(f"{run} holds a model: choose another --output-dir")
         loop = LoopConfig(self.output_dir, seed=self.seed)
-        stage = BlockStage(self.data, self.model, loop, self.conditional)
+        stage = UnconditionalTask(self.data, self.model, loop, self.conditional)
         some = range(min(self.fitted, len(stage.source)))
         items = [stage.prepare(stage.source[i], np.random.default_rng((self.seed, i))) for i in some]
         images = from_levels(torch.from_numpy(np.stack([item["k"] for item in items])), stage.model.levels)

@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.data.digits import TEST_SEED
 from t2i.data.domains import PrepareBoth, Unpaired
+from t2i.data.splits import TEST_SEED
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.files import write_json
 from t2i.images import to_pil, to_tensor
 from t2i.models.adversarial.cyclegan import CycleGame, CycleGAN
-from t2i.training.block_stage import SCORES_FILE
+from t2i.runs import SCORES_FILE
 from t2i.training.config import LoopConfig
 
 
@@ -63,8 +63,8 @@ class CycleGANRecipe:
     model: CycleGANOptions = field(default_factory=CycleGANOptions)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
-    def stage(self) -> CycleGANStage:
-        return CycleGANStage(self)
+    def stage(self) -> CycleGANTask:
+        return CycleGANTask(self)
 
 
 def cyclegan(preset: str = "base") -> CycleGANRecipe:
@@ -80,12 +80,12 @@ def cyclegan(preset: str = "base") -> CycleGANRecipe:
 
 
 def _loop(name: str, steps: int, every: int, learning_rate: float) -> LoopConfig:
-    game = {"adam_beta1": 0.5, "lr_warmup_steps": 0, "max_grad_norm": 1e3}  # see recipes/gans.py
+    game = {"adam_beta1": 0.5, "lr_warmup_steps": 0, "max_grad_norm": 1e3}  # see recipes/unconditional/adversarial.py
     steps = {"max_train_steps": steps, "train_batch_size": 8, "checkpointing_steps": every}
     return LoopConfig(f"runs/{name}", learning_rate=learning_rate, **steps, **game)
 
 
-class CycleGANStage:
+class CycleGANTask:
     """Pictures of two domains; scored, where both are looks of toybox, by pictures whose translation is known."""
 
     SHOWN = 8
