@@ -11,7 +11,7 @@ import json
 import re
 from pathlib import Path, PurePosixPath
 
-from t2i.files import sync, write_json
+from t2i.files import read_json, sync, write_json
 
 MANIFEST = "manifest.json"
 STATE = "state"  # the part of a checkpoint that only resuming a run reads
@@ -19,13 +19,17 @@ STATE = "state"  # the part of a checkpoint that only resuming a run reads
 
 def write_manifest(folder: Path) -> None:
     """Have the disk hold every file under `folder`, then write its manifest."""
-    files = {}
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST):
-        sync(path)
-        files[path.relative_to(folder).as_posix()] = {"size": path.stat().st_size, "sha256": _sha256(path)}
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
+    files = {path.relative_to(folder).as_posix(): _entry(path) for path in paths}
     for inner in (p for p in folder.rglob("*") if p.is_dir()):
         sync(inner)
     write_json(folder / MANIFEST, {"files": files})
+
+
+def add_to_manifest(folder: Path, name: str) -> None:
+    """List a file that was added to a folder after its manifest was written."""
+    manifest = read_json(folder / MANIFEST, "files")
+    write_json(folder / MANIFEST, {"files": manifest["files"] | {name: _entry(folder / name)}})
 
 
 def damage(folder: Path, resuming: bool = False) -> str | None:
@@ -83,6 +87,12 @@ def newest_whole(run: Path, resuming: bool = False) -> Path | None:
     """The newest checkpoint of a run that is as it was saved, `state/` too where it is to be resumed."""
     whole = (p for p in reversed(checkpoints(run)) if (p / MANIFEST).is_file() and damage(p, resuming) is None)
     return next(whole, None)
+
+
+def _entry(path: Path) -> dict:
+    """Of a file that the disk holds from now on."""
+    sync(path)
+    return {"size": path.stat().st_size, "sha256": _sha256(path)}
 
 
 def _sha256(path: Path) -> str:

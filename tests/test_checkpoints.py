@@ -26,6 +26,7 @@ from t2i.training.cli import main, run
 from t2i.training.loop import NonFiniteLoss, train
 from t2i.training.recipes import RECIPES
 from t2i.training.recipes.vqvae import VQVAEStage
+from t2i.training.task import Evaluation
 
 STATE_FILES = ("model.safetensors", "optimizer.bin", "random_states_0.pkl", "ema.safetensors", "progress.json")
 
@@ -202,21 +203,14 @@ def test_a_run_is_not_resumed_as_another_recipe(tmp_path):
 
 def test_best_is_not_lost_to_a_worse_model_where_no_link_is(tmp_path):
     """On a system without links, say."""
-    tiny = RECIPES["nice"]("tiny")
-
-    def nice(steps: int, **loop):
-        sizes = {"train_batch_size": 8, "checkpointing_steps": 2, "dataloader_num_workers": 0, "report_to": "none"}
-        loop = dataclasses.replace(tiny.loop, output_dir=str(tmp_path / "run"), max_train_steps=steps, **sizes, **loop)
-        return dataclasses.replace(tiny, loop=loop, data=dataclasses.replace(tiny.data, scored=20))
-
-    run(nice(2))
+    run(nice(tmp_path / "run", max_train_steps=2))
     latest, scores = tmp_path / "run" / "latest", tmp_path / "run" / "checkpoint-2" / "scores.json"
     latest.unlink()
     history = json.loads(scores.read_text()) | {"history": [-1e9]}  # so good that nothing after it is better
     scores.write_text(json.dumps(history))
     write_manifest(scores.parent)
     best = contents(tmp_path / "run" / "best")
-    run(nice(4, resume="latest"))
+    run(nice(tmp_path / "run", max_train_steps=4, resume="latest"))
     assert contents(tmp_path / "run" / "best") == best
     flip(tmp_path / "run" / "best" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(ValueError, match="best is damaged"):
@@ -280,6 +274,53 @@ def test_a_preview_that_fails_costs_a_warning(tmp_path, capsys, monkeypatch):
     run(vqvae_recipe(tmp_path / "shown", max_train_steps=4, checkpointing_steps=2))
     weights = [tmp_path / name / "checkpoint-4" / "state" / "model.safetensors" for name in ("run", "shown")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+# --- evaluations ----------------------------------------------------------------------------------------------------
+
+
+class Unscorable(VQVAEStage):
+    def evaluate(self) -> Evaluation:
+        torch.rand(3)
+        raise RuntimeError("no reference")
+
+
+def test_an_evaluation_that_fails_costs_a_warning_and_no_checkpoint(tmp_path, capsys):
+    asked = vqvae_recipe(tmp_path / "run", max_train_steps=4, checkpointing_steps=2)
+    train(Unscorable(asked), asked.loop, {})
+    assert "warning: step 2 has no scores, the run goes on (RuntimeError: no reference)" in capsys.readouterr().err
+    run(vqvae_recipe(tmp_path / "scored", max_train_steps=4, checkpointing_steps=2))
+    for step in (2, 4):
+        weights = [tmp_path / run / f"checkpoint-{step}" / "state" / "model.safetensors" for run in ("run", "scored")]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+        assert damage(tmp_path / "run" / f"checkpoint-{step}", resuming=True) is None
+
+
+def nice(folder: Path, **loop):
+    tiny = RECIPES["nice"]("tiny")
+    sizes = {"max_train_steps": 6, "train_batch_size": 8, "checkpointing_steps": 2, "dataloader_num_workers": 0}
+    loop = dataclasses.replace(tiny.loop, output_dir=str(folder), report_to="none", **sizes | loop)
+    return dataclasses.replace(tiny, loop=loop, data=dataclasses.replace(tiny.data, scored=20))
+
+
+def test_a_run_that_ends_while_a_checkpoint_is_evaluated_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
+    """Though with a limit of one checkpoint no earlier one remembers the scores before it."""
+    run(nice(tmp_path / "whole"))
+    asked = nice(tmp_path / "parts", checkpoints_total_limit=1)
+    stage, calls = asked.stage(), iter((False, True))
+    evaluate = stage.evaluate
+    monkeypatch.setattr(stage, "evaluate", lambda: ctrl_c() if next(calls) else evaluate())
+    with pytest.raises(KeyboardInterrupt):
+        train(stage, asked.loop, {})
+    assert not (tmp_path / "parts" / "checkpoint-4" / "scores.json").exists()
+    run(dataclasses.replace(asked, loop=dataclasses.replace(asked.loop, resume="latest")))
+    for name in ("checkpoint-6/scores.json", "best/scores.json", "best/diffusion_pytorch_model.safetensors"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert len(json.loads((tmp_path / "parts" / "latest" / "scores.json").read_text())["history"]) == 3
+
+
+def ctrl_c():
+    raise KeyboardInterrupt
 
 
 def test_averages_follow_the_weights_and_come_back(tmp_path):

@@ -15,8 +15,10 @@ from t2i.data.labelled import Labelled, read_idx
 from t2i.data.levels import PreparePixels
 from t2i.data.sources import open_source
 from t2i.data.splits import Part, open_splits
+from t2i.manifest import write_manifest
 from t2i.models import load_pretrained
 from t2i.training.cli import run
+from t2i.training.evaluation import CheckpointEvaluator
 from t2i.training.recipes import RECIPES
 from t2i.training.unconditional import UnconditionalDataConfig
 
@@ -62,9 +64,13 @@ def test_a_loss_that_is_no_number_is_neither_best_nor_the_end(losses, tmp_path, 
     stage = recipe("vae", tmp_path / "run", {"patience": 3}).stage()
     told = iter(losses)
     monkeypatch.setattr(stage, "score", lambda pictures: {"loss": next(told)} if pictures is stage.validation else {})
+    evaluator = CheckpointEvaluator(stage, tmp_path / "run")
     for i in range(len(losses)):
-        stage.save(tmp_path / "run" / f"checkpoint-{i}")
-        assert not stage.finished
+        folder = tmp_path / "run" / f"checkpoint-{i}"
+        stage.save(folder)
+        write_manifest(folder)
+        evaluator.evaluate(folder)
+        assert not evaluator.finished
     assert scores(tmp_path / "run" / "best")["validation"]["loss"] == losses[-1]
     assert not list((tmp_path / "run").glob(".best*"))
 

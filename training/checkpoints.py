@@ -11,6 +11,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,7 +24,9 @@ from t2i.manifest import STATE, checkpoints, damage, newest_whole, write_manifes
 from t2i.runs import RECIPE_FILE
 from t2i.training.averages import AveragedWeights
 from t2i.training.budget import Budget
+from t2i.training.evaluation import history_of
 from t2i.training.lock import RunLock
+from t2i.training.task import Task
 
 T = TypeVar("T")
 
@@ -49,6 +52,15 @@ MAY_CHANGE = {  # what a resumed run may be told anew; anything else would make 
 
 
 DATA = "data_sha256"  # the key of a recipe that tells data of one name apart
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is: its steps, their seconds, and the losses of its evaluations."""
+
+    steps: int = 0
+    seconds: float = 0.0
+    history: list[float] = field(default_factory=list)
 
 
 class Checkpoints:
@@ -173,8 +185,8 @@ class Checkpoints:
             print(f"{later} is damaged and passed over; it is {aside} now")
         self._point_latest(origin)
 
-    def load(self, origin: Path, averages: AveragedWeights) -> tuple[int, float]:
-        """Bring back model, optimiser, random states and averaged weights; return the steps and seconds behind them."""
+    def load(self, origin: Path, averages: AveragedWeights) -> Progress:
+        """Bring back model, optimiser, random states and averaged weights; return how far the run was."""
         progress = json.loads((origin / STATE / "progress.json").read_text())
         if progress["global_batch"] != self.global_batch:
             raise ValueError(
@@ -192,10 +204,10 @@ class Checkpoints:
         self.accelerator.load_state(str(origin / STATE))  # Accelerate reads with weights_only=True
         self.accelerator.scaler = scaler
         averages.load(load_file(origin / STATE / "ema.safetensors"), progress["ema_steps"])
-        return progress["steps"], progress["seconds"]
+        return Progress(progress["steps"], progress["seconds"], history_of(origin, progress["history"]))
 
-    def save(self, budget: Budget, save_model: Callable[[Path], None], averages: AveragedWeights) -> Path:
-        """Write checkpoint-STEP: `save_model` with the averaged weights, and the state. Return its folder.
+    def save(self, task: Task, budget: Budget, averages: AveragedWeights, history: list[float]) -> Path:
+        """Write checkpoint-STEP: the task's model with the averaged weights, and the state. Return its folder.
 
         Raises OSError where the disk takes no more; the checkpoints before it stay as they were.
         """
@@ -203,9 +215,9 @@ class Checkpoints:
         part = self.run / f".{final.name}.part"
         try:
             with writing(final):
-                self._together(lambda: self._write_model(part, save_model, averages), main=True)
+                self._together(lambda: self._write_model(part, task, averages), main=True)
                 self._together(lambda: self.accelerator.save_state(str(part / STATE)))
-                self._together(lambda: self._write_progress(part, budget, averages), main=True)
+                self._together(lambda: self._write_progress(part, budget, averages, history), main=True)
         except OSError as error:
             kept = self.newest()
             raise OSError(f"{error}; {kept} is as it was" if kept else str(error)) from error
@@ -214,13 +226,15 @@ class Checkpoints:
                 shutil.rmtree(part, ignore_errors=True)
         return final
 
-    def _write_model(self, part: Path, save_model: Callable[[Path], None], averages: AveragedWeights) -> None:
+    def _write_model(self, part: Path, task: Task, averages: AveragedWeights) -> None:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
+        task.model.eval()
         with averages.applied():
-            save_model(part)
+            task.save(part)
+        task.model.train()
 
-    def _write_progress(self, part: Path, budget: Budget, averages: AveragedWeights) -> None:
+    def _write_progress(self, part: Path, budget: Budget, averages: AveragedWeights, history: list[float]) -> None:
         """The rest of a checkpoint and its manifest; then it gets its name, and the oldest ones go."""
         save_file(averages.state(), part / STATE / "ema.safetensors")
         progress = {
@@ -229,6 +243,7 @@ class Checkpoints:
             "ema_steps": averages.steps,
             "global_batch": self.global_batch,
             "processes": self.accelerator.num_processes,
+            "history": history,
         }
         write_json(part / STATE / "progress.json", progress)
         write_manifest(part)

@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -78,12 +78,10 @@ class RunLog:
 
     def show(self, step: int, preview: Callable[[], Image.Image]) -> None:
         """Save a preview and the curves so far. What fails costs a warning, and the run goes on."""
-        for what, work in (("preview", lambda: self._picture(step, preview())), ("curves", self._curves)):
-            try:
-                work()
-            except Exception as error:
-                words = " ".join(f"{type(error).__name__}: {error}".split())
-                print(f"\nwarning: step {step} has no {what}, the run goes on ({words})", file=sys.stderr)
+        with tolerated(step, "preview"):
+            self._picture(step, preview())
+        with tolerated(step, "curves"):
+            self._curves()
 
     def _picture(self, step: int, image: Image.Image) -> None:
         folder = self.run / "samples"
@@ -94,6 +92,16 @@ class RunLog:
 
     def _curves(self) -> None:
         plot_curves(self.history, self.run / "curves.png")
+
+
+@contextlib.contextmanager
+def tolerated(step: int, what: str) -> Iterator[None]:
+    """A context in which an error costs step `step` its preview, say, and a warning: the run goes on."""
+    try:
+        yield
+    except Exception as error:
+        words = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"\nwarning: step {step} has no {what}, the run goes on ({words})", file=sys.stderr)
 
 
 def plot_curves(history: list[dict], path: Path) -> None:

@@ -1,68 +1,44 @@
-"""The training loop, for every stage of every system, on one process or many.
+"""The training loop, for every task, on one process or many.
 
-A *stage* owns a model and says how to prepare a sample, what the loss is, what to show and how to save. The loop does
-the rest: steps, averaged weights, checkpoints that resume exactly, pictures, curves. `train` reads top to bottom.
+A task (see `task.py`) has a model, its data and its loss, and can preview, save and evaluate the model. The loop does
+the rest: steps, averaged weights, checkpoints that resume exactly, evaluation, the best checkpoint, early stopping,
+previews and curves. `train` reads top to bottom.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.utils import DistributedType
-from PIL import Image
 from torch import Tensor, nn
 
 from t2i.data.loading import load_batches
 from t2i.data.sampling import NumberBatches, NumberedSamples
-from t2i.data.sources import Source
 from t2i.training.averages import AveragedWeights
 from t2i.training.budget import UNENDING, Budget
-from t2i.training.checkpoints import DATA, Checkpoints
+from t2i.training.checkpoints import DATA, Checkpoints, Progress
 from t2i.training.compilation import compile_blocks
 from t2i.training.config import LoopConfig
-from t2i.training.log import RunLog
+from t2i.training.evaluation import CheckpointEvaluator
+from t2i.training.log import RunLog, tolerated
 from t2i.training.optimizers import make_optimizer
 from t2i.training.stop import StopRequest, ignore_stop_signals
-
-
-class Stage(Protocol):
-    """What the loop asks of a stage."""
-
-    model: nn.Module  # what is trained, checkpointed and averaged; its `progress` is set to the share that is over
-    source: Source
-    fingerprint: dict[str, str]  # of what else the run is made from: a resumed run must be made from the same
-    # finished: bool, if it has that: `save` found that the model gets no better, and the run ends.
-    # find_unused_parameters: bool, if it has that: in some steps some parameters receive no gradient.
-    # next_command: str, if it has that: what to do with a finished run, whose folder stands for {run} in it.
-
-    # prepare(item, rng): an item of the source -> what `loss` takes, without the batch axis. Data workers run it, so it
-    # is an object of its own that can be pickled, and not a method: the model would go with it.
-    prepare: Callable[[dict, np.random.Generator], dict]
-
-    def loss(self, **batch: Tensor) -> dict[str, Tensor]:
-        """Scalars: `loss`, which is minimised, and others to log."""
-
-    def preview(self) -> Image.Image:
-        """A picture of what the model can do now."""
-
-    def save(self, folder: Path) -> None:
-        """Write what `from_pretrained` opens."""
+from t2i.training.task import Task
 
 
 class Objective(nn.Module):
-    """The stage's loss as a module's forward pass, so that DistributedDataParallel sees every use of the weights."""
+    """The task's loss as a module's forward pass, so that DistributedDataParallel sees every use of the weights."""
 
-    def __init__(self, stage: Stage):
+    def __init__(self, task: Task):
         super().__init__()
-        self.model = stage.model
-        self._loss = stage.loss
+        self.model = task.model
+        self._loss = task.loss
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         return self._loss(**batch)
@@ -72,15 +48,15 @@ class NonFiniteLoss(FloatingPointError):
     """The loss, its gradient or the weights became NaN or infinite."""
 
 
-def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
-    """Train the stage's model; return the newest checkpoint's folder.
+def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
+    """Train the task's model; return the newest checkpoint's folder.
 
     Ctrl-C and SIGTERM finish the step, save a checkpoint and return as well, so that the process ends with 0; a second
     Ctrl-C raises KeyboardInterrupt at once (exit code 130), and what came after the last checkpoint is lost.
 
     Args:
-        stage: the model and what belongs to it.
-        config: of the loop.
+        task: the model, its data and its loss.
+        config: options of the loop.
         recipe: the run's whole configuration as plain data, kept with it and compared when it is resumed.
 
     Raises:
@@ -96,40 +72,45 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         kwargs_handlers=[
             DistributedDataParallelKwargs(
-                broadcast_buffers=False,  # stages keep theirs equal
-                find_unused_parameters=getattr(stage, "find_unused_parameters", False),
+                broadcast_buffers=False,  # models keep theirs equal
+                find_unused_parameters=task.find_unused_parameters,
             )
         ],
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
         raise ValueError(f"this loop averages whole weights; launch it without {accelerator.distributed_type.value}")
-    optimizer = make_optimizer(stage.model, config)
+    optimizer = make_optimizer(task.model, config)
     run = Path(config.output_dir)
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     with Checkpoints(run, config.checkpoints_total_limit, global_batch, accelerator) as checkpoints:
-        built_from = {DATA: stage.source.fingerprint(), **stage.fingerprint}
+        built_from = {DATA: task.source.fingerprint(), **task.fingerprint}
         origin = checkpoints.open(config.resume, recipe | built_from)
         if config.gradient_checkpointing:
-            stage.model.enable_gradient_checkpointing()
+            task.model.enable_gradient_checkpointing()
         if config.compile:
-            compile_blocks(stage.model)
-        stage.model.train()
-        objective, _ = accelerator.prepare(Objective(stage), optimizer)  # its wrapped optimizer costs 1 ms a step
-        parameters = list(stage.model.parameters())
+            compile_blocks(task.model)
+        task.model.train()
+        objective, _ = accelerator.prepare(Objective(task), optimizer)  # its wrapped optimizer costs 1 ms a step
+        parameters = list(task.model.parameters())
         averages = AveragedWeights(parameters, config.ema_decay)
         torch.manual_seed(config.seed + accelerator.process_index)  # from here on, dropout differs between processes
-        budget = Budget(config, *(checkpoints.load(origin, averages) if origin else ()))
+        progress = checkpoints.load(origin, averages) if origin else Progress()
+        budget = Budget(config, progress.steps, progress.seconds)
+        evaluator = CheckpointEvaluator(task, run, progress.history)
+        if origin and accelerator.is_main_process:
+            with _inference(task.model, averages, accelerator), tolerated(budget.step, "scores"):
+                evaluator.evaluate(origin)  # if the run ended before it had been
         if budget.spent:
             accelerator.print(f"{run} is complete: {budget}; to train on, give a larger {budget.option}")
             return origin
-        data, log = _batches(stage, config, budget.step, accelerator), RunLog(config, budget.step, accelerator)
+        data, log = _batches(task, config, budget.step, accelerator), RunLog(config, budget.step, accelerator)
         with closing(data) as batches, log, StopRequest() as stop:
             budget.pause()
             for step in budget.steps():
                 lr = learning_rate(step, config, budget.seconds)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
-                stage.model.progress = budget.done
+                task.start_step(budget.done)
                 sums = torch.zeros((), device=accelerator.device)
                 for micro in range(config.gradient_accumulation_steps):
                     batch = {name: x.to(accelerator.device, non_blocking=True) for name, x in next(batches).items()}
@@ -146,47 +127,54 @@ def train(stage: Stage, config: LoopConfig, recipe: dict) -> Path:
                 scalars["grad_norm"] = _clip(parameters, config.max_grad_norm)
                 _check_loss(scalars, step, accelerator, checkpoints)
                 scalars["lr"] = lr
-                if accelerator.scaler is None:
-                    optimizer.step()
-                else:  # which leaves out a step whose gradients overflow
-                    accelerator.scaler.step(optimizer)
-                    accelerator.scaler.update()
+                _step(optimizer, accelerator)
                 optimizer.zero_grad()
                 averages.step()
                 log.step(step, scalars)
 
                 stopping = stop.requested(accelerator)
                 if budget.checkpoint_due or stopping:
-                    _check_weights(stage.model, step, checkpoints)
-                    stage.model.eval()
-                    checkpoints.save(budget, stage.save, averages)
+                    _check_weights(task.model, step, checkpoints)
+                    checkpoint = checkpoints.save(task, budget, averages, evaluator.history)
                     if accelerator.is_main_process:
-                        with averages.applied(), _own_chance(accelerator):
-                            log.show(step, stage.preview)
-                    stage.model.train()
-                    stopping = stop.requested(accelerator, getattr(stage, "finished", False))
+                        with _inference(task.model, averages, accelerator):
+                            with tolerated(step, "scores"):
+                                evaluator.evaluate(checkpoint)
+                            log.show(step, task.preview)
+                    stopping = stop.requested(accelerator, evaluator.finished)
                     budget.pause()
                 if stopping:
                     break
         accelerator.wait_for_everyone()
-    accelerator.print(_farewell(stage, budget, run, checkpoints.newest()))
+    accelerator.print(_farewell(task, budget, evaluator.finished, run, checkpoints.newest()))
     return checkpoints.newest()
 
 
-def _own_chance(accelerator: Accelerator) -> AbstractContextManager:
-    """What is drawn at random within leaves no trace in the run."""
-    return torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else [])
+def _step(optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:
+    if accelerator.scaler is None:
+        optimizer.step()
+    else:  # float16: a step whose gradients overflow is skipped
+        accelerator.scaler.step(optimizer)
+        accelerator.scaler.update()
 
 
-def _farewell(stage: Stage, budget: Budget, run: Path, folder: Path | None) -> str:
+@contextmanager
+def _inference(model: nn.Module, averages: AveragedWeights, accelerator: Accelerator) -> Iterator[None]:
+    """The averaged weights in evaluation mode; random numbers drawn meanwhile leave no trace in the run."""
+    model.eval()
+    with averages.applied(), torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
+        yield
+    model.train()
+
+
+def _farewell(task: Task, budget: Budget, finished: bool, run: Path, folder: Path | None) -> str:
     """What a run has written, and what to do next."""
-    finished = getattr(stage, "finished", False)
     if not (budget.spent or finished):
         return f"stopped after step {budget.step} and saved {folder}; go on with --resume latest"
     why = "" if budget.spent else ": the model gets no better"
     lines = [f"done after {budget}{why}; wrote {folder}, and in {run} curves.png, samples/ and metrics.jsonl"]
-    if command := getattr(stage, "next_command", ""):
-        lines.append(f"next: {command.replace('{run}', str(run))}")
+    if task.next_command:
+        lines.append(f"next: {task.next_command.replace('{run}', str(run))}")
     return "\n".join(lines)
 
 
@@ -229,7 +217,7 @@ def learning_rate(step: int, config: LoopConfig, seconds: float = 0.0) -> float:
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-def _batches(stage: Stage, config: LoopConfig, done: int, accelerator: Accelerator) -> Iterator[dict[str, Tensor]]:
+def _batches(task: Task, config: LoopConfig, done: int, accelerator: Accelerator) -> Iterator[dict[str, Tensor]]:
     """The batches from step `done` on; the data workers end when it is closed."""
     numbers = NumberBatches(
         done,
@@ -240,7 +228,7 @@ def _batches(stage: Stage, config: LoopConfig, done: int, accelerator: Accelerat
         world=accelerator.num_processes,
     )
     return load_batches(
-        NumberedSamples(stage.source, stage.prepare, config.seed),
+        NumberedSamples(task.source, task.prepare, config.seed),
         batch_sampler=numbers,
         num_workers=config.dataloader_num_workers,
         worker_init_fn=ignore_stop_signals,

@@ -10,11 +10,11 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from t2i.data.sources import Source
 from t2i.data.toybox.sheet import contact_sheet
+from t2i.training.task import Task
 
 
-class PipelineStage:
+class PipelineStage(Task):
     """A stage (see loop.py) that draws its validation prompts at each checkpoint, and saves a pipeline that can.
 
     A subclass sets `source` and a `recipe` with `validation_prompts`, and says what its `pipeline` is.
@@ -24,8 +24,6 @@ class PipelineStage:
     EACH = 2  # pictures of a prompt
     OPTIONS = ""  # of `t2i generate`, which such a pipeline needs
     HOW: ClassVar[dict] = {}  # they are drawn, beside the pipeline's defaults
-
-    source: Source
 
     def pipeline(self) -> DiffusionPipeline:
         """All parts, with the weights as they are now."""

@@ -6,7 +6,6 @@ Shapes: B batch · C channels · S image side · L levels
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
@@ -20,15 +19,10 @@ from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.sources import Source
 from t2i.data.splits import Part, Splits, few, open_splits
 from t2i.data.toybox.sheet import contact_sheet
-from t2i.files import read_json, replaced, write_json
 from t2i.images import to_pil
-from t2i.manifest import write_manifest
 from t2i.models.base import GenerativeModel, from_levels, log_likelihood
-from t2i.runs import BEST
-from t2i.training.checkpoints import named_checkpoint
 from t2i.training.config import LoopConfig
-
-SCORES_FILE = "scores.json"
+from t2i.training.task import Evaluation, Task
 
 
 @dataclass(frozen=True)
@@ -80,13 +74,12 @@ class ModelOptions:
         return self.block(**geometry, **dataclasses.asdict(self))
 
 
-class UnconditionalTask:
-    """One unconditional model (or one given labels), scored at every checkpoint on pictures it is not trained on."""
+class UnconditionalTask(Task):
+    """An unconditional model, or one given labels, evaluated on images that it is not trained on."""
 
     SHOWN = 32
     next_command = "t2i sample {run}"
     BATCH = 100  # pictures scored at once
-    fingerprint: ClassVar[dict[str, str]] = {}
 
     def __init__(self, data: UnconditionalDataConfig, model: ModelOptions, loop: LoopConfig, conditional: bool):
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
@@ -95,7 +88,7 @@ class UnconditionalTask:
             raise ValueError(f"{data.data} has no labels: give --no-conditional, and no --per-class")
         channels = 1 if data.gray else splits.channels
         levels = data.levels or splits.levels
-        self.data, self.run = data, Path(loop.output_dir)
+        self.patience = data.patience
         self.source, held_out, test = _parts(splits, data.validation)
         if data.per_class is not None:
             self.source, held_out = few(self.source, splits.classes, data.per_class, loop.seed)
@@ -111,8 +104,9 @@ class UnconditionalTask:
         if hasattr(self.model, "initialize"):  # from data: all processes take the same
             first = first_levels(self.source, still, 256)
             self.model.initialize(from_levels(first[0], levels), first[1] if conditional else None)
-        self.history: list[float] = _history(loop)
-        self.finished = False
+
+    def start_step(self, progress: float) -> None:
+        self.model.progress = progress
 
     def loss(self, k: Tensor, label: Tensor) -> dict[str, Tensor]:
         """k: levels, uint8 (B, C, S, S); label: (B,)"""
@@ -134,20 +128,14 @@ class UnconditionalTask:
         return contact_sheet(to_pil(shown), labels, columns=8, cell=64)
 
     def save(self, folder: Path) -> None:
-        """The model and its scores.json; a copy in the run's `best` where it did best, with the test score."""
         self.model.save_pretrained(folder)
+
+    def evaluate(self) -> Evaluation:
         scores = self.score(self.validation)
-        self.history.append(scores["loss"])
-        losses = [loss if math.isfinite(loss) else math.inf for loss in self.history]
-        best = not (self.run / BEST).is_dir() or losses[-1] < min(losses[:-1], default=math.inf)
-        since = len(losses) - 1 - int(np.argmin(losses))
-        self.finished = 0 < self.data.patience <= since
-        write_json(folder / SCORES_FILE, {"validation": scores, "history": self.history})
-        if best:
-            with replaced(self.run / BEST) as part:
-                self.model.save_pretrained(part)
-                write_json(part / SCORES_FILE, {"validation": scores, "test": self.score(self.test)})
-                write_manifest(part)
+        return Evaluation({"validation": scores}, scores["loss"])
+
+    def test_scores(self) -> dict:
+        return self.score(self.test)
 
     @torch.no_grad()
     def score(self, pictures: tuple[Tensor, Tensor]) -> dict:
@@ -180,13 +168,3 @@ def _parts(splits: Splits, validation: int) -> tuple[Source, Source, Source]:
     if cut == len(splits.train):
         raise ValueError(f"{len(splits.train)} pictures are too few to hold some out: there must be 5 at least")
     return Part(splits.train, 0, cut), Part(splits.train, cut, len(splits.train)), splits.test
-
-
-def _history(loop: LoopConfig) -> list[float]:
-    """The validation losses of the checkpoint that the run goes on from."""
-    if loop.resume is None or (folder := named_checkpoint(Path(loop.output_dir), loop.resume)) is None:
-        return []
-    try:
-        return read_json(folder / SCORES_FILE, "history")["history"]
-    except (OSError, ValueError):  # a damaged checkpoint, which the loop is about to refuse
-        return []

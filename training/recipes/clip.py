@@ -16,12 +16,12 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 from t2i.data.sources import Source, open_source
 from t2i.data.toybox import Scene, Toybox, contact_sheet
 from t2i.data.toybox.near_misses import near_misses, turned_round
-from t2i.files import write_json
 from t2i.images import to_pil, to_tensor
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.text.clip import contrastive_loss, make_clip, tokenize, train_clip_tokenizer
 from t2i.text.pretrained import load
 from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.task import Evaluation, Task
 from t2i.weights import digest, tokenizer_digest
 
 BPE_CAPTIONS = 50_000  # how many captions the vocabulary is learned from
@@ -107,7 +107,7 @@ def clip_toybox(preset: str = "base") -> ClipRecipe:
     return ClipRecipe(loop=loop)
 
 
-class ClipStage:
+class ClipStage(Task):
     """Pictures and captions in one space."""
 
     SHOWN = 16
@@ -150,16 +150,18 @@ class ClipStage:
         return contact_sheet(to_pil(to_tensor(images[: self.SHOWN])), labels[: self.SHOWN], columns=8, max_lines=4)
 
     def save(self, folder: Path) -> None:
-        """What CLIPModel, CLIPTextModel, CLIPTokenizer and CLIPImageProcessor open, and how good it is: scores.json."""
+        """What CLIPModel, CLIPTextModel, CLIPTokenizer and CLIPImageProcessor open."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         size, half = self.recipe.data.image_size, [0.5] * 3  # [0, 1] becomes [-1, 1], as in training
         sides = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
         CLIPImageProcessor(**sides, image_mean=half, image_std=half).save_pretrained(folder)
+
+    def evaluate(self) -> Evaluation:
         scores = retrieval(self.model, self.tokenizer, *self.new_pairs)
         if isinstance(self.source, Undrawn):
             scores |= near_misses_right(self.model, self.tokenizer, self.recipe.data.image_size)
-        write_json(folder / "scores.json", scores)
+        return Evaluation(scores)
 
 
 @dataclass(frozen=True)

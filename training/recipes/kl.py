@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,6 +18,7 @@ from t2i.nn.discriminator import PatchDiscriminator
 from t2i.tokenizers.adversarial import Adversary
 from t2i.tokenizers.kl import KLObjective, KLTokenizer, make_autoencoder, measure_scaling_factor, stride_of
 from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -79,13 +79,12 @@ def kl_toybox(preset: str = "base") -> KLRecipe:
     return KLRecipe(loop=loop)
 
 
-class KLStage:
+class KLStage(Task):
     """Images through the latents and back."""
 
     SHOWN = 8
     next_command = "t2i train ldm-toybox --autoencoder {run}/latest, with the same --data and --image-size"
     MEASURED = 512  # pictures behind the scaling factor
-    fingerprint: ClassVar[dict[str, str]] = {}
 
     def __init__(self, recipe: KLRecipe):
         data, model = recipe.data, recipe.model

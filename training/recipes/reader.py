@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from t2i.data.toybox import Toybox, contact_sheet
 from t2i.data.toybox.reader import IMAGE_SIZE, Reader, Reading, targets
 from t2i.images import to_pil, to_tensor
 from t2i.training.config import LoopConfig
+from t2i.training.task import Task
 
 PREVIEW_SEED = 2**20  # pictures of the preview come from another world than the run's, which is seeded from 0 up
 
@@ -67,12 +67,11 @@ def reader_toybox(preset: str = "base") -> ReaderRecipe:
     return ReaderRecipe(loop=loop)
 
 
-class ReaderStage:
+class ReaderStage(Task):
     """Toybox pictures, gently spoiled, and what is on them."""
 
     SHOWN = 24
     next_command = "t2i eval binding --reader {run}/latest"
-    fingerprint: ClassVar[dict[str, str]] = {}
 
     def __init__(self, recipe: ReaderRecipe):
         self.recipe = recipe

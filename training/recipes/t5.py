@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 from t2i.data.fingerprint import of_texts
 from t2i.data.sources import Source, open_source
 from t2i.data.toybox import Toybox
-from t2i.files import write_json
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.text.t5 import (
     IGNORED,
@@ -26,6 +25,7 @@ from t2i.text.t5 import (
     train_t5_tokenizer,
 )
 from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.task import Evaluation, Task
 from t2i.weights import tokenizer_digest
 
 BPE_CAPTIONS = 50_000  # how many captions the vocabulary is learned from
@@ -90,7 +90,7 @@ def t5_toybox(preset: str = "base") -> T5Recipe:
     return T5Recipe(loop=loop)
 
 
-class T5Stage:
+class T5Stage(Task):
     """Captions with gaps, and what was in them."""
 
     SHOWN = 24
@@ -125,14 +125,16 @@ class T5Stage:
         return lines_picture(lines)
 
     def save(self, folder: Path) -> None:
-        """The encoder alone, as T5EncoderModel and AutoTokenizer open it, and how good it was: scores.json."""
+        """The encoder alone, as T5EncoderModel and AutoTokenizer open it."""
         encoder = T5EncoderModel(self.model.config)
         encoder.load_state_dict({name: self.model.state_dict()[name] for name in encoder.state_dict()})
         encoder.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        with torch.no_grad():
-            scores = {name: x.item() for name, x in self.loss(**self._held_out(SCORED)).items()}
-        write_json(folder / "scores.json", {"held_out": scores})
+
+    @torch.no_grad()
+    def evaluate(self) -> Evaluation:
+        losses = self.loss(**self._held_out(SCORED))
+        return Evaluation({"held_out": {name: x.item() for name, x in losses.items()}})
 
     @torch.no_grad()
     def _held_out(self, num: int) -> dict[str, Tensor]:

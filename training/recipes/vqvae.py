@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_pil, to_tensor
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,11 @@ def vqvae_toybox(preset: str = "base") -> VQVAERecipe:
     return VQVAERecipe(loop=loop)
 
 
-class VQVAEStage:
+class VQVAEStage(Task):
     """Images through the codes and back."""
 
     SHOWN = 8
     next_command = "t2i train prior-toybox --tokenizer {run}/latest, with the same --data and --image-size"
-    fingerprint: ClassVar[dict[str, str]] = {}
 
     def __init__(self, recipe: VQVAERecipe):
         data, model = recipe.data, recipe.model

@@ -65,12 +65,12 @@ class GANTask(UnconditionalTask):
     def __init__(self, data: UnconditionalDataConfig, model: GANOptions, loop: LoopConfig, conditional: bool):
         super().__init__(data, model, loop, conditional)
         self.find_unused_parameters = model.discriminator_steps > 1
+        if min(len(self.validation[1]), len(self.test[1])) < 2:
+            raise ValueError("a distance between sets needs at least 2 images of each: set --scored and --validation")
 
     @torch.no_grad()
     def score(self, pictures: tuple[Tensor, Tensor]) -> dict:
         """`loss`: the Fréchet distance of samples to these pictures (with their labels, where there are some)."""
-        if len(pictures[1]) < 2:
-            raise ValueError("a distance between sets needs at least 2 pictures of each: set --scored and --validation")
         with torch.random.fork_rng(devices=[]):  # the run's source of chance is left alone
             extractor = RandomExtractor(device=str(self.model.device))
         real = from_levels(pictures[0], self.model.levels)

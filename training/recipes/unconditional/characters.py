@@ -17,10 +17,10 @@ from t2i.data.fingerprint import of_texts
 from t2i.data.sources import open_source
 from t2i.data.tables import read_lines
 from t2i.data.toybox import Toybox
-from t2i.files import write_json
 from t2i.models.autoregressive.characters import CharacterModel, alphabet_of, counted, encode
 from t2i.training.config import LoopConfig
 from t2i.training.recipes.t5 import captions_of, lines_picture
+from t2i.training.task import Evaluation, Task
 
 ALPHABET_CAPTIONS = 20_000  # of toybox, whose captions have no end
 
@@ -91,7 +91,7 @@ class Lines:
         return of_texts(self.texts)
 
 
-class CharactersTask:
+class CharactersTask(Task):
     """Texts to learn, and others by which the model is scored: bits a character, ends of texts among them."""
 
     SHOWN = 24
@@ -119,9 +119,10 @@ class CharactersTask:
         return lines_picture(self.model.sample(self.SHOWN, generators))
 
     def save(self, folder: Path) -> None:
-        """The model, and scores.json."""
         self.model.save_pretrained(folder)
-        write_json(folder / "scores.json", {"held_out": self.score()})
+
+    def evaluate(self) -> Evaluation:
+        return Evaluation({"held_out": self.score()})
 
     @torch.no_grad()
     def score(self) -> dict:

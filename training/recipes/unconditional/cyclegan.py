@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -14,11 +13,10 @@ from torch import Tensor
 from t2i.data.domains import PrepareBoth, Unpaired
 from t2i.data.splits import TEST_SEED
 from t2i.data.toybox.sheet import contact_sheet
-from t2i.files import write_json
 from t2i.images import to_pil, to_tensor
 from t2i.models.adversarial.cyclegan import CycleGame, CycleGAN
-from t2i.runs import SCORES_FILE
 from t2i.training.config import LoopConfig
+from t2i.training.task import Evaluation, Task
 
 
 @dataclass(frozen=True)
@@ -85,12 +83,11 @@ def _loop(name: str, steps: int, every: int, learning_rate: float) -> LoopConfig
     return LoopConfig(f"runs/{name}", learning_rate=learning_rate, **steps, **game)
 
 
-class CycleGANTask:
+class CycleGANTask(Task):
     """Pictures of two domains; scored, where both are looks of toybox, by pictures whose translation is known."""
 
     SHOWN = 8
     next_command = 'in Python, t2i.models.adversarial.cyclegan.CycleGAN.from_pretrained("{run}/latest")'
-    fingerprint: ClassVar[dict[str, str]] = {}
 
     def __init__(self, recipe: CycleGANRecipe):
         data, model, seed = recipe.data, recipe.model, recipe.loop.seed
@@ -131,10 +128,11 @@ class CycleGANTask:
         return contact_sheet(pictures, [name for name in names for _ in a], columns=len(a), cell=64)
 
     def save(self, folder: Path) -> None:
-        """The generators, and their score where there is one."""
+        """The generators."""
         self.model.model.save_pretrained(folder)
-        if self.pairs is not None:
-            write_json(folder / SCORES_FILE, self.score())
+
+    def evaluate(self) -> Evaluation | None:
+        return None if self.pairs is None else Evaluation(self.score())
 
     @torch.no_grad()
     def score(self, batch: int = 32) -> dict[str, float]:

@@ -18,6 +18,7 @@ from t2i.models.base import from_levels
 from t2i.models.linear.linear_mixture import LinearMixture, nearest
 from t2i.runs import RECIPE_FILE
 from t2i.training.config import LoopConfig, flatten
+from t2i.training.evaluation import CheckpointEvaluator
 from t2i.training.unconditional import ModelOptions, UnconditionalDataConfig, UnconditionalTask
 
 
@@ -67,6 +68,7 @@ class LinearRecipe:
             stage.save(part)
             write_json(part / "em.json", bounds)
             write_manifest(part)
+        CheckpointEvaluator(stage, run).evaluate(folder)
         stage.preview().save(run / "samples" / "step-000001.png")
         beside_nearest(stage.model, images).save(run / "samples" / "nearest.png")
         print(f"done; wrote {folder}, and in {run} samples/\nnext: {stage.next_command.replace('{run}', str(run))}")

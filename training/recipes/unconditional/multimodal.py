@@ -19,12 +19,12 @@ from t2i.data.splits import open_splits
 from t2i.data.toybox import COLOURS, Scene, Thing, contact_sheet
 from t2i.data.toybox.attributes import ATTRIBUTES
 from t2i.data.toybox.kinds import KINDS
-from t2i.files import write_json
 from t2i.images import to_pil
 from t2i.models.base import from_levels
 from t2i.models.latent_variable.multimodal_vae import MultimodalVAE
 from t2i.text.bpe import encode, train_bpe
 from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.task import Evaluation, Task
 from t2i.weights import tokenizer_digest
 
 BPE_CAPTIONS = 5_000  # how many captions the vocabulary is learned from
@@ -83,7 +83,7 @@ def multimodal_vae(preset: str = "base") -> MultimodalRecipe:
     return MultimodalRecipe(loop=LoopConfig("runs/multimodal-vae", max_train_steps=10_000, checkpointing_steps=500))
 
 
-class MultimodalTask:
+class MultimodalTask(Task):
     """Pictures and captions, toybox's in their canonical words; of other data as they come."""
 
     SHOWN = 16
@@ -128,10 +128,12 @@ class MultimodalTask:
         return contact_sheet(to_pil(pictures), labels, columns=8, cell=96, max_lines=3)
 
     def save(self, folder: Path) -> None:
-        """The model, its tokenizer and scores.json."""
+        """The model and its tokenizer."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
-        write_json(folder / "scores.json", self.score())
+
+    def evaluate(self) -> Evaluation:
+        return Evaluation(self.score())
 
     @torch.no_grad()
     def score(self) -> dict[str, float | None]:

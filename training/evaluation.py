@@ -1,0 +1,65 @@
+"""Evaluation of a run's checkpoints: scores.json in each, the best of them in `best`, and early stopping."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+
+from t2i.files import read_json, replaced, write_json
+from t2i.manifest import add_to_manifest, write_manifest
+from t2i.runs import BEST, SCORES_FILE
+from t2i.training.task import Evaluation, Task
+
+
+class CheckpointEvaluator:
+    """Evaluates a task's checkpoints in their order.
+
+    Args:
+        run: the run's folder.
+        history: the losses of the evaluations before, if the run is resumed.
+    """
+
+    def __init__(self, task: Task, run: Path, history: list[float] | None = None):
+        self.task, self.best, self.history = task, run / BEST, list(history or [])
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last `patience` evaluations were no better than the best one."""
+        losses = _comparable(self.history)
+        return bool(losses) and 0 < self.task.patience <= len(losses) - 1 - int(np.argmin(losses))
+
+    def evaluate(self, checkpoint: Path) -> None:
+        """Score the model, whose weights are those of `checkpoint`: in `best` if it is the best yet, and scores.json.
+
+        A checkpoint that has its scores already is left as it is.
+        """
+        if (checkpoint / SCORES_FILE).is_file() or (found := self.task.evaluate()) is None:
+            return
+        scores, history = found.scores, self.history
+        if found.loss is not None:
+            history = [*history, found.loss]
+            scores = scores | {"history": history}
+            *before, newest = _comparable(history)
+            if not self.best.is_dir() or newest < min(before, default=math.inf):
+                self._keep(found)
+        write_json(checkpoint / SCORES_FILE, scores)  # last: a checkpoint without them is evaluated on resuming
+        add_to_manifest(checkpoint, SCORES_FILE)
+        self.history = history
+
+    def _keep(self, found: Evaluation) -> None:
+        with replaced(self.best) as part:
+            self.task.save(part)
+            write_json(part / SCORES_FILE, found.scores | {"test": self.task.test_scores()})
+            write_manifest(part)
+
+
+def _comparable(losses: list[float]) -> list[float]:
+    return [loss if math.isfinite(loss) else math.inf for loss in losses]
+
+
+def history_of(checkpoint: Path, before: list[float]) -> list[float]:
+    """The losses of all evaluations up to this checkpoint; `before`, those when it was saved, if it has no scores."""
+    scores = checkpoint / SCORES_FILE
+    return read_json(scores).get("history", []) if scores.is_file() else before
