@@ -11,7 +11,12 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+try:
+    import fcntl
+except ImportError:  # Windows: `alone` keeps nobody out there
+    fcntl = None
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,6 +127,21 @@ def replaced(folder: Path) -> Iterator[Path]:
             before.rename(folder)
         for left in (part, before):
             shutil.rmtree(left, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[IO[str]]:
+    """The file, open to read and write, while no other process has it so; on file systems that have locks."""
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            if fcntl is not None:
+                with contextlib.suppress(OSError):
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue  # it was removed while this process waited for it
+            file.seek(0)
+            yield file
+            return
 
 
 def sync(path: Path) -> None:

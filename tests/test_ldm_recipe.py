@@ -93,7 +93,7 @@ def test_a_cache_is_made_once(vae, tmp_path):
 def test_a_cache_of_something_else_is_refused(vae, tmp_path, change, says):
     cached(tmp_path / "latents", vae)
     other = {"vae": parts.autoencoder(seed=change.pop("vae")) if "vae" in change else vae} | change
-    with pytest.raises(ValueError, match=rf"are of something else .*{says}.*give another one with --cache"):
+    with pytest.raises(ValueError, match=rf"computed from something else .*{says}.*another folder with --cache"):
         cached(tmp_path / "latents", **other)
 
 
@@ -109,14 +109,14 @@ def test_images_edited_in_place_are_another_cache(vae, tmp_path):
 
     def of_folder(where: Path | None = latents) -> CachedLatents:
         data = DataConfig(str(folder))
-        return cached_latents(where, open_source(str(folder), 64), vae, data, 0, 6, workers=0, beside=tmp_path)
+        return cached_latents(where, open_source(str(folder), 64), vae, data, 0, 6, workers=0, parent=tmp_path)
 
     assert len(of_folder()) == len(of_folder()) == 6
     first = of_folder(None)
     assert of_folder(None).folder == first.folder and first.folder.name.startswith("latents-boxes-")
     picture = sorted(folder.glob("*.png"))[3]
     ImageOps.invert(Image.open(picture).convert("RGB")).save(picture)
-    with pytest.raises(ValueError, match=r"of something else \(data_sha256: .*give another one with --cache"):
+    with pytest.raises(ValueError, match=r"from something else \(data_sha256: .*give another folder with --cache"):
         of_folder()
     again = of_folder(None)  # without a name it gets another one
     assert again.folder != first.folder and again.fingerprint() != first.fingerprint()
@@ -152,13 +152,13 @@ def test_a_cache_that_says_too_little_is_refused(vae, tmp_path):
     about = tmp_path / "latents" / "cache.json"
     known = json.loads(about.read_text())
     about.write_text(json.dumps({name: known[name] for name in known if name != "data_sha256"}))
-    with pytest.raises(ValueError, match=r"earlier version, .* not note their data_sha256, .*--cache"):
+    with pytest.raises(ValueError, match=r"from something else \(data_sha256: None -> "):
         cached(tmp_path / "latents", vae)
 
 
 def test_a_folder_of_other_things_is_left_alone(vae, tmp_path):
     (tmp_path / "photos").mkdir()
-    with pytest.raises(FileExistsError, match="holds no latents; give another folder with --cache"):
+    with pytest.raises(FileExistsError, match="is no cache of latents; give another folder with --cache"):
         cached(tmp_path / "photos", vae)
 
 
@@ -277,7 +277,7 @@ def test_captions_of_another_encoder_are_refused(ldm, tmp_path):
     other.final_layer_norm.bias.data += 1
     for part in (other, tokenizer):
         part.save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="holds the states of another encoder; remove it"):
+    with pytest.raises(ValueError, match=r"something else \(encoder_sha256: .*; remove that folder"):
         ldm(tmp_path / "run", text_encoder=str(tmp_path / "other")).stage()
 
 

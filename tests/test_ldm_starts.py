@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -105,7 +104,7 @@ def test_what_fills_the_caches_does_so_on_this_process_device_and_comes_back(ldm
 
     for kind in (AutoencoderKL, CLIPTextModel):
         monkeypatch.setattr(kind, "to", to)
-    process = SimpleNamespace(device="its own", main_process_first=nullcontext)
+    process = SimpleNamespace(device="its own")
     monkeypatch.setattr(ldm_recipe, "this_process", lambda: process)
     monkeypatch.setattr(ldm_recipe, "cached_states", states)
     stage = ldm().stage()

@@ -9,15 +9,11 @@ import contextlib
 import json
 import os
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
-try:
-    import fcntl
-except ImportError:  # Windows: two processes that start in the very same moment are not told apart there
-    fcntl = None
+from t2i.files import alone
 
 LOCK = ".lock"
 
@@ -33,7 +29,7 @@ class RunLock:
         self._own = {"host": socket.gethostname(), "pid": os.getpid(), "started": psutil.Process().create_time()}
 
     def take(self) -> None:
-        with _alone(self.path) as file:
+        with alone(self.path) as file:
             if (holder := _holder(file.read())) and self._lives(holder):
                 elsewhere = holder["host"] != self._own["host"]
                 unless = f"; if it no longer runs, remove {self.path}" if elsewhere else ""
@@ -67,18 +63,3 @@ def _holder(text: str) -> dict | None:
         return {"host": str(holder["host"]), "pid": int(holder["pid"]), "started": float(holder["started"])}
     except (ValueError, TypeError, KeyError):
         return None
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator:
-    """The file, open to read and write, while no other process has it so."""
-    while True:
-        with path.open("a+", encoding="utf-8") as file:
-            if fcntl is not None:
-                with contextlib.suppress(OSError):  # a file system without locks
-                    fcntl.flock(file, fcntl.LOCK_EX)
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                continue  # it was removed while this process waited for it
-            file.seek(0)
-            yield file
-            return

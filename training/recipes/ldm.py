@@ -161,14 +161,13 @@ class LDMStage(PipelineStage):
         texts = None
         if recipe.cache != "none":
             self.autoencoder.to(this_process().device)
-            num, workers, beside = recipe.cached_pictures, loop.dataloader_num_workers, Path(loop.output_dir).parent
-            latents = cached_latents(recipe.cache, self.source, self.autoencoder, data, loop.seed, num, workers, beside)
+            num, workers, parent = recipe.cached_pictures, loop.dataloader_num_workers, Path(loop.output_dir).parent
+            latents = cached_latents(recipe.cache, self.source, self.autoencoder, data, loop.seed, num, workers, parent)
             self.source, where = latents, latents.folder
             if not recipe.train_text_encoder:
                 self.encoder.model.to(this_process().device)
                 name = f"{where.name}-text" + ("" if recipe.cache else f"-{self.encoder.key()[:12]}")
-                with this_process().main_process_first():  # the others find it made
-                    texts = cached_states(self.encoder, latents.texts, where.with_name(name))
+                texts = cached_states(self.encoder, latents.texts, where.with_name(name))
         tokens = Tokens(self.encoder.tokenizer, self.encoder.length)
         self.prepare = PrepareLatent(texts or tokens, recipe.caption_dropout, self.objective, shape)
         if recipe.train_text_encoder:

@@ -125,8 +125,8 @@ class TaughtStage(LDMStage):
         sized = replace(self.recipe.data, image_size=self.image_size)
         loop = self.recipe.loop
         self.autoencoder.to(this_process().device)
-        workers, beside = loop.dataloader_num_workers, Path(loop.output_dir).parent
-        self.source = cached_latents(folder, self.source, self.autoencoder, sized, loop.seed, pictures, workers, beside)
+        workers, parent = loop.dataloader_num_workers, Path(loop.output_dir).parent
+        self.source = cached_latents(folder, self.source, self.autoencoder, sized, loop.seed, pictures, workers, parent)
 
     def pipeline(self) -> LatentDiffusionPipeline:
         return self.pipe.to(self.model.device)

@@ -1,0 +1,106 @@
+"""Arrays that are computed once and kept on disk.
+
+A cache is a folder of files, usually NAME.npy, which are opened memory-mapped, with
+
+    cache.json      the key: everything that the files were computed from, as plain data
+    manifest.json   sizes and digests of the files, compared whenever the cache is opened
+
+The folder appears whole or not at all. The processes of one launch fill it together; another launch that wants the
+same cache waits, and finds it made.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from t2i.files import alone, read_json, sync, write_json, writing
+from t2i.manifest import damage, write_manifest
+from t2i.processes import this_process
+
+KEY = "cache.json"
+
+
+def open_or_fill(
+    folder: Path,
+    key: Mapping[str, str | int | float],
+    fill: Callable[[Path, PartialState], None],
+    contents: str,
+    remedy: str = "choose another folder",
+) -> None:
+    """Have `folder` be a cache with this key, filling it if it is not there.
+
+    Args:
+        key: names and values of everything that the contents follow from.
+        fill: writes the contents into a folder; all processes of the launch call it. What the first one creates before
+            its `wait_for_everyone` the others can open after theirs.
+        contents: what the cache holds, for messages: "latents".
+        remedy: what to do about a folder that cannot be used, for messages.
+
+    Raises:
+        ValueError: the cache has another key, or is damaged.
+        FileExistsError: the folder is there and is no cache.
+        OSError: the cache could not be written.
+    """
+    state = this_process()
+    if folder.exists() and not (folder / KEY).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is no cache of {contents}; {remedy}")
+    with ExitStack() as stack:
+        missing = [not (folder / KEY).is_file()]
+        if missing[0] and state.is_main_process:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            lock = folder.with_name(f".{folder.name}.lock")
+            stack.enter_context(alone(lock))
+            stack.callback(lock.unlink, missing_ok=True)
+            missing = [not (folder / KEY).is_file()]  # another launch may have made it meanwhile
+        if state.num_processes > 1:
+            broadcast_object_list(missing)
+        if missing[0]:
+            _fill(folder, key, fill, state)
+    _check(folder, key, contents, remedy)
+
+
+def batches_of_this_process(num: int, batch: int, state: PartialState) -> Iterator[range]:
+    """The share of rows 0 … num - 1 that this process of the launch computes: every n-th batch."""
+    for start in range(state.process_index * batch, num, state.num_processes * batch):
+        yield range(start, min(start + batch, num))
+
+
+def _fill(folder: Path, key: Mapping, fill: Callable[[Path, PartialState], None], state: PartialState) -> None:
+    part = folder.with_name(f".{folder.name}.part")
+    try:
+        with writing(folder):
+            if state.is_main_process:
+                shutil.rmtree(part, ignore_errors=True)  # of a launch that was killed
+                part.mkdir()
+            state.wait_for_everyone()
+            fill(part, state)
+            state.wait_for_everyone()
+            if state.is_main_process:
+                write_json(part / KEY, dict(key))
+                write_manifest(part)
+                if folder.exists():  # and is empty
+                    folder.rmdir()
+                part.rename(folder)
+                sync(folder.parent)
+    except BaseException:  # also on Ctrl-C
+        if state.is_main_process:
+            shutil.rmtree(part, ignore_errors=True)
+        raise
+    state.wait_for_everyone()
+
+
+def _check(folder: Path, key: Mapping, contents: str, remedy: str) -> None:
+    before = read_json(folder / KEY)
+    if changed := [name for name in key if before.get(name) != key[name]]:
+        what = "; ".join(f"{name}: {str(before.get(name))[:12]} -> {str(key[name])[:12]}" for name in changed)
+        raise ValueError(
+            f"the {contents} in {folder} were computed from something else ({what}); remove that folder, or {remedy}"
+        )
+    if what := damage(folder, resuming=True):
+        raise ValueError(f"the {contents} in {folder} are damaged: {what}; remove that folder, or {remedy}")
