@@ -8,7 +8,7 @@ from typing import Literal
 from tyro.conf import Positional
 
 from t2i.checks import check_options, check_seeds, check_whole
-from t2i.cli_errors import Dtype
+from t2i.devices import Dtype
 from t2i.pipelines.outputs import check_folder
 
 NUMBERS = ("guidance_scale", "temperature", "top_k", "top_p", "num_candidates", "num_inference_steps")

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.splits import open_splits
 from t2i.eval.ask import Bits

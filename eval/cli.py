@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from t2i.checks import check_options, check_seeds, check_whole
-from t2i.cli_errors import Dtype, UsageError, check_choice, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError, check_choice, check_options, check_seeds, check_whole
+from t2i.devices import Dtype
 from t2i.eval.ask import OPTIONS, Ask, Bits
 from t2i.pipelines.outputs import check_folder
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.eval import sections
 from t2i.eval.ask import Ask
 from t2i.eval.folders import image_files

@@ -28,7 +28,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.data.toybox import ATTRIBUTES, KINDS
 from t2i.data.toybox.reader import Reader, Reading
 from t2i.eval.binding import SHOWN, readings, rendered, share, squares

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.data.folder import count, images_among, note, scan, some, unread_among
 from t2i.data.image_file import FORMATS, KINDS
 from t2i.eval.manifest import check_files, find_manifest

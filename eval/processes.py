@@ -9,7 +9,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
-from t2i.pipelines.auto import fastest_device
+from t2i.devices import fastest_device
 from t2i.processes import this_process
 
 T = TypeVar("T")

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from t2i.checks import check_seeds, check_whole
-from t2i.cli_errors import check_choice
+from t2i.checks import check_choice, check_seeds, check_whole
 from t2i.data.folder import ImageFolder
 from t2i.data.tables import TABLES, read_lines, read_table, text_of
 from t2i.data.toybox import ATTRIBUTES, COLOURS, HELD_OUT, SKINS, Scene, Thing

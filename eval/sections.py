@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.data.sources import square
 from t2i.data.toybox import Toybox
 from t2i.data.toybox.reader import IMAGE_SIZE

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 import t2i
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.data.folder import captions_of
 from t2i.data.image_file import ImageError
 from t2i.data.toybox import Scene

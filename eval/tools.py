@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from t2i.cli_errors import Dtype, UsageError, nearest
+from t2i.checks import UsageError, nearest
 from t2i.data.toybox.reader import Reader, load_reader
+from t2i.devices import Dtype
 from t2i.eval.ask import Ask
 from t2i.eval.features import Extractor, Features, open_extractor
 from t2i.eval.processes import usable_device

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.data.sampling import NumberedSamples
 from t2i.data.sources import TOYBOX_ITEMS
 from t2i.data.toybox import Toybox

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import transformers
@@ -11,8 +10,8 @@ from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as LORA
 from diffusers.utils import logging
 
-from t2i.checks import check_options
-from t2i.cli_errors import Dtype, nearest
+from t2i.checks import check_options, nearest
+from t2i.devices import Dtype, to_device
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
 from t2i.pipelines.dalle import DallePipeline
@@ -24,7 +23,6 @@ from t2i.pipelines.single_file import HUB_OPTIONS, is_single_file, open_single_f
 from t2i.pipelines.verify import INDEX, assemble, load_components, read_index
 
 WEIGHTS = Path(__file__).parent / "weights"
-M = TypeVar("M", DiffusionPipeline, torch.nn.Module)
 PLACED = {"device_map", "quantization_config", "variant"}  # options by which diffusers itself loads the components
 _OURS = (
     DallePipeline,
@@ -154,20 +152,6 @@ def open_pipeline(
     if found is not None:
         add_lora(pipe, name, found, 1.0 if lora_scale is None else lora_scale)
     return to_device(pipe, device)
-
-
-def to_device(model: M, device: str) -> M:
-    """A model or a pipeline on a device, "auto" being the fastest there is; ValueError for one that cannot be used."""
-    device = fastest_device() if device == "auto" else device
-    try:
-        return model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"cannot use --device {device}: {str(error).splitlines()[0]}") from error
-
-
-def fastest_device() -> str:
-    """ "cuda", "mps" or "cpu": what "auto" stands for."""
-    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def _pipeline_class(config: dict, index: str | Path) -> type[DiffusionPipeline]:

@@ -15,8 +15,9 @@ from PIL import Image
 from tyro.conf import Positional, UseAppendAction, arg
 
 from t2i import __version__
-from t2i.checks import check_options, check_seeds, check_text, check_whole
-from t2i.cli_errors import Dtype, UsageError, check_choice, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError, check_choice, check_options, check_seeds, check_text, check_whole
+from t2i.devices import Dtype
 from t2i.files import slug
 from t2i.pipelines.outputs import Output, check_out, file_names, printable, write_images
 

@@ -10,7 +10,8 @@ from typing import Annotated
 from PIL import Image
 from tyro.conf import Positional, arg
 
-from t2i.cli_errors import UsageError, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError
 from t2i.pipelines.edit_cli import Change, check_change, open_picture, passed_on, run, save_beside
 
 

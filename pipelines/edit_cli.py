@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 from PIL import Image, ImageOps
 from tyro.conf import Positional, arg
 
-from t2i.checks import check_options, check_seeds, check_text, check_whole
-from t2i.cli_errors import Dtype, UsageError, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError, check_options, check_seeds, check_text, check_whole
 from t2i.data.image_file import open_image, to_eight_bits, to_rgb
+from t2i.devices import Dtype
 from t2i.pipelines.cli import check_draws_from_words, check_scheduler, options_for, record, save_each, say
 from t2i.pipelines.outputs import Output, check_out, write_images
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image, PngImagePlugin
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.files import slug
 
 LONGEST_NAME = 240  # bytes, of a file: 255 but for a number behind it

@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from t2i.checks import check_real, check_seeds, check_whole
-from t2i.cli_errors import UsageError, check_choice, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError, check_choice, check_real, check_seeds, check_whole
 from t2i.pipelines.cli import record, say
 from t2i.pipelines.outputs import Output, check_out, write_images
 
@@ -68,9 +68,9 @@ def main(args: Sequence[str]) -> None:
     import torch  # not before: it takes seconds to import, mistakes should not
 
     from t2i.data.toybox.sheet import contact_sheet
+    from t2i.devices import to_device
     from t2i.images import check_finite, to_pil
     from t2i.models import load_pretrained
-    from t2i.pipelines.auto import to_device
 
     loading = time.perf_counter()
     model = to_device(load_pretrained(ask.model), ask.device)

@@ -10,7 +10,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.diffusion.schedulers import make_scheduler, of_flow
 from t2i.pipelines.cli import finite_images
 from t2i.pipelines.dalle import DallePipeline

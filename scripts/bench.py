@@ -23,7 +23,9 @@ from benchmarks.sampling import Sampling
 from benchmarks.threads import Threads
 from benchmarks.timing import Benchmark, machine, table, write
 
-from t2i.cli_errors import UsageError, check_choice, exit_on_bad_input, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError, check_choice
+from t2i.cli_errors import exit_on_bad_input
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     "sampling": Sampling,

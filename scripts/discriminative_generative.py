@@ -22,7 +22,9 @@ from experiments.pictures import Labelled, labelled
 from torch import Tensor
 from tqdm import tqdm
 
-from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError
+from t2i.cli_errors import exit_on_bad_input
 from t2i.models import load_pretrained
 from t2i.models.analysis.discriminative import (
     bayes_classify,

@@ -17,7 +17,9 @@ from experiments.accuracies import write
 from experiments.pictures import labelled
 from tqdm import tqdm
 
-from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError
+from t2i.cli_errors import exit_on_bad_input
 from t2i.models import load_pretrained
 from t2i.models.analysis.encoder_classifier import STARTS, train_classifier
 from t2i.models.latent_variable.autoencoder import Autoencoder

@@ -113,7 +113,7 @@ def run(part: Part, left: float, environment: dict[str, str]) -> Outcome:
 
 def main(args: list[str]) -> int:
     """Run all parts and print; 0 if all passed."""
-    from t2i.cli_errors import parse
+    from t2i.arguments import parse
 
     check = parse(Check(), args, prog="gpu_check.py", description=__doc__)
     out = check.out if check.out.is_absolute() else Path.cwd() / check.out

@@ -21,7 +21,9 @@ from PIL import Image
 from torch import Tensor
 from tyro.conf import Positional, arg
 
-from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError
+from t2i.cli_errors import exit_on_bad_input
 from t2i.data.factors import FACTORS
 from t2i.data.levels import PreparePixels
 from t2i.data.splits import open_splits

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from t2i.cli_errors import UsageError, check_choice, exit_on_bad_input, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError, check_choice
+from t2i.cli_errors import exit_on_bad_input
 from t2i.data.domains import Unpaired
 from t2i.data.toybox import Scene, Thing, Toybox, contact_sheet, layout_image
 from t2i.eval.binding import page

@@ -21,7 +21,9 @@ from typing import Literal
 import torch
 import weights_estimate
 
-from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError
+from t2i.cli_errors import exit_on_bad_input
 from t2i.data.rendered import is_rendered
 from t2i.data.toybox import export
 from t2i.data.toybox.reader import Reader

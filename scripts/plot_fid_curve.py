@@ -21,7 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError
+from t2i.cli_errors import exit_on_bad_input
 from t2i.data.domains import Unpaired
 from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.splits import TEST_SEED

@@ -13,7 +13,9 @@ from pathlib import Path
 import matplotlib.figure
 import torch
 
-from t2i.cli_errors import UsageError, exit_on_bad_input, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError
+from t2i.cli_errors import exit_on_bad_input
 from t2i.data.splits import open_splits
 from t2i.models.adversarial.gan import GAN
 from t2i.models.base import from_levels

@@ -4,8 +4,10 @@ of an option of the command line ("--seed") its subclass UsageError.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -89,6 +91,42 @@ def check_text(what: str, text: str) -> None:
         raise ValueError(
             f"{what} {text!r} is not valid Unicode at character {error.start + 1}: type it in a UTF-8 terminal"
         ) from None
+
+
+def check_choice(what: str, name: str, known: Iterable[str]) -> None:
+    """Raise UsageError, naming the nearest right one, unless `name` is known."""
+    known = list(known)
+    if name in known:
+        return
+    near = nearest(name, known)
+    hint = f"did you mean {near}? " if near else ""
+    raise UsageError(f"unknown {what} {name!r}: {hint}there are {', '.join(known)}")
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str | None:
+    """Which of `known` is most like `name`: by initials ("lr": learning-rate), by a word of it ("vqvae": vqvae-toybox),
+    by its beginning, or else by its letters, of which a share `cutoff` must agree. None where nothing is.
+    """
+    asked = _words(name)
+
+    def likeness(other: str) -> tuple[int, float]:
+        words = _words(other)
+        initials = "".join(word[0] for word in words)
+        ratio = difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
+        if len(words) > 1 and "".join(asked) == initials:
+            return 3, ratio
+        if asked and set(asked) <= set(words):
+            return 2, ratio
+        if asked and len(asked[0]) > 1 and words and words[0].startswith(asked[0]) and len(asked) == 1:
+            return 1, ratio
+        return (0, ratio) if ratio >= cutoff else (-1, ratio)
+
+    found = max(known, key=likeness, default=None)
+    return found if found is not None and likeness(found)[0] >= 0 else None
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
 
 
 _OPTIONS: dict[str, tuple] = {

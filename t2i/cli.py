@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from pkgutil import resolve_name
 
-from t2i.cli_errors import check_choice, exit_on_bad_input
+from t2i.checks import check_choice
+from t2i.cli_errors import exit_on_bad_input
 from t2i.threads import configure_threads, take_threads_option
 
 COMMANDS = {  # name: (module:function of its arguments, what it does)

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 
 BUSY_PERCENT = 25  # of all cores, by other processes: above it, threads wait passively
 PROBE_SECONDS = 0.1

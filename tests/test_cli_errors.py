@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from t2i.arguments import parse
+from t2i.checks import UsageError, nearest
 from t2i.cli import main
-from t2i.cli_errors import UsageError, exit_on_bad_input, nearest, parse
+from t2i.cli_errors import exit_on_bad_input
 from t2i.eval.ask import Ask, Sweep
 from t2i.pipelines.cli import Generate
 from t2i.training.config import LoopConfig

@@ -11,8 +11,8 @@ import pytest
 from diffusion_parts import pipeline
 from PIL import Image
 
+from t2i.checks import UsageError
 from t2i.cli import main
-from t2i.cli_errors import UsageError
 from t2i.files import slug
 from t2i.pipelines.outputs import Output, check_out, file_names, write_images
 

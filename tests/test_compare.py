@@ -17,7 +17,7 @@ from comparisons import ASK, BUDGET, begun
 from generative_models import MAKERS
 from PIL import Image
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.eval.block_measures import distances, draw, probe, strip
 from t2i.eval.features import open_extractor
 from t2i.models import CLASSES

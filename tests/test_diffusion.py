@@ -10,7 +10,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.diffusion.dit import DiT, positions
 from t2i.diffusion.flow import RectifiedFlow
 from t2i.diffusion.guidance import dynamic_threshold, guide, rescale

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.eval import cli, features
 from t2i.eval.features.small import PixelExtractor
 from t2i.eval.report import cli as reports

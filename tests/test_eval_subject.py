@@ -15,7 +15,7 @@ import torch
 from launching import launched
 from PIL import Image
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.data.sampling import NumberedSamples
 from t2i.data.toybox import Toybox
 from t2i.eval import cli, sections

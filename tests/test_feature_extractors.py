@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.data.toybox.reader import Reader, load_reader
 from t2i.eval.features import Features, area_resize, as_uint8, measure_name, open_extractor
 from t2i.eval.features.base import INCEPTION_SHA256

@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPipeline as Diffusers
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline

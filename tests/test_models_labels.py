@@ -12,7 +12,7 @@ import torch
 from generative_models import MAKERS, digits, seeds, stirred
 from torch import Tensor
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.models.analysis.discriminative import (
     bayes_classify,
     fit_bernoulli,

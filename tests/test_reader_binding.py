@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.data.toybox import ATTRIBUTES, HELD_OUT, KINDS, RELATIONS, Scene, Thing, Toybox
 from t2i.data.toybox.reader import LAYOUTS, Reader, Reading, load_reader, targets
 from t2i.eval import binding, cli

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from t2i import threads
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 
 
 def openmp(code: str, **environment: str) -> list[str]:

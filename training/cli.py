@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2i.cli_errors import UsageError, check_choice, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError, check_choice
 from t2i.training.config import flatten
 from t2i.training.recipes import PRESETS, RECIPES
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from t2i.cli_errors import UsageError, check_choice
+from t2i.checks import UsageError, check_choice
 from t2i.eval.features.base import Extractor, Features, area_resize, as_uint8, measure_name
 from t2i.eval.features.inception import InceptionExtractor
 from t2i.eval.features.pretrained import ClipExtractor, Dinov2Extractor, OpenClipExtractor

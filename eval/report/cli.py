@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from t2i.checks import check_seeds, check_whole
-from t2i.cli_errors import Dtype, UsageError, check_choice, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError, check_choice, check_seeds, check_whole
+from t2i.devices import Dtype
 from t2i.eval.ask import Sweep
 from t2i.pipelines.outputs import check_folder, check_writable
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.timing import Benchmark, Row, Timed, compare
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.data import open_source
 from t2i.data.loading import load_batches
 from t2i.data.toybox import export

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import Benchmark, Row, clock, compare, cores
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.data.toybox.dataset import export
 from t2i.eval.features import Extractor
 from t2i.eval.features.small import RandomExtractor

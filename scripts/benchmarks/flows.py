@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timing import Benchmark, Row, Timed, clock, compare
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.models.flows.glow import Glow
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.memory import peak_mb
 from benchmarks.timing import Benchmark, Row, clock, compare
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.eval.metrics import frechet_distance
 
 Peer = Literal["torch-fidelity", "torchmetrics"]

@@ -30,7 +30,7 @@ from torchvision import transforms
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from benchmarks.timing import Benchmark, Row, Timed, clock, compare
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.data.fingerprint import combine
 from t2i.data.toybox import Toybox
 from t2i.diffusion.schedulers import make_scheduler

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from benchmarks.timing import Benchmark, Row, clock, compare
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.models.autoregressive.causal import Autoregressive
 from t2i.training.recipes import RECIPES
 

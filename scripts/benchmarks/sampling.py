@@ -17,7 +17,7 @@ from torch import Tensor
 
 from benchmarks.dalle_peer import DallePytorch, PeerError
 from benchmarks.timing import Benchmark, Row, Timed, clock, compare
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.prior.sampling import check_sampling, draw, shortlist
 from t2i.prior.transformer import TextImageTransformer
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from benchmarks.timing import Benchmark, Row, Timed, compare
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 
 _GENERATE = """
 import sys, time

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from t2i.cli_errors import UsageError
+from t2i.checks import UsageError
 from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.splits import open_splits
 from t2i.models.base import GenerativeModel, from_levels

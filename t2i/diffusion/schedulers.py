@@ -13,8 +13,7 @@ import torch
 from diffusers import EulerAncestralDiscreteScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retrieve_timesteps
 
-from t2i.checks import check_whole
-from t2i.cli_errors import check_choice
+from t2i.checks import check_choice, check_whole
 from t2i.diffusion.schedule import NoiseSchedule
 
 SCHEDULERS: dict[str, str] = {

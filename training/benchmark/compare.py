@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from t2i.checks import check_real, check_seeds, check_whole
-from t2i.cli_errors import UsageError, check_choice, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError, check_choice, check_real, check_seeds, check_whole
 from t2i.files import read_json, write_json
 
 REAL = "real-pictures"  # the row of training pictures in place of samples

@@ -10,11 +10,11 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
+from t2i.devices import fastest_device
 from t2i.diffusion.conditioning import Text, encoder_of, masks_padding
 from t2i.diffusion.consistency import ConsistencyObjective
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.diffusion.schedulers import of_flow
-from t2i.pipelines.auto import fastest_device
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.recipes.lora import TaughtStage, open_taught

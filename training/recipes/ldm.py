@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from t2i.data.sources import open_source
+from t2i.devices import fastest_device
 from t2i.diffusion.conditioning import masks_padding
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.objective import DiffusionObjective, Prediction
@@ -22,7 +23,7 @@ from t2i.diffusion.schedule import NoiseSchedule
 from t2i.files import read_json
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
-from t2i.pipelines.auto import AutoPipeline, as_latent_diffusion, embedded, fastest_device
+from t2i.pipelines.auto import AutoPipeline, as_latent_diffusion, embedded
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.processes import this_process
 from t2i.text.cache import CachedStates, cached_states

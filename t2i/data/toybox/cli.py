@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from t2i.checks import check_seeds, check_whole
-from t2i.cli_errors import UsageError, check_choice, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError, check_choice, check_seeds, check_whole
 from t2i.data.toybox.dataset import export
 
 

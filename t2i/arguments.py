@@ -1,0 +1,102 @@
+"""Command lines from dataclasses."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import TypeVar, get_type_hints
+
+import tyro
+
+from t2i.checks import UsageError, nearest
+
+T = TypeVar("T")
+
+
+def parse(default: T, args: Sequence[str], prog: str, description: str = "") -> T:
+    """Override the fields of a dataclass by `--field-name value`; nested dataclasses' fields stand beside its own.
+
+    Raises UsageError in one line where tyro would print a box and exit, and for an option that is given twice of which
+    only the last would count; --help prints and exits as ever.
+    """
+    said = io.StringIO()
+    _check_repeated(default, args)
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                type(default),
+                default=default,
+                args=list(args),
+                prog=prog,
+                description=description,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        raise UsageError(_usage_error(said.getvalue(), default, args, prog)) from None
+
+
+def _given(args: Sequence[str]) -> list[str]:
+    """The options among arguments, as `--field-name`; what follows a lone -- is none."""
+    end = list(args).index("--") if "--" in args else len(args)
+    return [arg.split("=")[0].replace("_", "-") for arg in args[:end] if re.match(r"--[A-Za-z]", arg)]
+
+
+def _options(default: object) -> dict[str, str | None]:
+    """Every spelling of every option of a dataclass and of those in it: its own name, None where it may be repeated."""
+    found: dict[str, str | None] = {}
+    hints = get_type_hints(type(default), include_extras=True)
+    for field in dataclasses.fields(default):  # type: ignore[arg-type]
+        value = getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= _options(value)
+            continue
+        marks = getattr(hints[field.name], "__metadata__", ())
+        if tyro.conf.Positional in marks:
+            continue
+        flag = f"--{field.name.replace('_', '-')}"
+        aliases = [alias for mark in marks for alias in getattr(mark, "aliases", None) or ()]
+        negated = [f"--no-{flag[2:]}"] if isinstance(value, bool) else []
+        found |= dict.fromkeys([flag, *aliases, *negated], None if tyro.conf.UseAppendAction in marks else flag)
+    return found
+
+
+def _check_repeated(default: object, args: Sequence[str]) -> None:
+    names = _options(default)
+    for flag, times in Counter(names.get(flag) for flag in _given(args)).items():
+        if flag is not None and times > 1:
+            raise UsageError(f"{flag} is given {times} times, and only one of them could count: give it once")
+
+
+def _usage_error(box: str, default: object, args: Sequence[str], prog: str) -> str:
+    """What a tyro error box says, in one line: a title, what is wrong, and further help, between rules."""
+    options = list(_options(default))
+    if unknown := [flag for flag in _given(args) if flag not in options]:
+        near = nearest(unknown[0], options, cutoff=0.6)
+        hint = f"did you mean {near}? " if near else ""
+        return f"unknown option {unknown[0]}: {hint}{prog} --help lists the options"
+    text = re.sub(r"\x1b\[[0-9;]*m", "", box)
+    parts = [" ".join(re.sub(r"[│╭╮╰╯─|+]+ ?", " ", part).split()) for part in re.split(r"[-─]{5,}", text)]
+    parts = [part for part in parts if part]
+    said = re.sub(r"^Error parsing [A-Za-z][\w.]*: ", "", parts[1] if len(parts) > 1 else " ".join(parts))
+    field, _, rest = said.partition(" ")  # where a dataclass refused a field's value
+    if (flag := f"--{field.replace('_', '-')}") in options:
+        return f"{flag} {rest}"
+    if extra := re.match(r"Unrecognized options: (.*)", said):
+        word = extra[1].split(", ")[0]
+        quotes = "" if word.startswith("-") else "; a prompt of several words needs quotes"
+        return f"unexpected argument {word!r}{quotes}; {prog} --help lists the options"
+    flag = re.search(r"Error parsing (\S+):", said)
+    if flag and (number := re.search(r"(invalid literal for int|could not convert string to float).*?('.*')", said)):
+        kind = "a whole number" if number[1].startswith("invalid") else "a number"
+        return f"{flag[1]} must be {kind}, not {number[2]}"
+    if choice := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)", said):
+        known = [name.strip(" '") for name in choice[3].split(",") if name.strip(" '") not in ("", "None")]
+        near = nearest(choice[1], known)
+        return f"{choice[2]} {choice[1]!r}: {f'did you mean {near}? ' if near else ''}there are {', '.join(known)}"
+    return said
