@@ -237,6 +237,7 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, LatentDiffusionParts):
     ) -> Tensor:
         """The latents to start from, (n, C, h, w): each image's from its own generator, or all from the only one."""
         if given is None:
+            generator = list(generator) if isinstance(generator, tuple) else generator  # diffusers takes lists
             return randn_tensor(shape, generator=generator, device=device, dtype=self.unet.dtype)
         if given.shape != shape:
             raise ValueError(f"latents must have the shape {shape}, not {tuple(given.shape)}")

@@ -7,81 +7,103 @@ Shapes: n images · C, h, w latent · H, W picture
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from diffusers import AutoencoderTiny
+from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from torch import Tensor
 
 from t2i.checks import check_real, check_seeds, check_whole
 from t2i.pipelines.generators import Generators, one_each
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline, LatentDiffusionPipelineOutput
-from t2i.pipelines.latent_inputs import Pictures, check_size, read_masks, read_pictures
+from t2i.pipelines.latent_inputs import Pictures, check_size, read_latents, read_masks, read_pictures
 from t2i.pipelines.latent_start import FromPicture
 from t2i.pipelines.signatures import takes_options_of
 from t2i.tokenizers.kl import encode, stride_of
+
+logger = logging.getLogger(__name__)
 
 
 class _Editing(LatentDiffusionPipeline):
     """What image to image and inpainting have in common."""
 
+    def _read(self, image: Pictures | None) -> tuple[Tensor, list[int]]:
+        """Pixels (pictures, 3, H, W) in [-1, 1], or the latents (pictures, C, h, w) given for them; and H and W."""
+        stride = stride_of(self.vae)
+        latents = read_latents(image, self.vae.config.latent_channels)
+        if latents is not None:
+            return latents, [side * stride for side in latents.shape[2:]]
+        pixels = read_pictures(image, stride)
+        return pixels, list(pixels.shape[2:])
+
     @torch.no_grad()
     def _edit(
-        self, prompt, pixels: Tensor, repaint: Tensor | None, strength: float, options: dict
+        self,
+        prompt,
+        image: Tensor,
+        size: list[int],
+        repaint: Tensor | None,
+        strength: float,
+        options: dict,
+        draws_masked: bool = True,
     ) -> LatentDiffusionPipelineOutput | tuple:
         """The text pipeline's call, started from pictures.
 
         Args:
-            pixels: float32 (pictures, 3, H, W) in [-1, 1].
+            image: float32 (pictures, 3, H, W) in [-1, 1], or latents (pictures, C, h, w).
+            size: H and W.
             repaint: bool (pictures or 1, 1, H, W), or None without a mask.
             options: the text pipeline's.
+            draws_masked: whether diffusers would encode the masked pictures too.
         """
         check_real("strength", strength, most=1.0)
         check_whole("num_images_per_prompt", options.get("num_images_per_prompt", 1))
         check_whole("num_inference_steps", options.get("num_inference_steps") or 1)
-        check_size(pixels.shape[2:], options)
+        check_size(size, options)
         prompts = self._count_prompts(prompt, options.get("prompt_embeds"))
-        if len(pixels) not in (1, prompts):
-            raise ValueError(f"give one picture, or one for each prompt: there are {len(pixels)} for {prompts}")
+        if len(image) not in (1, prompts):
+            raise ValueError(f"give one picture, or one for each prompt: there are {len(image)} for {prompts}")
         n, generator = prompts * options.get("num_images_per_prompt", 1), options.get("generator")
-        sample = self._samples(strength, repaint is not None, generator)
-        latents = self._encode_pictures(pixels, n, generator, sample)
-        kept = {} if repaint is None else self._kept(pixels, repaint, n)
-        if kept and sample and isinstance(generator, torch.Generator) and options.get("latents") is None:
-            options = options | {"latents": self._noise(tuple(latents.shape), generator, None, latents.device)}
-            # Before the steps diffusers takes a sample of the masked picture too, which only other denoisers look at.
-            self._noise((len(pixels), *latents.shape[1:]), generator, None, latents.device)
+        one_each(generator, n)  # refuses another number of them
+        inpaints, encoded = repaint is not None, image.shape[1] != 3
+        # A sample, as in diffusers; but the mean where no noise follows that a sample could be part of.
+        sample = 0 < strength < 1 or (strength == 1 and inpaints)
+        latents = self._encode_pictures(image, n, generator, sample)
+        kept = self._kept(None if encoded else image, repaint, n) if inpaints else {}
+        if inpaints and strength > 0:
+            noise = self._noise(tuple(latents.shape), generator, options.get("latents"), latents.device)
+            options = options | {"latents": noise}
+            if draws_masked and not encoded and not isinstance(self.vae, AutoencoderTiny):
+                # Then diffusers takes a sample of the masked picture, which only other denoisers look at.
+                rows = len(image) if isinstance(generator, torch.Generator | None) else n
+                self._noise((rows, *latents.shape[1:]), generator, None, latents.device)
         start = FromPicture(latents, float(strength), **kept)
-        return super().__call__(prompt, *pixels.shape[2:], start=start, **options)
+        return super().__call__(prompt, *size, start=start, **options)
 
-    @staticmethod
-    def _samples(strength: float, inpaints: bool, generator: Generators) -> bool:
-        """Whether the pictures' latents are samples, as in diffusers, or the posteriors' means.
-
-        The mean where no noise follows that a sample could be part of: nothing of the picture should be lost. But one
-        generator for all is used as diffusers uses it, which inpaints with a sample at strength 1 too.
-        """
-        return 0 < strength < 1 or (strength == 1 and inpaints and not isinstance(generator, (list, tuple)))
-
-    def _encode_pictures(self, pixels: Tensor, n: int, generator: Generators, sample: bool) -> Tensor:
-        """Latents (n, C, h, w) of pictures (pictures, 3, H, W): of each in turn n / pictures times.
+    def _encode_pictures(self, image: Tensor, n: int, generator: Generators, sample: bool) -> Tensor:
+        """Latents (n, C, h, w) of pictures (pictures, 3, H, W): of each in turn n / pictures times. Latents stay.
 
         With a generator for each image each has a sample of its own; with one for all, each picture has one sample.
         """
-        each, dtype = n // len(pixels), self.unet.dtype
-        pictures = pixels.to(self._execution_device)
+        each, dtype = n // len(image), self.unet.dtype
+        image = image.to(self._execution_device)
+        if image.shape[1] != 3:
+            return image.to(dtype).repeat_interleave(each, 0)
         if isinstance(generator, (list, tuple)):
-            generators = one_each(generator, n)
-            rows = [encode(self.vae, pictures[i // each, None], generators[i], sample) for i in range(n)]
+            rows = [encode(self.vae, image[i // each, None], generator[i], sample) for i in range(n)]
             return torch.cat(rows).to(dtype)
-        return encode(self.vae, pictures, generator, sample).repeat_interleave(each, 0).to(dtype)
+        return encode(self.vae, image, generator, sample).repeat_interleave(each, 0).to(dtype)
 
-    def _kept(self, pixels: Tensor, repaint: Tensor, n: int) -> dict[str, Tensor]:
+    def _kept(self, pixels: Tensor | None, repaint: Tensor, n: int) -> dict[str, Tensor | None]:
         """The mask and the pixels around it for n images."""
         pixels, repaint = (
-            given.to(self._execution_device).repeat_interleave(n // len(given), 0) for given in (pixels, repaint)
+            None if given is None else given.to(self._execution_device).repeat_interleave(n // len(given), 0)
+            for given in (pixels, repaint)
         )
         # A latent that says anything of a pixel to repaint must be free to change.
         free = F.max_pool2d(repaint.float(), stride_of(self.vae)).bool()  # (n, 1, h, w)
@@ -102,7 +124,8 @@ class LatentDiffusionImg2ImgPipeline(_Editing):
         Args:
             prompt: as of LatentDiffusionPipeline.
             image: one, or one for each prompt: PIL images of one size, a tensor (n, 3, H, W) or an array (n, H, W, 3)
-                in [0, 1], or a list of these. The autoencoder's stride must divide the sides.
+                in [0, 1], or a list of these; or their scaled latents, a tensor (n, C, h, w). The autoencoder's stride
+                must divide the sides.
             strength: how much may change, from 0 to 1: the share of `num_inference_steps` that is taken. At 0 the
                 picture comes back through the autoencoder; at 1 nothing of it is left, and this is text to image.
             options: all others of LatentDiffusionPipeline; height and width are the picture's.
@@ -110,7 +133,7 @@ class LatentDiffusionImg2ImgPipeline(_Editing):
         Raises ValueError, with the remedy, for arguments that ask for what cannot be.
         """
         self._check_parts("unet", "vae", "scheduler")
-        return self._edit(prompt, read_pictures(image, stride_of(self.vae)), None, strength, options)
+        return self._edit(prompt, *self._read(image), None, strength, options)
 
     def variations(
         self,
@@ -149,6 +172,7 @@ class LatentDiffusionInpaintPipeline(_Editing):
         image: Pictures | None = None,
         mask_image: Pictures | None = None,
         strength: float = 1.0,
+        masked_image_latents: Tensor | None = None,
         **options,
     ) -> LatentDiffusionPipelineOutput | tuple:
         """Repaint `num_images_per_prompt` times for each prompt.
@@ -156,14 +180,25 @@ class LatentDiffusionInpaintPipeline(_Editing):
         Args:
             prompt: what the picture shows, as of LatentDiffusionPipeline.
             image: as of LatentDiffusionImg2ImgPipeline. Outside of the mask a PIL image comes
-                back bit for bit, and a tensor but for the rounding of its floats.
+                back bit for bit, a tensor but for the rounding of its floats, and latents as they were given.
             mask_image: white to repaint, black to keep (cut at a half): a PIL image in black and white of the
                 picture's size, one for each picture or one for all, or a tensor (n, 1, H, W) in [0, 1].
             strength: how much may change inside of the mask, see LatentDiffusionImg2ImgPipeline.
+            masked_image_latents: of diffusers' call, without effect here: denoisers that look at the masked image run
+                in diffusers' StableDiffusionInpaintPipeline.
             options: all others of LatentDiffusionPipeline; height and width are the picture's.
 
         Raises ValueError, with the remedy, for arguments that ask for what cannot be.
         """
         self._check_parts("unet", "vae", "scheduler")
-        pixels = read_pictures(image, stride_of(self.vae))
-        return self._edit(prompt, pixels, read_masks(mask_image, pixels), strength, options)
+        if masked_image_latents is not None:
+            logger.warning("masked_image_latents has no effect: this denoiser does not look at the masked image")
+        given, size = self._read(image)
+        repaint = read_masks(mask_image, len(given), size)
+        return self._edit(prompt, given, size, repaint, strength, options, masked_image_latents is None)
+
+    @property
+    def mask_processor(self) -> VaeImageProcessor:
+        """diffusers' own, for masks: its `preprocess` gives what `mask_image` takes."""
+        kinds = {"do_normalize": False, "do_binarize": True, "do_convert_grayscale": True}
+        return VaeImageProcessor(vae_scale_factor=stride_of(self.vae), **kinds)

@@ -5,6 +5,7 @@ Shapes: n images · H, W picture
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from t2i.data.image_file import to_eight_bits, to_rgb
 from t2i.data.layouts import read_labels
 from t2i.images import to_tensor
 
+logger = logging.getLogger(__name__)
 Pictures = Image.Image | np.ndarray | Tensor | Sequence[Image.Image | np.ndarray | Tensor]
 
 
@@ -24,13 +26,17 @@ def read_pictures(images: Pictures | None, stride: int) -> Tensor:
 
     PIL images of any mode become RGB as `t2i.data.read_image` makes it: on white where they are transparent, 16 bits
     scaled to 8. Arrays of uint8 go to 255. One picture (3, H, W) or (H, W, 3) will do, and so will a list of any of
-    these.
+    these. As in diffusers, numbers below 0 say that the range is [-1, 1], which is logged as a warning.
     Raises ValueError for anything else, and for sides that `stride` does not divide.
     """
     images = _as_tensor(images)
     if isinstance(images, Tensor):
-        _check_tensor("pictures", images, 3)
-        pixels = images.float() * 2 - 1
+        _check_tensor("pictures", images, 3, least=-1)
+        pixels = images.float()
+        if pixels.min() < 0:
+            logger.warning("the image has values below 0, and so is read as in [-1, 1]: tensors should be in [0, 1]")
+        else:
+            pixels = pixels * 2 - 1
     else:
         pictures = [to_rgb(picture) for picture in _as_list("image", images)]
         sizes = sorted({picture.size for picture in pictures})
@@ -48,8 +54,25 @@ def read_pictures(images: Pictures | None, stride: int) -> Tensor:
     return pixels
 
 
-def read_masks(masks: Pictures | None, pixels: Tensor) -> Tensor:
-    """PIL images, or a tensor or array in [0, 1], for pixels (n, 3, H, W) -> bool (1 or n, 1, H, W).
+def read_latents(images: Pictures | None, channels: int) -> Tensor | None:
+    """Latents (n, C, h, w), scaled, that were given in place of pictures; None where pictures were.
+
+    As in diffusers, tensors of C channels are latents: (n, C, h, w), (C, h, w) or a list of these. With C = 3 they are
+    pictures. Raises ValueError for latents that are not finite.
+    """
+    first = images[0] if isinstance(images, (list, tuple)) and images else images
+    if channels == 3 or not isinstance(first, Tensor) or first.ndim not in (3, 4) or first.shape[-3] != channels:
+        return None
+    latents = _as_tensor(images)
+    if not isinstance(latents, Tensor):
+        return None
+    if latents.numel() == 0 or not latents.isfinite().all():
+        raise ValueError(f"the latents given as image, {tuple(latents.shape)}, must be finite numbers, at least one")
+    return latents
+
+
+def read_masks(masks: Pictures | None, count: int, size: Sequence[int]) -> Tensor:
+    """PIL images, or a tensor or array in [0, 1], for `count` = n pictures of size (H, W) -> bool (1 or n, 1, H, W).
 
     True is white, cut at a half. Tensors are (H, W), (1 or n, H, W) or (1 or n, 1, H, W); arrays too, or (1 or n, H, W,
     1), and of uint8 they go to 255; a list of tensors will do. Raises ValueError for anything else, and for masks of
@@ -66,13 +89,13 @@ def read_masks(masks: Pictures | None, pixels: Tensor) -> Tensor:
         given = list((masks.float() >= 0.5)[:, 0].cpu())
     else:
         given = [torch.from_numpy(_grey(mask)) >= 128 for mask in _as_list("mask_image", masks)]
-    H, W = pixels.shape[2:]
+    H, W = size
     for mask in given:
         if mask.shape != (H, W):
             h, w = mask.shape
             raise ValueError(f"the mask is {_size((w, h))}, the picture {_size((W, H))}: they must have one size")
-    if len(given) not in (1, len(pixels)):
-        raise ValueError(f"give one mask, or one for each picture: there are {len(given)} for {len(pixels)}")
+    if len(given) not in (1, count):
+        raise ValueError(f"give one mask, or one for each picture: there are {len(given)} for {count}")
     return torch.stack(given)[:, None]
 
 
@@ -161,8 +184,8 @@ def _kind(given) -> str:
     return "nothing" if given is None else f"a {type(given).__name__}"
 
 
-def _check_tensor(what: str, tensor: Tensor, channels: int) -> None:
-    inside = tensor.numel() > 0 and bool(((tensor >= 0) & (tensor <= 1)).all())  # NaN is outside
+def _check_tensor(what: str, tensor: Tensor, channels: int, least: int = 0) -> None:
+    inside = tensor.numel() > 0 and bool(((tensor >= least) & (tensor <= 1)).all())  # NaN is outside
     if tensor.ndim != 4 or tensor.shape[1] != channels or not inside:
         values = f" from {tensor.min():.3g} to {tensor.max():.3g}" if tensor.numel() else ""
         raise ValueError(

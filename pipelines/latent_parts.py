@@ -10,6 +10,7 @@ from typing import ClassVar, Self
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel, PreTrainedTokenizerBase
@@ -45,7 +46,10 @@ class LatentDiffusionParts(StableDiffusionLoraLoaderMixin, StableDiffusionMixin,
         super().__init__()
         _register_with_diffusers()
         if unet is not None and getattr(unet.config, "time_cond_proj_dim", None) is not None:
-            raise ValueError("this denoiser takes the guidance scale as an input: diffusers' own pipelines can do that")
+            raise ValueError(
+                "the denoiser takes the guidance scale as an input (time_cond_proj_dim), which only diffusers' own "
+                "pipelines give it: open its folder with AutoPipeline, or make a diffusers.StableDiffusionPipeline"
+            )
         if vae is not None:
             _check_scaling(vae)
         if unet is not None and vae is not None:
@@ -143,6 +147,19 @@ class LatentDiffusionParts(StableDiffusionLoraLoaderMixin, StableDiffusionMixin,
         sampler = self.scheduler is not None and not of_flow(self.scheduler.config)
         return clip and isinstance(self.unet, UNet2DConditionModel) and sampler
 
+    @property
+    def image_processor(self) -> VaeImageProcessor:
+        """diffusers' own: between images and tensors (n, 3, H, W) in [-1, 1]."""
+        channels = self.vae.config.latent_channels
+        return VaeImageProcessor(vae_scale_factor=stride_of(self.vae), vae_latent_channels=channels)
+
+    def __getattr__(self, name: str):
+        if name in ("load_ip_adapter", "load_textual_inversion"):
+            raise AttributeError(
+                f"a {type(self).__name__} has no {name}: diffusers.StableDiffusionPipeline.from_pipe(pipe) does"
+            )
+        return super().__getattr__(name)
+
     def to_json_string(self) -> str:
         """What model_index.json holds: Stable Diffusion's name where it is one, so that all of diffusers opens it, and
         `_made_by`, by which AutoPipeline knows it from what diffusers saved."""
@@ -153,10 +170,16 @@ class LatentDiffusionParts(StableDiffusionLoraLoaderMixin, StableDiffusionMixin,
 
     def _check_channels(self, takes: int, vae: AutoencoderKL) -> None:
         """Raise ValueError unless a denoiser of so many channels denoises this autoencoder's latents alone."""
-        if takes != vae.config.latent_channels:
+        latent = vae.config.latent_channels
+        if takes == 2 * latent + 1:
             raise ValueError(
-                f"the denoiser takes {takes} channels, the autoencoder makes {vae.config.latent_channels}: they were "
-                "not trained together, or for another pipeline than this one"
+                f"the denoiser takes {takes} channels, as those for inpainting alone do (latent, mask, masked image): "
+                "open its folder with AutoPipeline, or make a diffusers.StableDiffusionInpaintPipeline"
+            )
+        if takes != latent:
+            raise ValueError(
+                f"the denoiser takes {takes} channels, the autoencoder makes {latent}: they were not trained together, "
+                "or for another pipeline than this one"
             )
 
     def _check_parts(self, *names: str) -> None:

@@ -45,7 +45,7 @@ class FromPicture(FromNoise):
     Args:
         latents: of the pictures, (n, C, h, w), scaled.
         strength: the share of the steps that is taken, the last ones. At 1 all of them are, from noise alone.
-        pixels: for inpainting the pictures, float32 (n, 3, H, W) in [-1, 1].
+        pixels: for inpainting the pictures, float32 (n, 3, H, W) in [-1, 1]; none where only their latents are known.
         repaint: for inpainting true where the picture is made anew, (n, 1, H, W).
         repaint_latents: the same for the latents, (n, 1, h, w).
     """
@@ -89,7 +89,7 @@ class FromPicture(FromNoise):
         return torch.where(self.repaint_latents[rows], x, kept)
 
     def paste(self, images: Tensor) -> Tensor:
-        if self.repaint is None:
+        if self.repaint is None or self.pixels is None:
             return images
         return torch.where(self.repaint, images.float(), self.pixels)
 

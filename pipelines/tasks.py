@@ -66,7 +66,7 @@ def inpaint(
 ) -> list[Image.Image]:
     """The same inside of a mask; outside of it the image stays as it is, bit for bit, as with ours."""
     pixels = _check(pipe, image, strength, how)
-    white = Image.fromarray(read_masks(mask, pixels)[0, 0].numpy())
+    white = Image.fromarray(read_masks(mask, 1, pixels.shape[2:])[0, 0].numpy())
     size = {"height": image.height, "width": image.width}
     images = finite_images(pipe, image=image, mask_image=white.convert("L"), strength=strength, **size, **how)
     return [Image.composite(made, image, white) for made in images]

@@ -60,7 +60,7 @@ def load_components(
             raise FileNotFoundError(f"{folder} has no folder {name}/, which its {INDEX} names: copy or train it again")
         found[name] = _load(kind, folder / name, dtype, strict)
     if "tokenizer" in found and "text_encoder" in found:
-        check_tokenizer(found["tokenizer"], found["text_encoder"], folder / "tokenizer")
+        check_tokenizer(found["tokenizer"], found["text_encoder"], folder / "tokenizer", strict)
     return found
 
 

@@ -18,7 +18,7 @@ from t2i.eval.image_sets import extract
 from t2i.pipelines.edit_cli import open_picture
 from t2i.pipelines.latent_inputs import read_layouts, read_masks, read_pictures
 
-WHITE_IS_1 = torch.zeros(1, 3, 8, 8)
+ONE_OF_8 = 1, (8, 8)  # a picture
 
 
 def deep_mask() -> Image.Image:
@@ -34,9 +34,9 @@ def test_masks_of_16_bits_and_of_floats_are_scaled():
     deep = deep_mask()
     floats = Image.fromarray(np.asarray(deep, np.float32) / 65535)
     for mask in (deep, floats, Image.fromarray(np.asarray(deep, np.int32))):
-        assert torch.equal(read_masks(mask, WHITE_IS_1), expected)
+        assert torch.equal(read_masks(mask, *ONE_OF_8), expected)
     with pytest.raises(ValueError, match=r"the mask has floats from 0 to 13000; scale them") as caught:
-        read_masks(Image.fromarray(np.float32([[0, 13_000]])), WHITE_IS_1)
+        read_masks(Image.fromarray(np.float32([[0, 13_000]])), *ONE_OF_8)
     assert "convert(" not in str(caught.value)
 
 
@@ -51,7 +51,7 @@ def test_files_of_pictures_masks_and_maps_are_opened_for_what_they_are(tmp_path)
     deep_mask().save(tmp_path / "deep.png")
     path = str(tmp_path / "deep.png")
     assert open_picture(path, "picture", 4).getpixel((0, 0)) == pytest.approx((51,) * 3, abs=3)
-    assert torch.equal(read_masks(open_picture(path, "mask", None), WHITE_IS_1), read_masks(deep_mask(), WHITE_IS_1))
+    assert torch.equal(read_masks(open_picture(path, "mask", None), *ONE_OF_8), read_masks(deep_mask(), *ONE_OF_8))
     with pytest.raises(ValueError, match=r"mode P .* or L, not I;16"):  # labels are not scaled
         read_layouts(open_picture(path, "map", 8), 7, 8)
     labels = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4) % 5)

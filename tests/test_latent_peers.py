@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline, StableDiffusionPipeline
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
@@ -164,9 +165,26 @@ def test_prompts_are_encoded_once_for_several_pictures(ours):
 
 
 def test_masks_come_in_all_the_shapes_that_diffusers_takes():
-    pixels, mask = torch.zeros(2, 3, 8, 8), (torch.arange(64).view(8, 8) % 3 == 0).float()
+    mask = (torch.arange(64).view(8, 8) % 3 == 0).float()
     want = mask.bool()[None, None]
     for given in (mask, mask[None], mask[None, None], mask.numpy(), mask.numpy()[None, :, :, None]):
-        assert torch.equal(read_masks(given, pixels), want)
-    assert torch.equal(read_masks((255 * mask).byte().numpy(), pixels), want)
-    assert torch.equal(read_masks(torch.stack([mask, mask]), pixels), want.expand(2, 1, 8, 8))
+        assert torch.equal(read_masks(given, 2, (8, 8)), want)
+    assert torch.equal(read_masks((255 * mask).byte().numpy(), 2, (8, 8)), want)
+    assert torch.equal(read_masks(torch.stack([mask, mask]), 2, (8, 8)), want.expand(2, 1, 8, 8))
+
+
+def test_a_public_text_encoder_may_have_room_for_more_tokens_than_there_are(ours, theirs, tmp_path, caplog):
+    config = ours.text_encoder.config
+    for more, folder in ((1.9, tmp_path / "some"), (5, tmp_path / "most")):
+        sizes = config.to_dict() | {"vocab_size": int(more * config.vocab_size)}
+        theirs.text_encoder = CLIPTextModel(CLIPTextConfig(**sizes)).eval()
+        theirs.save_pretrained(folder)
+    caplog.clear()
+    assert type(AutoPipeline.from_pretrained(tmp_path / "some")) is StableDiffusionPipeline
+    assert "tokens only, the text encoder a vocabulary of" in caplog.text
+    with pytest.raises(ValueError, match=r"tokens, the text encoder a vocabulary of .* do not belong together"):
+        AutoPipeline.from_pretrained(tmp_path / "most")
+    ours.text_encoder = StableDiffusionPipeline.from_pretrained(tmp_path / "some").text_encoder
+    ours.save_pretrained(tmp_path / "ours")
+    with pytest.raises(ValueError, match="do not belong together"):
+        AutoPipeline.from_pretrained(tmp_path / "ours")

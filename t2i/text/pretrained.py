@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
 from t2i.weights import load_model
 
+logger = logging.getLogger(__name__)
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")  # their files
 
 
@@ -68,16 +70,24 @@ def load_tokenizer(cls: type, folder: Path) -> PreTrainedTokenizerBase:
         raise ValueError(f"{files[0]} is damaged, or not the vocabulary of a {cls.__name__} ({reason})") from error
 
 
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, where: str | Path) -> None:
+def check_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, where: str | Path, strict: bool = True
+) -> None:
     """Raise ValueError, naming `where` the tokenizer is from, unless it is one that the text encoder can be trained on.
 
     T5's have room for more tokens than there are, though not for most of them; CLIP's know the number of the end token.
+
+    Args:
+        strict: whether CLIP's have no such room. In public checkpoints they may; it is logged as a warning.
     """
     size, tokens, config = encoder.config.vocab_size, len(tokenizer), encoder.config
     remedy = "they do not belong together: copy or train the pipeline again"
     clip = config.model_type in ("clip", "clip_text_model")
-    if tokens > size or tokens < (0.95 if clip else 0.25) * size:
+    few = clip and tokens < 0.95 * size
+    if tokens > size or tokens < 0.25 * size or (few and strict):
         raise ValueError(f"{where} has {tokens} tokens, the text encoder a vocabulary of {size}: {remedy}")
+    if few:
+        logger.warning("%s has %d tokens only, the text encoder a vocabulary of %d", where, tokens, size)
     if not tokenizer("a", add_special_tokens=False)["input_ids"]:
         raise ValueError(f"{where} finds no tokens in a text: {remedy}")
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
