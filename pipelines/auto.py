@@ -49,7 +49,9 @@ class AutoPipeline:
         raise TypeError("AutoPipeline is opened, not made: AutoPipeline.from_pretrained(name)")
 
     @staticmethod
-    def from_pretrained(name: str | Path, dtype: torch.dtype | None = None, **kwargs) -> DiffusionPipeline:
+    def from_pretrained(
+        name: str | Path, dtype: torch.dtype | dict[str, torch.dtype] | None = None, **kwargs
+    ) -> DiffusionPipeline:
         """Open an embedded system (no network), a folder with model_index.json, a single file, or a model of the Hub.
 
         What t2i saved opens in its own classes, all else in diffusers' class of that name.
@@ -57,8 +59,9 @@ class AutoPipeline:
         Args:
             name: "toybox/dalle", "runs/prior-toybox" (its newest checkpoint), "CompVis/stable-diffusion-v1-4",
                 "model.safetensors", …
-            dtype: of the weights in memory, float32 by default (the embedded ones are stored in half precision);
-                `torch_dtype`, its older name in diffusers, is understood too.
+            dtype: of the weights in memory, float32 by default (the embedded ones are stored in half precision), or
+                of each component: {"unet": torch.bfloat16, "default": torch.float32}; `torch_dtype`, its older name in
+                diffusers, is understood too.
             kwargs: go to the pipeline class's own `from_pretrained`, or for a file to `from_single_file`.
 
         Raises FileNotFoundError, listing the embedded systems and the nearest to `name`, when it is none of these, and
@@ -99,14 +102,16 @@ class AutoPipeline:
 
         Args:
             file: a path, or the address of a file of the Hub.
-            dtype: as of `from_pretrained`.
+            dtype: as of `from_pretrained`, but one for all components.
             kwargs: go to the class's own `from_single_file`. `config` is a pipeline of the same architecture in
                 diffusers' layout: with a folder no network is needed, and by default the Hub is asked for one.
 
         Raises FileNotFoundError where there is no such file, or no `config` and no network, and ValueError for a file
-        that is no pipeline's weights. Of a .ckpt weights alone are read: code in it is not run.
+        that is no pipeline's weights, or another dtype. Of a .ckpt weights alone are read: code in it is not run.
         """
         dtype = kwargs.pop("torch_dtype", None) or dtype or torch.float32
+        if not isinstance(dtype, torch.dtype):  # diffusers would take float32
+            raise ValueError(f"the components of a single file have one dtype: give a torch.dtype, not {dtype!r}")
         return _with_text_model(open_single_file(str(file), dtype=dtype, **kwargs))
 
 

@@ -30,7 +30,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def load_components(
-    cls: type[DiffusionPipeline], folder: Path, given: Collection[str], dtype: torch.dtype
+    cls: type[DiffusionPipeline], folder: Path, given: Collection[str], dtype: torch.dtype | dict[str, torch.dtype]
 ) -> dict[str, Any]:
     """The models, tokenizers and schedulers of a pipeline of class `cls`, each from its own folder in `folder`.
 
@@ -39,7 +39,7 @@ def load_components(
 
     Args:
         given: components that the caller has, and that need not be in the folder.
-        dtype: of the models' weights in memory.
+        dtype: of the models' weights in memory; or as in diffusers by component, "default" for those not named.
 
     Raises FileNotFoundError or ValueError, naming the file, for what is missing, damaged, or does not belong together.
     """
@@ -58,7 +58,8 @@ def load_components(
             continue
         if not (folder / name).is_dir():
             raise FileNotFoundError(f"{folder} has no folder {name}/, which its {INDEX} names: copy or train it again")
-        found[name] = _load(kind, folder / name, dtype, strict)
+        own = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
+        found[name] = _load(kind, folder / name, own, strict)
     if "tokenizer" in found and "text_encoder" in found:
         check_tokenizer(found["tokenizer"], found["text_encoder"], folder / "tokenizer", strict)
     return found

@@ -188,3 +188,18 @@ def test_a_public_text_encoder_may_have_room_for_more_tokens_than_there_are(ours
     ours.save_pretrained(tmp_path / "ours")
     with pytest.raises(ValueError, match="do not belong together"):
         AutoPipeline.from_pretrained(tmp_path / "ours")
+
+
+def test_each_component_may_have_a_precision_of_its_own(ours, theirs, tmp_path):
+    dtypes = {"unet": torch.bfloat16, "default": torch.float16}
+    for pipe, folder in ((ours, tmp_path / "ours"), (theirs, tmp_path / "theirs")):
+        pipe.save_pretrained(folder)
+        for how in ({"dtype": dtypes}, {"torch_dtype": dtypes}):
+            again = AutoPipeline.from_pretrained(folder, **how)
+            assert type(again) is type(pipe)
+            found = {name: getattr(again, name).dtype for name in ("unet", "vae", "text_encoder")}
+            assert found == {"unet": torch.bfloat16, "vae": torch.float16, "text_encoder": torch.float16}
+    only = AutoPipeline.from_pretrained(tmp_path / "ours", dtype={"unet": torch.bfloat16})
+    assert (only.unet.dtype, only.vae.dtype) == (torch.bfloat16, torch.float32)
+    with pytest.raises(ValueError, match=r"single file have one dtype: give a torch.dtype"):
+        AutoPipeline.from_pretrained(tmp_path / "model.safetensors", dtype=dtypes)
