@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from t2i.checks import check_options, check_seeds, check_whole
 from t2i.devices import Dtype
-from t2i.pipelines.outputs import check_folder
+from t2i.files import check_folder
 
 NUMBERS = ("guidance_scale", "temperature", "top_k", "top_p", "num_candidates", "num_inference_steps")
 WHOLE = ("top_k", "num_candidates", "num_inference_steps")  # of these, whole numbers

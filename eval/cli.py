@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 from t2i.arguments import parse
-from t2i.checks import UsageError, check_choice, check_options, check_seeds, check_whole
+from t2i.checks import UsageError, check_choice, check_distinct, check_options, check_seeds, check_whole
 from t2i.devices import Dtype
 from t2i.eval.ask import OPTIONS, Ask, Bits
-from t2i.pipelines.outputs import check_folder
+from t2i.files import check_folder
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,7 @@ def bits(args: Sequence[str]) -> None:
     ask = parse(Bits(), args, prog="t2i eval bits", description=bits.__doc__)
     if not ask.models:
         raise UsageError("give the folder of a run, as in: t2i eval bits runs/glow")
+    check_distinct("the run", ask.models)
     from t2i.eval.bits import measure
 
     measure(ask)

@@ -12,11 +12,13 @@ from t2i.checks import UsageError
 from t2i.eval import sections
 from t2i.eval.ask import Ask
 from t2i.eval.folders import image_files
+from t2i.eval.measures import LEAST
 from t2i.eval.processes import is_main_process
 from t2i.eval.report import Gallery, Report
 from t2i.eval.report.text import publish
 from t2i.eval.sections import SECTIONS, everything
 from t2i.eval.subject import PICTURES, Subject
+from t2i.notes import are, count
 
 SHOWN = 32  # pictures of the first gallery
 
@@ -65,5 +67,11 @@ def check(part: str, subject: Subject) -> None:
             raise FileNotFoundError(f"there are no pictures {name}; give 'toybox', a folder, or a .npz of statistics")
         if Path(name).is_dir():
             image_files(name, ask.allow_mixed)
+    if part in ("fid", "kid"):
+        subject.check_reference()
+        if (num := len(subject.files if subject.found else subject.prompts)) < LEAST:
+            raise UsageError(f"{count(range(num), 'picture')} {are(range(num))} too few to compare sets: give {LEAST}")
+        if ask.reference.endswith(".npz"):
+            subject.reference(subject.tools.extractor(ask.extractor))  # raises for a damaged one
     if part == "memorization":
         subject.check_training()

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from t2i.checks import UsageError
-from t2i.data.folder import count, images_among, note, scan, some, unread_among
+from t2i.data.folder import images_among, scan, unread_among
 from t2i.data.image_file import FORMATS, KINDS
 from t2i.eval.manifest import check_files, find_manifest
+from t2i.notes import count, note, some
 
 USUAL = ("PNG", "JPEG", "WebP")  # formats that sets of pictures are saved in
 

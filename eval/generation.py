@@ -33,6 +33,7 @@ from torch import nn
 from tqdm import tqdm
 
 import t2i
+from t2i.checks import shortened
 from t2i.eval.manifest import REMEDY, check_entry, find_manifest
 from t2i.eval.manifest import digest as file_digest
 from t2i.eval.processes import shard, together
@@ -134,7 +135,7 @@ def _picture(image: Image.Image | np.ndarray | torch.Tensor, prompt: str) -> Ima
         return image.convert("RGB")
     values = np.asarray(image, dtype=np.float32)
     if not np.isfinite(values).all():
-        raise FloatingPointError(f"the picture of {prompt!r} has NaN or infinite pixels; draw in float32")
+        raise FloatingPointError(f"the picture of {shortened(prompt)} has NaN or infinite pixels; draw in float32")
     pixels = (values.clip(0, 1) * 255).round().astype(np.uint8)
     return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from t2i.checks import check_choice, check_seeds, check_whole
 from t2i.data.folder import ImageFolder
-from t2i.data.tables import TABLES, read_lines, read_table, text_of
+from t2i.data.tables import OTHER_TABLES, TABLES, read_lines, read_table, text_of
 from t2i.data.toybox import ATTRIBUTES, COLOURS, HELD_OUT, SKINS, Scene, Thing
 from t2i.data.toybox.captions import OPENINGS, RELATION_PHRASES, name
 from t2i.files import slug
@@ -190,6 +190,8 @@ def _one_of(options: Sequence[str], rng: np.random.Generator) -> str:
 
 def _from_file(path: Path) -> list[Prompt]:
     stem = slug(path.stem) or "prompts"
+    if path.suffix.lower() in OTHER_TABLES:
+        raise ValueError(f"{path} is no form of prompts: save a prompt a line as .txt, or a table as .csv or .jsonl")
     if path.suffix.lower() in TABLES:
         prompts = _from_table(path, stem)
     else:
@@ -215,10 +217,10 @@ def _from_table(path: Path, stem: str) -> list[Prompt]:
     prompts, column = [], ""
     for i, (where, row) in enumerate(read_table(path), 1):
         column = column or ("prompt" if "prompt" in row else "text")  # the same in all rows
-        if not isinstance(row.get(column), str) or not row[column].strip():
-            raise ValueError(
-                f'{where}: no {{"prompt": "…"}} or "text"; give each line that form, or name the file .txt'
-            )
+        if column not in row:
+            raise ValueError(f'{where} has no "prompt" and no "text", only: {", ".join(map(str, row)) or "nothing"}')
+        if not (text := text_of(row, column, where)).strip():
+            raise ValueError(f"{where}: {column!r} is empty; write a prompt, or remove the line")
         key, category = row.get("key") or f"{stem}/{i:04}", row.get("category") or "file"
-        prompts.append(Prompt(text_of(row, column, where), str(category), None, str(key)))
+        prompts.append(Prompt(text, str(category), None, str(key)))
     return prompts

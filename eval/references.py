@@ -23,7 +23,7 @@ from t2i.eval.features.base import Extractor, Features
 from t2i.eval.metrics import Gaussian, Moments
 
 ARRAYS = ("mean", "cov", "features")
-REMEDY = "make it again with save_reference"
+REMEDY = "make it again with `t2i report statistics`"
 
 
 @dataclass(frozen=True, eq=False)

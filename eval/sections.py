@@ -32,6 +32,7 @@ from t2i.eval.references import Reference
 from t2i.eval.report import Curve, Gallery, Score
 from t2i.eval.subject import BARE, BIAS, LECTURE, PAIRS, PICTURES, Subject
 from t2i.images import to_pil, to_tensor
+from t2i.notes import are, count
 from t2i.pipelines import DallePipeline
 from t2i.weights import digest
 
@@ -242,7 +243,8 @@ def _against_samples(score: Score) -> Curve:
 def _remarks(features: Features) -> list[str]:
     notes = [f"skipped: {picture}" for picture in features.skipped]
     if features.black:
-        notes.append(f"{len(features.black)} pictures are black all over, such as {features.black[0]}.")
+        black = features.black
+        notes.append(f"{count(black, 'picture')} {are(black)} black all over, such as {black[0]}.")
     return notes
 
 

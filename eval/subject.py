@@ -212,12 +212,21 @@ class Subject:
     def real_pictures(self, copies: int, stream: int) -> dict[str, Source]:
         """Each prompt's scene `copies` times, in other sizes and places each time.
 
-        Raises UsageError for prompts that toybox cannot draw.
+        Raises UsageError as `check_reference` does.
         """
-        if any(prompt.scene is None for prompt in self.prompts):
-            raise UsageError("toybox cannot draw these prompts: give real pictures with --reference FOLDER")
+        self.check_reference()
         again = [(p, copy) for copy in range(copies) for p in self.prompts]
         return {f"{p.key}, {copy}": partial(_rendered, p, copy, stream, self.side) for p, copy in again}
+
+    def check_reference(self) -> None:
+        """Raise UsageError where toybox, which `--reference` is by default, has no scenes to compare with."""
+        if self.ask.reference == "toybox" and (self.found or any(prompt.scene is None for prompt in self.prompts)):
+            shown = f"{self.ask.pipeline} does not say what its pictures show as" if self.found else ""
+            shown = shown or f"the prompts of {self.ask.prompts} are no"
+            raise UsageError(
+                f"{shown} scenes of toybox, the default of --reference: give real pictures to compare with by "
+                "--reference FOLDER, or a .npz of statistics"
+            )
 
     @cached_property
     def training(self) -> TrainingData:

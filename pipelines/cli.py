@@ -16,7 +16,16 @@ from tyro.conf import Positional, UseAppendAction, arg
 
 from t2i import __version__
 from t2i.arguments import parse
-from t2i.checks import UsageError, check_choice, check_options, check_seeds, check_text, check_whole
+from t2i.checks import (
+    UsageError,
+    check_choice,
+    check_distinct,
+    check_options,
+    check_seeds,
+    check_text,
+    check_whole,
+    shortened,
+)
 from t2i.devices import Dtype
 from t2i.files import slug
 from t2i.pipelines.outputs import Output, check_out, file_names, printable, write_images
@@ -92,8 +101,7 @@ def main(args: Sequence[str]) -> None:
     loading, pipes = time.perf_counter(), {}
     if "" in ask.pipeline:
         raise UsageError("--pipeline is empty; give the name of an embedded system, a folder, or a model of the Hub")
-    if len(set(ask.pipeline)) < len(ask.pipeline):
-        raise UsageError(f"--pipeline {max(ask.pipeline, key=ask.pipeline.count)} is given twice")
+    check_distinct("--pipeline", ask.pipeline)
     for name in ask.pipeline or (DEFAULT,):
         pipe = open_pipeline(name, ask.device, ask.lora, ask.lora_scale, ask.dtype)
         pipes[name] = pipe, time.perf_counter() - loading
@@ -127,13 +135,18 @@ def _check(ask: Generate) -> bool:
     check_whole("--num-images", ask.num_images)
     check_seeds("--seed", ask.seed, ask.num_images)
     check_options({name: getattr(ask, name) for name in (*SETTINGS, "lora_scale")}, flags=True)
-    if len(ask.prompts) > 1 and not any(" " in prompt for prompt in ask.prompts):
-        print(
-            f"note: these are {len(ask.prompts)} prompts of one word each; for a single one, put it in quotes: "
-            f'"{" ".join(ask.prompts)}"',
-            file=sys.stderr,
-        )
+    _check_distinct(ask.prompts)
     return check_out(ask.out)
+
+
+def _check_distinct(prompts: Sequence[str]) -> None:
+    """Refuse a prompt that is given twice, and say that words without quotes are prompts of their own."""
+    if len(prompts) < 2 or any(" " in prompt for prompt in prompts):
+        check_distinct("the prompt", prompts, "its images would be the same; for more give --num-images")
+        return
+    quoted = f'for a single one, put it in quotes: "{shortened(" ".join(prompts))[1:-1]}"'
+    check_distinct("the prompt", prompts, quoted)
+    print(f"note: these are {len(prompts)} prompts of one word each; {quoted}", file=sys.stderr)
 
 
 def check_scheduler(name: str | None) -> None:

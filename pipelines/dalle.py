@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from t2i.checks import check_prompts, check_real, check_whole
+from t2i.checks import check_prompts, check_real, check_whole, shortened
 from t2i.diffusion.guidance import guide
 from t2i.images import OUTPUT_TYPES, as_output
 from t2i.pipelines.generators import one_each, seeded_from
@@ -196,7 +196,8 @@ class DallePipeline(DiffusionPipeline):
         warn_of_unknown_words(self.tokenizer, prompts)
         for prompt, dropped in zip(prompts, encoded.dropped, strict=True):
             if dropped:
-                logger.warning("the prompt %r is too long; its end was dropped: %r", prompt, dropped)
+                said = shortened(prompt, 100), shortened(dropped, 100)
+                logger.warning("the prompt %s is too long; its end was dropped: %s", *said)
         return encoded.ids.to(self.device)
 
     def _row_batches(self, rows: int, guided: bool) -> Iterator[slice]:

@@ -12,11 +12,11 @@ from PIL import Image, ImageOps
 from tyro.conf import Positional, arg
 
 from t2i.arguments import parse
-from t2i.checks import UsageError, check_options, check_seeds, check_text, check_whole
-from t2i.data.image_file import open_image, to_eight_bits, to_rgb
+from t2i.checks import MAX_SIDE, UsageError, check_distinct, check_options, check_seeds, check_text, check_whole
+from t2i.data.image_file import open_image, to_mask, to_rgb
 from t2i.devices import Dtype
 from t2i.pipelines.cli import check_draws_from_words, check_scheduler, options_for, record, save_each, say
-from t2i.pipelines.outputs import Output, check_out, write_images
+from t2i.pipelines.outputs import Output, check_out, printable, write_images
 
 PASSED_ON = ("negative_prompt", "guidance_scale", "num_inference_steps", "scheduler")
 
@@ -156,6 +156,8 @@ def interpolate(args: Sequence[str]) -> None:
         raise UsageError("--seeds takes one number or two, each at least 0")
     for seed in ask.seeds:
         check_seeds("--seeds", seed)
+    check_distinct("--seeds", ask.seeds, "give two different ones, or a single one")
+    check_distinct("the prompt", ask.prompts, "give two different ones, or a single one and two --seeds")
     if len(ask.prompts) == len(ask.seeds) == 1:
         raise UsageError('give a second prompt, or a second seed, as in: t2i interpolate "a red cat" --seeds 0 1')
     check_whole("--num", ask.num, least=2)
@@ -176,7 +178,7 @@ def check_change(ask: Change, given: str, example: str) -> None:
     check_whole("--num-images", ask.num_images)
     check_seeds("--seed", ask.seed, ask.num_images)
     if ask.image_size is not None:
-        check_whole("--image-size", ask.image_size)
+        check_whole("--image-size", ask.image_size, most=MAX_SIDE)
     _check_draw(ask, ask.prompts)
 
 
@@ -191,17 +193,20 @@ def _check_draw(ask: Draw, prompts: Sequence[str]) -> None:
 def open_picture(path: str, kind: Literal["picture", "mask", "map"], size: int | None) -> Image.Image:
     """An image file, cut and resampled to a square where that is asked for.
 
-    A picture is RGB; a mask keeps its mode, but of 16 bits it is scaled to 8; the pixels of a map are labels and stay
-    as they are. Raises ImageError, a ValueError, for a file that cannot be read.
+    A picture is RGB, a mask grey; the pixels of a map are labels and stay as they are. It keeps its file's name, for
+    messages. Raises ImageError, a ValueError, for a file that cannot be read, and for a mask that is not black and
+    white.
     """
     image = open_image(path)
     if kind == "picture":
         image = to_rgb(image, path)
     elif kind == "mask":
-        image = to_eight_bits(image, path)
-    if size is None:
-        return image
-    return ImageOps.fit(image, (size, size), Image.Resampling.NEAREST if kind == "map" else Image.Resampling.BICUBIC)
+        image = Image.fromarray(to_mask(image, path))
+    if size is not None:
+        how = Image.Resampling.NEAREST if kind == "map" else Image.Resampling.BICUBIC
+        image = ImageOps.fit(image, (size, size), how)
+    vars(image)["filename"] = printable(path)
+    return image
 
 
 def run(ask: Draw, task: str | None, draw: Callable, save: Callable[[list[Image.Image]], str]) -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.data.image_file import to_eight_bits, to_rgb
+from t2i.data.image_file import name_of, to_mask, to_rgb
 from t2i.data.layouts import read_labels
 from t2i.images import to_tensor
 
@@ -29,7 +29,7 @@ def read_pictures(images: Pictures | None, stride: int) -> Tensor:
     these. As in diffusers, numbers below 0 say that the range is [-1, 1], which is logged as a warning.
     Raises ValueError for anything else, and for sides that `stride` does not divide.
     """
-    images = _as_tensor(images)
+    images, name = _as_tensor(images), "a picture"
     if isinstance(images, Tensor):
         _check_tensor("pictures", images, 3, least=-1)
         pixels = images.float()
@@ -38,7 +38,8 @@ def read_pictures(images: Pictures | None, stride: int) -> Tensor:
         else:
             pixels = pixels * 2 - 1
     else:
-        pictures = [to_rgb(picture) for picture in _as_list("image", images)]
+        given = _as_list("image", images)
+        pictures, name = [to_rgb(picture, name_of(picture, "the image")) for picture in given], name_of(given[0], name)
         sizes = sorted({picture.size for picture in pictures})
         if len(sizes) > 1:
             raise ValueError(
@@ -49,7 +50,7 @@ def read_pictures(images: Pictures | None, stride: int) -> Tensor:
     if H % stride or W % stride:
         near = tuple(max(1, round(side / stride)) * stride for side in (W, H))
         raise ValueError(
-            f"a picture of {_size((W, H))} is not divisible by {stride}: scale it, to {_size(near)} for instance"
+            f"{name} of {_size((W, H))} is not divisible by {stride}: scale it, to {_size(near)} for instance"
         )
     return pixels
 
@@ -88,7 +89,8 @@ def read_masks(masks: Pictures | None, count: int, size: Sequence[int]) -> Tenso
         _check_tensor("masks", masks, 1)
         given = list((masks.float() >= 0.5)[:, 0].cpu())
     else:
-        given = [torch.from_numpy(_grey(mask)) >= 128 for mask in _as_list("mask_image", masks)]
+        grey = [to_mask(mask, name_of(mask, "the mask")) for mask in _as_list("mask_image", masks)]
+        given = [torch.from_numpy(mask) >= 128 for mask in grey]
     H, W = size
     for mask in given:
         if mask.shape != (H, W):
@@ -107,6 +109,7 @@ def read_layouts(maps: Pictures | None, labels: Sequence[str] | int, stride: int
 
     Raises ValueError for anything else, for a label beyond them, and for sides that `stride` does not divide.
     """
+    name = "a map"
     if isinstance(maps, Tensor):
         num = labels if isinstance(labels, int) else len(labels)
         whole = maps.ndim == 3 and maps.numel() > 0 and not (maps.is_floating_point() or maps.is_complex())
@@ -121,11 +124,12 @@ def read_layouts(maps: Pictures | None, labels: Sequence[str] | int, stride: int
         sizes = sorted({one.size for one in given})
         if len(sizes) > 1:
             raise ValueError(f"the maps of one call must have one size, not {_size(sizes[0])} and {_size(sizes[1])}")
+        name = name_of(given[0], name)
         found = torch.from_numpy(np.stack([read_labels(one, labels) for one in given])).long()
     H, W = found.shape[1:]
     if H % stride or W % stride:
         near = tuple(max(1, round(side / stride)) * stride for side in (W, H))
-        raise ValueError(f"a map of {_size((W, H))} is not divisible by {stride}: scale it, to {_size(near)} instead")
+        raise ValueError(f"{name} of {_size((W, H))} is not divisible by {stride}: scale it, to {_size(near)} instead")
     return found
 
 
@@ -150,22 +154,6 @@ def _as_tensor(images: Pictures | None) -> Pictures | None:
         images = torch.from_numpy(images / np.float32(255) if images.dtype == np.uint8 else images)
         images = images.movedim(-1, -3) if images.ndim > 2 else images
     return images[None] if isinstance(images, Tensor) and images.ndim == 3 else images
-
-
-def _grey(mask: Image.Image) -> np.ndarray:
-    """uint8 (H, W), scaled by the mask's depth; raises ValueError where black and white are not all there is."""
-    mask = to_eight_bits(mask, "the mask")
-    if mask.mode in ("1", "L"):
-        return np.array(mask.convert("L"))
-    if mask.mode in ("RGB", "P", "RGBA", "LA"):  # black and white, saved as colours
-        colours = np.array(mask.convert("RGBA"))
-        if (colours[..., 3] < 255).any():
-            raise ValueError("a mask is black and white, white where to repaint; this one is transparent in places")
-        if (colours[..., :3] == colours[..., :1]).all():
-            return colours[..., 0]
-    raise ValueError(
-        f"a mask is black and white, white where to repaint; this one has colours (mode {mask.mode}): save it in grey"
-    )
 
 
 def _as_list(name: str, given) -> list[Image.Image]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from PIL import Image, PngImagePlugin
 
 from t2i.checks import UsageError
-from t2i.files import slug
+from t2i.files import check_writable, slug
 
 LONGEST_NAME = 240  # bytes, of a file: 255 but for a number behind it
 LONGEST_SLUG = 120  # bytes, of a prompt in it
@@ -43,24 +43,6 @@ def check_out(out: str) -> bool:
         raise UsageError(f"--out {out} is to be a folder, but {path} is a file: give another name")
     check_writable(out, path if folder else path.parent)
     return folder
-
-
-def check_folder(out: str) -> None:
-    """Raise UsageError for a path that could not be a folder to write into."""
-    if Path(out).exists() and not Path(out).is_dir():
-        raise UsageError(f"--out {out} is a file; give a folder")
-    check_writable(out, Path(out))
-
-
-def check_writable(out: str, folder: Path) -> None:
-    """Raise UsageError, naming the option's value `out`, where a folder could not be made or written into."""
-    there = folder
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir():
-        raise UsageError(f"--out {out} cannot be written: {there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UsageError(f"--out {out} cannot be written: there is no permission to write in {there.resolve()}")
 
 
 def write_images(outputs: Sequence[Output], folder: bool) -> str:
@@ -120,6 +102,10 @@ def _write(image: Image.Image, path: Path, record: Mapping[str, str]) -> Path:
     try:
         image.save(part, format="PNG", pnginfo=chunks)
         part.replace(path)
+    except OSError as error:
+        if error.strerror is None:  # Pillow's own
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         part.unlink(missing_ok=True)
     return path

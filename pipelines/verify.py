@@ -12,9 +12,10 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin, SchedulerMixin
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from t2i.configs import check_config
 from t2i.files import read_json
 from t2i.text.pretrained import check_tokenizer, load_tokenizer
-from t2i.weights import UNUSABLE, load_model
+from t2i.weights import UNUSABLE, load_model, quiet, short
 
 INDEX = "model_index.json"
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
@@ -47,13 +48,15 @@ def load_components(
     index, (expected, _) = read_index(folder), cls._get_signature_keys(cls)
     own_name = index["_class_name"] == cls.__name__ or index.get("_made_by") == "t2i"
     strict = own_name and cls.__module__.startswith("t2i.")  # public checkpoints may carry more than is used
-    for name in sorted(set(expected) & index.keys() - set(given)):
-        entry = index[name]
+    for name in sorted(set(expected) - set(given)):
+        entry = index.get(name)
         if entry in (None, [None, None]):
-            continue
+            if name in cls._optional_components:
+                continue
+            raise ValueError(f"{folder / INDEX} names no {name}, which a {cls.__name__} needs: copy or train it again")
         if not isinstance(entry, list) or len(entry) != 2 or not all(isinstance(part, str) for part in entry):
             raise ValueError(f"{folder / INDEX} names no class for {name!r} but {entry!r}: it is damaged")
-        kind = _class_of(*entry)
+        kind = _class_of(*entry, folder / INDEX)
         if kind is None:
             continue
         if not (folder / name).is_dir():
@@ -73,17 +76,19 @@ def assemble(cls: type[DiffusionPipeline], folder: Path, options: dict[str, Any]
     try:
         return cls.from_pretrained(str(folder), **options)
     except UNUSABLE as error:
-        raise ValueError(f"{folder} does not open as a {cls.__name__}: {' '.join(str(error).split())}") from error
+        raise ValueError(f"{folder} does not open as a {cls.__name__}: {short(error)}") from error
 
 
-def _class_of(library: str, name: str) -> type | None:
+def _class_of(library: str, name: str, index: Path) -> type | None:
     """A model, tokenizer or scheduler of diffusers, transformers or t2i; None for anything else."""
     if library not in ("diffusers", "transformers") and not library.startswith("t2i."):
         return None
     try:
-        cls = getattr(importlib.import_module(library), name, None)
+        cls = getattr(importlib.import_module(library), name)
     except ImportError:
         return None
+    except AttributeError:
+        raise ValueError(f"{index} names {library}.{name}, which this version of {library} does not have") from None
     kinds = (ModelMixin, PreTrainedModel, PreTrainedTokenizerBase, SchedulerMixin)
     return cls if isinstance(cls, type) and issubclass(cls, kinds) else None
 
@@ -91,16 +96,16 @@ def _class_of(library: str, name: str) -> type | None:
 def _load(cls: type, folder: Path, dtype: torch.dtype, strict: bool) -> Any:
     if issubclass(cls, PreTrainedTokenizerBase):
         return load_tokenizer(cls, folder)
+    needed = _needed(cls) if strict else ()
     if issubclass(cls, SchedulerMixin):
         config = folder / "scheduler_config.json"
-        read_json(config, *(_needed(cls) if strict else ()))
+        check_config(cls, config, strict, *needed)
         try:
-            return cls.from_pretrained(str(folder))
+            with quiet():
+                return cls.from_pretrained(str(folder))
         except (*UNUSABLE, NotImplementedError) as error:
             raise ValueError(f"{config} does not describe a {cls.__name__}: {error}") from error
-    if strict:
-        read_json(folder / "config.json", *_needed(cls))
-    return load_model(cls, folder, strict, dtype=dtype, variant=_variant(folder))
+    return load_model(cls, folder, strict, needed, dtype=dtype, variant=_variant(folder))
 
 
 def _needed(cls: type) -> list[str]:

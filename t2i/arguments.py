@@ -12,9 +12,10 @@ from typing import TypeVar, get_type_hints
 
 import tyro
 
-from t2i.checks import UsageError, nearest
+from t2i.checks import UsageError, nearest, shortened
 
 T = TypeVar("T")
+LONGEST = 400  # characters of what is said of an option
 
 
 def parse(default: T, args: Sequence[str], prog: str, description: str = "") -> T:
@@ -38,7 +39,15 @@ def parse(default: T, args: Sequence[str], prog: str, description: str = "") -> 
     except SystemExit as exit_:
         if not exit_.code:
             raise
-        raise UsageError(_usage_error(said.getvalue(), default, args, prog)) from None
+        text = _usage_error(said.getvalue(), default, args, prog)
+        raise UsageError(text if len(text) <= LONGEST else text[:LONGEST] + "…") from None
+
+
+def as_option(said: str, default: object) -> str:
+    """What is said of a field of the dataclass `default` (or of one in it), by the name of the option that sets it."""
+    field, _, rest = said.partition(" ")
+    flag = f"--{field.replace('_', '-')}"
+    return f"{flag} {rest}" if flag in _options(default) else said
 
 
 def _given(args: Sequence[str]) -> list[str]:
@@ -84,17 +93,18 @@ def _usage_error(box: str, default: object, args: Sequence[str], prog: str) -> s
     parts = [" ".join(re.sub(r"[│╭╮╰╯─|+]+ ?", " ", part).split()) for part in re.split(r"[-─]{5,}", text)]
     parts = [part for part in parts if part]
     said = re.sub(r"^Error parsing [A-Za-z][\w.]*: ", "", parts[1] if len(parts) > 1 else " ".join(parts))
-    field, _, rest = said.partition(" ")  # where a dataclass refused a field's value
-    if (flag := f"--{field.replace('_', '-')}") in options:
-        return f"{flag} {rest}"
+    if (named := as_option(said, default)) != said:
+        return named
     if extra := re.match(r"Unrecognized options: (.*)", said):
         word = extra[1].split(", ")[0]
         quotes = "" if word.startswith("-") else "; a prompt of several words needs quotes"
-        return f"unexpected argument {word!r}{quotes}; {prog} --help lists the options"
+        return f"unexpected argument {shortened(word)}{quotes}; {prog} --help lists the options"
     flag = re.search(r"Error parsing (\S+):", said)
-    if flag and (number := re.search(r"(invalid literal for int|could not convert string to float).*?('.*')", said)):
+    if flag and (number := re.search(r"(invalid literal for int|could not convert string to float).*?'(.*)", said)):
         kind = "a whole number" if number[1].startswith("invalid") else "a number"
-        return f"{flag[1]} must be {kind}, not {number[2]}"
+        return f"{flag[1]} must be {kind}, not {shortened(number[2].removesuffix(chr(39)))}"
+    if flag and "integer string conversion" in said:
+        return f"{flag[1]} must be a whole number of fewer digits"
     if choice := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)", said):
         known = [name.strip(" '") for name in choice[3].split(",") if name.strip(" '") not in ("", "None")]
         near = nearest(choice[1], known)

@@ -7,11 +7,12 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
 MAX_SEED = 2**64 - 1  # of a torch.Generator
+MAX_SIDE = 2**14  # pixels of an image that is made: more of them take gigabytes each
 
 
 class UsageError(ValueError):
@@ -71,6 +72,18 @@ def check_options(options: Mapping[str, Any], flags: bool = False) -> None:
         check(f"--{name.replace('_', '-')}" if flags else name, value, **limits)
 
 
+def check_distinct(name: str, values: Sequence[object], remedy: str = "give each once") -> None:
+    """Raise ValueError, naming the first value that is among `values` twice, of which one would have no effect.
+
+    Args:
+        name: of an option of which they are the values, or what each of them is ("the prompt").
+    """
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            said = value if name.startswith("--") else shortened(value)
+            raise _error(name)(f"{name} {said} is given twice: {remedy}")
+
+
 def check_prompts(name: str, given: object) -> list[str]:
     """A prompt or a list of prompts -> the list. Raises ValueError for anything else, and as `check_text` does."""
     if not isinstance(given, (str, list, tuple)):
@@ -89,7 +102,7 @@ def check_text(what: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{what} {text!r} is not valid Unicode at character {error.start + 1}: type it in a UTF-8 terminal"
+            f"{what} {shortened(text)} is not valid Unicode at character {error.start + 1}: type it in a UTF-8 terminal"
         ) from None
 
 
@@ -100,7 +113,7 @@ def check_choice(what: str, name: str, known: Iterable[str]) -> None:
         return
     near = nearest(name, known)
     hint = f"did you mean {near}? " if near else ""
-    raise UsageError(f"unknown {what} {name!r}: {hint}there are {', '.join(known)}")
+    raise UsageError(f"unknown {what} {shortened(name)}: {hint}there are {', '.join(known)}")
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str | None:
@@ -127,6 +140,13 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str | None:
 
 def _words(name: str) -> list[str]:
     return [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+
+
+def shortened(value: object, length: int = 60) -> str:
+    """A value as a message quotes it: as Python writes it, and of a long one the beginning."""
+    if isinstance(value, str):
+        return repr(value if len(value) <= length else value[:length] + "…")
+    return said if len(said := repr(value)) <= length else said[:length] + "…"
 
 
 _OPTIONS: dict[str, tuple] = {

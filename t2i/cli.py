@@ -29,7 +29,7 @@ COMMANDS = {  # name: (module:function of its arguments, what it does)
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command that the first argument names; bad input ends in one line and a non-zero exit."""
     args = list(sys.argv[1:] if args is None else args)
-    with exit_on_bad_input():
+    with exit_on_bad_input(args):
         if not args or args[0] in ("-h", "--help"):
             print(_usage())
         elif args[0] == "--version":

@@ -5,13 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+ALIASES = {"--best-of": "--num-candidates"}  # further names of options, by which messages call them where they are used
+LONG_WORD = r"\S{400,}"
 
 
 @contextlib.contextmanager
-def exit_on_bad_input() -> Iterator[None]:
+def exit_on_bad_input(args: Sequence[str] = ()) -> Iterator[None]:
     """Print what was wrong in one line and exit with 1; a stop by Ctrl-C exits with 130, a closed pipe with 141.
+
+    Args:
+        args: of the command, whose options are called by the names that were typed.
 
     Errors that no input should cause keep their traceback. With T2I_DEBUG=1 in the environment all show it.
     """
@@ -28,7 +35,23 @@ def exit_on_bad_input() -> Iterator[None]:
         said = None if os.environ.get("T2I_DEBUG") else _one_line(error)
         if said is None:
             raise
-        sys.exit(f"error: {said}")
+        sys.exit(f"error: {_as_typed(re.sub(LONG_WORD, _cut, said), args)}")
+
+
+def _cut(word: re.Match[str]) -> str:
+    """Such as a name that is longer than names of files can be: its beginning and its end."""
+    return f"{word[0][:60]}…{word[0][-20:]}"
+
+
+def _as_typed(said: str, args: Sequence[str]) -> str:
+    """A message with the names that were typed in place of those that options have otherwise."""
+    given = {arg.split("=")[0].replace("_", "-") for arg in args}
+    for alias, flag in ALIASES.items():
+        if alias in given and flag not in given:
+            said = said.replace(f"{alias}/{flag}", alias).replace(flag, alias)
+        elif flag in given:
+            said = said.replace(f"{alias}/{flag}", flag)
+    return said
 
 
 def _one_line(error: Exception) -> str | None:

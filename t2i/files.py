@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -17,6 +18,8 @@ try:
     import fcntl
 except ImportError:  # Windows: `alone` keeps nobody out there
     fcntl = None
+
+from t2i.checks import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -184,6 +187,35 @@ def _disk_error(error: BaseException | None) -> str | None:
     if isinstance(error, RuntimeError) and any(words in text for words in _TORCH):
         return "the disk took only a part of it"
     return _disk_error(error.__cause__ or error.__context__)
+
+
+def check_folder(out: str, option: str = "--out") -> None:
+    """Raise UsageError for the value of an option that could not be a folder to write into."""
+    if not out:
+        raise UsageError(f"{option} is empty; give a folder")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise UsageError(f"{option} {out} is a file; give a folder")
+    check_writable(out, Path(out), option)
+
+
+def check_writable(out: str, folder: Path, option: str = "--out") -> None:
+    """Raise UsageError, naming the option and its value `out`, where a folder could not be made or written into."""
+    there = folder
+    while not there.exists() and not there.is_symlink():
+        there = there.parent
+    if not there.exists():
+        raise UsageError(
+            f"{option} {out} cannot be written: {there} is a link to {there.readlink()}, which is not there"
+        )
+    if not there.is_dir():
+        raise UsageError(f"{option} {out} cannot be written: {there} is a file; give another folder")
+    try:
+        with tempfile.TemporaryFile(dir=there):  # permissions alone say nothing of file systems that take no files
+            pass
+    except OSError as error:
+        said = {errno.EACCES: "there is no permission to write", errno.ENOENT: "no file can be made"}
+        why = said.get(error.errno or 0, error.strerror)
+        raise UsageError(f"{option} {out} cannot be written: {why} in {there.resolve()}; give another folder") from None
 
 
 def slug(text: str) -> str:

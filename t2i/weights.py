@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from diffusers.utils import logging as diffusers_logging
@@ -16,7 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from t2i.files import read_json
+from t2i.configs import check_config, what_is_wrong
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ UNUSABLE = (
 )
 
 
-def load_model(cls: type, folder: str | Path, strict: bool = True, **options) -> nn.Module:
+def load_model(cls: type, folder: str | Path, strict: bool = True, needed: Sequence[str] = (), **options) -> nn.Module:
     """`cls.from_pretrained(folder)` of a class of diffusers or transformers, or of ours, in eval mode, where every
     parameter of the model is in the folder's weights, in its shape, and the weights hold nothing else.
 
@@ -36,32 +37,28 @@ def load_model(cls: type, folder: str | Path, strict: bool = True, **options) ->
     Args:
         strict: whether weights that the model has no place for are an error, as of what t2i has saved; otherwise they
             are a warning, for public checkpoints may carry more than they need.
+        needed: what config.json must say.
         options: of `from_pretrained`.
 
     Raises FileNotFoundError where there is no model, and ValueError, naming the file, for weights or a configuration
     that are damaged or do not belong together.
     """
     folder = Path(folder)
-    read_json(folder / "config.json")
+    check_config(cls, folder / "config.json", strict, *needed)
     files = check_safetensors(folder)
     where = files[0] if len(files) == 1 else folder
     if not files and not any(folder.glob("*.bin")):
         raise FileNotFoundError(f"there are no weights in {folder} (*.safetensors): copy or train it again")
     if issubclass(cls, PreTrainedModel):
         options["ignore_mismatched_sizes"] = True  # else the library prints a table, and its error does not say which
-    levels = [(library, library.get_verbosity()) for library in (diffusers_logging, transformers_logging)]
-    for library, _ in levels:
-        library.set_verbosity_error()  # what they would warn of is an error here
     try:
-        model, info = cls.from_pretrained(str(folder), output_loading_info=True, local_files_only=True, **options)
+        with quiet():  # what the libraries would warn of is an error here
+            model, info = cls.from_pretrained(str(folder), output_loading_info=True, local_files_only=True, **options)
     except UNUSABLE as error:
-        raise ValueError(f"{where} cannot be loaded as a {cls.__name__}: {_short(error)}") from error
-    finally:
-        for library, level in levels:
-            library.set_verbosity(level)
+        raise ValueError(_why_not(cls, folder, where, error)) from error
     missing = sorted(info["missing_keys"])
     extra = sorted(key for key in info["unexpected_keys"] if not key.endswith("position_ids"))  # of older CLIPs
-    described = f"{where} does not fit the {cls.__name__} that {folder / 'config.json'} describes"
+    described = _unfit(cls, folder, where)
     for key, found, wanted in sorted(info["mismatched_keys"]):
         raise ValueError(f"{described}: {key} is {tuple(found)}, not {tuple(wanted)}")
     if missing:
@@ -71,6 +68,19 @@ def load_model(cls: type, folder: str | Path, strict: bool = True, **options) ->
     if extra:
         logger.warning("%s, which has no place for %s: it is left out", described, _some(extra))
     return model.eval()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the warnings of diffusers and transformers."""
+    levels = [(library, library.get_verbosity()) for library in (diffusers_logging, transformers_logging)]
+    for library, _ in levels:
+        library.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for library, level in levels:
+            library.set_verbosity(level)
 
 
 def check_safetensors(folder: Path) -> list[Path]:
@@ -85,7 +95,21 @@ def check_safetensors(folder: Path) -> list[Path]:
     return files
 
 
-def _short(error: BaseException) -> str:
+def _unfit(cls: type, folder: Path, where: Path) -> str:
+    return f"{where} does not fit the {cls.__name__} that {folder / 'config.json'} describes"
+
+
+def _why_not(cls: type, folder: Path, where: Path, error: BaseException) -> str:
+    """What a model could not be loaded for: its config file, its weights, or that they do not belong together."""
+    if wrong := what_is_wrong(cls, folder / "config.json"):
+        return f"{folder / 'config.json'} cannot be loaded as a {cls.__name__} ({wrong}): copy or train it again"
+    said = short(error)
+    if shapes := re.search(r"because (\S+ expected shape \(.*?\), but got \(.*?\))", said):
+        return f"{_unfit(cls, folder, where)}: {shapes[1]}"
+    return f"{where} cannot be loaded as a {cls.__name__}: {said}"
+
+
+def short(error: BaseException) -> str:
     """The first sentence of a library's message, which may go on for a page; without the tensors' wrapping."""
     text = re.sub(r"torch\.Size\(\[([\d, ]*)\]\)", r"(\1)", " ".join(str(error).split()) or type(error).__name__)
     return re.split(r"(?<=[a-z)\]])\. (?=[A-Z])", text)[0][:300]

@@ -220,6 +220,9 @@ def test_best_is_not_lost_to_a_worse_model_where_no_link_is(tmp_path):
 def test_a_complete_run_says_so(copy, capsys):
     assert resume(copy, steps=4) == copy / "checkpoint-4"
     assert "run is complete: 4 of 4 steps; to train on, give a larger --max-train-steps" in capsys.readouterr().out
+    assert resume(copy, steps=2) == copy / "checkpoint-4"
+    said = "run is complete: 4 steps, more than --max-train-steps 2; to train on, give a larger --max-train-steps"
+    assert said in capsys.readouterr().out
     resume(copy, steps=5)
     said = capsys.readouterr().out
     assert f"done after 5 of 5 steps; wrote {copy}/checkpoint-5" in said

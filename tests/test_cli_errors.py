@@ -10,15 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors import SafetensorError
 
-from t2i.arguments import parse
-from t2i.checks import UsageError, nearest
+from t2i.arguments import _options, parse
+from t2i.checks import UsageError, nearest, shortened
 from t2i.cli import main
-from t2i.cli_errors import exit_on_bad_input
+from t2i.cli_errors import ALIASES, exit_on_bad_input
 from t2i.eval.ask import Ask, Sweep
 from t2i.pipelines.cli import Generate
 from t2i.training.config import LoopConfig
+from t2i.training.recipes import RECIPES as RECIPES_BY_NAME
 
 RECIPES = ("clip-toybox", "kl-toybox", "ldm-toybox", "lora", "vqvae-toybox", "vae", "prior-toybox")
 
@@ -146,6 +148,119 @@ def test_every_command_refuses_before_it_works(args, says, tmp_path, monkeypatch
         main(args)
     assert says in str(exit_.value) and "\n" not in str(exit_.value)
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("recipe", ["vqvae-toybox", "kl-toybox", "clip-toybox", "vae", "cyclegan", "multimodal-vae"])
+def test_an_image_size_of_none_is_refused_by_name(recipe):
+    with pytest.raises(SystemExit, match=r"^error: --image-size must be at least 1, not 0$"):
+        main(["train", recipe, "--preset", "tiny", "--image-size", "0"])
+
+
+def test_an_image_size_that_a_model_or_toybox_cannot_have_is_named_by_its_option(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"^error: --image-size 65 is not divisible by the stride 8$"):
+        main(["train", "kl-toybox", "--image-size", "65"])
+    with pytest.raises(SystemExit, match="at least 16×16 pixels, not 8×8: give a larger --image-size"):
+        main(["train", "kl-toybox", "--image-size", "8"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "kl-toybox", "--image-size"],
+        ["train", "vae", "--image-size"],
+        ["edit", "photo.png", "x", "--image-size"],
+        ["compare", "--image-size"],
+        ["data", "toybox", "--out", "o", "--size"],
+    ],
+    ids=lambda args: " ".join(args[:2]),
+)
+def test_an_image_that_no_memory_holds_is_refused_before_it_is_made(args, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (8, 8)).save("photo.png")
+    with pytest.raises(SystemExit, match=rf"^error: {args[-1]} must be at most 16384, not 100000$"):
+        main([*args, "100000"])
+
+
+def test_zero_is_the_own_size_of_a_trained_pipeline():
+    assert RECIPES_BY_NAME["lora"]().data.image_size == 0
+    with pytest.raises(SystemExit, match=r"^error: --image-size must be at least 0, not -8$"):
+        main(["train", "lora", "--image-size", "-8"])
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--best-of", "0"], "--best-of must be at least 1, not 0"),
+        (["--num-candidates", "0"], "--num-candidates must be at least 1, not 0"),
+        (["--best-of", "two"], "--best-of must be a whole number, not 'two'"),
+        (["--num-candidates", "two"], "--num-candidates must be a whole number, not 'two'"),
+        (["--best-of", "1", "--best-of", "2"], "--best-of is given 2 times"),
+    ],
+    ids=lambda a: " ".join(a) if isinstance(a, list) else "",
+)
+def test_an_option_is_called_as_it_was_typed(args, says):
+    with pytest.raises(SystemExit, match=f"^error: {says}"):
+        main(["generate", "x", *args])
+
+
+def test_every_further_name_of_an_option_is_known_to_messages():
+    names = _options(Generate())
+    assert {alias: names[alias] for alias in ALIASES} == ALIASES
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["generate", "a cat", "a cat"], "the prompt 'a cat' is given twice: its images would be the same"),
+        (["generate", *["a", "cat", "and", "a", "dog"]], 'for a single one, put it in quotes: "a cat and a dog"'),
+        (["interpolate", "a", "a"], "the prompt 'a' is given twice: give two different ones"),
+        (["interpolate", "a", "--seeds", "1", "1"], "--seeds 1 is given twice"),
+        (["interpolate", "a", "b", "--seeds", "1", "1"], "--seeds 1 is given twice"),
+        (["report", "sweep", "--values", "1", "1", "2"], "--values 1.0 is given twice"),
+        (["eval", "bits", "r", "r"], "the run 'r' is given twice"),
+        (["report", "human", "--systems", "a", "b", "a"], "--systems a is given twice"),
+        (["report", "human", "--answers", "a", "a", "--key", "k"], "--answers a is given twice"),
+        (["compare", "--families", "vae", "vae"], "--families vae is given twice"),
+    ],
+    ids=lambda a: " ".join(a) if isinstance(a, list) else "",
+)
+def test_what_is_given_twice_to_no_effect_is_refused(args, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(args)
+    assert says in str(exit_.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_long_value_is_quoted_by_its_beginning():
+    assert shortened("a" * 5000) == "'" + "a" * 60 + "…'"
+    assert shortened("it's") == '"it\'s"' and shortened(None) == "None" and len(shortened(list(range(99)))) == 61
+    with pytest.raises(SystemExit) as exit_:
+        main(["generate", "caf\udce9" + "x" * 5000])
+    assert len(str(exit_.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["generate", "x", "--seed", "9" * 5000], "--seed must be a whole number of fewer digits"),
+        (["generate", "x", "--seed", "x" * 5000], "--seed must be a whole number, not 'xx"),
+        (["generate", "x", "--pipeline", "x" * 5000], "File name too long"),
+        (["generate", "x", "--scheduler", "x" * 5000], "unknown scheduler 'xx"),
+        (["edit", "x" * 5000, "x"], "cannot be read: File name too long"),
+        (["x" * 5000], "unknown command 'xx"),
+        (["train", "vae", "--" + "x" * 5000], "unknown option --xx"),
+        (["compare", "--budget", "x" * 5000], "--budget is a time such as"),
+    ],
+    ids=lambda a: " ".join(a)[:30] if isinstance(a, list) else "",
+)
+def test_a_value_of_any_length_gives_a_short_line(args, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(args)
+    assert says in str(exit_.value) and len(str(exit_.value)) < 500
 
 
 @pytest.mark.parametrize("option", ["--max-train-steps", "--train-batch-size"])

@@ -14,7 +14,7 @@ from PIL import Image
 from t2i.checks import UsageError
 from t2i.cli import main
 from t2i.files import slug
-from t2i.pipelines.outputs import Output, check_out, file_names, write_images
+from t2i.pipelines.outputs import Output, _write, check_out, file_names, write_images
 
 FEW = ["--pipeline", "system", "--num-images", "1", "--num-inference-steps", "2"]
 
@@ -103,6 +103,8 @@ def test_nothing_is_left_of_an_image_that_could_not_be_written(tmp_path):
         ("y" * 300 + "/", "more than 240 bytes"),
         ("y" * 300 + ".png", "more than 240 bytes"),
         ("locked/x.png", "no permission to write in"),
+        ("gone/", "gone is a link to nowhere, which is not there"),
+        ("gone/x.png", "gone is a link to nowhere, which is not there"),
     ],
 )
 def test_out_is_checked_before_the_work(out, says, tmp_path, monkeypatch):
@@ -110,10 +112,43 @@ def test_out_is_checked_before_the_work(out, says, tmp_path, monkeypatch):
     Path("folder.png").mkdir()
     Path("file.png").touch()
     Path("locked").mkdir(mode=0o500)
+    Path("gone").symlink_to("nowhere")
     if "locked" in out and os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     with pytest.raises(UsageError, match=says):
         check_out(out)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc, which takes no files from anybody")
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["generate", "x", "--out", "/proc/x/"],
+        ["generate", "x", "--out", "/proc/x.png"],
+        ["edit", "photo.png", "x", "--out", "/proc/x.png"],
+        ["sample", "run", "--out", "/proc/x.png"],
+        ["data", "toybox", "--out", "/proc/x"],
+        ["eval", "fid", "--out", "/proc/x"],
+        ["eval", "binding", "--out", "/proc/x"],
+        ["report", "statistics", "photos", "--out", "/proc/x.npz"],
+        ["compare", "--out", "/proc/x"],
+        ["train", "vae", "--output-dir", "/proc/x"],
+    ],
+    ids=lambda args: " ".join(args[:2]),
+)
+def test_a_place_that_takes_no_files_is_said_before_the_work_by_option(args, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(args)
+    assert str(exit_.value).startswith(f"error: {' '.join(args[-2:])} cannot be written: ")
+    assert ".part" not in str(exit_.value) and str(exit_.value).endswith("in /proc; give another folder")
+
+
+def test_an_image_that_cannot_be_written_after_all_is_named_by_its_own_name(tmp_path):
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(OSError, match=r"x\.png'$"):
+        _write(Image.new("RGB", (2, 2)), tmp_path / "x.png", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 
 def test_out_that_can_be_written_is_a_folder_or_a_file(tmp_path, monkeypatch):

@@ -20,6 +20,8 @@ from t2i.text.encoders import open_text_encoder
 
 UNET, VAE = (f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae"))
 TEXT, INDEX = "text_encoder/model.safetensors", "model_index.json"
+UNET_CONFIG, VAE_CONFIG = "unet/config.json", "vae/config.json"
+SCHEDULER = "scheduler/scheduler_config.json"
 Damage = Callable[[Path], object]
 
 
@@ -93,7 +95,16 @@ DAMAGES: list[tuple[Damage, str]] = [
     ),
     (told(INDEX, unet=["diffusers"]), "model_index.json names no class for 'unet'"),
     (told(INDEX, unet=["os", "system"]), "does not open as a LatentDiffusionPipeline"),
-    (told(INDEX, vae=["diffusers", "UNet2DConditionModel"]), "vae/diffusion_pytorch_model.safetensors does not fit"),
+    (
+        told(INDEX, vae=["diffusers", "UNet2DConditionModel"]),
+        "vae/config.json is of class AutoencoderKL, and",
+    ),
+    (
+        told(INDEX, unet=["diffusers", "Foo"]),
+        "model_index.json names diffusers.Foo, which this version",
+    ),
+    (told(INDEX, unet=[None, None]), "model_index.json names no unet, which a LatentDiffusionPipeline needs: copy or"),
+    (without(INDEX, "scheduler"), "model_index.json names no scheduler, which a LatentDiffusionPipeline needs"),
     (removed("unet"), "has no folder unet/"),
     (removed("tokenizer"), "has no folder tokenizer/"),
     (removed("tokenizer/tokenizer.json"), "tokenizer has no vocabulary"),
@@ -101,12 +112,53 @@ DAMAGES: list[tuple[Damage, str]] = [
     (other_tokenizer, "tokenizer has 815 tokens, the text encoder a vocabulary of 600"),
     (told("text_encoder/config.json", eos_token_id=7), "tokenizer ends texts with token 599, the text encoder with 7"),
     (removed("scheduler/scheduler_config.json"), "there is no file .*scheduler_config.json"),
-    (told("scheduler/scheduler_config.json", beta_schedule="x"), "scheduler_config.json does not describe a DDIMSched"),
+    (told(SCHEDULER, beta_schedule="x"), "scheduler_config.json does not describe a DDIMSched"),
     (written("scheduler/scheduler_config.json", "{}"), "scheduler_config.json has no 'num_train_timesteps'"),
     (without("scheduler/scheduler_config.json", "prediction_type"), "scheduler_config.json has no 'prediction_type'"),
     (without("vae/config.json", "scaling_factor"), "vae/config.json has no 'scaling_factor'"),
-    (told("vae/config.json", scaling_factor=None), "config.json says scaling_factor None"),
+    (told(VAE_CONFIG, scaling_factor=None), "config.json says scaling_factor None"),
     (told("text_encoder/config.json", num_attention_heads=3), "text_encoder.* cannot be loaded as a CLIPTextModel"),
+    (
+        told(SCHEDULER, prediction_type="x"),
+        "scheduler_config.json says prediction_type 'x', which",
+    ),
+    (
+        told(SCHEDULER, timestep_spacing="x"),
+        "config.json says timestep_spacing 'x', which must",
+    ),
+    (
+        told(SCHEDULER, num_train_timesteps=0),
+        "config.json says num_train_timesteps 0, which must",
+    ),
+    (
+        told(SCHEDULER, _class_name="Foo"),
+        "scheduler_config.json is of class Foo, and should be",
+    ),
+    (told(UNET_CONFIG, _class_name="Foo"), "unet/config.json is of class Foo, and should be of UNet2DCondition"),
+    (
+        told(UNET_CONFIG, in_channels="4"),
+        r"unet/config.json cannot be loaded as a UNet2D\w+ \(in_channels is '4'\)",
+    ),
+    (told(UNET_CONFIG, in_channels=None), r"unet/config.json cannot be .* \(in_channels is None\)"),
+    (
+        told(UNET_CONFIG, in_channels=5),
+        r"unet.*config.json describes: conv_in.weight expected shape \(16, 5, 3, 3\)",
+    ),
+    (told(UNET_CONFIG, block_out_channels=None), r"unet/config.json cannot .* \(block_out_channels is None\)"),
+    (told(UNET_CONFIG, block_out_channels=[33, 64]), "unet/config.json cannot be loaded as .*33.* divisible by"),
+    (told(UNET_CONFIG, sample_size="x"), "unet/config.json says sample_size 'x', which must be a whole number"),
+    (told(VAE_CONFIG, latent_channels="4"), r"vae/config.json cannot be .* \(latent_channels is '4'\)"),
+    (
+        told(VAE_CONFIG, scaling_factor=0),
+        "vae/config.json says scaling_factor 0, which must be a number above 0",
+    ),
+    (
+        told("text_encoder/config.json", model_type="bert"),
+        "encoder/config.json says model_type 'bert', but",
+    ),
+    (told("text_encoder/config.json", hidden_act="foo"), r"text_encoder/config.json cannot be .* \('foo'\)"),
+    (written("tokenizer/tokenizer_config.json", "[]"), "tokenizer_config.json holds no JSON object"),
+    (told("tokenizer/tokenizer_config.json", model_max_length="x"), "tokenizer_config.json says model_max_length 'x'"),
     (written("unet/config.json", "{"), "unet/config.json is not JSON"),
     (removed(UNET), "there are no weights in .*unet"),
     (cut(UNET, 5000), "unet/diffusion_pytorch_model.safetensors is damaged or incomplete"),
@@ -141,6 +193,42 @@ def test_a_public_checkpoint_may_carry_more_than_is_used(damaged, caplog):
     weights(UNET, lambda state: state.pop("conv_in.bias"))(damaged)
     with pytest.raises(ValueError, match=r"it lacks conv_in\.bias"):
         AutoPipeline.from_pretrained(damaged)
+
+
+UNKNOWN = [
+    (
+        "unet/config.json",
+        {"foo": 1},
+        "unet/config.json says foo, which UNet2DConditionModel does not take: it is left out",
+    ),
+    (VAE_CONFIG, {"foo": 1}, "says foo, which AutoencoderKL does not take: it is left out"),
+    (SCHEDULER, {"foo": 1}, "says foo, which DDIMScheduler does not take: it is left out"),
+    (
+        "tokenizer/tokenizer_config.json",
+        {"tokenizer_class": "Foo"},
+        "is of class Foo, and is read as",
+    ),
+]
+
+
+@pytest.mark.parametrize(("file", "change", "says"), UNKNOWN, ids=[file for file, _, _ in UNKNOWN])
+def test_what_a_config_says_and_nobody_reads_is_named(file, change, says, damaged, caplog):
+    told(file, **change)(damaged)
+    with caplog.at_level(logging.WARNING):
+        AutoPipeline.from_pretrained(damaged)
+    [said] = [record.getMessage() for record in caplog.records]
+    assert says in said and file in said
+
+
+def test_a_public_checkpoint_may_name_another_scheduler_but_not_any_class(damaged, caplog):
+    told(INDEX, _made_by="another tool")(damaged)
+    told(SCHEDULER, _class_name="PNDMScheduler")(damaged)
+    with caplog.at_level(logging.WARNING):
+        AutoPipeline.from_pretrained(damaged)
+        assert not caplog.records
+        told(SCHEDULER, _class_name="FooScheduler")(damaged)
+        AutoPipeline.from_pretrained(damaged)
+    assert "is of class FooScheduler, and is read as one of DDIMScheduler" in caplog.records[0].getMessage()
 
 
 def test_a_component_that_is_given_need_not_be_in_the_folder(damaged):
@@ -237,6 +325,6 @@ def test_a_damaged_lora_is_named(tmp_path):
 
 @pytest.mark.parametrize("size", [None, 0, "x", [8]])
 def test_a_sample_size_that_is_none_is_an_error_of_the_config(size, damaged):
-    told("unet/config.json", sample_size=size)(damaged)
+    told(UNET_CONFIG, sample_size=size)(damaged)
     with pytest.raises(ValueError, match=r"config\.json says sample_size"):
         AutoPipeline.from_pretrained(damaged)("a red cat")

@@ -129,10 +129,14 @@ BAD_COMMANDS = [
         ["edit", "photo.png", "x", "--pipeline", "toybox/dalle"],
         "toybox/dalle holds a DallePipeline, which does not edit",
     ),
-    (["edit", "photo.png", "x", "--pipeline", "system", "--image-size", "20"], "20×20 is not divisible by 8"),
+    (
+        ["edit", "photo.png", "x", "--pipeline", "system", "--image-size", "20"],
+        "photo.png of 20×20 is not divisible",
+    ),
     (["edit", "photo.png", "x", "--pipeline", "system", "--scheduler", "eular"], "did you mean euler?"),
     (["inpaint", "photo.png"], "give a mask after the picture"),
-    (["inpaint", "photo.png", "photo.png", "x", "--pipeline", "system"], "a mask is black and white"),
+    (["inpaint", "photo.png", "photo.png", "x"], "photo.png has colours (mode RGB): save it in grey"),
+    (["inpaint", "photo.png", "clear.png", "x"], "clear.png is transparent in places"),
     (
         ["inpaint", "photo.png", "small.png", "x", "--pipeline", "system"],
         "photo.png has 64×64 pixels and small.png has 8×8",
@@ -151,6 +155,7 @@ BAD_COMMANDS = [
 def test_mistakes_at_the_command_line_end_in_one_clear_line(saved, elsewhere, args, says):
     Path("notes.txt").write_text("no picture")
     Image.new("L", (8, 8)).save("small.png")
+    Image.new("RGBA", (SIZE, SIZE), (255, 255, 255, 9)).save("clear.png")
     before = sorted(elsewhere.rglob("*"))
     with pytest.raises(SystemExit) as exit_:
         main(args)
@@ -177,7 +182,7 @@ def test_a_pipeline_that_draws_from_more_than_words_names_its_command(pipe, else
         ["generate", "x"],
         ["interpolate", "a", "b"],
         ["edit", "photo.png"],
-        ["inpaint", *["photo.png"] * 2],
+        ["inpaint", "photo.png", "mask.png"],
     ):
         with pytest.raises(SystemExit) as exit_:
             main([*command, "--pipeline", "more"])

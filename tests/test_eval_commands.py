@@ -75,6 +75,33 @@ def test_a_folder_of_pictures_is_scored_against_another(tmp_path, capsys):
         cli.main(["kid", "--pipeline", str(tmp_path / "a"), "--out", str(tmp_path / "x")])
 
 
+def test_a_damaged_file_that_is_compared_is_named_first(tmp_path):
+    (tmp_path / "r.npz").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"r\.npz is damaged, .* make it again with `t2i report statistics`"):
+        cli.main(["fid", "--reference", str(tmp_path / "r.npz"), "--num", "18", "--out", str(tmp_path / "out")])
+    (tmp_path / "r.json").write_text('{"scores": 3}')
+    with pytest.raises(ValueError, match=r"r\.json: this is not a report"):
+        cli.main(["diff", str(tmp_path / "r.json"), str(tmp_path / "r.json")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["fid", "kid"])
+def test_what_toybox_has_no_scenes_of_needs_a_reference_which_is_said_first(part, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a cat")
+    with_captions = tmp_path / "pictures"
+    with_captions.mkdir()
+    Image.new("RGB", (16, 16)).save(with_captions / "a.png")
+    (with_captions / "a.txt").write_text("a cat")
+    out = tmp_path / "out"
+    for option, given, says in (
+        ("--pipeline", with_captions, "pictures does not say what its pictures show as scenes of toybox"),
+        ("--prompts", tmp_path / "prompts.txt", "the prompts of .*prompts.txt are no scenes of toybox"),
+    ):
+        with pytest.raises(UsageError, match=f"{says}, the default of --reference: give real pictures"):
+            cli.main([part, option, str(given), "--out", str(out)])
+        assert not out.exists()
+
+
 class Classes(PixelExtractor):
     """Pixels that are taken for logits."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -90,7 +91,7 @@ def test_marks_and_line_ends_of_other_systems_are_no_text(tmp_path, content):
 def test_several_lines_of_an_image_are_several_pairs(tmp_path, capsys):
     with_lines(pictures(tmp_path, "a.png"), row("a.png", "one"), row("a.png", "two"))
     assert texts(tmp_path) == ["one", "two"]
-    assert "1 lines of" in capsys.readouterr().err
+    assert "1 line of" in capsys.readouterr().err
     with_lines(tmp_path, row("a.png", "one"), row("a.png", "two"), row("./a.png", "one"))
     with pytest.raises(ValueError, match=r"line 3: a\.png with this caption is there already, in .*line 1"):
         open_source(str(tmp_path), 8)
@@ -102,7 +103,7 @@ def test_text_files_beside_images_are_captions(tmp_path, capsys):
         (tmp_path / f"{name}.txt").write_text(content, encoding="utf-8")
     assert texts(tmp_path) == ["one", "", "two lines"]
     said = capsys.readouterr().err
-    assert f"1 image of {tmp_path} without a .txt file beside them are left out: c.png" in said
+    assert f"1 image of {tmp_path} without a .txt file beside it is left out: c.png" in said
     assert "1 text file of" in said and "notes.txt" in said
     assert "1 caption in" in said and "empty, of d.png" in said
     assert len(open_splits(str(tmp_path), 8).train) == 4  # which needs no captions
@@ -170,7 +171,7 @@ def test_what_is_left_out_is_counted_and_named(tmp_path, capsys):
     assert texts(tmp_path) == ["one"]
     said = capsys.readouterr().err.splitlines()
     assert f"note: 3 images without a line in {tmp_path}/metadata.jsonl are left out: b.png, c.png, d.png" in said
-    assert f"note: 1 file of {tmp_path}/metadata.jsonl in formats that are not read are left out: x.heic" in said
+    assert f"note: 1 file of {tmp_path}/metadata.jsonl in formats that are not read is left out: x.heic" in said
     assert f"note: 2 images of {tmp_path} in formats that are not read are left out: x.heic, y.psd" in said
     assert len(said) == 3
 
@@ -180,6 +181,68 @@ def test_files_that_are_not_there_are_named_before_anything_is_read(tmp_path):
     with_lines(pictures(tmp_path, "1.png"), *lines)
     with pytest.raises(FileNotFoundError, match=r"names 5 files that are not there: 0\.png, 2\.png, 3\.png, …; put"):
         open_source(str(tmp_path), 8)
+
+
+def test_captions_that_do_not_count_beside_a_table_are_said(tmp_path, capsys):
+    with_lines(pictures(tmp_path, "a.png", "b.png"), row("a.png", "one"), row("b.png", "two"))
+    (tmp_path / "a.txt").write_text("another")
+    (tmp_path / "notes.txt").write_text("of no image")
+    assert texts(tmp_path) == ["one", "two"]
+    said = f"captions are read from {tmp_path}/metadata.jsonl, and 1 text file beside images is left out: a.txt"
+    assert capsys.readouterr().err == f"note: {said}\n"
+
+
+def test_links_to_nothing_are_said(tmp_path, capsys):
+    with_lines(pictures(tmp_path, "a.png"), row("a.png", "one"))
+    (tmp_path / "b.png").symlink_to("nowhere.png")
+    (tmp_path / "c.png").symlink_to("c.png")
+    assert texts(tmp_path) == ["one"]
+    assert f"2 links of {tmp_path} to what is not there are left out: b.png, c.png" in capsys.readouterr().err
+
+
+def test_no_images_and_no_captions_are_two_things(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"there are no pictures in .*; give a folder with PNG, JPEG"):
+        open_source(str(tmp_path), 8)
+    pictures(tmp_path, "a.png")
+    for name in ("captions.json", "metadata.json", "metadata.tsv"):
+        (tmp_path / name).write_text("[]")
+        with pytest.raises(
+            FileNotFoundError, match=rf"has no metadata\.jsonl.*; {name} is not read: write captions as"
+        ):
+            open_source(str(tmp_path), 8)
+        (tmp_path / name).unlink()
+    with pytest.raises(FileNotFoundError, match=r"no NAME\.txt beside them; write one of these"):
+        open_source(str(tmp_path), 8)
+
+
+def test_captions_in_other_files_than_those_that_are_read_are_said(tmp_path, capsys):
+    pictures(tmp_path, "a.png")
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "metadata.json").write_text("[]")
+    assert texts(tmp_path) == ["one"]
+    assert f"metadata.json of {tmp_path} is left out; captions are read from metadata.jsonl" in capsys.readouterr().err
+
+
+def test_names_in_capitals_are_the_same_forms(tmp_path):
+    pictures(tmp_path / "texts", "a.PNG", "b.JPG")
+    for name, said in (("a.TXT", "one"), ("b.Txt", "two")):
+        (tmp_path / "texts" / name).write_text(said)
+    assert texts(tmp_path / "texts") == ["one", "two"]
+    assert captions_of(tmp_path / "texts") == {"a.PNG": "one", "b.JPG": "two"}
+    with_lines(pictures(tmp_path / "table", "a.png"), row("a.png", "one"), name="Metadata.JSONL")
+    assert texts(tmp_path / "table") == ["one"]
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_the_unicode_form_of_a_name_does_not_matter(tmp_path, forms):
+    there, said = (unicodedata.normalize(form, "é/ü.png") for form in forms)
+    source = open_source(str(with_lines(pictures(tmp_path / "table", there), row(said, "one"))), 8)
+    assert source[0]["text"] == "one" and source[0]["image"].shape == (8, 8, 3)
+    pictures(tmp_path / "texts", there)
+    text = tmp_path / "texts" / f"{said[:-4]}.txt"
+    text.parent.mkdir(exist_ok=True)
+    text.write_text("two")
+    assert texts(tmp_path / "texts") == ["two"]
 
 
 # --- tables that are none -------------------------------------------------------------------------------------------
@@ -199,6 +262,9 @@ def test_files_that_are_not_there_are_named_before_anything_is_read(tmp_path):
         (b'{"text": "x"}', "line 1 has no 'file_name', only: text"),
         (b'{"file_name": null, "text": "x"}', "line 1: 'file_name' is no text but null"),
         (b'{"file_name": " ", "text": "x"}', "line 1: ' ' names no file"),
+        (b'{"file_name": ".", "text": "x"}', "line 1: '.' names no file"),
+        (b'{"file_name": "in", "text": "x"}', "line 1: in is a folder; write an image's name"),
+        (b'{"file_name": "A.png", "text": "x"}', "names 1 file that is not there: A.png; did you mean a.png"),
         (b'{"file_name": "a.png"}', r"has no column 'text' but: image; choose one with --caption-column"),
         (b'{"file_name": "/etc/a.png", "text": "x"}', "line 1: /etc/a.png lies outside of the folder"),
         (b'{"file_name": "x/../../a.png", "text": "x"}', "lies outside of the folder; write names relative to it"),
@@ -210,7 +276,7 @@ def test_files_that_are_not_there_are_named_before_anything_is_read(tmp_path):
     ],
 )
 def test_lines_that_are_none_are_named(tmp_path, content, said):
-    (pictures(tmp_path, "a.png") / "metadata.jsonl").write_bytes(content)
+    (pictures(tmp_path, "a.png", "in/b.png") / "metadata.jsonl").write_bytes(content)
     with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
         open_source(str(tmp_path), 8)
     assert str(caught.value).startswith(str(tmp_path)) and "\n" not in str(caught.value)
@@ -221,7 +287,8 @@ def test_lines_that_are_none_are_named(tmp_path, content, said):
     [
         ("file_name,text\na.png,one, two", r"line 2 has 3 fields, the header 2 \(file_name, text\); put captions"),
         ("file_name,text\na.png", "line 2 has 1 fields"),
-        ("file_name;text\na.png;x", "has no column 'text' but: file_name;text"),
+        ("file_name;text\na.png;x", "line 1: its columns are separated by semicolons; separate them by commas"),
+        ("file_name\ttext\na.png\tx, y", "line 1: its columns are separated by tabs; separate them by commas"),
         ("file_name,text,text\na.png,x,y", "line 1: two columns have one name"),
         ('file_name,text\na.png,"one', "put captions in double quotes"),
         ("", "metadata.csv is empty"),
@@ -243,6 +310,16 @@ def test_more_than_one_table_or_none_where_it_belongs_is_refused(tmp_path):
     (tmp_path / "metadata.csv").unlink()
     (tmp_path / "metadata.jsonl").rename(tmp_path / "metadata.parquet")
     with pytest.raises(ValueError, match=r"metadata\.parquet is damaged or no Parquet file"):
+        open_source(str(tmp_path), 8)
+
+
+def test_a_table_that_is_no_file_is_refused(tmp_path):
+    (pictures(tmp_path, "a.png") / "metadata.jsonl").mkdir()
+    with pytest.raises(ValueError, match=r"metadata\.jsonl is a folder, not a table of the images; rename"):
+        open_source(str(tmp_path), 8)
+    (tmp_path / "metadata.jsonl").rmdir()
+    (tmp_path / "metadata.csv").symlink_to("nowhere.csv")
+    with pytest.raises(ValueError, match=r"metadata\.csv is a link to what is not there"):
         open_source(str(tmp_path), 8)
 
 
@@ -302,6 +379,29 @@ def test_prompts_of_other_encodings_name_their_file(tmp_path, name):
             open_prompts(tmp_path / name)
     (tmp_path / "bom.txt").write_bytes("\ufeffa b\u2028c\r\n\nd".encode())
     assert [prompt.text for prompt in open_prompts(tmp_path / "bom.txt")] == ["a b\u2028c", "d"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("p.csv", "prompt;category\na cat;x", "line 1: its columns are separated by semicolons"),
+        ("p.csv", "prompt\tcategory\na cat\tx", "line 1: its columns are separated by tabs"),
+        (
+            "p.tsv",
+            "prompt\tcategory\na cat\tx",
+            "is no form of prompts: save a prompt a line as .txt",
+        ),
+        ("P.JSON", '["a cat"]', "is no form of prompts"),
+        ("p.csv", "words\na cat", 'line 2 has no "prompt" and no "text", only: words'),
+        ("p.jsonl", '{"prompt": null}', "line 1: 'prompt' is no text but null"),
+        ("p.jsonl", '{"prompt": " "}', "line 1: 'prompt' is empty; write a prompt"),
+    ],
+)
+def test_tables_of_prompts_that_are_none_are_named(tmp_path, name, content, said):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=said) as caught:
+        open_prompts(tmp_path / name)
+    assert str(caught.value).startswith(str(tmp_path / name))
 
 
 def test_columns_are_refused_where_there_is_no_metadata(tmp_path):

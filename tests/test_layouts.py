@@ -49,7 +49,7 @@ def test_where_things_overlap_the_map_shows_the_upper_one():
     cat, car = (np.nonzero(labels == LABELS.index(kind))[0] for kind in ("cat", "car"))
     assert cat.mean() < car.mean()
     assert list(LABELS) == ["background", *KINDS]
-    with pytest.raises(ValueError, match="size must be at least 16"):
+    with pytest.raises(ValueError, match="at least 16×16 pixels, not"):
         scene.layout(8)
 
 

@@ -25,7 +25,8 @@ from t2i.eval.tools import is_folder_of_pictures, open_to_draw
 from t2i.files import read_json, read_text
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.models import load_pretrained
-from t2i.text.bpe import known_words, unknown_words
+from t2i.notes import are, count
+from t2i.text.bpe import known_words, unknown_words, warn_of_unknown_words
 from t2i.text.captions import warn_of_long_captions
 from t2i.training import recipes
 
@@ -123,6 +124,19 @@ def test_long_captions_are_counted_once(caplog):
         warn_of_long_captions([], clip_tokenizer(), 22)
     [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith("2 of the first 3 captions are longer than the 22 tokens that the model reads")
+
+
+def test_one_is_singular_and_a_long_caption_is_quoted_by_its_beginning(caplog):
+    with caplog.at_level(logging.WARNING):
+        warn_of_long_captions(["a red cat", "a red apple " * 600], clip_tokenizer(), 22)
+        warn_of_unknown_words(clip_tokenizer(), ["flurb " * 900, *(f"flurb{i}" for i in range(5))])
+    long, first, *_, last = [record.getMessage() for record in caplog.records]
+    assert long.startswith("1 of the first 2 captions is longer than the 22 tokens") and len(long) < 300
+    assert first.endswith("has words never seen in training: flurb") and len(first) < 200
+    assert last == "1 more prompt has words never seen in training"
+    assert [f"{count(names, 'image')} {are(names)}" for names in ([], ["a"], ["a", "b"])] == [
+        *("0 images are", "1 image is", "2 images are")
+    ]
 
 
 def test_a_damaged_model_samples_no_black_images(tmp_path, monkeypatch):

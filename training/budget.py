@@ -51,8 +51,10 @@ class Budget:
 
     def __str__(self) -> str:
         if self.config.max_train_time is None:
-            return f"{self.step} of {self.config.max_train_steps} steps"
-        return f"{self.seconds:.0f} of {self.config.max_train_time:g} s of training"
+            done, unit, limit = self.step, "steps", self.config.max_train_steps
+        else:
+            done, unit, limit = round(self.seconds), "s of training", self.config.max_train_time
+        return f"{done} {unit}, more than {self.option} {limit:g}" if done > limit else f"{done} of {limit:g} {unit}"
 
     @property
     def option(self) -> str:

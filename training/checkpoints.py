@@ -100,7 +100,9 @@ class Checkpoints:
         if resume is None:
             self.run.mkdir(parents=True, exist_ok=True)
         elif self.newest() is None:
-            raise FileNotFoundError(f"there is nothing to resume in {self.run}")
+            raise FileNotFoundError(
+                f"there is nothing to resume in {self.run}: leave out --resume, or give its --output-dir"
+            )
         self._lock.take()
         if resume is None and (newest := self.newest()):
             raise FileExistsError(

@@ -6,8 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from t2i.arguments import parse
+from t2i.arguments import as_option, parse
 from t2i.checks import UsageError, check_choice
+from t2i.files import check_folder
 from t2i.training.config import flatten
 from t2i.training.recipes import PRESETS, RECIPES
 
@@ -28,14 +29,12 @@ def main(args: Sequence[str]) -> None:
         prog=f"t2i train {name}",
         description=f"{RECIPES[name].about()}\n\nWith --preset {' or '.join(PRESETS)} first, which sets the defaults.",
     )
-    run(recipe, name)
-
-
-def _check_output_dir(folder: str) -> None:
-    if not folder:
-        raise UsageError("--output-dir is empty; give a folder for the run, such as runs/mine")
-    if Path(folder).exists() and not Path(folder).is_dir():
-        raise UsageError(f"--output-dir {folder} is a file; give a folder for the run, such as runs/mine")
+    try:
+        run(recipe, name)
+    except ValueError as error:  # what a part of the recipe makes of its numbers is said of the options
+        if (said := as_option(str(error), recipe)) == str(error):
+            raise
+        raise UsageError(said) from error
 
 
 def run(recipe, name: str | None = None) -> Path:
@@ -46,7 +45,7 @@ def run(recipe, name: str | None = None) -> Path:
     """
     from t2i.processes import this_process
 
-    _check_output_dir(getattr(recipe, "loop", recipe).output_dir)
+    check_folder(getattr(recipe, "loop", recipe).output_dir, "--output-dir")
     together = this_process()  # refuses a launch of several that do not know of each other, before anything is made
     if hasattr(recipe, "fit"):  # models that no loop trains
         if together.num_processes > 1:

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from t2i.checks import check_real, check_seeds, check_whole
+from t2i.checks import MAX_SIDE, check_real, check_seeds, check_whole
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,12 @@ class DataConfig:
     """Column of the captions."""
     image_size: int = 64
     """Side of the square images, in pixels."""
+
+
+def check_image_size(size: int | None, least: int = 1) -> None:
+    """Raise ValueError for a recipe's image_size below `least`: 0 where that stands for a trained pipeline's own."""
+    if size is not None:
+        check_whole("image_size", size, least, MAX_SIDE)
 
 
 @dataclass(frozen=True)

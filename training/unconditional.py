@@ -21,7 +21,8 @@ from t2i.data.splits import Part, Splits, few, open_splits
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_pil
 from t2i.models.base import GenerativeModel, from_levels, log_likelihood
-from t2i.training.config import LoopConfig
+from t2i.notes import count
+from t2i.training.config import LoopConfig, check_image_size
 from t2i.training.task import Evaluation, Task
 
 
@@ -52,6 +53,7 @@ class UnconditionalDataConfig:
     """How many validation and test pictures are scored at most."""
 
     def __post_init__(self) -> None:
+        check_image_size(self.image_size)
         if self.levels is not None and not 2 <= self.levels <= 256:
             raise ValueError(f"levels must lie in [2, 256], not {self.levels}")
         for name, least in (("shift", 0), ("per_class", 2), ("patience", 0), ("validation", 1), ("scored", 1)):
@@ -89,7 +91,7 @@ class UnconditionalTask(Task):
         channels = 1 if data.gray else splits.channels
         levels = data.levels or splits.levels
         self.patience = data.patience
-        self.source, held_out, test = _parts(splits, data.validation)
+        self.source, held_out, test = _parts(splits, data.validation, data.data)
         if data.per_class is not None:
             self.source, held_out = few(self.source, splits.classes, data.per_class, loop.seed)
         self.prepare = PreparePixels(levels, channels, data.shift)
@@ -161,10 +163,11 @@ class UnconditionalTask(Task):
         return images, pictures[1][part].to(self.model.device) if self.model.conditional else None
 
 
-def _parts(splits: Splits, validation: int) -> tuple[Source, Source, Source]:
+def _parts(splits: Splits, validation: int, name: str) -> tuple[Source, Source, Source]:
+    few = f"{name} has {count(splits.train, 'picture')} to train on, too few to"
     if not len(splits.test):
-        raise ValueError(f"{len(splits.train)} pictures are too few to test on some: there must be 10 at least")
+        raise ValueError(f"{few} test on others: give 10 at least")
     cut = len(splits.train) - min(validation, len(splits.train) // 5)
     if cut == len(splits.train):
-        raise ValueError(f"{len(splits.train)} pictures are too few to hold some out: there must be 5 at least")
+        raise ValueError(f"{few} hold some out: give 5 at least")
     return Part(splits.train, 0, cut), Part(splits.train, cut, len(splits.train)), splits.test

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from t2i.data.folder import note
 from t2i.eval.features.base import Extractor
+from t2i.notes import note
 
 VERSION = 2  # of the files: 2 has a checksum for each row
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from t2i.arguments import parse
-from t2i.checks import UsageError, check_choice, check_seeds, check_whole
+from t2i.checks import UsageError, check_choice, check_distinct, check_seeds, check_whole
 from t2i.devices import Dtype
 from t2i.eval.ask import Sweep
-from t2i.pipelines.outputs import check_folder, check_writable
+from t2i.files import check_folder, check_writable
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Human:
         check_whole("--num-prompts", self.num_prompts)
         check_seeds("--seed", self.seed)
         check_folder(self.out)
+        check_distinct("--systems", self.systems)
+        check_distinct("--answers", self.answers, "each counts once")
         if self.answers and self.key is None:
             raise UsageError("--answers need --key key.json, which was written with the page")
 
@@ -90,13 +92,19 @@ def diff(args: Sequence[str]) -> None:
     from t2i.eval.report.diff import table
     from t2i.files import read_json
 
-    print(table(compare(*map(read_json, ask.reports))))
+    reports = [read_json(path) for path in ask.reports]
+    for path, report in zip(ask.reports, reports, strict=True):
+        try:
+            compare(report, report)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+    print(table(compare(*reports)))
 
 
 def human(args: Sequence[str]) -> None:
     """Make a page on which people choose between the images of two systems, or evaluate their answers."""
     ask = parse(Human(), args, prog="t2i report human", description=human.__doc__)
-    if not ask.answers and len(set(ask.systems)) < 2:
+    if not ask.answers and len(ask.systems) < 2:
         raise UsageError("give two systems with --systems A B, or the raters' files with --answers and --key")
     from t2i.eval.report import commands
 
@@ -109,7 +117,8 @@ def human(args: Sequence[str]) -> None:
 def sweep(args: Sequence[str]) -> None:
     """Plot compositional accuracy and Fréchet distance against a sampling option, such as the guidance scale."""
     ask = parse(Sweep(), args, prog="t2i report sweep", description=sweep.__doc__)
-    if len(set(ask.values)) < 2:
+    check_distinct("--values", ask.values)
+    if len(ask.values) < 2:
         raise UsageError("give two different --values or more, as in: --over guidance_scale --values 1 3 5")
     from t2i.eval.report import commands
 

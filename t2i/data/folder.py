@@ -16,19 +16,19 @@ Shapes: S side of an image
 from __future__ import annotations
 
 import os
-import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
 from t2i.data.fingerprint import combine, of_files, of_texts
 from t2i.data.image_file import FORMATS, KINDS, OTHER_FORMATS, read_square
-from t2i.data.tables import read_lines, read_table, text_of
+from t2i.data.tables import OTHER_TABLES, TABLES, read_lines, read_table, text_of
+from t2i.notes import are, count, note, some
 
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # in capitals too
 SPLITS = ("train", "test", "val", "valid", "validation", "dev")  # folders that are no classes
-SHOWN = 3  # names in a message
+_LIKE_TABLES = (*TABLES, *OTHER_TABLES)
 
 
 class ImageFolder:
@@ -61,7 +61,8 @@ class ImageFolder:
     ):
         folder, files = _without_splits(folder, scan(folder))
         if unread := unread_among(files):
-            note(f"{count(unread, 'image')} of {folder} in formats that are not read are left out: {some(unread)}")
+            left = f"{are(unread)} left out: {some(unread)}"
+            note(f"{count(unread, 'image')} of {folder} in formats that are not read {left}")
         self.folder, self.size = folder, size
         self.table, self.rows, self.labels = _table_of(folder), [], []
         self.classes: tuple[str, ...] = ()
@@ -74,22 +75,24 @@ class ImageFolder:
         for flag, given, usual in columns if captions else ():
             if given != usual:
                 raise ValueError(f"{folder} has no metadata, in which {flag} {given} could be a column: leave it out")
-        texts = {name for name in files if name.endswith(".txt")}
-        beside = [_text_name(name) in texts for name in self.names]
-        nested = [name for name in files if PurePosixPath(name).name in METADATA]
-        if captions and nested:
-            raise ValueError(f"{folder} has its captions in {some(nested)}; give one of these folders alone")
-        if any(beside):
-            self._read_texts(beside, texts, captions)
-        if not captions or not any(beside):
-            self._read_classes()
-        if captions and not any(beside) and len(self.classes) < 2:
-            raise FileNotFoundError(
-                f"{folder} has no metadata.jsonl, metadata.csv or metadata.parquet with file_name and text of each "
-                "image, and no NAME.txt beside them; write one of these"
-            )
         if not self.names:
             raise FileNotFoundError(f"there are no pictures in {folder}; give a folder with {', '.join(KINDS)} files")
+        texts = _texts_beside(self.names, files)
+        nested = [name for name in files if PurePosixPath(name).name.casefold() in METADATA]
+        if captions and nested:
+            raise ValueError(f"{folder} has its captions in {some(nested)}; give one of these folders alone")
+        if texts:
+            self._read_texts(texts, files, captions)
+        if not captions or not texts:
+            self._read_classes()
+        unread = [name for name in files if "/" not in name and os.path.splitext(name)[1].lower() in _LIKE_TABLES]  # noqa: PTH122
+        if captions and not texts and len(self.classes) < 2:
+            raise FileNotFoundError(
+                f"{folder} has no metadata.jsonl, metadata.csv or metadata.parquet with file_name and text of each "
+                f"image, and no NAME.txt beside them; {_write_one(unread)}"
+            )
+        if left := [name for name in unread if name.casefold().startswith(("metadata.", "caption"))]:
+            note(f"{some(left)} of {folder} {are(left)} left out; captions are read from {METADATA[0]}")
         if captions and self.classes:
             note(f"{folder} has no captions, so the names of its folders stand for them: {some(self.classes)}")
 
@@ -128,6 +131,7 @@ class ImageFolder:
 
     def _read_table(self, files: Sequence[str], image_column: str, caption_column: str, captions: bool) -> None:
         table, known, beside = self.table, set(files), set()
+        forms = _Forms(files)
         rows = read_table(table)
         if (first := next(rows, None)) is None:
             raise ValueError(f"{table} is empty; write a line with file_name and text for each image")
@@ -143,6 +147,8 @@ class ImageFolder:
             if (before := pairs.setdefault((name, text), where)) != where:
                 raise ValueError(f"{where}: {name} with this caption is there already, in {before}; remove one of them")
             beside.update(value for value in row.values() if isinstance(value, str) and value in known)
+            if name not in known:
+                beside.add(name := self._on_disk(name, forms, where))
             if name not in known and not (self.folder / name).is_file():
                 missing.append(name)
             elif (suffix := PurePosixPath(name).suffix.lower()) and suffix not in FORMATS:
@@ -153,26 +159,36 @@ class ImageFolder:
                 self.rows.append(i)
         if missing:
             raise FileNotFoundError(
-                f"{table} names {count(missing, 'file')} that {'is' if len(missing) == 1 else 'are'} not there: "
-                f"{some(missing)}; put them into {self.folder} or remove their lines"
+                f"{table} names {count(missing, 'file')} that {are(missing)} not there: "
+                f"{some(missing)}; {forms.hint(missing)}put them into {self.folder} or remove their lines"
             )
         if other:
-            note(f"{count(other, 'file')} of {table} in formats that are not read are left out: {some(other)}")
+            note(f"{count(other, 'file')} of {table} in formats that are not read {are(other)} left out: {some(other)}")
         if not self.names:
             raise ValueError(f"{table} names no image that can be read; give {', '.join(KINDS)} files")
         self._note_unlisted(set(files) - beside)
+        if texts := sorted(_texts_beside(self.names, files).values()):
+            left = f"{count(texts, 'text file')} beside images {are(texts)} left out: {some(texts)}"
+            note(f"captions are read from {table}, and {left}")
         self._note_empty(captions)
 
-    def _read_texts(self, beside: Sequence[bool], files: set[str], captions: bool) -> None:
-        with_text = [name for name, found in zip(self.names, beside, strict=True) if found]
-        said = {n: " ".join(line for _, line in read_lines(self.folder / _text_name(n))) for n in with_text}
+    def _on_disk(self, name: str, forms: _Forms, where: str) -> str:
+        """The name as the disk has it. Raises ValueError where it is a folder's."""
+        name = forms.find(name)
+        if (self.folder / name).is_dir():
+            raise ValueError(f"{where}: {name} is a folder; write an image's name, relative to {self.folder}")
+        return name
+
+    def _read_texts(self, beside: dict[str, str], files: Sequence[str], captions: bool) -> None:
+        said = {name: " ".join(line for _, line in read_lines(self.folder / text)) for name, text in beside.items()}
         if left := [name for name in self.names if name not in said]:
-            left_out = " are left out" if captions else ""
-            note(f"{count(left, 'image')} of {self.folder} without a .txt file beside them{left_out}: {some(left)}")
-        if alone := sorted(files - {_text_name(name) for name in with_text}):
-            note(f"{count(alone, 'text file')} of {self.folder} without an image are left out: {some(alone)}")
+            what = f"{are(left)} left out" if captions else "have no caption" if len(left) > 1 else "has no caption"
+            note(f"{count(left, 'image')} of {self.folder} without a .txt file beside it {what}: {some(left)}")
+        used = set(beside.values())
+        if alone := [name for name in files if _is_text(name) and name not in used]:
+            note(f"{count(alone, 'text file')} of {self.folder} without an image {are(alone)} left out: {some(alone)}")
         if captions:
-            self.names = with_text
+            self.names = [name for name in self.names if name in said]
         self.texts = [said.get(name, "") for name in self.names]
         self._note_empty(captions)
 
@@ -190,22 +206,26 @@ class ImageFolder:
         listed = set(self.names)
         left = [name for name in images_among(sorted(files)) if name not in listed]
         if left:
-            note(f"{count(left, 'image')} without a line in {self.table} are left out: {some(left)}")
-        if len(listed) < len(self.names):
-            note(f"{len(self.names) - len(listed):,} lines of {self.table} are further captions of their images")
+            note(f"{count(left, 'image')} without a line in {self.table} {are(left)} left out: {some(left)}")
+        if again := self.names[len(listed) :]:
+            note(f"{count(again, 'line')} of {self.table} {are(again)} for images that have a caption before")
 
     def _note_empty(self, captions: bool) -> None:
         empty = [name for name, text in zip(self.names, self.texts, strict=True) if not text.strip()]
         if captions and empty:
-            note(f"{count(empty, 'caption')} in {self.folder} are empty, of {some(empty)}")
+            note(f"{count(empty, 'caption')} in {self.folder} {are(empty)} empty, of {some(empty)}")
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
 def scan(folder: Path) -> list[str]:
-    """Names, relative to the folder and in order, of all files in it and below but hidden ones; links are followed."""
+    """Names, relative to the folder and in order, of all files in it and below but hidden ones; links are followed.
+
+    Links that lead nowhere are counted and named on standard error.
+    """
     found: list[str] = []
+    broken: list[str] = []
     seen: set[tuple[int, int]] = set()
 
     def walk(path: str, prefix: str) -> None:
@@ -217,12 +237,20 @@ def scan(folder: Path) -> list[str]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
+                try:
+                    is_folder, is_file = entry.is_dir(), entry.is_file()
+                except OSError:  # a link to itself
+                    is_folder = is_file = False
+                if is_folder:
                     walk(entry.path, f"{prefix}{entry.name}/")
-                elif entry.is_file():
+                elif is_file:
                     found.append(prefix + entry.name)
+                elif entry.is_symlink():
+                    broken.append(prefix + entry.name)
 
     walk(str(folder), "")
+    if broken:
+        note(f"{count(broken, 'link')} of {folder} to what is not there {are(broken)} left out: {some(sorted(broken))}")
     return sorted(found)
 
 
@@ -242,8 +270,7 @@ def captions_of(folder: Path, caption_column: str = "text") -> dict[str, str]:
     Names of folders are no captions. Raises as `ImageFolder` does.
     """
     files = scan(folder)
-    texts = {name for name in files if name.endswith(".txt")}
-    if _table_of(folder) is None and not any(_text_name(name) in texts for name in images_among(files)):
+    if _table_of(folder) is None and not _texts_beside(images_among(files), files):
         return {}
     found = ImageFolder(folder, 1, caption_column=caption_column)
     return dict(reversed([*zip(found.names, found.texts, strict=True)]))
@@ -256,21 +283,65 @@ def check_name(name: str, where: str) -> str:
         raise ValueError(f"{where}: {name!r} names no file; write the image's name, relative to the folder")
     if name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in parts:
         raise ValueError(f"{where}: {name} lies outside of the folder; write names relative to it, without ..")
-    return "/".join(part for part in parts if part not in ("", "."))
+    if not (found := "/".join(part for part in parts if part not in ("", "."))):
+        raise ValueError(f"{where}: {name!r} names no file; write the image's name, relative to the folder")
+    return found
 
 
-@lru_cache
-def note(text: str) -> None:
-    """A line on standard error, once, from the first of several processes."""
-    if os.environ.get("RANK", "0") == "0":
-        print(f"note: {text}", file=sys.stderr)
+def tables_in(folder: Path) -> list[Path]:
+    """The metadata of a folder; more than one where it is not said which counts."""
+    found = [name for name in os.listdir(folder) if name.casefold() in METADATA]  # noqa: PTH208
+    return [folder / name for name in sorted(found, key=lambda name: (METADATA.index(name.casefold()), name))]
 
 
 def _table_of(folder: Path) -> Path | None:
-    tables = [folder / name for name in METADATA if (folder / name).is_file()]
+    tables = tables_in(folder)
     if len(tables) > 1:
         raise ValueError(f"{folder} has {some([table.name for table in tables])}; keep one of them")
+    if tables and not tables[0].is_file():
+        what = "a folder" if tables[0].is_dir() else "a link to what is not there"
+        raise ValueError(f"{tables[0]} is {what}, not a table of the images; rename or remove it")
     return tables[0] if tables else None
+
+
+class _Forms:
+    """Names of files in another Unicode form than they are written in: macOS writes é as two characters."""
+
+    def __init__(self, files: Sequence[str]):
+        self._files = files
+        self._by_form: dict[str, str] = {}
+
+    def find(self, name: str) -> str:
+        """The file of that name as it is on the disk; the name itself where there is none."""
+        if not self._by_form:  # most folders have no need of it
+            self._by_form = {unicodedata.normalize("NFC", file): file for file in self._files}
+        return self._by_form.get(unicodedata.normalize("NFC", name), name)
+
+    def hint(self, names: Sequence[str]) -> str:
+        """A question, where a file has one of these names but for capitals."""
+        alike = {file.casefold(): file for file in self._files}
+        near = next((alike[name.casefold()] for name in names if name.casefold() in alike), None)
+        return f"did you mean {near}? " if near else ""
+
+
+def _is_text(name: str) -> bool:
+    return name[-4:].lower() == ".txt"
+
+
+def _texts_beside(names: Sequence[str], files: Sequence[str]) -> dict[str, str]:
+    """Of the images that have one, the text file of the same name, whatever its Unicode form; a.txt before a.TXT."""
+    texts = {unicodedata.normalize("NFC", file[:-4]): file for file in files if _is_text(file)}
+    if not texts:
+        return {}
+    stems = ((name, unicodedata.normalize("NFC", os.path.splitext(name)[0])) for name in names)  # noqa: PTH122
+    return {name: texts[stem] for name, stem in stems if stem in texts}
+
+
+def _write_one(unread: Sequence[str]) -> str:
+    """The remedy for a folder without captions, which may be in other files."""
+    if not unread:
+        return "write one of these"
+    return f"{some(unread)} {are(unread)} not read: write captions as {METADATA[0]}, an object with these a line"
 
 
 def _without_splits(folder: Path, files: list[str]) -> tuple[Path, list[str]]:
@@ -299,17 +370,3 @@ def _no_column(table: Path, column: str, row: dict, flag: str) -> ValueError:
 
 def _columns(row: dict) -> str:
     return ", ".join("image" if key == "file_name" else str(key).removesuffix("_file_name") for key in row)
-
-
-def _text_name(name: str) -> str:
-    return os.path.splitext(name)[0] + ".txt"  # noqa: PTH122
-
-
-def count(names: Sequence[str], what: str) -> str:
-    """How many, in words for a message."""
-    return f"{len(names):,} {what}{'' if len(names) == 1 else 's'}"
-
-
-def some(names: Sequence[str]) -> str:
-    """The first few."""
-    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

@@ -43,6 +43,7 @@ KINDS = tuple(dict.fromkeys(FORMATS.values()))
 # Pillow's decoders of these; it has others, some of which run programs, and a file's name does not say which it needs.
 _DECODERS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM")
 _MAGIC = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"P5", b"P6")
+_MASKS = "a mask is black and white, white where to repaint"
 _SQUARED = 2  # times the side that is asked for: a JPEG is decoded no larger than needed, but with something to average
 
 
@@ -163,6 +164,28 @@ def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
 def to_eight_bits(image: Image.Image, name: str = "the image") -> Image.Image:
     """A grey image of 16 bits or of floats -> mode L, as `to_rgb` scales it; any other image as it is."""
     return Image.fromarray(_grey_levels(image, name)) if image.mode.startswith(("I", "F")) else image
+
+
+def to_mask(image: Image.Image, name: str = "the mask") -> np.ndarray:
+    """A black and white image of any mode -> uint8 (H, W), scaled by its depth.
+
+    Raises ImageError where it has colours or is transparent in places.
+    """
+    image = to_eight_bits(image, name)
+    if image.mode in ("1", "L") and "transparency" not in image.info:
+        return np.array(image.convert("L"))
+    if image.mode in ("1", "L", "RGB", "P", "RGBA", "LA"):  # black and white, saved as colours
+        colours = np.array(image.convert("RGBA"))
+        if (colours[..., 3] < 255).any():
+            raise ImageError(f"{_MASKS}; {name} is transparent in places: save it without")
+        if (colours[..., :3] == colours[..., :1]).all():
+            return colours[..., 0]
+    raise ImageError(f"{_MASKS}; {name} has colours (mode {image.mode}): save it in grey")
+
+
+def name_of(image: Image.Image, otherwise: str) -> str:
+    """The file that an image was opened from, where it knows; else `otherwise`."""
+    return str(getattr(image, "filename", "") or otherwise)
 
 
 def _grey_levels(image: Image.Image, name: str) -> np.ndarray:

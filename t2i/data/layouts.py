@@ -14,9 +14,10 @@ from PIL import Image
 from t2i.data.base import Source
 from t2i.data.fingerprint import combine, of_dataset, of_files
 from t2i.data.folder import ImageFolder, check_name
-from t2i.data.image_file import open_image
+from t2i.data.image_file import name_of, open_image
 from t2i.data.sources import Pictures
 from t2i.data.toybox import LABELS, Toybox
+from t2i.notes import are, count, some
 
 
 def read_labels(image: Image.Image, labels: Sequence[str] | int) -> np.ndarray:
@@ -28,15 +29,16 @@ def read_labels(image: Image.Image, labels: Sequence[str] | int) -> np.ndarray:
 
     Raises ValueError for a picture of another mode, and for a label beyond those there are.
     """
+    name = name_of(image, "the map")
     if image.mode not in ("P", "L"):
         raise ValueError(
-            f"a map's pixels are labels: a picture of mode P (with a palette) or L, not {image.mode}; "
+            f"{name} must be of mode P (with a palette) or L, not {image.mode}, for a map's pixels are labels; "
             "`t2i data toybox --layouts` writes some"
         )
     found, num = np.array(image), labels if isinstance(labels, int) else len(labels)
     if (highest := int(found.max())) >= num:
         names = "" if isinstance(labels, int) else f": {', '.join(labels)}"
-        raise ValueError(f"the map holds label {highest}, but there are only {num}, from 0 on{names}")
+        raise ValueError(f"{name} holds label {highest}, but there are only {num}, from 0 on{names}")
     return found
 
 
@@ -114,7 +116,8 @@ def _maps_of(source: ImageFolder, column: str) -> list[str]:
         ) from None
     names = [check_name(name, f"{source.table}") if isinstance(name, str) else "" for name in found]
     if missing := [name for name in names if not (source.folder / name).is_file()]:
-        raise FileNotFoundError(f"{source.table} names {len(missing)} maps that are not there, such as {missing[0]!r}")
+        many = f"{count(missing, 'map')} that {are(missing)} not there"
+        raise FileNotFoundError(f"{source.table} names {many}: {some(missing)}; put them into {source.folder}")
     return names
 
 

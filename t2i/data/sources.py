@@ -13,9 +13,10 @@ from pathlib import Path
 
 from PIL import Image
 
+from t2i.checks import shortened
 from t2i.data.base import Source
 from t2i.data.fingerprint import combine, of_dataset
-from t2i.data.folder import METADATA, ImageFolder
+from t2i.data.folder import ImageFolder, tables_in
 from t2i.data.image_file import ImageError, read_square, square
 from t2i.data.labelled import is_labelled, open_labelled
 from t2i.data.rendered import Rendered, is_rendered
@@ -95,7 +96,7 @@ class Pictures:
         text = row[self.caption_column]
         if not isinstance(text, str):
             raise ValueError(
-                f"the caption of image {index} in column {self.caption_column!r} is no text but {text!r}; "
+                f"the caption of image {index} in column {self.caption_column!r} is no text but {shortened(text)}; "
                 "drop that image, or choose another column with --caption-column"
             )
         return text
@@ -144,7 +145,7 @@ def open_source(
 
 def _saved(folder: Path):
     """A data set that `datasets` has saved, or of Parquet files; None for any other folder."""
-    if any((folder / name).is_file() for name in METADATA):
+    if tables_in(folder):
         return None
     parquet = sorted(str(path) for path in folder.glob("*.parquet"))
     saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()

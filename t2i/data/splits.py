@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from t2i.checks import check_whole
 from t2i.data.base import Source
 from t2i.data.factors import FACTORS, ToyboxFactors
 from t2i.data.fingerprint import combine
@@ -98,10 +99,12 @@ def open_splits(
     Raises ValueError or FileNotFoundError with the remedy, naming the file where one is damaged.
     """
     name = str(name)
+    if size is not None:
+        check_whole("size", size)
     if is_labelled(name):
         return open_labelled(name, size)
     if name == "toybox":
-        train = ToyboxKinds(size or 32, seed, len(open_source(name, 1)))
+        train = ToyboxKinds(size or 32, seed, TOYBOX_ITEMS)
         return Splits(train, ToyboxKinds(size or 32, seed + TEST_SEED, TEST_PICTURES), 3, 256, tuple(KINDS))
     if name == "toybox-factors":
         train = ToyboxFactors(size or 32, seed, TOYBOX_ITEMS, "train")

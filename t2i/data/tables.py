@@ -11,10 +11,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from t2i.checks import shortened
 from t2i.files import read_text
 
 Row = tuple[str, dict]  # where it stands, as messages name it, and its values by column
 TABLES = (".jsonl", ".csv", ".parquet")
+OTHER_TABLES = (".json", ".tsv", ".tab", ".xlsx", ".xls", ".ods", ".yaml", ".yml")  # which are not read
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -59,6 +62,9 @@ def _csv_rows(path: Path) -> Iterator[Row]:
                 continue
             if not header:
                 header = [name.strip() for name in values]
+                other = next((_SEPARATORS[c] for c in _SEPARATORS if c in values[0]), None)
+                if len(values) == 1 and other is not None:
+                    raise ValueError(f"{where}: its columns are separated by {other}; separate them by commas")
                 if len(set(header)) < len(header):
                     raise ValueError(f"{where}: two columns have one name: {', '.join(header)}")
                 continue
@@ -104,5 +110,4 @@ def text_of(row: dict, column: str, where: str) -> str:
 
 
 def _short(value: object) -> str:
-    said = "null" if value is None else repr(value)
-    return said if len(said) <= 60 else said[:57] + "…"
+    return "null" if value is None else shortened(value)

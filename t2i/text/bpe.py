@@ -13,9 +13,13 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from t2i.checks import shortened
+from t2i.notes import count
+
 logger = logging.getLogger(__name__)
 PAD_TOKEN = "<pad>"  # id 0
 MAX_WARNINGS = 5  # of prompts in one call
+MAX_WORDS = 10  # of a prompt, in a warning
 MAX_KNOWN_WORDS = 20_000  # beyond this a vocabulary knows words too rare for the list to mean anything
 
 
@@ -81,10 +85,12 @@ def warn_of_unknown_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[
     """Log a warning for each prompt with words that were never seen in training, at most MAX_WARNINGS."""
     found = {prompt: words for prompt in dict.fromkeys(prompts) if (words := unknown_words(tokenizer, prompt))}
     for prompt, words in list(found.items())[:MAX_WARNINGS]:
-        said = [f"{word} (did you mean {near}?)" if near else word for word, near in words.items()]
-        logger.warning("the prompt %r has words never seen in training: %s", prompt, ", ".join(said))
-    if len(found) > MAX_WARNINGS:
-        logger.warning("%d more prompts have words never seen in training", len(found) - MAX_WARNINGS)
+        said = [f"{word} (did you mean {near}?)" if near else shortened(word)[1:-1] for word, near in words.items()]
+        listed = ", ".join(said[:MAX_WORDS]) + (", …" if len(said) > MAX_WORDS else "")
+        logger.warning("the prompt %s has words never seen in training: %s", shortened(prompt, 100), listed)
+    if more := list(found)[MAX_WARNINGS:]:
+        verb = "has" if len(more) == 1 else "have"
+        logger.warning("%s %s words never seen in training", count(more, "more prompt"), verb)
 
 
 def split_words(text: str) -> list[str]:

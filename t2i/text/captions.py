@@ -8,6 +8,9 @@ from itertools import islice
 
 from transformers import PreTrainedTokenizerBase
 
+from t2i.checks import shortened
+from t2i.notes import are
+
 logger = logging.getLogger(__name__)
 LOOKED_AT = 500  # captions, which takes a tenth of a second
 
@@ -19,7 +22,7 @@ def warn_of_long_captions(captions: Iterable[str], tokenizer: PreTrainedTokenize
     long = [caption for caption, ids in zip(first, tokens, strict=True) if len(ids) > room]
     if long:
         logger.warning(
-            "%d of the first %d captions are longer than the %d tokens that the model reads, and their ends are "
-            "dropped, as of %r",
-            *(len(long), len(first), room, long[0] if len(long[0]) <= 100 else long[0][:100] + "…"),
+            "%d of the first %d captions %s longer than the %d tokens that the model reads, and what is beyond is "
+            "dropped, as of %s",
+            *(len(long), len(first), are(long), room, shortened(long[0], 100)),
         )

@@ -28,6 +28,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from t2i.checks import shortened
 from t2i.folders import newest_in_run
 from t2i.text.pretrained import check_tokenizer, load, load_tokenizer, open_open_clip
 from t2i.weights import digest, tokenizer_digest
@@ -167,9 +168,9 @@ class TextEncoder(ABC):
         for text, end in zip(texts, dropped, strict=True):
             if end and not self._warned:
                 logger.warning(
-                    "the prompt %r is longer than the %d tokens that %s reads; its end was dropped: %r "
+                    "the prompt %s is longer than the %d tokens that %s reads; its end was dropped: %s "
                     "(said once; `dropped` tells of every prompt)",
-                    *(text, self.length, self.name, end),
+                    *(shortened(text, 100), self.length, self.name, shortened(end, 100)),
                 )
                 self._warned = True
 

@@ -6,13 +6,17 @@ import logging
 from pathlib import Path
 
 import torch
+import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from t2i.checks import shortened
+from t2i.files import read_json
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
 from t2i.weights import load_model
 
 logger = logging.getLogger(__name__)
+CONFIG = "tokenizer_config.json"
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")  # their files
 
 
@@ -64,10 +68,22 @@ def load_tokenizer(cls: type, folder: Path) -> PreTrainedTokenizerBase:
     if not files:
         raise FileNotFoundError(f"{folder} has no vocabulary ({VOCABULARIES[0]}): copy or train the tokenizer again")
     try:
-        return cls.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = cls.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the tokenizers library raises no other for a damaged or foreign file
+        for file in sorted(folder.glob("*.json")):
+            read_json(file)  # raises where the fault is in this one
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(f"{files[0]} is damaged, or not the vocabulary of a {cls.__name__} ({reason})") from error
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, (int, float)) or longest < 1:
+        raise ValueError(
+            f"{folder / CONFIG} says model_max_length {shortened(longest)}, which must be a whole number from 1 on: "
+            "correct it"
+        )
+    told = read_json(folder / CONFIG).get("tokenizer_class") if (folder / CONFIG).is_file() else None
+    if told is not None and not hasattr(transformers, str(told)):
+        logger.warning("%s is of class %s, and is read as one of %s", folder / CONFIG, told, cls.__name__)
+    return tokenizer
 
 
 def check_tokenizer(

@@ -21,8 +21,17 @@ from pathlib import Path
 from typing import Literal
 
 from t2i.arguments import parse
-from t2i.checks import UsageError, check_choice, check_real, check_seeds, check_whole
-from t2i.files import read_json, write_json
+from t2i.checks import (
+    MAX_SIDE,
+    UsageError,
+    check_choice,
+    check_distinct,
+    check_real,
+    check_seeds,
+    check_whole,
+    shortened,
+)
+from t2i.files import check_folder, read_json, write_json
 
 REAL = "real-pictures"  # the row of training pictures in place of samples
 SETTINGS_FILE = "settings.json"
@@ -72,6 +81,10 @@ class Compare:
             raise UsageError(f"--levels must lie in [2, 256], not {self.levels}")
         if self.learning_rate is not None:
             check_real("--learning-rate", self.learning_rate, above=True)
+        if self.image_size is not None:
+            check_whole("--image-size", self.image_size, most=MAX_SIDE)
+        check_distinct("--families", self.families)
+        check_folder(self.out)
         seconds(self.budget)
 
 
@@ -80,7 +93,7 @@ def seconds(budget: str) -> float:
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)([smh]?)", budget)
     found = float(match[1]) * UNITS[match[2] or "s"] if match else 0.0
     if not found > 0:
-        raise UsageError(f"--budget is a time such as 90s, 10m or 1h, not {budget!r}")
+        raise UsageError(f"--budget is a time such as 90s, 10m or 1h, not {shortened(budget)}")
     return found
 
 

@@ -20,7 +20,7 @@ from t2i.images import to_pil, to_tensor
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.text.clip import contrastive_loss, make_clip, tokenize, train_clip_tokenizer
 from t2i.text.pretrained import load
-from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.config import DataConfig, LoopConfig, check_image_size
 from t2i.training.task import Evaluation, Task
 from t2i.weights import digest, tokenizer_digest
 
@@ -62,6 +62,7 @@ class ClipRecipe:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
+        check_image_size(self.data.image_size)
         if not 0 <= self.near_misses <= 8:
             raise ValueError(f"near_misses must lie in [0, 8], not {self.near_misses}")
         if not 0 <= self.two_things <= 1:

@@ -28,7 +28,7 @@ from t2i.pipelines.auto import AutoPipeline, as_latent_diffusion
 from t2i.pipelines.latent_conditioned import LatentDiffusionLayoutPipeline, LatentDiffusionUpscalePipeline
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.tokenizers.kl import stride_of
-from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.config import DataConfig, LoopConfig, check_image_size
 from t2i.training.recipes.ldm import PrepareLatent
 from t2i.training.recipes.lora import TaughtStage, draws_from_words, objective_of
 
@@ -47,6 +47,7 @@ class ConditionedRecipe:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
+        check_image_size(self.data.image_size, least=0)
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout must lie in [0, 1), not {self.caption_dropout}")
 

@@ -17,7 +17,7 @@ from t2i.images import to_pil, to_tensor
 from t2i.nn.discriminator import PatchDiscriminator
 from t2i.tokenizers.adversarial import Adversary
 from t2i.tokenizers.kl import KLObjective, KLTokenizer, make_autoencoder, measure_scaling_factor, stride_of
-from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.config import DataConfig, LoopConfig, check_image_size
 from t2i.training.task import Task
 
 
@@ -55,6 +55,9 @@ class KLRecipe:
     data: DataConfig = field(default_factory=DataConfig)
     model: KLModelConfig = field(default_factory=KLModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_image_size(self.data.image_size)
 
     def stage(self) -> KLStage:
         return KLStage(self)

@@ -16,7 +16,7 @@ from t2i.diffusion.consistency import ConsistencyObjective
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.diffusion.schedulers import of_flow
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
-from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.config import DataConfig, LoopConfig, check_image_size
 from t2i.training.recipes.lora import TaughtStage, open_taught
 from t2i.training.recipes.prior import TOYBOX_PROMPTS
 
@@ -40,6 +40,7 @@ class LCMRecipe:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
+        check_image_size(self.data.image_size, least=0)
         if self.cached_pictures < 1:
             raise ValueError(f"cached_pictures must be at least 1, not {self.cached_pictures}")
 

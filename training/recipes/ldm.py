@@ -30,7 +30,7 @@ from t2i.text.cache import CachedStates, cached_states
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.text.encoders import TextEncoder, open_text_encoder
 from t2i.tokenizers.kl import stride_of
-from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.config import DataConfig, LoopConfig, check_image_size
 from t2i.training.latents import cached_latents, latents_of
 from t2i.training.pipeline_stage import PipelineStage
 from t2i.training.recipes.prior import TOYBOX_PROMPTS
@@ -99,6 +99,7 @@ class LDMRecipe:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
+        check_image_size(self.data.image_size)
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout must lie in [0, 1), not {self.caption_dropout}")
         if self.cached_pictures < 1:

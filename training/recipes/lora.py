@@ -25,7 +25,7 @@ from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.processes import this_process
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.tokenizers.kl import stride_of
-from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.config import DataConfig, LoopConfig, check_image_size
 from t2i.training.latents import cached_latents
 from t2i.training.recipes.ldm import LDMStage, PrepareLatent, Tokens
 from t2i.weights import digest
@@ -55,6 +55,7 @@ class LoraRecipe:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
+        check_image_size(self.data.image_size, least=0)
         for name in ("rank", "cached_pictures"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")

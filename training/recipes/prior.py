@@ -19,7 +19,7 @@ from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, train_bpe
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.tokenizers.vqvae import VQVAE
-from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.config import DataConfig, LoopConfig, check_image_size
 from t2i.training.pipeline_stage import PipelineStage
 from t2i.weights import digest, load_model, tokenizer_digest
 
@@ -53,6 +53,7 @@ class PriorRecipe:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
+        check_image_size(self.data.image_size)
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout must lie in [0, 1), not {self.caption_dropout}")
 

@@ -24,7 +24,7 @@ from t2i.text.t5 import (
     sentinel_ids,
     train_t5_tokenizer,
 )
-from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.config import DataConfig, LoopConfig, check_image_size
 from t2i.training.task import Evaluation, Task
 from t2i.weights import tokenizer_digest
 
@@ -61,6 +61,9 @@ class T5Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     model: T5ModelConfig = field(default_factory=T5ModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_image_size(self.data.image_size)
 
     def stage(self) -> T5Stage:
         return T5Stage(self)

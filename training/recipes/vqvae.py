@@ -14,7 +14,7 @@ from t2i.data.sources import open_source
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_pil, to_tensor
 from t2i.tokenizers.vqvae import VQVAE
-from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.config import DataConfig, LoopConfig, check_image_size
 from t2i.training.task import Task
 
 
@@ -36,6 +36,9 @@ class VQVAERecipe:
     data: DataConfig = field(default_factory=DataConfig)
     model: VQVAEModelConfig = field(default_factory=VQVAEModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_image_size(self.data.image_size)
 
     def stage(self) -> VQVAEStage:
         return VQVAEStage(self)

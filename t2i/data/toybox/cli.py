@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from t2i.arguments import parse
-from t2i.checks import UsageError, check_choice, check_seeds, check_whole
+from t2i.checks import MAX_SIDE, UsageError, check_choice, check_seeds, check_whole
 from t2i.data.toybox.dataset import export
+from t2i.files import check_folder
+from t2i.notes import count
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,13 @@ def main(args: Sequence[str]) -> None:
     ask = parse(Export(), args[1:], prog="t2i data toybox", description="Render toybox pictures with captions.")
     if not ask.out:
         raise UsageError("say where to: --out DIR")
+    check_folder(ask.out)
     check_whole("--num", ask.num)
-    check_whole("--size", ask.size, least=16)
+    check_whole("--size", ask.size, least=16, most=MAX_SIDE)
     check_whole("--workers", ask.workers, least=0)
     check_seeds("--seed", ask.seed)
     workers = ask.workers or os.cpu_count() or 1
     started = time.perf_counter()
     folder = export(ask.out, ask.num, ask.split, ask.size, ask.seed, workers, ask.layout, ask.layouts)
     seconds = time.perf_counter() - started
-    print(f"{folder}: {ask.num} pictures in {seconds:.1f} s, {ask.num / seconds:.0f} a second")
+    print(f"{folder}: {count(range(ask.num), 'picture')} in {seconds:.1f} s, {ask.num / seconds:.0f} a second")

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from t2i.data.fingerprint import combine
 from t2i.data.toybox.label_maps import layout_image
+from t2i.data.toybox.render import check_size
 from t2i.data.toybox.scene import Scene, check_name
 from t2i.data.toybox.split import SPLITS
 
@@ -43,6 +44,7 @@ class Toybox:
         self, split: str = "train", size: int = 64, seed: int = 0, num: int = 100_000, family: str | None = None
     ):
         check_name("split", split, SPLITS)
+        check_size(size)
         if seed < 0 or num < 0:
             raise ValueError(f"seed and num must not be negative: {seed=}, {num=}")
         self.split, self.size, self.seed, self.num, self.family = split, size, seed, num, family

@@ -19,13 +19,18 @@ if TYPE_CHECKING:
 _SHADOW = (70, 66, 84)
 
 
+def check_size(size: int) -> None:
+    """Raise ValueError for images that would be too small to show what the caption says."""
+    if size < 16:
+        raise ValueError(f"toybox has images of at least 16×16 pixels, not {size}×{size}: give a larger --image-size")
+
+
 def render(scene: Scene, size: int = 64) -> Image.Image:
     """The scene as RGB, `size` × `size` (at least 16). A pure function: the same scene gives the same bytes.
 
     The outermost rows and columns show the ground alone.
     """
-    if size < 16:
-        raise ValueError(f"size must be at least 16 pixels, not {size}")
+    check_size(size)
     jitter = Jitter(scene.jitter_seed)
     placements = layout(scene, jitter)
     tints = [_tint(jitter) for _ in scene.things]
@@ -46,8 +51,7 @@ def label_map(scene: Scene, size: int = 64) -> np.ndarray:
 
     A pixel belongs to the uppermost object that covers half of it or more, outline included; shadows are ground.
     """
-    if size < 16:
-        raise ValueError(f"size must be at least 16 pixels, not {size}")
+    check_size(size)
     labels = Image.new("L", (size, size), 0)
     for placement in layout(scene, Jitter(scene.jitter_seed)):
         kind = scene.things[placement.thing].kind

@@ -14,6 +14,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
+from t2i.checks import shortened
 from t2i.models.base import Generators, uniform
 
 END = 0  # ends a text, and stands before its first character
@@ -186,7 +187,9 @@ def encode(texts: Sequence[str], alphabet: str, length: int) -> Tensor:
     ids = torch.full((len(texts), length), END)
     for row, text in zip(ids, texts, strict=True):
         if unknown := set(text) - set(places):
-            raise ValueError(f"{text!r} has characters that the model has never seen: {' '.join(sorted(unknown))}")
+            raise ValueError(
+                f"{shortened(text)} has characters that the model has never seen: {' '.join(sorted(unknown))}"
+            )
         known = [places[character] for character in text[:length]]
         row[: len(known)] = torch.tensor(known, dtype=torch.long)
     return ids

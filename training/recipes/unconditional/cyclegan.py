@@ -15,7 +15,7 @@ from t2i.data.splits import TEST_SEED
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_pil, to_tensor
 from t2i.models.adversarial.cyclegan import CycleGame, CycleGAN
-from t2i.training.config import LoopConfig
+from t2i.training.config import LoopConfig, check_image_size
 from t2i.training.task import Evaluation, Task
 
 
@@ -35,6 +35,7 @@ class DomainsConfig:
     """How many scenes, not trained on, are translated both ways for the score."""
 
     def __post_init__(self) -> None:
+        check_image_size(self.image_size)
         if self.scored < 1:
             raise ValueError(f"scored must be at least 1, not {self.scored}")
 

@@ -23,7 +23,7 @@ from t2i.images import to_pil
 from t2i.models.base import from_levels
 from t2i.models.latent_variable.multimodal_vae import MultimodalVAE
 from t2i.text.bpe import encode, train_bpe
-from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.config import DataConfig, LoopConfig, check_image_size
 from t2i.training.task import Evaluation, Task
 from t2i.weights import tokenizer_digest
 
@@ -63,6 +63,9 @@ class MultimodalRecipe:
     data: DataConfig = field(default_factory=lambda: DataConfig(image_size=32))
     model: MultimodalModelConfig = field(default_factory=MultimodalModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_image_size(self.data.image_size)
 
     def stage(self) -> MultimodalTask:
         return MultimodalTask(self)
