@@ -12,6 +12,7 @@ from PIL import Image
 from t2i.checks import UsageError
 from t2i.eval import cli, features
 from t2i.eval.features.small import PixelExtractor
+from t2i.eval.report import cli as report_cli
 from t2i.eval.report import cli as reports
 from t2i.eval.sections import SECTIONS
 
@@ -81,7 +82,7 @@ def test_a_damaged_file_that_is_compared_is_named_first(tmp_path):
         cli.main(["fid", "--reference", str(tmp_path / "r.npz"), "--num", "18", "--out", str(tmp_path / "out")])
     (tmp_path / "r.json").write_text('{"scores": 3}')
     with pytest.raises(ValueError, match=r"r\.json: this is not a report"):
-        cli.main(["diff", str(tmp_path / "r.json"), str(tmp_path / "r.json")])
+        report_cli.main(["diff", str(tmp_path / "r.json"), str(tmp_path / "r.json")])
     assert not (tmp_path / "out").exists()
 
 
