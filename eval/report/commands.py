@@ -24,6 +24,7 @@ from t2i.eval.report.text import publish
 from t2i.eval.subject import PICTURES, Subject
 from t2i.eval.tools import open_to_draw
 from t2i.files import read_json, write_json
+from t2i.notes import count
 
 
 def sweep(ask: Sweep) -> None:
@@ -81,7 +82,7 @@ def statistics(ask: Statistics) -> None:
     save_reference(ask.out, features, source, keep_features=ask.keep_features)
     for image in features.skipped:
         print(f"note: skipped {image}")
-    print(f"{ask.out}: {len(features)} images, {extractor.name}")
+    print(f"{ask.out}: {count(features.names, 'image')}, {extractor.name}")
 
 
 def make_human_page(ask: Human) -> None:
