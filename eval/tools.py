@@ -13,7 +13,7 @@ from t2i.eval.features import Extractor, Features, open_extractor
 from t2i.eval.processes import usable_device
 from t2i.eval.references import Reference
 from t2i.folders import may_be_on_hub, newest_in_run
-from t2i.pipelines.auto import embedded, open_pipeline
+from t2i.pipelines.loading.auto import embedded, open_pipeline
 
 
 class Tools:

@@ -23,7 +23,7 @@ from t2i.eval.folders import image_files
 from t2i.eval.image_sets import Source
 from t2i.files import read_json
 from t2i.folders import newest_in_run
-from t2i.pipelines.auto import PIPELINES, embedded
+from t2i.pipelines.loading.auto import PIPELINES, embedded
 
 TRAINING, NEW = 10, 2  # for each picture drawn: toybox pictures that are searched for near copies, and new ones
 WORLD = 0  # seed of the world that recipes train on by default

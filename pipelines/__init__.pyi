@@ -1,10 +1,10 @@
-from .auto import AutoPipeline as AutoPipeline
-from .auto import embedded as embedded
 from .dalle import DallePipeline as DallePipeline
 from .dalle import DallePipelineOutput as DallePipelineOutput
-from .latent_conditioned import LatentDiffusionLayoutPipeline as LatentDiffusionLayoutPipeline
-from .latent_conditioned import LatentDiffusionUpscalePipeline as LatentDiffusionUpscalePipeline
+from .latent_diffusion import LatentDiffusionImg2ImgPipeline as LatentDiffusionImg2ImgPipeline
+from .latent_diffusion import LatentDiffusionInpaintPipeline as LatentDiffusionInpaintPipeline
+from .latent_diffusion import LatentDiffusionLayoutPipeline as LatentDiffusionLayoutPipeline
 from .latent_diffusion import LatentDiffusionPipeline as LatentDiffusionPipeline
 from .latent_diffusion import LatentDiffusionPipelineOutput as LatentDiffusionPipelineOutput
-from .latent_editing import LatentDiffusionImg2ImgPipeline as LatentDiffusionImg2ImgPipeline
-from .latent_editing import LatentDiffusionInpaintPipeline as LatentDiffusionInpaintPipeline
+from .latent_diffusion import LatentDiffusionUpscalePipeline as LatentDiffusionUpscalePipeline
+from .loading.auto import AutoPipeline as AutoPipeline
+from .loading.auto import embedded as embedded

@@ -26,7 +26,7 @@ from t2i.pipelines import (
     LatentDiffusionInpaintPipeline,
     LatentDiffusionPipeline,
 )
-from t2i.pipelines.cli import Generate, draw
+from t2i.pipelines.commands.generate import Generate, draw
 from t2i.runs import RECIPE_FILE
 
 DOCS = Path(__file__).parent.parent / "docs"

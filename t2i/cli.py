@@ -11,13 +11,13 @@ from t2i.cli_errors import exit_on_bad_input
 from t2i.threads import configure_threads, take_threads_option
 
 COMMANDS = {  # name: (module:function of its arguments, what it does)
-    "generate": ("t2i.pipelines.cli:main", "pictures of prompts"),
-    "edit": ("t2i.pipelines.edit_cli:edit", "a picture made more like a prompt, or variations of it"),
-    "inpaint": ("t2i.pipelines.edit_cli:inpaint", "a part of a picture made anew"),
-    "interpolate": ("t2i.pipelines.edit_cli:interpolate", "pictures from one prompt or seed to another"),
-    "upscale": ("t2i.pipelines.condition_cli:upscale", "a small picture made larger"),
-    "layout": ("t2i.pipelines.condition_cli:layout", "pictures from a map of what is where"),
-    "sample": ("t2i.pipelines.sample_cli:main", "pictures of an unconditional model"),
+    "generate": ("t2i.pipelines.commands.generate:main", "pictures of prompts"),
+    "edit": ("t2i.pipelines.commands.edit:edit", "a picture made more like a prompt, or variations of it"),
+    "inpaint": ("t2i.pipelines.commands.edit:inpaint", "a part of a picture made anew"),
+    "interpolate": ("t2i.pipelines.commands.edit:interpolate", "pictures from one prompt or seed to another"),
+    "upscale": ("t2i.pipelines.commands.conditioned:upscale", "a small picture made larger"),
+    "layout": ("t2i.pipelines.commands.conditioned:layout", "pictures from a map of what is where"),
+    "sample": ("t2i.pipelines.commands.sample:main", "pictures of an unconditional model"),
     "data": ("t2i.data.toybox.cli:main", "write toybox to disk"),
     "train": ("t2i.training.cli:main", "train a stage: t2i train lists the recipes"),
     "eval": ("t2i.eval.cli:main", "score a pipeline"),

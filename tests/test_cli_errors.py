@@ -18,7 +18,7 @@ from t2i.checks import UsageError, nearest, shortened
 from t2i.cli import main
 from t2i.cli_errors import ALIASES, exit_on_bad_input
 from t2i.eval.ask import Ask, Sweep
-from t2i.pipelines.cli import Generate
+from t2i.pipelines.commands.generate import Generate
 from t2i.training.config import LoopConfig
 from t2i.training.recipes import RECIPES as RECIPES_BY_NAME
 

@@ -14,8 +14,8 @@ from diffusion_parts import pipeline
 from safetensors.torch import load_file, save_file
 
 from t2i.pipelines import AutoPipeline
-from t2i.pipelines.auto import embedded
-from t2i.pipelines.lora_files import LORA, add_lora, find_lora
+from t2i.pipelines.loading.auto import embedded
+from t2i.pipelines.loading.lora import LORA, add_lora, find_lora
 from t2i.text.encoders import open_text_encoder
 
 UNET, VAE = (f"{part}/diffusion_pytorch_model.safetensors" for part in ("unet", "vae"))

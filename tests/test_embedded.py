@@ -12,7 +12,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from t2i.pipelines import AutoPipeline, embedded
-from t2i.pipelines.auto import WEIGHTS
+from t2i.pipelines.loading.auto import WEIGHTS
 
 SYSTEMS = ("toybox/dalle", "toybox/ldm")
 OFFLINE = """

@@ -15,8 +15,8 @@ from t2i.eval.features import open_extractor
 from t2i.eval.folders import image_files, left_out
 from t2i.eval.generation import read_manifest
 from t2i.eval.image_sets import extract
-from t2i.pipelines.edit_cli import open_picture
-from t2i.pipelines.latent_inputs import read_layouts, read_masks, read_pictures
+from t2i.pipelines.commands.edit import open_picture
+from t2i.pipelines.latent_diffusion.inputs import read_layouts, read_masks, read_pictures
 
 ONE_OF_8 = 1, (8, 8)  # a picture
 

@@ -18,7 +18,7 @@ from t2i.checks import UsageError
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
-from t2i.pipelines.cli import main as generate
+from t2i.pipelines.commands.generate import main as generate
 
 PROMPTS = ["a red cat", "a blue car on top of a tree"]
 STEPS = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "pt"}

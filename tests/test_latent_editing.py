@@ -20,7 +20,7 @@ from t2i.pipelines import (
     LatentDiffusionInpaintPipeline,
     LatentDiffusionPipeline,
 )
-from t2i.pipelines.latent_interpolation import slerp
+from t2i.pipelines.latent_diffusion.interpolation import slerp
 
 SIZE = 8 * SIDE
 PROMPTS = ["a red cat", "a blue car on top of a tree"]

@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
-from t2i.pipelines.latent_inputs import read_masks
+from t2i.pipelines.latent_diffusion.inputs import read_masks
 
 PROMPTS = ["a red cat", "a blue car on top of a tree"]
 HOW = {"num_inference_steps": 4, "guidance_scale": 3.0}

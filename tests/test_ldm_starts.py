@@ -15,7 +15,7 @@ from transformers import CLIPTextModel
 
 from t2i.data.toybox import Toybox
 from t2i.pipelines import AutoPipeline
-from t2i.pipelines.auto import embedded
+from t2i.pipelines.loading.auto import embedded
 from t2i.text.clip import train_clip_tokenizer
 from t2i.training.recipes import ldm as ldm_recipe
 from t2i.training.recipes.ldm import load_autoencoder

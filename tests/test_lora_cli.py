@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from t2i.cli import main
 from t2i.pipelines import AutoPipeline
-from t2i.pipelines.auto import LORA
+from t2i.pipelines.loading.auto import LORA
 
 HOW = ["--num-inference-steps", "2", "--pipeline", "system"]
 

@@ -24,9 +24,12 @@ from t2i.data.toybox import LABELS, layout_image
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.devices import fastest_device
 from t2i.diffusion.grid_conditions import GridCondition, LabelMap, LowResolution, widen
-from t2i.pipelines.auto import AutoPipeline, as_latent_diffusion
-from t2i.pipelines.latent_conditioned import LatentDiffusionLayoutPipeline, LatentDiffusionUpscalePipeline
-from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
+from t2i.pipelines.latent_diffusion import (
+    LatentDiffusionLayoutPipeline,
+    LatentDiffusionPipeline,
+    LatentDiffusionUpscalePipeline,
+)
+from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
 from t2i.tokenizers.kl import stride_of
 from t2i.training.config import DataConfig, LoopConfig, check_image_size
 from t2i.training.recipes.ldm import PrepareLatent

@@ -23,8 +23,8 @@ from t2i.diffusion.schedule import NoiseSchedule
 from t2i.files import read_json
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
-from t2i.pipelines.auto import AutoPipeline, as_latent_diffusion, embedded
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
+from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion, embedded
 from t2i.processes import this_process
 from t2i.text.cache import CachedStates, cached_states
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions

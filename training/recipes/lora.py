@@ -20,8 +20,8 @@ from t2i.diffusion.consistency import ConsistencyObjective
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.diffusion.schedulers import of_flow
-from t2i.pipelines.auto import AutoPipeline, as_latent_diffusion
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
+from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
 from t2i.processes import this_process
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.tokenizers.kl import stride_of

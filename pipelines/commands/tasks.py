@@ -12,11 +12,14 @@ from torch import Tensor
 
 from t2i.checks import UsageError
 from t2i.diffusion.schedulers import make_scheduler, of_flow
-from t2i.pipelines.cli import finite_images
+from t2i.pipelines.commands.generate import finite_images
 from t2i.pipelines.dalle import DallePipeline
-from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
-from t2i.pipelines.latent_editing import LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline
-from t2i.pipelines.latent_inputs import read_masks, read_pictures
+from t2i.pipelines.latent_diffusion import (
+    LatentDiffusionImg2ImgPipeline,
+    LatentDiffusionInpaintPipeline,
+    LatentDiffusionPipeline,
+)
+from t2i.pipelines.latent_diffusion.inputs import read_masks, read_pictures
 
 Task = Literal["text", "image", "inpainting"]
 COMMANDS = {"text": "generate", "image": "edit", "inpainting": "inpaint"}

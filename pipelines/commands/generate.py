@@ -95,7 +95,9 @@ def main(args: Sequence[str]) -> None:
     ask = parse(Generate(), args, prog="t2i generate", description="Generate images of prompts.")
     single = _check(ask)
 
-    from t2i.pipelines.auto import open_pipeline  # not before: torch takes seconds to import, mistakes should not
+    from t2i.pipelines.loading.auto import (
+        open_pipeline,  # not before: torch takes seconds to import, mistakes should not
+    )
 
     check_scheduler(ask.scheduler)
     loading, pipes = time.perf_counter(), {}
@@ -172,7 +174,7 @@ def draw(pipe, ask: Generate, name: str = "this pipeline") -> list[Image.Image]:
     """The images, those of the first prompt first; image i of each prompt from the seed `ask.seed` + i."""
     import torch
 
-    from t2i.pipelines.tasks import for_task
+    from t2i.pipelines.commands.tasks import for_task
 
     check_draws_from_words(pipe, name)
     pipe = for_task(pipe, "text", name)
@@ -205,7 +207,7 @@ def options_for(pipe, ask, names: Sequence[str], pipeline: str) -> dict:
     """
     import inspect
 
-    from t2i.pipelines.tasks import use_scheduler
+    from t2i.pipelines.commands.tasks import use_scheduler
 
     given = {name: getattr(ask, name) for name in names if getattr(ask, name) is not None}
     takes = inspect.signature(pipe.__call__).parameters

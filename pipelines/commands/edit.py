@@ -15,7 +15,7 @@ from t2i.arguments import parse
 from t2i.checks import MAX_SIDE, UsageError, check_distinct, check_options, check_seeds, check_text, check_whole
 from t2i.data.image_file import open_image, to_mask, to_rgb
 from t2i.devices import Dtype
-from t2i.pipelines.cli import check_draws_from_words, check_scheduler, options_for, record, save_each, say
+from t2i.pipelines.commands.generate import check_draws_from_words, check_scheduler, options_for, record, save_each, say
 from t2i.pipelines.outputs import Output, check_out, printable, write_images
 
 PASSED_ON = ("negative_prompt", "guidance_scale", "num_inference_steps", "scheduler")
@@ -102,7 +102,8 @@ def edit(args: Sequence[str]) -> None:
     image = open_picture(ask.image, "picture", ask.image_size)
 
     def draw(pipe) -> list[Image.Image]:
-        from t2i.pipelines import LatentDiffusionImg2ImgPipeline, tasks
+        from t2i.pipelines import LatentDiffusionImg2ImgPipeline
+        from t2i.pipelines.commands import tasks
 
         given = options_for(pipe, ask, PASSED_ON, ask.pipeline)
         if isinstance(pipe, LatentDiffusionImg2ImgPipeline):
@@ -128,7 +129,8 @@ def inpaint(args: Sequence[str]) -> None:
         raise UsageError(f"{' and '.join(sizes)}: scale one of them, or both with --image-size")
 
     def draw(pipe) -> list[Image.Image]:
-        from t2i.pipelines import LatentDiffusionInpaintPipeline, tasks
+        from t2i.pipelines import LatentDiffusionInpaintPipeline
+        from t2i.pipelines.commands import tasks
 
         how = _seeded(ask) | options_for(pipe, ask, PASSED_ON, ask.pipeline)
         if isinstance(pipe, LatentDiffusionInpaintPipeline):
@@ -212,8 +214,11 @@ def open_picture(path: str, kind: Literal["picture", "mask", "map"], size: int |
 def run(ask: Draw, task: str | None, draw: Callable, save: Callable[[list[Image.Image]], str]) -> None:
     """Open the pipeline, for a task if one is named or else as ours, draw with it, save, and say where and how long."""
     started = time.perf_counter()
-    from t2i.pipelines.auto import as_latent_diffusion, open_pipeline  # torch takes seconds, mistakes should not
-    from t2i.pipelines.tasks import for_task
+    from t2i.pipelines.commands.tasks import for_task
+    from t2i.pipelines.loading.auto import (  # torch takes seconds, mistakes should not
+        as_latent_diffusion,
+        open_pipeline,
+    )
 
     check_scheduler(ask.scheduler)
     pipe = open_pipeline(ask.pipeline, ask.device, ask.lora, ask.lora_scale, ask.dtype)

@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 
 from t2i.arguments import parse
 from t2i.checks import UsageError
-from t2i.pipelines.edit_cli import Change, check_change, open_picture, passed_on, run, save_beside
+from t2i.pipelines.commands.edit import Change, check_change, open_picture, passed_on, run, save_beside
 
 
 @dataclass(frozen=True)

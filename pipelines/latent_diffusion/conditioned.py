@@ -14,9 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.grid_conditions import LabelMap, LowResolution
-from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline, LatentDiffusionPipelineOutput
-from t2i.pipelines.latent_inputs import Pictures, check_size, read_layouts, read_pictures
-from t2i.pipelines.signatures import takes_options_of
+from t2i.pipelines.latent_diffusion.inputs import Pictures, check_size, read_layouts, read_pictures
+from t2i.pipelines.latent_diffusion.pipeline import LatentDiffusionPipeline, LatentDiffusionPipelineOutput
+from t2i.pipelines.latent_diffusion.signatures import takes_options_of
 from t2i.tokenizers.kl import stride_of
 
 

@@ -204,8 +204,8 @@ def _register_with_diffusers() -> None:
     auto = sys.modules.get("diffusers.pipelines.auto_pipeline")
     if auto is None or "t2i" in auto.AUTO_TEXT2IMAGE_PIPELINES_MAPPING:
         return
-    from t2i.pipelines import latent_diffusion, latent_editing  # which import this module
+    from t2i.pipelines import latent_diffusion  # which imports this module
 
     auto.AUTO_TEXT2IMAGE_PIPELINES_MAPPING["t2i"] = latent_diffusion.LatentDiffusionPipeline
-    auto.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING["t2i"] = latent_editing.LatentDiffusionImg2ImgPipeline
-    auto.AUTO_INPAINT_PIPELINES_MAPPING["t2i"] = latent_editing.LatentDiffusionInpaintPipeline
+    auto.AUTO_IMAGE2IMAGE_PIPELINES_MAPPING["t2i"] = latent_diffusion.LatentDiffusionImg2ImgPipeline
+    auto.AUTO_INPAINT_PIPELINES_MAPPING["t2i"] = latent_diffusion.LatentDiffusionInpaintPipeline

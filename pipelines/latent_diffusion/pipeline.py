@@ -4,7 +4,7 @@ The components are those of diffusers' StableDiffusionPipeline, under its names:
 and a pipeline of Stable Diffusion 1.x or 2.x comes here by `from_pipe`.
 
 Shapes: n images · R images of a batch · C, h, w latent · L text positions · D width of the text states · H, W picture
-K channels beside the latent's, where the denoiser takes any: see latent_conditioned.py
+K channels beside the latent's, where the denoiser takes any: see conditioned.py
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from t2i.diffusion.guidance import Guidance, thresholded
 from t2i.diffusion.schedulers import count_steps, make_scheduler, set_timesteps
 from t2i.images import OUTPUT_TYPES, as_output
 from t2i.pipelines.generators import Generators, for_steps, one_each
-from t2i.pipelines.latent_batches import batch_bytes, decoding_batches, denoising_batches
-from t2i.pipelines.latent_interpolation import Interpolation
-from t2i.pipelines.latent_parts import LatentDiffusionParts
-from t2i.pipelines.latent_start import FromNoise
-from t2i.pipelines.latent_text import TextInputs, warn_without_effect
-from t2i.pipelines.safety import blackened
+from t2i.pipelines.latent_diffusion.batches import batch_bytes, decoding_batches, denoising_batches
+from t2i.pipelines.latent_diffusion.components import LatentDiffusionParts
+from t2i.pipelines.latent_diffusion.interpolation import Interpolation
+from t2i.pipelines.latent_diffusion.safety import blackened
+from t2i.pipelines.latent_diffusion.start import FromNoise
+from t2i.pipelines.latent_diffusion.text import TextInputs, warn_without_effect
 from t2i.tokenizers.kl import stride_of
 
 
@@ -132,8 +132,8 @@ class LatentDiffusionPipeline(Interpolation, TextInputs, LatentDiffusionParts):
                 with guidance (2R, L, D), the negative ones first, and these as "negative_prompt_embeds".
             scheduler: another sampler by name, for this call: see `t2i.diffusion.schedulers`.
             dynamic_threshold: no |x_0| of the latents stays much beyond it; another remedy for strong guidance.
-            start: what sampling starts from, noise by default; see latent_start.py.
-            grid: (prompts, K, h, w), what denoisers of further channels are conditioned on; see latent_conditioned.py.
+            start: what sampling starts from, noise by default; see start.py.
+            grid: (prompts, K, h, w), what denoisers of further channels are conditioned on; see conditioned.py.
 
         Raises ValueError, with the remedy, for arguments that ask for what cannot be, and FloatingPointError where the
         latents are not finite.

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 
 from t2i.arguments import parse
 from t2i.checks import UsageError, check_choice, check_real, check_seeds, check_whole
-from t2i.pipelines.cli import record, say
+from t2i.pipelines.commands.generate import record, say
 from t2i.pipelines.outputs import Output, check_out, write_images
 
 OPTIONS = ("temperature", "steps", "method", "eta")  # of some models' sampling, given only if asked for

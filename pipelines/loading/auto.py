@@ -15,14 +15,18 @@ from t2i.devices import Dtype, to_device
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
 from t2i.pipelines.dalle import DallePipeline
-from t2i.pipelines.latent_conditioned import LatentDiffusionLayoutPipeline, LatentDiffusionUpscalePipeline
-from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
-from t2i.pipelines.latent_editing import LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline
-from t2i.pipelines.lora_files import add_lora, find_lora
-from t2i.pipelines.single_file import HUB_OPTIONS, is_single_file, open_single_file
-from t2i.pipelines.verify import INDEX, assemble, load_components, read_index
+from t2i.pipelines.latent_diffusion import (
+    LatentDiffusionImg2ImgPipeline,
+    LatentDiffusionInpaintPipeline,
+    LatentDiffusionLayoutPipeline,
+    LatentDiffusionPipeline,
+    LatentDiffusionUpscalePipeline,
+)
+from t2i.pipelines.loading.lora import add_lora, find_lora
+from t2i.pipelines.loading.single_file import HUB_OPTIONS, is_single_file, open_single_file
+from t2i.pipelines.loading.verify import INDEX, assemble, load_components, read_index
 
-WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent.parent / "weights"
 PLACED = {"device_map", "quantization_config", "variant"}  # options by which diffusers itself loads the components
 _OURS = (
     DallePipeline,

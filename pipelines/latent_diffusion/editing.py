@@ -20,10 +20,10 @@ from torch import Tensor
 
 from t2i.checks import check_real, check_seeds, check_whole
 from t2i.pipelines.generators import Generators, one_each
-from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline, LatentDiffusionPipelineOutput
-from t2i.pipelines.latent_inputs import Pictures, check_size, read_latents, read_masks, read_pictures
-from t2i.pipelines.latent_start import FromPicture
-from t2i.pipelines.signatures import takes_options_of
+from t2i.pipelines.latent_diffusion.inputs import Pictures, check_size, read_latents, read_masks, read_pictures
+from t2i.pipelines.latent_diffusion.pipeline import LatentDiffusionPipeline, LatentDiffusionPipelineOutput
+from t2i.pipelines.latent_diffusion.signatures import takes_options_of
+from t2i.pipelines.latent_diffusion.start import FromPicture
 from t2i.tokenizers.kl import encode, stride_of
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,1 @@
+"""The commands that generate images: generate, edit, inpaint, interpolate, upscale, layout, sample."""

@@ -1,0 +1,1 @@
+"""Opening pipelines: embedded systems, folders, single files and models of the Hub, with LoRAs."""

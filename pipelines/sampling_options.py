@@ -1,0 +1,48 @@
+"""The sampling options of all pipelines, declared once: the commands, evaluation and benchmarks inherit from these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, get_args, get_type_hints
+
+from tyro.conf import arg
+
+from t2i.checks import check_options
+
+
+@dataclass(frozen=True)
+class DiffusionOptions:
+    """Options of diffusion pipelines; None leaves the choice to the pipeline."""
+
+    guidance_scale: float | None = None
+    """Strength of classifier-free guidance: higher follows the prompt more closely; by default the pipeline's own."""
+    num_inference_steps: int | None = None
+    """Denoising steps of a diffusion pipeline; by default the pipeline's own."""
+    scheduler: str | None = None
+    """Sampler of a diffusion pipeline: 'ddim', 'dpm++', 'euler', …; by default the pipeline's own."""
+
+    def sampling_options(self) -> dict[str, Any]:
+        """The options that are set, as keyword arguments of a pipeline. Raises UsageError for values out of range."""
+        values = {name: getattr(self, name, None) for name in SAMPLING_OPTIONS}
+        check_options(values, flags=True)
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class SamplingOptions(DiffusionOptions):
+    """Options of diffusion pipelines and of autoregressive ones."""
+
+    temperature: float | None = None
+    """Temperature at which image tokens are sampled (DALL·E): lower is less diverse; by default the pipeline's own."""
+    top_k: int | None = None
+    """Sample each image token from the k most probable ones (DALL·E); by default the pipeline's own."""
+    top_p: float | None = None
+    """Sample each image token from the most probable ones of total probability p (DALL·E); by default from all."""
+    num_candidates: Annotated[int | None, arg(aliases=["--best-of"])] = None
+    """Generate this many candidates for each image and keep the one with the highest score (DALL·E); by default 1."""
+
+
+SAMPLING_OPTIONS = tuple(field.name for field in fields(SamplingOptions))
+NUMERIC_OPTIONS: dict[str, type] = {  # int or float: what `t2i report sweep` can vary
+    name: kind for name, hint in get_type_hints(SamplingOptions).items() if (kind := get_args(hint)[0]) in (int, float)
+}
