@@ -51,7 +51,7 @@ format: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
-$(WHEEL): .venv/ready $(shell find t2i pipelines training eval -name '*.py' -o -name '*.pyi' -o -name '*.safetensors' -o -name '*.json' -o -name '*.css' -o -name '*.js')
+$(WHEEL): .venv/ready $(shell find t2i pipelines training eval -name '*.py' -o -name '*.pyi' -o -name '*.safetensors' -o -name '*.json' -o -name '*.jinja' -o -name '*.css' -o -name '*.js')
 	rm -rf build
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/dist .
 	$(BIN)/python -m pip install --quiet --no-deps --target $(WHEEL) build/dist/*.whl

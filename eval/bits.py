@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from pathlib import Path
 
@@ -17,11 +15,11 @@ from t2i.eval.ask import Bits
 from t2i.eval.block_measures import nats
 from t2i.eval.metrics import bootstrap_interval
 from t2i.eval.processes import usable_device
-from t2i.eval.report.text import aligned
-from t2i.files import write_whole
+from t2i.files import write_csv
 from t2i.models import load_pretrained
 from t2i.models.base import GenerativeModel, from_levels
 from t2i.runs import open_training_data
+from t2i.tables import format_table
 
 
 def measure(ask: Bits) -> Path:
@@ -38,14 +36,10 @@ def measure(ask: Bits) -> Path:
     first = scored[ask.models[0]]
     rows = [row(ask, folder, models[folder], each[1]) | against(first, each) for folder, each in scored.items()]
     shown = [[_text(cell) for cell in found.values()] for found in rows]
-    print("\n".join(aligned([list(rows[0]), *shown], right=tuple(range(4, len(rows[0]))))))
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    print(format_table(list(rows[0]), shown, right=range(4, len(rows[0]))))
     file = Path(ask.out) / "bits.csv"
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, table.getvalue())
+    write_csv(file, rows)
     print(file)
     return file
 

@@ -14,8 +14,7 @@ from t2i.eval.ask import Ask
 from t2i.eval.folders import image_files
 from t2i.eval.measures import LEAST
 from t2i.eval.processes import is_main_process
-from t2i.eval.report import Gallery, Report
-from t2i.eval.report.text import publish
+from t2i.eval.report import Gallery, Report, publish
 from t2i.eval.sections import SECTIONS, everything
 from t2i.eval.subject import PICTURES, Subject
 from t2i.notes import are, count

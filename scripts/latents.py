@@ -15,8 +15,6 @@ from typing import Annotated
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from tyro.conf import Positional, arg
@@ -31,6 +29,7 @@ from t2i.models import load_pretrained
 from t2i.models.analysis.disentanglement import entropies, gaps, mutual_information
 from t2i.models.analysis.traversals import has_plane, interpolations, manifold, traversals
 from t2i.models.base import GenerativeModel, from_levels
+from t2i.plots import new_figure, styled, to_image
 
 BATCH = 250  # pictures encoded at once
 
@@ -124,10 +123,12 @@ def table(information: np.ndarray, entropy: np.ndarray) -> str:
     return "\n".join([*(f"| {line} |" for line in lines), "", f"MIG {gap.mean():.3f}"])
 
 
+@styled
 def heat_map(information: np.ndarray) -> Image.Image:
     """I(z_j; v_k) in nats (K, Z) as a picture, each number written into its cell."""
-    figure = Figure(figsize=(2 + 0.6 * information.shape[1], 3.5), layout="constrained")
+    figure = new_figure(2 + 0.6 * information.shape[1], 3.5)
     axes = figure.add_subplot()
+    axes.grid(visible=False)
     shown = axes.imshow(information, cmap="Blues", vmin=0, aspect="auto")
     axes.set_xticks(range(information.shape[1]), [f"z{j}" for j in range(information.shape[1])])
     axes.set_yticks(range(len(FACTORS)), list(FACTORS))
@@ -135,9 +136,7 @@ def heat_map(information: np.ndarray) -> Image.Image:
         dark = nats > information.max() / 2
         axes.text(j, k, f"{nats:.2f}", ha="center", va="center", fontsize=8, color="white" if dark else "black")
     figure.colorbar(shown, ax=axes, label="mutual information, nats")
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")
+    return to_image(figure)
 
 
 if __name__ == "__main__":

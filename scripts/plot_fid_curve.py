@@ -7,8 +7,6 @@ FID where the features are Inception's.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import sys
@@ -16,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.figure
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from t2i.arguments import parse
@@ -30,11 +28,12 @@ from t2i.data.splits import TEST_SEED
 from t2i.eval.block_measures import BATCH, draw, features
 from t2i.eval.features import measure_name, open_extractor
 from t2i.eval.metrics import frechet_distance
-from t2i.files import write_whole
+from t2i.files import write_csv
 from t2i.images import to_tensor
 from t2i.models import load_pretrained
 from t2i.models.adversarial.cyclegan import CycleGAN
 from t2i.models.base import from_levels
+from t2i.plots import new_figure, save_png, styled
 from t2i.runs import RECIPE_FILE, open_training_data
 
 Curve = tuple[Callable[[Path], Tensor], Tensor]  # what a checkpoint makes, and real pictures, (n, C, S, S) each
@@ -80,16 +79,17 @@ def main(args: list[str]) -> None:
         print(f"{folder.name}: " + ", ".join(f"{n} {d:.3f}" for n, d in zip(curves, rows[-1][1:], strict=True)))
     out = Path(ask.out or run)
     out.mkdir(parents=True, exist_ok=True)
-    measure, table = measure_name("FD", extractor), io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows([("step", *(f"{measure} of {name}" for name in curves)), *rows])
-    write_whole(out / "fid.csv", table.getvalue())
-    plot(rows, list(curves), measure).savefig(out / "fid.png", dpi=120)
+    measure = measure_name("FD", extractor)
+    names = ["step", *(f"{measure} of {name}" for name in curves)]
+    write_csv(out / "fid.csv", [dict(zip(names, row, strict=True)) for row in rows])
+    save_png(plot(rows, list(curves), measure), out / "fid.png")
     print(out / "fid.png")
 
 
-def plot(rows: list[tuple], curves: list[str], measure: str) -> matplotlib.figure.Figure:
+@styled
+def plot(rows: list[tuple], curves: list[str], measure: str) -> Figure:
     """Rows of a step and a distance for each curve."""
-    figure = matplotlib.figure.Figure(figsize=(6.4, 4), layout="constrained")
+    figure = new_figure()
     axes = figure.add_subplot()
     steps, *distances = zip(*rows, strict=True)
     for name, values in zip(curves, distances, strict=True):
@@ -97,7 +97,7 @@ def plot(rows: list[tuple], curves: list[str], measure: str) -> matplotlib.figur
     axes.set_yscale("log")
     axes.set_xlabel("step")
     axes.set_ylabel(measure)
-    axes.legend(frameon=False)
+    axes.legend()
     return figure
 
 

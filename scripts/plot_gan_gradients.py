@@ -10,8 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib.figure
 import torch
+from matplotlib.figure import Figure
 
 from t2i.arguments import parse
 from t2i.checks import UsageError
@@ -19,6 +19,7 @@ from t2i.cli_errors import exit_on_bad_input
 from t2i.data.splits import open_splits
 from t2i.models.adversarial.gan import GAN
 from t2i.models.base import from_levels
+from t2i.plots import new_figure, save_png, styled
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def main(args: list[str]) -> None:
     steps, norms = measure(ask)
     path = Path(ask.out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    plot(steps, norms).savefig(path, dpi=120)
+    save_png(plot(steps, norms), path)
     print(path)
 
 
@@ -70,8 +71,9 @@ def measure(ask: PlotGradients) -> tuple[list[int], dict[str, list[float]]]:
     return steps, norms
 
 
-def plot(steps: list[int], norms: dict[str, list[float]]) -> matplotlib.figure.Figure:
-    figure = matplotlib.figure.Figure(figsize=(6.4, 4), layout="constrained")
+@styled
+def plot(steps: list[int], norms: dict[str, list[float]]) -> Figure:
+    figure = new_figure()
     axes = figure.add_subplot()
     labels = {"minimax": "E ln(1 − σ(D(G(z))))", "non_saturating": "−E ln σ(D(G(z)))"}
     for kind, values in norms.items():

@@ -13,6 +13,7 @@ from benchmarks.timing import cores
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from t2i.tables import format_table
 from t2i.training.optimizers import make_optimizer
 
 # Of an NVIDIA H200 and the machine around it.
@@ -105,7 +106,7 @@ def total_seconds(estimates: list[Estimate], rendered: int, cores: int) -> float
 
 def table(estimates: list[Estimate], rendered: int, cores: int) -> str:
     """The estimates, a line each, the assumptions above them and the sum below."""
-    head = (
+    head = [
         "recipe",
         "steps",
         "batch",
@@ -116,7 +117,7 @@ def table(estimates: list[Estimate], rendered: int, cores: int) -> str:
         "launches",
         "data",
         "total",
-    )
+    ]
     rows = [
         (
             e.recipe,
@@ -129,8 +130,7 @@ def table(estimates: list[Estimate], rendered: int, cores: int) -> str:
         )
         for e in estimates
     ]
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
+    lines = format_table(head, rows, right=range(1, len(head)))
     assumed = (
         f"Assumed: an NVIDIA H200 at {UTILISATION:.0%} of {PEAK / 1e12:.0f} TFLOP/s in bfloat16, "
         f"{LAUNCH * 1e6:.0f} µs for the launch of a kernel, {RENDERED:,.0f} images/s rendered on each of {cores} cores."
@@ -139,4 +139,4 @@ def table(estimates: list[Estimate], rendered: int, cores: int) -> str:
     )
     ahead, total = rendering_seconds(rendered, cores), total_seconds(estimates, rendered, cores)
     last = f"{rendered:,} images rendered ahead: {ahead:.0f} s. In all {total:.0f} s, {total / 60:.1f} minutes."
-    return "\n".join((assumed, "", *lines, "", last))
+    return "\n".join((assumed, "", lines, "", last))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import csv
 import errno
+import io
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -51,6 +53,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def write_json(path: Path, data: dict | list) -> None:
     """`write_whole` of data as JSON."""
     write_whole(path, json.dumps(data, indent=2) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[dict]) -> None:
+    """`write_whole` of rows with equal keys, at least one, as CSV with a header."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, file.getvalue())
 
 
 def read_text(path: str | Path) -> str:

@@ -18,9 +18,8 @@ from t2i.eval.image_sets import extract
 from t2i.eval.processes import is_main_process, usable_device
 from t2i.eval.prompts import open_prompts
 from t2i.eval.references import save_reference
-from t2i.eval.report import Curve, Report, Score, human, write
+from t2i.eval.report import Curve, Report, Score, human, publish, write
 from t2i.eval.report.cli import Human, Statistics
-from t2i.eval.report.text import publish
 from t2i.eval.subject import PICTURES, Subject
 from t2i.eval.tools import open_to_draw
 from t2i.files import read_json, write_json

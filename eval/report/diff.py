@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from t2i.eval.report import FORMAT, Score
-from t2i.eval.report.html import flat, number
-from t2i.eval.report.text import aligned
+from t2i.eval.report.text import NONE, flat, number
+from t2i.tables import format_table
 
 Verdict = Literal["outside", "within", "no interval", "not comparable", "only old", "only new", "setting"]
 
@@ -27,7 +27,6 @@ DECIDING = {  # details in which comparable scores agree, by the first or the la
     "image_tokenizer_sha256",
     "variant",
 }
-NONE = "–"  # a setting that is None, as `flat` writes it, is as good as absent
 SHOWN = 16  # characters of a value in a table: enough of a hash
 
 
@@ -88,15 +87,15 @@ def scores(report: dict) -> dict[str, Score]:
 
 def table(changes: list[Change]) -> str:
     """The changes as text: scores, then settings."""
-    measured = [c for c in changes if c.verdict != "setting"]
-    rows = [["score", "old", "new", "difference", "95 % intervals"]]
-    for c in measured:
-        rows.append([c.name, _number(c.old, c), _number(c.new, c), _difference(c), _verdict(c)])
-    lines = aligned(rows, right=(1, 2, 3)) if measured else ["no scores"]
-    if settings := [c for c in changes if c.verdict == "setting"]:
-        rows = [["setting", "old", "new"]] + [[c.name, _short(c.old), _short(c.new)] for c in settings]
-        lines += ["", *aligned(rows)]
-    return "\n".join(lines)
+    scores = [c for c in changes if c.verdict != "setting"]
+    settings = [c for c in changes if c.verdict == "setting"]
+    rows = [[c.name, number(c.old, c.share), number(c.new, c.share), _difference(c), _verdict(c)] for c in scores]
+    head = ["score", "old", "new", "difference", "95 % intervals"]
+    text = format_table(head, rows, right=(1, 2, 3)) if scores else "no scores"
+    if settings:
+        rows = [[c.name, _short(c.old), _short(c.new)] for c in settings]
+        text += "\n\n" + format_table(["setting", "old", "new"], rows)
+    return text
 
 
 def _settings(report: dict, found: dict[str, Score]) -> dict[str, str]:
@@ -146,13 +145,9 @@ def _shares(data: dict, before: str = "") -> Iterator[tuple[str, dict]]:
 # --- text -----------------------------------------------------------------------------------------------------------
 
 
-def _number(value: float | None, change: Change) -> str:
-    return "–" if value is None else number(value, change.share)
-
-
 def _difference(change: Change) -> str:
     if change.difference is None:
-        return "–"
+        return NONE
     sign = "+" if change.difference >= 0 else "−"
     size = abs(change.difference)
     return f"{sign}{size * 100:.1f} pp" if change.share else f"{sign}{number(size)}"
@@ -169,5 +164,5 @@ def _verdict(change: Change) -> str:
 
 def _short(value: str | None) -> str:
     if value is None:
-        return "–"
+        return NONE
     return value if len(value) <= SHOWN else f"{value[:SHOWN]}…"

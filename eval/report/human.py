@@ -20,8 +20,9 @@ from PIL import Image
 
 from t2i.eval.binding import wilson
 from t2i.eval.report import Score
-from t2i.eval.report.html import EXACT, PIXELATED, data_uri, document
+from t2i.eval.report.html import EXACT, PIXELATED, data_uri, render
 from t2i.files import write_whole
+from t2i.tables import format_table
 
 CHOICES = ("left", "right", "tie")
 QUESTION = "Which picture fits the words better?"
@@ -72,7 +73,7 @@ def make_page(
     key["questions"] = {q: {"prompt": i, "left": left, "right": right} for q, (i, left, right) in questions.items()}
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "human.html", document(question, '<div id="app"></div>', "human", data))
+    write_whole(out / "human.html", render("human.html.jinja", "human", title=question, data=data))
     write_whole(out / "key.json", json.dumps(key, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -247,22 +248,25 @@ def scores(result: Mapping) -> list[Score]:
 
 def table(result: Mapping) -> str:
     """What `tally` found, as text: the ratings, then the pairs."""
-    width = max(6, *(len(row["system"]) for row in result["elo"]))
-    lines = [f"{'system':{width}}   {'Elo':>5}   {'95 % interval':>15}   {'answers':>7}"]
-    for row in result["elo"]:
-        interval = "–" if row["low"] is None else f"{row['low']:.0f} – {row['high']:.0f}"
-        lines.append(f"{row['system']:{width}}   {row['elo']:5.0f}   {interval:>15}   {row['n']:7}")
-    lines.append("")
+    elo = [[r["system"], f"{r['elo']:.0f}", _interval(r, ".0f"), str(r["n"])] for r in result["elo"]]
+    pairs = []
     for pair in result["pairs"]:
-        beats = f"{pair['a']:{width}} over {pair['b']:{width}}"
-        if (rate := pair["rate"]) is None:
-            lines.append(f"{beats}   no answers")
-            continue
-        interval = f"{rate['low']:.1%} – {rate['high']:.1%}"
-        lines.append(
-            f"{beats}   {rate['value']:6.1%}   {interval:>15}   {pair['wins']}:{pair['losses']}, {pair['ties']} ties"
-        )
-    side = result["left"]
-    lines += ["", f"the left picture won {side['value']:.1%} ({side['low']:.1%} – {side['high']:.1%})"]
-    counted = f"{result['answered']} answers of {result['raters']} raters, {result['skipped']} questions left open"
-    return "\n".join([*lines, counted])
+        name, rate = f"{pair['a']} over {pair['b']}", pair["rate"]
+        if rate is None:
+            pairs.append([name, "no answers", "", "", "", ""])
+        else:
+            counts = [str(pair[key]) for key in ("wins", "losses", "ties")]
+            pairs.append([name, f"{rate['value']:.1%}", _interval(rate, ".1%"), *counts])
+    left = result["left"]
+    return "\n\n".join(
+        [
+            format_table(["system", "Elo", "95 % interval", "answers"], elo, right=(1, 2, 3)),
+            format_table(["pair", "win rate", "95 % interval", "wins", "losses", "ties"], pairs, right=(1, 2, 3, 4, 5)),
+            f"left image chosen: {left['value']:.1%} ({_interval(left, '.1%')})\n{result['answered']} answers from "
+            f"{result['raters']} raters, {result['skipped']} questions unanswered",
+        ]
+    )
+
+
+def _interval(found: Mapping, form: str) -> str:
+    return "–" if found["low"] is None else f"{found['low']:{form}} – {found['high']:{form}}"

@@ -7,9 +7,6 @@ Shapes: a curve's point is (x, y, low, high) · pictures have any size
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,8 +16,7 @@ from typing import Literal
 
 from PIL import Image
 
-from t2i.eval.report import html
-from t2i.files import read_json, write_whole
+from t2i.files import read_json
 
 FORMAT = "t2i-report/1"
 REMEDY = "make it with t2i.eval.report.write"
@@ -152,25 +148,6 @@ class Report:
             raise ValueError(f"{path} is not a whole report ({error}); {REMEDY}") from None
 
 
-def write(report: Report, out: Path) -> None:
-    """report.json, report.html and the pictures as files in the folder `out`, which is made.
-
-    Pictures are named after their content, so that an interrupted run never leaves the older report.json with other
-    pictures than its own. Raises ValueError for settings or details that JSON cannot hold exactly, NaN included.
-    """
-    out = Path(out)
-    files: dict[str, bytes] = {}
-    text = json.dumps(_as_json(report, files), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    page = html.page(report)
-    out.mkdir(parents=True, exist_ok=True)
-    if files:
-        (out / "pictures").mkdir(exist_ok=True)
-    for name, content in files.items():
-        write_whole(out / name, content)
-    write_whole(out / "report.html", page)
-    write_whole(out / "report.json", text)
-
-
 def plain(value: object, where: str) -> object:
     """Plain data for JSON: numbers of NumPy become Python's, tuples lists. `where` names it in messages.
 
@@ -189,29 +166,6 @@ def plain(value: object, where: str) -> object:
     if isinstance(value, list | tuple):
         return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
     raise ValueError(f"{where} is a {type(value).__name__}, which JSON cannot hold; give numbers, text, lists or dicts")
-
-
-def _as_json(report: Report, files: dict[str, bytes]) -> dict:
-    """The report as plain data; the bytes of its pictures are put into `files` by name."""
-    galleries = []
-    for gallery in report.galleries:
-        rows = []
-        for image, caption in gallery.pictures:
-            content = _png(image)
-            name = f"pictures/{hashlib.sha256(content).hexdigest()[:16]}.png"
-            files[name] = content
-            rows.append({"file": name, "caption": caption})
-        galleries.append({"title": gallery.title, "pictures": rows})
-    scores = [plain(vars(score), f"score {score.name!r}") for score in report.scores]
-    curves = [plain(vars(curve), f"curve {curve.title!r}") for curve in report.curves]
-    head = {"format": FORMAT, "title": report.title, "settings": plain(report.settings, "settings")}
-    return head | {"scores": scores, "curves": curves, "galleries": galleries, "notes": list(report.notes)}
-
-
-def _png(image: Image.Image) -> bytes:
-    file = io.BytesIO()
-    html.on_white(image).save(file, format="PNG")
-    return file.getvalue()
 
 
 def _open(folder: Path, name: str) -> Image.Image:

@@ -1,39 +1,45 @@
-"""Tables as text."""
+"""Values, settings and scores as text."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
+import json
+from collections.abc import Iterator, Mapping, Sequence
 
-from t2i.eval.report import Report, Score, write
-from t2i.eval.report.html import number
+from t2i.eval.report.report import Score
+from t2i.tables import format_table
+
+NONE = "–"  # where there is no value
 
 
-def aligned(rows: Sequence[Sequence[str]], right: tuple[int, ...] = ()) -> list[str]:
-    """A line for each row, its cells under each other, those of the columns `right` to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
-        lines.append("   ".join(cells).rstrip())
-    return lines
+def number(value: float | None, share: bool = False) -> str:
+    """A number for people: four significant digits, shares in per cent with one decimal."""
+    if value is None:
+        return NONE
+    if share:
+        return f"{value:.1%}"
+    text = f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    return text.replace("-", "−")
+
+
+def interval(score: Score) -> str:
+    """The ends of the score's 95 % interval."""
+    return NONE if score.low is None else f"{number(score.low, score.share)} – {number(score.high, score.share)}"
+
+
+def flat(data: Mapping, before: str = "") -> Iterator[tuple[str, str]]:
+    """(name, text) of every value in nested data, names joined by dots; None is a dash."""
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{before}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+            yield f"{before}{key}", NONE if value is None else text
 
 
 def scores_table(scores: Sequence[Score]) -> str:
     """Name, value, interval, ceiling and count of each score."""
-    rows = [["score", "value", "95 % interval", "ceiling", "n"]]
+    rows = []
     for s in scores:
-        interval = "–" if s.low is None else f"{number(s.low, s.share)} – {number(s.high, s.share)}"
-        ceiling = "–" if s.ceiling is None else number(s.ceiling, s.share)
         skipped = f" ({s.skipped} skipped)" if s.skipped else ""
-        rows.append([s.name, number(s.value, s.share), interval, ceiling, f"{s.n}{skipped}"])
-    return "\n".join(aligned(rows, right=(1, 2, 3, 4)))
-
-
-def publish(report: Report, out: Path) -> None:
-    """Write the report to the folder `out` and print its scores and notes."""
-    write(report, out)
-    print(scores_table(report.scores))
-    for note in report.notes:
-        print(f"note: {note}")
-    print(f"{out}: report.html and report.json")
+        rows.append([s.name, number(s.value, s.share), interval(s), number(s.ceiling, s.share), f"{s.n}{skipped}"])
+    return format_table(["score", "value", "95 % interval", "ceiling", "n"], rows, right=(1, 2, 3, 4))

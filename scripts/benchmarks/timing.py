@@ -13,6 +13,9 @@ from pathlib import Path
 
 import torch
 
+from t2i.files import write_json
+from t2i.tables import format_table
+
 Timed = Callable[[], float]  # does the work once and returns the seconds that it took
 
 
@@ -111,26 +114,28 @@ def _cpu_model() -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as text, one line each under a heading."""
-    cells = [("work", "ours_s", "peer", "peer_s", "ratio")]
-    cells += [(r.work, f"{r.ours_s:.3f}", r.peer, f"{r.peer_s:.3f}", f"{r.ratio:.2f}x") for r in rows]
-    if any(r.ours_mb is not None or r.peer_mb is not None for r in rows):
-        sizes = [["–" if mb is None else f"{mb:.0f}" for mb in (r.ours_mb, r.peer_mb)] for r in rows]
-        cells = [(*row, *more) for row, more in zip(cells, [("ours_mb", "peer_mb"), *sizes], strict=True)]
+    """The rows as text, one per line."""
+    columns = {
+        "work": [r.work for r in rows],
+        "ours_s": [f"{r.ours_s:.3f}" for r in rows],
+        "peer": [r.peer for r in rows],
+        "peer_s": [f"{r.peer_s:.3f}" for r in rows],
+        "ratio": [f"{r.ratio:.2f}x" for r in rows],
+    }
+    for name in ("ours_mb", "peer_mb"):
+        if any(getattr(r, name) is not None for r in rows):
+            columns[name] = ["–" if (mb := getattr(r, name)) is None else f"{mb:.0f}" for r in rows]
     if any(r.items for r in rows):
-        rates = ["–" if not r.items else f"{r.items / r.ours_s:.1f}" for r in rows]
-        cells = [(*row, rate) for row, rate in zip(cells, ["items/s", *rates], strict=True)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+        columns["items/s"] = [f"{r.items / r.ours_s:.1f}" if r.items else "–" for r in rows]
+    right = [i for i, name in enumerate(columns) if name not in ("work", "peer")]
+    return format_table(list(columns), list(zip(*columns.values(), strict=True)), right)
 
 
 def write(rows: Sequence[Row], folder: Path) -> Path:
-    """Write `folder`/bench.json whole or not at all. Rows of other work that are there already stay."""
+    """Write `folder`/bench.json. Rows of other work that are there already stay."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "bench.json"
     before = json.loads(path.read_text()) if path.exists() else []
     kept = [row for row in before if row["work"] not in {new.work for new in rows}]
-    unfinished = path.with_suffix(".json.tmp")
-    unfinished.write_text(json.dumps(kept + [row.as_dict() for row in rows], indent=2) + "\n")
-    unfinished.replace(path)
+    write_json(path, kept + [row.as_dict() for row in rows])
     return path

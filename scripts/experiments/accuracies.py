@@ -5,27 +5,19 @@ A row is {"method", "missing", "labels", "seed", "accuracy"}; `missing` says whi
 
 from __future__ import annotations
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from t2i.files import write_whole
-
-FIELDS = ("method", "missing", "labels", "seed", "accuracy")
+from t2i.files import write_csv
+from t2i.plots import new_figure, save_png, styled
+from t2i.tables import format_table
 
 
 def write(rows: Sequence[dict], out: Path, title: str) -> str:
     """Write accuracies.csv and accuracies.png into `out`; return the medians as text."""
     out.mkdir(parents=True, exist_ok=True)
-    lines = io.StringIO()
-    writer = csv.DictWriter(lines, FIELDS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "accuracy": f"{row['accuracy']:.4f}"} for row in rows)
-    write_whole(out / "accuracies.csv", lines.getvalue())
+    write_csv(out / "accuracies.csv", [{**row, "accuracy": f"{row['accuracy']:.4f}"} for row in rows])
     _plot(rows, out / "accuracies.png", title)
     return "\n\n".join(_table(rows, missing) for missing in _seen(rows, "missing"))
 
@@ -43,20 +35,19 @@ def _table(rows: Sequence[dict], missing: str) -> str:
     """A line for each method, a column for each number of labels; medians in per cent."""
     rows = [row for row in rows if row["missing"] == missing]
     labels, methods = sorted(_seen(rows, "labels")), _seen(rows, "method")
-    wide = max(map(len, [*methods, "labels a class"]))
-    lines = [] if missing == "none" else [f"missing: {missing}"]
-    lines.append(f"{'labels a class':{wide}}" + "".join(f"{n:>9}" for n in labels))
+    lines = []
     for method in methods:
         found = medians(rows, method, missing)
-        cells = (f"{100 * found[n][1]:8.1f}%" if n in found else " " * 9 for n in labels)
-        lines.append(f"{method:{wide}}" + "".join(cells))
-    return "\n".join(lines)
+        lines.append([method, *(f"{found[n][1]:.1%}" if n in found else "" for n in labels)])
+    table = format_table(["labels/class", *map(str, labels)], lines, right=range(1, len(labels) + 1))
+    return table if missing == "none" else f"missing: {missing}\n{table}"
 
 
+@styled
 def _plot(rows: Sequence[dict], path: Path, title: str) -> None:
     """A panel for each kind of missing pixels; lines join medians, bars span the seeds."""
     panels, methods = _seen(rows, "missing"), _seen(rows, "method")
-    figure = Figure(figsize=(4.5 * len(panels) + 1, 4.8), layout="constrained")
+    figure = new_figure(4.5 * len(panels) + 1, 4.8)
     for i, missing in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
         for k, method in enumerate(methods):
@@ -74,13 +65,10 @@ def _plot(rows: Sequence[dict], path: Path, title: str) -> None:
         axes.set_xticks(labels, [str(n) for n in labels])
         axes.minorticks_off()
         axes.set(title="" if len(panels) == 1 else "whole pictures" if missing == "none" else f"{missing} missing")
-        axes.set(xlabel="labels a class", ylabel="accuracy, per cent")
-        axes.grid(alpha=0.3)
+        axes.set(xlabel="labels/class", ylabel="accuracy in %")
     figure.suptitle(title)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    part = path.with_name(f".{path.stem}.part.png")
-    figure.savefig(part, dpi=100)
-    part.replace(path)
+    save_png(figure, path, dpi=100)
 
 
 def _seen(rows: Sequence[dict], field: str) -> list:

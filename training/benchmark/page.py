@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 from PIL import Image
 
 from t2i.eval.report import Curve
-from t2i.eval.report.html import chart, data_uri, document, number, section, settings_table, table
-from t2i.eval.report.text import aligned
-from t2i.files import write_whole
-from t2i.training.benchmark.compare import REAL, Compare, seconds, strip_file
+from t2i.eval.report.html import render
+from t2i.eval.report.text import NONE, number
+from t2i.files import write_csv, write_whole
+from t2i.tables import format_table
+from t2i.training.benchmark.compare import Compare, seconds, strip_file
 from t2i.training.benchmark.published import TRAINED_ON, UNITS, published
-
-DASH = "–"
 
 
 def write(results: Sequence[dict], ask: Compare, out: Path) -> Path:
@@ -27,12 +23,7 @@ def write(results: Sequence[dict], ask: Compare, out: Path) -> Path:
         results: what `family.run` found, in the order of the rows.
         ask: what all were asked for.
     """
-    rows = [row(result) for result in results]
-    file = io.StringIO()
-    lines = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-    lines.writeheader()
-    lines.writerows(rows)
-    write_whole(out / "compare.csv", file.getvalue())
+    write_csv(out / "compare.csv", [row(result) for result in results])
     write_whole(out / "compare.html", page(results, ask, out))
     return out / "compare.html"
 
@@ -76,49 +67,35 @@ def row(result: dict) -> dict:
 def summary(results: Sequence[dict]) -> str:
     """The table as text."""
     head = ["family", "stable", "likelihood", "nats", "bits/dim", *_names(results), "s/1,000", "latents", "parameters"]
-    lines, last = [head], ("s / 1,000 samples", "Latent features", "Parameters")
+    lines, last = [], ("s / 1,000 samples", "Latent features", "Parameters")
     for result in results:
         cells = {name: text for name, (_, text) in _cells(result, results).items()}
         picked = [cells[name] for name in ("Likelihood", "Nats", "Bits/dim", *_names(results), *last)]
-        lines.append([result["family"], _stable(result)[0] or DASH, *picked])
+        lines.append([result["family"], _stable(result)[0] or NONE, *picked])
     failed = [f"{r['family']}: {r['error']}" for r in results if r["error"]]
-    return "\n".join(aligned(lines, right=tuple(range(3, len(head)))) + failed)
+    return "\n".join([format_table(head, lines, right=range(3, len(head))), *failed])
 
 
 def page(results: Sequence[dict], ask: Compare, out: Path) -> str:
     """The whole page as text."""
-    title = f"Unconditional models of {_data(ask)}, {_time(seconds(ask.budget))} of training each"
-    body = [f"<header><h1>{escape(title)}</h1></header><main>"]
-    body += [f'<p class="note">{escape(note)}</p>' for note in _notes(results, ask)]
-    names = list(_cells(results[0], results))
-    head = [("Family", "name")] + [(n, "text" if n in ("Trains stably", "Likelihood") else "number") for n in names]
-    lines = []
-    for i, result in enumerate(results):
-        cells = [(key, escape(text)) for key, text in _cells(result, results).values()]
-        lines.append([(i, _family(result, out)), *cells])
-    body.append(section("Families", f'<div class="broad">{table(head, lines, "families")}</div>'))
-    curves = [chart(_curve(result)) for result in results if result.get("curve", {}).get("points")]
-    if curves:
-        body.append(section("Training curves", f'<div class="curves">{"".join(curves)}</div>'))
-    body.append(section("Settings", settings_table(_settings(results, ask))))
-    return document(title, "".join(body) + "</main>", "report")
+    columns = [("Family", "name")]
+    columns += [(n, "text" if n in ("Trains stably", "Likelihood") else "number") for n in _cells(results[0], results)]
+    return render(
+        "compare.html.jinja",
+        "report",
+        Path(__file__).parent,
+        title=f"Unconditional models of {_data(ask)}, {_time(seconds(ask.budget))} of training each",
+        notes=_notes(results, ask),
+        columns=columns,
+        rows=[(result, _strip(result, out), _cells(result, results).values()) for result in results],
+        curves=[_curve(result) for result in results if result.get("curve", {}).get("points")],
+        settings=_settings(results, ask),
+    )
 
 
-def _family(result: dict, out: Path) -> str:
-    """Name, what it is, what went wrong, and its pictures."""
-    name, error = result["family"], result["error"]
-    given = " Given labels." if result.get("model", {}).get("conditional") else ""
-    parts = [f'<strong class="what">{escape(name.replace("-", " ") if name == REAL else name)}</strong>']
-    if result.get("about"):
-        parts.append(f'<p class="about">{escape(result["about"] + given)}</p>')
-    if error:
-        parts.append(f'<p class="failed">{escape(error)}</p>')
-    if result.get("strip"):
-        with Image.open(strip_file(out, name)) as image:
-            shape = f'width="{image.width}" height="{image.height}"'
-            said = escape(f"{result['strip']} of {name}")
-            parts.append(f'<img class="strip" src="{data_uri(image, exact=True)}" {shape} alt="{said}">')
-    return "".join(parts)
+def _strip(result: dict, out: Path) -> Image.Image | None:
+    """The family's images in the table."""
+    return Image.open(strip_file(out, result["family"])) if result.get("strip") else None
 
 
 def _cells(result: dict, results: Sequence[dict]) -> dict[str, tuple[object, str]]:
@@ -132,9 +109,9 @@ def _cells(result: dict, results: Sequence[dict]) -> dict[str, tuple[object, str
     accuracy = flat["probe_accuracy"]
     found = {
         "Trains stably": _stable(result),
-        "Likelihood": (kind or "", kind or DASH),
-        "Nats": _number(flat["nats"], "≤ " * bound, less),
-        "Bits/dim": _number(flat["bits_per_dim"], "≤ " * bound, less),
+        "Likelihood": (kind or "", kind or NONE),
+        "Nats": _number(flat["nats"], "≤\u00a0" * bound, less),
+        "Bits/dim": _number(flat["bits_per_dim"], "≤\u00a0" * bound, less),
     }
     found |= {column: _number(figures.get(result["family"])) for column, figures in _published(results).items()}
     found |= dict(zip(_names(results), (_number(flat[key], after=fewer) for key in ("fd", "kid")), strict=True))
@@ -159,7 +136,7 @@ def _cells(result: dict, results: Sequence[dict]) -> dict[str, tuple[object, str
 def _stable(result: dict) -> tuple[str, str]:
     training = result.get("training", {})
     if not training:
-        return "", DASH
+        return "", NONE
     if not training["stable"]:
         return "no", "no"
     if training["fitted"]:
@@ -168,7 +145,7 @@ def _stable(result: dict) -> tuple[str, str]:
 
 
 def _number(value: float | None, before: str = "", after: str = "") -> tuple[object, str]:
-    return ("", DASH) if value is None else (value, f"{before}{number(value)}{after}")
+    return ("", NONE) if value is None else (value, f"{before}{number(value)}{after}")
 
 
 def _published(results: Sequence[dict]) -> dict[str, dict[str, float]]:
@@ -194,7 +171,7 @@ def _probed(result: dict) -> int:
 
 
 def _count(value: float | None) -> tuple[object, str]:
-    return ("", DASH) if value is None else (value, f"{value:,.0f}")
+    return ("", NONE) if value is None else (value, f"{value:,.0f}")
 
 
 def _names(results: Sequence[dict]) -> list[str]:

@@ -1,0 +1,115 @@
+"""Figures: one style for every plot of the project, and how a figure becomes a file, an image or a part of a page."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from xml.etree import ElementTree
+
+from t2i.files import write_whole
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+COLOURS = ("#3d5a98", "#b3541e", "#2f7d5b", "#8a4f9e", "#8f7412", "#a63d5c")  # of series, in this order
+SOFT, RULE, CARD = "#6b6773", "#e4e1e6", "#ffffff"  # text and axes, grid lines, background
+# On a page, colours follow its light or dark theme: they are replaced by variables of its style sheet.
+VARIABLES = {
+    **{colour: f"var(--s{i})" for i, colour in enumerate(COLOURS)},
+    SOFT: "var(--soft)",
+    RULE: "var(--rule)",
+    CARD: "var(--card)",
+}
+
+
+def styled(plot: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a function that makes a figure: within it, figures have the project's style."""
+
+    @wraps(plot)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        import matplotlib  # takes half a second
+
+        with matplotlib.rc_context(_style()):
+            return plot(*args, **kwargs)
+
+    return wrapped
+
+
+def new_figure(width: float = 6.4, height: float = 4.0) -> Figure:
+    """An empty figure of this size in inches, whose parts are arranged when it is rendered."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_png(figure: Figure, path: Path, dpi: int = 120) -> None:
+    """Write the figure as a PNG, whole or not at all."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    write_whole(path, file.getvalue())
+
+
+def to_image(figure: Figure, dpi: int = 100) -> Image.Image:
+    """The figure as an RGB image."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi)
+    return Image.open(file).convert("RGB")
+
+
+@styled
+def to_svg(figure: Figure, label: str, titles: Mapping[str, str]) -> str:
+    """The figure as an <svg> element for a page: transparent, in the page's colours and font, the same for equal data.
+
+    Args:
+        label: text for readers that do not see it.
+        titles: tooltips, by the gid of the artist that they belong to.
+    """
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    root = ElementTree.fromstring(file.getvalue())
+    for parent in root.iter():
+        parent.tag = parent.tag.rpartition("}")[2]
+        parent.attrib = {name.rpartition("}")[2]: value for name, value in parent.attrib.items()}
+        parent.attrib.pop("clip-path", None)
+        if "style" in parent.attrib:
+            parent.attrib["style"] = re.sub("#[0-9a-f]{6}", lambda m: VARIABLES.get(m[0], m[0]), parent.attrib["style"])
+        for child in list(parent):
+            if child.tag.rpartition("}")[2] in ("metadata", "clipPath"):
+                parent.remove(child)
+        if parent.get("id") in titles:
+            ElementTree.SubElement(parent, "title").text = titles[parent.attrib["id"]]
+        if parent.tag == "g":
+            parent.attrib.pop("id", None)  # figures of one page would share them
+    root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
+    return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
+
+
+def _style() -> dict:
+    from cycler import cycler
+
+    return {
+        "axes.prop_cycle": cycler(color=COLOURS),
+        "axes.edgecolor": RULE,
+        "axes.labelcolor": SOFT,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": RULE,
+        "xtick.color": SOFT,
+        "ytick.color": SOFT,
+        "text.parse_math": False,  # a prompt may hold dollar signs
+        "legend.frameon": False,
+        "svg.fonttype": "none",  # text stays text
+        "svg.hashsalt": "t2i",
+    }
