@@ -34,9 +34,9 @@ from tqdm import tqdm
 
 import t2i
 from t2i.checks import shortened
+from t2i.eval.distributed import shard, together
 from t2i.eval.manifest import REMEDY, check_entry, find_manifest
 from t2i.eval.manifest import digest as file_digest
-from t2i.eval.processes import shard, together
 from t2i.eval.prompts import Prompt, entropy
 from t2i.files import slug, write_whole
 from t2i.processes import this_process
@@ -64,7 +64,8 @@ class Item:
 
     def generator(self) -> torch.Generator:
         """A new generator at its start, the same for the same (key, seed) everywhere."""
-        return seeded(*entropy(self.seed, self.prompt.key))
+        noise = self.prompt.noise
+        return seeded(self.seed, *noise) if noise else seeded(*entropy(self.seed, self.prompt.key))
 
 
 # --- drawing --------------------------------------------------------------------------------------------------------

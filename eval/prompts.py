@@ -1,9 +1,9 @@
-"""Prompts by the name of a suite, or from a file: what a pipeline is asked to draw, and the scene where one is known.
+"""Prompts of a suite or from a file, with the scene to generate where it is known.
 
-Suites: `toybox` (every category below; `toybox/counting` is one of them) and `lecture` (prompts as lectures on
-text-to-image systems show them, and a few like them, with a scene where toybox can decide them). The categories are
-those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), and three that toybox adds: skins, paraphrases, and pairs held
-out of the training data.
+Suites: `toybox` (every category of CATEGORIES; `toybox/counting` is one of them), `basic` (the four categories of
+BASIC) and `lecture` (prompts as lectures on text-to-image systems show them, with a scene where toybox can decide
+them). The categories of `toybox` are those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), and three that toybox
+adds: skins, paraphrases, and pairs held out of the training data.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from t2i.checks import check_choice, check_seeds, check_whole
-from t2i.data.folder import ImageFolder
+from t2i.checks import UsageError, check_choice, check_seeds, check_whole
+from t2i.data.folder import ImageFolder, captions_of
 from t2i.data.tables import OTHER_TABLES, TABLES, read_lines, read_table, text_of
 from t2i.data.toybox import ATTRIBUTES, COLOURS, HELD_OUT, SKINS, Scene, Thing
 from t2i.data.toybox.captions import OPENINGS, RELATION_PHRASES, name
+from t2i.eval.manifest import find_manifest
 from t2i.files import slug
 
 WORDINGS = 3  # phrasings of each scene of the category "paraphrase"
@@ -45,6 +46,13 @@ CATEGORIES = {
     "paraphrase": Category("train", "single"),
     "unseen combination": Category("zero_shot", "single"),
     "unseen combination of two": Category("zero_shot", "relation"),
+}
+
+BASIC = {  # category: (split, family) of the scenes
+    "seen": ("train", "single"),
+    "zero_shot": ("zero_shot", "single"),
+    "relation": ("train", "relation"),
+    "count": ("train", "count"),
 }
 
 _CAT_ON_CAR = Scene((Thing("cat", "red"), Thing("car", "blue")), "on top of")
@@ -79,24 +87,26 @@ class Prompt:
         category: what the picture is judged by: a name in CATEGORIES, "relation" (everything must be right), or any
             other word where nothing is judged.
         scene: what the picture should show, or None where toybox cannot say.
-        key: unique in its suite, such as "two-objects/0017"; with a seed it fixes the noise that a picture is made of.
+        key: unique in its suite, such as "two-objects/0017"; with a seed it fixes the noise that an image starts from.
+        noise: numbers that fix the noise, with a seed, in place of the key.
     """
 
     text: str
     category: str
     scene: Scene | None
     key: str
+    noise: tuple[int, ...] = ()
 
 
 def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0) -> list[Prompt]:
-    """The prompts of a suite ("toybox", "toybox/counting", "lecture"), of a file, or the captions of a folder.
+    """The prompts of a suite ("toybox", "toybox/counting", "basic", "lecture"), of a file, or the captions of a folder.
 
     A file has one prompt a line. Where its name ends in .jsonl, .csv or .parquet each row has a "prompt" or a "text",
     and may have a "category" and a "key", so that the metadata of a folder of images will do. Empty lines are left out.
 
     Args:
-        num: toybox: prompts of each category, 1 or more (see `toybox_prompts`); others: at most so many, the first
-            ones, None for all.
+        num: toybox, basic: prompts of each category, 1 or more (see `toybox_prompts`); others: at most so many, the
+            first ones, None for all.
         seed: of toybox's scenes, 0 or more.
 
     Raises FileNotFoundError or ValueError, with the remedy, for a name that is neither, for a file without prompts, and
@@ -106,11 +116,12 @@ def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0
     check_seeds("seed", seed)
     if num is not None:
         check_whole("num", num)
-    suites = {"toybox": tuple(CATEGORIES), **{f"toybox/{slug(c)}": (c,) for c in CATEGORIES}}
+    suites = {"toybox": tuple(CATEGORIES), "basic": tuple(BASIC), **{f"toybox/{slug(c)}": (c,) for c in CATEGORIES}}
     if name in suites:
         if num is None:
             raise ValueError(f"the suite {name!r} has no end: say how many prompts of each category with num")
-        return [prompt for category in suites[name] for prompt in toybox_prompts(category, num, seed)]
+        make = basic_prompts if name == "basic" else toybox_prompts
+        return [prompt for category in suites[name] for prompt in make(category, num, seed)]
     if name == "lecture":
         rows = enumerate(LECTURE[:num])
         return [Prompt(text, category, scene, f"lecture/{i:04}") for i, (text, category, scene) in rows]
@@ -140,6 +151,39 @@ def toybox_prompts(category: str, num: int, seed: int) -> list[Prompt]:
         scene = _scene(category, i, seed)
         texts = wordings(scene, WORDINGS, np.random.default_rng(entropy(seed, f"wordings of {key}")))
         prompts += [Prompt(text, category, scene, f"{key}/{k}") for k, text in enumerate(texts)]
+    return prompts
+
+
+def prompts_of_files(folder: Path, files: Sequence[Path]) -> list[Prompt]:
+    """One for each image of a folder: from its manifest.json, or the folder's captions (see `t2i.data.folder`).
+
+    Raises UsageError where an image has none.
+    """
+    if (manifest := find_manifest(folder)) is not None:
+        texts = {entry["file"]: entry["prompt"] for entry in manifest["images"]}
+    else:
+        texts = captions_of(folder)
+    if not texts:
+        raise UsageError(f"{folder} does not say what its images show: add metadata.jsonl with file_name and text")
+    names = [path.relative_to(folder).as_posix() for path in files]
+    if missing := [name for name in names if name not in texts]:
+        raise UsageError(f"{folder} has no prompt for {missing[0]}; add it to its metadata.jsonl")
+    return [Prompt(texts[name], "file", None, path.stem) for name, path in zip(names, files, strict=True)]
+
+
+def basic_prompts(category: str, num: int, seed: int) -> list[Prompt]:
+    """`num` prompts of a category of BASIC; prompt i and its noise depend on (seed, category, i) alone.
+
+    "zero_shot" repeats the held-out pairs, evenly.
+    """
+    split, family = BASIC[category]
+    place, prompts = list(BASIC).index(category), []
+    for i in range(num):
+        # The last number is not 0: no scene is seeded as one of Toybox, on which pipelines and classifier are trained.
+        scene = Scene.sample(np.random.default_rng((seed, place, i, 1)), split, family)
+        if category == "zero_shot":
+            scene = replace(scene, things=(held_out_thing(i),))
+        prompts.append(Prompt(scene.caption(), category, scene, f"{slug(category)}/{i:04}", noise=(place, i, 2)))
     return prompts
 
 

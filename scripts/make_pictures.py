@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from t2i.arguments import parse
 from t2i.checks import UsageError, check_choice
 from t2i.cli_errors import exit_on_bad_input
 from t2i.data.domains import Unpaired
 from t2i.data.toybox import Scene, Thing, Toybox, contact_sheet, layout_image
-from t2i.eval.binding import page
 from t2i.images import to_pil, to_tensor
 from t2i.models import load_pretrained
 from t2i.models.adversarial.cyclegan import CycleGAN
@@ -197,6 +197,18 @@ def quiet(name: str):
     pipe = AutoPipeline.from_pretrained(name)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def page(blocks: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Images below each other, each under its title."""
+    head, width = 30, max(b.width for _, b in blocks)
+    whole = Image.new("RGB", (width, sum(b.height + head for _, b in blocks)), "white")
+    y, draw, font = 0, ImageDraw.Draw(whole), ImageFont.load_default(18)
+    for title, block in blocks:
+        draw.text((12, y + 8), title, fill=(52, 50, 58), font=font)
+        whole.paste(block, (0, y + head))
+        y += head + block.height
+    return whole
 
 
 if __name__ == "__main__":

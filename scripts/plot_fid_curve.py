@@ -25,7 +25,7 @@ from t2i.cli_errors import exit_on_bad_input
 from t2i.data.domains import Unpaired
 from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.splits import TEST_SEED
-from t2i.eval.block_measures import BATCH, draw, features
+from t2i.eval.evaluators.unconditional import BATCH, features, sample
 from t2i.eval.features import measure_name, open_extractor
 from t2i.eval.metrics import frechet_distance
 from t2i.files import write_csv
@@ -116,7 +116,7 @@ def _samples(ask: PlotCurve, run: Path, first: Path) -> dict[str, Curve]:
     test, labels = first_levels(open_training_data(run).test, PreparePixels(model.levels, model.shape[0]), ask.samples)
 
     def make(folder: Path) -> Tensor:
-        return draw(load_pretrained(folder).to(ask.device), ask.samples, labels)[0]
+        return sample(load_pretrained(folder).to(ask.device), ask.samples, labels)[0]
 
     return {f"{ask.samples} samples": (make, from_levels(test, model.levels))}
 

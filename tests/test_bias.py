@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Thing
-from t2i.data.toybox.reader import load_reader
-from t2i.eval.bias import SWAPS, bare_prompts, counterfactuals, pair_prompts, pairs, unsaid
+from t2i.data.toybox.reader import load_reader, predict
+from t2i.eval.evaluators.bias import (
+    SWAPS,
+    bare_prompts,
+    counterfactual_scores,
+    open_attributes_score,
+    pair_prompts,
+    pairs,
+)
 from t2i.eval.generation import Item, draw
 
 
@@ -48,11 +55,13 @@ def drawn(painter: Painter, prompts: list, seed: int = 0) -> list:
 
 
 def pairs_of(painter: Painter, reader, num: int) -> dict:
-    return counterfactuals(reader, drawn(painter, pair_prompts(num, seed=0)), num).report
+    asked = pairs(num, seed=0)
+    scores = counterfactual_scores(asked, predict(reader, drawn(painter, pair_prompts(asked))), {})
+    return {score.name: score for score in scores}
 
 
 def test_the_two_of_a_pair_share_their_noise_and_files_do_not_collide():
-    asked = pair_prompts(40, seed=2)
+    asked = pair_prompts(pairs(40, seed=2))
     first, second, again = asked[:80], asked[80:160], asked[160:]
     for a, b, c in zip(first, second, again, strict=True):
         seeds = [Item(0, prompt, 0).generator().initial_seed() for prompt in (a, b, c)]
@@ -72,22 +81,24 @@ def test_pairs_differ_in_one_word_and_are_all_seen():
 
 
 def test_a_faithful_painter_follows_and_keeps(reader):
-    report = pairs_of(Painter(), reader, 12)
+    found = pairs_of(Painter(), reader, 12)
     for swap in SWAPS:
-        assert report[swap]["followed"]["value"] > 0.9
-        assert report[swap]["kept"]["value"] > 0.9
-        assert report[swap]["kept_by_chance"]["value"] > 0.9
+        assert found[f"swap of {swap}: followed"].value > 0.9
+        assert found[f"swap of {swap}: rest kept"].value > 0.9
+        assert found[f"swap of {swap}: rest kept"].ceiling > 0.9
 
 
 def test_a_painter_deaf_to_attributes_does_not_follow_them(reader):
-    report = pairs_of(Painter(deaf_to="attribute"), reader, 12)
-    assert report["attribute"]["followed"]["value"] < 0.2
-    assert report["kind"]["followed"]["value"] > 0.9
+    found = pairs_of(Painter(deaf_to="attribute"), reader, 12)
+    assert found["swap of attribute: followed"].value < 0.2
+    assert found["swap of kind: followed"].value > 0.9
 
 
 def test_a_favourite_is_found(reader):
-    one = unsaid(reader, drawn(Painter(favourite="zebra"), bare_prompts(48)))
-    assert next(iter(one["counts"])) == "zebra"
-    assert one["total_variation"] > 0.9
-    even = unsaid(reader, drawn(Painter(), bare_prompts(96)))
-    assert even["total_variation"] < 2 * even["by_chance"]
+    def score(painter: Painter, num: int):
+        return open_attributes_score(predict(reader, drawn(painter, bare_prompts(num))), 0, {})
+
+    one, even = score(Painter(favourite="zebra"), 48), score(Painter(), 96)
+    assert next(iter(one.details["counts"])) == "zebra"
+    assert one.value > 0.9
+    assert even.value < 2 * even.ceiling

@@ -17,7 +17,7 @@ from t2i.arguments import _options, parse
 from t2i.checks import UsageError, nearest, shortened
 from t2i.cli import main
 from t2i.cli_errors import ALIASES, exit_on_bad_input
-from t2i.eval.ask import Ask, Sweep
+from t2i.eval.config import EvalConfig, SweepConfig
 from t2i.pipelines.commands.generate import Generate
 from t2i.training.config import LoopConfig
 from t2i.training.recipes import RECIPES as RECIPES_BY_NAME
@@ -56,8 +56,8 @@ USAGE = [
     (Generate(), ["x", "--lora", "a", "--lora", "b"], "--lora is given 2 times"),
     (Generate(), ["x", "--num-candidates", "2", "--best-of", "3"], "--num-candidates is given 2 times"),
     (Generate(), ["x", "--dtype", "float23"], "did you mean float32?"),
-    (Ask(), ["--allow-mixed", "--no-allow-mixed"], "--allow-mixed is given 2 times"),
-    (Sweep(), ["--values", "1", "2", "--values", "3"], "--values is given 2 times"),
+    (EvalConfig(), ["--allow-mixed", "--no-allow-mixed"], "--allow-mixed is given 2 times"),
+    (SweepConfig(), ["--values", "1", "2", "--values", "3"], "--values is given 2 times"),
 ]
 
 
@@ -133,11 +133,11 @@ def test_a_closed_pipe_is_silent():
         (["train", "vqvae-toybox", "--lr", "1"], "did you mean --learning-rate?"),
         (["train", "vqvae-toybox", "--seed", str(2**64)], "seed must be less than 2**64"),
         (["train", "vqvae-toybox", "--learning-rate", "nan"], "--learning-rate must be above 0 and finite"),
-        (["eval", "fid", "--seed", str(2**64)], "--seed must be less than 2**64"),
-        (["eval", "fid", "--guidance-scale", "-1"], "--guidance-scale must be at least 0"),
-        (["report", "sweep", "--values", "1", "-3"], "--guidance-scale must be at least 0"),
+        (["eval", "x", "--seed", str(2**64)], "--seed must be less than 2**64"),
+        (["eval", "x", "--guidance-scale", "-1"], "--guidance-scale must be at least 0"),
+        (["report", "sweep", "x", "--values", "1", "-3"], "--guidance-scale must be at least 0"),
         (["data", "toybox", "--out", "d", "--seed", "-1"], "--seed must be at least 0"),
-        (["eval", "fid", "--pipeline", "runs/mistyped"], "there is no folder runs/mistyped"),
+        (["eval", "runs/mistyped"], "there is no folder runs/mistyped"),
         (["train", "ldm-toybox", "--autoencoder", "kl"], "t2i train clip-toybox"),
     ],
     ids=lambda a: " ".join(a) if isinstance(a, list) else "",
@@ -218,8 +218,9 @@ def test_every_further_name_of_an_option_is_known_to_messages():
         (["interpolate", "a", "a"], "the prompt 'a' is given twice: give two different ones"),
         (["interpolate", "a", "--seeds", "1", "1"], "--seeds 1 is given twice"),
         (["interpolate", "a", "b", "--seeds", "1", "1"], "--seeds 1 is given twice"),
-        (["report", "sweep", "--values", "1", "1", "2"], "--values 1.0 is given twice"),
-        (["eval", "bits", "r", "r"], "the run 'r' is given twice"),
+        (["report", "sweep", "x", "--values", "1", "1", "2"], "--values 1.0 is given twice"),
+        (["eval", "r", "r"], "the target 'r' is given twice"),
+        (["eval", "r", "--metrics", "fid", "fid"], "--metrics fid is given twice"),
         (["report", "human", "--systems", "a", "b", "a"], "--systems a is given twice"),
         (["report", "human", "--answers", "a", "a", "--key", "k"], "--answers a is given twice"),
         (["compare", "--families", "vae", "vae"], "--families vae is given twice"),

@@ -18,7 +18,7 @@ from generative_models import MAKERS
 from PIL import Image
 
 from t2i.checks import UsageError
-from t2i.eval.block_measures import distances, draw, probe, strip
+from t2i.eval.evaluators.unconditional import distances, linear_probe, sample, strip
 from t2i.eval.features import open_extractor
 from t2i.models import CLASSES
 from t2i.training.benchmark import family
@@ -133,18 +133,18 @@ def test_nothing_is_closer_to_real_pictures_than_real_ones(measured):
 def test_latents_that_know_the_class_are_told_from_noise():
     labels = torch.arange(200) % 4
     known = torch.eye(4)[labels] + 0.1 * torch.randn(200, 4)
-    assert probe(known[:100], labels[:100], known[100:], labels[100:]) == 1
-    assert probe(torch.randn(100, 4), labels[:100], torch.randn(100, 4), labels[100:]) < 0.6
+    assert linear_probe(known[:100], labels[:100], known[100:], labels[100:]) == 1
+    assert linear_probe(torch.randn(100, 4), labels[:100], torch.randn(100, 4), labels[100:]) < 0.6
 
 
 def test_samples_are_counted_given_labels_and_stopped_in_time():
     model = MAKERS["vae-conditional"]().eval()
     labels = torch.tensor([3, 7])
-    images, per_thousand = draw(model, 5, labels, 0, limit=60)
+    images, per_thousand = sample(model, 5, labels, 0, limit=60)
     assert images.shape == (5, *model.shape) and per_thousand > 0
-    again, _ = draw(model, 5, labels, 0, limit=60)
+    again, _ = sample(model, 5, labels, 0, limit=60)
     assert torch.equal(images, again)
-    few, _ = draw(model, 250, labels, 0, limit=1e-9)
+    few, _ = sample(model, 250, labels, 0, limit=1e-9)
     assert len(few) == 100  # one batch is always drawn
 
 

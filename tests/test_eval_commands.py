@@ -11,10 +11,12 @@ from PIL import Image
 
 from t2i.checks import UsageError
 from t2i.eval import cli, features
+from t2i.eval.evaluate import evaluator
+from t2i.eval.evaluators import EVALUATORS
 from t2i.eval.features.small import PixelExtractor
-from t2i.eval.report import cli as report_cli
+from t2i.eval.prompts import BASIC
+from t2i.eval.report import Report
 from t2i.eval.report import cli as reports
-from t2i.eval.sections import SECTIONS
 
 
 @pytest.fixture
@@ -27,21 +29,25 @@ def scores(out: Path) -> dict[str, dict]:
     return {score["name"]: score for score in json.loads((out / "report.json").read_text())["scores"]}
 
 
-def test_the_overview_names_every_part():
-    assert set(cli.PARTS) == {*SECTIONS, "all"}
+def test_every_metric_is_listed_and_has_its_module(capsys):
+    cli.main([])
+    listed = capsys.readouterr().out
+    for name in EVALUATORS:
+        assert f"\n  {name} " in listed
+        assert callable(evaluator(name).evaluate)
 
 
 def test_all_scores_what_it_can_and_says_what_it_left_out(folder, tmp_path, capsys):
     out = tmp_path / "report"
-    args = ["all", "--pipeline", str(folder), "--num", "18", "--out", str(out)]
+    args = [str(folder), "--num-images", "18", "--out", str(out)]
     cli.main(args)
     found = scores(out)
     for name in ("colour", "unseen combination", "FD[reader]", "KID[reader]", "precision[reader]"):
         assert name in found
     assert {"near copies[reader]", "near copies[pixels]", "prompts of the lecture"} <= found.keys()
-    assert {"nats a code, zero_shot", "reconstruction: PSNR in dB"} <= found.keys()
+    assert {"nats/token, zero_shot", "reconstruction: PSNR in dB"} <= found.keys()
     assert found["FD[reader]"]["ceiling"] < found["FD[reader]"]["value"]  # noise is further from toybox than toybox is
-    assert "clip was left out" in capsys.readouterr().out
+    assert "clip_score was left out" in capsys.readouterr().out
     assert (out / "report.html").stat().st_size > 10_000
     first = (out / "report.json").read_bytes()
     cli.main(args)  # the pictures are there; the same run gives the same bytes
@@ -59,47 +65,56 @@ def test_a_folder_of_pictures_is_scored_against_another(tmp_path, capsys):
     distances = []
     for reference in "bc":
         out = tmp_path / f"to-{reference}"
-        args = ["--pipeline", str(tmp_path / "a"), "--reference", str(tmp_path / reference), "--extractor", "random"]
-        cli.main(["fid", *args, "--out", str(out)])
+        args = [
+            str(tmp_path / "a"),
+            "--metrics",
+            "fid",
+            "--reference",
+            str(tmp_path / reference),
+            "--extractor",
+            "random",
+        ]
+        cli.main([*args, "--out", str(out)])
         distances.append(scores(out)["FD[random]"]["value"])
     assert distances[0] < distances[1] / 5
     npz, out = tmp_path / "c.npz", tmp_path / "to-statistics"
     reports.main(["statistics", str(tmp_path / "c"), "--extractor", "random", "--out", str(npz), "--keep-features"])
-    args = ["--pipeline", str(tmp_path / "a"), "--reference", str(npz), "--extractor", "random"]
-    cli.main(["fid", *args, "--out", str(out)])
+    args = [str(tmp_path / "a"), "--metrics", "fid", "--reference", str(npz), "--extractor", "random"]
+    cli.main([*args, "--out", str(out)])
     assert scores(out)["FD[random]"]["value"] == pytest.approx(distances[1], rel=1e-6)
     with pytest.raises(ValueError, match="dimensions"):
-        cli.main(["fid", *args[:-1], "pixels", "--out", str(out)])
-    with pytest.raises(UsageError, match="folder of pictures"):
-        cli.main(["bias", "--pipeline", str(tmp_path / "a"), "--out", str(tmp_path / "x")])
-    with pytest.raises(UsageError, match="does not say what its pictures show"):
-        cli.main(["kid", "--pipeline", str(tmp_path / "a"), "--out", str(tmp_path / "x")])
+        cli.main([*args[:-1], "pixels", "--out", str(out)])
+    with pytest.raises(UsageError, match="folder of images"):
+        cli.main([str(tmp_path / "a"), "--metrics", "bias", "--out", str(tmp_path / "x")])
+    with pytest.raises(UsageError, match="does not say what its images show"):
+        cli.main([str(tmp_path / "a"), "--metrics", "kid", "--out", str(tmp_path / "x")])
 
 
 def test_a_damaged_file_that_is_compared_is_named_first(tmp_path):
     (tmp_path / "r.npz").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"r\.npz is damaged, .* make it again with `t2i report statistics`"):
-        cli.main(["fid", "--reference", str(tmp_path / "r.npz"), "--num", "18", "--out", str(tmp_path / "out")])
+        args = ["toybox/dalle", "--metrics", "fid", "--reference", str(tmp_path / "r.npz"), "--num-images", "18"]
+        cli.main([*args, "--out", str(tmp_path / "out")])
     (tmp_path / "r.json").write_text('{"scores": 3}')
     with pytest.raises(ValueError, match=r"r\.json: this is not a report"):
-        report_cli.main(["diff", str(tmp_path / "r.json"), str(tmp_path / "r.json")])
+        reports.main(["diff", str(tmp_path / "r.json"), str(tmp_path / "r.json")])
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("part", ["fid", "kid"])
-def test_what_toybox_has_no_scenes_of_needs_a_reference_which_is_said_first(part, tmp_path):
+@pytest.mark.parametrize("metric", ["fid", "kid", "two_sample"])
+def test_what_toybox_has_no_scenes_of_needs_a_reference_which_is_said_first(metric, tmp_path):
     (tmp_path / "prompts.txt").write_text("a cat")
     with_captions = tmp_path / "pictures"
     with_captions.mkdir()
     Image.new("RGB", (16, 16)).save(with_captions / "a.png")
     (with_captions / "a.txt").write_text("a cat")
     out = tmp_path / "out"
-    for option, given, says in (
-        ("--pipeline", with_captions, "pictures does not say what its pictures show as scenes of toybox"),
-        ("--prompts", tmp_path / "prompts.txt", "the prompts of .*prompts.txt are no scenes of toybox"),
+    for args, says in (
+        ([str(with_captions)], "pictures does not say what its images show as scenes of toybox"),
+        (["toybox/dalle", "--prompts", str(tmp_path / "prompts.txt")], "prompts of .*txt are no scenes of toybox"),
     ):
-        with pytest.raises(UsageError, match=f"{says}, the default of --reference: give real pictures"):
-            cli.main([part, option, str(given), "--out", str(out)])
+        with pytest.raises(UsageError, match=f"{says}, the default of --reference: give real images"):
+            cli.main([*args, "--metrics", metric, "--out", str(out)])
         assert not out.exists()
 
 
@@ -111,7 +126,17 @@ class Classes(PixelExtractor):
 
 
 def test_an_extractor_that_knows_classes_gives_an_inception_score(folder, tmp_path, monkeypatch):
-    args = ["fid", "--pipeline", str(folder), "--num", "18", "--extractor", "pixels", "--out", str(tmp_path / "out")]
+    args = [
+        str(folder),
+        "--metrics",
+        "fid",
+        "--num-images",
+        "18",
+        "--extractor",
+        "pixels",
+        "--out",
+        str(tmp_path / "out"),
+    ]
     cli.main(args)
     assert not any(name.startswith("Inception") for name in scores(tmp_path / "out"))
     monkeypatch.setitem(features._ALONE, "pixels", Classes)
@@ -121,12 +146,12 @@ def test_an_extractor_that_knows_classes_gives_an_inception_score(folder, tmp_pa
 
 
 def test_a_precision_is_told_and_its_pictures_are_not_taken_for_anothers(folder, tmp_path):
-    args = ["all", "--pipeline", str(folder), "--num", "18", "--out", str(tmp_path / "out")]
+    args = [str(folder), "--num-images", "18", "--out", str(tmp_path / "out")]
     cli.main([*args, "--dtype", "bfloat16"])
-    assert {"nats a code, train", "reconstruction: SSIM", "FD[reader]", "colour"} <= scores(tmp_path / "out").keys()
+    assert {"nats/token, train", "reconstruction: SSIM", "FD[reader]", "colour"} <= scores(tmp_path / "out").keys()
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["settings"]["dtype"] == "bfloat16"
-    assert [note.split()[0] for note in report["notes"] if "left out" in note] == ["clip"]
+    assert [note.split()[0] for note in report["notes"] if "left out" in note] == ["clip_score"]
     with pytest.raises(ValueError, match=r"made with other settings .*dtype"):
         cli.main(args)
     with pytest.raises(UsageError, match="dtype"):
@@ -142,8 +167,8 @@ def test_copied_training_pictures_are_found(tmp_path):
         image.save(tmp_path / "trained" / f"{i}.png")
         if i < 30:
             image.save(tmp_path / "drawn" / f"copy-{i}.png")
-    args = ["--pipeline", str(tmp_path / "drawn"), "--training", str(tmp_path / "trained"), "--extractor", "pixels"]
-    cli.main(["memorization", *args, "--out", str(tmp_path / "out")])
+    args = [str(tmp_path / "drawn"), "--training-data", str(tmp_path / "trained"), "--extractor", "pixels"]
+    cli.main([*args, "--metrics", "memorization", "--out", str(tmp_path / "out")])
     found = scores(tmp_path / "out")["near copies[pixels]"]
     assert found["value"] == 1
     assert found["ceiling"] < 0.2
@@ -152,14 +177,50 @@ def test_copied_training_pictures_are_found(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["fidd"], "did you mean fid"),
-        (["all", "--num", "0"], "--num must be at least 1"),
-        (["clip", "--out", "{tmp}", "--pipeline", "{pipe}"], "needs --clip"),
-        (["fid", "--out", "{tmp}", "--pipeline", "{pipe}", "--num", "9"], "too few to compare"),
-        (["fid", "--extractor", "incepton", "--out", "{tmp}", "--pipeline", "{pipe}", "--num", "9"], "inception"),
+        (["x", "--metrics", "fidd"], "did you mean fid"),
+        (["--metrics", "fid"], "give a target"),
+        (["x", "--num-images", "0"], "--num-images must be at least 1"),
+        (["x", "--num-images", "many"], "many"),
+        (["x", "--batch-size", "-1"], "--batch-size must be at least 1"),
+        (["x", "--seed", "-1"], "--seed must be at least 0"),
+        (["x", "--nmu", "3"], "--nmu"),
+        (["x", "--out", __file__], "is a file"),
+        (["{pipe}", "--metrics", "compositional", "--out", "{tmp}", "--classifier", "/nowhere"], "reader-toybox"),
+        (["{pipe}", "--metrics", "clip_score", "--out", "{tmp}"], "needs --clip"),
+        (["{pipe}", "toybox/dalle", "--out", "{tmp}"], "one by one"),
+        (["{pipe}", "--metrics", "fid", "--out", "{tmp}", "--num-images", "9"], "too few to compare"),
+        (["{pipe}", "--metrics", "fid", "--extractor", "incepton", "--out", "{tmp}"], "inception"),
     ],
 )
 def test_bad_input_is_one_sentence(args, message, folder, tmp_path):
     args = [a.format(tmp=tmp_path / "out", pipe=folder) for a in args]
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         cli.main(args)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_command_scores_many_metrics_on_the_same_images(folder, tmp_path):
+    args = [str(folder), "--num-images", "18", "--out", str(tmp_path / "out"), "--metrics"]
+    cli.main([*args, "compositional", "fid", "kid"])
+    together, files = scores(tmp_path / "out"), list((tmp_path / "out" / "images").iterdir())
+    times = {path: path.stat().st_mtime_ns for path in files}
+    for metric in ("compositional", "fid", "kid"):
+        cli.main([*args, metric])
+        alone = scores(tmp_path / "out")
+        assert alone and all(together[name] == score for name, score in alone.items())
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "images").iterdir()} == times
+
+
+def test_the_basic_suite_is_scored_by_category_with_tables(folder, tmp_path):
+    args = [str(folder), "--metrics", "compositional", "--prompts", "basic", "--num-images", "8"]
+    cli.main([*args, "--guidance-scale", "1", "--dtype", "bfloat16", "--out", str(tmp_path / "out")])
+    found = scores(tmp_path / "out")
+    assert [found[name]["n"] for name in BASIC] == [2] * 4
+    assert all(found[name]["low"] <= found[name]["value"] <= found[name]["high"] for name in BASIC)
+    assert found["all facts, real images"]["n"] == found["all facts, real images through the tokenizer"]["n"] == 8
+    report = Report.load(tmp_path / "out" / "report.json")
+    assert (report.settings["guidance_scale"], report.settings["dtype"]) == (1.0, "bfloat16")
+    tables = {table.title: table for table in report.tables}
+    assert [row[0] for row in tables["Facts that are right"].rows] == list(BASIC)
+    assert sum(row[1] for row in tables["Kinds, worst first"].rows) == 2 * 4 + 2  # of relations both things
+    assert any(gallery.title == "relation: the worst" for gallery in report.galleries)

@@ -16,10 +16,11 @@ import torch
 from accelerate import PartialState
 from launching import launched
 from PIL import Image
+from test_feature_extractors import make_clip
 
 from t2i.data.toybox import COLOURS, HELD_OUT, SKINS
+from t2i.eval.distributed import is_main_process
 from t2i.eval.generation import Item, describe, draw, generate, generate_on_all, merge, read_manifest
-from t2i.eval.processes import is_main_process
 from t2i.eval.prompts import CATEGORIES, WORDINGS, Prompt, open_prompts
 
 PROMPTS = [Prompt("a red cat", "x", None, "x/0"), Prompt("a blue car", "x", None, "x/1")]
@@ -363,37 +364,37 @@ def test_processes_that_are_not_connected_are_refused(pipe, tmp_path, monkeypatc
 
 # --- real processes -------------------------------------------------------------------------------------------------
 
-SCRIPT = """
-import sys
-from pathlib import Path
-from accelerate import PartialState
-from t2i.data.toybox.reader import load_reader
-from t2i.eval import binding
-from t2i.eval.generation import generate_on_all
-from t2i.eval.prompts import open_prompts
-from t2i.pipelines import AutoPipeline
 
-pipe = AutoPipeline.from_pretrained(sys.argv[1])
-pipe.set_progress_bar_config(disable=True)
-manifest = generate_on_all(pipe, open_prompts("lecture", 5), [0, 1], Path(sys.argv[2]), batch_size=2, name="tiny")
-assert len(manifest["images"]) == 10 and PartialState().num_processes == int(sys.argv[3])
-evaluation = binding.evaluate(pipe, load_reader(), 5, batch_size=2)
-if PartialState().is_main_process:
-    binding.write(evaluation, Path(sys.argv[2] + "-binding"))
-"""
+@pytest.mark.slow
+def test_two_gloo_processes_make_the_images_and_scores_of_one(pipe, tmp_path):
+    """Features, predictions and text embeddings included."""
+    pipe.save_pretrained(tmp_path / "pipe")
+    options = ["--prompts", "basic", "--num-images", "20", "--batch-size", "1", "--device", "cpu"]
+    options += ["--clip", make_clip(tmp_path / "clip"), "--variant", "cosine", "--extractor", "random"]
+    reports = []
+    for processes, out in ((1, tmp_path / "one"), (2, tmp_path / "two")):
+        args = [str(tmp_path / "pipe"), *options, "--out", str(out)]
+        command = launched(processes, "-m", "t2i.eval", *args)
+        on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also where there are GPUs
+        done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=on_cpu)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("report.html") == 1
+        reports.append(json.loads((out / "report.json").read_text()))
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+    assert (tmp_path / "one" / "manifest.json").read_bytes() == (tmp_path / "two" / "manifest.json").read_bytes()
+    one, two = ({score["name"]: score for score in report["scores"]} for report in reports)
+    assert one.keys() == two.keys() >= {"seen", "FD[random]", "CLIP score, cosine[clip:clip]", "nats/token, train"}
+    for name, score in one.items():
+        for key in ("value", "low", "high", "ceiling"):
+            if score[key] is not None:
+                assert two[name][key] == pytest.approx(score[key], rel=1e-6, abs=1e-9), name
+    assert reports[0]["tables"] == reports[1]["tables"] and reports[0]["notes"] == reports[1]["notes"]
 
 
 @pytest.mark.slow
-def test_two_gloo_processes_make_the_files_and_scores_of_one(pipe, tmp_path):
+def test_an_error_of_one_metric_ends_all_processes(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "pipe")
-    (tmp_path / "make.py").write_text(SCRIPT)
-    on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also where there are GPUs
-    for processes, out in ((1, tmp_path / "one"), (2, tmp_path / "two")):
-        args = launched(processes, str(tmp_path / "make.py"), str(tmp_path / "pipe"), str(out), str(processes))
-        done = subprocess.run(args, capture_output=True, text=True, timeout=240, env=on_cpu)
-        assert done.returncode == 0, done.stderr
-    assert files(tmp_path / "one") == files(tmp_path / "two")
-    assert (tmp_path / "one" / "manifest.json").read_bytes() == (tmp_path / "two" / "manifest.json").read_bytes()
-    for name in ("report.json", "successes-and-failures.png"):
-        one, two = (tmp_path / f"{out}-binding" / name for out in ("one", "two"))
-        assert one.read_bytes() == two.read_bytes()
+    args = [str(tmp_path / "pipe"), "--metrics", "fid", "--num-images", "9", "--out", str(tmp_path / "out")]
+    on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(launched(2, "-m", "t2i.eval", *args), capture_output=True, text=True, timeout=180, env=on_cpu)
+    assert done.returncode != 0 and "too few to compare" in done.stderr

@@ -14,7 +14,7 @@ from chromium import Chromium
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from t2i.eval.binding import wilson
+from t2i.eval.metrics import proportion
 from t2i.eval.report.human import bradley_terry, make_page, scores, table, tally
 from t2i.files import read_json
 
@@ -177,7 +177,10 @@ def test_who_wins_everything_is_above_and_the_interval_leaves_out_one_half():
     result = tally([sheet(key, lambda _, left, right: "left" if left == NAMES[0] else "right")], key)
     [pair] = result["pairs"]
     assert (pair["a"], pair["wins"], pair["losses"], pair["ties"]) == (NAMES[0], 10, 0, 0)
-    assert pair["rate"] == wilson(10, 10) and pair["rate"]["low"] > 0.5
+    expected = proportion(10, 10)
+    assert (
+        pair["rate"] == {"value": 1, "low": expected.low, "high": expected.high, "n": 10} and pair["rate"]["low"] > 0.5
+    )
     first, second = result["elo"]
     assert first["system"] == NAMES[0] and first["elo"] > second["elo"]
     assert first["low"] is first["high"] is None  # no finite interval: it has never lost

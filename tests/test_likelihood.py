@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from t2i.eval.likelihood import code_likelihood
+from t2i.eval.evaluators.likelihood import token_likelihood
 from t2i.images import to_tensor
 from t2i.text.bpe import encode
 
@@ -18,7 +18,7 @@ def some(n: int, side: int = 16) -> list[np.ndarray]:
 def test_it_is_the_sum_over_codes_drawn_one_by_one(pipe):
     """Each code's probability is read off the cached decoding that sampling uses."""
     images, caption = some(1), "a red cat"
-    found = code_likelihood(pipe, images, [caption])
+    found = token_likelihood(pipe, images, [caption])
     codes = pipe.image_tokenizer.encode(to_tensor(torch.from_numpy(np.stack(images)))).flatten(1)
     for text, told in ((caption, found.given), ("", found.nothing)):
         ids = encode(pipe.tokenizer, [text], pipe.prior.config.text_length).ids
@@ -35,13 +35,13 @@ def test_it_is_the_sum_over_codes_drawn_one_by_one(pipe):
 
 def test_the_batch_size_changes_nothing(pipe):
     images, captions = some(5), ["a red cat", "a car", "two apples", "", "a blue house"]
-    one, all_ = (code_likelihood(pipe, images, captions, batch_size) for batch_size in (1, 5))
+    one, all_ = (token_likelihood(pipe, images, captions, batch_size) for batch_size in (1, 5))
     np.testing.assert_allclose(one.given, all_.given, rtol=1e-5)
     np.testing.assert_allclose(one.nothing, all_.nothing, rtol=1e-5)
 
 
 def test_bad_input_says_so(pipe):
-    with pytest.raises(ValueError, match="one caption for each picture"):
-        code_likelihood(pipe, some(2), ["a cat"])
-    with pytest.raises(ValueError, match="no likelihood of codes"):
-        code_likelihood(object(), some(1), ["a cat"])
+    with pytest.raises(ValueError, match="one caption for each image"):
+        token_likelihood(pipe, some(2), ["a cat"])
+    with pytest.raises(ValueError, match="no likelihood of image tokens"):
+        token_likelihood(object(), some(1), ["a cat"])

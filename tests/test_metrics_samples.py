@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from features import close, features
+from scipy.stats import binomtest
 from torch import nn
 
 from t2i.eval import metrics
@@ -145,7 +146,7 @@ def test_bootstrap_of_any_statistic_and_its_errors():
 
 def test_the_half_sample_interval_of_a_mean_is_the_usual_one():
     x = features(400, 1, 1)[:, 0].numpy()
-    found = metrics.half_sample_interval(x, np.mean, resamples=2000)
+    [found] = metrics.half_sample_intervals(x, lambda rows: [np.mean(rows)], resamples=2000)
     error = 1.96 * x.std(ddof=1) / 20
     assert found.value == close(x.mean())
     assert found.high - found.value == pytest.approx(error, rel=0.1)
@@ -160,7 +161,33 @@ def test_the_half_sample_interval_of_a_distance_is_as_wide_as_new_samples_differ
 
     samples = [features(120, 6, seed, offset=0.3) for seed in range(1, 121)]
     values = [distance(rows) for rows in samples]
-    intervals = [metrics.half_sample_interval(rows, distance, 40, seed=i) for i, rows in enumerate(samples[:40])]
+    intervals = [
+        metrics.half_sample_intervals(rows, lambda x: [distance(x)], 40, seed=i)[0]
+        for i, rows in enumerate(samples[:40])
+    ]
     width = np.mean([i.high - i.low for i in intervals])
     assert width == pytest.approx(2 * 1.96 * np.std(values, ddof=1), rel=0.25)
     assert np.mean([i.low <= np.mean(values) <= i.high for i in intervals]) > 0.8
+
+
+# --- proportions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)],
+)
+def test_wilson_interval_against_known_values_and_scipy(right: int, n: int, low: float, high: float):
+    found = metrics.proportion(right, n)
+    assert (found.value, found.n) == (right / n, n)
+    assert found.low == pytest.approx(low, abs=1e-4) and found.high == pytest.approx(high, abs=1e-4)
+    peer = binomtest(right, n).proportion_ci(method="wilson")
+    assert (found.low, found.high) == (pytest.approx(peer.low, abs=1e-12), pytest.approx(peer.high, abs=1e-12))
+
+
+def test_a_proportion_needs_something_to_count():
+    for right, n in ((0, 0), (3, 2), (-1, 5)):
+        with pytest.raises(ValueError):
+            metrics.proportion(right, n)
+    assert metrics.share([True, False]) == metrics.proportion(1, 2)
+    assert metrics.proportion(2.5, 5).value == 0.5  # ties count half

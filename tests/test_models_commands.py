@@ -1,4 +1,4 @@
-"""`t2i sample`, `t2i eval bits` and `plot_fid_curve.py`: what is done with a block once it is trained."""
+"""`t2i sample`, `t2i eval RUN` and `plot_fid_curve.py`: what is done with a block once it is trained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from PIL import Image
 
 from t2i.cli import main
 from t2i.data.levels import PreparePixels, first_levels
-from t2i.eval.block_measures import nats
+from t2i.eval.evaluators.likelihood import nats
 from t2i.models import load_pretrained
 from t2i.models.base import from_levels
 from t2i.runs import open_training_data
@@ -151,26 +151,56 @@ def trained_text(folder: Path) -> Path:
     return folder
 
 
-# --- t2i eval bits --------------------------------------------------------------------------------------------------
+# --- t2i eval RUN ---------------------------------------------------------------------------------------------------
 
 
-def test_bits_are_those_of_the_run_and_of_the_library(runs, tmp_path, capsys):
+def evaluated(out: Path, *args: str) -> tuple[dict[str, dict], dict]:
+    main(["eval", *args, "--out", str(out)])
+    report = json.loads((out / "report.json").read_text())
+    return {score["name"]: score for score in report["scores"]}, report
+
+
+def test_bits_are_those_of_the_run_and_of_the_library(runs, tmp_path):
     names = ("vae", "glow", "pixels", "pca")
-    main(["eval", "bits", *(str(runs[n]) for n in names), "--num", "20", "--out", str(tmp_path)])
-    rows = {Path(row["model"]).name: row for row in csv.DictReader((tmp_path / "bits.csv").open())}
-    assert list(rows) == list(names) and capsys.readouterr().out.count("\n") == 6
+    found, report = evaluated(tmp_path, *(str(runs[n]) for n in names), "--num-images", "20")
+    of = {name: {key: found[f"{key} of {runs[name]}"] for key in ("nats/image", "bits/dim")} for name in names}
     for name in ("vae", "glow", "pixels"):
         scores = json.loads((runs[name] / "best" / "scores.json").read_text())["test"]
-        assert float(rows[name]["nats"]) == pytest.approx(scores["nats"], rel=1e-5)
-        assert float(rows[name]["low"]) < scores["bits"] < float(rows[name]["high"])
-        assert float(rows[name]["bits/dim"]) == pytest.approx(scores["nats"] / (64 * math.log(2)), rel=1e-5)
-    compared = {name: rows[name]["more than the first"] for name in names}
-    assert compared["vae"] == compared["glow"] == compared["pca"] == ""  # itself, and pictures of other levels
+        bits = of[name]["bits/dim"]
+        assert of[name]["nats/image"]["value"] == pytest.approx(scores["nats"], rel=1e-5)
+        assert bits["low"] < scores["bits"] < bits["high"]
+        assert bits["value"] == pytest.approx(scores["nats"] / (64 * math.log(2)), rel=1e-5)
+    compared = [name for name in found if " more than " in name]
+    assert compared == [f"nats/image more than {runs['vae']}: {runs['pixels']}"]  # others have images of other levels
+    more = found[compared[0]]
     k, labels = first_levels(open_training_data(runs["vae"]).test, PreparePixels(2, 1), 20)
     vae, pixels = (nats(load_pretrained(runs[name]), from_levels(k, 2), labels).double() for name in ("vae", "pixels"))
-    assert float(compared["pixels"]) == pytest.approx((pixels - vae).mean().item(), rel=1e-4)
-    assert float(rows["pixels"]["from"]) < float(compared["pixels"]) < float(rows["pixels"]["to"])
-    assert [rows[n]["kind"] for n in names] == ["bound", "density, exact", "exact", "density, exact"]
+    assert more["value"] == pytest.approx((pixels - vae).mean().item(), rel=1e-4)
+    assert more["low"] < more["value"] < more["high"]
+    [table] = report["tables"]
+    assert [row[:3:2] for row in table["rows"]] == [
+        [str(runs[name]), kind]
+        for name, kind in zip(names, ("bound", "density, exact", "exact", "density, exact"), strict=True)
+    ]
+
+
+def test_a_run_is_evaluated_as_a_pipeline_is(runs, tmp_path):
+    """Sampled with resumption, compared with its own test images, and searched for its own training images."""
+    args = [str(runs["vae"]), "--num-images", "60", "--extractor", "random", "--batch-size", "30"]
+    found, report = evaluated(tmp_path / "out", *args)
+    assert {"FD[random]", "KID[random]", "near copies[random]", "nats/image", "linear probe of the latents"} <= set(
+        found
+    )
+    assert found["FD[random]"]["n"] == 60 and found["FD[random]"]["ceiling"] < found["FD[random]"]["value"]
+    assert "600 training images" in " ".join(report["notes"])
+    first, files = (tmp_path / "out" / "report.json").read_bytes(), list((tmp_path / "out" / "images").iterdir())
+    times = {path: path.stat().st_mtime_ns for path in files}
+    evaluated(tmp_path / "out", *args)
+    assert (tmp_path / "out" / "report.json").read_bytes() == first and len(files) == 60
+    assert times == {path: path.stat().st_mtime_ns for path in files}
+    found, report = evaluated(tmp_path / "auto", str(runs["autoencoder"]), "--num-images", "60")
+    assert list(found) == ["linear probe of the latents"]  # which can neither sample nor score
+    assert any("fid was left out: Autoencoder models cannot sample" in note for note in report["notes"])
 
 
 def test_more_samples_bring_the_bound_nearer(runs):
@@ -188,9 +218,9 @@ def test_bits_do_not_depend_on_the_batch_where_nothing_is_drawn(runs):
 
 
 def test_bits_of_what_has_none_are_refused(runs, tmp_path):
-    for argument, said in ((runs["autoencoder"], "neither a likelihood"), (tmp_path, r"no config\.json")):
+    for argument, said in ((runs["autoencoder"], "neither a likelihood"), (runs["cyclegan"], "ways of its own")):
         with pytest.raises(SystemExit, match=said):
-            main(["eval", "bits", str(argument)])
+            main(["eval", str(argument), "--metrics", "likelihood", "--out", str(tmp_path / "x")])
     with pytest.raises(ValueError, match="give --data"):
         open_training_data(runs["cyclegan"])
 

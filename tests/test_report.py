@@ -12,7 +12,6 @@ import pytest
 from chromium import Chromium
 from PIL import Image
 
-from t2i.eval.binding import CATEGORIES, wilson
 from t2i.eval.report import Curve, Gallery, Report, Score, write
 from t2i.eval.report.charts import ticks
 from t2i.eval.report.diff import diff, table
@@ -272,17 +271,7 @@ def test_settings_counts_and_lonely_scores_are_told(tmp_path):
     assert len(table(changes).splitlines()) == 1 + 3 + 1 + 1 + 3
 
 
-def test_the_older_report_of_binding_is_read():
-    def older(right: int, reader: str = "aa") -> dict:
-        scores = {category: wilson(right, 100) for category in CATEGORIES}
-        best = {"ceiling": wilson(99, 100), "ceilings": {category: wilson(99, 100) for category in CATEGORIES}}
-        parts = {"parts": {category: {"kind": wilson(right, 100)} for category in CATEGORIES}}
-        return scores | best | parts | {"failures": {}, "settings": {"seed": 0, "reader_sha256": reader}}
-
-    changes = {c.name: c for c in diff(older(50), older(80))}
-    assert changes["seen"].verdict == changes["parts.seen.kind"].verdict == "outside"
-    assert changes["ceiling"].verdict == "within" and len(changes) == 9
-    assert "+30.0 pp" in table(list(changes.values()))
-    assert {c.verdict for c in diff(older(50), older(50, "bb"))} == {"not comparable", "setting"}
-    with pytest.raises(ValueError, match="not a report"):
-        diff({}, older(50))
+def test_other_data_is_no_report():
+    for data in ({}, {"seen": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}}):
+        with pytest.raises(ValueError, match="not a report"):
+            diff(data, data)

@@ -17,7 +17,7 @@ def folder(pipe, tmp_path) -> Path:
 
 
 def test_a_sweep_draws_a_curve(folder, tmp_path):
-    args = ["--pipeline", str(folder), "--num", "18", "--over", "num_candidates", "--values", "1", "2"]
+    args = [str(folder), "--num-images", "18", "--over", "num_candidates", "--values", "1", "2"]
     cli.main(["sweep", *args, "--out", str(tmp_path / "sweep")])
     report = json.loads((tmp_path / "sweep" / "report.json").read_text())
     share, distance = report["curves"]
@@ -51,7 +51,8 @@ def test_a_human_page_is_made_of_two_systems(folder, tmp_path, capsys):
         (["human", "--answers", "a.json"], "--key"),
         (["human", "--num-prompts", "0"], "--num-prompts must be at least 1"),
         (["diff", "one.json"], "two files"),
-        (["sweep", "--values", "1"], "two different"),
+        (["sweep", "x", "--values", "1"], "two different"),
+        (["sweep"], "give one target"),
         (["statistics", "photos", "--out", "photos.txt"], "give a folder and a file"),
     ],
 )

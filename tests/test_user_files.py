@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from t2i.cli import main
+from t2i.eval.evaluators import PIPELINE
+from t2i.eval.model_cache import kind_of, open_for_eval
 from t2i.eval.prompts import open_prompts
-from t2i.eval.tools import is_folder_of_pictures, open_to_draw
 from t2i.files import read_json, read_text
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.models import load_pretrained
@@ -106,8 +107,8 @@ def test_a_run_stands_for_its_newest_checkpoint_that_has_the_file(tmp_path):
 
 def test_evaluation_takes_the_folder_of_a_run(tmp_path):
     pipeline().save_pretrained(tmp_path / "run" / "checkpoint-1")
-    assert not is_folder_of_pictures(str(tmp_path / "run"))
-    assert open_to_draw(str(tmp_path / "run"), "cpu").image_size == 64
+    assert kind_of(str(tmp_path / "run")) == PIPELINE
+    assert open_for_eval(str(tmp_path / "run"), "cpu").image_size == 64
 
 
 def test_words_of_the_captions_stay_with_a_clip_tokenizer(tmp_path):

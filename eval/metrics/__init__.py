@@ -4,7 +4,7 @@ Two sets are given as (generated, reference). Everything is computed in float64.
 argument, and nothing else moves.
 """
 
-from t2i.eval.metrics.bootstrap import Interval, bootstrap_interval, half_sample_interval, half_sample_intervals
+from t2i.eval.metrics.bootstrap import Interval, bootstrap_interval, half_sample_intervals
 from t2i.eval.metrics.clip_score import clip_score, r_precision
 from t2i.eval.metrics.common import Scores
 from t2i.eval.metrics.frechet import FDInfinity, fd_infinity, frechet_distance
@@ -14,6 +14,7 @@ from t2i.eval.metrics.kernel import KID, cmmd, kid, kid_interval, mmd_error
 from t2i.eval.metrics.manifold import DensityCoverage, Manifold, PrecisionRecall, density_coverage, precision_recall
 from t2i.eval.metrics.memorization import NearCopies, near_copies, nearest
 from t2i.eval.metrics.moments import Gaussian, Moments
+from t2i.eval.metrics.proportion import proportion, share
 
 __all__ = [
     "KID",
@@ -34,7 +35,6 @@ __all__ = [
     "diversity",
     "fd_infinity",
     "frechet_distance",
-    "half_sample_interval",
     "half_sample_intervals",
     "inception_score",
     "kid",
@@ -43,7 +43,9 @@ __all__ = [
     "near_copies",
     "nearest",
     "precision_recall",
+    "proportion",
     "psnr",
     "r_precision",
+    "share",
     "ssim",
 ]

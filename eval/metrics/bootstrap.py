@@ -60,38 +60,28 @@ def bootstrap_interval(
     return Interval(float(value), float(low), float(high), len(samples), level)
 
 
-def half_sample_interval(
-    samples: Array,
-    statistic: Callable[[np.ndarray], float],
-    resamples: int = 100,
-    seed: int = 0,
-) -> Interval:
-    """95 % interval of a statistic that the bootstrap would move, such as a distance between sets: Shao & Wu 1989.
-
-    "A general theory for jackknife variance estimation", with half of the samples deleted: the variance of the
-    statistic of N samples is that of its values on random halves without replacement. A resample with replacement
-    repeats samples, which makes the set less varied and a Fréchet distance larger; and a half has a larger one as
-    well, but here only the spread counts. What of the statistic comes from pairs of samples and not from single ones
-    spreads more on halves, up to √3 times as far: where nothing else is left, the interval is too wide.
-
-    Args:
-        samples: (N, …), N ≥ 4, of which halves are drawn by rows.
-        statistic: samples (N, …), float64, to a number; as smooth in the samples as means and covariances are.
-        resamples: at least 2.
-        seed: fixes the halves.
-
-    Raises ValueError for fewer than four samples, arguments out of range, NaN or infinity in samples or statistic.
-    """
-    return half_sample_intervals(samples, lambda rows: [statistic(rows)], resamples, seed)[0]
-
-
 def half_sample_intervals(
     samples: Array,
     statistic: Callable[[np.ndarray], Sequence[float]],
     resamples: int = 100,
     seed: int = 0,
 ) -> list[Interval]:
-    """`half_sample_interval` of several numbers that are computed together, on the same halves."""
+    """95 % intervals of statistics that the bootstrap would bias, such as a distance between sets: Shao & Wu 1989.
+
+    "A general theory for jackknife variance estimation", with half of the samples deleted: the variance of the
+    statistic of N samples is that of its values on random halves without replacement. A resample with replacement
+    repeats samples, which makes the set less varied and a Fréchet distance larger; a half has a larger one as well,
+    but here only the spread counts. What of the statistic comes from pairs of samples and not from single ones spreads
+    more on halves, up to √3 times as far: where nothing else is left, the interval is too wide.
+
+    Args:
+        samples: (N, …), N ≥ 4, of which halves are taken by rows.
+        statistic: samples (N, …), float64, to numbers; as smooth in the samples as means and covariances are.
+        resamples: at least 2.
+        seed: of the halves.
+
+    Raises ValueError for fewer than four samples, arguments out of range, NaN or infinity in samples or statistic.
+    """
     samples = as_double(samples, "samples").cpu().numpy()
     if samples.ndim < 1 or len(samples) < 4 or resamples < 2:
         raise ValueError(f"halves need at least 4 samples and 2 resamples, not {samples.shape} and {resamples}")

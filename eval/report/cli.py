@@ -11,7 +11,7 @@ from tyro.conf import Positional
 from t2i.arguments import parse
 from t2i.checks import UsageError, check_choice, check_distinct, check_seeds, check_whole
 from t2i.devices import Dtype
-from t2i.eval.ask import Sweep
+from t2i.eval.config import SweepConfig
 from t2i.files import check_folder, check_writable
 
 
@@ -116,7 +116,9 @@ def human(args: Sequence[str]) -> None:
 
 def sweep(args: Sequence[str]) -> None:
     """Plot compositional accuracy and Fréchet distance against a sampling option, such as the guidance scale."""
-    ask = parse(Sweep(), args, prog="t2i report sweep", description=sweep.__doc__)
+    ask = parse(SweepConfig(), args, prog="t2i report sweep", description=sweep.__doc__)
+    if len(ask.targets) != 1:
+        raise UsageError("give one target, as in: t2i report sweep toybox/dalle --over guidance_scale --values 1 3 5")
     check_distinct("--values", ask.values)
     if len(ask.values) < 2:
         raise UsageError("give two different --values or more, as in: --over guidance_scale --values 1 3 5")

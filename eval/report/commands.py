@@ -8,55 +8,59 @@ from pathlib import Path
 
 from PIL import Image
 
-from t2i.eval import sections
-from t2i.eval.ask import WHOLE, Sweep
-from t2i.eval.commands import check
+from t2i.eval.config import SweepConfig
+from t2i.eval.distributed import is_main_process, usable_device
+from t2i.eval.evaluate import check, evaluator
 from t2i.eval.features import open_extractor
 from t2i.eval.folders import image_files
 from t2i.eval.generation import generate_on_all
 from t2i.eval.image_sets import extract
-from t2i.eval.processes import is_main_process, usable_device
+from t2i.eval.model_cache import ModelCache, open_for_eval
 from t2i.eval.prompts import open_prompts
 from t2i.eval.references import save_reference
 from t2i.eval.report import Curve, Report, Score, human, publish, write
 from t2i.eval.report.cli import Human, Statistics
-from t2i.eval.subject import PICTURES, Subject
-from t2i.eval.tools import open_to_draw
+from t2i.eval.run import EvalRun
 from t2i.files import read_json, write_json
 from t2i.notes import count
 
+SWEPT = ("compositional", "fid")  # metrics of a sweep
 
-def sweep(ask: Sweep) -> None:
+
+def sweep(config: SweepConfig) -> None:
     """Evaluate the pipeline with each value of an option and write one report with curves over the values."""
-    subjects: dict[float, Subject] = {}
-    for value in ask.values:
-        given = int(value) if ask.over in WHOLE else value
-        config = replace(ask, out=f"{ask.out}/{ask.over}-{value:g}", **{ask.over: given})
-        subjects[value] = Subject(config, like=next(iter(subjects.values()), None))
-    first = next(iter(subjects.values()))
-    check("fid", first)
-    for subject in subjects.values():
-        subject.drawn(PICTURES)  # by all processes; scoring is the main process's work
+    models, found, first = ModelCache(config), {}, None
+    for value in config.values:
+        out = f"{config.out}/{config.over}-{value:g}"
+        run = EvalRun(replace(config, out=out, **{config.over: config.number(value)}), models)
+        if first is None:
+            first = run
+            check(run, SWEPT)
+        if not is_main_process():
+            run.follow()
+            continue
+        with run.leading():
+            found[value] = {name: evaluator(name).evaluate(run) for name in SWEPT}
     if not is_main_process():
         return
-    composition = {value: sections.composition(subject) for value, subject in subjects.items()}
-    fid = {value: sections.fid(subject) for value, subject in subjects.items()}
-    accuracies = {value: found.scores for value, found in composition.items()}
-    distances = {value: found.scores[:1] for value, found in fid.items()}
+    accuracies = {value: of["compositional"].scores for value, of in found.items()}
+    distances = {value: of["fid"].scores[:1] for value, of in found.items()}
     curves = [
-        _curve(f"Compositional accuracy against {ask.over}", ask.over, "compositional accuracy", accuracies),
-        _curve(f"Fréchet distance against {ask.over}", ask.over, "Fréchet distance", distances),
+        _curve(f"Compositional accuracy against {config.over}", config.over, "compositional accuracy", accuracies),
+        _curve(f"Fréchet distance against {config.over}", config.over, "Fréchet distance", distances),
     ]
     scores = [
-        replace(score, name=f"{score.name}, {ask.over} {value:g}")
-        for value in subjects
+        replace(score, name=f"{score.name}, {config.over} {value:g}")
+        for value in found
         for score in accuracies[value] + distances[value]
     ]
-    notes = dict.fromkeys(note for value in subjects for note in composition[value].notes + fid[value].notes)
-    made = _without(ask.over, first.header)
-    made["options"] = _without(ask.over, made["options"])
-    settings = made | {"suite": ask.prompts, "num": ask.num, "seed": ask.seed, ask.over: list(ask.values)}
-    publish(Report(f"{ask.pipeline}: {ask.over}", settings, scores, curves, [], list(notes)), Path(ask.out))
+    notes = dict.fromkeys(note for of in found.values() for result in of.values() for note in result.notes)
+    made = _without(config.over, first.header)
+    made["options"] = _without(config.over, made["options"])
+    settings = {"prompts": config.prompts, "num_images": config.num_images, "seed": config.seed}
+    settings |= {config.over: list(config.values)}
+    report = Report(f"{first.target}: {config.over}", made | settings, scores, curves, [], list(notes))
+    publish(report, Path(config.out))
 
 
 def _curve(title: str, x_label: str, y_label: str, found: Mapping[float, Sequence[Score]]) -> Curve:
@@ -89,7 +93,7 @@ def make_human_page(ask: Human) -> None:
     prompts, out = open_prompts(ask.prompts, ask.num_prompts, ask.seed), Path(ask.out)
     images = {}
     for i, name in enumerate(ask.systems):
-        pipe = open_to_draw(name, ask.device, ask.dtype)
+        pipe = open_for_eval(name, ask.device, ask.dtype)
         folder = out / f"system-{i}"
         manifest = generate_on_all(pipe, prompts, [ask.seed], folder, name=name)
         images[name] = [Image.open(folder / entry["file"]).convert("RGB") for entry in manifest["images"]]

@@ -1,11 +1,10 @@
 """What changed between two evaluations, and whether chance can explain it.
 
-Reads a report.json of t2i.eval.report, and the older one of `t2i eval binding`.
+Reads the report.json of `t2i eval` and `t2i report`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -74,15 +73,7 @@ def scores(report: dict) -> dict[str, Score]:
             return {row["name"]: Score(**row) for row in report["scores"]}
         except (KeyError, TypeError) as error:
             raise ValueError(f"this report is not whole ({error}); give a report.json that was not edited") from None
-    reader = report.get("settings", {}).get("reader_sha256")
-    details = {"reader_sha256": reader} if reader else {}
-    found = {
-        name: Score(name, s["value"], s["low"], s["high"], s["n"], "higher", details=details, share=True)
-        for name, s in _shares({key: value for key, value in report.items() if key != "ceilings"})
-    }
-    if not found:
-        raise ValueError("this is not a report of an evaluation; give the report.json that `t2i eval` wrote")
-    return found
+    raise ValueError("this is not a report of an evaluation; give the report.json that `t2i eval` wrote")
 
 
 def table(changes: list[Change]) -> str:
@@ -129,17 +120,6 @@ def _mismatch(old: Score, new: Score) -> str:
         if before.get(key, NONE) != after.get(key, NONE):
             return f"{key} was {_short(before.get(key))} and is {_short(after.get(key))}"
     return ""
-
-
-def _shares(data: dict, before: str = "") -> Iterator[tuple[str, dict]]:
-    """Every {"value", "low", "high", "n"} in nested data, by its dotted name."""
-    for key, value in data.items():
-        if not isinstance(value, dict):
-            continue
-        if {"value", "low", "high", "n"} <= value.keys():
-            yield f"{before}{key}", value
-        else:
-            yield from _shares(value, f"{before}{key}.")
 
 
 # --- text -----------------------------------------------------------------------------------------------------------

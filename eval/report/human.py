@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from t2i.eval.binding import wilson
+from t2i.eval.metrics import proportion
 from t2i.eval.report import Score
 from t2i.eval.report.html import EXACT, PIXELATED, data_uri, render
 from t2i.files import write_whole
@@ -100,8 +100,8 @@ def tally(answers: Sequence[Mapping], key: Mapping, seed: int = 0, resamples: in
 
     Returns plain data:
         pairs: for each two systems {"a", "b", "wins", "losses", "ties", "rate"}, seen from `a`. The rate is that of
-            wins, a tie being half a one, with its Wilson interval, as from `wilson`; None without an answer. Answers
-            count as independent: with several raters for each prompt the true interval is somewhat wider.
+            wins, a tie being half a one, with its Wilson interval, {"value", "low", "high", "n"}; None without an
+            answer. Answers count as independent: with several raters per prompt the true interval is somewhat wider.
         elo: for each system {"system", "elo", "low", "high", "n"}, best first: see `elo`.
         left: how often the left picture won, as `rate`: far from one half, raters lean to a side.
         raters, answered, skipped: how many there are; `skipped` are questions that a rater left open.
@@ -126,7 +126,7 @@ def tally(answers: Sequence[Mapping], key: Mapping, seed: int = 0, resamples: in
     return {
         "pairs": [_pair(names, i, j, counts) for i, j in combinations(range(len(names)), 2)],
         "elo": elo(names, points, seed, resamples),
-        "left": wilson(left, len(votes)),
+        "left": _rate(left, len(votes)),
         "raters": len(answers),
         "answered": len(votes),
         "skipped": len(answers) * len(key["questions"]) - len(votes),
@@ -163,10 +163,15 @@ def _votes(answers: Sequence[Mapping], key: Mapping) -> list[tuple[str, str]]:
     return votes
 
 
+def _rate(points: float, n: int) -> dict:
+    found = proportion(points, n)
+    return {"value": found.value, "low": found.low, "high": found.high, "n": n}
+
+
 def _pair(names: list[str], i: int, j: int, counts: Counter) -> dict:
     wins, losses, ties = counts[i, j, "win"], counts[j, i, "win"], counts[i, j, "tie"] + counts[j, i, "tie"]
     n = wins + losses + ties
-    rate = wilson(wins + ties / 2, n) if n else None
+    rate = _rate(wins + ties / 2, n) if n else None
     return {"a": names[i], "b": names[j], "wins": wins, "losses": losses, "ties": ties, "rate": rate}
 
 

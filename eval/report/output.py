@@ -56,6 +56,7 @@ def _as_json(report: Report, files: dict[str, bytes]) -> dict:
         "title": report.title,
         "settings": plain(report.settings, "settings"),
         "scores": [plain(vars(score), f"score {score.name!r}") for score in report.scores],
+        "tables": [plain(vars(table), f"table {table.title!r}") for table in report.tables],
         "curves": [plain(vars(curve), f"curve {curve.title!r}") for curve in report.curves],
         "galleries": galleries,
         "notes": list(report.notes),

@@ -111,6 +111,22 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Table:
+    """Rows of plain cells (text, numbers, None) under the names of their columns.
+
+    Raises ValueError for a row of another length.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str | float | None]]
+
+    def __post_init__(self) -> None:
+        if odd := next((row for row in self.rows if len(row) != len(self.columns)), None):
+            raise ValueError(f"table {self.title!r} has {len(self.columns)} columns, but a row of {len(odd)} cells")
+
+
+@dataclass(frozen=True)
 class Report:
     """`settings` says how the run was made: seeds, guidance, steps, dtype, versions; plain data, may be nested."""
 
@@ -120,6 +136,7 @@ class Report:
     curves: list[Curve] = field(default_factory=list)
     galleries: list[Gallery] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         names = [score.name for score in self.scores]
@@ -143,7 +160,8 @@ class Report:
             ]
             scores = [Score(**score) for score in data["scores"]]
             curves = [Curve(**curve) for curve in data["curves"]]
-            return cls(data["title"], data["settings"], scores, curves, galleries, data["notes"])
+            tables = [Table(**table) for table in data.get("tables", [])]  # older reports have none
+            return cls(data["title"], data["settings"], scores, curves, galleries, data["notes"], tables)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a whole report ({error}); {REMEDY}") from None
 

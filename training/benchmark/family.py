@@ -25,7 +25,7 @@ from t2i.cli_errors import exit_on_bad_input
 from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.sources import Source
 from t2i.data.splits import open_splits
-from t2i.eval.block_measures import SHOWN, decoded, distances, draw, encode, probe, strip
+from t2i.eval.evaluators.unconditional import SHOWN, distances, encode, linear_probe, reconstruct, sample, strip
 from t2i.eval.features import Extractor, open_extractor
 from t2i.files import read_json, write_json, write_whole
 from t2i.models import load_pretrained
@@ -190,12 +190,12 @@ def _measure(ask: Compare, out: Path, name: str, found: dict) -> None:
         _show(
             out,
             name,
-            decoded(model, data.test[:SHOWN], data.labels[:SHOWN]),
+            reconstruct(model, data.test[:SHOWN], data.labels[:SHOWN]),
             "test pictures through its latents",
             found,
         )
         return
-    images, per_thousand = draw(model, ask.samples, data.labels, ask.seed, limit)
+    images, per_thousand = sample(model, ask.samples, data.labels, ask.seed, limit)
     found["sampling"] = {"seconds_per_1000": per_thousand, "samples": len(images)}
     _show(out, name, images, "samples", found)
     found["distances"] = distances(_extractor(ask), images, data.test)
@@ -213,7 +213,7 @@ def _measure_real(ask: Compare, out: Path, found: dict) -> None:
     found["latents"] = {"numbers": images[0].numel(), "accuracy": None}
     if data.splits.classes:
         train, test = (x.flatten(1) for x in (images[:PROBED], data.test))
-        found["latents"]["accuracy"] = probe(train, labels[:PROBED], test, data.labels)
+        found["latents"]["accuracy"] = linear_probe(train, labels[:PROBED], test, data.labels)
 
 
 class Pictures:
@@ -239,7 +239,7 @@ def _latents(model: GenerativeModel, data: Pictures, limit: float) -> dict:
     if data.splits.classes and not model.conditional:
         images, labels = data.training(PROBED)
         known, asked = encode(model, images, labels, limit), encode(model, data.test, data.labels, limit)
-        found["accuracy"] = probe(known, labels[: len(known)], asked, data.labels[: len(asked)])
+        found["accuracy"] = linear_probe(known, labels[: len(known)], asked, data.labels[: len(asked)])
         found["pictures"] = len(known)
     return found
 

@@ -1,4 +1,4 @@
-"""The judge: a network that reads toybox pictures, by which pipelines are scored (`t2i eval binding`)."""
+"""The toybox classifier, by whose predictions pipelines are scored (`t2i eval --metrics compositional`)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class ReaderStage(Task):
     """Toybox pictures, gently spoiled, and what is on them."""
 
     SHOWN = 24
-    next_command = "t2i eval binding --reader {run}/latest"
+    next_command = "t2i eval toybox/dalle --metrics compositional --classifier {run}/latest"
 
     def __init__(self, recipe: ReaderRecipe):
         self.recipe = recipe

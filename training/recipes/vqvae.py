@@ -47,7 +47,7 @@ class VQVAERecipe:
 def vqvae_toybox(preset: str = "base") -> VQVAERecipe:
     """64×64 pictures as 16×16 codes out of 1,024.
 
-    base: `t2i train vqvae-toybox`, 15 minutes on two cores; `t2i eval binding` says what is lost through it
+    base: `t2i train vqvae-toybox`, 15 minutes on two cores; see compositional accuracy for its loss
     tiny: `t2i train vqvae-toybox --preset tiny`, a minute on two cores
     """
     if preset == "tiny":

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from t2i.eval.block_measures import draw, features
+from t2i.eval.evaluators.unconditional import features, sample
 from t2i.eval.features import RandomExtractor
 from t2i.eval.metrics import frechet_distance
 from t2i.models.adversarial.gan import GAN
@@ -74,7 +74,7 @@ class GANTask(UnconditionalTask):
         with torch.random.fork_rng(devices=[]):  # the run's source of chance is left alone
             extractor = RandomExtractor(device=str(self.model.device))
         real = from_levels(pictures[0], self.model.levels)
-        made, _ = draw(self.model, min(self.SAMPLED, len(real)), pictures[1])
+        made, _ = sample(self.model, min(self.SAMPLED, len(real)), pictures[1])
         distance = frechet_distance(features(extractor, made), features(extractor, real))
         return {"kind": self.model.likelihood, "pictures": len(real), "samples": len(made), "loss": distance}
 

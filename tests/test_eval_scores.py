@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from t2i.eval import measures, metrics
+from t2i.eval import metrics
+from t2i.eval.evaluators.clip_score import clip_scores
+from t2i.eval.evaluators.fid import inception_score, set_metrics
+from t2i.eval.evaluators.kid import kernel_distances
 from t2i.eval.features import Features
 
 DOCS = Path(__file__).parent.parent / "docs" / "evaluation.md"
@@ -33,7 +36,8 @@ def test_a_manifold_that_was_made_once_scores_as_its_features_do():
 def test_numbers_computed_together_have_the_intervals_that_each_has_alone():
     x = torch.randn(40, 3)
     both = metrics.half_sample_intervals(x, lambda rows: [rows.mean(), rows.std()], resamples=20, seed=4)
-    alone = [metrics.half_sample_interval(x, statistic, 20, 4) for statistic in (lambda r: r.mean(), lambda r: r.std())]
+    statistics = (lambda r: [r.mean()], lambda r: [r.std()])
+    alone = [metrics.half_sample_intervals(x, statistic, 20, 4)[0] for statistic in statistics]
     for one, other in zip(both, alone, strict=True):
         assert (one.value, one.n) == (other.value, other.n)
         assert (one.low, one.high) == (pytest.approx(other.low), pytest.approx(other.high))
@@ -41,7 +45,7 @@ def test_numbers_computed_together_have_the_intervals_that_each_has_alone():
 
 def test_the_four_scores_of_neighbourhoods_are_those_of_the_metrics():
     x, y, real = features(40, 0.2), features(60), features(40)
-    told = {score.name: score for score in measures.fidelity(x, y, real)}
+    told = {score.name: score for score in set_metrics(x, y, real)}
     expected = metrics.precision_recall(x.values, y.values), metrics.density_coverage(x.values, y.values)
     for name, value in vars(expected[0]).items() | vars(expected[1]).items():
         if name != "k":
@@ -51,23 +55,23 @@ def test_the_four_scores_of_neighbourhoods_are_those_of_the_metrics():
 
 
 def test_r_precision_says_of_which_variant_its_texts_are():
-    of = {v: measures.clip(features(20), torch.randn(20, 6), v)[1] for v in ("hessel", "cosine")}
+    of = {v: clip_scores(features(20), torch.randn(20, 6), v)[1] for v in ("hessel", "cosine")}
     assert {v: score.details["variant"] for v, score in of.items()} == {"hessel": "hessel", "cosine": "cosine"}
     assert all(score.name.startswith("R-precision") for score in of.values())
 
 
 def test_a_kernel_distance_has_the_interval_of_the_metric():
     x, y = features(40, 0.2), features(60)
-    [told], expected = measures.kernel(x, y, subsets=5, seed=3), metrics.kid_interval(x.values, y.values, 5, 40, 3)
+    [told], expected = kernel_distances(x, y, subsets=5, seed=3), metrics.kid_interval(x.values, y.values, 5, 40, 3)
     assert (told.value, told.low, told.high, told.n) == (expected.value, expected.low, expected.high, 40)
 
 
 def test_an_inception_score_has_its_extremes_and_a_ceiling():
     """Each picture surely of one of six classes, all as frequent: about 6 in each split. All alike: 1."""
     sure, alike = (Features(values, ABOUT, ("",) * 600) for values in (torch.eye(6).repeat(100, 1), torch.ones(600, 6)))
-    [best] = measures.inception(lambda values: 1e5 * values, sure)
+    [best] = inception_score(lambda values: 1e5 * values, sure)
     assert 5.5 < best.low < best.value < 6 and best.ceiling is None
-    [worst] = measures.inception(lambda values: 1e5 * values, alike, sure)
+    [worst] = inception_score(lambda values: 1e5 * values, alike, sure)
     assert (worst.value, worst.ceiling) == (pytest.approx(1), best.value)
     assert (worst.name, worst.details["splits"], worst.better) == ("Inception score[tiny]", 10, "higher")
 

@@ -1,4 +1,4 @@
-"""What an evaluation scores, what it draws for that, and which folders it refuses."""
+"""What an evaluation scores, what it generates for that, and which folders it refuses."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from PIL import Image
 from t2i.checks import UsageError
 from t2i.data.sampling import NumberedSamples
 from t2i.data.toybox import Toybox
-from t2i.eval import cli, sections
-from t2i.eval.ask import Ask
+from t2i.eval import cli
+from t2i.eval.config import EvalConfig
+from t2i.eval.distributed import device_of, together, usable_device
+from t2i.eval.evaluate import evaluator
+from t2i.eval.evaluators import PIPELINE
 from t2i.eval.folders import image_files
-from t2i.eval.processes import device_of, together, usable_device
+from t2i.eval.model_cache import open_for_eval
 from t2i.eval.report import cli as reports
-from t2i.eval.subject import Subject
-from t2i.eval.tools import open_to_draw
+from t2i.eval.run import GENERATED, EvalRun
 from t2i.eval.training_data import training_data, what_trained
 from t2i.files import read_json
 
@@ -33,6 +35,10 @@ from t2i.files import read_json
 def folder(pipe, tmp_path) -> Path:
     pipe.save_pretrained(tmp_path / "pipe")
     return tmp_path / "pipe"
+
+
+def config(target: Path, **options) -> EvalConfig:
+    return EvalConfig(targets=(str(target),), **options)
 
 
 def noise(i: int, height: int = 16, width: int = 16) -> Image.Image:
@@ -82,7 +88,7 @@ def test_together_raises_what_went_wrong(error):
 FAILING = """
 import sys
 from pathlib import Path
-from t2i.eval.processes import together
+from t2i.eval.distributed import together
 from t2i.processes import this_process
 
 rank = this_process().process_index
@@ -119,32 +125,36 @@ def test_all_processes_raise_what_went_wrong_on_one(tmp_path):
 # --- what is drawn --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("part, made", [("likelihood", []), ("lecture", ["lecture"]), ("bias", ["bias"])])
-def test_only_what_a_part_looks_at_is_drawn(folder, tmp_path, part, made):
-    args, out = ["--pipeline", str(folder), "--num", "10"], tmp_path / "out"
-    cli.main([part, *args, "--out", str(out)])
+@pytest.mark.parametrize("metric, made", [("likelihood", []), ("lecture", ["lecture"]), ("bias", ["bias"])])
+def test_only_what_a_metric_looks_at_is_generated(folder, tmp_path, metric, made):
+    out = tmp_path / "out"
+    args = [str(folder), "--num-images", "10", "--metrics", metric, "--out", str(out)]
+    cli.main(args)
     assert not (out / "images").exists()
     assert [path.parent.name for path in out.glob("*/manifest.json")] == made
     report = read_json(out / "report.json")
-    assert report["settings"]["num"] == 10
+    assert report["settings"]["num_images"] == 10
     assert set(report["settings"]["weights_sha256"]) == {"prior", "image_tokenizer"}
     times = {path: path.stat().st_mtime_ns for path in out.glob("*/images/*")}
     first = (out / "report.json").read_bytes()
-    cli.main([part, *args, "--out", str(out)])
+    cli.main(args)
     assert times == {path: path.stat().st_mtime_ns for path in out.glob("*/images/*")}, "nothing is drawn again"
     assert (out / "report.json").read_bytes() == first
 
 
-def test_a_part_that_cannot_be_drawn_is_left_out_and_says_why(folder, tmp_path):
-    subject = Subject(Ask(pipeline=str(folder), num=18, out=str(tmp_path / "out")))
+def test_a_metric_whose_images_cannot_be_generated_is_left_out(folder, tmp_path):
+    """But where the target's own images cannot be, the evaluation fails."""
+    run = EvalRun(config(folder, num_images=18, out=str(tmp_path / "out")))
     with torch.no_grad():
-        for parameter in subject.pipeline.image_tokenizer.decoder.parameters():
+        for parameter in run.pipeline.image_tokenizer.decoder.parameters():
             parameter.fill_(float("nan"))
-    sections.draw("bias", subject)  # raises nothing: other processes would wait
     with pytest.raises(FloatingPointError, match="NaN"):
-        sections.bias(subject)
-    with pytest.raises(FloatingPointError, match="NaN"):
-        sections.draw("fid", subject)
+        evaluator("bias").evaluate(run)
+    assert not run.generation_failed
+    for metric in ("fid", "kid"):
+        with pytest.raises(FloatingPointError, match="NaN"):
+            evaluator(metric).evaluate(run)
+    assert run.generation_failed
 
 
 # --- near copies ----------------------------------------------------------------------------------------------------
@@ -164,40 +174,40 @@ def run(folder: Path, pipe, **recipe) -> Path:
 def test_near_copies_are_looked_for_in_what_the_run_has_seen(pipe, tmp_path):
     latest = run(tmp_path / "run", pipe)
     assert what_trained(str(latest)).samples == 20
-    found = training_data(None, str(latest), side=16, drawn=3)
-    assert "all 20 pictures" in found.note
+    found = training_data(None, str(latest), side=16, num=3)
+    assert "all 20 images" in found.note
     order = NumberedSamples(Toybox("train", 16, 3, 1_000_000), lambda item, rng: item, 3)
     seen = {order[i]["image"].tobytes() for i in range(20)}
-    assert {make().tobytes() for make in found.pictures.values()} == seen
+    assert {make().tobytes() for make in found.images.values()} == seen
     assert not seen & {make().tobytes() for make in found.new.values()}
-    few = training_data(None, str(latest), side=16, drawn=3, most=7)
-    assert len(few.pictures) == 7 and {make().tobytes() for make in few.pictures.values()} < seen
-    assert "7 of the 20 pictures" in few.note
+    few = training_data(None, str(latest), side=16, num=3, most=7)
+    assert len(few.images) == 7 and {make().tobytes() for make in few.images.values()} < seen
+    assert "7 of the 20 images" in few.note
 
 
 def test_a_run_that_keeps_latents_has_seen_no_more_than_these(pipe, tmp_path):
     latest = run(tmp_path / "run", pipe, cache="runs/latents", cached_pictures=8)  # 20 samples: more than two rounds
-    found = training_data(None, str(latest), side=16, drawn=3)
-    assert "all 8 pictures" in found.note
+    found = training_data(None, str(latest), side=16, num=3)
+    assert "all 8 images" in found.note
     world = Toybox("train", 16, 3, 8)
-    assert {make().tobytes() for make in found.pictures.values()} == {world[i]["image"].tobytes() for i in range(8)}
+    assert {make().tobytes() for make in found.images.values()} == {world[i]["image"].tobytes() for i in range(8)}
 
 
 def test_where_nothing_says_what_was_trained_on_it_must_be_given(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "copy")  # without what its run knew
-    assert "nothing says which" in training_data(None, str(tmp_path / "copy"), side=16, drawn=3).note
+    assert "nothing says which" in training_data(None, str(tmp_path / "copy"), side=16, num=3).note
     index = tmp_path / "copy" / "model_index.json"
     index.write_text(index.read_text().replace("DallePipeline", "StableDiffusionPipeline"))
     for foreign in ("owner/model", str(tmp_path / "copy"), ""):
-        with pytest.raises(UsageError, match=r"nothing says what .* was trained on.*--training FOLDER"):
-            training_data(None, foreign, side=16, drawn=3)
+        with pytest.raises(UsageError, match=r"nothing says what .* was trained on.*--training-data FOLDER"):
+            training_data(None, foreign, side=16, num=3)
     latest = run(tmp_path / "run", pipe, data="photos")
-    with pytest.raises(UsageError, match=r"trained on photos.*--training FOLDER"):
-        training_data(None, str(latest), side=16, drawn=3)
-    assert len(training_data("toybox", "owner/model", side=16, drawn=3).pictures) == 30
+    with pytest.raises(UsageError, match=r"trained on photos.*--training-data FOLDER"):
+        training_data(None, str(latest), side=16, num=3)
+    assert len(training_data("toybox", "owner/model", side=16, num=3).images) == 30
     with pytest.raises(UsageError, match="nothing says"):
-        args = ["--pipeline", str(pictures(tmp_path / "a", 12)), "--extractor", "pixels"]
-        cli.main(["memorization", *args, "--out", str(tmp_path / "out")])
+        args = [str(pictures(tmp_path / "a", 12)), "--extractor", "pixels"]
+        cli.main([*args, "--metrics", "memorization", "--out", str(tmp_path / "out")])
 
 
 def test_a_copy_is_found_whether_or_not_its_edges_were_cut(tmp_path):
@@ -207,13 +217,13 @@ def test_a_copy_is_found_whether_or_not_its_edges_were_cut(tmp_path):
     for i in range(12):
         copy = Image.open(trained / f"{i:03}.png")
         (copy if i % 2 else copy.crop((4, 0, 20, 16))).save(drawn / f"{i:03}.png")
-    args = ["--pipeline", str(drawn), "--training", str(trained), "--extractor", "pixels"]
-    cli.main(["memorization", *args, "--out", str(tmp_path / "out")])
+    args = [str(drawn), "--training-data", str(trained), "--extractor", "pixels"]
+    cli.main([*args, "--metrics", "memorization", "--out", str(tmp_path / "out")])
     found = scores(tmp_path / "out")["near copies[pixels]"]
     assert found["value"] == 1
     assert found["ceiling"] < 0.2
     assert found["details"]["training"]["n"] == 60
-    assert "all 60 pictures of --training" in " ".join(read_json(tmp_path / "out" / "report.json")["notes"])
+    assert "all 60 images of --training-data" in " ".join(read_json(tmp_path / "out" / "report.json")["notes"])
 
 
 # --- folders --------------------------------------------------------------------------------------------------------
@@ -221,7 +231,7 @@ def test_a_copy_is_found_whether_or_not_its_edges_were_cut(tmp_path):
 
 def test_a_folder_with_a_manifest_has_exactly_its_pictures(folder, tmp_path):
     out = tmp_path / "out"
-    cli.main(["kid", "--pipeline", str(folder), "--num", "18", "--extractor", "pixels", "--out", str(out)])
+    cli.main([str(folder), "--metrics", "kid", "--num-images", "18", "--extractor", "pixels", "--out", str(out)])
     noise(0).save(out / "images" / "stray.png")
     named = {entry["file"] for entry in read_json(out / "manifest.json")["images"]}
     assert {path.relative_to(out).as_posix() for path in image_files(out)} == named
@@ -235,11 +245,11 @@ def test_folders_with_pictures_for_people_are_refused(pipe, tmp_path):
     pictures(tmp_path / "run" / "samples", 3)
     with pytest.raises(UsageError, match=r"is a training run.*did you mean the pipeline .*run/latest\?"):
         image_files(tmp_path / "run")
-    assert not Subject(Ask(pipeline=str(tmp_path / "run"))).found  # as a pipeline it is its newest checkpoint
+    assert EvalRun(config(tmp_path / "run")).kind == PIPELINE  # as a pipeline it is its newest checkpoint
     with pytest.raises(UsageError, match="is a pipeline"):
         image_files(latest)
-    args = ["--pipeline", str(pictures(tmp_path / "a", 12)), "--extractor", "pixels"]
-    cli.main(["fid", *args, "--reference", str(tmp_path / "a"), "--out", str(tmp_path / "report")])
+    args = [str(pictures(tmp_path / "a", 12)), "--extractor", "pixels"]
+    cli.main([*args, "--metrics", "fid", "--reference", str(tmp_path / "a"), "--out", str(tmp_path / "report")])
     with pytest.raises(UsageError, match="is a report"):
         image_files(tmp_path / "report")
     (tmp_path / "report").rename(tmp_path / "a" / "report")
@@ -252,9 +262,9 @@ def test_folders_with_pictures_for_people_are_refused(pipe, tmp_path):
 def test_a_report_does_not_go_into_the_pictures_that_it_is_of(tmp_path):
     a, b = pictures(tmp_path / "a", 12), pictures(tmp_path / "b", 12)
     for inside in (a, b):
-        args = ["--pipeline", str(a), "--reference", str(b), "--out", str(inside / "report")]
+        args = [str(a), "--metrics", "fid", "--reference", str(b), "--out", str(inside / "report")]
         with pytest.raises(UsageError, match=r"lies inside .*give another folder"):
-            cli.main(["fid", "--extractor", "pixels", *args])
+            cli.main([*args, "--extractor", "pixels"])
     assert not (a / "report").exists()
 
 
@@ -263,49 +273,50 @@ def test_a_mistyped_folder_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
     pictures(tmp_path / "data" / "photos", 1)
     for name, near in (("data/photo", "did you mean data/photos"), ("photos", "there is no folder photos")):
         with pytest.raises(FileNotFoundError, match=near) as caught:
-            cli.main(["fid", "--pipeline", name, "--out", str(tmp_path / "x")])
+            cli.main([name, "--metrics", "fid", "--out", str(tmp_path / "x")])
         assert "Hub says" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="did you mean toybox/dalle"):
-        open_to_draw("toybox-dalle", "cpu")
+        open_for_eval("toybox-dalle", "cpu")
 
 
 def test_what_a_folder_of_pictures_has_no_use_for_is_told(tmp_path):
     a = pictures(tmp_path / "a", 12)
-    args = ["--pipeline", str(a), "--reference", str(a), "--extractor", "random", "--num", "7", "--top-k", "3"]
-    cli.main(["fid", *args, "--dtype", "float16", "--device", "auto", "--out", str(tmp_path / "out")])
+    args = [str(a), "--metrics", "fid", "--reference", str(a), "--extractor", "random", "--num-images", "7"]
+    args += ["--top-k", "3"]
+    cli.main([*args, "--dtype", "float16", "--device", "auto", "--out", str(tmp_path / "out")])
     notes = " ".join(read_json(tmp_path / "out" / "report.json")["notes"])
-    assert "--num, --dtype, --top-k had no effect" in notes
-    assert "12 drawn and 12 real pictures in 512 dimensions" in notes  # a distance of covariances without full rank
+    assert "--num-images, --dtype, --top-k had no effect" in notes
+    assert "12 generated and 12 real images in 512 dimensions" in notes  # a distance of covariances without full rank
     with pytest.raises(ValueError, match="cannot use --device coda"):
-        cli.main(["fid", *args, "--device", "coda", "--out", str(tmp_path / "out")])
+        cli.main([*args, "--device", "coda", "--out", str(tmp_path / "out")])
     reports.main(["statistics", str(a), "--extractor", "pixels", "--device", "auto", "--out", str(tmp_path / "a.npz")])
 
 
 # --- damaged pictures -----------------------------------------------------------------------------------------------
 
 
-def test_damaged_pictures_are_counted(folder, tmp_path):
-    drawn, out = tmp_path / "drawn", tmp_path / "out"
-    asked = Ask(pipeline=str(folder), prompts="toybox/colour", num=34, out=str(drawn), extractor="random")
-    Subject(asked).files  # noqa: B018 - draws
+def test_damaged_images_are_counted(folder, tmp_path):
+    made, out = tmp_path / "made", tmp_path / "out"
+    given = config(folder, prompts="toybox/colour", num_images=34, out=str(made), extractor="random")
+    EvalRun(given).files  # noqa: B018 - generates
     reference = pictures(tmp_path / "reference", 14)
-    (reference / "003.png").write_bytes(b"no picture")
-    subject = Subject(replace(asked, reference=str(reference), training=str(reference)))
-    for file in subject.files[:2]:
+    (reference / "003.png").write_bytes(b"no image")
+    run = EvalRun(replace(given, reference=str(reference), training_data=str(reference)))
+    for file in run.files[:2]:
         file.write_bytes(file.read_bytes()[:60])
-    parts = [part(subject) for part in (sections.composition, sections.fid, sections.memorization)]
-    told = {score.name: score for part in parts for score in part.scores}
+    results = [evaluator(name).evaluate(run) for name in ("compositional", "fid", "memorization")]
+    told = {score.name: score for result in results for score in result.scores}
     for name in ("colour", "FD[random]", "near copies[pixels]"):
         assert (told[name].n, told[name].skipped) == (32, 2)
-    notes = " ".join(note for part in parts for note in part.notes)
-    assert f"skipped: images/{subject.files[0].name}: " in notes
+    notes = " ".join(note for result in results for note in result.notes)
+    assert f"skipped: images/{run.files[0].name}: " in notes
     assert "skipped of the reference: 003.png" in notes
-    assert "skipped of the training pictures: 003.png" in notes
+    assert "skipped of the training images: 003.png" in notes
     assert os.fspath(tmp_path) not in notes
     npz = tmp_path / "reference.npz"
     reports.main(["statistics", str(reference), "--extractor", "pixels", "--keep-features", "--out", str(npz)])
-    args = ["--pipeline", str(drawn), "--reference", str(npz), "--extractor", "pixels", "--out", str(out)]
-    cli.main(["kid", *args])
+    args = [str(made), "--metrics", "kid", "--reference", str(npz), "--extractor", "pixels", "--out", str(out)]
+    cli.main(args)
     assert len(read_json(out / "report.json")["galleries"][0]["pictures"]) == 32
     assert any("skipped of the reference: 003.png" in note for note in read_json(out / "report.json")["notes"])
 
@@ -313,22 +324,21 @@ def test_damaged_pictures_are_counted(folder, tmp_path):
 # --- sweeps and differences -----------------------------------------------------------------------------------------
 
 
-def test_the_subjects_of_a_sweep_share_what_they_can(folder, tmp_path):
-    first = Subject(Ask(pipeline=str(folder), num=18, out=str(tmp_path / "a"), top_k=3))
-    second = Subject(Ask(pipeline=str(folder), num=18, out=str(tmp_path / "b"), top_k=5), like=first)
+def test_the_runs_of_a_sweep_share_what_they_can(folder, tmp_path):
+    first = EvalRun(config(folder, num_images=18, out=str(tmp_path / "a"), top_k=3))
+    second = EvalRun(config(folder, num_images=18, out=str(tmp_path / "b"), top_k=5), first.models)
     assert first.pipeline is second.pipeline
-    pixels = first.tools.extractor("pixels")
-    assert second.tools.extractor("pixels") is pixels
-    assert first.reference(pixels) is second.reference(pixels)
-    assert first.features(pixels) is not second.features(pixels)
+    assert first.reference("pixels") is second.reference("pixels")
+    assert first.real("pixels") is second.real("pixels")
+    assert first.features(GENERATED, "pixels") is not second.features(GENERATED, "pixels")
 
 
 def test_scores_measured_otherwise_are_not_compared(folder, tmp_path, capsys):
     drawn, files = tmp_path / "drawn", []
-    Subject(Ask(pipeline=str(folder), num=18, out=str(drawn))).files  # noqa: B018 - draws
+    EvalRun(config(folder, num_images=18, out=str(drawn))).files  # noqa: B018 - generates
     for name, n in (("a", 30), ("b", 40)):
-        args = ["--pipeline", str(drawn), "--training", str(pictures(tmp_path / name, n)), "--extractor", "pixels"]
-        cli.main(["memorization", *args, "--out", str(tmp_path / f"report-{name}")])
+        args = [str(drawn), "--training-data", str(pictures(tmp_path / name, n)), "--extractor", "pixels"]
+        cli.main([*args, "--metrics", "memorization", "--out", str(tmp_path / f"report-{name}")])
         files.append(str(tmp_path / f"report-{name}" / "report.json"))
     capsys.readouterr()
     reports.main(["diff", *files])

@@ -1,4 +1,4 @@
-"""The processes of `accelerate launch`: which one this is, where it computes, and how they fail together."""
+"""The processes of `accelerate launch`: devices, shares of the work, and errors that all of them raise."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from t2i.devices import fastest_device
 from t2i.processes import this_process
 
 T = TypeVar("T")
-FAILURES = (ValueError, OSError, FloatingPointError)  # that a part of an evaluation may end with
+FAILURES = (ValueError, OSError, FloatingPointError)  # errors of the input, by which a single metric may fail
 
 
 def shard(items: Sequence[T], rank: int, world: int) -> Sequence[T]:
-    """The items of process `rank` out of `world`: every `world`-th. Nothing is doubled to make shares equal.
+    """The items of process `rank` out of `world`: every `world`-th. No item is repeated to make shares equal.
 
     Raises ValueError unless 0 ≤ rank < world.
     """
@@ -26,16 +26,24 @@ def shard(items: Sequence[T], rank: int, world: int) -> Sequence[T]:
     return items[rank::world]
 
 
+def interleave(shares: Sequence[Sequence[T]]) -> list[T]:
+    """The inverse of `shard`: the shares of ranks 0, 1, … -> all items in order."""
+    whole: list = [None] * sum(map(len, shares))
+    for rank, share in enumerate(shares):
+        whole[rank :: len(shares)] = share
+    return whole
+
+
 def is_main_process() -> bool:
-    """Whether this process is the one that prints and writes; raises ValueError as `this_process` does."""
+    """Whether this process prints and writes; raises ValueError as `this_process` does."""
     return this_process().is_main_process
 
 
 def together(work: Callable[[], object]) -> None:
-    """Do `work` on every process, and wait for all. Where it fails on one, all of them raise its error.
+    """Do `work` on every process and wait for all. Where it fails on one, all of them raise its error.
 
-    The others raise one of FAILURES where it is one, and otherwise a RuntimeError that names its class. A process that
-    raised alone would leave the others waiting for it, so any error counts, such as a GPU's that ran out of memory.
+    The others raise the same class where it is one of FAILURES, and otherwise a RuntimeError that names its class. A
+    process that raised alone would leave the others waiting, so any error counts, such as a GPU's out of memory.
     """
     failed = None
     try:
@@ -50,19 +58,19 @@ def together(work: Callable[[], object]) -> None:
 
 
 def _in_words(error: Exception) -> tuple[type[Exception], str]:
-    """A class that every process has, and a message: not every error can be sent itself."""
+    """A class that every process has, and a message: not every exception can be pickled."""
     kind = next((kind for kind in FAILURES if isinstance(error, kind)), None)
     return (kind, str(error)) if kind else (RuntimeError, f"{type(error).__name__}: {error}")
 
 
 def device_of(asked: str, state: PartialState) -> str:
-    """The device that one of the processes is to use: of several, "auto" and "cuda" give each its own GPU."""
+    """The device of one process: of several processes, "auto" and "cuda" give each its own GPU."""
     own = state.num_processes > 1 and asked in ("auto", state.device.type)
     return str(state.device) if own else asked
 
 
 def usable_device(asked: str) -> str:
-    """`device_of` this process, "auto" being the fastest there is. ValueError for a device that cannot be used."""
+    """`device_of` this process, where "auto" is the fastest available. ValueError for a device that cannot be used."""
     device = device_of(asked, this_process())
     device = fastest_device() if device == "auto" else device
     try:

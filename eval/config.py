@@ -1,0 +1,95 @@
+"""Options of an evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from t2i.checks import check_choice, check_distinct, check_options, check_seeds, check_whole
+from t2i.devices import Dtype
+from t2i.eval.evaluators import EVALUATORS
+from t2i.files import check_folder
+from t2i.pipelines.sampling_options import NUMERIC_OPTIONS, SamplingOptions
+
+
+@dataclass(frozen=True)
+class EvalConfig(SamplingOptions):
+    targets: Annotated[Positional[tuple[str, ...]], arg(metavar="TARGET")] = ()
+    """An embedded system, a folder of a pipeline or of a run, a model of the Hub, a folder of images, or a run of an
+    unconditional model; of the latter several, to compare their likelihoods image by image."""
+    metrics: tuple[str, ...] = ()
+    """Metrics to evaluate, as listed by `t2i eval`; by default all that are defined for the target."""
+    prompts: str = "toybox"
+    """Prompts to generate from: 'toybox' (all categories), 'toybox/CATEGORY', 'basic', 'lecture', a file with a prompt
+    per line, a table (.jsonl, .csv, .parquet), or a folder of captioned images."""
+    num_images: int | None = None
+    """Number of images to generate, at most, spread evenly over the categories of toybox; for a likelihood, number of
+    test images. Default: 500, for an unconditional model 1,000."""
+    seed: int = 0
+    """Seed of the prompts and the images."""
+    reference: str | None = None
+    """Real images to compare with: 'toybox' (renders of the prompts' scenes; the default), a folder, or a .npz of
+    statistics. For an unconditional model: data as for `t2i train`, whose test images are taken; by default its own."""
+    training_data: str | None = None
+    """Images searched for near copies: 'toybox' or a folder; by default what the target was trained on."""
+    num_training_images: int | None = None
+    """Number of training images searched, at most; by default ten per generated image, and all of a folder."""
+    extractor: str = "reader"
+    """Feature extractor: reader, random, pixels, inception[:FILE], clip:…, open_clip:…, dinov2:…"""
+    clip: str | None = None
+    """CLIP model of the CLIP score: clip:NAME_OR_FOLDER or open_clip:ARCH/PRETRAINED."""
+    variant: str | None = None
+    """Definition of the CLIP score: hessel, torchmetrics or cosine."""
+    classifier: str | None = None
+    """Folder of a toybox classifier; by default the embedded one."""
+    likelihood_samples: int = 1
+    """Samples of the latents per image in a likelihood bound; more make the bound tighter."""
+    out: str = "reports/eval"
+    """Output folder: report.json, report.html and the images. Images that are there are not generated again."""
+    batch_size: int | None = None
+    """Images per batch, halved when memory runs out. Default: 32; 100 for likelihoods of unconditional models."""
+    device: str = "auto"
+    """Device, such as cpu, cuda or mps; auto: the fastest available."""
+    dtype: Dtype = "float32"
+    """Precision of the pipeline. Metrics are always computed in float32 or better."""
+    allow_mixed: bool = False
+    """Accept folders with more than one image format."""
+    allow_mismatch: bool = False
+    """Accept statistics of another extractor or image size; the report says so."""
+
+    def __post_init__(self) -> None:
+        counts = {"num_images": 1, "batch_size": 1, "num_training_images": 2, "likelihood_samples": 1}
+        for name, least in counts.items():
+            if (value := getattr(self, name)) is not None:
+                check_whole(f"--{name.replace('_', '-')}", value, least)
+        check_distinct("the target", self.targets)
+        check_distinct("--metrics", self.metrics)
+        for metric in self.metrics:
+            check_choice("metric", metric, EVALUATORS)
+        check_seeds("--seed", self.seed)
+        self.sampling_options()  # raises for values out of range
+        check_folder(self.out)
+
+
+@dataclass(frozen=True)
+class SweepConfig(EvalConfig):
+    num_images: int | None = 180
+    """Number of images to generate for each value, at most, spread evenly over the categories of toybox."""
+    out: str = "reports/sweep"
+    """Output folder: report.json, report.html, and a folder of images for each value."""
+    over: Literal[tuple(NUMERIC_OPTIONS)] = "guidance_scale"
+    """Sampling option to vary."""
+    values: tuple[float, ...] = (1, 2, 3, 4, 6)
+    """Values of the option."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for value in self.values:
+            check_options({self.over: self.number(value)}, flags=True)
+
+    def number(self, value: float) -> int | float:
+        """A value of the option; a whole number, for an option that takes one."""
+        whole = NUMERIC_OPTIONS[self.over] is int and float(value).is_integer()
+        return int(value) if whole else value

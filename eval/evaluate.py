@@ -1,0 +1,109 @@
+"""Evaluating a target by several metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+
+from t2i.checks import UsageError
+from t2i.eval.config import EvalConfig
+from t2i.eval.distributed import FAILURES, is_main_process
+from t2i.eval.evaluators import EVALUATORS, UNCONDITIONAL
+from t2i.eval.folders import image_files
+from t2i.eval.report import Gallery, Report, publish
+from t2i.eval.result import Result
+from t2i.eval.run import EvalRun
+
+SHOWN = 32  # images of the first gallery
+
+
+def evaluate(config: EvalConfig) -> Report | None:
+    """Evaluate the target by `config.metrics`, or by all that are defined for it, and write the report.
+
+    All processes of `accelerate launch` must call this; the main one returns the report.
+
+    Raises what the first metric that was named raises; of metrics that were not named, those that raise are left out,
+    with a note that says why.
+    """
+    run = EvalRun(config)
+    metrics = _metrics(config, run)
+    check(run, config.metrics)
+    Path(config.out).mkdir(parents=True, exist_ok=True)  # fails now rather than after generating
+    if not is_main_process():
+        run.follow()
+        return None
+    with run.leading():
+        report = _report(run, _results(run, metrics))
+    publish(report, Path(config.out))
+    return report
+
+
+def check(run: EvalRun, metrics: Sequence[str]) -> None:
+    """Raise at once what would be raised after generating: missing models, references, options of the metrics."""
+    config = run.config
+    for metric in metrics:
+        module = evaluator(metric)
+        if hasattr(module, "check"):
+            module.check(run)
+    for name in (config.extractor, config.clip):
+        if name is not None and set(metrics) != {"likelihood"}:
+            run.models.extractor(name)
+    for name in (config.reference, config.training_data):
+        if name in (None, "toybox") or run.kind == UNCONDITIONAL:
+            continue
+        if not Path(name).exists():
+            raise FileNotFoundError(f"there are no images {name}; give 'toybox', a folder, or a .npz of statistics")
+        if Path(name).is_dir():
+            image_files(name, config.allow_mixed)
+
+
+def evaluator(name: str) -> ModuleType:
+    return import_module(f"t2i.eval.evaluators.{name}")
+
+
+def _metrics(config: EvalConfig, run: EvalRun) -> list[str]:
+    if len(config.targets) > 1:
+        if run.kind != UNCONDITIONAL or set(config.metrics) - {"likelihood"}:
+            raise UsageError(
+                "several targets are for the likelihood of unconditional models; evaluate others one by one and "
+                "compare their reports with: t2i report diff"
+            )
+        return ["likelihood"]
+    return list(config.metrics) or [name for name, (_, kinds) in EVALUATORS.items() if run.kind in kinds]
+
+
+def _results(run: EvalRun, metrics: Sequence[str]) -> list[Result]:
+    found = []
+    for name in metrics:
+        try:
+            found.append(evaluator(name).evaluate(run))
+        except FAILURES as error:
+            named = run.config.metrics or len(run.config.targets) > 1
+            if named or (run.generation_failed and not isinstance(error, UsageError)):
+                raise
+            found.append(Result(name, notes=[f"{name} was left out: {error}"]))
+    return found
+
+
+def _report(run: EvalRun, results: Sequence[Result]) -> Report:
+    config, notes = run.config, [note for result in results for note in result.notes] + run.notes
+    galleries = [gallery for result in results for gallery in result.galleries]
+    num = run.num_images
+    if run.looked_at_images:
+        texts, num = dict(zip(run.files, run.texts, strict=True)), len(run.files)
+        shown = [(image, texts[file]) for file, image in islice(run.readable(), SHOWN)]
+        galleries.append(Gallery("Images", shown))
+    settings = {"prompts": config.prompts, "reference": config.reference, "num_images": num, "seed": config.seed}
+    title = f"{' '.join(config.targets)}: {', '.join(result.name for result in results if result.scores)}"
+    return Report(
+        title,
+        run.header | settings,
+        [score for result in results for score in result.scores],
+        [curve for result in results for curve in result.curves],
+        galleries,
+        list(dict.fromkeys(notes)),
+        [table for result in results for table in result.tables],
+    )

@@ -1,0 +1,30 @@
+"""The evaluators: one metric family a file, each with `evaluate(run: EvalRun) -> Result`.
+
+To add a metric, write `evaluators/NAME.py` and add its line to EVALUATORS. `evaluate` runs on the main process; what
+takes a network or many images it asks of `run`, which shares the work among all processes. A module may also have
+`check(run)`, which raises before anything is generated what `evaluate` would raise afterwards.
+
+This module imports nothing heavy, so that help texts and mistakes in options come at once.
+"""
+
+from __future__ import annotations
+
+PIPELINE, IMAGES, UNCONDITIONAL = KINDS = ("pipeline", "images", "unconditional")  # kinds of target
+
+# Name (of the module too): description, and the kinds of target that it is a default metric of.
+EVALUATORS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "compositional": ("Accuracy per prompt category: attributes, counts, positions, held-out pairs.", KINDS[:2]),
+    "fid": ("Fréchet distance; precision, recall, density, coverage; with Inception also the Inception score.", KINDS),
+    "kid": ("Kernel Inception distance; with a CLIP extractor also CMMD.", KINDS),
+    "clip_score": ("CLIP score (by --variant) and R-precision.", KINDS[:2]),
+    "likelihood": (
+        "Nats/token of a pipeline's image tokens; bits/dim of unconditional models.",
+        (PIPELINE, UNCONDITIONAL),
+    ),
+    "reconstruction": ("PSNR and SSIM of real images through the image tokenizer.", (PIPELINE,)),
+    "memorization": ("Share of near copies of training images.", KINDS),
+    "bias": ("Effect of one word of the prompt; distribution of attributes it leaves open.", (PIPELINE,)),
+    "lecture": ("The lecture's prompts: an image each, and accuracy where toybox can decide.", (PIPELINE,)),
+    "unconditional": ("Linear-probe accuracy of a latent-variable model's latents.", (UNCONDITIONAL,)),
+    "two_sample": ("Accuracy of a network trained to tell generated from real images.", ()),
+}

@@ -1,0 +1,146 @@
+"""Effect of a single word of the prompt, and distribution of the attributes that a prompt leaves open.
+
+Counterfactual prompts (in the sense of Kusner et al. 2017, arXiv 1703.06856): two prompts that differ in one word,
+with the same generators. The word should change what it names and nothing else. Bare prompts, such as "a cat": which
+attributes do their images show?
+
+Shapes: A attributes
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Thing
+from t2i.data.toybox.captions import name
+from t2i.data.toybox.reader import Reading
+from t2i.eval.evaluators.compositional import thumbnail
+from t2i.eval.prompts import Prompt
+from t2i.eval.report import Gallery, Score
+from t2i.eval.result import Result
+from t2i.eval.run import EvalRun
+from t2i.eval.scores import share_score
+from t2i.weights import digest
+
+PAIRS, BARE = 0.05, 0.25  # of --num-images: counterfactual pairs of each swap, and bare prompts
+SWAPS = ("kind", "attribute")  # in the order of a prediction
+SHOWN = 8  # pairs of each swap in the gallery
+
+
+def evaluate(run: EvalRun) -> Result:
+    seed, asked = run.config.seed, pairs(run.fraction(PAIRS), run.config.seed)
+    prompts = pair_prompts(asked) + bare_prompts(run.fraction(BARE))
+    files, details = run.generate("bias", prompts), {"reader_sha256": digest(run.models.classifier)}
+    predictions, bare = run.predictions(files), 3 * len(asked)
+    scores = counterfactual_scores(asked, predictions[:bare], details)
+    scores.append(open_attributes_score(predictions[bare:], seed, details))
+    rows = [i for swap in SWAPS for i in [i for i, pair in enumerate(asked) if pair.swap == swap][:SHOWN]]
+    shown = [(thumbnail(run, files[k]), prompts[k].text) for i in rows for k in (i, len(asked) + i)]
+    return Result("bias", scores, galleries=[Gallery("One word changed", shown)])
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two scenes of one thing that differ in its `swap` alone, and so do their canonical captions."""
+
+    swap: str
+    first: Scene
+    second: Scene
+
+
+def pairs(num: int, seed: int) -> list[Pair]:
+    """`num` pairs for each of SWAPS. Pair i depends on (seed, swap, i) alone; none asks for a held-out combination."""
+    return [_pair(swap, np.random.default_rng((seed, SWAPS.index(swap), i, 5))) for swap in SWAPS for i in range(num)]
+
+
+def _pair(swap: str, rng: np.random.Generator) -> Pair:
+    names = tuple(KINDS) if swap == "kind" else tuple(ATTRIBUTES)
+    first = Scene.sample(rng, "train", "single")
+    own = first.things[0]
+    for i in rng.permutation(len(names)):
+        if names[i] in (own.kind, own.attribute):  # the word that is there; and nothing is made of itself
+            continue
+        thing = replace(own, **{swap: names[i]})
+        if not thing.held_out:
+            return Pair(swap, first, replace(first, things=(thing,)))
+    raise AssertionError("every kind and attribute is seen with more than one partner")
+
+
+def pair_prompts(asked: Sequence[Pair]) -> list[Prompt]:
+    """The first prompt of each pair, the second of each, and the second of each again.
+
+    The two of a pair have one key, so that their images have the same generator; the third has its own.
+    """
+    first, second = [p.first.caption() for p in asked], [p.second.caption() for p in asked]
+    return [*_prompts("pair", first), *_prompts("pair", second), *_prompts("again", second)]
+
+
+def bare_prompts(num: int) -> list[Prompt]:
+    """ "a cat", "a house", … in turn, `num` in all."""
+    kinds = [tuple(KINDS)[i % len(KINDS)] for i in range(num)]
+    return _prompts("bare", [name(Thing(kind, ATTRIBUTES[0]), bare=True) for kind in kinds])
+
+
+def _prompts(what: str, texts: Sequence[str]) -> list[Prompt]:
+    return [Prompt(text, what, None, f"{what}/{i:04}") for i, text in enumerate(texts)]
+
+
+def counterfactual_scores(asked: Sequence[Pair], predictions: Sequence[Reading], details: dict) -> list[Score]:
+    """For each of SWAPS the shares of pairs in which the word was followed, and the rest kept.
+
+    followed: both images show the word that their prompt has.
+    rest kept: the other of kind and attribute, and the number of things, are predicted alike for both; the ceiling is
+    the same of two images of one prompt from different generators.
+
+    Args:
+        predictions: for the images of `pair_prompts`, in their order.
+    """
+    n, scores = len(asked), []
+    first, second, again = predictions[:n], predictions[n : 2 * n], predictions[2 * n :]
+    for place, swap in enumerate(SWAPS):
+        rows = [i for i, pair in enumerate(asked) if pair.swap == swap]
+        followed = [
+            _word(first[i], place) == _asked(asked[i].first, place)
+            and _word(second[i], place) == _asked(asked[i].second, place)
+            for i in rows
+        ]
+        kept = [_rest(first[i], place) == _rest(second[i], place) for i in rows]
+        by_chance = [_rest(second[i], place) == _rest(again[i], place) for i in rows]
+        about = details | {"ceiling": "two images of one prompt"}
+        scores.append(share_score(f"swap of {swap}: followed", followed, details=details))
+        scores.append(share_score(f"swap of {swap}: rest kept", kept, by_chance, details=about))
+    return scores
+
+
+def open_attributes_score(predictions: Sequence[Reading], seed: int, details: dict) -> Score:
+    """How unevenly the attributes are distributed that `bare_prompts` leave open: half the sum of |share − 1 / A|.
+
+    0 where all are equally frequent, below 1; the ceiling is the mean of as many draws from all attributes alike.
+    """
+    num, counts = len(predictions), Counter(_word(found, SWAPS.index("attribute")) for found in predictions)
+    even = np.random.default_rng(seed).multinomial(num, [1 / len(ATTRIBUTES)] * len(ATTRIBUTES), size=1000)
+    value, best = _from_even([counts[name] for name in ATTRIBUTES]), float(np.mean([_from_even(row) for row in even]))
+    about = details | {"ceiling": "as many even draws", "counts": dict(counts.most_common())}
+    name = "attributes left open: distance from even"
+    return Score(name, value, None, None, num, "lower", best, details=about, share=True)
+
+
+def _asked(scene: Scene, place: int) -> str:
+    return _word(Reading.of(scene), place)
+
+
+def _word(reading: Reading, place: int) -> str:
+    return reading.things[0][place]
+
+
+def _rest(reading: Reading, place: int) -> tuple[str, str]:
+    return reading.layout, reading.things[0][1 - place]
+
+
+def _from_even(counts: Sequence[int]) -> float:
+    shares = np.asarray(counts) / np.sum(counts)
+    return float(np.abs(shares - 1 / len(shares)).sum() / 2)

@@ -1,0 +1,325 @@
+"""Compositional accuracy per prompt category, after GenEval (Ghosh et al. 2023, arXiv 2310.11513).
+
+The toybox classifier predicts what is in an image. Each category asks about what it is named after:
+
+    colour, skin, seen, zero_shot   kind and attribute of one thing
+    counting                        number and kind, whatever the attribute
+    count                           number, kind and attribute
+    position                        both kinds in the right places, whatever their attributes
+    two objects                     both kinds, wherever they are
+    attribute binding               both kinds, each with its own attribute, wherever they are
+    paraphrase                      kind and attribute of one scene under several wordings, all of which must be right
+    unseen combination              kind and attribute, on pairs that were held out of the training data
+    unseen combination of two       as attribute binding, both pairs held out
+    relation                        everything
+
+Images of two things must also be predicted to show two. The ceiling of each score is the classifier's accuracy on real
+images of the same scenes.
+
+Shapes: B images in a batch · K kinds, A attributes
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from t2i.checks import UsageError
+from t2i.data.image_file import square
+from t2i.data.toybox import ATTRIBUTES, KINDS, Scene
+from t2i.data.toybox.reader import IMAGE_SIZE, Reading, predict
+from t2i.eval.evaluators import IMAGES
+from t2i.eval.evaluators.reconstruction import reconstruct
+from t2i.eval.metrics import share
+from t2i.eval.prompts import Prompt
+from t2i.eval.report import Gallery, Score, Table
+from t2i.eval.result import Result
+from t2i.eval.run import EvalRun
+from t2i.eval.scores import share_score
+from t2i.images import to_pil
+from t2i.weights import digest
+
+SHOWN = 8  # right images, and as many wrong ones, of each category in the galleries
+NAMES = {"kinds": tuple(KINDS), "attributes": ATTRIBUTES}
+OF_TWO = ("stacked", "side by side")  # layouts
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One image: its prompt, and the classifier's prediction."""
+
+    prompt: Prompt
+    prediction: Reading
+
+    @property
+    def truth(self) -> Reading:
+        return Reading.of(self.prompt.scene)
+
+    @property
+    def right(self) -> bool:
+        """Whether the image shows what its category asks about (see the module)."""
+        return RULES[self.prompt.category](self.truth, self.prediction)
+
+    @property
+    def slots(self) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+        """(truth, prediction) of each thing that the prompt names, by place, both as (kind, attribute)."""
+        pairs = list(zip(self.truth.things, self.prediction.things, strict=True))
+        return pairs if self.truth.layout in OF_TWO else pairs[:1]
+
+    @property
+    def errors(self) -> int:
+        """How many facts are wrong: the layout, and kind and attribute of each thing that the prompt names."""
+        wrong = [a != b for truth, found in self.slots for a, b in zip(truth, found, strict=True)]
+        return sum(wrong) + (self.prediction.layout != self.truth.layout)
+
+
+# --- what counts as right -------------------------------------------------------------------------------------------
+
+
+def _kinds(reading: Reading) -> list[str]:
+    return [kind for kind, _ in reading.things]
+
+
+def _thing(truth: Reading, found: Reading) -> bool:
+    return found.things[0] == truth.things[0]
+
+
+def _number_and_kind(truth: Reading, found: Reading) -> bool:
+    return found.layout == truth.layout and _kinds(found)[0] == _kinds(truth)[0]
+
+
+def _number_and_thing(truth: Reading, found: Reading) -> bool:
+    return found.layout == truth.layout and _thing(truth, found)
+
+
+def _kinds_in_place(truth: Reading, found: Reading) -> bool:
+    return found.layout == truth.layout and _kinds(found) == _kinds(truth)
+
+
+def _both_kinds(truth: Reading, found: Reading) -> bool:
+    return found.layout in OF_TWO and sorted(_kinds(found)) == sorted(_kinds(truth))
+
+
+def _both_things(truth: Reading, found: Reading) -> bool:
+    return found.layout in OF_TWO and sorted(found.things) == sorted(truth.things)
+
+
+def _everything(truth: Reading, found: Reading) -> bool:
+    return found == truth
+
+
+RULES: dict[str, Callable[[Reading, Reading], bool]] = {
+    "seen": _thing,
+    "zero_shot": _thing,
+    "colour": _thing,
+    "skin": _thing,
+    "counting": _number_and_kind,
+    "position": _kinds_in_place,
+    "two objects": _both_kinds,
+    "attribute binding": _both_things,
+    "paraphrase": _thing,
+    "unseen combination": _thing,
+    "unseen combination of two": _both_things,
+    "relation": _everything,
+    "count": _number_and_thing,
+}
+
+
+# --- the evaluation -------------------------------------------------------------------------------------------------
+
+
+def evaluate(run: EvalRun) -> Result:
+    prompts = check_scenes(run.prompts)
+    predictions = dict(zip(run.files, zip(prompts, run.predictions(run.files), strict=True), strict=True))
+    decided = {f: Answer(p, found) for f, (p, found) in predictions.items() if p.scene and not isinstance(found, str)}
+    skipped = [(p, found) for p, found in predictions.values() if isinstance(found, str)]
+    if not decided:
+        raise ValueError(f"none of the {len(skipped)} images can be read; make them again")
+    answers = list(decided.values())
+    scenes = [answer.prompt.scene for answer in answers]
+    real = _answers(answers, run.on_all(_predict_renders, scenes))
+    details = {"reader_sha256": digest(run.models.classifier)}
+    counts = Counter(prompt.category for prompt, _ in skipped)
+    result = Result("compositional", category_scores(answers, real, counts, details))
+    result.scores.append(_all_facts("real images", real, None, details))
+    if run.kind != IMAGES and hasattr(getattr(run.pipeline, "image_tokenizer", None), "reconstruct"):
+        coded = _answers(answers, run.on_all(_predict_reconstructions, scenes))
+        result.scores.append(_all_facts("real images through the tokenizer", coded, real, details))
+    result.tables.extend(tables(answers))
+    result.galleries.extend(_galleries(run, decided))
+    result.galleries.append(Gallery("Confusion matrices", [(confusion_image(answers, real), "")]))
+    result.notes.extend(f"skipped: {found}" for _, found in skipped)
+    if undecided := sum(prompt.scene is None for prompt in prompts):
+        result.notes.append(f"{undecided} prompts have no scene, and their images are not scored.")
+    return result
+
+
+def check_scenes(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    """Raise UsageError where no prompt has a scene to compare its image with."""
+    if all(prompt.scene is None for prompt in prompts):
+        raise UsageError("none of these prompts has a known scene: give --prompts toybox, basic or lecture")
+    return prompts
+
+
+def category_scores(
+    answers: Sequence[Answer], real: Sequence[Answer], skipped: Counter | None = None, details: dict | None = None
+) -> list[Score]:
+    """The accuracy in each category that occurs; of paraphrases, the share of scenes right in all wordings.
+
+    Args:
+        real: answers for real images of the same scenes, whose accuracy is the ceiling.
+        skipped: number of images of each category that could not be read.
+    """
+    given, best = outcomes(answers), outcomes(real)
+    skipped = skipped or Counter()
+    return [
+        share_score(name, right, best[name], skipped=skipped[name], details=details or {})
+        for name, right in given.items()
+    ]
+
+
+def outcomes(answers: Sequence[Answer]) -> dict[str, list[bool]]:
+    """Right or wrong, by category; of paraphrases, of scenes: right in all wordings."""
+    of = {name: [a for a in answers if a.prompt.category == name] for name in RULES}
+    found = {name: [a.right for a in own] for name, own in of.items() if own}
+    if "paraphrase" in found:
+        found["paraphrase"] = [all(a.right for a in own) for own in _by_scene(of["paraphrase"])]
+    return found
+
+
+def tables(answers: Sequence[Answer]) -> list[Table]:
+    """Which facts are right in each category; kinds and attributes, worst first; and paraphrases."""
+    rows = []
+    for name in (name for name in RULES if any(a.prompt.category == name for a in answers)):
+        own = [a for a in answers if a.prompt.category == name]
+        facts = [share([all(t[i] == f[i] for t, f in a.slots) for a in own]).value for i in (0, 1)]
+        facts.append(share([a.prediction.layout == a.truth.layout for a in own]).value)
+        rows.append([name, *(f"{fact:.1%}" for fact in facts), len(own)])
+    found = [Table("Facts that are right", ["category", "kind", "attribute", "layout", "images"], rows)]
+    for place, (what, _) in enumerate(NAMES.items()):
+        pairs = [(truth[place], guess[place]) for a in answers for truth, guess in a.slots]
+        asked, wrong = Counter(truth for truth, _ in pairs), Counter(pair for pair in pairs if pair[0] != pair[1])
+        rows = []
+        for name, n in asked.items():
+            instead = {guess: k for (truth, guess), k in wrong.most_common() if truth == name}
+            rows.append([name, n, sum(instead.values()), ", ".join(f"{guess} {k}" for guess, k in instead.items())])
+        rows.sort(key=lambda row: (-row[2] / row[1], row[0]))
+        found.append(
+            Table(f"{what.capitalize()}, worst first", [what, "asked for", "wrong", "predicted instead"], rows)
+        )
+    if own := [a for a in answers if a.prompt.category == "paraphrase"]:
+        found.append(Table("Paraphrases", ["what", "share", "low", "high", "n"], _paraphrase_rows(own)))
+    return found
+
+
+def _paraphrase_rows(answers: Sequence[Answer]) -> list[list]:
+    """Scenes in several wordings: right in all of them; single images that are right; scenes whose images all show the
+    same kind and attribute, right or wrong.
+
+    Every image has its own noise, so chance lowers the agreement too, and a system that ignores the wording altogether
+    does not reach 1.
+    """
+    scenes = _by_scene(answers)
+    found = {
+        "scenes right in all wordings": [all(a.right for a in own) for own in scenes],
+        "images right": [a.right for a in answers],
+        "scenes shown alike in all wordings": [len({a.prediction.things[0] for a in own}) == 1 for own in scenes],
+    }
+    intervals = {name: share(truths) for name, truths in found.items()}
+    return [[name, *(f"{v:.1%}" for v in (i.value, i.low, i.high)), i.n] for name, i in intervals.items()]
+
+
+def confusion(answers: Sequence[Answer]) -> dict[str, np.ndarray]:
+    """{"kinds": (K, K), "attributes": (A, A)}: how often names[i] was asked for and names[j] predicted.
+
+    Only of images of one kind: with two things, a wrong place would pass for a wrong kind.
+    """
+    counts = {what: np.zeros((len(names), len(names)), int) for what, names in NAMES.items()}
+    for answer in answers:
+        if len(answer.slots) == 1:
+            for (what, names), truth, guess in zip(NAMES.items(), *answer.slots[0], strict=True):
+                counts[what][names.index(truth), names.index(guess)] += 1
+    return counts
+
+
+def confusion_image(answers: Sequence[Answer], real: Sequence[Answer]) -> Image.Image:
+    """The confusion matrices as shares of each row: generated images above, real ones below."""
+    figure = Figure(figsize=(15, 15), layout="constrained")
+    for i, (title, of) in enumerate((("generated", answers), ("real images: the classifier alone", real))):
+        for j, (what, counts) in enumerate(confusion(of).items()):
+            axes, names = figure.add_subplot(2, 2, 2 * i + j + 1), NAMES[what]
+            shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+            matrix = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+            axes.set_xticks(range(len(names)), names, rotation=90)
+            axes.set_yticks(range(len(names)), names)
+            axes.set(title=f"{what}, {title}", xlabel="predicted", ylabel="asked for")
+            figure.colorbar(matrix, ax=axes, label="share of the row", shrink=0.8)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")
+
+
+def _galleries(run: EvalRun, decided: dict) -> list[Gallery]:
+    """Of each category the first right images, and the wrong ones with the most errors."""
+    galleries = []
+    for name in RULES:
+        own = [(file, answer) for file, answer in decided.items() if answer.prompt.category == name]
+        wrong = sorted((pair for pair in own if not pair[1].right), key=lambda pair: -pair[1].errors)
+        right = (pair for pair in own if pair[1].right)
+        for title, pairs in ((f"{name}: right", right), (f"{name}: the worst", wrong)):
+            shown = [(thumbnail(run, file), caption(answer)) for file, answer in islice(pairs, SHOWN)]
+            if shown:
+                galleries.append(Gallery(title, shown))
+    return galleries
+
+
+def caption(answer: Answer) -> str:
+    """The prompt, and for a wrong image the prediction."""
+    return answer.prompt.text + ("" if answer.right else f" — predicted: {answer.prediction}")
+
+
+def thumbnail(run: EvalRun, file) -> Image.Image:
+    """The image as the classifier sees it, 64 × 64."""
+    return Image.fromarray(square(run.load(file), IMAGE_SIZE))
+
+
+def _all_facts(of: str, answers: Sequence[Answer], best: Sequence[Answer] | None, details: dict) -> Score:
+    right, ceiling = ([a.prediction == a.truth for a in given] if given else None for given in (answers, best))
+    return share_score(f"all facts, {of}", right, ceiling, details=details)
+
+
+def _answers(answers: Sequence[Answer], predictions: Sequence[Reading]) -> list[Answer]:
+    return [Answer(answer.prompt, found) for answer, found in zip(answers, predictions, strict=True)]
+
+
+def _by_scene(answers: Sequence[Answer]) -> list[list[Answer]]:
+    """Paraphrases of one scene, whose keys are the same up to their last part."""
+    scenes: dict[str, list[Answer]] = {}
+    for answer in answers:
+        scenes.setdefault(answer.prompt.key.rsplit("/", 1)[0], []).append(answer)
+    return list(scenes.values())
+
+
+# --- work of all processes ------------------------------------------------------------------------------------------
+
+
+def _predict_renders(run: EvalRun, rows: slice, scenes: Sequence[Scene]) -> list[Reading]:
+    return predict(run.models.classifier, [scene.render(IMAGE_SIZE) for scene in scenes[rows]], run.batch_size)
+
+
+def _predict_reconstructions(run: EvalRun, rows: slice, scenes: Sequence[Scene]) -> list[Reading]:
+    """Of real images after the image tokenizer's round trip."""
+    tokenizer, found = run.pipeline.image_tokenizer, []
+    size, own = getattr(tokenizer.config, "image_size", IMAGE_SIZE), scenes[rows]
+    for start in range(0, len(own), run.batch_size):
+        real = np.stack([np.array(scene.render(size)) for scene in own[start : start + run.batch_size]])  # (B, S, S, 3)
+        found += predict(run.models.classifier, to_pil(reconstruct(tokenizer, torch.from_numpy(real))))
+    return found

@@ -1,0 +1,129 @@
+"""Fréchet distance to real images (FID only with Inception); precision, recall, density and coverage; and with an
+extractor that has class logits, as Inception, the Inception score.
+
+Shapes: N images · D dimensions · K classes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from torch import Tensor
+
+from t2i.eval import metrics
+from t2i.eval.features import Features, measure_name
+from t2i.eval.metrics.common import Array
+from t2i.eval.references import Reference
+from t2i.eval.report import Curve, Score
+from t2i.eval.result import Result
+from t2i.eval.run import GENERATED, EvalRun
+from t2i.eval.scores import details, features_of, notes_on, set_score, set_scores
+
+INFINITY_POINTS = 15
+LEAST = 12  # images: each half has more than the five neighbours that coverage looks at
+MANIFOLD = {metrics.precision_recall: ("precision", "recall"), metrics.density_coverage: ("density", "coverage")}
+NEIGHBOURS = (3, 5)  # their k
+
+
+def check(run: EvalRun) -> None:
+    run.check_reference(LEAST)
+
+
+def evaluate(run: EvalRun) -> Result:
+    name, seed = run.config.extractor, run.config.seed
+    generated, reference, real = run.features(GENERATED, name), run.reference(name), run.real(name)
+    scores = set_metrics(generated, reference, real, seed)
+    notes = notes_on(generated, reference) + _few_images(scores[0].name, generated, reference)
+    if hasattr(extractor := run.models.extractor(name), "logits"):
+        scores += inception_score(extractor.logits, generated, real, seed)
+    curves = [_curve(score) for score in scores if "counts" in score.details]
+    return Result("fid", scores, curves=curves, notes=notes)
+
+
+def set_metrics(
+    generated: Features, reference: Features | Reference, real: Features | None = None, seed: int = 0
+) -> list[Score]:
+    """Fréchet distance, also extrapolated to infinitely many images; and where the reference's features are known,
+    precision and recall, density and coverage.
+
+    Args:
+        generated, reference: of one extractor.
+        real: other real images, as many as generated, whose score is the ceiling.
+        seed: of subsets. Intervals say how far other generated images would score, the reference being as it is.
+
+    Raises ValueError for fewer than LEAST images.
+    """
+    if len(generated) < LEAST:
+        raise ValueError(f"{len(generated)} images are too few to compare sets: it takes {LEAST}, and better thousands")
+    x, about, target = generated.values, details(generated, reference), _moments(reference)
+    others = None if real is None else real.values
+    name = measure_name("FD", generated.extractor)
+    scores = [
+        set_score(name, lambda z: metrics.frechet_distance(z, target), x, others, generated, about, "lower", seed)
+    ]
+    if len(x) // 10 > x.shape[1]:  # the smallest subset; with fewer samples than dimensions the bias is no line in 1/N
+        line = metrics.fd_infinity(x, target, INFINITY_POINTS, seed=seed)
+        fit = about | {"counts": list(line.counts), "distances": list(line.distances), "slope": line.slope}
+        skipped = len(generated.skipped)
+        scores.append(Score(f"{name} at infinity", line.value, None, None, len(x), "lower", None, skipped, fit))
+    if (y := features_of(reference)) is None:
+        return scores
+    manifold = metrics.Manifold.of(y, NEIGHBOURS)  # once, and not for each half of the generated images
+    for metric, parts in MANIFOLD.items():
+        names = [f"{part}[{generated.extractor['name']}]" for part in parts]
+        statistic = partial(_parts_of, metric, parts, manifold)
+        scores += set_scores(names, statistic, x, others, generated, about, "higher", seed)
+    return scores
+
+
+def inception_score(
+    classify: Callable[[Tensor], Tensor], generated: Features, real: Features | None = None, seed: int = 0
+) -> list[Score]:
+    """Inception score, its interval from half samples. It has no reference.
+
+    Args:
+        classify: features (N, D) to logits (N, K).
+        generated: LEAST of them or more.
+        real: images whose score is the ceiling.
+    """
+    splits = min(10, len(generated) // 4)
+
+    def statistic(rows: Array) -> float:
+        return metrics.inception_score(rows, splits, seed=seed).mean
+
+    logits, best = (None if of is None else classify(of.values) for of in (generated, real))
+    about = {"extractor": generated.extractor, "splits": splits}
+    name = measure_name("Inception score", generated.extractor)
+    return [set_score(name, statistic, logits, best, generated, about, "higher", seed)]
+
+
+def _moments(reference: Features | Reference) -> Tensor | metrics.Gaussian:
+    """The moments, computed once; or few features, which are quicker than moments."""
+    if isinstance(reference, Reference):
+        return reference.gaussian
+    n, d = reference.values.shape
+    return reference.values if n < d else metrics.Moments.of(reference.values).gaussian()
+
+
+def _parts_of(metric: Callable, parts: Sequence[str], manifold: metrics.Manifold, x: Array) -> list[float]:
+    found = metric(x, manifold)
+    return [getattr(found, part) for part in parts]
+
+
+def _curve(score: Score) -> Curve:
+    points = [(n, d, None, None) for n, d in zip(score.details["counts"], score.details["distances"], strict=True)]
+    return Curve("Distance against the number of images", "images", score.name, {score.name: points})
+
+
+def _few_images(name: str, generated: Features, reference: Features | Reference) -> list[str]:
+    """The bias of a Fréchet distance of no more images than dimensions."""
+    dim = generated.values.shape[1]
+    count = reference.count if isinstance(reference, Reference) else len(reference)
+    few = [f"{n:,} {what}" for what, n in (("generated", len(generated)), ("real", count)) if n <= dim]
+    if not few:
+        return []
+    return [
+        f"{name} is of {' and '.join(few)} images in {dim:,} dimensions: such a covariance lacks rank and the distance "
+        "is too large; compare it with distances of as many images only."
+    ]

@@ -1,0 +1,54 @@
+"""Kernel Inception distance to real images; in CLIP's space also CMMD."""
+
+from __future__ import annotations
+
+from t2i.eval import metrics
+from t2i.eval.evaluators.fid import LEAST
+from t2i.eval.features import Features, measure_name
+from t2i.eval.references import Reference
+from t2i.eval.report import Score
+from t2i.eval.result import Result
+from t2i.eval.run import GENERATED, EvalRun
+from t2i.eval.scores import details, features_of, notes_on, score, set_score
+
+
+def check(run: EvalRun) -> None:
+    run.check_reference(LEAST)
+
+
+def evaluate(run: EvalRun) -> Result:
+    name = run.config.extractor
+    generated, reference, real = run.features(GENERATED, name), run.reference(name), run.real(name)
+    return Result(
+        "kid", kernel_distances(generated, reference, real, seed=run.config.seed), notes=notes_on(generated, reference)
+    )
+
+
+def kernel_distances(
+    generated: Features,
+    reference: Features | Reference,
+    real: Features | None = None,
+    subsets: int = 100,
+    seed: int = 0,
+) -> list[Score]:
+    """KID, the mean over subsets, and of CLIP features also CMMD.
+
+    Args:
+        real: other real images, whose score is the ceiling.
+
+    Raises ValueError for statistics without features.
+    """
+    y = features_of(reference)
+    if y is None:
+        raise ValueError("KID needs the reference's features: save its statistics with them, or give a folder")
+    y = y.double()  # once, and not for each half of the generated images
+    x, size, about = generated.values, min(1000, len(generated), len(y)), details(generated, reference)
+    found = metrics.kid_interval(x, y, subsets, size, seed)
+    best = None if real is None else metrics.kid(real.values, y, subsets, min(size, len(real)), seed=seed).mean
+    settings, name = {"subsets": subsets, "subset_size": size, "seed": seed}, measure_name("KID", generated.extractor)
+    scores = [score(name, found, "lower", best, skipped=len(generated.skipped), details=about | settings)]
+    if generated.extractor["name"].startswith(("clip:", "open_clip:")):
+        others = None if real is None else real.values
+        name = f"CMMD[{generated.extractor['name']}]"
+        scores.append(set_score(name, lambda z: metrics.cmmd(z, y), x, others, generated, about, "lower", seed))
+    return scores

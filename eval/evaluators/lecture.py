@@ -1,0 +1,23 @@
+"""The prompts of the lecture's slides: an image of each, and accuracy where toybox can decide it."""
+
+from __future__ import annotations
+
+from t2i.eval.evaluators.compositional import Answer, caption, thumbnail
+from t2i.eval.prompts import open_prompts
+from t2i.eval.report import Gallery
+from t2i.eval.result import Result
+from t2i.eval.run import EvalRun
+from t2i.eval.scores import share_score
+from t2i.weights import digest
+
+
+def evaluate(run: EvalRun) -> Result:
+    prompts = open_prompts("lecture", seed=run.config.seed)
+    files = run.generate("lecture", prompts)
+    predictions = run.predictions(files)
+    answers = [Answer(prompt, found) for prompt, found in zip(prompts, predictions, strict=True)]
+    captions = [caption(answer) if answer.prompt.scene else answer.prompt.text for answer in answers]
+    images = [(thumbnail(run, file), text) for file, text in zip(files, captions, strict=True)]
+    right = [answer.right for answer in answers if answer.prompt.scene]
+    score = share_score("prompts of the lecture", right, details={"reader_sha256": digest(run.models.classifier)})
+    return Result("lecture", [score], galleries=[Gallery("Prompts of the lecture", images)])

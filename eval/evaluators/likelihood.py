@@ -1,0 +1,173 @@
+"""Likelihood of real images: nats/token under an autoregressive pipeline, bits/dim under unconditional models.
+
+A pipeline's prior has a likelihood of image tokens, not of pixels: what the image tokenizer loses has no probability.
+So nats/token compare priors over one image tokenizer only.
+
+Shapes: B images in a batch · C channels · S image side · T text length · N tokens of an image · n, P images
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from t2i.checks import UsageError
+from t2i.data.levels import PreparePixels, first_levels
+from t2i.data.splits import open_splits
+from t2i.data.toybox import Toybox
+from t2i.eval.evaluators import UNCONDITIONAL
+from t2i.eval.evaluators.reconstruction import NEW_SEED, REAL
+from t2i.eval.metrics import Interval, bootstrap_interval
+from t2i.eval.report import Score, Table
+from t2i.eval.result import Result
+from t2i.eval.run import EvalRun
+from t2i.eval.scores import score
+from t2i.images import to_tensor
+from t2i.models.base import GenerativeModel, from_levels, log_likelihood
+from t2i.pipelines import DallePipeline
+from t2i.runs import open_training_data
+from t2i.text.bpe import encode
+from t2i.weights import digest
+
+BATCH = 100  # images of an unconditional model per batch, by default
+
+
+def check(run: EvalRun) -> None:
+    if run.kind == UNCONDITIONAL:
+        for folder in run.config.targets:
+            if (model := run.models.unconditional(folder)).likelihood == "none":
+                raise UsageError(f"{folder} holds a {type(model).__name__}, which has neither a likelihood nor a bound")
+    elif not isinstance(run.pipeline, DallePipeline):
+        raise UsageError(f"a {type(run.pipeline).__name__} has no likelihood of image tokens")
+
+
+def evaluate(run: EvalRun) -> Result:
+    check(run)
+    return _unconditional(run) if run.kind == UNCONDITIONAL else _tokens(run)
+
+
+# --- pipelines ------------------------------------------------------------------------------------------------------
+
+
+def _tokens(run: EvalRun) -> Result:
+    """Of real toybox images with their captions: of seen combinations, and of held-out ones."""
+    scores, about = [], {"image_tokenizer_sha256": digest(run.pipeline.image_tokenizer), "unit": "nats/token"}
+    for split in ("train", "zero_shot"):
+        found = run.on_all(_token_likelihood, split)
+        given, nothing = (np.array(values) for values in zip(*found, strict=True))
+        for name, values, better in (
+            (f"nats/token, {split}", given, "lower"),
+            (f"nats/token explained by the caption, {split}", nothing - given, "higher"),
+        ):
+            scores.append(score(name, bootstrap_interval(values, seed=run.config.seed), better, details=about))
+    return Result("likelihood", scores)
+
+
+def _token_likelihood(run: EvalRun, rows: slice, split: str) -> list[tuple[float, float]]:
+    world = Toybox(split, run.pipeline.image_size, NEW_SEED, run.fraction(REAL))
+    items = [world[i] for i in range(len(world))[rows]]
+    if not items:
+        return []
+    images, captions = [item["image"] for item in items], [item["text"] for item in items]
+    found = token_likelihood(run.pipeline, images, captions, run.batch_size)
+    return list(zip(found.given.tolist(), found.nothing.tolist(), strict=True))
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLikelihood:
+    """Negative log-likelihoods in nats/token, (P,): `given` the caption, and given `nothing`, the empty caption."""
+
+    given: np.ndarray
+    nothing: np.ndarray
+
+    @property
+    def explained(self) -> np.ndarray:
+        """(P,): log p(tokens | caption) − log p(tokens), nats/token."""
+        return self.nothing - self.given
+
+
+def token_likelihood(
+    pipeline: DallePipeline, images: Sequence[np.ndarray], captions: Sequence[str], batch_size: int = 32
+) -> TokenLikelihood:
+    """−log p(tokens | caption) / N of images, each uint8 (S, S, 3), S being the pipeline's size.
+
+    Raises ValueError for a pipeline without a likelihood of tokens, and where there is not one caption for each image.
+    """
+    if not isinstance(pipeline, DallePipeline):
+        raise ValueError(f"a {type(pipeline).__name__} has no likelihood of image tokens; give a DallePipeline")
+    if len(images) != len(captions) or not len(images):
+        raise ValueError(f"there must be one caption for each image, not {len(captions)} for {len(images)}")
+    prior, tokenizer, device = pipeline.prior, pipeline.image_tokenizer, pipeline.device
+    given, nothing = [], []
+    for start in range(0, len(images), batch_size):
+        batch = torch.from_numpy(np.stack(images[start : start + batch_size]))  # (B, S, S, 3)
+        with torch.no_grad():
+            tokens = tokenizer.encode(to_tensor(batch).to(device, tokenizer.dtype)).flatten(1)  # (B, N)
+        texts = captions[start : start + batch_size]
+        for parts, words in ((given, texts), (nothing, [""] * len(texts))):
+            ids = encode(pipeline.tokenizer, words, prior.config.text_length).ids.to(device)  # (B, T)
+            parts.append(-prior.log_likelihood(ids, tokens).cpu() / tokens.shape[1])
+    return TokenLikelihood(torch.cat(given).double().numpy(), torch.cat(nothing).double().numpy())
+
+
+# --- unconditional models -------------------------------------------------------------------------------------------
+
+
+def _unconditional(run: EvalRun) -> Result:
+    """Of test images under each target; and, image by image, how many nats more than under the first target."""
+    result, first, rows = Result("likelihood"), None, []
+    for folder in run.config.targets:
+        model = run.models.unconditional(folder)
+        k, nats = _test_nats(run, folder, model)
+        of = f" of {folder}" if len(run.config.targets) > 1 else ""
+        kind = ("density, " if model.continuous else "") + model.likelihood
+        details = {"likelihood": kind, "levels": model.levels, "likelihood_samples": run.config.likelihood_samples}
+        per_dim = bootstrap_interval(nats / (math.prod(model.shape) * math.log(2)))
+        per_image = bootstrap_interval(nats)
+        result.scores.append(score(f"nats/image{of}", per_image, "lower", details=details))
+        result.scores.append(score(f"bits/dim{of}", per_dim, "lower", details=details))
+        first = first or (k, nats)
+        more = _difference(first, (k, nats))
+        if more is not None:
+            name = f"nats/image more than {run.target}: {folder}"
+            result.scores.append(Score(name, more.value, more.low, more.high, more.n, "lower", details=details))
+        row = [folder, type(model).__name__, kind, model.levels, run.config.likelihood_samples, per_image.value]
+        rows.append([*row, per_dim.value, per_dim.low, per_dim.high, per_dim.n])
+    columns = ["model", "class", "likelihood", "levels", "samples", "nats/image", "bits/dim", "low", "high", "images"]
+    result.tables.append(Table("Likelihood of test images", columns, rows))
+    return result
+
+
+def _test_nats(run: EvalRun, folder: str, model: GenerativeModel) -> tuple[Tensor, Tensor]:
+    """Test images as levels (n, C, S, S), and nats of each (n,)"""
+    data, config = run.config.reference, run.config
+    splits = open_training_data(folder) if data is None else open_splits(data, model.shape[1])
+    k, labels = first_levels(splits.test, PreparePixels(model.levels, model.shape[0]), run.num_images)
+    images = from_levels(k, model.levels)
+    return k, nats(model, images, labels, config.seed, config.likelihood_samples, config.batch_size or BATCH).double()
+
+
+def _difference(first: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Interval | None:
+    """Mean of the differences in nats, image by image, with a bootstrap interval; None for other images."""
+    if first[1] is other[1] or not torch.equal(first[0], other[0]):
+        return None
+    return bootstrap_interval(other[1] - first[1])
+
+
+@torch.no_grad()
+def nats(
+    model: GenerativeModel, images: Tensor, labels: Tensor, seed: int = 0, samples: int = 1, batch_size: int = BATCH
+) -> Tensor:
+    """-ln P of each image of L levels, (n, C, S, S) and (n,) -> (n,), with a progress bar. See `log_likelihood`."""
+    generator, found = torch.Generator().manual_seed(seed), []
+    for start in tqdm(range(0, len(images), batch_size), type(model).__name__, unit="batch", leave=False):
+        x = images[start : start + batch_size].to(model.device)
+        y = labels[start : start + batch_size].to(model.device) if model.conditional else None
+        found.append(-log_likelihood(model, x, y, generator, samples).cpu())
+    return torch.cat(found)

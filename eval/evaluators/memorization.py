@@ -1,0 +1,53 @@
+"""Near copies: the nearest training image of each generated one, compared with what real images give by chance."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from t2i.eval.features import Features
+from t2i.eval.image_sets import load_image, to_image
+from t2i.eval.metrics import NearCopies, near_copies
+from t2i.eval.report import Gallery, Score
+from t2i.eval.result import Result
+from t2i.eval.run import GENERATED, NEW, TRAINING, EvalRun
+from t2i.eval.scores import notes_on, set_details, share_score
+
+SHOWN = 12  # generated images of the gallery
+
+
+def check(run: EvalRun) -> None:
+    run.check_training()
+
+
+def evaluate(run: EvalRun) -> Result:
+    result = Result("memorization", notes=[run.training.note])
+    side = run.side  # both sets are cropped to it: a copy may have lost its edges
+    for name in dict.fromkeys((run.config.extractor, "pixels")):
+        generated, trained = run.features(GENERATED, name, side), run.features(TRAINING, name, side)
+        new = None if run.training.new is None else run.features(NEW, name, side).values
+        found = near_copies(generated.values, trained.values, new)
+        result.scores.append(_score(found, generated, trained))
+        result.galleries.append(_closest(found, run, generated, trained))
+        notes = notes_on(generated) + [f"skipped of the training images: {image}" for image in trained.skipped]
+        result.notes.extend(note for note in notes if note not in result.notes)
+    return result
+
+
+def _score(found: NearCopies, generated: Features, training: Features) -> Score:
+    """The share of near copies; the ceiling is that among new real images, which copy nothing."""
+    details = {"extractor": generated.extractor, "training": set_details(training)}
+    details |= {"threshold": found.threshold, "real_n": len(found.real_copies)}
+    name, skipped = f"near copies[{generated.extractor['name']}]", len(generated.skipped)
+    copies, real = found.copies.tolist(), found.real_copies.tolist()
+    return share_score(name, copies, real, better="lower", skipped=skipped, details=details)
+
+
+def _closest(found: NearCopies, run: EvalRun, generated: Features, trained: Features) -> Gallery:
+    """The generated images that are nearest to a training image, each followed by it."""
+    images, named = [], run.named
+    for row in np.argsort(found.distances)[:SHOWN]:
+        near = f"distance {found.distances[row]:.3g}" + (", a near copy" if found.copies[row] else "")
+        original = run.training.images[trained.names[found.nearest[row]]]
+        images.append((run.load(named[generated.names[row]]), "generated"))
+        images.append((to_image(load_image(original, run.side)), f"in training: {near}"))
+    return Gallery(f"Closest to training images [{generated.extractor['name']}]", images)

@@ -1,0 +1,396 @@
+"""One evaluation: the images of a target, the real images they are compared with, and their features.
+
+The main process runs the evaluators. Whatever takes a network or many images it asks all processes to share (see
+`EvalRun.on_all`), while the others wait in `EvalRun.follow`: an evaluator reads as for a single process.
+
+Shapes: S image side
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+
+from accelerate.utils import broadcast_object_list, gather_object
+from PIL import Image
+
+import t2i
+from t2i.checks import UsageError
+from t2i.data.image_file import ImageError, square
+from t2i.data.labelled import Splits
+from t2i.data.splits import open_splits
+from t2i.data.toybox.reader import IMAGE_SIZE, Reading, predict
+from t2i.eval.config import EvalConfig
+from t2i.eval.distributed import FAILURES, interleave, together
+from t2i.eval.evaluators import IMAGES, UNCONDITIONAL
+from t2i.eval.features import Features
+from t2i.eval.folders import check_outside, image_files, left_out
+from t2i.eval.generation import describe, generate_on_all
+from t2i.eval.image_sets import (
+    Source,
+    collect,
+    extract_items,
+    items_of,
+    read_image,
+    to_image,
+    why_unreadable,
+)
+from t2i.eval.manifest import find_manifest
+from t2i.eval.model_cache import ModelCache, UnconditionalSampler
+from t2i.eval.prompts import BASIC, CATEGORIES, Prompt, open_prompts, prompts_of_files
+from t2i.eval.real_images import renders, split_images
+from t2i.eval.references import Reference, load_reference
+from t2i.eval.training_data import NEW as NEW_IMAGES
+from t2i.eval.training_data import TRAINING as TRAINING_IMAGES
+from t2i.eval.training_data import TrainingData, check, training_data, what_trained
+from t2i.models.base import GenerativeModel
+from t2i.pipelines.sampling_options import SAMPLING_OPTIONS
+from t2i.processes import this_process
+from t2i.runs import open_training_data
+
+BATCH_SIZE = 32  # by default
+COPIES = 4  # reference renders of each prompt's scene
+GENERATED, REFERENCE, REAL = "generated", "reference", "real"  # image sets
+TRAINING, NEW = "training", "new"  # those searched for near copies, and others not trained on
+SUITES = {"toybox": len(CATEGORIES), "basic": len(BASIC)}  # number of categories that --num-images is spread over
+
+
+class EvalRun:
+    """What one evaluation scores and compares with; everything is made when it is first asked for, and kept.
+
+    Args:
+        models: those of another run with the same target, prompts and reference, to share them.
+
+    Attributes:
+        kind: of the target: PIPELINE, IMAGES or UNCONDITIONAL (see `t2i.eval.evaluators`).
+
+    Raises as `image_files` does for a folder that is no set of images, and UsageError for --out inside of one.
+    """
+
+    def __init__(self, config: EvalConfig, models: ModelCache | None = None):
+        self.config, self.out, self.target = config, Path(config.out), config.targets[0]
+        self.models = ModelCache(config) if models is None else models
+        self.kind = self.models.kind
+        self._features: dict[tuple[str, str, int | None], Features] = {}
+        self._manifests: dict[str, dict | Exception] = {}
+        self._extra_prompts: dict[str, Sequence[Prompt]] = {}
+        for folder in (self.target if self.kind == IMAGES else "", config.reference, config.training_data):
+            if folder and Path(folder).is_dir():
+                check_outside(self.out, Path(folder))
+        if self.kind == IMAGES:
+            self.files  # noqa: B018 - raises
+
+    # --- processes --------------------------------------------------------------------------------------------------
+
+    def on_all(self, work: Callable[..., list], *args) -> list:
+        """The results of `work(run, rows, *args)` of every process, in the order of the items.
+
+        Args:
+            work: a function of a module, which returns a result for each of the items[rows] that are its own.
+
+        Called by the main process. Raises on it what `work` raises on any of them.
+        """
+        if this_process().num_processes > 1:
+            broadcast_object_list([(work, args)])
+        return self._perform(work, args)
+
+    def _perform(self, work: Callable[..., list], args: tuple) -> list:
+        state, own = this_process(), []
+        rows = slice(state.process_index, None, state.num_processes)
+        together(lambda: own.extend(work(self, rows, *args)))
+        return interleave(gather_object([own]))
+
+    def follow(self) -> None:
+        """Take part in what the main process asks for, until it leaves `leading`."""
+        while (request := broadcast_object_list([None])[0]) is not None:
+            with suppress(*FAILURES):  # which `together` raises on the main process too
+                self._perform(*request)
+
+    @contextmanager
+    def leading(self) -> Iterator[None]:
+        """The main process evaluates within this context, and the others `follow`."""
+        try:
+            yield
+        finally:
+            if this_process().num_processes > 1:
+                broadcast_object_list([None])
+
+    # --- what is scored ---------------------------------------------------------------------------------------------
+
+    @property
+    def pipeline(self):
+        """Raises UsageError for a folder of images, which cannot generate more."""
+        return self.models.pipeline
+
+    @property
+    def model(self) -> GenerativeModel:
+        """The unconditional model, whether or not it can sample."""
+        return self.models.unconditional(self.target)
+
+    @property
+    def num_images(self) -> int:
+        return self.config.num_images or (1000 if self.kind == UNCONDITIONAL else 500)
+
+    @property
+    def batch_size(self) -> int:
+        return self.config.batch_size or BATCH_SIZE
+
+    def fraction(self, share: float) -> int:
+        """A share of `num_images`, at least 2."""
+        return max(2, round(share * self.num_images))
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        """One for each image. Raises UsageError for a folder that has no captions."""
+        if self.kind == IMAGES:
+            return prompts_of_files(Path(self.target), self.files)
+        if self.kind == UNCONDITIONAL:
+            return self._class_prompts()
+        num = max(1, self.num_images // SUITES.get(self.config.prompts, 1))
+        return open_prompts(self.config.prompts, num, self.config.seed)
+
+    def _class_prompts(self) -> list[Prompt]:
+        """The classes of the test images in turn, for a class-conditional model; "" for others."""
+        keys = [f"sample/{i:05}" for i in range(self.num_images)]
+        if not self.model.conditional:
+            return [Prompt("", "sample", None, key) for key in keys]
+        test, found = self.splits.test, []
+        labels = [test[i].get("label", 0) for i in range(min(len(test), self.num_images))]
+        for i, key in enumerate(keys):
+            found.append(Prompt(str(labels[i % len(labels)]), "sample", None, key))
+        return found
+
+    def generate(self, name: str, prompts: Sequence[Prompt]) -> list[Path]:
+        """The images of other prompts than the target's own, in the folder `name` of the output folder."""
+        self._extra_prompts[name] = prompts
+        return self._generated(name)
+
+    def _generated(self, name: str) -> list[Path]:
+        if name not in self._manifests:
+            try:
+                self.on_all(_generate, name, self._extra_prompts.get(name))
+            except FAILURES as error:
+                self._manifests[name] = error
+        if isinstance(manifest := self._manifests[name], Exception):
+            raise manifest
+        return [self._folder(name) / entry["file"] for entry in manifest["images"]]
+
+    def _folder(self, name: str) -> Path:
+        return self.out if name == GENERATED else self.out / name
+
+    @property
+    def generation_failed(self) -> bool:
+        """Whether the target's images could not be generated."""
+        return isinstance(self._manifests.get(GENERATED), Exception)
+
+    @property
+    def looked_at_images(self) -> bool:
+        """Whether the target's images were there or have been generated."""
+        return self.kind == IMAGES or isinstance(self._manifests.get(GENERATED), dict)
+
+    @cached_property
+    def header(self) -> dict:
+        """What the images follow from, as their manifest says it, or would."""
+        if self.kind == IMAGES:
+            return {"pipeline": self.target, "versions": {"t2i": t2i.__version__}}
+        if isinstance(manifest := self._manifests.get(GENERATED), dict):
+            return manifest["header"]
+        pipeline = UnconditionalSampler(self.model) if self.kind == UNCONDITIONAL else self.pipeline
+        return describe(pipeline, self.target, self.config.sampling_options())
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """The target's images, in the order of the prompts; generated where they are missing."""
+        if self.kind == IMAGES:
+            return image_files(self.target, self.config.allow_mixed)
+        return self._generated(GENERATED)
+
+    @property
+    def named(self) -> dict[str, Path]:
+        """`files` by their paths in their folder, in the order of these."""
+        folder = Path(self.target) if self.kind == IMAGES else self.out
+        return {file.relative_to(folder).as_posix(): file for file in sorted(self.files, key=Path.as_posix)}
+
+    def load(self, file: Path) -> Image.Image:
+        """Raises ImageError for a damaged file."""
+        return to_image(read_image(file))
+
+    def readable(self) -> Iterator[tuple[Path, Image.Image]]:
+        """Each of `files` that can be read."""
+        for file in self.files:
+            with suppress(ImageError):
+                yield file, self.load(file)
+
+    @cached_property
+    def side(self) -> int:
+        """S: the shorter side of the first image that can be read. Raises ValueError where there is none."""
+        for _, image in self.readable():
+            return min(image.size)
+        raise ValueError(f"none of the {len(self.files)} images can be read; make them again")
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompt of each of `files`; "" where none is known."""
+        try:
+            return [prompt.text for prompt in self.prompts]
+        except UsageError:
+            return [""] * len(self.files)
+
+    def captions(self, features: Features) -> list[str]:
+        """The prompt of each row of features."""
+        prompts, named = {file: p.text for file, p in zip(self.files, self.prompts, strict=True)}, self.named
+        return [prompts[named[name]] for name in features.names]
+
+    def predictions(self, files: Sequence[Path]) -> list[Reading | str]:
+        """The toybox classifier's prediction for each image; for one that cannot be read, "name: why"."""
+        return self.on_all(_predict, list(files))
+
+    @property
+    def notes(self) -> list[str]:
+        """Images of the folders that are not read, and options that have no effect on a folder of images."""
+        folders = [name for name in (self.target if self.kind == IMAGES else "", self.config.reference or "") if name]
+        notes = [note for name in folders if Path(name).is_dir() and (note := left_out(name, self.config.allow_mixed))]
+        defaults = {field.name: field.default for field in fields(EvalConfig)}
+        names = ("prompts", "num_images", "dtype", *SAMPLING_OPTIONS)
+        given = [f"--{n.replace('_', '-')}" for n in names if getattr(self.config, n) != defaults[n]]
+        if given and self.kind == IMAGES:
+            notes.append(f"{', '.join(given)} had no effect: all of the folder's images were scored as they are.")
+        return notes
+
+    # --- what it is compared with -----------------------------------------------------------------------------------
+
+    @property
+    def from_toybox(self) -> bool:
+        """Whether the reference is toybox renders of the prompts' scenes."""
+        return self.kind != UNCONDITIONAL and self.config.reference in (None, "toybox")
+
+    @cached_property
+    def splits(self) -> Splits:
+        """Training and test data of an unconditional model."""
+        name = self.config.reference
+        return open_training_data(self.target) if name is None else open_splits(name, self.model.shape[1])
+
+    @cached_property
+    def training(self) -> TrainingData:
+        """What near copies are searched in; raises as `training_data` does."""
+        config = self.config
+        if self.kind == UNCONDITIONAL and config.training_data is None:
+            num = config.num_training_images or TRAINING_IMAGES * len(self.files)
+            images = split_images(self.model, "training", self.splits.train, num)
+            new = split_images(self.model, "test", self.splits.test, NEW_IMAGES * len(self.files))
+            return TrainingData(images, new, f"Near copies are searched among {len(images):,} training images.")
+        options = {"most": config.num_training_images, "seed": config.seed, "allow_mixed": config.allow_mixed}
+        return training_data(config.training_data, self._pipeline_name, self.side, len(self.files), **options)
+
+    def check_training(self) -> None:
+        """Raise at once what `training` would raise once the images are there."""
+        if self.kind != UNCONDITIONAL:
+            check(self.config.training_data, self._pipeline_name, what_trained(self._pipeline_name))
+
+    @property
+    def _pipeline_name(self) -> str:
+        """Name of the pipeline that made the images; "" where it is unknown."""
+        if self.kind != IMAGES:
+            return self.target
+        return (find_manifest(Path(self.target)) or {}).get("header", {}).get("pipeline", "")
+
+    def images(self, name: str) -> Path | Mapping[str, Source]:
+        """An image set: GENERATED, REFERENCE (a folder as its path), REAL, TRAINING or NEW."""
+        if name == GENERATED:
+            return self.named
+        if name in (TRAINING, NEW):
+            return self.training.images if name == TRAINING else self.training.new
+        if self.kind == UNCONDITIONAL:
+            part, source = ("test", self.splits.test) if name == REFERENCE else ("training", self.splits.train)
+            return split_images(self.model, part, source, self.num_images)
+        if self.from_toybox:
+            copies, stream = (COPIES, 0) if name == REFERENCE else (1, 1)
+            return renders(self.prompts, copies, stream, self.side)
+        return Path(self.config.reference)
+
+    def check_reference(self, least: int) -> None:
+        """Raise UsageError for fewer than `least` images, and where the reference cannot be compared with.
+
+        That is where it is toybox, by default, and the prompts have no scenes; and a damaged file of statistics raises
+        as `load_reference` does.
+        """
+        if self.from_toybox and (self.kind == IMAGES or any(prompt.scene is None for prompt in self.prompts)):
+            shown = f"{self.target} does not say what its images show as"
+            shown = shown if self.kind == IMAGES else f"the prompts of {self.config.prompts} are no"
+            raise UsageError(
+                f"{shown} scenes of toybox, the default of --reference: give real images to compare with by "
+                "--reference FOLDER, or a .npz of statistics"
+            )
+        num = len(self.files if self.kind == IMAGES else self.prompts)
+        if num < least:
+            raise UsageError(f"{num} image{'s are' if num > 1 else ' is'} too few to compare sets: give {least}")
+        if (self.config.reference or "").endswith(".npz"):
+            self.reference(self.config.extractor)
+
+    def features(self, name: str, extractor: str, side: int | None = None) -> Features:
+        """Features of an image set, by all processes together; images that cannot be read have no row.
+
+        Args:
+            side: crop to the centre square of this side first; an image of that size keeps its features.
+        """
+        key = (name, extractor, side)
+        if key not in self._features:
+            self.images(name)  # generates what is missing, before the other processes are asked
+            found = self.on_all(_extract, *key)
+            self._features[key] = collect(found, self.models.extractor(extractor))
+        return self._features[key]
+
+    def reference(self, extractor: str) -> Features | Reference:
+        """Features or statistics of `--reference`."""
+        return self._shared(REFERENCE, extractor)
+
+    def real(self, extractor: str) -> Features | None:
+        """Features of as many other real images, whose score is the ceiling; None for a reference other than toybox
+        renders or an unconditional model's data."""
+        return self._shared(REAL, extractor) if self.from_toybox or self.kind == UNCONDITIONAL else None
+
+    def _shared(self, name: str, extractor: str) -> Features | Reference:
+        found, file = self.models.references, self.config.reference or ""
+        if (name, extractor) not in found:
+            if file.endswith(".npz"):
+                model, allow = self.models.extractor(extractor), self.config.allow_mismatch
+                found[name, extractor] = load_reference(file, model, allow_mismatch=allow)
+            else:
+                found[name, extractor] = self.features(name, extractor)
+        return found[name, extractor]
+
+
+# --- work of all processes ------------------------------------------------------------------------------------------
+
+
+def _generate(run: EvalRun, rows: slice, name: str, prompts: Sequence[Prompt] | None) -> list:
+    config, prompts = run.config, run.prompts if prompts is None else prompts
+    options = {"name": run.target, **config.sampling_options()}
+    folder = run._folder(name)
+    run._manifests[name] = generate_on_all(run.pipeline, prompts, [config.seed], folder, run.batch_size, **options)
+    return []
+
+
+def _extract(run: EvalRun, rows: slice, name: str, extractor: str, side: int | None) -> list:
+    images = run.images(name)
+    keep = name == GENERATED or isinstance(images, Path)  # in the cache; renders are not made twice
+    items = items_of(images, run.config.allow_mixed)[rows]
+    cache, first = run.out / ".features" if keep else None, rows.start == 0
+    return extract_items(items, run.models.extractor(extractor), run.batch_size, cache, progress=first, side=side)
+
+
+def _predict(run: EvalRun, rows: slice, files: Sequence[Path]) -> list[Reading | str]:
+    found: list[Reading | str] = []
+    batch: list[Image.Image] = []
+    for file in files[rows]:
+        try:
+            batch.append(Image.fromarray(square(run.load(file), IMAGE_SIZE)))
+            found.append("")
+        except ImageError as error:
+            name = file.relative_to(run.target if run.kind == IMAGES else run.out).as_posix()
+            found.append(f"{name}: {why_unreadable(error, file, name)}")
+    predicted = iter(predict(run.models.classifier, batch, run.batch_size))
+    return [next(predicted) if error == "" else error for error in found]

@@ -1,0 +1,196 @@
+"""The toybox classifier. Nothing here needs trained weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+
+from t2i.data.toybox import ATTRIBUTES, KINDS, RELATIONS, Scene, Thing, Toybox
+from t2i.data.toybox.reader import LAYOUTS, Reader, Reading, load_reader, predict, targets
+from t2i.eval.evaluators.reconstruction import reconstruct
+from t2i.eval.prompts import open_prompts
+from t2i.images import to_tensor
+from t2i.tokenizers.kl import KLTokenizer
+from t2i.training.config import LoopConfig
+from t2i.training.recipes.reader import ReaderModelConfig, ReaderRecipe, ReaderStage, reader_toybox, spoil
+from t2i.weights import digest
+
+NUM = 4
+TURNED = {"on top of": "below", "below": "on top of", "left of": "right of", "right of": "left of"}
+
+
+def stack_targets(scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """`targets` of several scenes as tensors (B,), (B, 2), (B, 2)."""
+    layout, kinds, attributes = zip(*map(targets, scenes), strict=True)
+    return torch.tensor(layout), torch.tensor(kinds), torch.tensor(attributes)
+
+
+def tiny_reader(seed: int = 0) -> Reader:
+    torch.manual_seed(seed)
+    return Reader(channels=(16, 32, 48), blocks=(0, 0, 1))
+
+
+def pictures(scenes: list[Scene]) -> torch.Tensor:
+    return to_tensor(torch.from_numpy(np.stack([np.array(s.render(64)) for s in scenes])))
+
+
+@pytest.fixture(scope="module")
+def asked() -> list[Scene]:
+    return [prompt.scene for prompt in open_prompts("basic", NUM, seed=0)]
+
+
+@pytest.fixture(scope="module")
+def fitted(asked: list[Scene]) -> tuple[Reader, list[float]]:
+    """A reader that knows the pictures of `asked` by heart, and its losses on the way there."""
+    reader, images, truth = tiny_reader(), pictures(asked), stack_targets(asked)
+    optimizer, losses = torch.optim.AdamW(reader.parameters(), 4e-3), []
+    for _ in range(80):
+        out = reader.loss(images, *truth)
+        out["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(out["loss"].item())
+    return reader.eval(), losses
+
+
+# --- readings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_a_relation_reads_the_same_from_both_sides(relation: str):
+    cat, car = Thing("cat", "red"), Thing("car", "blue")
+    assert Reading.of(Scene((cat, car), relation)) == Reading.of(Scene((car, cat), TURNED[relation]))
+    assert Reading.of(Scene((cat, car), relation)) != Reading.of(Scene((car, cat), relation))
+
+
+def test_the_upper_and_the_left_thing_come_first():
+    cat, car = Thing("cat", "red"), Thing("car", "blue")
+    first = (("cat", "red"), ("car", "blue"))
+    assert Reading.of(Scene((cat, car), "on top of")) == Reading("stacked", first)
+    assert Reading.of(Scene((car, cat), "right of")) == Reading("side by side", first)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_several_of_a_kind_are_one_thing_twice(count: int):
+    reading = Reading.of(Scene((Thing("apple", "green", count),)))
+    assert reading == Reading(LAYOUTS[count - 1], (("apple", "green"),) * 2)
+    assert str(reading) == f"{LAYOUTS[count - 1]}: green apple"
+
+
+def test_targets_are_the_indices_of_the_reading():
+    data, kinds = Toybox("all", seed=5, num=300), list(KINDS)
+    seen = set()
+    for i in range(len(data)):
+        scene, _ = data.scene(i)
+        layout, ks, attributes = targets(scene)
+        named = tuple((kinds[k], ATTRIBUTES[a]) for k, a in zip(ks, attributes, strict=True))
+        assert Reading(LAYOUTS[layout], named) == Reading.of(scene)
+        seen.add(layout)
+    assert seen == set(range(len(LAYOUTS)))
+
+
+# --- the network ----------------------------------------------------------------------------------------------------
+
+
+def test_the_reader_learns(fitted):
+    _, losses = fitted
+    assert all(np.isfinite(losses)) and losses[-1] < 0.1 * losses[0]
+
+
+def test_a_picture_is_read_alone_as_in_a_batch(fitted, asked):
+    images = pictures(asked)
+    assert [fitted[0].read(image[None])[0] for image in images] == fitted[0].read(images)
+
+
+def test_every_parameter_has_a_gradient(asked):
+    reader = tiny_reader()
+    with torch.no_grad():  # zeros at the start stop gradients on purpose
+        for p in reader.parameters():
+            p.add_(0.02 * torch.randn_like(p))
+    reader.loss(pictures(asked), *stack_targets(asked))["loss"].backward()
+    assert [name for name, p in reader.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_the_base_reader_is_small_and_survives_half_precision(tmp_path, asked):
+    model = reader_toybox().model
+    reader = Reader(model.channels, model.blocks).eval()
+    assert sum(p.numel() for p in reader.parameters()) <= 1_400_000
+    reader.half().save_pretrained(tmp_path)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3_000_000
+    again = load_reader(tmp_path)
+    assert again.dtype == torch.float32
+    assert again.read(pictures(asked[:2])) == reader.float().read(pictures(asked[:2]))
+    assert digest(again) == digest(reader) != digest(tiny_reader())
+
+
+def test_wrong_shapes_and_other_worlds_are_refused():
+    with pytest.raises(ValueError, match="64, 64"):
+        tiny_reader().read(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="t2i train reader-toybox"):
+        Reader(kinds=("cat",))
+
+
+# --- the recipe -----------------------------------------------------------------------------------------------------
+
+
+def test_the_recipe_trains_through_the_loop(tmp_path):
+    from t2i.training.cli import run
+
+    loop = LoopConfig(str(tmp_path / "run"), 2, 8, checkpointing_steps=2, report_to="none", dataloader_num_workers=0)
+    folder = run(ReaderRecipe(model=ReaderModelConfig((16, 32, 48), (0, 0, 1)), loop=loop))
+    assert len(load_reader(folder).read(torch.zeros(3, 3, 64, 64))) == 3
+    assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 1
+
+
+def test_spoiling_is_gentle_and_belongs_to_the_sample():
+    stage = ReaderStage(reader_toybox("tiny"))
+    item = stage.source[3]
+    before = item["image"].copy()
+    one, same, other = (stage.prepare(item, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert (item["image"] == before).all() and (one["images"] == same["images"]).all()
+    assert (one["images"] != other["images"]).any()
+    changes = [
+        np.abs(spoil(before, np.random.default_rng(i), 0.9, 0.04, 0.08) - before.astype(float)) for i in range(50)
+    ]
+    assert np.mean(changes) < 12
+    assert (spoil(before, np.random.default_rng(0), 0, 0, 0) == before).all()
+
+
+def test_the_judge_trains_on_held_out_pairs_too():
+    source = ReaderStage(reader_toybox("tiny")).source
+    assert any(thing.held_out for i in range(500) for thing in source.scene(i)[0].things)
+
+
+# --- its folder -----------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_must_hold_a_classifier(tmp_path):
+    (tmp_path / "config.json").write_text('{"_class_name": "VQVAE"}')
+    with pytest.raises(ValueError, match=r"not a Reader.*t2i train reader-toybox"):
+        load_reader(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no toybox classifier in .*t2i train reader-toybox"):
+        load_reader(tmp_path / "nowhere")
+
+
+def test_images_of_any_size_are_predicted_alike_one_by_one(fitted, asked):
+    images = [scene.render(64) for scene in asked]
+    assert predict(fitted[0], images, batch_size=3) == [predict(fitted[0], [image])[0] for image in images]
+    wide = Image.new("RGB", (128, 64))
+    wide.paste(images[0], (32, 0))
+    assert predict(fitted[0], [wide]) == predict(fitted[0], images[:1])
+
+
+# --- round trips ----------------------------------------------------------------------------------------------------
+
+
+def test_a_round_trip_is_in_the_precision_of_the_tokenizer():
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    tokenizer = KLTokenizer(AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks))
+    images = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
+    whole, half = (reconstruct(tokenizer.to(d), images) for d in (torch.float32, torch.bfloat16))
+    assert whole.dtype == half.dtype == torch.float32
+    assert whole.shape == (2, 3, 16, 16)
+    assert 0 < (whole - half).abs().mean() < 0.05
