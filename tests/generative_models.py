@@ -48,7 +48,7 @@ MAKERS = {
     ),
     "nice": lambda: NICE(8, 1, 17, width=32, hidden=2),
     "realnvp": lambda: RealNVP(8, 1, 17, scales=1, couplings=2, width=8, blocks=1),
-    "glow": lambda: Glow(8, 1, 17, scales=2, steps=2, width=16),
+    "glow": lambda: Glow(8, 1, 17, scales=2, steps=2, width=16, alpha=0.0),
     "gan": lambda: GAN(8, 1, 17, latent_dim=8, width=8),
     "gan-wasserstein": lambda: GAN(8, 3, 17, latent_dim=8, width=8, loss_kind="wasserstein", gradient_penalty=10.0),
     "gan-conditional": lambda: GAN(

@@ -16,13 +16,13 @@ from generative_models import stirred
 
 from t2i.data.domains import OneLook, PrepareBoth, Unpaired
 from t2i.data.sampling import NumberedSamples, _permutation
-from t2i.models.adversarial.cyclegan import CycleGame, CycleGAN, Pool
+from t2i.models.adversarial.cyclegan import CycleGAN, CycleGANObjective, Pool
 from t2i.training.cli import run
 from t2i.training.recipes import RECIPES
 
 
-def game(**options) -> CycleGame:
-    return stirred(CycleGame(CycleGAN((8, 16)), 16, (8, 8), **options), 0.05)
+def game(**options) -> CycleGANObjective:
+    return stirred(CycleGANObjective(CycleGAN((8, 16)), 16, (8, 8), **options), 0.05)
 
 
 def images(n: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,11 +50,11 @@ def recipe(folder: Path, data: dict | None = None, **loop):
     """The tiny preset, made tinier."""
     tiny = RECIPES["cyclegan"]("tiny")
     sizes = {"max_train_steps": 4, "train_batch_size": 2, "checkpointing_steps": 2, "dataloader_num_workers": 0}
-    model = {"widths": (8, 16), "discriminator_channels": (8, 8), "pool": 3}
     return dataclasses.replace(
         tiny,
         data=dataclasses.replace(tiny.data, **{"scored": 8} | (data or {})),
-        model=dataclasses.replace(tiny.model, **model),
+        model=dataclasses.replace(tiny.model, widths=(8, 16)),
+        objective=dataclasses.replace(tiny.objective, discriminator_channels=(8, 8), pool=3),
         loop=dataclasses.replace(tiny.loop, output_dir=str(folder), report_to="none", **sizes | loop),
     )
 
@@ -160,9 +160,9 @@ def test_bad_input_raises(tmp_path):
     with pytest.raises(ValueError, match="must lie in"):
         model.translate(a + 3, "b")
     with pytest.raises(ValueError, match="multiple of 2"):
-        CycleGame(model, 15)
+        CycleGANObjective(model, 15)
     with pytest.raises(ValueError, match="at least 0"):
-        CycleGame(model, 16, cycle=-1.0)
+        CycleGANObjective(model, 16, cycle=-1.0)
     with pytest.raises(ValueError, match="did you mean 'zebra'"):
         OneLook("zebras", 16)
     with pytest.raises(ValueError, match="both domains"):

@@ -18,7 +18,7 @@ from t2i.models.flows.realnvp import RealNVP, Swap, checkerboard
 SMALL = {
     "nice": lambda: NICE(4, 1, 17, width=16, hidden=2),
     "realnvp": lambda: RealNVP(4, 1, 17, scales=1, couplings=2, width=8, blocks=1),
-    "glow": lambda: Glow(4, 1, 17, scales=2, steps=2, width=8),
+    "glow": lambda: Glow(4, 1, 17, scales=2, steps=2, width=8, alpha=0.0),
     "glow-logit": lambda: Glow(4, 1, 17, scales=1, steps=2, width=8, alpha=0.05),
     "glow-conditional": lambda: Glow(4, 1, 17, num_classes=3, scales=1, steps=2, width=8),
     "glow-colour": lambda: Glow(4, 3, 17, scales=2, steps=1, width=8),
@@ -157,7 +157,7 @@ def test_discrete_images_are_scored_through_their_bins():
 
 
 def test_activation_norms_start_from_the_data():
-    model = Glow(8, 1, 17, scales=2, steps=2, width=8)
+    model = Glow(8, 1, 17, scales=2, steps=2, width=8, alpha=0.0)
     images, _ = pictures(model, 64)
     model.initialize(images)
     norms = [layer for layer in model.modules() if isinstance(layer, ActNorm)]

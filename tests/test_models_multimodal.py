@@ -16,7 +16,8 @@ from t2i.data.toybox import Scene, Thing, Toybox
 from t2i.images import to_tensor
 from t2i.models.latent_variable.multimodal_vae import MultimodalVAE, product_of_experts
 from t2i.training.cli import run
-from t2i.training.recipes import RECIPES, multimodal
+from t2i.training.recipes import RECIPES
+from t2i.training.recipes.unconditional import multimodal
 
 SIZES = {"shared_dim": 3, "image_dim": 2, "text_dim": 2, "text_width": 16, "channels": 1, "levels": 2}
 

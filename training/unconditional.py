@@ -1,14 +1,12 @@
-"""What the recipes of the unconditional models share: their data, their scores on held-out pictures, early stopping.
+"""The training task of the unconditional models: their data, scores on held-out images and early stopping.
 
 Shapes: B batch · C channels · S image side · L levels
 """
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -20,9 +18,10 @@ from t2i.data.sources import Source
 from t2i.data.splits import Part, Splits, few, open_splits
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_pil
-from t2i.models.base import GenerativeModel, from_levels, log_likelihood
+from t2i.models.base import from_levels, log_likelihood
 from t2i.notes import count
 from t2i.training.config import LoopConfig, check_image_size
+from t2i.training.model_options import ModelOptions
 from t2i.training.task import Evaluation, Task
 
 
@@ -30,27 +29,27 @@ from t2i.training.task import Evaluation, Task
 class UnconditionalDataConfig:
     data: str = "digits"
     """'digits', a folder of IDX files (MNIST's format), 'mnist', 'fashion', 'cifar10', 'toybox', 'toybox-factors', a
-    folder of pictures (folders in it are classes), or a data set of the Hub."""
+    folder of images (its subfolders are classes), or a data set of the Hub."""
     image_column: str = "image"
-    """Column of the pictures."""
+    """Column of the images."""
     caption_column: str = "text"
     """Column of the captions."""
     image_size: int | None = None
-    """Side of the square pictures, in pixels; by default their own, and 32 for those that have none."""
+    """Side of the square images in pixels; by default the data's own, or 32 if they have none."""
     levels: int | None = None
-    """Values of a pixel, by default all that the data have; 2: each is drawn with its intensity, anew each time."""
+    """Number of values of a pixel; by default those of the data. 2 binarises the images, at random each time."""
     gray: bool = False
-    """Make colour pictures grey."""
+    """Convert colour images to greyscale."""
     shift: int = 0
-    """Augmentation: move each training picture by up to so many pixels."""
+    """Augmentation: shift each training image by up to this many pixels."""
     per_class: int | None = None
-    """Know so many pictures of each class alone, which the seed chooses: a fifth of them choose the best checkpoint."""
+    """Train on this many images of each class only; a fifth of them select the best checkpoint. By default on all."""
     validation: int = 1000
-    """Of the training pictures, how many (the last, and at most a fifth) only choose the best checkpoint."""
+    """Number of training images held out to select the best checkpoint: the last ones, at most a fifth."""
     patience: int = 10
-    """Stop when so many checkpoints in a row were no better on them; 0: never."""
+    """Stop after this many checkpoints without a better validation score; 0 disables early stopping."""
     scored: int = 1000
-    """How many validation and test pictures are scored at most."""
+    """Maximum number of validation images, and of test images, to score."""
 
     def __post_init__(self) -> None:
         check_image_size(self.image_size)
@@ -59,21 +58,6 @@ class UnconditionalDataConfig:
         for name, least in (("shift", 0), ("per_class", 2), ("patience", 0), ("validation", 1), ("scored", 1)):
             if getattr(self, name) is not None and getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """A model's options; a subclass names the model."""
-
-    block: ClassVar[type[GenerativeModel]]
-
-    def for_levels(self, levels: int) -> Self:
-        """These options, with what cannot be used for pixels of so many levels replaced by what can."""
-        return self
-
-    def make(self, **geometry: int) -> GenerativeModel:
-        """A new model for images of image_size, channels, levels and num_classes."""
-        return self.block(**geometry, **dataclasses.asdict(self))
 
 
 class UnconditionalTask(Task):
@@ -100,7 +84,7 @@ class UnconditionalTask(Task):
         self.classes = splits.classes if conditional else ()
         torch.manual_seed(loop.seed)  # the same start on every process
         size = self.validation[0].shape[-1]
-        self.model = model.make(
+        self.model = model.build(
             image_size=size, channels=channels, levels=levels, num_classes=len(splits.classes) if conditional else 0
         )
         if hasattr(self.model, "initialize"):  # from data: all processes take the same

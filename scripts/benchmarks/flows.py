@@ -42,7 +42,7 @@ class Flows(Benchmark):
         torch.manual_seed(0)
         images = torch.randint(0, 256, (self.batch, 1, self.image_size, self.image_size)).float() / 127.5 - 1
         sizes = {"scales": self.scales, "steps": self.steps, "width": self.width}
-        ours, theirs = Glow(self.image_size, **sizes), self._peer(normflows)
+        ours, theirs = Glow(self.image_size, alpha=0.0, **sizes), self._peer(normflows)
         ours.initialize(images)
         for model in (ours, theirs):
             counted = sum(p.numel() for p in model.parameters())

@@ -139,12 +139,12 @@ def compare(ask: Compare) -> Path:
 def families() -> dict[str, type]:
     """The recipes of unconditional models by name, and the class that each trains, in the order of RECIPES."""
     from t2i.models.base import GenerativeModel
+    from t2i.training.model_options import ModelOptions
     from t2i.training.recipes import RECIPES
-    from t2i.training.unconditional import ModelOptions
 
     options = {name: getattr(recipe("base"), "model", None) for name, recipe in RECIPES.items()}
-    blocks = {name: o.block for name, o in options.items() if isinstance(o, ModelOptions)}
-    return {name: block for name, block in blocks.items() if issubclass(block, GenerativeModel)}
+    models = {name: o.model_class for name, o in options.items() if isinstance(o, ModelOptions)}
+    return {name: model for name, model in models.items() if issubclass(model, GenerativeModel)}
 
 
 def result_file(out: Path, name: str) -> Path:

@@ -35,6 +35,7 @@ from t2i.runs import BEST, SCORES_FILE
 from t2i.training.benchmark.compare import REAL, Compare, result_file, seconds, settings, strip_file
 from t2i.training.cli import run as train
 from t2i.training.loop import NonFiniteLoss
+from t2i.training.model_options import ModelOptions
 from t2i.training.recipes import RECIPES
 
 CHECKPOINTS = 4  # of every run, among which the best is chosen; some models take long to score
@@ -77,7 +78,7 @@ def configured(ask: Compare, name: str, folder: Path):
     recipe = RECIPES[name](ask.preset)
     data = {"data": ask.data, "levels": ask.levels, "image_size": ask.image_size, "gray": ask.gray, "patience": 0}
     data |= {} if ask.scored is None else {"scored": ask.scored}
-    parts = {"data": dataclasses.replace(recipe.data, **data), "model": recipe.model.for_levels(ask.levels)}
+    parts = {"data": dataclasses.replace(recipe.data, **data), "model": _for_levels(recipe.model, ask.levels)}
     if getattr(recipe, "conditional", False) and not open_splits(ask.data, ask.image_size, ask.seed).classes:
         parts["conditional"] = False  # there are no labels to give
     if hasattr(recipe, "fit"):
@@ -89,6 +90,13 @@ def configured(ask: Compare, name: str, folder: Path):
     resume = "latest" if any(folder.glob("checkpoint-*")) else None
     loop = dataclasses.replace(recipe.loop, checkpointing_steps=often, resume=resume, **loop)
     return dataclasses.replace(recipe, loop=loop, **parts)
+
+
+def _for_levels(options: ModelOptions, levels: int | None) -> ModelOptions:
+    """The options with Bernoulli pixels, which have two levels, replaced by discretised logistic ones for more."""
+    if getattr(options, "pixels", None) == "bernoulli" and (levels or 2) > 2:
+        return dataclasses.replace(options, pixels="logistic")
+    return options
 
 
 def _train(ask: Compare, out: Path, name: str, found: dict) -> None:

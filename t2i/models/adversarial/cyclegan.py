@@ -30,8 +30,9 @@ class CycleGAN(ModelMixin, ConfigMixin):
     activations of the other blocks.
 
     Args:
-        widths: channels of each level, fine to coarse; every level but the first halves the side.
-        blocks: residual blocks a level, on the way down and up.
+        widths: Channels of each level of the generators, from fine to coarse; each level after the first halves the
+            resolution.
+        blocks: Residual blocks per level, in the encoder and in the decoder.
 
     Raises ValueError for widths that the norms cannot group.
     """
@@ -87,16 +88,16 @@ class Pool(nn.Module):
         return shown[rank * len(made) : (rank + 1) * len(made)]
 
 
-class CycleGame(nn.Module):
+class CycleGANObjective(nn.Module):
     """A CycleGAN with its discriminators, and what all four want.
 
     Args:
-        model: the generators.
-        size: S.
-        channels: of the discriminators of patches.
-        cycle: λ, of the cycles' error (eq. 3).
-        identity: of the error of what is in the domain already, beside λ (§5.2); 0: none.
-        pool: P images made before that each discriminator may see again; 0: none.
+        model: The generators.
+        size: Side of the images, S.
+        discriminator_channels: Channels of each level of the patch discriminators; every level halves the resolution.
+        cycle: Weight of the cycle-consistency loss, λ (eq. 3).
+        identity: Weight of the identity loss, relative to λ (§ 5.2); 0 disables it.
+        pool: Size of the buffer of earlier generated images that each discriminator also sees, P; 0 disables it.
 
     Raises ValueError for numbers out of range and for sizes that do not fit together.
     """
@@ -105,7 +106,7 @@ class CycleGame(nn.Module):
         self,
         model: CycleGAN,
         size: int,
-        channels: tuple[int, ...] = (32, 64),
+        discriminator_channels: tuple[int, ...] = (32, 64),
         cycle: float = 10.0,
         identity: float = 0.5,
         pool: int = 50,
@@ -117,7 +118,8 @@ class CycleGame(nn.Module):
                 f"{identity=}, {pool=}, {size=}"
             )
         self.model, self.cycle, self.identity = model, cycle, identity
-        self.judge_a, self.judge_b = PatchDiscriminator(channels), PatchDiscriminator(channels)
+        self.judge_a = PatchDiscriminator(discriminator_channels)
+        self.judge_b = PatchDiscriminator(discriminator_channels)
         self.pool_a, self.pool_b = Pool(pool, size, 0), Pool(pool, size, 1)
 
     def loss(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:

@@ -118,14 +118,14 @@ class GAN(GenerativeModel):
     have L levels and made ones have not, which would tell them apart at a glance.
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `GenerativeModel`. The side is halved down to 4,
-            or to the first odd one: 8, 16, 28, 32 and 64 will do.
-        latent_dim: Z, of standard normal numbers.
-        width: W, channels at full size, twice as many at every halving.
-        loss_kind: what the players want, see `gan_losses`.
-        gradient_penalty: its weight, 10 in the paper; 0: none.
-        spectral_norm: of the discriminator's layers, in place of its group norms.
-        discriminator_steps: k, moves of the discriminator for one of the generator.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`. The side is
+            halved down to 4 or to the first odd number: 8, 16, 28, 32 and 64 work.
+        latent_dim: Size of the latent vector, Z, which is standard normal.
+        width: Channels at full resolution, W; they double each time the resolution is halved.
+        loss_kind: Adversarial loss, see `adversarial/losses.py`.
+        gradient_penalty: Weight of the gradient penalty on the discriminator, 10 in the paper; 0 disables it.
+        spectral_norm: Spectral normalisation of the discriminator, instead of group normalisation.
+        discriminator_steps: Discriminator updates per generator update, k.
 
     Raises ValueError for sizes that do not fit together and for an unknown loss.
     """

@@ -60,13 +60,13 @@ class CharacterModel(ModelMixin, ConfigMixin):
     """P(text) = Π P(character | those before it), and of its end.
 
     Args:
-        alphabet: every character there is, each once; character i has the id i + 1, and 0 is a text's end.
-        length: T; of longer texts the beginning is seen.
-        width: W.
-        blocks: gated ones, with dilations 1, 2, 4 … `cycle` of them, and again.
-        cycle: how many there are before the dilation is 1 again.
-        kernel: characters that a convolution sees.
-        dropout: within blocks.
+        alphabet: Every character, each once; character i has the id i + 1, and 0 is the end of a text.
+        length: Maximum length of a text in characters, T; longer texts are truncated.
+        width: Channels, W.
+        blocks: Number of gated convolutions, with dilations 1, 2, 4, … repeated every `cycle` blocks.
+        cycle: Number of blocks after which the dilations start again at 1.
+        kernel: Kernel size of the convolutions, in characters.
+        dropout: Dropout probability within blocks.
 
     Raises ValueError for an alphabet that is empty or has a character twice, and for sizes below 1.
     """
@@ -76,9 +76,9 @@ class CharacterModel(ModelMixin, ConfigMixin):
         self,
         alphabet: str,
         length: int = 96,
-        width: int = 64,
-        blocks: int = 8,
-        cycle: int = 4,
+        width: int = 96,
+        blocks: int = 10,
+        cycle: int = 5,
         kernel: int = 3,
         dropout: float = 0.0,
     ):

@@ -59,11 +59,13 @@ class GatedPixelCNN(Categorical):
     """Gated layers, two 1×1 layers, and a softmax over the levels; with labels, p(x | y).
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `Block`.
-        width: W, a multiple of `channels`.
-        layers: after the first.
-        kernel, first_kernel: both odd.
-        dropout: of the layers' outputs.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        width: Channels, W, a multiple of `channels`.
+        layers: Number of gated layers after the first.
+        kernel: Kernel size of the layers after the first; odd. Each sees kernel // 2 rows further up: if the context
+            does not span an object, samples may begin a second one below it.
+        first_kernel: Kernel size of the first layer; odd.
+        dropout: Dropout probability of the layers' outputs.
 
     Raises ValueError for sizes that do not fit together.
     """
@@ -75,11 +77,11 @@ class GatedPixelCNN(Categorical):
         channels: int = 1,
         levels: int = 2,
         num_classes: int = 0,
-        width: int = 48,
+        width: int = 32,
         layers: int = 8,
-        kernel: int = 3,
+        kernel: int = 5,
         first_kernel: int = 7,
-        dropout: float = 0.0,
+        dropout: float = 0.1,
     ):
         super().__init__()
         self._declare(image_size, channels, levels, num_classes)

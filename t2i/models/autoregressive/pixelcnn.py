@@ -132,11 +132,12 @@ class PixelCNN(Residual):
     Its field of view has a blind spot: pixels above and to the right that no path reaches. `GatedPixelCNN` has none.
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `Block`.
-        width: W, a multiple of `channels`; blocks narrow 2·W maps to W and widen them again.
-        blocks: residual blocks.
-        kernel: of the blocks' convolutions; first_kernel: of the first one; both odd.
-        dropout: of the blocks' outputs.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        width: Half of the channels between residual blocks, W, a multiple of `channels`.
+        blocks: Number of residual blocks.
+        kernel: Kernel size of the blocks' convolutions; odd.
+        first_kernel: Kernel size of the first convolution; odd.
+        dropout: Dropout probability of the blocks' outputs.
 
     Raises ValueError for sizes that do not fit together.
     """
@@ -152,7 +153,7 @@ class PixelCNN(Residual):
         blocks: int = 7,
         kernel: int = 3,
         first_kernel: int = 7,
-        dropout: float = 0.0,
+        dropout: float = 0.1,
     ):
         super().__init__()
         self._declare(image_size, channels, levels, num_classes)

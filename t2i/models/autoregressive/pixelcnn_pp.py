@@ -161,12 +161,13 @@ class PixelCNNpp(Autoregressive):
     Left out of the paper's: weight normalisation, and its start from data.
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `Block`.
-        width: W.
-        resolutions: each half of the one before; the side is divisible by 2 ** (resolutions - 1).
-        blocks: of each resolution on the way down; one more on the way up.
-        mixtures: M.
-        dropout: within blocks.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        width: Channels, W.
+        resolutions: Number of resolutions, each half of the one before; the image side must be divisible by
+            2 ** (resolutions - 1).
+        blocks: Blocks of each resolution on the way down; one more on the way up.
+        mixtures: Number of logistics in a pixel's mixture, M.
+        dropout: Dropout probability within blocks.
 
     Raises ValueError for sizes that do not fit together.
     """
@@ -181,10 +182,10 @@ class PixelCNNpp(Autoregressive):
         levels: int = 256,
         num_classes: int = 0,
         width: int = 48,
-        resolutions: int = 3,
+        resolutions: int = 2,
         blocks: int = 2,
         mixtures: int = 10,
-        dropout: float = 0.0,
+        dropout: float = 0.2,
     ):
         super().__init__()
         self._declare(image_size, channels, levels, num_classes)

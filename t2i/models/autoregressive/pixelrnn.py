@@ -187,12 +187,13 @@ class PixelRNN(Residual):
     """A 7×7 convolution with mask A, residual LSTMs, two 1×1 layers, and a softmax over the levels (table 1).
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `Block`.
-        kind: "row" (fast, sees a triangle) or "diagonal" (sees all but one of the pixels before).
-        width: W, a multiple of `channels`.
-        blocks: LSTMs, each with its residual.
-        first_kernel: of the first convolution, odd.
-        dropout: of the layers' outputs.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        kind: 'row': LSTMs over the rows, whose context is a triangle of pixels; 'diagonal': over the diagonals, whose
+            context is nearly all preceding pixels, at three times the cost.
+        width: Channels of the LSTMs, W, a multiple of `channels`; half of those between them.
+        blocks: Number of LSTMs, each with a residual connection.
+        first_kernel: Kernel size of the first convolution; odd.
+        dropout: Dropout probability of the layers' outputs.
 
     Raises ValueError for an unknown kind and sizes that do not fit together.
     """
@@ -208,7 +209,7 @@ class PixelRNN(Residual):
         width: int = 16,
         blocks: int = 7,
         first_kernel: int = 7,
-        dropout: float = 0.0,
+        dropout: float = 0.1,
     ):
         super().__init__()
         self._declare(image_size, channels, levels, num_classes)

@@ -26,12 +26,16 @@ class DDPM(GenerativeModel):
     """q(x_t | x_{t-1}) = N(√(1 - β_t) x_{t-1}, β_t), and p(x_{t-1} | x_t), whose mean a U-Net gives by ε̂(x_t, t).
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `GenerativeModel`.
-        widths, blocks, dropout: of the U-Net, see `make_unet`.
-        num_train_timesteps: T.
-        beta_schedule: "linear" (Ho et al.; from 0.1/T to 20/T, so that little of the image is left whatever T) or
-            "squaredcos_cap_v2" (a cosine: Nichol and Dhariwal 2021).
-        variance: of p, "small" (β̃_t, best where an image is known) or "large" (β_t, best where it is noise), § 3.2.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        widths: Channels of each level of the U-Net, from fine to coarse; each level after the first halves the
+            resolution.
+        blocks: Residual blocks per level.
+        dropout: Dropout probability within the residual blocks.
+        num_train_timesteps: Number of diffusion steps, T.
+        beta_schedule: Noise schedule: 'linear' (Ho et al.; β from 0.1/T to 20/T, so that the last step is almost pure
+            noise for any T) or 'squaredcos_cap_v2' (cosine; Nichol and Dhariwal 2021).
+        variance: Variance of the reverse steps: 'small' (β̃_t, optimal for deterministic data) or 'large' (β_t, optimal
+            for normally distributed data), § 3.2.
 
     Raises ValueError for sizes that do not fit together.
     """

@@ -46,13 +46,20 @@ class ScoreSDE(GenerativeModel):
     2206.00364, § 5).
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `GenerativeModel`.
-        widths, blocks, dropout: of the U-Net, see `make_unet`.
-        sde: "vp", "ve" or "subvp".
-        beta_min, beta_max: of "vp" and "subvp"; sigma_min, sigma_max: of "ve".
-        weighting: of the loss, "std" (s², eq. 7: all times alike in noise) or "likelihood" (g²: a bound of the
-            likelihood, Song et al. 2021, arXiv 2101.09258).
-        steps: of sampling at random; ode_steps: of Runge and Kutta along the ODE, four network calls each.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        widths: Channels of each level of the U-Net, from fine to coarse; each level after the first halves the
+            resolution.
+        blocks: Residual blocks per level.
+        dropout: Dropout probability within the residual blocks.
+        sde: 'vp' (variance preserving), 've' (variance exploding) or 'subvp' (sub-variance preserving).
+        beta_min: Smallest β of 'vp' and 'subvp'.
+        beta_max: Largest β of 'vp' and 'subvp'.
+        sigma_min: Smallest noise level of 've'.
+        sigma_max: Largest noise level of 've'.
+        weighting: Weighting of the loss over time: 'std' (s², eq. 7) or 'likelihood' (g², which bounds the
+            log-likelihood; Song et al. 2021, arXiv 2101.09258).
+        steps: Steps of the stochastic samplers.
+        ode_steps: Runge-Kutta steps along the probability-flow ODE, of four network calls each.
 
     Raises ValueError for sizes that do not fit together.
     """

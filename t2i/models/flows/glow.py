@@ -51,12 +51,12 @@ class Glow(Flow):
     """Levels of steps; after each but the last, half of the channels leave with a prior learned from the other half.
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `Block` and `Flow`.
-        scales: levels of resolution; each begins with a squeeze.
-        steps: of flow at each.
-        width: of the couplings' networks.
-        bound: of the couplings' log-scales.
-        alpha: of the logit before it all, 0 for none.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel` and `Flow`.
+        scales: Number of scales; each begins with a squeeze, which halves the resolution.
+        steps: Steps of flow at each scale.
+        width: Channels of the couplings' networks.
+        bound: Maximum absolute value of a coupling's log-scale.
+        alpha: Pixels x in [0, 1] are mapped to the logits of α + (1 - 2α)·x first; 0, as in the paper, disables it.
 
     Raises ValueError for sizes that do not fit together.
     """
@@ -72,7 +72,7 @@ class Glow(Flow):
         steps: int = 8,
         width: int = 64,
         bound: float = 2.0,
-        alpha: float = 0.0,
+        alpha: float = 0.05,
     ):
         super().__init__()
         self._declare(image_size, channels, levels, num_classes)

@@ -73,10 +73,11 @@ class NICE(Flow):
     """Additive couplings of fully connected networks, a scaling, and a logistic prior.
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `Block` and `Flow`.
-        couplings: at least 3, so that every number can depend on every other.
-        width, hidden: of the networks, and their hidden layers.
-        alpha: of the logit before it all, 0 for none.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel` and `Flow`.
+        couplings: Number of additive coupling layers; at least 3, so that every value can depend on every other.
+        width: Hidden units of the couplings' networks.
+        hidden: Hidden layers of each network.
+        alpha: Pixels x in [0, 1] are mapped to the logits of α + (1 - 2α)·x first; 0 disables it.
 
     Raises ValueError for sizes that do not fit together.
     """

@@ -22,12 +22,13 @@ class RealNVP(Flow):
     that an image's likelihood does not depend on its batch.
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `Block` and `Flow`.
-        scales: how often the side is halved; a last scale has checkerboards alone.
-        couplings: of each kind at each scale; one more at the last.
-        width, blocks: channels of the residual networks, and their blocks.
-        bound: of the couplings' log-scales.
-        alpha: of the logit before it all, 0 for none.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel` and `Flow`.
+        scales: Number of times that the resolution is halved; a last scale has checkerboard couplings only.
+        couplings: Couplings of each kind (checkerboard, channel-wise) at each scale; one more at the last.
+        width: Channels of the couplings' residual networks.
+        blocks: Residual blocks of each network.
+        bound: Maximum absolute value of a coupling's log-scale.
+        alpha: Pixels x in [0, 1] are mapped to the logits of α + (1 - 2α)·x first; 0 disables it.
 
     Raises ValueError for sizes that do not fit together.
     """

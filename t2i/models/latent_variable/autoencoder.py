@@ -18,11 +18,12 @@ class Autoencoder(GenerativeModel):
     """Encoder and decoder of the VAE's form, and the mean square error between.
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `GenerativeModel`; it takes no labels.
-        widths: channels of each level of the networks, fine to coarse; every level but the first halves the side.
-        blocks: residual blocks a level.
-        latent_dim: Z.
-        dropout: of the feature maps between levels.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`; there are no labels.
+        widths: Channels of each level of the networks, from fine to coarse; each level after the first halves the
+            resolution.
+        blocks: Residual blocks per level.
+        latent_dim: Size of the code, Z.
+        dropout: Dropout probability of the feature maps between levels.
 
     Raises ValueError for sizes that do not fit together.
     """

@@ -55,15 +55,17 @@ class HierarchicalVAE(GenerativeModel):
     """Bottom-up features of the image, then the groups top-down, then pixels.
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `GenerativeModel`; labels enter at the top.
-        widths: channels of each level, fine to coarse; every level but the first halves the side.
-        groups: of latents, at each level.
-        latent_channels: D.
-        blocks: residual blocks a level of the bottom-up network.
-        pixels: see `VAE`.
-        free_nats: each group's KL is taken for at least so much in the loss (Kingma et al. 2016, arXiv 1606.04934).
-        warmup: share of the training, from its start, in which the KL's weight rises from 0 to 1.
-        dropout: of the bottom-up features.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`; labels enter at the top.
+        widths: Channels of each level of the networks, from fine to coarse; each level after the first halves the
+            resolution.
+        groups: Groups of latents at each level.
+        latent_channels: Channels of a group, D.
+        blocks: Residual blocks per level of the bottom-up network.
+        pixels: Distribution of a pixel given the latents: 'bernoulli' for 2 levels, 'gaussian' or 'logistic' for more.
+        free_nats: Each group's KL divergence counts as at least this much in the loss (Kingma et al. 2016, arXiv
+            1606.04934).
+        warmup: Fraction of the training during which the weight of the KL divergence rises from 0 to 1.
+        dropout: Dropout probability of the bottom-up features.
 
     Raises ValueError for sizes that do not fit together.
     """
@@ -86,8 +88,8 @@ class HierarchicalVAE(GenerativeModel):
         blocks: int = 1,
         pixels: Pixels = "bernoulli",
         free_nats: float = 0.0,
-        warmup: float = 0.0,
-        dropout: float = 0.0,
+        warmup: float = 0.2,
+        dropout: float = 0.1,
     ):
         super().__init__()
         self._declare(image_size, channels, levels, num_classes)

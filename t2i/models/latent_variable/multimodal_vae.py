@@ -38,20 +38,23 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
     never looked at; a caption of T tokens needs no end. Images are as those of `GenerativeModel`.
 
     Args:
-        vocab_size: V, with the padding token.
-        text_length: T.
-        image_size, channels, levels: of the images; two levels are Bernoulli's, more a discretised logistic's.
-        widths, blocks: of the image networks, see `VAE`.
-        shared_dim, image_dim, text_dim: Z, and W of each modality.
-        text_width: of the text networks (GRUs).
-        text_weight: of ln p(t | z, w_t) in the loss, in which a few tokens stand beside thousands of pixels (MVAE, λ);
-            and of the KL of w_t, or telling words by way of w_t would be cheaper than by way of z.
-        word_dropout: share of the tokens that the decoder is not told of when it is trained on the next one, so that
-            it asks the latents (Bowman et al. 2016, arXiv 1511.06349).
-        objective: which bounds are trained, beside that of both modalities given both. "mvae": that of each modality
-            alone, given itself (Wu and Goodman, §2.2). "mopoe": those of both, with z from each alone (Sutter et al.
-            2021, arXiv 2105.02470, §3), so that a picture is also trained to follow from its caption; and a caption
-            from its picture, w_t then from the prior, or what they share would go by way of w_t.
+        vocab_size: Size of the vocabulary with the padding token, V.
+        text_length: Maximum length of a caption in tokens, T; longer captions are truncated.
+        image_size, channels, levels: Of the images; pixels of two levels are Bernoulli, of more discretised logistic.
+        widths: Channels of each level of the image networks, from fine to coarse; each level after the first halves the
+            resolution.
+        blocks: Residual blocks per level.
+        shared_dim: Latent variables shared by the two modalities, Z.
+        image_dim: Latent variables of the image alone.
+        text_dim: Latent variables of the caption alone, w_t.
+        text_width: Hidden units of the text networks (GRUs).
+        text_weight: Weight of the caption's likelihood, ln p(t | z, w_t), in the loss, relative to the pixels' (MVAE's
+            λ), and of the KL divergence of w_t, which would otherwise be the cheaper way to encode the caption.
+        word_dropout: Fraction of the previous tokens hidden from the text decoder in training, so that it relies on the
+            latents (Bowman et al. 2016, arXiv 1511.06349).
+        objective: Bounds trained besides the joint one: 'mvae' (each modality given itself; Wu and Goodman, § 2.2) or
+            'mopoe' (both modalities given either; Sutter et al. 2021, arXiv 2105.02470, § 3; the caption given the
+            image has w_t from its prior, so that what they share is encoded in z).
 
     Raises ValueError for sizes that do not fit together.
     """
@@ -70,8 +73,8 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
         image_dim: int = 32,
         text_dim: int = 4,
         text_width: int = 128,
-        text_weight: float = 10.0,
-        word_dropout: float = 0.0,
+        text_weight: float = 50.0,
+        word_dropout: float = 0.2,
         objective: Objective = "mopoe",
     ):
         super().__init__()

@@ -26,15 +26,17 @@ class VAE(GenerativeModel):
     """q(z | x) = N(μ(x), σ²(x)), p(z) = N(0, 1), and a decoder p(x | z) over pixels; with labels, all given y.
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `GenerativeModel`; with classes, the prior is
-            p(z | y) = N(μ_y, σ_y²), learned.
-        widths: channels of each level of the networks, fine to coarse; every level but the first halves the side.
-        blocks: residual blocks a level.
-        latent_dim: Z.
-        pixels: "bernoulli" (2 levels), "gaussian" (a density of dequantised pixels) or "logistic" (discretised).
-        beta: of KL(q ‖ p) in the loss; the bound itself always has 1.
-        dropout: of the feature maps between levels.
-        train_samples: K above 1 trains the importance-weighted bound, and β must be 1.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`; with labels, the
+            prior p(z | y) = N(μ_y, σ_y²) is learned.
+        widths: Channels of each level of the networks, from fine to coarse; each level after the first halves the
+            resolution.
+        blocks: Residual blocks per level.
+        latent_dim: Number of latent variables, Z.
+        pixels: Distribution of a pixel given the latents: 'bernoulli' for 2 levels; for more, 'gaussian' (a density of
+            dequantised pixels) or 'logistic' (discretised).
+        beta: Weight of the KL divergence in the loss, β; the reported bound has weight 1.
+        dropout: Dropout probability of the feature maps between levels.
+        train_samples: Importance samples of the training bound, K; above 1 requires beta 1.
 
     Raises ValueError for sizes that do not fit together.
     """
@@ -55,7 +57,7 @@ class VAE(GenerativeModel):
         latent_dim: int = 50,
         pixels: Pixels = "bernoulli",
         beta: float = 1.0,
-        dropout: float = 0.0,
+        dropout: float = 0.1,
         train_samples: int = 1,
     ):
         super().__init__()

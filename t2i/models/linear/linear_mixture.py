@@ -35,10 +35,10 @@ class LinearMixture(GenerativeModel):
     """Fitted by scikit-learn's `PCA` and, by EM, its `GaussianMixture`, not by gradients.
 
     Args:
-        image_size, channels, levels, num_classes: of the images, see `GenerativeModel`.
-        rank: R, components kept, at most N.
-        components: K, Gaussians of the scores (of each class); 1 is the PCA sampler.
-        ridge: added to their covariances' diagonals.
+        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        rank: Number of principal components, R.
+        components: Number of Gaussians in the mixture over their scores, K; with labels, for each class. 1 is PCA.
+        ridge: Added to the diagonal of the covariances.
 
     Raises ValueError for sizes that do not fit together.
     """

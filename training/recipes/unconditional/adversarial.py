@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,40 +11,22 @@ from t2i.eval.evaluators.unconditional import features, sample
 from t2i.eval.features import RandomExtractor
 from t2i.eval.metrics import frechet_distance
 from t2i.models.adversarial.gan import GAN
-from t2i.models.adversarial.losses import LossKind
 from t2i.models.base import from_levels
 from t2i.training.config import LoopConfig
+from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.unconditional.base import UnconditionalRecipe, base_loop, tiny_loop
-from t2i.training.unconditional import ModelOptions, UnconditionalDataConfig, UnconditionalTask
-
-
-@dataclass(frozen=True)
-class GANOptions(ModelOptions):
-    block: ClassVar = GAN
-
-    latent_dim: int = 64
-    width: int = 32
-    """Channels at full size, twice as many at every halving."""
-    loss_kind: LossKind = "non_saturating"
-    """What the players want: 'minimax', 'non_saturating', 'hinge', 'wasserstein' or 'least_squares'."""
-    gradient_penalty: float = 0.0
-    """Weight of the penalty for a discriminator whose slope is not 1."""
-    spectral_norm: bool = False
-    """Spectral norms in the discriminator, in place of group norms."""
-    discriminator_steps: int = 1
-    """Moves of the discriminator for one of the generator."""
+from t2i.training.unconditional import UnconditionalDataConfig, UnconditionalTask
 
 
 @dataclass(frozen=True)
 class GANRecipe(UnconditionalRecipe):
-    model: GANOptions
     data: UnconditionalDataConfig = field(default_factory=lambda: UnconditionalDataConfig(patience=0))
 
     def __post_init__(self) -> None:
         if self.model.discriminator_steps > 1 < self.loop.gradient_accumulation_steps:
             raise ValueError(
-                f"the generator moves every {self.model.discriminator_steps} forward passes, which a step of "
-                f"{self.loop.gradient_accumulation_steps} passes would mix: set --gradient-accumulation-steps 1"
+                f"the generator is updated every {self.model.discriminator_steps} forward passes, so a step cannot "
+                f"accumulate {self.loop.gradient_accumulation_steps} of them: set --gradient-accumulation-steps 1"
             )
 
     def stage(self) -> GANTask:
@@ -62,7 +43,7 @@ class GANTask(UnconditionalTask):
 
     SAMPLED = 256  # at most, and no more than there are pictures
 
-    def __init__(self, data: UnconditionalDataConfig, model: GANOptions, loop: LoopConfig, conditional: bool):
+    def __init__(self, data: UnconditionalDataConfig, model: ModelOptions, loop: LoopConfig, conditional: bool):
         super().__init__(data, model, loop, conditional)
         self.find_unused_parameters = model.discriminator_steps > 1
         if min(len(self.validation[1]), len(self.test[1])) < 2:
@@ -80,9 +61,9 @@ class GANTask(UnconditionalTask):
 
 
 def _loop(name: str, tiny: bool, adam_beta1: float = 0.0) -> LoopConfig:
-    """Adam remembers less of a game's directions, and clipping would let one player's gradient shrink the other's.
+    """Adam with little momentum or, as in the papers of WGAN-GP and SNGAN, none: with it the two networks oscillate.
 
-    In `wgan-gp` and `sngan` it remembers none, as in their papers: with momentum the players go round in circles.
+    Gradients are hardly clipped: their norm is that of both networks, and one's would scale down the other's.
     """
     loop = tiny_loop(name, 1e-3) if tiny else base_loop(name, 2e-4)
     loop = replace(loop, adam_beta1=adam_beta1, lr_scheduler="constant", lr_warmup_steps=0, max_grad_norm=1e3)
@@ -94,32 +75,32 @@ def _sizes(tiny: bool) -> dict[str, int]:
 
 
 def gan(preset: str = "base") -> GANRecipe:
-    """Generative adversarial network of DCGAN's form; --loss-kind minimax, hinge, … for other games.
+    """Generative adversarial network of DCGAN's architecture; --loss-kind selects another loss.
 
     base: `t2i train gan --data FOLDER` of 28×28 IDX files
     tiny: `t2i train gan --preset tiny`, 8×8 digits, half a minute on one core
     """
     tiny = preset == "tiny"
-    return GANRecipe(GANOptions(**_sizes(tiny)), loop=_loop("gan", tiny, adam_beta1=0.5))
+    return GANRecipe(model_options(GAN, **_sizes(tiny)), loop=_loop("gan", tiny, adam_beta1=0.5))
 
 
 def wgan_gp(preset: str = "base") -> GANRecipe:
-    """Wasserstein GAN with gradient penalty: the critic moves several times for one move of the generator.
+    """Wasserstein GAN with gradient penalty: several critic updates for each update of the generator.
 
     base: `t2i train wgan-gp --data FOLDER` of 28×28 IDX files
     tiny: `t2i train wgan-gp --preset tiny`, 8×8 digits, half a minute on one core
     """
     tiny = preset == "tiny"
     sizes = _sizes(tiny) | {"gradient_penalty": 10.0, "discriminator_steps": 2 if tiny else 5}
-    return GANRecipe(GANOptions(loss_kind="wasserstein", **sizes), loop=_loop("wgan-gp", tiny))
+    return GANRecipe(model_options(GAN, loss_kind="wasserstein", **sizes), loop=_loop("wgan-gp", tiny))
 
 
 def sngan(preset: str = "base") -> GANRecipe:
-    """GAN with spectral norms, hinge losses and classes: conditional norms and projection.
+    """Class-conditional GAN with spectral normalisation, hinge loss, conditional norms and a projection discriminator.
 
     base: `t2i train sngan --data FOLDER` of 28×28 IDX files
     tiny: `t2i train sngan --preset tiny`, 8×8 digits, half a minute on one core
     """
     tiny = preset == "tiny"
-    model = GANOptions(loss_kind="hinge", spectral_norm=True, **_sizes(tiny))
+    model = model_options(GAN, loss_kind="hinge", spectral_norm=True, **_sizes(tiny))
     return GANRecipe(model, conditional=True, loop=_loop("sngan", tiny))

@@ -1,7 +1,8 @@
-"""The unconditional models: `t2i train BLOCK --data digits|mnist|fashion|toybox|FOLDER`.
+"""What the recipes of the unconditional models share: `t2i train NAME --data digits|mnist|fashion|toybox|FOLDER`.
 
-Options of a model are its class's arguments, see there. The checkpoint that did best on held-out training pictures is
-kept in the run's `best`, with its score on the test pictures: `t2i.models.load_pretrained` opens it.
+A recipe's model options are the arguments of the model's constructor. The checkpoint with the best score on held-out
+training images is kept in the run's folder `best`, with its score on the test images;
+`t2i.models.load_pretrained(RUN)` opens it.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from t2i.training.config import LoopConfig
-from t2i.training.unconditional import ModelOptions, UnconditionalDataConfig, UnconditionalTask
+from t2i.training.model_options import ModelOptions
+from t2i.training.unconditional import UnconditionalDataConfig, UnconditionalTask
 
 
 @dataclass(frozen=True)
 class UnconditionalRecipe:
-    """A model's options, the pictures, and the loop."""
+    """The model's options, the data and the training loop."""
 
     model: ModelOptions
     conditional: bool = False
-    """Train p(x | y) on the data's labels."""
+    """Train a class-conditional model, p(x | y), on the labels of the data."""
     data: UnconditionalDataConfig = field(default_factory=UnconditionalDataConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -27,12 +29,12 @@ class UnconditionalRecipe:
 
 
 def tiny_loop(name: str, learning_rate: float = 2e-3) -> LoopConfig:
-    """Of the presets `tiny`: 8×8 pictures, half a minute on one core."""
+    """The loop of the presets `tiny`: 8×8 images, half a minute on one core."""
     steps = {"max_train_steps": 200, "checkpointing_steps": 50, "lr_warmup_steps": 20, "train_batch_size": 64}
     return LoopConfig(f"runs/tiny-{name}", learning_rate=learning_rate, **steps)
 
 
 def base_loop(name: str, learning_rate: float = 1e-3, batch: int = 64) -> LoopConfig:
-    """Of the presets `base`: 28×28 pictures, minutes to hours; --max-train-time ends it sooner."""
+    """The loop of the presets `base`: 28×28 images, minutes to hours; --max-train-time ends it earlier."""
     steps = {"max_train_steps": 10_000, "checkpointing_steps": 250}
     return LoopConfig(f"runs/{name}", learning_rate=learning_rate, train_batch_size=batch, **steps)

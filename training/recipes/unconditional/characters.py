@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from t2i.data.tables import read_lines
 from t2i.data.toybox import Toybox
 from t2i.models.autoregressive.characters import CharacterModel, alphabet_of, counted, encode
 from t2i.training.config import LoopConfig
+from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.t5 import captions_of, lines_picture
 from t2i.training.task import Evaluation, Task
 
@@ -36,22 +37,9 @@ class TextConfig:
 
 
 @dataclass(frozen=True)
-class CharactersModelConfig:
-    length: int = 96
-    """Characters of a text; of longer ones the beginning is seen."""
-    width: int = 96
-    blocks: int = 10
-    """Convolutions, with dilations 1, 2, 4 … and again from 1."""
-    cycle: int = 5
-    """How many before the dilation is 1 again."""
-    kernel: int = 3
-    dropout: float = 0.0
-
-
-@dataclass(frozen=True)
 class CharactersRecipe:
     data: TextConfig = field(default_factory=TextConfig)
-    model: CharactersModelConfig = field(default_factory=CharactersModelConfig)
+    model: ModelOptions = field(default_factory=lambda: model_options(CharacterModel))
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def stage(self) -> CharactersTask:
@@ -65,7 +53,7 @@ def characters(preset: str = "base") -> CharactersRecipe:
     tiny: `t2i train characters --preset tiny`, half a minute on one core
     """
     if preset == "tiny":
-        model = CharactersModelConfig(length=64, width=32, blocks=6, cycle=3)
+        model = model_options(CharacterModel, length=64, width=32, blocks=6, cycle=3)
         steps = {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20, "learning_rate": 5e-3}
         return CharactersRecipe(model=model, loop=LoopConfig("runs/tiny-characters", train_batch_size=32, **steps))
     loop = LoopConfig("runs/characters", max_train_steps=3_000, learning_rate=2e-3, checkpointing_steps=500)
@@ -107,7 +95,7 @@ class CharactersTask(Task):
         alphabet = alphabet_of([*source.captions(count), *self.held_out])
         self.fingerprint = {"alphabet": alphabet}
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
-        self.model = CharacterModel(alphabet, **asdict(recipe.model))
+        self.model = recipe.model.build(alphabet)
         self.prepare = PrepareCharacters(alphabet, recipe.model.length)
 
     def loss(self, ids: Tensor) -> dict[str, Tensor]:

@@ -14,8 +14,9 @@ from t2i.data.domains import PrepareBoth, Unpaired
 from t2i.data.splits import TEST_SEED
 from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_pil, to_tensor
-from t2i.models.adversarial.cyclegan import CycleGame, CycleGAN
+from t2i.models.adversarial.cyclegan import CycleGAN, CycleGANObjective
 from t2i.training.config import LoopConfig, check_image_size
+from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.task import Evaluation, Task
 
 
@@ -41,25 +42,10 @@ class DomainsConfig:
 
 
 @dataclass(frozen=True)
-class CycleGANOptions:
-    widths: tuple[int, ...] = (32, 64)
-    """Channels of the generators' levels, fine to coarse; every level but the first halves the side."""
-    blocks: int = 1
-    """Residual blocks a level, on the way down and up."""
-    discriminator_channels: tuple[int, ...] = (32, 64)
-    """Of the discriminators of patches; every level halves the side."""
-    cycle: float = 10.0
-    """Weight of the error of cycles."""
-    identity: float = 0.5
-    """Weight, beside that of cycles, of the error of pictures that have the look already."""
-    pool: int = 50
-    """Pictures made before that the discriminators may see again."""
-
-
-@dataclass(frozen=True)
 class CycleGANRecipe:
     data: DomainsConfig = field(default_factory=DomainsConfig)
-    model: CycleGANOptions = field(default_factory=CycleGANOptions)
+    model: ModelOptions = field(default_factory=lambda: model_options(CycleGAN))
+    objective: ModelOptions = field(default_factory=lambda: model_options(CycleGANObjective))
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def stage(self) -> CycleGANTask:
@@ -73,8 +59,10 @@ def cyclegan(preset: str = "base") -> CycleGANRecipe:
     tiny: `t2i train cyclegan --preset tiny`, 16×16, half a minute on one core
     """
     if preset == "tiny":
-        model = CycleGANOptions(widths=(16, 32), discriminator_channels=(16, 32))
-        return CycleGANRecipe(DomainsConfig(image_size=16, scored=64), model, _loop("tiny-cyclegan", 200, 100, 1e-3))
+        model = model_options(CycleGAN, widths=(16, 32))
+        objective = model_options(CycleGANObjective, discriminator_channels=(16, 32))
+        loop = _loop("tiny-cyclegan", 200, 100, 1e-3)
+        return CycleGANRecipe(DomainsConfig(image_size=16, scored=64), model, objective, loop)
     return CycleGANRecipe(loop=_loop("cyclegan", 4_000, 250, 4e-4))
 
 
@@ -91,21 +79,14 @@ class CycleGANTask(Task):
     next_command = 'in Python, t2i.models.adversarial.cyclegan.CycleGAN.from_pretrained("{run}/latest")'
 
     def __init__(self, recipe: CycleGANRecipe):
-        data, model, seed = recipe.data, recipe.model, recipe.loop.seed
+        data, seed = recipe.data, recipe.loop.seed
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
         self.source = Unpaired(data.domain_a, data.domain_b, data.image_size, seed, **columns)
         self.prepare = PrepareBoth(self.source.b)
         pairs = self.source.pairs(data.scored, TEST_SEED + seed)
         self.pairs = None if pairs is None else tuple(to_tensor(torch.from_numpy(side)) for side in pairs)
         torch.manual_seed(seed)  # the same start on every process
-        self.model = CycleGame(
-            CycleGAN(model.widths, model.blocks),
-            data.image_size,
-            model.discriminator_channels,
-            model.cycle,
-            model.identity,
-            model.pool,
-        )
+        self.model = recipe.objective.build(recipe.model.build(), data.image_size)
 
     def loss(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         """a, b: uint8 (B, S, S, 3), of either domain"""

@@ -1,10 +1,9 @@
-"""Principal components and mixtures of Gaussians: fitted at once, not trained by the loop."""
+"""Recipes of PCA and Gaussian mixtures, which are fitted in closed form or by EM, not by the training loop."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -19,37 +18,27 @@ from t2i.models.linear.linear_mixture import LinearMixture, nearest
 from t2i.runs import RECIPE_FILE
 from t2i.training.config import LoopConfig, flatten
 from t2i.training.evaluation import CheckpointEvaluator
-from t2i.training.unconditional import ModelOptions, UnconditionalDataConfig, UnconditionalTask
-
-
-@dataclass(frozen=True)
-class LinearOptions(ModelOptions):
-    block: ClassVar = LinearMixture
-
-    rank: int = 50
-    """Principal components kept."""
-    components: int = 1
-    """Gaussians of the mixture in their scores."""
-    ridge: float = 1e-4
-    """Added to the variances of the Gaussians."""
+from t2i.training.model_options import ModelOptions, model_options
+from t2i.training.unconditional import UnconditionalDataConfig, UnconditionalTask
 
 
 @dataclass(frozen=True)
 class LinearRecipe:
     output_dir: str = "runs/pca"
-    """Folder of the model, its scores and pictures."""
+    """Output folder of the model, its scores and samples."""
     fitted: int = 10_000
-    """How many training pictures it is fitted to at most."""
+    """Fit to at most this many training images."""
     seed: int = 0
+    """Seed of the random numbers."""
     conditional: bool = False
-    """Fit p(x | y) on the data's labels: a mixture for each class."""
+    """Fit a class-conditional model, p(x | y): one mixture for each label of the data."""
     data: UnconditionalDataConfig = field(default_factory=UnconditionalDataConfig)
-    model: LinearOptions = field(default_factory=LinearOptions)
+    model: ModelOptions = field(default_factory=lambda: model_options(LinearMixture))
 
     def fit(self) -> Path:
-        """Fit, score and save; the folder, which `t2i.models.load_pretrained` opens.
+        """Fit, score and save the model; return its folder.
 
-        Raises FileExistsError where a model is already, and as the model does.
+        Raises FileExistsError if the output folder holds a model, and as the model does.
         """
         run = Path(self.output_dir)
         folder = run / "checkpoint-1"
@@ -76,7 +65,7 @@ class LinearRecipe:
 
 
 def beside_nearest(model: LinearMixture, images: torch.Tensor, count: int = 8) -> Image.Image:
-    """Samples over the training pictures nearest to them: has it learned the pictures by heart?"""
+    """Samples above the training images nearest to them, which shows whether images were memorised."""
     y = torch.arange(count) % model.num_classes if model.conditional else None
     samples = model.sample(count, y, torch.Generator().manual_seed(0), leftover=False)
     shown = torch.cat([samples, images[nearest(samples, images)]]).expand(-1, 3, -1, -1)
@@ -84,22 +73,22 @@ def beside_nearest(model: LinearMixture, images: torch.Tensor, count: int = 8) -
 
 
 def pca(preset: str = "base") -> LinearRecipe:
-    """Principal components with a Gaussian in their scores: project, fit, sample.
+    """PCA: a Gaussian over the scores of the principal components.
 
     base: `t2i train pca --data FOLDER` of 28×28 IDX files
     tiny: `t2i train pca --preset tiny`, 8×8 digits, seconds on one core
     """
     if preset == "tiny":
-        return LinearRecipe("runs/tiny-pca", model=LinearOptions(rank=20))
+        return LinearRecipe("runs/tiny-pca", model=model_options(LinearMixture, rank=20))
     return LinearRecipe("runs/pca")
 
 
 def gmm(preset: str = "base") -> LinearRecipe:
-    """A mixture of Gaussians fitted by EM in the scores of principal components.
+    """A mixture of Gaussians over the scores of the principal components, fitted by EM.
 
     base: `t2i train gmm --data FOLDER` of 28×28 IDX files
     tiny: `t2i train gmm --preset tiny`, 8×8 digits, seconds on one core
     """
     if preset == "tiny":
-        return LinearRecipe("runs/tiny-gmm", model=LinearOptions(rank=20, components=10))
-    return LinearRecipe("runs/gmm", model=LinearOptions(components=20))
+        return LinearRecipe("runs/tiny-gmm", model=model_options(LinearMixture, rank=20, components=10))
+    return LinearRecipe("runs/gmm", model=model_options(LinearMixture, components=20))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from t2i.models.base import from_levels
 from t2i.models.latent_variable.multimodal_vae import MultimodalVAE
 from t2i.text.bpe import encode, train_bpe
 from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.task import Evaluation, Task
 from t2i.weights import tokenizer_digest
 
@@ -33,35 +33,11 @@ MANY = 16  # importance samples of the bound that is reported
 
 
 @dataclass(frozen=True)
-class MultimodalModelConfig:
-    text_vocab_size: int = 512
-    """Tokens of the text vocabulary at most; learned from the captions."""
-    text_length: int = 12
-    """Tokens of a caption; longer ones are cut."""
-    widths: tuple[int, ...] = (32, 64, 64)
-    """Channels of each level of the image networks, fine to coarse; every level but the first halves the side."""
-    blocks: int = 1
-    """Residual blocks a level."""
-    shared_dim: int = 16
-    """Latent numbers that both modalities have in common."""
-    image_dim: int = 32
-    """Latent numbers of the picture alone."""
-    text_dim: int = 4
-    """Latent numbers of the caption alone."""
-    text_width: int = 128
-    """Of the text networks."""
-    text_weight: float = 50.0
-    """Of the captions' nats in the loss, beside the pixels': the more pixels, the more it takes."""
-    word_dropout: float = 0.2
-    """Share of tokens that the text decoder is not told of in training, so that it asks the latents."""
-    objective: Literal["mopoe", "mvae"] = "mopoe"
-    """'mopoe' also trains each modality given the other; 'mvae' each given itself."""
-
-
-@dataclass(frozen=True)
 class MultimodalRecipe:
     data: DataConfig = field(default_factory=lambda: DataConfig(image_size=32))
-    model: MultimodalModelConfig = field(default_factory=MultimodalModelConfig)
+    text_vocab_size: int = 512
+    """Maximum size of the text vocabulary, which is learned from the captions."""
+    model: ModelOptions = field(default_factory=lambda: model_options(MultimodalVAE))
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -79,10 +55,10 @@ def multimodal_vae(preset: str = "base") -> MultimodalRecipe:
     """
     if preset == "tiny":
         sizes = {"shared_dim": 8, "image_dim": 4, "text_dim": 2, "text_width": 64}
-        model = MultimodalModelConfig(320, 8, (16, 32), **sizes, text_weight=10.0)
+        model = model_options(MultimodalVAE, text_length=8, widths=(16, 32), **sizes, text_weight=10.0)
         steps = {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20}
         loop = LoopConfig("runs/tiny-multimodal-vae", learning_rate=5e-3, train_batch_size=32, **steps)
-        return MultimodalRecipe(DataConfig("digits", image_size=8), model, loop)
+        return MultimodalRecipe(DataConfig("digits", image_size=8), 320, model, loop)
     return MultimodalRecipe(loop=LoopConfig("runs/multimodal-vae", max_train_steps=10_000, checkpointing_steps=500))
 
 
@@ -94,13 +70,13 @@ class MultimodalTask(Task):
     BATCH = 128  # pairs scored at once
 
     def __init__(self, recipe: MultimodalRecipe):
-        data, model = recipe.data, asdict(recipe.model)
+        data = recipe.data
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
         splits = open_splits(data.data, data.image_size, recipe.loop.seed, captions=True, **columns)
-        self.source, vocabulary = splits.train, model.pop("text_vocab_size")
-        self.tokenizer = train_bpe(_captions(splits.train), vocabulary)
+        self.source = splits.train
+        self.tokenizer = train_bpe(_captions(splits.train), recipe.text_vocab_size)
         pixels = PreparePixels(splits.levels, splits.channels)
-        self.prepare = PreparePair(self.tokenizer, model["text_length"], pixels)
+        self.prepare = PreparePair(self.tokenizer, recipe.model.text_length, pixels)
         self.fingerprint = {"text_tokenizer_sha256": tokenizer_digest(self.tokenizer)}
         count = min(SCORED, len(splits.test))
         items = [splits.test[i] for i in range(count)]
@@ -108,8 +84,8 @@ class MultimodalTask(Task):
         drawn = [self.prepare(item, np.random.default_rng((0, i))) for i, item in enumerate(items)]
         self.held_out = torch.stack([torch.from_numpy(d["k"]) for d in drawn]), torch.stack([d["text"] for d in drawn])
         torch.manual_seed(recipe.loop.seed)  # the same start on every process
-        self.model = MultimodalVAE(
-            len(self.tokenizer), image_size=data.image_size, channels=splits.channels, levels=splits.levels, **model
+        self.model = recipe.model.build(
+            len(self.tokenizer), image_size=data.image_size, channels=splits.channels, levels=splits.levels
         )
 
     def loss(self, k: Tensor, text: Tensor) -> dict[str, Tensor]:

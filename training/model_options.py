@@ -1,0 +1,47 @@
+"""Command-line options of a model: the arguments of its constructor, with their types, defaults and documentation."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, ClassVar, get_type_hints
+
+SET_BY_DATA = ("image_size", "channels", "levels", "num_classes")  # arguments of every `GenerativeModel`
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Arguments of a model's constructor, except those that the data set. Made by `model_options`."""
+
+    model_class: ClassVar[type]
+
+    def build(self, *args, **set_by_data) -> Any:
+        """A new model."""
+        return self.model_class(*args, **set_by_data, **dataclasses.asdict(self))
+
+
+def model_options(model: type, **changed) -> ModelOptions:
+    """The options of a model with the constructor's defaults, except those in `changed`."""
+    return options_class(model)(**changed)
+
+
+@cache
+def options_class(model: type, omitted: Collection[str] = SET_BY_DATA) -> type[ModelOptions]:
+    """A dataclass with a field for each argument of the model's constructor that has a default and is not `omitted`.
+
+    The help of an option is the argument's entry under "Args:" in the docstring of the model.
+    """
+    types = get_type_hints(model.__init__)
+    fields = [
+        (name, types[name], dataclasses.field(default=parameter.default))
+        for name, parameter in inspect.signature(model).parameters.items()
+        if parameter.default is not inspect.Parameter.empty and name not in omitted
+    ]
+    _, heading, arguments = (inspect.getdoc(model) or "").partition("Args:")
+    namespace = {"model_class": model, "__module__": model.__module__, "__doc__": f"\n{heading}{arguments}"}
+    return dataclasses.make_dataclass(
+        f"{model.__name__}Options", fields, bases=(ModelOptions,), namespace=namespace, frozen=True
+    )
