@@ -8,7 +8,8 @@ from typing import Literal
 import docstring_parser
 import pytest
 
-from t2i.cli_errors import UsageError, parse
+from t2i.arguments import parse
+from t2i.checks import UsageError
 from t2i.training.model_options import SET_BY_DATA, ModelOptions, model_options
 from t2i.training.recipes import RECIPES
 
