@@ -26,7 +26,7 @@ from t2i.pipelines import (
     LatentDiffusionInpaintPipeline,
     LatentDiffusionPipeline,
 )
-from t2i.pipelines.commands.generate import Generate, draw
+from t2i.pipelines.commands.generate import Generate, generate
 from t2i.runs import RECIPE_FILE
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -84,7 +84,7 @@ def toybox() -> Image.Image:
 def gallery(systems: tuple[str, ...]) -> Image.Image:
     """Each prompt once from each system."""
     wanted = Generate(prompts=PROMPTS, num_images=1)
-    sheets = [contact_sheet(draw(quiet(name), wanted), PROMPTS, columns=len(PROMPTS), cell=104) for name in systems]
+    sheets = [contact_sheet(generate(quiet(name), wanted), PROMPTS, columns=len(PROMPTS), cell=104) for name in systems]
     return page(list(zip(systems, sheets, strict=True)))
 
 

@@ -1,4 +1,4 @@
-"""The `t2i` command: one word to each of the package's commands."""
+"""The `t2i` command, which runs the package's commands by name."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from t2i.checks import check_choice
 from t2i.cli_errors import exit_on_bad_input
 from t2i.threads import configure_threads, take_threads_option
 
-COMMANDS = {  # name: (module:function of its arguments, what it does)
-    "generate": ("t2i.pipelines.commands.generate:main", "pictures of prompts"),
-    "edit": ("t2i.pipelines.commands.edit:edit", "a picture made more like a prompt, or variations of it"),
-    "inpaint": ("t2i.pipelines.commands.edit:inpaint", "a part of a picture made anew"),
-    "interpolate": ("t2i.pipelines.commands.edit:interpolate", "pictures from one prompt or seed to another"),
-    "upscale": ("t2i.pipelines.commands.conditioned:upscale", "a small picture made larger"),
-    "layout": ("t2i.pipelines.commands.conditioned:layout", "pictures from a map of what is where"),
-    "sample": ("t2i.pipelines.commands.sample:main", "pictures of an unconditional model"),
-    "data": ("t2i.data.toybox.cli:main", "write toybox to disk"),
-    "train": ("t2i.training.cli:main", "train a stage: t2i train lists the recipes"),
-    "eval": ("t2i.eval.cli:main", "score a pipeline"),
+COMMANDS = {  # name: (module:function that takes the arguments, what it does)
+    "generate": ("t2i.pipelines.commands.generate:main", "images from prompts"),
+    "edit": ("t2i.pipelines.commands.edit:edit", "image to image, and variations of an image"),
+    "inpaint": ("t2i.pipelines.commands.edit:inpaint", "the masked part of an image, repainted"),
+    "interpolate": ("t2i.pipelines.commands.edit:interpolate", "images between two prompts or seeds"),
+    "upscale": ("t2i.pipelines.commands.conditioned:upscale", "super-resolution"),
+    "layout": ("t2i.pipelines.commands.conditioned:layout", "images from label maps"),
+    "sample": ("t2i.pipelines.commands.sample:main", "images from an unconditional model"),
+    "data": ("t2i.data.toybox.cli:main", "write toybox images and captions to disk"),
+    "train": ("t2i.training.cli:main", "train a model: t2i train lists the recipes"),
+    "eval": ("t2i.eval.cli:main", "score a pipeline or a folder of images"),
     "report": ("t2i.eval.report.cli:main", "compare reports, plot scores against an option, ask people"),
-    "compare": ("t2i.training.benchmark.compare:main", "train every unconditional model for the same time"),
+    "compare": (
+        "t2i.training.benchmark.compare:main",
+        "train the unconditional models for equal time",
+    ),
 }
 
 

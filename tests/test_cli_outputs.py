@@ -14,7 +14,7 @@ from PIL import Image
 from t2i.checks import UsageError
 from t2i.cli import main
 from t2i.files import slug
-from t2i.pipelines.outputs import Output, _write, check_out, file_names, write_images
+from t2i.pipelines.commands.outputs import Output, _write, check_out, file_names, write_images
 
 FEW = ["--pipeline", "system", "--num-images", "1", "--num-inference-steps", "2"]
 

@@ -106,18 +106,18 @@ def test_inpaint_keeps_the_rest_of_the_picture(saved, image, mask):
 
 
 def test_interpolate_numbers_its_pictures_and_ends_in_the_plain_ones(saved, pipe):
-    main(["interpolate", "a red cat", "a blue car", "--num", "3", "--seeds", "3", "4", "--out", "way/", *saved])
+    main(["interpolate", "a red cat", "a blue car", "--num-images", "3", "--seeds", "3", "4", "--out", "way/", *saved])
     assert sorted(p.name for p in Path("way").iterdir()) == ["0.png", "1.png", "2.png"]
     plain = pipe("a blue car", num_inference_steps=3, generator=seeded(4)).images[0]
     last = Image.open("way/2.png")
     assert np.abs(pixels([last]) - pixels([plain])).max() <= 1
     assert (last.text["prompt"], last.text["seed"]) == ("a red cat | a blue car", "3 4")
-    main(["interpolate", "a red cat", "--seeds", "3", "4", "--num", "2", "--out", "strip.png", *saved])
+    main(["interpolate", "a red cat", "--seeds", "3", "4", "--num-images", "2", "--out", "strip.png", *saved])
     assert Image.open("strip.png").width > 2 * 128
 
 
 BAD_COMMANDS = [
-    (["edit"], "give a picture, as in: t2i edit photo.png"),
+    (["edit"], "give an image, as in: t2i edit photo.png"),
     (["edit", "nowhere.png"], "there is no picture nowhere.png"),
     (["edit", "notes.txt"], "notes.txt is not a picture that can be read"),
     (["edit", "photo.png", "x", "--strength", "2"], "--strength must lie in [0, 1]"),
@@ -134,7 +134,7 @@ BAD_COMMANDS = [
         "photo.png of 20×20 is not divisible",
     ),
     (["edit", "photo.png", "x", "--pipeline", "system", "--scheduler", "eular"], "did you mean euler?"),
-    (["inpaint", "photo.png"], "give a mask after the picture"),
+    (["inpaint", "photo.png"], "give a mask after the image"),
     (["inpaint", "photo.png", "photo.png", "x"], "photo.png has colours (mode RGB): save it in grey"),
     (["inpaint", "photo.png", "clear.png", "x"], "clear.png is transparent in places"),
     (
@@ -144,7 +144,7 @@ BAD_COMMANDS = [
     (["interpolate"], "give one prompt or two"),
     (["interpolate", "a", "b", "c"], "give one prompt or two"),
     (["interpolate", "a"], "give a second prompt, or a second seed"),
-    (["interpolate", "a", "b", "--num", "1"], "--num must be at least 2"),
+    (["interpolate", "a", "b", "--num-images", "1"], "--num-images must be at least 2"),
     (["interpolate", "a", "b", "--seeds", "1", "2", "3"], "--seeds takes one number or two"),
     (["upscale", "photo.png"], "train it with `t2i train upscale-toybox`"),
     (["layout", "mask.png"], "train it with `t2i train layout-toybox`"),
@@ -169,7 +169,7 @@ def test_mistakes_at_the_command_line_end_in_one_clear_line(saved, elsewhere, ar
 @pytest.mark.parametrize(
     ("kind", "further", "says"),
     [
-        (LatentDiffusionUpscalePipeline, LowResolution(4, 8).channels, "t2i upscale PICTURE --pipeline more"),
+        (LatentDiffusionUpscalePipeline, LowResolution(4, 8).channels, "t2i upscale IMAGE --pipeline more"),
         (LatentDiffusionLayoutPipeline, LabelMap(3, 8).channels, "t2i layout MAP --pipeline more"),
     ],
     ids=["upscale", "layout"],

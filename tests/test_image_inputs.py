@@ -15,7 +15,7 @@ from t2i.eval.features import open_extractor
 from t2i.eval.folders import image_files, left_out
 from t2i.eval.generation import read_manifest
 from t2i.eval.image_sets import extract
-from t2i.pipelines.commands.edit import open_picture
+from t2i.pipelines.commands.common import open_input
 from t2i.pipelines.latent_diffusion.inputs import read_layouts, read_masks, read_pictures
 
 ONE_OF_8 = 1, (8, 8)  # a picture
@@ -50,14 +50,14 @@ def test_pictures_of_any_mode_are_what_training_sees():
 def test_files_of_pictures_masks_and_maps_are_opened_for_what_they_are(tmp_path):
     deep_mask().save(tmp_path / "deep.png")
     path = str(tmp_path / "deep.png")
-    assert open_picture(path, "picture", 4).getpixel((0, 0)) == pytest.approx((51,) * 3, abs=3)
-    assert torch.equal(read_masks(open_picture(path, "mask", None), *ONE_OF_8), read_masks(deep_mask(), *ONE_OF_8))
+    assert open_input(path, "image", 4).getpixel((0, 0)) == pytest.approx((51,) * 3, abs=3)
+    assert torch.equal(read_masks(open_input(path, "mask", None), *ONE_OF_8), read_masks(deep_mask(), *ONE_OF_8))
     with pytest.raises(ValueError, match=r"mode P .* or L, not I;16"):  # labels are not scaled
-        read_layouts(open_picture(path, "map", 8), 7, 8)
+        read_layouts(open_input(path, "map", 8), 7, 8)
     labels = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4) % 5)
     labels.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200, 5, 5, 5])
     labels.save(tmp_path / "map.png")
-    read = read_layouts(open_picture(str(tmp_path / "map.png"), "map", 8), 5, 8)
+    read = read_layouts(open_input(str(tmp_path / "map.png"), "map", 8), 5, 8)
     assert torch.equal(read[0, ::2, ::2], torch.from_numpy(np.array(labels)).long())
 
 

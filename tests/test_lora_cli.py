@@ -70,7 +70,7 @@ COMMANDS = [
     ["generate", "a red cat", "--num-images", "1"],
     ["edit", "photo.png", "a red cat", "--num-images", "1"],
     ["inpaint", "photo.png", "mask.png", "a red cat", "--num-images", "1"],
-    ["interpolate", "a red cat", "a blue car", "--num", "2"],
+    ["interpolate", "a red cat", "a blue car", "--num-images", "2"],
 ]
 
 

@@ -61,8 +61,8 @@ def runs(tmp_path_factory) -> dict[str, Path]:
 
 @pytest.mark.parametrize("name", ["pca", "vae", "glow", "pixels"])
 def test_each_picture_has_its_own_seed(name, runs, tmp_path):
-    main(["sample", str(runs[name]), "--num", "3", "--out", f"{tmp_path}/all/", *_label(name)])
-    main(["sample", str(runs[name]), "--num", "1", "--seed", "2", "--out", f"{tmp_path}/one/", *_label(name)])
+    main(["sample", str(runs[name]), "--num-images", "3", "--out", f"{tmp_path}/all/", *_label(name)])
+    main(["sample", str(runs[name]), "--num-images", "1", "--seed", "2", "--out", f"{tmp_path}/one/", *_label(name)])
     assert sorted(p.name for p in (tmp_path / "all").iterdir()) == ["0.png", "1.png", "2.png"]
     alone, among = (np.asarray(Image.open(tmp_path / f / "2.png"), dtype=int) for f in ("one", "all"))
     assert np.abs(alone - among).max() <= 1 and among.shape == (8, 8, 3)
@@ -74,7 +74,7 @@ def _label(name: str) -> list[str]:
 
 
 def test_completion_keeps_the_upper_halves_of_test_pictures(runs, tmp_path):
-    main(["sample", str(runs["pixels"]), "--num", "5", "--complete", "--out", f"{tmp_path}/"])
+    main(["sample", str(runs["pixels"]), "--num-images", "5", "--complete", "--out", f"{tmp_path}/"])
     k, _ = first_levels(open_training_data(runs["pixels"]).test, PreparePixels(2, 1), 5)
     drawn_now = np.stack([np.asarray(Image.open(tmp_path / f"{i}.png"))[..., 0] > 127 for i in range(5)])
     assert (drawn_now[:, :4] == k[:, 0, :4].bool().numpy()).all()
@@ -84,7 +84,7 @@ def test_completion_keeps_the_upper_halves_of_test_pictures(runs, tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("vae", ["--complete"], "does not draw pixel by pixel"),
+        ("vae", ["--complete"], "does not generate pixel by pixel"),
         ("vae", ["--label", "3"], "trained without labels"),
         ("vae", ["--temperature", "0.5"], "takes no --temperature"),
         ("vae", ["--method", "ode"], "takes no --method"),
@@ -92,9 +92,9 @@ def test_completion_keeps_the_upper_halves_of_test_pictures(runs, tmp_path):
         ("glow", ["--temperature", "-1"], "--temperature must be at least 0"),
         ("glow", ["--temperature", "nan"], "--temperature must be at least 0"),
         ("pixels", ["--label", "12"], "unknown label"),
-        ("pixels", ["--complete", "--num", "5000"], "test pictures to complete"),
+        ("pixels", ["--complete", "--num-images", "5000"], "test images to complete"),
         ("autoencoder", [], "nothing to sample from"),
-        ("vae", ["--num", "0"], "--num must be at least 1"),
+        ("vae", ["--num-images", "0"], "--num-images must be at least 1"),
         ("vae", ["--out", "x.gif"], r"must end in \.png"),
     ],
 )
@@ -109,7 +109,7 @@ def test_what_cannot_be_sampled_is_said(name, options, said, runs, tmp_path, mon
 def test_temperature_pulls_a_flow_to_its_middle(runs, tmp_path):
     spread = []
     for temperature in ("0.1", "1"):
-        options = ["--num", "16", "--temperature", temperature, "--out", f"{tmp_path}/{temperature}/"]
+        options = ["--num-images", "16", "--temperature", temperature, "--out", f"{tmp_path}/{temperature}/"]
         main(["sample", str(runs["glow"]), *options])
     spread = [
         np.stack([np.asarray(Image.open(p)) for p in (tmp_path / t).iterdir()]).std(0).mean() for t in ("0.1", "1")
@@ -129,7 +129,7 @@ def test_a_score_sde_and_a_ddpm_sample_in_their_ways(tmp_path):
         if not run.exists():
             trained(name, run)
         out = tmp_path / f"{name}-{options[1]}.png"
-        main(["sample", str(run), "--num", "2", *options, "--out", str(out)])
+        main(["sample", str(run), "--num-images", "2", *options, "--out", str(out)])
         pictures[out.name] = np.asarray(Image.open(out)).tobytes()
     assert len(set(pictures.values())) == 4
 

@@ -147,7 +147,7 @@ def test_a_damaged_model_samples_no_black_images(tmp_path, monkeypatch):
     file = Path("vae/diffusion_pytorch_model.safetensors")
     save_file({key: torch.full_like(v, torch.nan) for key, v in load_file(file).items()}, file, {"format": "pt"})
     with pytest.raises(SystemExit, match="vae holds numbers that are not finite"):
-        main(["sample", "vae", "--num", "2"])
+        main(["sample", "vae", "--num-images", "2"])
     state = load_file(file)
     state.pop(min(state))
     save_file(state, file, {"format": "pt"})

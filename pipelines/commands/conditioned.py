@@ -12,87 +12,78 @@ from tyro.conf import Positional, arg
 
 from t2i.arguments import parse
 from t2i.checks import UsageError
-from t2i.pipelines.commands.edit import Change, check_change, open_picture, passed_on, run, save_beside
+from t2i.pipelines.commands.common import ImageOptions, call_options, open_input, run, save_with_input
 
 
 @dataclass(frozen=True)
-class Upscale(Change):
+class Upscale(ImageOptions):
     image: Annotated[Positional[str], arg(metavar="IMAGE")] = ""
-    """The small picture."""
+    """The low-resolution image."""
     prompt: Annotated[Positional[str], arg(metavar="PROMPT")] = ""
-    """What it shows, if that is to help."""
+    """What it shows; optional."""
     pipeline: str = "runs/upscale-toybox/latest"
-    """What `t2i train upscale-toybox` made; by how much a picture grows is its own."""
+    """Folder of a super-resolution pipeline, as `t2i train upscale-toybox` writes it; it determines the factor."""
 
 
 @dataclass(frozen=True)
-class FromLayout(Change):
+class Layout(ImageOptions):
     map: Annotated[Positional[str], arg(metavar="MAP")] = ""
-    """A picture of mode P or L whose pixels are labels, as `t2i data toybox --layouts` writes them."""
+    """A label map: an image of mode P or L whose pixels are labels, as `t2i data toybox --layouts` writes them."""
     prompt: Annotated[Positional[str], arg(metavar="PROMPT")] = ""
-    """What things look like; without it that is left to chance."""
+    """What things look like; optional."""
     pipeline: str = "runs/layout-toybox/latest"
-    """What `t2i train layout-toybox` made."""
+    """Folder of a label-map pipeline, as `t2i train layout-toybox` writes it."""
 
 
 def upscale(args: Sequence[str]) -> None:
-    """Super-resolution, as `args` ask; raises UsageError for bad arguments."""
-    ask = parse(Upscale(), args, prog="t2i upscale", description="Make a small picture larger.")
-    check_change(ask, ask.image, "t2i upscale small.png")
-    _check_trained(ask, "upscale")
-    image = open_picture(ask.image, "picture", ask.image_size)
-
-    def draw(pipe) -> list[Image.Image]:
-        _check_kind(pipe, "LatentDiffusionUpscalePipeline", "upscale", ask)
-        return pipe(ask.prompt, image, **_seeded(ask)).images
-
-    run(ask, None, draw, lambda images: save_beside(images, ask, image))
+    """Super-resolution. Raises UsageError for invalid arguments."""
+    options = parse(Upscale(), args, prog="t2i upscale", description="Upscale a low-resolution image.")
+    options.check(options.image, options.prompt, "t2i upscale small.png")
+    _check_trained(options, "upscale")
+    image = open_input(options.image, "image", options.image_size)
+    _run(options, "LatentDiffusionUpscalePipeline", "upscale", image, image, "original")
 
 
 def layout(args: Sequence[str]) -> None:
-    """Pictures from a map, as `args` ask; raises UsageError for bad arguments."""
-    ask = parse(FromLayout(), args, prog="t2i layout", description="Draw pictures of what a map says is where.")
-    check_change(ask, ask.map, 't2i layout map.png "a red cat on top of a blue car"')
-    _check_trained(ask, "layout")
-    labels = open_picture(ask.map, "map", ask.image_size)
-
-    def draw(pipe) -> list[Image.Image]:
-        _check_kind(pipe, "LatentDiffusionLayoutPipeline", "layout", ask)
-        how = _seeded(ask)
-        if not ask.prompt and not ask.negative_prompt:
-            how.setdefault("guidance_scale", 1.0)  # there is nothing to guide to
-        return pipe(ask.prompt, labels, **how).images
-
-    run(ask, None, draw, lambda images: save_beside(images, ask, _coloured(labels), "map"))
+    """Images from a label map. Raises UsageError for invalid arguments."""
+    options = parse(Layout(), args, prog="t2i layout", description="Generate images from a label map.")
+    options.check(options.map, options.prompt, 't2i layout map.png "a red cat on top of a blue car"')
+    _check_trained(options, "layout")
+    labels = open_input(options.map, "map", options.image_size)
+    _run(options, "LatentDiffusionLayoutPipeline", "layout", labels, _coloured(labels), "map")
 
 
-def _seeded(ask: Change) -> dict:
-    import torch
+def _run(
+    options: Upscale | Layout, kind: str, command: str, condition: Image.Image, shown: Image.Image, label: str
+) -> None:
+    """Generate from the condition with a pipeline of class `kind`, and save the images with the condition as shown."""
 
-    generators = [torch.Generator().manual_seed(ask.seed + i) for i in range(ask.num_images)]
-    return {"num_images_per_prompt": ask.num_images, "generator": generators, **passed_on(ask)}
+    def generate(pipe) -> list[Image.Image]:
+        if type(pipe).__name__ != kind:
+            raise UsageError(
+                f"{options.pipeline} holds a {type(pipe).__name__}, which does not {command}: train one that does with "
+                f"`t2i train {command}-toybox`, and give its folder with --pipeline"
+            )
+        values = call_options(pipe, options, options.pipeline)
+        if not options.prompt and not options.negative_prompt:
+            values.setdefault("guidance_scale", 1.0)  # there is nothing to guide towards
+        n, generators = options.num_images, options.generators()
+        return pipe(options.prompt, condition, num_images_per_prompt=n, generator=generators, **values).images
+
+    run(options, None, generate, lambda images: save_with_input(images, options, options.prompt, shown, label))
 
 
-def _check_trained(ask: Change, command: str) -> None:
-    """The default pipeline comes with no package; one that is asked for by name is looked for where it is opened."""
-    if ask.pipeline == type(ask).pipeline and not Path(ask.pipeline).exists():
+def _check_trained(options: Upscale | Layout, command: str) -> None:
+    """No such pipeline comes with the package; one that is named is looked for where it is opened."""
+    if options.pipeline == type(options).pipeline and not Path(options.pipeline).exists():
         raise UsageError(
-            f"there is no {ask.pipeline} yet: train it with `t2i train {command}-toybox`, or give another --pipeline"
-        )
-
-
-def _check_kind(pipe, kind: str, command: str, ask: Change) -> None:
-    from t2i import pipelines
-
-    if not isinstance(pipe, getattr(pipelines, kind)):
-        raise UsageError(
-            f"{ask.pipeline} holds a {type(pipe).__name__}, which does not {command}: train one that does with "
-            f"`t2i train {command}-toybox`, and give its folder with --pipeline"
+            f"there is no {options.pipeline} yet: train it with `t2i train {command}-toybox`, or give another "
+            "--pipeline"
         )
 
 
 def _coloured(labels: Image.Image) -> Image.Image:
-    """A map without a palette is as good as black."""
+    """A map without a palette looks black."""
     import numpy as np
 
     from t2i.data.toybox import layout_image

@@ -1,4 +1,4 @@
-"""`t2i sample RUN`: pictures of an unconditional model."""
+"""`t2i sample RUN`: images from an unconditional model."""
 
 from __future__ import annotations
 
@@ -12,42 +12,41 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from t2i.arguments import parse
-from t2i.checks import UsageError, check_choice, check_real, check_seeds, check_whole
-from t2i.pipelines.commands.generate import record, say
-from t2i.pipelines.outputs import Output, check_out, write_images
+from t2i.checks import UsageError, check_choice, check_real, check_whole
+from t2i.pipelines.commands.common import SeedOptions, check_takes, print_summary, record, save_grid
+from t2i.pipelines.commands.outputs import Output, check_out, write_images
 
-OPTIONS = ("temperature", "steps", "method", "eta")  # of some models' sampling, given only if asked for
-BATCH = 64  # pictures drawn at once
+MODEL_OPTIONS = ("temperature", "steps", "method", "eta")  # which only some models' `sample` takes
+BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(SeedOptions):
     model: Annotated[Positional[str], arg(metavar="RUN")] = ""
-    """Folder of an unconditional model, or of a run, whose best is taken."""
-    num: int = 64
-    """Pictures."""
-    seed: int = 0
-    """Picture i has the seed `seed` + i, and with it can be made again alone."""
+    """Folder of an unconditional model, or of a run, whose best checkpoint is used."""
+    num_images: int = 64
+    """Images to generate."""
     out: str = "samples.png"
-    """A PNG file for a grid, or a folder (its name ends in /) for single pictures."""
+    """A PNG file for a grid, or a folder (the name ends in /) for single images."""
     label: int | None = None
-    """Of a conditional model, the class; by default all in turn."""
+    """Class label (class-conditional models); by default all classes in turn."""
     complete: bool = False
-    """Draw only the lower halves, of test pictures of what the model was trained on."""
+    """Keep the upper halves of test images of the model's data set and sample the lower halves (models that generate
+    pixel by pixel)."""
     temperature: float | None = None
-    """Of a flow or a hierarchical VAE: below 1, nearer to what is most probable."""
+    """Sampling temperature (flows, hierarchical VAEs): below 1, samples are closer to the mode; by default 1."""
     steps: int | None = None
-    """Of a diffusion model."""
+    """Sampling steps (diffusion models); by default the model's own."""
     method: Literal["sde", "pc", "ode"] | None = None
-    """Of a score SDE: the reverse-time SDE, with corrector steps too, or the probability-flow ODE."""
+    """Sampler (score SDE): the reverse-time SDE, predictor-corrector, or the probability-flow ODE; by default the
+    model's own."""
     eta: float | None = None
-    """Of a DDPM with --steps, DDIM's share of fresh noise, from 0 (the default) to 1."""
+    """Noise of DDIM sampling (DDPM with --steps), from 0 (deterministic) to 1 (as DDPM); by default 0."""
     device: str = "auto"
-    """'cpu', 'cuda', 'mps', … ; by default the fastest there is."""
+    """'cpu', 'cuda', 'mps', …; by default the fastest available."""
 
     def __post_init__(self) -> None:
-        check_whole("--num", self.num)
-        check_seeds("--seed", self.seed, self.num)
+        self.check_seed_options()
         if self.method == "ode" and self.steps is not None:
             raise UsageError("--method ode takes no --steps: its solver's are the model's own")
         if self.steps is not None:
@@ -59,82 +58,86 @@ class Sample:
 
 
 def main(args: Sequence[str]) -> None:
-    """Draw what `args` ask for and say where it is; raises UsageError for bad arguments."""
-    ask = parse(Sample(), args, prog="t2i sample", description="Draw pictures of an unconditional model.")
-    if not ask.model:
+    """Generate the images and print where they are. Raises UsageError for invalid arguments."""
+    options = parse(Sample(), args, prog="t2i sample", description="Generate images from an unconditional model.")
+    if not options.model:
         raise UsageError("give the folder of a run, as in: t2i sample runs/glow")
-    single = check_out(ask.out)
+    single = check_out(options.out)
 
-    import torch  # not before: it takes seconds to import, mistakes should not
+    import torch  # takes seconds to import: mistakes are found before
 
     from t2i.data.toybox.sheet import contact_sheet
     from t2i.devices import to_device
     from t2i.images import check_finite, to_pil
     from t2i.models import load_pretrained
 
-    loading = time.perf_counter()
-    model = to_device(load_pretrained(ask.model), ask.device)
-    drawing = time.perf_counter()
-    images = torch.cat([_draw(model, ask, range(i, min(i + BATCH, ask.num))) for i in range(0, ask.num, BATCH)])
-    took = time.perf_counter() - drawing
-    check_finite(images)
-    pictures = to_pil(images.float().cpu().expand(-1, 3, -1, -1))
+    started = time.perf_counter()
+    model = to_device(load_pretrained(options.model), options.device)
+    loaded = time.perf_counter()
+    n = options.num_images
+    batches = [range(start, min(start + BATCH_SIZE, n)) for start in range(0, n, BATCH_SIZE)]
+    pixels = torch.cat([_generate(model, options, indices) for indices in batches])
+    seconds = time.perf_counter() - loaded
+    check_finite(pixels)
+    images = to_pil(pixels.float().cpu().expand(-1, 3, -1, -1))
     if single:
         outputs = [
-            Output(picture, Path(ask.out) / f"{ask.seed + i}.png", record(ask, [], ask.seed + i, ask.model))
-            for i, picture in enumerate(pictures)
+            Output(image, Path(options.out) / f"{seed}.png", record(options, [], seed, options.model))
+            for seed, image in enumerate(images, start=options.seed)
         ]
+        where = write_images(outputs, folder=True)
     else:
-        sheet = contact_sheet(pictures, [""] * len(pictures), columns=8, cell=max(64, pictures[0].width))
-        outputs = [Output(sheet, Path(ask.out), record(ask, [], ask.seed, ask.model))]
-    say(write_images(outputs, single), len(pictures), {ask.model: (took, drawing - loading)})
+        grid = contact_sheet(images, [""] * n, columns=8, cell=max(64, images[0].width))
+        where = save_grid(grid, options, [], options.seed, options.model)
+    print_summary(where, n, {options.model: (seconds, loaded - started)})
 
 
-def _draw(model, ask: Sample, places: range):
-    """Pictures of these places, (n, C, S, S) in [-1, 1]."""
+def _generate(model, options: Sample, indices: range):
+    """The images of these indices, (n, C, S, S) in [-1, 1]."""
     import torch
 
-    name, given = type(model).__name__, {key: value for key in OPTIONS if (value := getattr(ask, key)) is not None}
+    name = type(model).__name__
+    values = {key: value for key in MODEL_OPTIONS if (value := getattr(options, key)) is not None}
     takes = inspect.signature(model.sample).parameters if model.samples else {}
-    if odd := [key for key in given if ask.complete or key not in takes]:
-        raise UsageError(f"{name} takes no --{odd[0]}" + " with --complete" * ask.complete)
-    generators = [torch.Generator().manual_seed(ask.seed + i) for i in places]
-    y = _labels(model, ask, places)
-    if not ask.complete:
+    refused = [key for key in values if options.complete or key not in takes]
+    check_takes(name, refused, " with --complete" * options.complete)
+    generators = [torch.Generator().manual_seed(options.seed + i) for i in indices]
+    y = _labels(model, options, indices)
+    if not options.complete:
         if not model.samples:
-            raise UsageError(f"a {name} has nothing to sample from: only given pictures go through it")
-        return model.sample(len(places), y, generators, **given)
+            raise UsageError(f"a {name} has nothing to sample from: it only reconstructs given images")
+        return model.sample(len(indices), y, generators, **values)
     if not hasattr(model, "complete"):
-        raise UsageError(f"a {name} does not draw pixel by pixel: --complete needs a model that does")
-    images, labels = _test_pictures(model, ask, places)
+        raise UsageError(f"a {name} does not generate pixel by pixel: --complete needs a model that does")
+    images, labels = _test_images(model, options, indices)
     known = torch.zeros(model.shape[1:], dtype=torch.bool)
     known[: model.shape[1] // 2] = True
-    return model.complete(images, known, labels if model.conditional and ask.label is None else y, generators)
+    return model.complete(images, known, labels if model.conditional and options.label is None else y, generators)
 
 
-def _labels(model, ask: Sample, places: range):
-    """(n,), or None for a model that knows no classes."""
+def _labels(model, options: Sample, indices: range):
+    """(n,), or None for a model without classes."""
     import torch
 
     if not model.conditional:
-        if ask.label is not None:
+        if options.label is not None:
             raise UsageError(f"a {type(model).__name__} that was trained without labels takes no --label")
         return None
-    if ask.label is not None:
-        check_choice("label", str(ask.label), map(str, range(model.num_classes)))
-    numbers = [i % model.num_classes if ask.label is None else ask.label for i in places]
-    return torch.tensor(numbers, device=model.device)
+    if options.label is not None:
+        check_choice("label", str(options.label), map(str, range(model.num_classes)))
+    labels = [i % model.num_classes if options.label is None else options.label for i in indices]
+    return torch.tensor(labels, device=model.device)
 
 
-def _test_pictures(model, ask: Sample, places: range):
-    """Of the run's data, as the model takes them: (n, C, S, S) and labels (n,)."""
+def _test_images(model, options: Sample, indices: range):
+    """Test images of the model's data set, (n, C, S, S) as the model takes them, and labels (n,)."""
     from t2i.data.levels import PreparePixels, first_levels
     from t2i.models.base import from_levels
     from t2i.runs import open_training_data
 
-    test = open_training_data(ask.model).test
-    if ask.num > len(test):
-        raise UsageError(f"there are {len(test)} test pictures to complete: set --num")
-    k, labels = first_levels(test, PreparePixels(model.levels, model.shape[0]), places.stop)
-    images = from_levels(k, model.levels)[places.start :]
-    return images.to(model.device), labels[places.start :].to(model.device)
+    test = open_training_data(options.model).test
+    if options.num_images > len(test):
+        raise UsageError(f"there are {len(test)} test images to complete: set --num-images")
+    k, labels = first_levels(test, PreparePixels(model.levels, model.shape[0]), indices.stop)
+    images = from_levels(k, model.levels)[indices.start :]
+    return images.to(model.device), labels[indices.start :].to(model.device)

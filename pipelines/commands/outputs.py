@@ -1,8 +1,9 @@
-"""Where a command writes its images: checked before the work; no image that is there is replaced by another."""
+"""Output files of the commands: checked before the work; no image is overwritten by another one."""
 
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,12 @@ from PIL import Image, PngImagePlugin
 from t2i.checks import UsageError
 from t2i.files import check_writable, slug
 
-LONGEST_NAME = 240  # bytes, of a file: 255 but for a number behind it
-LONGEST_SLUG = 120  # bytes, of a prompt in it
+MAX_NAME_BYTES = 240  # of a file: 255 less a number appended to it
+MAX_SLUG_BYTES = 120  # of a prompt in a file name
 
 
 class Output(NamedTuple):
-    """An image, the path it is meant for, and what it takes to make it again, which becomes the file's text chunks."""
+    """An image, its path, and what it takes to generate it again, which becomes the file's text chunks."""
 
     image: Image.Image
     path: Path
@@ -26,13 +27,13 @@ class Output(NamedTuple):
 
 
 def check_out(out: str) -> bool:
-    """Whether `out` is a folder for single images, which ends in / or is there; else it is a PNG file.
+    """Whether `out` is a folder for single images (it ends in / or exists); otherwise it is a PNG file.
 
-    Raises UsageError for a path that could not be written.
+    Raises UsageError for a path that cannot be written.
     """
     path, folder = Path(out), out.endswith(("/", os.sep))
-    if longest := [part for part in path.parts if len(os.fsencode(part)) > LONGEST_NAME]:
-        raise UsageError(f"--out has a name of more than {LONGEST_NAME} bytes, {longest[0][:40]}…: give a shorter one")
+    if long := [part for part in path.parts if len(os.fsencode(part)) > MAX_NAME_BYTES]:
+        raise UsageError(f"--out has a name of more than {MAX_NAME_BYTES} bytes, {long[0][:40]}…: give a shorter one")
     png = path.suffix.lower() == ".png"
     if path.is_dir() and png and not folder:
         raise UsageError(f"--out {out} is a folder: write {out}/ for single images in it, or name another file")
@@ -46,13 +47,12 @@ def check_out(out: str) -> bool:
 
 
 def write_images(outputs: Sequence[Output], folder: bool) -> str:
-    """Write images as PNG, each whole or not at all; returns how to name them in a message: by file, or by `folder`.
+    """Write images as PNG files, each atomically; returns what to call them in a message: the file, or the folder.
 
-    A file that is there is written again only by the very same image of the same settings. Where a name is taken by
-    anything else, all images get the same number behind their names, the first that is free: a-cat-0-2.png.
+    A file is overwritten only by the very same image of the same settings. Where a name is taken by anything else, the
+    first free number is appended to the names of all images: a-cat-0-2.png.
     """
-    taken = (number for number in itertools.count(1) if all(_is_free(output, number) for output in outputs))
-    number = next(taken)
+    number = next(n for n in itertools.count(1) if all(_is_free(output, n) for output in outputs))
     paths = [_write(output.image, numbered(output.path, number), output.record) for output in outputs]
     if not folder:
         return printable(paths[0])
@@ -61,7 +61,7 @@ def write_images(outputs: Sequence[Output], folder: bool) -> str:
 
 
 def numbered(path: Path, number: int) -> Path:
-    """The name of the number-th set of images of one name: a-cat-0.png, a-cat-0-2.png, …"""
+    """The path of the number-th image of one name: a-cat-0.png, a-cat-0-2.png, …"""
     return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
 
 
@@ -82,15 +82,19 @@ def _is_free(output: Output, number: int) -> bool:
 
 
 def _is_same(path: Path, output: Output) -> bool:
-    """Whether a file holds this image, pixel for pixel, made in the same way, by whatever version of t2i."""
+    """Whether a file holds this image, pixel for pixel, with the same record, by whatever version of t2i."""
     try:
-        with Image.open(path) as there:
-            text = dict(getattr(there, "text", {}))
-            pixels = there.mode, there.size, there.tobytes()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        with Image.open(path) as existing:
+            same_record = _comparable(existing.text) == _comparable(output.record)
+            pixels = existing.mode, existing.size, existing.tobytes()
+    except (OSError, ValueError, SyntaxError, AttributeError, Image.DecompressionBombError):
         return False
-    alike = text | {"version": ""} == dict(output.record) | {"version": ""}
-    return alike and pixels == (output.image.mode, output.image.size, output.image.tobytes())
+    return same_record and pixels == (output.image.mode, output.image.size, output.image.tobytes())
+
+
+def _comparable(record: Mapping[str, str]) -> dict[str, object]:
+    """A record without the version, with its settings in no order."""
+    return {**record, "version": None, "settings": json.loads(record.get("settings", "{}"))}
 
 
 def _write(image: Image.Image, path: Path, record: Mapping[str, str]) -> Path:
@@ -112,5 +116,5 @@ def _write(image: Image.Image, path: Path, record: Mapping[str, str]) -> Path:
 
 
 def _cut(name: str) -> str:
-    """To at most LONGEST_SLUG bytes, between letters."""
-    return name.encode()[:LONGEST_SLUG].decode(errors="ignore")
+    """At most MAX_SLUG_BYTES of it, cut between letters."""
+    return name.encode()[:MAX_SLUG_BYTES].decode(errors="ignore")
