@@ -12,7 +12,7 @@ import pytest
 from chromium import Chromium
 from PIL import Image
 
-from t2i.eval.report import Curve, Gallery, Report, Score, write
+from t2i.eval.report import Curve, Gallery, Report, Score, Table, write
 from t2i.eval.report.charts import ticks
 from t2i.eval.report.diff import diff, table
 from t2i.eval.report.html import page
@@ -40,6 +40,7 @@ def report(**more) -> Report:
         "curves": [Curve("against guidance", "guidance", "share", line)],
         "galleries": [Gallery("failures", [(picture(0), "a cat"), (picture(1, 300), "a large dog")])],
         "notes": ["all on one machine"],
+        "tables": [Table("by class", ["class", "n", "loss"], [["cat", 3, 0.5], ["dog", 10, None]])],
     }
     return Report("a report", **(parts | more))
 
@@ -53,6 +54,7 @@ def evil() -> Report:
         curves=[Curve(EVIL, EVIL, EVIL, {EVIL: [(0, 1, None, None), (1, 2, None, None)]}), Curve(EVIL, EVIL, EVIL, {})],
         galleries=[Gallery(EVIL, [(picture(), EVIL)])],
         notes=[EVIL],
+        tables=[Table(EVIL, [EVIL], [[EVIL]])],
     )
 
 
@@ -63,7 +65,8 @@ def test_what_is_written_is_read_again(tmp_path):
     first = report()
     write(first, tmp_path / "a")
     again = Report.load(tmp_path / "a" / "report.json")
-    assert (again.scores, again.curves, again.settings) == (first.scores, first.curves, first.settings)
+    parts = [(r.scores, r.curves, r.settings, r.tables, r.notes) for r in (first, again)]
+    assert parts[0] == parts[1]
     for (image, caption), (before, same) in zip(again.galleries[0].pictures, first.galleries[0].pictures, strict=True):
         assert caption == same
         assert np.array_equal(np.array(image), np.array(before))
@@ -112,6 +115,7 @@ def test_what_is_not_finite_is_refused(tmp_path, bad: float):
         (lambda: Curve("x", "", "", {"a": [(0, 1, 2, 3)]}, log_x=True), "logarithmic"),
         (lambda: Curve("x", "", "", {"a": [(0, 1)]}), "points"),
         (lambda: Report("x", scores=[score(), score()]), "two scores"),
+        (lambda: Table("x", ["a", "b"], [[1]]), "2 columns, but a row of 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, says: str):

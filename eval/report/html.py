@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from t2i.eval.report.report import Curve, Report, Score
+from t2i.eval.report.report import Curve, Report, Score, Table
 from t2i.eval.report.text import flat, interval, number
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -47,7 +47,7 @@ def render(template: str, assets: str, folder: Path = TEMPLATES, **context: obje
         undefined=StrictUndefined,
     )
     environment.filters |= {"number": number, "interval": interval, "flat": flat, "data_uri": data_uri}
-    environment.filters |= {"chart": _chart, "bar": _bar}
+    environment.filters |= {"chart": _chart, "bar": _bar, "columns": _columns}
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "allow_nan": False}
     script = _asset(f"{assets}.js")
     return environment.get_template(template).render(
@@ -66,6 +66,12 @@ def _chart(curve: Curve) -> str:
     from t2i.eval.report.charts import chart  # matplotlib takes half a second to import
 
     return chart(curve)
+
+
+def _columns(table: Table) -> list[tuple[str, str]]:
+    """Name and class of each column: numbers are aligned to the right and sorted as numbers."""
+    texts = [any(isinstance(row[i], str) for row in table.rows) for i in range(len(table.columns))]
+    return [(name, "text" if text else "number") for name, text in zip(table.columns, texts, strict=True)]
 
 
 def _bar(score: Score) -> dict[str, float]:
