@@ -10,8 +10,6 @@ import pytest
 
 import t2i
 
-ROOT = Path(__file__).parent.parent
-
 
 def python(code: str, cwd: Path) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=cwd)
@@ -43,10 +41,3 @@ def test_the_package_is_found_beside_the_clone(tmp_path):
     code = "import t2i, t2i.eval, t2i.pipelines, t2i.training; print(t2i.__file__, t2i.eval.__file__)"
     files = python(code, tmp_path).stdout.split()
     assert files == [t2i.__file__, str(Path(t2i.__file__).parent / "eval" / "__init__.py")]
-
-
-def test_files_stay_readable():
-    """No source file is longer than 400 lines."""
-    tops = ("t2i", "pipelines", "training", "eval", "scripts", "tests")
-    long = {p: n for top in tops for p in (ROOT / top).rglob("*.py") if (n := len(p.read_text().splitlines())) > 400}
-    assert long == {}
