@@ -41,7 +41,7 @@ class CachedStates:
         return CachedStates, (self.folder,)  # opened anew: pickled, the arrays would be copied
 
     def encode(self, prompts: Sequence[str]) -> TextStates:
-        """Prompts -> states (B, T, C) in float32 and their mask; `pooled` and `dropped` are left empty.
+        """Prompts -> states (B, T, C) in float32 and their mask; `dropped` is left empty.
 
         Raises KeyError for a text that the cache was not made for.
         """
@@ -50,7 +50,7 @@ class CachedStates:
             raise KeyError(f"{self.folder} has no states of {unknown[0]!r}; make a cache with that text")
         rows = [self._row[p] for p in prompts]
         states = torch.from_numpy(np.ascontiguousarray(self._states[rows], dtype=np.float32))
-        return TextStates(states, torch.from_numpy(self._mask[rows]), None, [""] * len(rows))
+        return TextStates(states, torch.from_numpy(self._mask[rows]), [""] * len(rows))
 
 
 def cached_states(
@@ -67,8 +67,6 @@ def cached_states(
     """
     if dtype not in _DTYPES:
         raise ValueError(f"states are kept as one of {', '.join(_DTYPES)}, not {dtype!r}")
-    if encoder.long_prompts == "chunk":
-        raise ValueError("texts in pieces have states of any length; cache those of an encoder that truncates")
     folder, known = Path(folder), sorted({"", *texts})
     key = {
         "encoder_sha256": encoder.key(),

@@ -142,11 +142,6 @@ class LDMStage(PipelineStage):
     def __init__(self, recipe: LDMRecipe):
         data, loop = recipe.data, recipe.loop
         self.recipe, self.objective = recipe, recipe.objective()
-        if recipe.text_encoder.startswith("open_clip:"):
-            raise ValueError(
-                f"{recipe.text_encoder} has no place in a pipeline, whose text encoder is one of transformers: give "
-                "--text-encoder a CLIP or a T5 of transformers"
-            )
         self.encoder = load_text_encoder(recipe.text_encoder)
         self.autoencoder = load_autoencoder(recipe.autoencoder, data.image_size)
         side = data.image_size // stride_of(self.autoencoder)
@@ -173,11 +168,11 @@ class LDMStage(PipelineStage):
         tokens = Tokens(self.encoder.tokenizer, self.encoder.length)
         self.prepare = PrepareLatent(texts or tokens, recipe.caption_dropout, self.objective, shape)
         if recipe.train_text_encoder:
-            self.model = LedDenoiser(self.model, self.encoder.model)
+            self.model = DenoiserWithTextEncoder(self.model, self.encoder.model)
 
     @property
     def denoiser(self) -> UNet2DConditionModel | DiT:
-        return self.model.denoiser if isinstance(self.model, LedDenoiser) else self.model
+        return self.model.denoiser if isinstance(self.model, DenoiserWithTextEncoder) else self.model
 
     def loss(
         self,
@@ -206,11 +201,11 @@ class LDMStage(PipelineStage):
 
     def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """(B, L) twice -> (B, L, D)"""
-        if isinstance(self.model, LedDenoiser):
-            return self.encoder.forward(ids, mask)[0]
+        if isinstance(self.model, DenoiserWithTextEncoder):
+            return self.encoder.forward(ids, mask)
         # Not in mixed precision: the pipeline's states are not either.
         with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
-            return self.encoder.forward(ids, mask)[0]
+            return self.encoder.forward(ids, mask)
 
     def pipeline(self) -> LatentDiffusionPipeline:
         device = self.denoiser.device
@@ -218,7 +213,7 @@ class LDMStage(PipelineStage):
         return LatentDiffusionPipeline(*parts, self.objective.scheduler())
 
 
-class LedDenoiser(nn.Module):
+class DenoiserWithTextEncoder(nn.Module):
     """A denoiser and the text encoder that learns with it."""
 
     def __init__(self, denoiser: UNet2DConditionModel | DiT, text_encoder: nn.Module):
