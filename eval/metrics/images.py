@@ -1,4 +1,6 @@
-"""Pairs of images pixel by pixel, and how far apart the images of one set are.
+"""Pairs of images pixel by pixel, and how different the images of one set are.
+
+torchmetrics is imported when it is called, as it takes seconds.
 
 Shapes: N images · C channels · H, W sides
 """
@@ -6,56 +8,57 @@ Shapes: N images · C channels · H, W sides
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from t2i.eval.metrics.common import BLOCK, Array, Scores, as_double, as_features, blocks, squared_distances
 
-WINDOW, SIGMA = 11, 1.5  # of SSIM
-K1, K2 = 0.01, 0.03
+WINDOW, BORDER = 11, 5  # of SSIM: side of the Gaussian window with σ = 1.5, and how far it reaches
+BATCH = 64  # images at once
 
 
 def psnr(images: Array, references: Array) -> Scores:
     """Peak signal-to-noise ratio in dB, −10 log₁₀ of the mean squared error of each pair, then the mean.
 
-    Equal images have an infinite one. (A mean of the errors first, as torchmetrics takes it by default, is another
-    number.)
+    Equal images have an infinite one. (A mean of the errors first, torchmetrics' default, is another number.)
 
     Args:
         images, references: floats (N, C, H, W) in [0, 1].
 
     Raises ValueError for other shapes or ranges, NaN or infinity.
     """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     x, y = _checked(images, references)
-    return _mean(-10 * (x - y).square().flatten(1).mean(1).log10())
+    return _mean(peak_signal_noise_ratio(x, y, data_range=1.0, dim=(1, 2, 3), reduction="none"))
 
 
 def ssim(images: Array, references: Array) -> Scores:
     """Structural similarity: Wang et al. 2004, "Image quality assessment", eq. 13, of each channel, then the mean.
 
-    A Gaussian window of 11×11 with σ = 1.5, as the authors have it; only where it lies wholly inside the image.
+    Only where the window lies wholly inside the image, as the authors have it: torchmetrics pads the images by
+    reflection and counts the border too.
 
     Args:
         images, references: floats (N, C, H, W) in [0, 1], H and W at least 11.
 
     Raises ValueError as `psnr` does, and for smaller images.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     x, y = _checked(images, references)
     if min(x.shape[2:]) < WINDOW:
         raise ValueError(f"SSIM needs images of at least {WINDOW}×{WINDOW}, not {x.shape[2]}×{x.shape[3]}")
-    mean_x, mean_y = _blur(x), _blur(y)
-    var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
-    cov = _blur(x * y) - mean_x * mean_y
-    c1, c2 = K1**2, K2**2
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    structure = (2 * cov + c2) / (var_x + var_y + c2)
-    return _mean((luminance * structure).flatten(1).mean(1))
+    inner, parts = slice(BORDER, -BORDER), []
+    for pair in zip(x.split(BATCH), y.split(BATCH), strict=True):
+        _, full = structural_similarity_index_measure(*pair, data_range=1.0, return_full_image=True)
+        parts.append(full[:, :, inner, inner].flatten(1).mean(1))
+    return _mean(torch.cat(parts))
 
 
 def diversity(features: Array, block: int = BLOCK) -> float:
-    """Mean distance of all pairs of one set's features (N, D), N ≥ 2: for images of one prompt, how varied they are.
+    """Mean distance of all pairs of features (N, D), N ≥ 2, such as those of several images of one prompt.
 
-    LPIPS' place with any network's features. Raises ValueError for fewer than two samples, NaN or infinity.
+    Like LPIPS, with the features of any network. Raises ValueError for fewer than two samples, NaN or infinity.
     """
     x = as_features(features)
     x = x - x.mean(0)
@@ -72,17 +75,6 @@ def _checked(images: Array, references: Array) -> tuple[Tensor, Tensor]:
     return x, y.to(x.device)
 
 
-def _blur(x: Tensor) -> Tensor:
-    """(N, C, H, W) -> (N, C, H − 10, W − 10), weighted by the Gaussian window, along one side after the other."""
-    n, c, h, w = x.shape
-    places = torch.arange(WINDOW, dtype=x.dtype, device=x.device) - WINDOW // 2
-    weights = (-places.square() / (2 * SIGMA**2)).exp()
-    weights = weights / weights.sum()
-    x = F.conv2d(x.reshape(n * c, 1, h, w), weights.view(1, 1, -1, 1))
-    x = F.conv2d(x, weights.view(1, 1, 1, -1))
-    return x.reshape(n, c, *x.shape[2:])
-
-
 def _mean(per_sample: Tensor) -> Scores:
-    per_sample = per_sample.cpu().numpy()
-    return Scores(float(per_sample.mean()), per_sample)
+    values = per_sample.cpu().numpy()
+    return Scores(float(values.mean()), values)
