@@ -12,7 +12,7 @@ from t2i.checks import UsageError
 from t2i.eval.config import EvalConfig
 from t2i.eval.distributed import FAILURES, is_main_process
 from t2i.eval.evaluators import EVALUATORS, UNCONDITIONAL
-from t2i.eval.folders import image_files
+from t2i.eval.images.folders import image_files
 from t2i.eval.report import Gallery, Report, publish
 from t2i.eval.result import Result
 from t2i.eval.run import EvalRun

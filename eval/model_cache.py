@@ -16,7 +16,7 @@ from t2i.eval.config import EvalConfig
 from t2i.eval.distributed import usable_device
 from t2i.eval.evaluators import IMAGES, PIPELINE, UNCONDITIONAL
 from t2i.eval.features import Extractor, Features, open_extractor
-from t2i.eval.references import Reference
+from t2i.eval.images.references import Reference
 from t2i.files import read_json
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.models import load_pretrained

@@ -27,9 +27,13 @@ from t2i.eval.config import EvalConfig
 from t2i.eval.distributed import FAILURES, interleave, together
 from t2i.eval.evaluators import IMAGES, UNCONDITIONAL
 from t2i.eval.features import Features
-from t2i.eval.folders import check_outside, image_files, left_out
-from t2i.eval.generation import describe, generate_on_all
-from t2i.eval.image_sets import (
+from t2i.eval.generation.images import describe, generate_on_all
+from t2i.eval.generation.manifest import find_manifest
+from t2i.eval.generation.prompts import BASIC, CATEGORIES, Prompt, open_prompts, prompts_of_files
+from t2i.eval.images.folders import check_outside, image_files, left_out
+from t2i.eval.images.real import renders, split_images
+from t2i.eval.images.references import Reference, load_reference
+from t2i.eval.images.sets import (
     Source,
     collect,
     extract_items,
@@ -38,14 +42,10 @@ from t2i.eval.image_sets import (
     to_image,
     why_unreadable,
 )
-from t2i.eval.manifest import find_manifest
+from t2i.eval.images.training import NEW as NEW_IMAGES
+from t2i.eval.images.training import TRAINING as TRAINING_IMAGES
+from t2i.eval.images.training import TrainingData, check, training_data, what_trained
 from t2i.eval.model_cache import ModelCache, UnconditionalSampler
-from t2i.eval.prompts import BASIC, CATEGORIES, Prompt, open_prompts, prompts_of_files
-from t2i.eval.real_images import renders, split_images
-from t2i.eval.references import Reference, load_reference
-from t2i.eval.training_data import NEW as NEW_IMAGES
-from t2i.eval.training_data import TRAINING as TRAINING_IMAGES
-from t2i.eval.training_data import TrainingData, check, training_data, what_trained
 from t2i.models.base import GenerativeModel
 from t2i.pipelines.sampling_options import SAMPLING_OPTIONS
 from t2i.processes import this_process

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from t2i.eval import metrics
 from t2i.eval.features import Features
+from t2i.eval.images.references import Reference
 from t2i.eval.metrics.common import Array
-from t2i.eval.references import Reference
 from t2i.eval.report import Score
 from t2i.notes import are, count
 

@@ -17,7 +17,7 @@ from t2i.eval.evaluators.bias import (
     pair_prompts,
     pairs,
 )
-from t2i.eval.generation import Item, draw
+from t2i.eval.generation.images import Item, generate_batches
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ class Painter:
 
 def drawn(painter: Painter, prompts: list, seed: int = 0) -> list:
     items = [Item(i, prompt, seed) for i, prompt in enumerate(prompts)]
-    return [image for _, images in draw(painter, items, 16) for image in images]
+    return [image for _, images in generate_batches(painter, items, 16) for image in images]
 
 
 def pairs_of(painter: Painter, reader, num: int) -> dict:

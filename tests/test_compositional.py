@@ -14,8 +14,8 @@ from t2i.data.toybox import ATTRIBUTES, HELD_OUT, KINDS, Scene, Thing
 from t2i.data.toybox.reader import Reader, Reading, load_reader, predict
 from t2i.eval.evaluators import compositional
 from t2i.eval.evaluators.compositional import Answer, category_scores, check_scenes
-from t2i.eval.generation import Item, draw
-from t2i.eval.prompts import BASIC, CATEGORIES, WORDINGS, Prompt, open_prompts
+from t2i.eval.generation.images import Item, generate_batches
+from t2i.eval.generation.prompts import BASIC, CATEGORIES, WORDINGS, Prompt, open_prompts
 
 NUM = 6
 CAT, CAR, BLUE_CAT, RED_CAR = ("cat", "red"), ("car", "blue"), ("cat", "blue"), ("car", "red")
@@ -46,7 +46,7 @@ def reader() -> Reader:
 
 def generated(pipeline, reader: Reader, prompts: list[Prompt], batch_size: int = 32) -> list[Answer]:
     items = [Item(i, prompt, seed=0) for i, prompt in enumerate(prompts)]
-    images = [image for _, batch in draw(pipeline, items, batch_size) for image in batch]
+    images = [image for _, batch in generate_batches(pipeline, items, batch_size) for image in batch]
     predictions = predict(reader, images, batch_size)
     return [Answer(prompt, found) for prompt, found in zip(prompts, predictions, strict=True)]
 

@@ -13,8 +13,8 @@ from t2i.data.toybox.reader import load_reader
 from t2i.eval import metrics
 from t2i.eval.features import open_extractor
 from t2i.eval.features.base import exact_convolutions
-from t2i.eval.generation import Item, draw
-from t2i.eval.prompts import Prompt
+from t2i.eval.generation.images import Item, generate_batches
+from t2i.eval.generation.prompts import Prompt
 from t2i.images import to_tensor
 from t2i.pipelines import AutoPipeline
 
@@ -82,5 +82,7 @@ def test_images_are_generated_in_batches(device):
     found = []
     for where in ("cpu", device):
         pipe.to(where)
-        found.append([np.asarray(p, float) for _, made in draw(pipe, items, 2, num_inference_steps=2) for p in made])
+        found.append(
+            [np.asarray(p, float) for _, made in generate_batches(pipe, items, 2, num_inference_steps=2) for p in made]
+        )
     assert np.abs(np.array(found[0]) - found[1]).max() <= 3

@@ -14,7 +14,7 @@ from t2i.eval import cli, features
 from t2i.eval.evaluate import evaluator
 from t2i.eval.evaluators import EVALUATORS
 from t2i.eval.features.small import PixelExtractor
-from t2i.eval.prompts import BASIC
+from t2i.eval.generation.prompts import BASIC
 from t2i.eval.report import Report
 from t2i.eval.report import cli as reports
 

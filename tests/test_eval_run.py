@@ -23,11 +23,11 @@ from t2i.eval.config import EvalConfig
 from t2i.eval.distributed import device_of, together, usable_device
 from t2i.eval.evaluate import evaluator
 from t2i.eval.evaluators import PIPELINE
-from t2i.eval.folders import image_files
+from t2i.eval.images.folders import image_files
+from t2i.eval.images.training import training_data, what_trained
 from t2i.eval.model_cache import open_for_eval
 from t2i.eval.report import cli as reports
 from t2i.eval.run import GENERATED, EvalRun
-from t2i.eval.training_data import training_data, what_trained
 from t2i.files import read_json
 
 

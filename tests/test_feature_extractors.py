@@ -347,7 +347,7 @@ def test_unknown_extractors_raise(tmp_path, names):
 def test_features_that_are_not_finite_raise():
     about = {"name": "x", "dim": 2, "preprocess_id": "", "weights_sha256": ""}
     values = torch.tensor([[0.0, 1.0], [float("nan"), 0.0]])
-    with pytest.raises(ValueError, match="picture b have NaN"):
+    with pytest.raises(ValueError, match="image b have NaN"):
         Features(values, about, ("00", "11"), ("a", "b"))
     with pytest.raises(ValueError, match=r"need features \(1, 2\)"):
         Features(values, about, ("00",))

@@ -20,8 +20,8 @@ from test_feature_extractors import make_clip
 
 from t2i.data.toybox import COLOURS, HELD_OUT, SKINS
 from t2i.eval.distributed import is_main_process
-from t2i.eval.generation import Item, describe, draw, generate, generate_on_all, merge, read_manifest
-from t2i.eval.prompts import CATEGORIES, WORDINGS, Prompt, open_prompts
+from t2i.eval.generation.images import Item, describe, generate, generate_batches, generate_on_all, merge, read_manifest
+from t2i.eval.generation.prompts import CATEGORIES, WORDINGS, Prompt, open_prompts
 
 PROMPTS = [Prompt("a red cat", "x", None, "x/0"), Prompt("a blue car", "x", None, "x/1")]
 SEEDS = (0, 1, 7)
@@ -208,7 +208,7 @@ def test_a_run_goes_on_with_another_number_of_processes(pipe, tmp_path):
 
 def test_an_unfinished_folder_is_not_merged(pipe, tmp_path):
     generate(pipe, PROMPTS, SEEDS, tmp_path, 0, 2)
-    with pytest.raises(ValueError, match=r"3 of 6 pictures; generate again"):
+    with pytest.raises(ValueError, match=r"3 of 6 images; generate again"):
         merge(tmp_path)
     with pytest.raises(FileNotFoundError, match="generate again"):
         read_manifest(tmp_path)
@@ -237,7 +237,7 @@ def test_a_folder_made_otherwise_is_refused(pipe, tmp_path):
 def test_out_of_memory_halves_the_batch_and_changes_no_picture(error):
     items = [Item(i, PROMPTS[0], i) for i in range(9)]
     small, large = Small(2, error), Small(100)
-    tight, roomy = ([i for _, images in draw(p, items, 8) for i in images] for p in (small, large))
+    tight, roomy = ([i for _, images in generate_batches(p, items, 8) for i in images] for p in (small, large))
     assert small.sizes == [8, 4, 2, 2, 2, 2, 1] and large.sizes == [8, 1]
     assert all(np.array_equal(a, b) for a, b in zip(tight, roomy, strict=True))
 

@@ -14,7 +14,7 @@ from PIL import Image
 from t2i.data import open_source
 from t2i.data.folder import captions_of, note
 from t2i.data.splits import open_splits
-from t2i.eval.prompts import open_prompts
+from t2i.eval.generation.prompts import open_prompts
 
 
 @pytest.fixture(autouse=True)

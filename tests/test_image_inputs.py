@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from t2i.eval.features import open_extractor
-from t2i.eval.folders import image_files, left_out
-from t2i.eval.generation import read_manifest
-from t2i.eval.image_sets import extract
+from t2i.eval.generation.images import read_manifest
+from t2i.eval.images.folders import image_files, left_out
+from t2i.eval.images.sets import extract
 from t2i.pipelines.commands.common import open_input
 from t2i.pipelines.latent_diffusion.inputs import read_layouts, read_masks, read_pictures
 
@@ -82,7 +82,7 @@ def test_a_few_of_other_formats_are_left_out_and_named(tmp_path):
 
 @pytest.fixture
 def generated(tmp_path) -> Path:
-    """Three images and their manifest, as `t2i.eval.generation` writes it."""
+    """Three images and their manifest, as `t2i.eval.generation.images` writes it."""
     (tmp_path / "images").mkdir()
     entries = []
     for i in range(3):

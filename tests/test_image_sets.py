@@ -13,10 +13,10 @@ from t2i.data.folder import note
 from t2i.eval.distributed import interleave, shard
 from t2i.eval.features import Features, open_extractor
 from t2i.eval.features.small import PixelExtractor
-from t2i.eval.folders import image_files
-from t2i.eval.image_sets import collect, extract, extract_items, image_digest, items_of, read_image
+from t2i.eval.images.folders import image_files
+from t2i.eval.images.references import load_reference, save_reference
+from t2i.eval.images.sets import collect, extract, extract_items, image_digest, items_of, read_image
 from t2i.eval.metrics import Gaussian, frechet_distance
-from t2i.eval.references import load_reference, save_reference
 
 
 class Counting(PixelExtractor):
@@ -132,7 +132,7 @@ def test_formats_are_not_mixed_unawares(tmp_path):
 
 
 def test_nothing_to_read_raises(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no pictures in"):
+    with pytest.raises(FileNotFoundError, match="no images in"):
         image_files(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder"):
         image_files(tmp_path / "none")

@@ -11,7 +11,7 @@ from torch import nn
 
 from t2i.eval import metrics
 from t2i.eval.features import Extractor
-from t2i.eval.image_sets import extract
+from t2i.eval.images.sets import extract
 from t2i.eval.metrics import clip_score, frechet_distance, kid
 
 RELATIVE = 1e-6  # how closely other tools must agree, where they are exact

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from t2i.eval.prompts import open_prompts
+from t2i.eval.generation.prompts import open_prompts
 
 
 @pytest.mark.parametrize("name", ["x.txt", "x.jsonl", "x.csv"])

@@ -11,7 +11,7 @@ from PIL import Image
 from t2i.data.toybox import ATTRIBUTES, KINDS, RELATIONS, Scene, Thing, Toybox
 from t2i.data.toybox.reader import LAYOUTS, Reader, Reading, load_reader, predict, targets
 from t2i.eval.evaluators.reconstruction import reconstruct
-from t2i.eval.prompts import open_prompts
+from t2i.eval.generation.prompts import open_prompts
 from t2i.images import to_tensor
 from t2i.tokenizers.kl import KLTokenizer
 from t2i.training.config import LoopConfig

@@ -21,8 +21,8 @@ from transformers import CLIPTokenizer
 
 from t2i.cli import main
 from t2i.eval.evaluators import PIPELINE
+from t2i.eval.generation.prompts import open_prompts
 from t2i.eval.model_cache import kind_of, open_for_eval
-from t2i.eval.prompts import open_prompts
 from t2i.files import read_json, read_text
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.models import load_pretrained

@@ -19,7 +19,7 @@ from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Thing
 from t2i.data.toybox.captions import name
 from t2i.data.toybox.reader import Reading
 from t2i.eval.evaluators.compositional import thumbnail
-from t2i.eval.prompts import Prompt
+from t2i.eval.generation.prompts import Prompt
 from t2i.eval.report import Gallery, Score
 from t2i.eval.result import Result
 from t2i.eval.run import EvalRun

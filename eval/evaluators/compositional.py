@@ -38,8 +38,8 @@ from t2i.data.toybox import ATTRIBUTES, KINDS, Scene
 from t2i.data.toybox.reader import IMAGE_SIZE, Reading, predict
 from t2i.eval.evaluators import IMAGES
 from t2i.eval.evaluators.reconstruction import reconstruct
+from t2i.eval.generation.prompts import Prompt
 from t2i.eval.metrics import share
-from t2i.eval.prompts import Prompt
 from t2i.eval.report import Gallery, Score, Table
 from t2i.eval.result import Result
 from t2i.eval.run import EvalRun

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from t2i.eval import metrics
 from t2i.eval.features import Features, measure_name
+from t2i.eval.images.references import Reference
 from t2i.eval.metrics.common import Array
-from t2i.eval.references import Reference
 from t2i.eval.report import Curve, Score
 from t2i.eval.result import Result
 from t2i.eval.run import GENERATED, EvalRun

@@ -5,7 +5,7 @@ from __future__ import annotations
 from t2i.eval import metrics
 from t2i.eval.evaluators.fid import LEAST
 from t2i.eval.features import Features, measure_name
-from t2i.eval.references import Reference
+from t2i.eval.images.references import Reference
 from t2i.eval.report import Score
 from t2i.eval.result import Result
 from t2i.eval.run import GENERATED, EvalRun

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from t2i.eval.evaluators.compositional import Answer, caption, thumbnail
-from t2i.eval.prompts import open_prompts
+from t2i.eval.generation.prompts import open_prompts
 from t2i.eval.report import Gallery
 from t2i.eval.result import Result
 from t2i.eval.run import EvalRun

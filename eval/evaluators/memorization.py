@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from t2i.eval.features import Features
-from t2i.eval.image_sets import load_image, to_image
+from t2i.eval.images.sets import load_image, to_image
 from t2i.eval.metrics import NearCopies, near_copies
 from t2i.eval.report import Gallery, Score
 from t2i.eval.result import Result

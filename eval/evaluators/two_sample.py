@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from t2i.eval.image_sets import items_of, load_image
+from t2i.eval.images.sets import items_of, load_image
 from t2i.eval.metrics import Interval, share
 from t2i.eval.result import Result
 from t2i.eval.run import GENERATED, REAL, REFERENCE, EvalRun

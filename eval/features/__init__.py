@@ -1,4 +1,4 @@
-"""Feature extractors behind one face: uint8 pictures in, float32 features out, with the hash of what made them."""
+"""Feature extractors behind one face: uint8 images in, float32 features out, with the hash of what made them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What every feature extractor is: pictures in, one vector for each out, and a description of what made it.
+"""What every feature extractor is: images in, one vector for each out, and a description of what made it.
 
-Shapes: N pictures · H × W pixels · S side that a network takes · D dimensions
+Shapes: N images · H × W pixels · S side that a network takes · D dimensions
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _ROUNDING = 1e-5  # how far outside of its range a float may be by arithmetic al
 
 
 class Extractor(ABC):
-    """Turns pictures into features. Two sets of features may be compared where all four attributes are the same.
+    """Turns images into features. Two sets of features may be compared where all four attributes are the same.
 
     Attributes:
         name: as it is printed, such as "inception" or "clip:clip-vit-base-patch32". It holds no folder names.
         dim: D.
-        preprocess_id: names how pictures are resized, cropped and scaled.
+        preprocess_id: names how images are resized, cropped and scaled.
         weights_sha256: of the weights; 64 hexadecimal digits.
         device: where the network computes. Features always come back to the CPU.
 
     A subclass gives `prepare` and `forward`. Calling is `embed(prepare(images))`: they are apart so that a folder's
-    pictures, which may differ in size, can be prepared one by one in threads while the network has a batch.
+    images, which may differ in size, can be prepared one by one in threads while the network has a batch.
     """
 
     def __init__(self, name: str, dim: int, preprocess_id: str, weights_sha256: str, device: str = "cpu"):
@@ -52,7 +52,7 @@ class Extractor(ABC):
 
     @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
-        """uint8 (N, 3, H, W) on the CPU -> float32 (N, 3, S, S), each picture by itself."""
+        """uint8 (N, 3, H, W) on the CPU -> float32 (N, 3, S, S), each image by itself."""
 
     @abstractmethod
     def forward(self, prepared: Tensor) -> Tensor:
@@ -91,17 +91,17 @@ def exact_convolutions() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """The features of a set of pictures, and what they were made of.
+    """The features of a set of images, and what they were made of.
 
     Attributes:
         values: float32 (N, D), finite.
         extractor: what `Extractor.describe` says.
-        images_sha256: of each picture's decoded pixels (`t2i.eval.image_sets.image_digest`).
-        names: of each picture: its path inside the folder, or its place in the array.
-        skipped: pictures that could not be read, "name: why". They have no row.
-        black: names of the pictures that are 0 everywhere. They have a row like any other.
+        images_sha256: of each image's decoded pixels (`t2i.eval.images.sets.image_digest`).
+        names: of each image: its path inside the folder, or its place in the array.
+        skipped: images that could not be read, "name: why". They have no row.
+        black: names of the images that are 0 everywhere. They have a row like any other.
 
-    Raises ValueError for other shapes, and for NaN or infinity, naming the picture.
+    Raises ValueError for other shapes, and for NaN or infinity, naming the image.
     """
 
     values: Tensor = field(repr=False)
@@ -114,12 +114,12 @@ class Features:
     def __post_init__(self):
         shape, n = tuple(self.values.shape), len(self.images_sha256)
         if shape != (n, self.extractor["dim"]):
-            raise ValueError(f"{n} pictures need features ({n}, {self.extractor['dim']}), not {shape}")
+            raise ValueError(f"{n} images need features ({n}, {self.extractor['dim']}), not {shape}")
         if self.names and len(self.names) != n:
-            raise ValueError(f"{n} pictures have {len(self.names)} names")
+            raise ValueError(f"{n} images have {len(self.names)} names")
         if not (fine := self.values.isfinite().all(1)).all():
             row = int((~fine).nonzero()[0])
-            raise ValueError(f"the features of picture {self.names[row] if self.names else row} have NaN or infinity")
+            raise ValueError(f"the features of image {self.names[row] if self.names else row} have NaN or infinity")
 
     def __len__(self) -> int:
         return len(self.values)
@@ -146,10 +146,10 @@ def measure_name(metric: str, extractor: Extractor | Mapping) -> str:
 
 
 def as_uint8(images: Array, value_range: str = "0..1", layout: str | None = None) -> Tensor:
-    """Pictures in any of the usual forms -> uint8 (N, 3, H, W).
+    """Images in any of the usual forms -> uint8 (N, 3, H, W).
 
     Args:
-        images: (N, C, H, W) or (N, H, W, C) with C = 1 (grey), 3 (RGB) or 4 (RGBA, laid over white); one picture
+        images: (N, C, H, W) or (N, H, W, C) with C = 1 (grey), 3 (RGB) or 4 (RGBA, laid over white); one image
             (C, H, W), (H, W, C) or, grey, (H, W). uint8 or floats.
         value_range: of floats, "0..1" or "-1..1"; of no meaning for uint8. 8-bit levels are the nearest ones.
         layout: "NCHW" or "NHWC", only needed where the shape leaves it open.
@@ -163,7 +163,7 @@ def as_uint8(images: Array, value_range: str = "0..1", layout: str | None = None
     if images.is_floating_point():
         images = _levels(images, value_range)
     elif images.dtype != torch.uint8:
-        raise ValueError(f"pictures must be uint8 or floats, not {images.dtype}; use .to(torch.uint8) for 0 to 255")
+        raise ValueError(f"images must be uint8 or floats, not {images.dtype}; use .to(torch.uint8) for 0 to 255")
     if images.shape[1] == 4:
         images = _over_white(images)
     return images.expand(-1, 3, -1, -1).contiguous()
@@ -177,13 +177,13 @@ def _channels_first(images: Tensor, layout: str | None) -> Tensor:
     if images.ndim == 3:
         images = images[None]
     if images.ndim != 4 or 0 in shape:
-        raise ValueError(f"pictures must have the shape (N, C, H, W) or (N, H, W, C), not {shape}")
+        raise ValueError(f"images must have the shape (N, C, H, W) or (N, H, W, C), not {shape}")
     first, last = images.shape[1] in _CHANNELS, images.shape[3] in _CHANNELS
     if layout is None and first and last:
         raise ValueError(f"the shape {shape} may be NCHW or NHWC; say which with layout=")
     layout = layout or ("NCHW" if first else "NHWC")
     if not (first if layout == "NCHW" else last):
-        raise ValueError(f"pictures of the shape {shape} have no 1, 3 or 4 channels; add that axis to grey ones")
+        raise ValueError(f"images of the shape {shape} have no 1, 3 or 4 channels; add that axis to grey ones")
     return images if layout == "NCHW" else images.permute(0, 3, 1, 2)
 
 
@@ -191,11 +191,11 @@ def _levels(images: Tensor, value_range: str) -> Tensor:
     """Floats -> the nearest of 256 levels. Cutting off instead of rounding would darken by half a level."""
     images = images.float()
     if images.isnan().any():
-        raise ValueError("there is NaN in the pictures; look at what made them")
+        raise ValueError("there is NaN in the images; look at what made them")
     lowest, low, high = (0.0 if value_range == "0..1" else -1.0), images.min().item(), images.max().item()
     if low < lowest - _ROUNDING or high > 1 + _ROUNDING:
         raise ValueError(
-            f"pictures of value_range {value_range!r} go from {low:g} to {high:g}; give the right value_range, or clamp"
+            f"images of value_range {value_range!r} go from {low:g} to {high:g}; give the right value_range, or clamp"
         )
     unit = images if value_range == "0..1" else (images + 1) / 2
     return (unit.clamp(0, 1) * 255).round().to(torch.uint8)
@@ -210,7 +210,7 @@ def _over_white(images: Tensor) -> Tensor:
 def area_resize(images: Tensor, side: int) -> Tensor:
     """(N, C, H, W) -> float32 (N, C, side, side): every new pixel is the mean of the area that it covers.
 
-    Exact for any ratio, so that nothing finer than a new pixel leaves a pattern, and the mean of a picture stays.
+    Exact for any ratio, so that nothing finer than a new pixel leaves a pattern, and the mean of a image stays.
     """
     rows, columns = (_overlaps(n, side).to(images.device) for n in images.shape[2:])
     return rows @ images.float() @ columns.T

@@ -3,7 +3,7 @@
 Heusel et al. 2017, arXiv 1706.08500; Salimans et al. 2016, arXiv 1606.03498. The architecture and the weights' file are
 torch-fidelity's. FID of other weights, or with another resize, is another number.
 
-Shapes: N pictures · H × W pixels
+Shapes: N images · H × W pixels
 """
 
 from __future__ import annotations

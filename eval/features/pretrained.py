@@ -2,7 +2,7 @@
 
 Embeddings are as the model gives them, of any length; cosines and CMMD divide by it themselves.
 
-Shapes: N pictures or texts · H × W pixels · D dimensions
+Shapes: N images or texts · H × W pixels · D dimensions
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from t2i.text.pretrained import load, open_open_clip
 from t2i.weights import digest
 
 TEXTS = 256  # embedded at once
-# What decides how a processor of transformers changes a picture.
+# What decides how a processor of transformers changes a image.
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "size", "crop_size", "resample")
 _NUMBERS = ("rescale_factor", "image_mean", "image_std")
 
@@ -118,8 +118,8 @@ class OpenClipExtractor(Extractor):
         super().__init__(name, dim, preprocess_id, digest(model), device)
 
     def prepare(self, images: Tensor) -> Tensor:
-        pictures = images.permute(0, 2, 3, 1).numpy()
-        return torch.stack([self.transform(Image.fromarray(p)) for p in pictures])
+        images = images.permute(0, 2, 3, 1).numpy()
+        return torch.stack([self.transform(Image.fromarray(p)) for p in images])
 
     def forward(self, prepared: Tensor) -> Tensor:
         return self.model.encode_image(prepared)

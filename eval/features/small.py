@@ -1,6 +1,6 @@
-"""Extractors that need no download: pixels, random convolutions, and the reader of toybox pictures.
+"""Extractors that need no download: pixels, random convolutions, and the reader of toybox images.
 
-Shapes: N pictures · H × W pixels · D dimensions
+Shapes: N images · H × W pixels · D dimensions
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RANDOM_SEED = 0
 
 
 class PixelExtractor(Extractor):
-    """The picture itself, in [0, 1], as 32 × 32 means of areas: D = 3,072. Not square ones are squeezed."""
+    """The image itself, in [0, 1], as 32 × 32 means of areas: D = 3,072. Not square ones are squeezed."""
 
     def __init__(self, device: str = "cpu"):
         no_weights = hashlib.sha256().hexdigest()
@@ -82,8 +82,8 @@ class ReaderExtractor(Extractor):
         super().__init__(name, dim, f"square-lanczos-{IMAGE_SIZE}", digest(self.model), device)
 
     def prepare(self, images: Tensor) -> Tensor:
-        pictures = images.permute(0, 2, 3, 1).numpy()
-        return to_tensor(torch.from_numpy(np.stack([square(Image.fromarray(p), IMAGE_SIZE) for p in pictures])))
+        images = images.permute(0, 2, 3, 1).numpy()
+        return to_tensor(torch.from_numpy(np.stack([square(Image.fromarray(p), IMAGE_SIZE) for p in images])))
 
     def forward(self, prepared: Tensor) -> Tensor:
         return self.model.features(prepared).flatten(1)

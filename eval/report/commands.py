@@ -12,12 +12,12 @@ from t2i.eval.config import SweepConfig
 from t2i.eval.distributed import is_main_process, usable_device
 from t2i.eval.evaluate import check, evaluator
 from t2i.eval.features import open_extractor
-from t2i.eval.folders import image_files
-from t2i.eval.generation import generate_on_all
-from t2i.eval.image_sets import extract
+from t2i.eval.generation.images import generate_on_all
+from t2i.eval.generation.prompts import open_prompts
+from t2i.eval.images.folders import image_files
+from t2i.eval.images.references import save_reference
+from t2i.eval.images.sets import extract
 from t2i.eval.model_cache import ModelCache, open_for_eval
-from t2i.eval.prompts import open_prompts
-from t2i.eval.references import save_reference
 from t2i.eval.report import Curve, Report, Score, human, publish, write
 from t2i.eval.report.cli import Human, Statistics
 from t2i.eval.run import EvalRun

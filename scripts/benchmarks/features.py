@@ -26,8 +26,8 @@ from t2i.checks import UsageError
 from t2i.data.toybox.dataset import export
 from t2i.eval.features import Extractor
 from t2i.eval.features.small import RandomExtractor
-from t2i.eval.folders import image_files
-from t2i.eval.image_sets import extract
+from t2i.eval.images.folders import image_files
+from t2i.eval.images.sets import extract
 from t2i.eval.metrics import frechet_distance
 
 Resize = Literal["none", "clean"]

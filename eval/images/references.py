@@ -1,9 +1,9 @@
-"""Statistics of reference pictures as a file, which says what they are of and is believed only if that fits.
+"""Statistics of reference images as a file, which says what it was made of and is checked against what is scored.
 
 An npz without pickles: `mean` (D,) and `cov` (D, D) in float64, maybe `features` (N, D) in float32, which KID,
 precision and recall need, and `metadata`, a JSON string.
 
-Shapes: N pictures · D dimensions
+Shapes: N images · D dimensions
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Reference:
         features: float32 (N, D), or None where only the moments were kept.
         extractor: description of what made the features: name, dim, preprocess_id, weights_sha256.
         count: N.
-        image_size: (height, width) of the pictures before preprocessing; None where they differ or are unknown.
-        source: which pictures they are, in words.
+        image_size: (height, width) of the images before preprocessing; None where they differ or are unknown.
+        source: which images they are, in words.
         version: of t2i.
         sha256: of the arrays.
-        skipped: pictures that could not be read, "name: why".
+        skipped: images that could not be read, "name: why".
         mismatches: what did not fit and was allowed, one sentence each.
     """
 
@@ -69,12 +69,12 @@ def save_reference(
     Args:
         path: ends in .npz.
         data: features, or a Gaussian, which needs `extractor` and `count` to be told.
-        source: which pictures they are of, in words: "COCO 2014 validation, captions of 30,000".
-        image_size: (height, width) of the pictures.
-        extractor, count: what made the features of a Gaussian, and of how many pictures; known for `Features`.
+        source: which images they are of, in words: "COCO 2014 validation, captions of 30,000".
+        image_size: (height, width) of the images.
+        extractor, count: what made the features of a Gaussian, and of how many images; known for `Features`.
         keep_features: also write the features, float32.
 
-    Raises ValueError for another ending, what a Gaussian lacks, another dimension, or fewer than two pictures.
+    Raises ValueError for another ending, what a Gaussian lacks, another dimension, or fewer than two images.
     """
     path = Path(path)
     if path.suffix != ".npz":
@@ -118,8 +118,8 @@ def load_reference(
 
     Args:
         extractor: what the other features are made with, or its description.
-        image_size: (height, width) that the pictures must have had, where that matters.
-        count: pictures that there must have been, where that matters.
+        image_size: (height, width) that the images must have had, where that matters.
+        count: images that there must have been, where that matters.
         allow_mismatch: use them all the same. What does not fit is then in `mismatches`, for the report; another
             number of dimensions can never be used.
 

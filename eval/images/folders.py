@@ -1,4 +1,4 @@
-"""Which files of a folder are its pictures: one answer for what is scored, compared with, or searched for copies."""
+"""Which files of a folder are its images, whether they are scored, compared with, or searched for near copies."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path, PurePosixPath
 from t2i.checks import UsageError
 from t2i.data.folder import images_among, scan, unread_among
 from t2i.data.image_file import FORMATS, KINDS
-from t2i.eval.manifest import check_files, find_manifest
+from t2i.eval.generation.manifest import check_files, find_manifest
 from t2i.notes import count, note, some
 
-USUAL = ("PNG", "JPEG", "WebP")  # formats that sets of pictures are saved in
+USUAL = ("PNG", "JPEG", "WebP")  # formats that sets of images are usually saved in
 
 
 def image_files(folder: str | Path, allow_mixed: bool = False) -> list[Path]:
-    """The pictures of `folder`, in the order of their relative paths.
+    """The images of `folder`, in the order of their relative paths.
 
-    Those that its manifest.json names, where `t2i.eval.generation` wrote one; otherwise all images below it but hidden
-    ones. What is left out is counted and named on standard error, and by `left_out`.
+    Those that its manifest.json names, where t2i generated them; otherwise all images below it but hidden ones. What is
+    left out is counted and named on standard error, and by `left_out`.
 
-    Raises FileNotFoundError where there is no folder, no picture in it, or drawing was not finished; and ValueError
-    where a picture is not the one that the manifest names, for folders whose pictures are no set of their own (a
-    training run, a pipeline, a report, or what holds one of these), and where there is more than one format, unless
-    `allow_mixed`: what JPEG does to a picture moves FID as much as a change of model. A few of a format that is not
-    USUAL beside others that are one of these are left out instead.
+    Raises FileNotFoundError where there is no folder, no image in it, or generation was not finished; and ValueError
+    where an image is not the one that the manifest names, for output folders (a training run, a pipeline, a report, or
+    a folder that holds one), and where there is more than one format, unless `allow_mixed`: JPEG compression moves FID
+    as much as a change of model. A few images of a format that is not USUAL, among others that are, are left out
+    instead.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -36,7 +36,7 @@ def image_files(folder: str | Path, allow_mixed: bool = False) -> list[Path]:
         _check(folder)
         names = _of_one_format(folder, images_among(scan(folder)), allow_mixed)
         if not names:
-            raise FileNotFoundError(f"there are no pictures in {folder}; give a folder with {', '.join(KINDS)} files")
+            raise FileNotFoundError(f"there are no images in {folder}; give a folder with {', '.join(KINDS)} files")
         _check_below(folder, [PurePosixPath(name) for name in names])
     if said := left_out(folder, allow_mixed):
         note(said)
@@ -72,39 +72,38 @@ def _of_one_format(folder: Path, names: list[str], allow_mixed: bool) -> list[st
 
 
 def check_outside(out: Path, folder: Path) -> None:
-    """Raise UsageError where a report in `out` would put its pictures among those of `folder`."""
+    """Raise UsageError where a report in `out` would add its images to those of `folder`."""
     if find_manifest(folder) is None and out.resolve().is_relative_to(folder.resolve()):
         raise UsageError(
-            f"--out {out} lies inside {folder}, and its pictures would be read with the others; give another folder"
+            f"--out {out} lies inside {folder}, and its images would be read with the others; give another folder"
         )
 
 
 def _check(folder: Path) -> None:
-    """Raise for a folder whose pictures are no set of their own, naming one that may be meant."""
+    """Raise for an output folder, naming the folder that may be meant."""
     if any(folder.glob("manifest-*.jsonl")):
-        raise FileNotFoundError(f"the pictures of {folder} are not finished; generate them again to go on")
+        raise FileNotFoundError(f"the images of {folder} are not finished; generate them again to go on")
     if kind := _kind(folder):
-        raise UsageError(f"{folder} is {kind} and no folder of pictures; {_meant(folder)}")
+        raise UsageError(f"{folder} is {kind} and no folder of images; {_meant(folder)}")
 
 
 def _check_below(folder: Path, names: Sequence[PurePosixPath]) -> None:
-    """The same of the folders that the pictures lie in."""
+    """The same of the folders that the images lie in."""
     inner = {parent for name in names for parent in name.parents if parent != PurePosixPath()}
     for path in (folder / name for name in sorted(inner)):
         if kind := _kind(path):
-            raise UsageError(f"{folder} holds {path}, which is {kind}: its pictures would count; move it elsewhere")
+            raise UsageError(f"{folder} holds {path}, which is {kind}: its images would count; move it elsewhere")
         if find_manifest(path) is not None:
-            raise UsageError(f"{folder} holds drawn pictures in {path}; did you mean that folder? otherwise move it")
+            raise UsageError(f"{folder} holds generated images in {path}; did you mean that folder? otherwise move it")
 
 
 def _kind(folder: Path) -> str | None:
-    """What a folder is that has pictures for people to look at; None for any other."""
+    """Which kind of output folder it is; None for any other folder."""
     if (folder / "model_index.json").is_file():
         return "a pipeline"
     if (folder / "recipe.json").is_file() and any(folder.glob("checkpoint-*")):
         return "a training run"
-    pages = ("report.html", "successes-and-failures.png")
-    if (folder / "report.json").is_file() and any((folder / page).is_file() for page in pages):
+    if (folder / "report.json").is_file() and (folder / "report.html").is_file():
         return "a report"
     return None
 
@@ -112,5 +111,5 @@ def _kind(folder: Path) -> str | None:
 def _meant(folder: Path) -> str:
     if (latest := folder / "latest").is_dir():
         return f"did you mean the pipeline {latest}?"
-    drawn = sorted(path.parent for path in folder.glob("*/manifest.json") if find_manifest(path.parent))
-    return f"did you mean {drawn[0]}?" if drawn else f"give one with {', '.join(KINDS)} files"
+    generated = sorted(path.parent for path in folder.glob("*/manifest.json") if find_manifest(path.parent))
+    return f"did you mean {generated[0]}?" if generated else f"give one with {', '.join(KINDS)} files"

@@ -19,8 +19,8 @@ from t2i.checks import UsageError
 from t2i.data.sampling import NumberedSamples
 from t2i.data.sources import TOYBOX_ITEMS
 from t2i.data.toybox import Toybox
-from t2i.eval.folders import image_files
-from t2i.eval.image_sets import Source
+from t2i.eval.images.folders import image_files
+from t2i.eval.images.sets import Source
 from t2i.files import read_json
 from t2i.folders import newest_in_run
 from t2i.pipelines.loading.auto import PIPELINES, embedded

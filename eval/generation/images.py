@@ -1,17 +1,17 @@
-"""Pictures in batch: prompts × seeds, on any number of processes, resumable, with a manifest of what was made.
+"""Images of prompts × seeds, generated in batches on any number of processes, resumable, with a manifest.
 
-Each picture has a generator of its own, seeded by (key of the prompt, seed), so its noise depends neither on the number
-of processes nor on the batch size. What is left of the batch is the rounding of the arithmetic: some kernels add in
-another order for another batch size, and a continuous sampler may then differ in the last bits.
+Each image has a generator of its own, seeded by (key of the prompt, seed), so its noise depends neither on the number
+of processes nor on the batch size. Only rounding depends on the batch size: some kernels add in
+another order, and a continuous sampler may then differ in the last bits.
 
 Item i of prompts × seeds (all seeds of the first prompt first) belongs to process i % world. A folder holds
 
     images/<key and prompt>-<seed>.png
     manifest.json           {"header": …, "black": n, "images": [{"index", "key", "prompt", "seed", "file", "sha256",
-                            "black"}, …]}, once every picture is there
-    manifest-<rank>.jsonl   the same header, then a line for each picture, while pictures are still missing
+                            "black"}, …]}, once every image is there
+    manifest-<rank>.jsonl   the same header, then a line for each image, while images are still missing
 
-Shapes: B pictures in a batch · H, W sides of a picture
+Shapes: B images in a batch · H, W sides of a image
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from tqdm import tqdm
 import t2i
 from t2i.checks import shortened
 from t2i.eval.distributed import shard, together
-from t2i.eval.manifest import REMEDY, check_entry, find_manifest
-from t2i.eval.manifest import digest as file_digest
-from t2i.eval.prompts import Prompt, entropy
+from t2i.eval.generation.manifest import REMEDY, check_entry, find_manifest
+from t2i.eval.generation.manifest import digest as file_digest
+from t2i.eval.generation.prompts import Prompt, entropy
 from t2i.files import slug, write_whole
 from t2i.processes import this_process
 from t2i.weights import digest
@@ -45,12 +45,12 @@ from t2i.weights import digest
 Pipeline = Callable[..., object]
 
 OWN = ("prompt", "generator", "output_type", "num_images_per_prompt", "return_dict")  # arguments that are set here
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as CUDA, Linux and Windows say it
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # messages of CUDA, Linux, Windows
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture to make: `index` in prompts × seeds."""
+    """One image to make: `index` in prompts × seeds."""
 
     index: int
     prompt: Prompt
@@ -68,7 +68,7 @@ class Item:
         return seeded(self.seed, *noise) if noise else seeded(*entropy(self.seed, self.prompt.key))
 
 
-# --- drawing --------------------------------------------------------------------------------------------------------
+# --- batches --------------------------------------------------------------------------------------------------------
 
 
 def seeded(*numbers: int) -> torch.Generator:
@@ -80,7 +80,7 @@ def seeded(*numbers: int) -> torch.Generator:
 def check_options(pipeline: Pipeline, options: dict) -> None:
     """Raise ValueError for an option (or generators) that the pipeline does not take, or that is set here.
 
-    A pipeline with **kwargs is believed to take every name.
+    A pipeline with **kwargs is assumed to take every name.
     """
     if own := [option for option in options if option in OWN]:
         raise ValueError(f"{own[0]} is set by the evaluation itself; leave it out of the options")
@@ -89,26 +89,26 @@ def check_options(pipeline: Pipeline, options: dict) -> None:
 
 
 def call(pipeline: Pipeline, prompts: Sequence[str], generators: Sequence[torch.Generator], **options) -> list:
-    """One RGB picture (PIL) for each prompt, from a pipeline that is called as diffusers' are.
+    """One RGB image (PIL) for each prompt, from a pipeline with the call signature of diffusers.
 
-    Raises ValueError for another number of pictures, and FloatingPointError, naming the prompt, for one with NaN.
+    Raises ValueError for another number of images, and FloatingPointError, naming the prompt, for one with NaN.
     """
     if _takes(pipeline, "output_type"):
         options["output_type"] = "np"  # floats: a NaN would be black, or anything, in eight bits
     images = pipeline(list(prompts), generator=list(generators), **options).images
     if len(images) != len(prompts):
-        raise ValueError(f"the pipeline gave {len(images)} pictures for {len(prompts)} prompts")
-    return [_picture(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+        raise ValueError(f"the pipeline gave {len(images)} images for {len(prompts)} prompts")
+    return [_to_rgb(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
 
 
-def draw(
+def generate_batches(
     pipeline: Pipeline, items: Sequence[Item], batch_size: int, **options
 ) -> Iterator[tuple[Sequence[Item], list[Image.Image]]]:
-    """Batches of items and their pictures, in order. Out of memory halves the batch from there on; at 1 it raises."""
+    """Batches of items and their images, in order. Out of memory halves the batch from there on; at 1 it raises."""
     start = 0
     while start < len(items):
         batch = items[start : start + batch_size]
-        try:  # generators are made for each attempt: one that has been drawn from would give another picture
+        try:  # generators are made for each attempt: one that was used would give another image
             texts = [item.prompt.text for item in batch]
             images = call(pipeline, texts, [item.generator() for item in batch], **options)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
@@ -130,13 +130,13 @@ def _takes(pipeline: Pipeline, argument: str) -> bool:
     return argument in takes or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
 
 
-def _picture(image: Image.Image | np.ndarray | torch.Tensor, prompt: str) -> Image.Image:
+def _to_rgb(image: Image.Image | np.ndarray | torch.Tensor, prompt: str) -> Image.Image:
     """(H, W, 3) or (H, W, 1) in [0, 1], or a PIL image -> RGB."""
     if isinstance(image, Image.Image):
         return image.convert("RGB")
     values = np.asarray(image, dtype=np.float32)
     if not np.isfinite(values).all():
-        raise FloatingPointError(f"the picture of {shortened(prompt)} has NaN or infinite pixels; draw in float32")
+        raise FloatingPointError(f"the image of {shortened(prompt)} has NaN or infinite pixels; generate in float32")
     pixels = (values.clip(0, 1) * 255).round().astype(np.uint8)
     return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).convert("RGB")
 
@@ -146,7 +146,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or any(words in said for words in NO_MEMORY)
 
 
-# --- a folder of pictures -------------------------------------------------------------------------------------------
+# --- a folder of images -------------------------------------------------------------------------------------------
 
 
 def generate(
@@ -160,21 +160,21 @@ def generate(
     name: str = "",
     **options,
 ) -> dict:
-    """Make the pictures of this process that are missing in the folder `out`, or differ from their recorded SHA-256.
+    """Make the images of this process that are missing in the folder `out`, or differ from their recorded SHA-256.
 
     Args:
-        pipeline: called as diffusers' pipelines are, with a generator for each picture.
-        seeds: whole numbers from 0 up; each prompt is drawn with each.
+        pipeline: called as diffusers' pipelines are, with a generator for each image.
+        seeds: whole numbers from 0 up; each prompt is generated with each.
         rank, world: this process, and how many there are. With one, the manifest is merged at the end; with several,
             call `merge(out)` when all are done, or leave all of it to `generate_on_all`.
         name: of the pipeline in the manifest; its class by default.
         options: of the pipeline; one that is None is not handed on.
 
     Returns:
-        The manifest (see the module): of all pictures for world 1, else of this process's.
+        The manifest (see the module): of all images for world 1, else of this process's.
 
     Raises ValueError for numbers out of range, keys that are not unique, options that the pipeline does not take, and a
-    folder that was made with other settings; FloatingPointError for a picture with NaN.
+    folder that was made with other settings; FloatingPointError for a image with NaN.
     """
     items = _items(prompts, seeds)
     if batch_size < 1:
@@ -191,7 +191,7 @@ def generate(
     _start_log(log, header)
     there, silent = len(mine) - len(missing), rank != 0 or not missing
     with tqdm(total=len(mine), initial=there, unit=" images", desc=out.name, disable=silent) as bar:
-        for batch, images in draw(pipeline, missing, batch_size, **options):
+        for batch, images in generate_batches(pipeline, missing, batch_size, **options):
             made = [_save(out, item, image) for item, image in zip(batch, images, strict=True)]
             entries |= {entry["file"]: entry for entry in made}
             _append(log, "".join(json.dumps(entry) + "\n" for entry in made))
@@ -217,11 +217,11 @@ def generate_on_all(
 def merge(out: Path) -> dict:
     """Write manifest.json from what the processes have recorded, and remove their own files.
 
-    Raises ValueError when pictures are missing, or differ from their SHA-256.
+    Raises ValueError when images are missing, or differ from their SHA-256.
     """
     header = _headers(out)
     if not header:
-        raise FileNotFoundError(f"{out} has no manifest; make its pictures first")
+        raise FileNotFoundError(f"{out} has no manifest; make its images first")
     header = header[0]
     entries = _read(out, header)
     try:
@@ -230,7 +230,7 @@ def merge(out: Path) -> dict:
         raise ValueError(f"the manifest of {out} does not say of how many prompts it is; {REMEDY}") from None
     whole = [e for e in entries.values() if file_digest(out / e["file"]) == e["sha256"]]
     if len(whole) != count:
-        raise ValueError(f"{out} has {len(whole)} of {count} pictures; generate again with the same settings to go on")
+        raise ValueError(f"{out} has {len(whole)} of {count} images; generate again with the same settings to go on")
     manifest = _manifest(header, whole)
     write_whole(out / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     for log in out.glob("manifest-*.jsonl"):
@@ -246,7 +246,7 @@ def read_manifest(out: Path) -> dict:
 
 
 def describe(pipeline: Pipeline, name: str, options: dict) -> dict:
-    """What pictures follow from, besides prompts and seeds: pipeline, weights, scheduler, options and versions.
+    """What images follow from, besides prompts and seeds: pipeline, weights, scheduler, options and versions.
 
     Plain data for JSON; what JSON cannot hold is given as a string.
     """
@@ -297,7 +297,7 @@ def _prompts_digest(prompts: Sequence[Prompt]) -> dict:
 
 
 def _save(out: Path, item: Item, image: Image.Image) -> dict:
-    """Write the picture; what the manifest says about it."""
+    """Write the image and return its entry of the manifest."""
     path = out / item.file
     part = path.with_name(f".{path.name}.part")
     image.save(part, format="PNG")
@@ -347,7 +347,7 @@ def _rows(out: Path) -> Iterator[dict]:
                 row = json.loads(line)
                 if "header" not in row:
                     check_entry(row, str(log))
-            except (ValueError, TypeError):  # torn by a kill: its picture is made again
+            except (ValueError, TypeError):  # torn by a kill: its image is made again
                 continue
             yield row
 

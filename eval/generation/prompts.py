@@ -21,7 +21,7 @@ from t2i.data.folder import ImageFolder, captions_of
 from t2i.data.tables import OTHER_TABLES, TABLES, read_lines, read_table, text_of
 from t2i.data.toybox import ATTRIBUTES, COLOURS, HELD_OUT, SKINS, Scene, Thing
 from t2i.data.toybox.captions import OPENINGS, RELATION_PHRASES, name
-from t2i.eval.manifest import find_manifest
+from t2i.eval.generation.manifest import find_manifest
 from t2i.files import slug
 
 WORDINGS = 3  # phrasings of each scene of the category "paraphrase"
@@ -84,9 +84,9 @@ class Prompt:
 
     Attributes:
         text: handed to the pipeline.
-        category: what the picture is judged by: a name in CATEGORIES, "relation" (everything must be right), or any
+        category: what the image is judged by: a name in CATEGORIES, "relation" (everything must be right), or any
             other word where nothing is judged.
-        scene: what the picture should show, or None where toybox cannot say.
+        scene: what the image should show, or None where toybox cannot say.
         key: unique in its suite, such as "two-objects/0017"; with a seed it fixes the noise that an image starts from.
         noise: numbers that fix the noise, with a seed, in place of the key.
     """

@@ -23,7 +23,7 @@ from t2i.data import image_file
 from t2i.data.image_file import square
 from t2i.eval.features.base import Extractor, Features, as_uint8
 from t2i.eval.features.cache import FeatureCache
-from t2i.eval.folders import image_files
+from t2i.eval.images.folders import image_files
 from t2i.eval.metrics.common import Array
 
 CACHED_AT_ONCE = 1024  # images per file of the cache: what an interrupted run can lose
