@@ -1,4 +1,4 @@
-"""A generator for each picture: given, or made from one that is given for all."""
+"""Random generators: one per image, given or seeded from a single one."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 
 
 def seeded_from(generator: torch.Generator, count: int) -> list[torch.Generator]:
-    """So many new generators, whose seeds the given one draws; it goes on from there."""
+    """`count` new generators with seeds sampled from the given one, which advances."""
     seeds = torch.randint(2**63 - 1, (count,), generator=generator, device=generator.device).tolist()
     return [torch.Generator(generator.device).manual_seed(seed) for seed in seeds]
 
 
 def copied(generator: torch.Generator) -> torch.Generator:
-    """Another that will draw the same numbers."""
+    """A copy in the same state."""
     return torch.Generator(generator.device).set_state(generator.get_state())
 
 
 def one_each(generator: Generators, count: int) -> list[torch.Generator] | None:
-    """A generator for each image; one that is given alone serves them all, image by image, as in diffusers."""
+    """A generator per image; a single one serves all images in turn, as in diffusers. Raises ValueError otherwise."""
     if generator is None or isinstance(generator, torch.Generator):
         return generator and [generator] * count
     if len(generator) != count:
@@ -30,10 +30,10 @@ def one_each(generator: Generators, count: int) -> list[torch.Generator] | None:
 
 
 def for_steps(generator: Generators, generators: list[torch.Generator] | None) -> list[torch.Generator] | None:
-    """A generator of each image's own for the noise of later steps: else it would depend on how batches are cut.
+    """A generator per image for the noise of later steps, which must not depend on the batch size.
 
-    Those of several images that share one are seeded from a copy of it: it stays where diffusers' own pipelines, by
-    samplers without noise, leave it. A single image goes on with its own, as there.
+    If several images share one, theirs are seeded from a copy of it, so that it ends in the same state as in diffusers'
+    pipelines with deterministic samplers. A single image continues with its own, as there.
     """
     if not isinstance(generator, torch.Generator) or len(generators) == 1:
         return generators

@@ -199,9 +199,9 @@ def test_bad_input_is_refused(base):
     for pipe, how, says in wrong:
         with pytest.raises(ValueError, match=says):
             pipe(**how)
-    with pytest.raises(ValueError, match="no small picture's; train one with: t2i train upscale-toybox"):
+    with pytest.raises(ValueError, match="which fit no low-resolution image; train one with: t2i train upscale-toybox"):
         Upscale(**base.components)
-    with pytest.raises(ValueError, match="no map's; train one with: t2i train layout-toybox"):
+    with pytest.raises(ValueError, match="which fit no label map; train one with: t2i train layout-toybox"):
         FromMap(**base.components)
     with pytest.raises(ValueError, match="takes 25 labels, but 2 have names"):
         FromMap(**layout.components, labels=["ground", "cat"])
@@ -340,8 +340,8 @@ def test_upscale_and_layout_as_a_user_types_them(base, tmp_path, monkeypatch, ca
     assert drawn.text["map"] == mapped
     main(["layout", mapped, "--image-size", "32", "--pipeline", "layout", "--out", "sheet.png", *steps])
     for args, says in (
-        (["upscale"], "give a picture, as in: t2i upscale small.png"),
-        (["layout"], "give a picture, as in: t2i layout map.png"),
+        (["upscale"], "give an image, as in: t2i upscale small.png"),
+        (["layout"], "give a label map, as in: t2i layout map.png"),
         (["upscale", "small.png", "--pipeline", "layout"], "holds a LatentDiffusionLayoutPipeline, which does not ups"),
         (["layout", mapped, "--pipeline", "up"], "t2i train layout-toybox"),
         (["layout", "small.png", "--pipeline", "layout"], "mode P (with a palette) or L, not RGB"),

@@ -103,7 +103,7 @@ def test_latents_take_the_place_of_an_image(pair, image):
         assert torch.allclose(edited(pair[1], given, generator=seeded()), want, atol=1e-3)
     with pytest.raises(ValueError, match=r"the latents given as image, \(1, 4, 8, 8\), must be finite"):
         edited(pair[1], scaled * float("nan"))
-    with pytest.raises(ValueError, match="give one picture, or one for each prompt: there are 2 for 1"):
+    with pytest.raises(ValueError, match="give one image, or one for each prompt: there are 2 for 1"):
         edited(pair[1], torch.cat([scaled, scaled]))
 
 

@@ -16,7 +16,7 @@ from t2i.eval.generation.images import read_manifest
 from t2i.eval.images.folders import image_files, left_out
 from t2i.eval.images.sets import extract
 from t2i.pipelines.commands.common import open_input
-from t2i.pipelines.latent_diffusion.inputs import read_layouts, read_masks, read_pictures
+from t2i.pipelines.latent_diffusion.inputs import read_images, read_label_maps, read_masks
 
 ONE_OF_8 = 1, (8, 8)  # a picture
 
@@ -42,8 +42,8 @@ def test_masks_of_16_bits_and_of_floats_are_scaled():
 
 def test_pictures_of_any_mode_are_what_training_sees():
     clear = Image.new("RGBA", (8, 8), (255, 0, 255, 0))
-    assert (read_pictures(clear, 8) == 1).all()  # white
-    deep = read_pictures(deep_mask(), 8)
+    assert (read_images(clear, 8) == 1).all()  # white
+    deep = read_images(deep_mask(), 8)
     assert deep[0, 0, 0, 0] == pytest.approx(13_000 / 65_535 * 2 - 1, abs=0.01) and deep[0, 0, 3, 3] == 1
 
 
@@ -53,11 +53,11 @@ def test_files_of_pictures_masks_and_maps_are_opened_for_what_they_are(tmp_path)
     assert open_input(path, "image", 4).getpixel((0, 0)) == pytest.approx((51,) * 3, abs=3)
     assert torch.equal(read_masks(open_input(path, "mask", None), *ONE_OF_8), read_masks(deep_mask(), *ONE_OF_8))
     with pytest.raises(ValueError, match=r"mode P .* or L, not I;16"):  # labels are not scaled
-        read_layouts(open_input(path, "map", 8), 7, 8)
+        read_label_maps(open_input(path, "map", 8), 7, 8)
     labels = Image.fromarray(np.arange(16, dtype=np.uint8).reshape(4, 4) % 5)
     labels.putpalette([9, 9, 9, 200, 0, 0, 0, 200, 0, 0, 0, 200, 5, 5, 5])
     labels.save(tmp_path / "map.png")
-    read = read_layouts(open_input(str(tmp_path / "map.png"), "map", 8), 5, 8)
+    read = read_label_maps(open_input(str(tmp_path / "map.png"), "map", 8), 5, 8)
     assert torch.equal(read[0, ::2, ::2], torch.from_numpy(np.array(labels)).long())
 
 

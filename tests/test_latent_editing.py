@@ -351,18 +351,18 @@ BAD_EDITS = [
     ({"image": torch.zeros(SIZE, SIZE)}, r"must be \(n, 3, H, W\)"),
     ({"image": np.zeros((SIZE, SIZE), np.uint8)}, r"must be \(n, 3, H, W\)"),
     ({"image": [torch.zeros(3, SIZE, SIZE), PICTURE]}, "image must be a PIL image"),
-    ({"height": 32}, "scale the picture instead of giving height"),
+    ({"height": 32}, "scale the image instead of giving height"),
     ({"prompt": None}, "prompt"),
     ({"num_inference_steps": 0}, "at least 1"),
 ]
 BAD_MASKS = [
     (None, "mask_image must be a PIL image, .* not nothing"),
-    (Image.new("L", (32, SIZE)), "the mask is 32×64, the picture 64×64"),
+    (Image.new("L", (32, SIZE)), "the mask is 32×64, the image 64×64"),
     (Image.new("RGBA", (SIZE, SIZE)), "transparent in places"),
     (Image.new("RGB", (SIZE, SIZE), "red"), r"has colours \(mode RGB\): save it in grey"),
     (torch.full((1, 1, SIZE, SIZE), 2.0), r"masks must be \(n, 1, H, W\) in \[0, 1\]"),
-    (torch.zeros(1, 1, 8, 8), "the mask is 8×8, the picture 64×64"),
-    ([PICTURE.convert("L")] * 2, "one for each picture: there are 2 for 1"),
+    (torch.zeros(1, 1, 8, 8), "the mask is 8×8, the image 64×64"),
+    ([PICTURE.convert("L")] * 2, "one for each image: there are 2 for 1"),
 ]
 BAD_WAYS = [
     ({"prompts": "a", "num": 1}, "num must be at least 2"),

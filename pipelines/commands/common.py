@@ -89,10 +89,10 @@ class ImageOptions(LatentDiffusionOptions, SeedOptions):
     image_size: int | None = None
     """Resize and crop the given files to squares of this many pixels first; by default they keep their size."""
 
-    def check(self, given: str, prompt: str, example: str) -> None:
+    def check(self, given: str, prompt: str, example: str, what: str = "an image") -> None:
         """Raise UsageError or ValueError unless `given`, the first file, is named, and the options are valid."""
         if not given:
-            raise UsageError(f"give an image, as in: {example}")
+            raise UsageError(f"give {what}, as in: {example}")
         self.check_seed_options()
         if self.image_size is not None:
             check_whole("--image-size", self.image_size, most=MAX_SIDE)

@@ -47,7 +47,8 @@ def upscale(args: Sequence[str]) -> None:
 def layout(args: Sequence[str]) -> None:
     """Images from a label map. Raises UsageError for invalid arguments."""
     options = parse(Layout(), args, prog="t2i layout", description="Generate images from a label map.")
-    options.check(options.map, options.prompt, 't2i layout map.png "a red cat on top of a blue car"')
+    example = 't2i layout map.png "a red cat on top of a blue car"'
+    options.check(options.map, options.prompt, example, "a label map")
     _check_trained(options, "layout")
     labels = open_input(options.map, "map", options.image_size)
     _run(options, "LatentDiffusionLayoutPipeline", "layout", labels, _coloured(labels), "map")

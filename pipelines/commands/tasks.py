@@ -21,8 +21,7 @@ from t2i.pipelines.latent_diffusion import (
     LatentDiffusionInpaintPipeline,
     LatentDiffusionPipeline,
 )
-from t2i.pipelines.latent_diffusion.inputs import read_masks
-from t2i.pipelines.latent_diffusion.inputs import read_pictures as read_images
+from t2i.pipelines.latent_diffusion.inputs import read_images, read_masks
 
 Task = Literal["text", "image", "inpainting"]
 COMMANDS = {"text": "generate", "image": "edit", "inpainting": "inpaint"}

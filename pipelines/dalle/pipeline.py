@@ -1,6 +1,6 @@
-"""Prompt → picture by an autoregressive prior over image codes: DALL·E (Ramesh et al. 2021, arXiv 2102.12092).
+"""Text to image by an autoregressive prior over image tokens: DALL·E (Ramesh et al. 2021, arXiv 2102.12092).
 
-Shapes: n images · c candidates an image · R = n·c rows · T text length · N = s² codes · K codebook size · S image side
+Shapes: n images · c candidates per image · R = n·c rows · T text length · N = s² codes · K codebook size · S image side
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 from t2i.checks import check_prompts, check_real, check_whole, shortened
 from t2i.diffusion.guidance import guide
 from t2i.images import OUTPUT_TYPES, as_output
-from t2i.pipelines.generators import one_each, seeded_from
+from t2i.pipelines.generators import Generators, one_each, seeded_from
 from t2i.prior.sampling import check_sampling, draw, shortlist
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, warn_of_unknown_words
@@ -37,7 +37,7 @@ class DallePipelineOutput(BaseOutput):
         images: by `output_type`, a list of PIL images, an array (n, S, S, 3) or a tensor (n, 3, S, S) in [0, 1], or
             for "latent" the codes (n, s, s).
         tokens: the codes (n, s, s) of the images.
-        scores: (n,), log p(codes | prompt) − log p(codes | no prompt) in nats: how far the prompt explains the picture.
+        scores: (n,), log p(codes | prompt) − log p(codes | no prompt) in nats: how well the prompt explains the image.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
@@ -47,13 +47,15 @@ class DallePipelineOutput(BaseOutput):
 
 class DallePipeline(DiffusionPipeline):
     """Args:
-    tokenizer: of the text.
+    tokenizer: the text tokenizer.
     prior: the transformer over text tokens and image codes.
-    image_tokenizer: between codes and pixels.
+    image_tokenizer: the VQ-VAE between pixels and codes.
+
+    Raises ValueError for components that were not trained together.
     """
 
     _callback_tensor_inputs: tuple[str, ...] = ("codes", "logits")
-    # Offloading moves a part for its `forward`, and here other methods are called: both parts, which are small, stay.
+    # Offloading moves a model for its `forward`, and here other methods are called: both models, which are small, stay.
     model_cpu_offload_seq = ""
     _exclude_from_cpu_offload: ClassVar[list[str]] = ["prior", "image_tokenizer"]
 
@@ -61,25 +63,26 @@ class DallePipeline(DiffusionPipeline):
         super().__init__()
         if prior.config.image_vocab_size != image_tokenizer.config.codebook_size:
             raise ValueError(
-                f"the prior writes {prior.config.image_vocab_size} codes, the image tokenizer reads "
+                f"the prior has {prior.config.image_vocab_size} image tokens, the image tokenizer has "
                 f"{image_tokenizer.config.codebook_size}: they were not trained together"
             )
         if prior.config.text_vocab_size != len(tokenizer):
             raise ValueError(
-                f"the prior reads {prior.config.text_vocab_size} text tokens, the tokenizer writes {len(tokenizer)}: "
+                f"the prior has {prior.config.text_vocab_size} text tokens, the tokenizer has {len(tokenizer)}: "
                 "they were not trained together"
             )
         self.register_modules(tokenizer=tokenizer, prior=prior, image_tokenizer=image_tokenizer)
-        self.max_cache_bytes = 512 * 2**20  # more images than fit are made in several batches
-        self._interrupt = False
+        self.max_cache_bytes = 512 * 2**20  # more images than fit are generated in several batches
+        self._interrupt = False  # under diffusers' name, for callbacks
 
     @property
     def interrupt(self) -> bool:
-        """Set `pipe._interrupt = True` in a callback to stop: codes not yet drawn stay 0."""
+        """Whether the call is to stop: set `pipe._interrupt = True` in a callback. Codes not yet sampled stay 0."""
         return self._interrupt
 
     @property
     def image_size(self) -> int:
+        """S"""
         return self.prior.config.grid_size * self.image_tokenizer.stride
 
     @torch.no_grad()
@@ -95,27 +98,29 @@ class DallePipeline(DiffusionPipeline):
         top_p: float | None = None,
         num_candidates: int = 1,
         num_images_per_prompt: int = 1,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        generator: Generators = None,
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_step_end: Callable[[DallePipeline, int, int, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("codes",),
     ) -> DallePipelineOutput | tuple:
-        """Draw `num_images_per_prompt` pictures of each prompt, those of the first prompt first.
+        """Generate `num_images_per_prompt` images of each prompt, those of the first prompt first.
 
         Args:
             prompt: one or more prompts.
-            negative_prompt: what guidance leads away from; nothing in particular by default.
-            height, width: in pixels; a prior has learned one size, and anything else raises.
-            guidance_scale: 1 follows the model, more follows the prompt more closely than the model would.
-            temperature, top_k, top_p: of the draw of each code, after guidance.
-            num_candidates: draw so many for each image and keep the one with the highest score (see the output).
-            generator: one for each image, which then depends on nothing else; or one, from which theirs are seeded.
-            callback_on_step_end: called as f(pipe, step, step, tensors) after each code, with the rows of the batch
-                that is being drawn; codes that it returns replace those drawn.
-            callback_on_step_end_tensor_inputs: which it gets: "codes" (rows, N), "logits" after guidance (rows, K).
+            negative_prompt: what guidance leads away from; by default the empty prompt.
+            height, width: in pixels; only the size the prior was trained on, the default, is valid.
+            guidance_scale: of classifier-free guidance; 1 is none, higher follows the prompt more closely.
+            temperature, top_k, top_p: of the sampling of each code, after guidance.
+            num_candidates: candidates per image, of which the one with the highest score is kept (see the output).
+            generator: one per image, which then depends on no other; or one, which seeds one per image.
+            callback_on_step_end: called as f(pipe, step, step, tensors) after each code with the rows of the current
+                batch; "codes" that it returns replace the sampled ones.
+            callback_on_step_end_tensor_inputs: the tensors it gets: "codes" (rows, N), "logits" (rows, K) after
+                guidance.
 
-        Raises ValueError, with the remedy, for arguments that ask for what cannot be.
+        Raises ValueError, with the remedy, for invalid arguments, and FloatingPointError for probabilities that are
+        not finite.
         """
         prompts, negatives = self._check_inputs(prompt, negative_prompt, height, width, output_type)
         check_sampling(temperature, top_k, top_p)
@@ -128,10 +133,10 @@ class DallePipeline(DiffusionPipeline):
             raise ValueError(f"no tensor {unknown.pop()!r} for callbacks: there are {self._callback_tensor_inputs}")
         self._interrupt = False
         count = len(prompts) * num_images_per_prompt
-        generators = _spread(_own_each(generator, count), num_candidates)
+        generators = _generators(generator, count, num_candidates)
         repeats = num_images_per_prompt * num_candidates
         text = self._encode(prompts).repeat_interleave(repeats, 0)  # (R, T)
-        against = self._encode(negatives).repeat_interleave(repeats, 0)
+        negative_text = self._encode(negatives).repeat_interleave(repeats, 0)
 
         guided = guidance_scale != 1
         N = self.prior.image_length
@@ -139,27 +144,27 @@ class DallePipeline(DiffusionPipeline):
         codes = torch.zeros(len(text), N, dtype=torch.long, device=self.device)
         with self.progress_bar(total=N * len(batches)) as bar:
             for rows in batches:
-                chosen = codes[rows]  # a view: what is drawn into it is in `codes`
-                drawers = generators[rows] if generators else None
+                sampled = codes[rows]  # a view
+                batch_generators = generators[rows] if generators else None
                 # With guidance both halves, with and without the prompt, run as one batch.
-                halves = torch.cat([text[rows], against[rows]]) if guided else text[rows]
+                halves = torch.cat([text[rows], negative_text[rows]]) if guided else text[rows]
                 cache = self.prior.new_cache(len(halves))
                 logits = self.prior.prefill(halves, cache)  # (2R, K)
                 for i in range(N):
                     if guided:
                         logits = guide(*logits.chunk(2), guidance_scale)  # (R, K)
-                    chosen[:, i] = draw(*shortlist(logits, temperature, top_k, top_p), drawers)
+                    sampled[:, i] = draw(*shortlist(logits, temperature, top_k, top_p), batch_generators)
                     if callback_on_step_end is not None:
-                        tensors = {"codes": chosen, "logits": logits}
-                        asked = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                        answer = callback_on_step_end(self, i, i, asked) or {}
-                        if "codes" in answer:
-                            chosen.copy_(answer["codes"])
+                        tensors = {"codes": sampled, "logits": logits}
+                        tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                        changed = callback_on_step_end(self, i, i, tensors) or {}
+                        if "codes" in changed:
+                            sampled.copy_(changed["codes"])
                     bar.update()
                     if self._interrupt or i == N - 1:
                         break
-                    drawn = chosen[:, i]
-                    logits = self.prior.step(torch.cat([drawn, drawn]) if guided else drawn, i, cache)
+                    last = sampled[:, i]
+                    logits = self.prior.step(torch.cat([last, last]) if guided else last, i, cache)
                 if self._interrupt:
                     break
 
@@ -170,10 +175,10 @@ class DallePipeline(DiffusionPipeline):
                 "is too narrow for them: open the pipeline in float32, or train or copy its weights again"
             )
         best = scores.view(count, num_candidates).argmax(1)
-        keep = torch.arange(count, device=best.device) * num_candidates + best
+        kept = torch.arange(count, device=best.device) * num_candidates + best
         side = self.prior.config.grid_size
-        codes, scores = codes[keep].view(count, side, side), scores[keep]
-        images = self._finish(codes, output_type)
+        codes, scores = codes[kept].view(count, side, side), scores[kept]
+        images = self._decode(codes, output_type)
         if not return_dict:
             return images, codes, scores
         return DallePipelineOutput(images=images, tokens=codes, scores=scores)
@@ -186,7 +191,7 @@ class DallePipeline(DiffusionPipeline):
             raise ValueError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
         size = self.image_size
         if (height or size, width or size) != (size, size):
-            raise ValueError(f"this system draws {size}×{size} pictures, not {height}×{width}: leave both out")
+            raise ValueError(f"this pipeline generates images of {size}×{size}, not {height}×{width}: leave both out")
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"unknown output_type {output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}")
         return prompts, negatives
@@ -196,44 +201,38 @@ class DallePipeline(DiffusionPipeline):
         warn_of_unknown_words(self.tokenizer, prompts)
         for prompt, dropped in zip(prompts, encoded.dropped, strict=True):
             if dropped:
-                said = shortened(prompt, 100), shortened(dropped, 100)
-                logger.warning("the prompt %s is too long; its end was dropped: %s", *said)
+                texts = shortened(prompt, 100), shortened(dropped, 100)
+                logger.warning("the prompt %s is too long; its end was dropped: %s", *texts)
         return encoded.ids.to(self.device)
 
     def _row_batches(self, rows: int, guided: bool) -> Iterator[slice]:
-        """The rows in as many slices as keep each one's key-value cache under `max_cache_bytes`."""
+        """Slices of the rows, each with a key-value cache of at most `max_cache_bytes`."""
         c = self.prior.config
         positions = c.text_length + self.prior.image_length
-        a_row = 2 * c.layers * c.width * positions * self.prior.dtype.itemsize * (2 if guided else 1)
-        size = max(1, self.max_cache_bytes // a_row)
+        row_bytes = 2 * c.layers * c.width * positions * self.prior.dtype.itemsize * (2 if guided else 1)
+        size = max(1, self.max_cache_bytes // row_bytes)
         return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
     def _score(self, text: Tensor, codes: Tensor) -> Tensor:
         """(R, T), (R, N) -> log p(codes | text) − log p(codes | no text), (R,)"""
         parts = []
         for t, c in zip(text.split(64), codes.split(64), strict=True):
-            nothing = torch.zeros_like(t)  # all padding
-            parts.append(self.prior.log_likelihood(t, c) - self.prior.log_likelihood(nothing, c))
+            empty = torch.zeros_like(t)  # all padding
+            parts.append(self.prior.log_likelihood(t, c) - self.prior.log_likelihood(empty, c))
         return torch.cat(parts)
 
-    def _finish(self, codes: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
+    def _decode(self, codes: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
         if output_type == "latent":
             return codes
         images = torch.cat([self.image_tokenizer.decode(part) for part in codes.split(64)])  # (n, 3, S, S)
         return as_output(images, output_type)
 
 
-def _own_each(
-    generator: torch.Generator | Sequence[torch.Generator] | None, count: int
-) -> list[torch.Generator] | None:
-    """A generator for each image: those given, or new ones seeded from the one given."""
+def _generators(generator: Generators, count: int, candidates: int) -> list[torch.Generator] | None:
+    """One per candidate, seeded from its image's; a single generator seeds one per image."""
     if isinstance(generator, torch.Generator):
-        return seeded_from(generator, count)
-    return one_each(generator, count)
-
-
-def _spread(generators: list[torch.Generator] | None, candidates: int) -> list[torch.Generator] | None:
-    """A generator for each candidate, seeded from its image's."""
+        generator = seeded_from(generator, count)
+    generators = one_each(generator, count)
     if generators is None or candidates == 1:
         return generators
-    return [g for own in generators for g in seeded_from(own, candidates)]
+    return [candidate for g in generators for candidate in seeded_from(g, candidates)]

@@ -1,6 +1,6 @@
-"""Pictures, masks and maps of labels that a user hands in, as tensors.
+"""Input validation: images, masks and label maps as tensors.
 
-Shapes: n images · H, W picture
+Shapes: n images · H, W image
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from t2i.data.layouts import read_labels
 from t2i.images import to_tensor
 
 logger = logging.getLogger(__name__)
-Pictures = Image.Image | np.ndarray | Tensor | Sequence[Image.Image | np.ndarray | Tensor]
+Images = Image.Image | np.ndarray | Tensor | Sequence[Image.Image | np.ndarray | Tensor]
 
 
-def read_pictures(images: Pictures | None, stride: int) -> Tensor:
+def read_images(images: Images | None, stride: int) -> Tensor:
     """PIL images of one size, a tensor (n, 3, H, W) or array (n, H, W, 3) in [0, 1] -> float32 (n, 3, H, W) in [-1, 1].
 
-    PIL images of any mode become RGB as `t2i.data.read_image` makes it: on white where they are transparent, 16 bits
-    scaled to 8. Arrays of uint8 go to 255. One picture (3, H, W) or (H, W, 3) will do, and so will a list of any of
-    these. As in diffusers, numbers below 0 say that the range is [-1, 1], which is logged as a warning.
-    Raises ValueError for anything else, and for sides that `stride` does not divide.
+    PIL images of any mode become RGB as in `t2i.data.read_image`: transparency on white, 16 bits scaled to 8. Arrays of
+    uint8 range to 255. A single image (3, H, W) or (H, W, 3) is accepted, and a list of any of these. As in diffusers,
+    values below 0 mean the range [-1, 1], with a warning. Raises ValueError for anything else, and for sides that
+    `stride` does not divide.
     """
-    images, name = _as_tensor(images), "a picture"
+    images, name = _as_tensor(images), "an image"
     if isinstance(images, Tensor):
-        _check_tensor("pictures", images, 3, least=-1)
+        _check_tensor("images", images, 3, least=-1)
         pixels = images.float()
         if pixels.min() < 0:
             logger.warning("the image has values below 0, and so is read as in [-1, 1]: tensors should be in [0, 1]")
@@ -39,27 +39,18 @@ def read_pictures(images: Pictures | None, stride: int) -> Tensor:
             pixels = pixels * 2 - 1
     else:
         given = _as_list("image", images)
-        pictures, name = [to_rgb(picture, name_of(picture, "the image")) for picture in given], name_of(given[0], name)
-        sizes = sorted({picture.size for picture in pictures})
-        if len(sizes) > 1:
-            raise ValueError(
-                f"the pictures of one call must have one size, not {_size(sizes[0])} and {_size(sizes[1])}"
-            )
-        pixels = to_tensor(torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])))
-    H, W = pixels.shape[2:]
-    if H % stride or W % stride:
-        near = tuple(max(1, round(side / stride)) * stride for side in (W, H))
-        raise ValueError(
-            f"{name} of {_size((W, H))} is not divisible by {stride}: scale it, to {_size(near)} for instance"
-        )
+        rgb, name = [to_rgb(image, name_of(image, "the image")) for image in given], name_of(given[0], name)
+        _check_same_size("images", rgb)
+        pixels = to_tensor(torch.from_numpy(np.stack([np.asarray(image) for image in rgb])))
+    _check_divisible(name, pixels.shape[2:], stride)
     return pixels
 
 
-def read_latents(images: Pictures | None, channels: int) -> Tensor | None:
-    """Latents (n, C, h, w), scaled, that were given in place of pictures; None where pictures were.
+def read_latents(images: Images | None, channels: int) -> Tensor | None:
+    """Scaled latents (n, C, h, w) that were given in place of images; None for images.
 
     As in diffusers, tensors of C channels are latents: (n, C, h, w), (C, h, w) or a list of these. With C = 3 they are
-    pictures. Raises ValueError for latents that are not finite.
+    images. Raises ValueError for latents that are not finite.
     """
     first = images[0] if isinstance(images, (list, tuple)) and images else images
     if channels == 3 or not isinstance(first, Tensor) or first.ndim not in (3, 4) or first.shape[-3] != channels:
@@ -72,12 +63,12 @@ def read_latents(images: Pictures | None, channels: int) -> Tensor | None:
     return latents
 
 
-def read_masks(masks: Pictures | None, count: int, size: Sequence[int]) -> Tensor:
-    """PIL images, or a tensor or array in [0, 1], for `count` = n pictures of size (H, W) -> bool (1 or n, 1, H, W).
+def read_masks(masks: Images | None, count: int, size: Sequence[int]) -> Tensor:
+    """PIL images, or a tensor or array in [0, 1], for `count` = n images of size (H, W) -> bool (1 or n, 1, H, W).
 
-    True is white, cut at a half. Tensors are (H, W), (1 or n, H, W) or (1 or n, 1, H, W); arrays too, or (1 or n, H, W,
-    1), and of uint8 they go to 255; a list of tensors will do. Raises ValueError for anything else, and for masks of
-    another size or number.
+    True is white, above a threshold of 1/2. Tensors are (H, W), (1 or n, H, W) or (1 or n, 1, H, W), or a list of such;
+    arrays may also be (1 or n, H, W, 1), and those of uint8 range to 255. Raises ValueError for anything else, and for
+    masks of another size or number.
     """
     if isinstance(masks, (list, tuple)) and masks and all(isinstance(mask, Tensor) for mask in masks):
         masks = torch.cat([mask.view(-1, 1, *mask.shape[-2:]) for mask in masks])
@@ -95,19 +86,19 @@ def read_masks(masks: Pictures | None, count: int, size: Sequence[int]) -> Tenso
     for mask in given:
         if mask.shape != (H, W):
             h, w = mask.shape
-            raise ValueError(f"the mask is {_size((w, h))}, the picture {_size((W, H))}: they must have one size")
+            raise ValueError(f"the mask is {_size((w, h))}, the image {_size((W, H))}: they must have one size")
     if len(given) not in (1, count):
-        raise ValueError(f"give one mask, or one for each picture: there are {len(given)} for {count}")
+        raise ValueError(f"give one mask, or one for each image: there are {len(given)} for {count}")
     return torch.stack(given)[:, None]
 
 
-def read_layouts(maps: Pictures | None, labels: Sequence[str] | int, stride: int) -> Tensor:
+def read_label_maps(maps: Images | None, labels: Sequence[str] | int, stride: int) -> Tensor:
     """PIL images of one size and of mode P or L, or a tensor of integers (n, H, W) -> int64 (n, H, W).
 
     Args:
-        labels: names of those there are, or how many.
+        labels: their names, or their number.
 
-    Raises ValueError for anything else, for a label beyond them, and for sides that `stride` does not divide.
+    Raises ValueError for anything else, for labels out of range, and for sides that `stride` does not divide.
     """
     name = "a map"
     if isinstance(maps, Tensor):
@@ -118,35 +109,43 @@ def read_layouts(maps: Pictures | None, labels: Sequence[str] | int, stride: int
                 f"a tensor of maps must be integers (n, H, W) from 0 to {num - 1}, not {tuple(maps.shape)} of "
                 f"{maps.dtype}" + (f" from {maps.min()} to {maps.max()}" if whole else "")
             )
-        found = maps.long()
+        pixels = maps.long()
     else:
         given = _as_list("layout", maps)
-        sizes = sorted({one.size for one in given})
-        if len(sizes) > 1:
-            raise ValueError(f"the maps of one call must have one size, not {_size(sizes[0])} and {_size(sizes[1])}")
+        _check_same_size("maps", given)
         name = name_of(given[0], name)
-        found = torch.from_numpy(np.stack([read_labels(one, labels) for one in given])).long()
-    H, W = found.shape[1:]
-    if H % stride or W % stride:
-        near = tuple(max(1, round(side / stride)) * stride for side in (W, H))
-        raise ValueError(f"{name} of {_size((W, H))} is not divisible by {stride}: scale it, to {_size(near)} instead")
-    return found
+        pixels = torch.from_numpy(np.stack([read_labels(image, labels) for image in given])).long()
+    _check_divisible(name, pixels.shape[1:], stride)
+    return pixels
 
 
 def check_size(size: Sequence[int], options: dict) -> None:
-    """Take height and width from the options of a call; raise ValueError for others than `size`, the result's."""
+    """Remove height and width from the options of a call. Raises ValueError where they are not `size`, the result's."""
     for name, side in zip(("height", "width"), size, strict=True):
         if options.pop(name, None) not in (None, side):
             raise ValueError(
-                f"the result's {name} is {side}, as the picture has it: scale the picture instead of giving {name}"
+                f"the result's {name} is {side}, as the image has it: scale the image instead of giving {name}"
             )
 
 
-def _as_tensor(images: Pictures | None) -> Pictures | None:
+def _check_same_size(what: str, images: Sequence[Image.Image]) -> None:
+    sizes = sorted({image.size for image in images})
+    if len(sizes) > 1:
+        raise ValueError(f"the {what} of one call must have one size, not {_size(sizes[0])} and {_size(sizes[1])}")
+
+
+def _check_divisible(name: str, size: Sequence[int], stride: int) -> None:
+    H, W = size
+    if H % stride or W % stride:
+        near = _size([max(1, round(side / stride)) * stride for side in (W, H)])
+        raise ValueError(f"{name} of {_size((W, H))} is not divisible by {stride}: scale it, to {near} for instance")
+
+
+def _as_tensor(images: Images | None) -> Images | None:
     """Arrays, and lists of arrays or tensors of one shape -> a tensor (n, 3, H, W); anything else as it is."""
     if isinstance(images, (list, tuple)) and images:
-        kind = next((kind for kind in (Tensor, np.ndarray) if all(isinstance(one, kind) for one in images)), None)
-        if kind is None or len({tuple(one.shape[-3:]) for one in images}) > 1 or images[0].ndim not in (3, 4):
+        kind = next((kind for kind in (Tensor, np.ndarray) if all(isinstance(i, kind) for i in images)), None)
+        if kind is None or len({tuple(i.shape[-3:]) for i in images}) > 1 or images[0].ndim not in (3, 4):
             return images
         join = (torch.stack, np.stack) if images[0].ndim == 3 else (torch.cat, np.concatenate)
         images = join[kind is np.ndarray](list(images))

@@ -1,6 +1,6 @@
-"""What the sampling of latents begins with: noise alone, or a picture under noise; and what of it stays as it is.
+"""What sampling starts from: noise, or an image with noise added; and which part of the image is kept.
 
-Shapes: n images · R images of a batch · C, h, w latent · H, W picture
+Shapes: n images · R rows of a batch · C, h, w latent · H, W image
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import Tensor
 
 
 class FromNoise:
-    """Text to image: every step is taken, and nothing is kept."""
+    """Text to image: all steps are run, and nothing is kept."""
 
     def steps(self, num_inference_steps: int) -> int:
-        """How many of the sampler's steps are taken: its last ones. Raises ValueError for none."""
+        """How many of the sampler's steps are run, the last ones. Raises ValueError for none."""
         return num_inference_steps
 
     def times(self, sampler: SchedulerMixin, num_inference_steps: int) -> Tensor:
@@ -25,29 +25,29 @@ class FromNoise:
         return sampler.timesteps
 
     def begin(self, sampler: SchedulerMixin, timesteps: Tensor, noise: Tensor, rows: slice) -> Tensor:
-        """The latents at the first of the timesteps that are left: noise (R, C, h, w) -> the same."""
+        """Noise (R, C, h, w) -> the latents at the first of the timesteps that are run, the same shape."""
         return noise * getattr(sampler, "init_noise_sigma", 1.0)
 
     def blend(self, sampler: SchedulerMixin, x: Tensor, timestep: Tensor, noise: Tensor, rows: slice) -> Tensor:
-        """The latents with what is kept put back, after a step: (R, C, h, w); (1,) or, after the last, (0,)."""
+        """Put the kept part back after a step: x (R, C, h, w); the next timestep (1,), or (0,) after the last step."""
         return x
 
     def paste(self, images: Tensor) -> Tensor:
-        """The decoded pictures with what is kept put back: (n, 3, H, W) in [-1, 1] -> the same."""
+        """Put the kept part back into the decoded images (n, 3, H, W) in [-1, 1]."""
         return images
 
 
 @dataclass(frozen=True)
-class FromPicture(FromNoise):
-    """Image to image (Meng et al. 2022, SDEdit, arXiv 2108.01073), and inpainting without a denoiser made for it
+class FromImage(FromNoise):
+    """Image to image (Meng et al. 2022, SDEdit, arXiv 2108.01073), and inpainting with any denoiser
     (Avrahami et al. 2022, Blended Latent Diffusion, arXiv 2206.02779, § 3.1).
 
     Args:
-        latents: of the pictures, (n, C, h, w), scaled.
-        strength: the share of the steps that is taken, the last ones. At 1 all of them are, from noise alone.
-        pixels: for inpainting the pictures, float32 (n, 3, H, W) in [-1, 1]; none where only their latents are known.
-        repaint: for inpainting true where the picture is made anew, (n, 1, H, W).
-        repaint_latents: the same for the latents, (n, 1, h, w).
+        latents: the scaled latents of the images, (n, C, h, w).
+        strength: the fraction of the steps that is run, the last ones. At 1 all are, from noise.
+        pixels: for inpainting, the images, float32 (n, 3, H, W) in [-1, 1]; None where only their latents are given.
+        repaint: for inpainting, the mask (n, 1, H, W), true where the image is repainted.
+        repaint_latents: the mask of the latents, (n, 1, h, w).
     """
 
     latents: Tensor
@@ -57,14 +57,14 @@ class FromPicture(FromNoise):
     repaint_latents: Tensor | None = None
 
     def steps(self, num_inference_steps: int) -> int:
-        left = min(int(num_inference_steps * self.strength), num_inference_steps)  # diffusers' count
-        if left == 0 and self.strength > 0:
+        steps = min(int(num_inference_steps * self.strength), num_inference_steps)  # diffusers' count
+        if steps == 0 and self.strength > 0:
             raise ValueError(
                 f"strength {self.strength} of {num_inference_steps} steps is not one whole step: give "
                 f"num_inference_steps of {math.ceil(1 / self.strength)} or more, or a strength of "
                 f"{math.ceil(100 / num_inference_steps) / 100}"
             )
-        return left
+        return steps
 
     def times(self, sampler: SchedulerMixin, num_inference_steps: int) -> Tensor:
         steps = self.steps(num_inference_steps)
@@ -95,7 +95,7 @@ class FromPicture(FromNoise):
 
 
 def noised(sampler: SchedulerMixin, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:
-    """(R, C, h, w) twice and (1,) -> the latents as noisy as the sampler expects them at this timestep."""
+    """Latents and noise (R, C, h, w), timestep (1,) -> latents with the noise level of this timestep."""
     if hasattr(sampler, "add_noise"):
         return sampler.add_noise(latents, noise, timestep)
-    return sampler.scale_noise(latents, timestep, noise)  # of a flow
+    return sampler.scale_noise(latents, timestep, noise)  # flow matching

@@ -1,4 +1,4 @@
-"""One name for every pipeline: the embedded ones, a folder, or a model of the Hub."""
+"""AutoPipeline: opens embedded systems, folders, single files and models of the Hub."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from t2i.pipelines.loading.single_file import HUB_OPTIONS, is_single_file, open_
 from t2i.pipelines.loading.verify import INDEX, assemble, load_components, read_index
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-PLACED = {"device_map", "quantization_config", "variant"}  # options by which diffusers itself loads the components
-_OURS = (
+DIFFUSERS_OPTIONS = {"device_map", "quantization_config", "variant"}  # with these diffusers loads the components
+_CLASSES = (
     DallePipeline,
     LatentDiffusionPipeline,
     LatentDiffusionImg2ImgPipeline,
@@ -36,18 +36,18 @@ _OURS = (
     LatentDiffusionUpscalePipeline,
     LatentDiffusionLayoutPipeline,
 )
-PIPELINES = {cls.__name__: cls for cls in _OURS}
+PIPELINES = {cls.__name__: cls for cls in _CLASSES}
 
 
 def embedded() -> dict[str, Path]:
-    """The systems whose weights come with the package, by name ("toybox/dalle")."""
+    """The folders of the systems that come with the package, by name ("toybox/dalle")."""
     return {
         str(p.parent.relative_to(WEIGHTS).as_posix()): p.parent for p in sorted(WEIGHTS.glob("*/*/model_index.json"))
     }
 
 
 class AutoPipeline:
-    """Opens any text-to-image pipeline by name; never made itself."""
+    """Opens any text-to-image pipeline by name; it has no instances."""
 
     def __init__(self) -> None:
         raise TypeError("AutoPipeline is opened, not made: AutoPipeline.from_pretrained(name)")
@@ -58,19 +58,19 @@ class AutoPipeline:
     ) -> DiffusionPipeline:
         """Open an embedded system (no network), a folder with model_index.json, a single file, or a model of the Hub.
 
-        What t2i saved opens in its own classes, all else in diffusers' class of that name.
+        What t2i saved opens in its own classes, everything else in diffusers' class of that name.
 
         Args:
             name: "toybox/dalle", "runs/prior-toybox" (its newest checkpoint), "CompVis/stable-diffusion-v1-4",
                 "model.safetensors", …
-            dtype: of the weights in memory, float32 by default (the embedded ones are stored in half precision), or
-                of each component: {"unet": torch.bfloat16, "default": torch.float32}; `torch_dtype`, its older name in
-                diffusers, is understood too.
-            kwargs: go to the pipeline class's own `from_pretrained`, or for a file to `from_single_file`.
+            dtype: of the weights in memory, by default float32 (the embedded ones are stored in half precision), or
+                by component: {"unet": torch.bfloat16, "default": torch.float32}. `torch_dtype`, its older name in
+                diffusers, is accepted.
+            kwargs: passed on to the class's own `from_pretrained`, or for a file to `from_single_file`.
 
-        Raises FileNotFoundError, listing the embedded systems and the nearest to `name`, when it is none of these, and
-        ValueError, naming the file, for a folder whose files are damaged (and the newest whole checkpoint of a run) or
-        do not belong together.
+        Raises FileNotFoundError, listing the embedded systems and the one nearest to `name`, for an unknown name, and
+        ValueError, naming the file, for a folder whose files are damaged (with the newest intact checkpoint of the run)
+        or do not belong together.
         """
         dtype = kwargs.pop("torch_dtype", None) or dtype or torch.float32
         if is_single_file(str(name)):
@@ -80,7 +80,7 @@ class AutoPipeline:
         verify(source)
         if (source / INDEX).is_file():
             cls = _pipeline_class(read_index(source), source / INDEX)
-            if cls in (*PIPELINES.values(), StableDiffusionPipeline) and not kwargs.keys() & PLACED:
+            if cls in (*PIPELINES.values(), StableDiffusionPipeline) and not kwargs.keys() & DIFFUSERS_OPTIONS:
                 kwargs = load_components(cls, source, kwargs, kwargs["dtype"]) | kwargs
             return _with_text_model(assemble(cls, source, kwargs))
         if (source / LORA).is_file():
@@ -93,8 +93,8 @@ class AutoPipeline:
         if not may_be_on_hub(str(name)):
             raise FileNotFoundError(_unknown(str(name)))
         try:
-            where = {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
-            config = DiffusionPipeline.load_config(str(name), **where)
+            hub_options = {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
+            config = DiffusionPipeline.load_config(str(name), **hub_options)
         except OSError as error:
             raise FileNotFoundError(f"{_unknown(str(name))} The Hub says: {str(error).splitlines()[0]}") from error
         cls = _pipeline_class(config, name)
@@ -102,16 +102,17 @@ class AutoPipeline:
 
     @staticmethod
     def from_single_file(file: str | Path, dtype: torch.dtype | None = None, **kwargs) -> DiffusionPipeline:
-        """Open a pipeline whose weights are one .safetensors or .ckpt file, in diffusers' class for it.
+        """Open a pipeline whose weights are a single .safetensors or .ckpt file, in diffusers' class for it.
 
         Args:
-            file: a path, or the address of a file of the Hub.
-            dtype: as of `from_pretrained`, but one for all components.
-            kwargs: go to the class's own `from_single_file`. `config` is a pipeline of the same architecture in
-                diffusers' layout: with a folder no network is needed, and by default the Hub is asked for one.
+            file: a path, or the URL of a file of the Hub.
+            dtype: as in `from_pretrained`, but one for all components.
+            kwargs: passed on to the class's own `from_single_file`. `config` is a pipeline of the same architecture in
+                diffusers' layout, a folder or (the default) one of the Hub, which needs a network.
 
         Raises FileNotFoundError where there is no such file, or no `config` and no network, and ValueError for a file
-        that is no pipeline's weights, or another dtype. Of a .ckpt weights alone are read: code in it is not run.
+        that does not hold a pipeline's weights, or another dtype. Only weights are read from a .ckpt: code in it is not
+        run.
         """
         dtype = kwargs.pop("torch_dtype", None) or dtype or torch.float32
         if not isinstance(dtype, torch.dtype):  # diffusers would take float32
@@ -120,12 +121,12 @@ class AutoPipeline:
 
 
 def as_latent_diffusion(pipe: DiffusionPipeline, name: str) -> LatentDiffusionPipeline:
-    """Stable Diffusion 1.x and 2.x as our class with the same parts, ours as they are.
+    """A latent diffusion pipeline as it is, Stable Diffusion 1.x or 2.x as LatentDiffusionPipeline.
 
     Args:
         name: what was opened, for messages.
 
-    Raises ValueError for a pipeline of another kind.
+    Raises ValueError for other pipelines.
     """
     if type(pipe) is StableDiffusionPipeline:
         return LatentDiffusionPipeline.from_pipe(pipe)
@@ -141,30 +142,30 @@ def open_pipeline(
     lora_scale: float | None = None,
     dtype: Dtype | None = None,
 ) -> DiffusionPipeline:
-    """`AutoPipeline.from_pretrained` on a device, "auto" being the fastest there is; for command lines.
+    """`AutoPipeline.from_pretrained` on a device, with a LoRA; for command lines.
 
     Args:
-        name: as of `AutoPipeline.from_pretrained`.
-        device: "cpu", "cuda", …
-        lora: a folder of `t2i train lora`, or a file like the one that is in it.
-        lora_scale: 1 as it was trained, 0 as if there were none; 1 by default.
-        dtype: of the weights in memory, and so of what is computed with them; float32 by default.
+        name: as in `AutoPipeline.from_pretrained`.
+        device: "cpu", "cuda", …; "auto" is the fastest available.
+        lora: a folder of `t2i train lora`, or a LoRA file.
+        lora_scale: weight of the LoRA, by default 1.
+        dtype: of the weights in memory and the computation, by default float32.
 
     Raises ValueError for a device that cannot be used, and for a LoRA that the pipeline does not take;
-    FileNotFoundError for one that is not there.
+    FileNotFoundError for a LoRA that does not exist.
     """
     check_options({"lora_scale": lora_scale}, flags=True)
-    found = find_lora(lora, lora_scale)
+    lora_file = find_lora(lora, lora_scale)
     for library in (logging, transformers.utils.logging):
-        library.disable_progress_bar()  # of loading, which takes no time
+        library.disable_progress_bar()  # loading is quick
     pipe = AutoPipeline.from_pretrained(name, dtype and getattr(torch, dtype))
-    if found is not None:
-        add_lora(pipe, name, found, 1.0 if lora_scale is None else lora_scale)
+    if lora_file is not None:
+        add_lora(pipe, name, lora_file, 1.0 if lora_scale is None else lora_scale)
     return to_device(pipe, device)
 
 
 def _pipeline_class(config: dict, index: str | Path) -> type[DiffusionPipeline]:
-    """The class that opens a folder with this model_index.json, which is named in errors."""
+    """The class for a model_index.json; `index` is its path or name, for messages."""
     import diffusers
 
     name = str(config.get("_class_name"))
@@ -177,17 +178,17 @@ def _pipeline_class(config: dict, index: str | Path) -> type[DiffusionPipeline]:
 
 
 def _with_text_model(pipe: DiffusionPipeline) -> DiffusionPipeline:
-    """diffusers' `clip_skip` looks for the last norm in `text_encoder.text_model`, which transformers 5 took away."""
+    """diffusers' `clip_skip` needs `text_encoder.text_model`, which transformers 5 has removed: an alias for it."""
     encoder = pipe.components.get("text_encoder")
     if isinstance(encoder, transformers.CLIPTextModel) and not hasattr(encoder, "text_model"):
-        vars(encoder)["text_model"] = encoder  # not as a submodule, which would be in itself
+        vars(encoder)["text_model"] = encoder  # not as a submodule, which would contain itself
     return pipe
 
 
 def _unknown(name: str) -> str:
     known = list(embedded())
     parent = Path(name).parent
-    there = [str(p) for p in parent.iterdir() if p.is_dir()] if parent != Path() and parent.is_dir() else []
-    near = nearest(name, [*known, *there])
+    folders = [str(p) for p in parent.iterdir() if p.is_dir()] if parent != Path() and parent.is_dir() else []
+    near = nearest(name, [*known, *folders])
     hint = f" Did you mean {near!r}?" if near else ""
     return f"there is no pipeline {name!r}.{hint} Embedded: {', '.join(known) or 'none'}; or give a folder or a Hub id."

@@ -1,4 +1,4 @@
-"""LoRA files (Hu et al. 2021, arXiv 2106.09685) at the command line: found, compared with the denoiser, added."""
+"""LoRA files (Hu et al. 2021, arXiv 2106.09685): found, checked against the pipeline, added to it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from safetensors import SafetensorError
 from t2i.folders import newest_in_run
 from t2i.manifest import verify
 
-PARTS = {"unet": "unet", "text_encoder": "text_encoder"}  # prefix of a key: component
+COMPONENTS = ("unet", "text_encoder")  # which are the prefixes of a LoRA file's keys
 
 
 def find_lora(lora: str | None, scale: float | None) -> Path | None:
-    """The file of a LoRA: `lora` itself, or the one in that folder or in the newest checkpoint of that run.
+    """The file of a LoRA: `lora` itself, or the one in the folder `lora` or in the newest checkpoint of that run.
 
-    Raises ValueError for a scale without a LoRA, FileNotFoundError where there is none.
+    Raises ValueError for a scale without a LoRA, FileNotFoundError where there is no file.
     """
     if lora is None:
         if scale is not None:
@@ -33,20 +33,20 @@ def find_lora(lora: str | None, scale: float | None) -> Path | None:
 
 
 def add_lora(pipe: DiffusionPipeline, name: str, file: Path, scale: float) -> None:
-    """Add a LoRA to a pipeline that was opened as `name`, all of it or nothing.
+    """Add a LoRA, completely or not at all, to a pipeline that was opened as `name`.
 
-    Raises ValueError, naming the file, for one that is damaged, or of which not every matrix fits.
+    Raises ValueError, naming the file, for one that is damaged or has a matrix that does not fit.
     """
     if not hasattr(pipe, "load_lora_weights") or not hasattr(getattr(pipe, "unet", None), "load_lora_adapter"):
         raise ValueError(f"{name} takes no LoRA: --lora is for latent diffusion with a U-Net, as toybox/ldm is")
     verify(file.parent)
-    loud = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)  # what diffusers only warns of is an error here
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # what diffusers only warns about is an error here
     try:
-        given = {"weight_name": file.name, "local_files_only": True}
-        state = pipe.lora_state_dict(str(file.parent), unet_config=pipe.unet.config, **given)[0]
-        _check_fit(pipe, name, file, convert_unet_state_dict_to_peft(state))  # of the first files' names
-        pipe.load_lora_weights(str(file.parent), adapter_name="lora", **given)
+        options = {"weight_name": file.name, "local_files_only": True}
+        state = pipe.lora_state_dict(str(file.parent), unet_config=pipe.unet.config, **options)[0]
+        _check_fit(pipe, name, file, convert_unet_state_dict_to_peft(state))  # also of older key names
+        pipe.load_lora_weights(str(file.parent), adapter_name="lora", **options)
         pipe.set_adapters(["lora"], [scale])
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged or incomplete ({error}): copy or train it again") from None
@@ -54,7 +54,7 @@ def add_lora(pipe: DiffusionPipeline, name: str, file: Path, scale: float) -> No
         why = " ".join(str(error).split())[:300]
         raise ValueError(f"{file} cannot be added to {name}: {why}") from error
     finally:
-        logging.set_verbosity(loud)
+        logging.set_verbosity(verbosity)
 
 
 def _check_fit(pipe: DiffusionPipeline, name: str, file: Path, state: dict[str, torch.Tensor]) -> None:
@@ -76,13 +76,13 @@ def _check_fit(pipe: DiffusionPipeline, name: str, file: Path, state: dict[str, 
 
 def _fits(pipe: DiffusionPipeline, state: dict[str, torch.Tensor], pair: str) -> bool:
     """Whether matrices A (r, in) and B (out, r) are both there, for a layer with a weight (out, in)."""
-    part, _, path = pair.partition(".")
+    component, _, path = pair.partition(".")
     down, up = (state.get(f"{pair}.lora_{side}.weight") for side in "AB")
-    model = getattr(pipe, PARTS.get(part, ""), None)
+    model = getattr(pipe, component, None) if component in COMPONENTS else None
     if down is None or up is None or not isinstance(model, torch.nn.Module):
         return False
     layers = dict(model.named_modules())
-    layer = layers.get(path) or layers.get(path.removeprefix("text_model."))  # which newer encoders leave out
+    layer = layers.get(path) or layers.get(path.removeprefix("text_model."))  # a level that transformers 5 has removed
     if not isinstance(weight := getattr(layer, "weight", None), torch.Tensor) or weight.ndim < 2:
         return False
     return down.shape[1] == weight.shape[1] and up.shape[0] == weight.shape[0] and up.shape[1] == down.shape[0]

@@ -1,4 +1,4 @@
-"""Pipelines whose weights are one file, as the original Stable Diffusion and its fine-tunes are shared."""
+"""Pipelines whose weights are a single file, as Stable Diffusion and its fine-tuned versions are often distributed."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "re
 
 
 def is_single_file(name: str) -> bool:
-    """Whether `name` is a file of weights, by how it ends, and no folder of that name."""
+    """Whether `name` has the suffix of a weights file, and is not a folder."""
     return name.lower().endswith(SUFFIXES) and not Path(name).is_dir()
 
 
 def open_single_file(file: str, config: str | None = None, **kwargs) -> DiffusionPipeline:
     """See `AutoPipeline.from_single_file`."""
-    where = {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
+    hub_options = {k: kwargs[k] for k in HUB_OPTIONS if k in kwargs}
     if not file.startswith("https://") and not Path(file).is_file():
         raise FileNotFoundError(f"there is no file {file}")
-    weights = _read(file, where)
+    weights = _read(file, hub_options)
     if any("lora" in name for name in weights):
         raise ValueError(f"{file} holds a LoRA: open the pipeline it was trained on, and add the file with --lora")
     config = str(config or fetch_diffusers_config(weights)["pretrained_model_name_or_path"])
     del weights  # mapped from the file, and read again below
     try:
-        name = DiffusionPipeline.load_config(config, **where)["_class_name"]
+        name = DiffusionPipeline.load_config(config, **hub_options)["_class_name"]
     except OSError as error:
         raise FileNotFoundError(
             f"{file} holds weights alone, and {config}, which says how they belong together, cannot be read: "
@@ -52,10 +52,10 @@ def open_single_file(file: str, config: str | None = None, **kwargs) -> Diffusio
         raise ValueError(f"{file} does not hold the weights of a {name} as {config} has them: {why}") from error
 
 
-def _read(file: str, where: dict) -> dict[str, torch.Tensor]:
-    """The weights; diffusers reads pickled files with torch's `weights_only`, which runs no code of theirs."""
+def _read(file: str, hub_options: dict) -> dict[str, torch.Tensor]:
+    """The weights; diffusers reads pickled files with torch's `weights_only`, which does not run code in them."""
     try:
-        return load_single_file_checkpoint(file, **where)
+        return load_single_file_checkpoint(file, **hub_options)
     except (OSError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(
             f"{file} cannot be read as weights: it is damaged, or (a .ckpt) holds other things than tensors, which are "

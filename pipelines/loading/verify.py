@@ -1,4 +1,4 @@
-"""A pipeline's folder, verified as it is loaded: nothing is filled in that its files lack."""
+"""Loading the components of a pipeline's folder: everything missing, damaged or mismatched is an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     index = read_json(path, "_class_name")
     if not isinstance(index["_class_name"], str):
-        raise ValueError(f"{path} has a _class_name that is no text but {index['_class_name']!r}: it is damaged")
+        raise ValueError(f"{path} has a _class_name that is no string but {index['_class_name']!r}: it is damaged")
     return index
 
 
@@ -35,19 +35,19 @@ def load_components(
 ) -> dict[str, Any]:
     """The models, tokenizers and schedulers of a pipeline of class `cls`, each from its own folder in `folder`.
 
-    Weights of half precision under diffusers' name for them (`*.fp16.safetensors`) are taken where there are no others.
-    Components of other kinds, such as safety checkers, are left to diffusers.
+    Where there are only half-precision weights by diffusers' naming (`*.fp16.safetensors`), they are used. Components
+    of other kinds, such as safety checkers, are left to diffusers.
 
     Args:
-        given: components that the caller has, and that need not be in the folder.
-        dtype: of the models' weights in memory; or as in diffusers by component, "default" for those not named.
+        given: components that the caller passes, and that need not be in the folder.
+        dtype: of the models' weights in memory; or by component, as in diffusers, "default" for those not named.
 
-    Raises FileNotFoundError or ValueError, naming the file, for what is missing, damaged, or does not belong together.
+    Raises FileNotFoundError or ValueError, naming the file, for what is missing, damaged or mismatched.
     """
-    found: dict[str, Any] = {}
+    components: dict[str, Any] = {}
     index, (expected, _) = read_index(folder), cls._get_signature_keys(cls)
     own_name = index["_class_name"] == cls.__name__ or index.get("_made_by") == "t2i"
-    strict = own_name and cls.__module__.startswith("t2i.")  # public checkpoints may carry more than is used
+    strict = own_name and cls.__module__.startswith("t2i.")  # public checkpoints may hold unused entries
     for name in sorted(set(expected) - set(given)):
         entry = index.get(name)
         if entry in (None, [None, None]):
@@ -61,17 +61,17 @@ def load_components(
             continue
         if not (folder / name).is_dir():
             raise FileNotFoundError(f"{folder} has no folder {name}/, which its {INDEX} names: copy or train it again")
-        own = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
-        found[name] = _load(kind, folder / name, own, strict)
-    if "tokenizer" in found and "text_encoder" in found:
-        check_tokenizer(found["tokenizer"], found["text_encoder"], folder / "tokenizer", strict)
-    return found
+        component_dtype = dtype.get(name, dtype.get("default", torch.float32)) if isinstance(dtype, dict) else dtype
+        components[name] = _load(kind, folder / name, component_dtype, strict)
+    if "tokenizer" in components and "text_encoder" in components:
+        check_tokenizer(components["tokenizer"], components["text_encoder"], folder / "tokenizer", strict)
+    return components
 
 
 def assemble(cls: type[DiffusionPipeline], folder: Path, options: dict[str, Any]) -> DiffusionPipeline:
-    """`cls.from_pretrained(folder, **options)`, of components that `load_components` has loaded.
+    """`cls.from_pretrained(folder, **options)`, with the components that `load_components` has loaded.
 
-    Raises ValueError, naming the folder, for components that do not make such a pipeline.
+    Raises ValueError, naming the folder, for components that do not fit together.
     """
     try:
         return cls.from_pretrained(str(folder), **options)
@@ -109,12 +109,12 @@ def _load(cls: type, folder: Path, dtype: torch.dtype, strict: bool) -> Any:
 
 
 def _needed(cls: type) -> list[str]:
-    """What a config that t2i saved must say: diffusers would go on with a default, which the model may not know."""
-    told = inspect.signature(cls).parameters
-    return [name for name in ("scaling_factor", "num_train_timesteps", "prediction_type") if name in told]
+    """Fields that a config saved by t2i must have: diffusers would replace them by defaults that may be wrong."""
+    parameters = inspect.signature(cls).parameters
+    return [name for name in ("scaling_factor", "num_train_timesteps", "prediction_type") if name in parameters]
 
 
 def _variant(folder: Path) -> str | None:
-    """ "fp16" where all weights of the folder are so called."""
+    """ "fp16" where all weights of the folder have that variant's name."""
     names = [file.name for pattern in WEIGHTS for file in folder.glob(pattern)]
     return "fp16" if names and all(".fp16." in name or ".fp16-" in name for name in names) else None
