@@ -346,7 +346,10 @@ def test_upscale_and_layout_as_a_user_types_them(base, tmp_path, monkeypatch, ca
         (["layout", mapped, "--pipeline", "up"], "t2i train layout-toybox"),
         (["layout", "small.png", "--pipeline", "layout"], "mode P (with a palette) or L, not RGB"),
         (["upscale", "small.png", "--pipeline", "nowhere"], "there is no pipeline 'nowhere'"),
-        (["edit", "small.png", "--pipeline", "up"], "draws from a small picture: t2i upscale PICTURE --pipeline up"),
+        (
+            ["edit", "small.png", "--pipeline", "up"],
+            "generates from a low-resolution image: t2i upscale IMAGE --pipeline up",
+        ),
     ):
         with pytest.raises(SystemExit) as exit_:
             main(args)

@@ -177,7 +177,7 @@ def test_components_that_do_not_belong_together_raise(pipe, text_tokenizer, vqva
     from t2i.prior.transformer import TextImageTransformer
 
     other = TextImageTransformer(len(text_tokenizer), 64, text_length=8, grid_size=4, width=32, layers=1, heads=4)
-    with pytest.raises(ValueError, match=r"64 codes.*not trained together"):
+    with pytest.raises(ValueError, match=r"64 image tokens.*not trained together"):
         DallePipeline(text_tokenizer, other, vqvae)
     other = TextImageTransformer(len(text_tokenizer) + 1, 32, text_length=8, grid_size=4, width=32, layers=1, heads=4)
     with pytest.raises(ValueError, match=r"text tokens.*not trained together"):

@@ -87,7 +87,7 @@ DAMAGES: list[tuple[Damage, str]] = [
     (written(INDEX, "{}"), "model_index.json has no '_class_name'"),
     (written(INDEX, "[]"), "model_index.json holds no JSON object"),
     (cut(INDEX, 30), "model_index.json is not JSON"),
-    (told(INDEX, _class_name=3), "model_index.json has a _class_name that is no text but 3"),
+    (told(INDEX, _class_name=3), "model_index.json has a _class_name that is no string but 3"),
     (told(INDEX, _class_name="Nope"), "model_index.json names 'Nope', which is no pipeline"),
     (
         told(INDEX, _class_name="UNet2DConditionModel"),

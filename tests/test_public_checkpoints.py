@@ -330,7 +330,7 @@ def test_a_denoiser_of_pictures_that_are_no_squares(components):
     ours = LatentDiffusionPipeline(**components | {"unet": unet})
     assert images(ours, num_inference_steps=1).shape == (1, 32, 64, 3)
     assert quiet(ours)("a cat", 64, 32, 1, output_type="np").images.shape == (1, 64, 32, 3)  # in diffusers' order
-    with pytest.raises(ValueError, match="trained on pictures of 32×64"):
+    with pytest.raises(ValueError, match="trained on images of 32×64"):
         ours.image_size  # noqa: B018 - raises
 
 
