@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from t2i.training.benchmark.compare import Compare
+from t2i.training.benchmark.compare import BenchmarkConfig
 
-ASK = Compare(budget="0.4s", preset="tiny", levels=17, samples=60, scored=50, extractor="random")
+ASK = BenchmarkConfig(budget="0.4s", preset="tiny", levels=17, num_images=60, num_test_images=50, extractor="random")
 BUDGET = 0.4
 
 
-def begun(out: Path, ask: Compare = ASK) -> Path:
+def begun(out: Path, ask: BenchmarkConfig = ASK) -> Path:
     """The folder of a comparison in which nothing is measured yet."""
     (out / "families").mkdir(parents=True)
     kept = {k: v for k, v in vars(ask).items() if k not in ("out", "families")}

@@ -75,7 +75,7 @@ MISTAKES = [
     (["--budget", "soon"], "a time such as 90s"),
     (["--budget", "0s"], "a time such as 90s"),
     (["--families", "vea"], "did you mean vae?"),
-    (["--samples", "1"], "at least 2"),
+    (["--num-images", "1"], "at least 2"),
     (["--levels", "1"], r"\[2, 256\]"),
     (["--learning-rate", "0"], "above 0"),
     (["--data", "./nowhere"], "there is no folder"),
@@ -105,7 +105,7 @@ def test_a_trained_family_is_measured(measured):
     training = vae["training"]
     assert training["stable"] and BUDGET <= training["seconds"] < BUDGET + 5
     assert training["images"] == 64 * training["steps"] and 0 < training["seconds_per_step"] <= training["seconds"]
-    assert training["rises"] < training["checkpoints"] and training["peak_memory_mb"]["process"] > 100
+    assert training["loss_increases"] < training["checkpoints"] and training["peak_memory_mb"]["process"] > 100
     assert vae["sampling"]["samples"] == vae["distances"]["samples"] == vae["distances"]["test"] == 60
     assert vae["latents"]["numbers"] == 10 and vae["model"]["levels"] == 17
     x = [x for x, _ in vae["curve"]["points"]]
@@ -178,14 +178,14 @@ def test_a_family_that_diverges_says_so(tmp_path):
 def test_a_family_without_a_best_checkpoint_says_so(tmp_path):
     found = {"error": None}
     family._measure(ASK, tmp_path, "nice", found)
-    assert found == {"error": "it kept no best checkpoint"}
+    assert found == {"error": "it has no best checkpoint"}
 
 
 def test_a_loss_that_is_no_number_is_a_rise(tmp_path):
     (tmp_path / "latest").mkdir()
     (tmp_path / "latest" / "scores.json").write_text(json.dumps({"history": [3.0, 2.0, 2.0, math.nan]}))
-    told = family._told([{"seconds": 1.0, "step": 1, "images": 64}], tmp_path)
-    assert told["rises"] == 1 and told["checkpoints"] == 4
+    told = family._statistics([{"seconds": 1.0, "step": 1, "images": 64}], tmp_path)
+    assert told["loss_increases"] == 1 and told["checkpoints"] == 4
 
 
 def test_a_family_that_cannot_take_the_pictures_says_so(tmp_path):
@@ -203,18 +203,18 @@ def test_what_is_there_is_not_run_again_and_other_settings_are_refused(measured,
     shutil.copytree(measured[0], out)
     ask = replace(ASK, out=str(out), families=("vae", "pca"), levels=None, extractor="auto", budget="0.4")
     written = compare(ask)
-    assert capsys.readouterr().out.count("is there") == 3
+    assert capsys.readouterr().out.count("already done") == 3
     assert written.is_file() and "autoencoder" in written.read_text()  # of an earlier call
     file = result_file(out, "vae")
     file.write_text(json.dumps({"family": "vae", "error": "it broke"}))
     compare(ask)
     assert f"vae failed: it broke; remove {file} to try again" in capsys.readouterr().out
-    assert "tried again when its result" in written.read_text()
-    with pytest.raises(FileExistsError, match=r"samples: 60 -> 61.*choose another --out"):
-        compare(replace(ask, samples=61))
+    assert "trained again if its result" in written.read_text()
+    with pytest.raises(FileExistsError, match=r"num_images: 60 -> 61.*choose another --out"):
+        compare(replace(ask, num_images=61))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    with pytest.raises(FileExistsError, match="something else"):
+    with pytest.raises(FileExistsError, match="something other"):
         compare(replace(ask, out=str(tmp_path / "full")))
 
 
@@ -227,15 +227,15 @@ def test_the_csv_has_a_line_for_each_family(measured):
     assert [line["family"] for line in lines] == list(found)
     assert list(lines[0]) == list(row({"family": "x", "error": "its process was ended by signal 9"}))
     assert float(lines[3]["nats"]) == found["vae"]["likelihood"]["nats"]
-    assert lines[0]["nats"] == lines[2]["nats"] == "" and lines[1]["of"] == "density"
+    assert lines[0]["nats"] == lines[2]["nats"] == "" and lines[1]["likelihood_of"] == "density"
 
 
 def test_figures_of_fewer_pictures_say_so(measured):
     out, found = measured
     less = found["vae"] | {"likelihood": found["vae"]["likelihood"] | {"pictures": 7}}
     shown = page([*found.values(), less], ASK, out)
-    assert shown.count("(n = 7)") == 2 and "Likelihood: of 50 test pictures" in shown
-    assert "Not so pca: fitted at once, to 10,000 of the pictures at most" in shown
+    assert shown.count("(n = 7)") == 2 and "Likelihood: of 50 test images" in shown
+    assert "Exceptions: pca, fitted in closed form or by EM to at most 10,000 images" in shown
 
 
 def test_published_figures_stand_beside_those_of_mnist_alone(measured):
@@ -244,7 +244,7 @@ def test_published_figures_stand_beside_those_of_mnist_alone(measured):
     assert found[REAL]["data"]["shape"] == (1, 8, 8) and "Published" not in page([*found.values(), glow], ASK, out)
     mnist = found[REAL] | {"data": found[REAL]["data"] | {"shape": (1, 28, 28), "levels": 256}}
     shown = page([mnist, glow], ASK, out)
-    assert "Published bits/dim" in shown and ">1.05<" in shown and "60,000 pictures" in shown
+    assert "Published bits/dim" in shown and ">1.05<" in shown and "60,000 images" in shown
     binarised = mnist | {"data": mnist["data"] | {"levels": 2}}
     assert "Published nats" in page([binarised, glow], ASK, out)
 
@@ -259,11 +259,11 @@ def test_the_page_works_in_a_browser(measured, tmp_path):
         pictures = "[...document.images].every((i) => i.complete && i.naturalWidth > 0) && document.images.length"
         assert browser.run(pictures) == 4
         names = "[...document.querySelectorAll('.families .what')].map((c) => c.textContent).join(' ')"
-        assert browser.run(names) == "real pictures pca autoencoder vae glow"
+        assert browser.run(names) == "real images pca autoencoder vae glow"
         head = "[...document.querySelectorAll('.families th')].find((h) => h.textContent === 'FD[random]')"
         browser.run(f"{head}.querySelector('button').click()")
         shown = browser.run(names).split()
-        assert shown[:2] == ["real", "pictures"] and set(shown[-2:]) == {"autoencoder", "glow"}  # without a value
+        assert shown[:2] == ["real", "images"] and set(shown[-2:]) == {"autoencoder", "glow"}  # without a value
         assert browser.run("document.querySelectorAll('.curve').length") == 2
         browser.screenshot(tmp_path / "phone.png", 390)
         assert browser.run("document.documentElement.scrollWidth") <= 390

@@ -14,7 +14,7 @@ from PIL import Image
 from t2i.data import labelled
 from t2i.data.splits import few, open_splits
 from t2i.training.benchmark import family
-from t2i.training.benchmark.compare import Compare
+from t2i.training.benchmark.compare import BenchmarkConfig
 from t2i.training.recipes import RECIPES
 from t2i.training.unconditional import UnconditionalDataConfig
 
@@ -64,7 +64,7 @@ def test_what_is_no_picture_says_which(classes, tmp_path):
 
 def test_a_conditional_model_is_compared_without_labels_where_there_are_none(classes, tmp_path):
     for folder, wanted in ((classes, True), (classes / "red", False)):
-        ask = Compare(data=str(folder), preset="tiny", levels=2, image_size=8)
+        ask = BenchmarkConfig(data=str(folder), preset="tiny", levels=2, image_size=8)
         assert family.configured(ask, "sngan", tmp_path / "run").conditional is wanted
         assert not family.configured(ask, "nice", tmp_path / "run").conditional
 

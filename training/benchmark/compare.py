@@ -1,8 +1,8 @@
-"""`t2i compare`: every unconditional model trained for the same seconds on the same pictures, in one table.
+"""`t2i compare`: every unconditional model trained for the same time on the same images, in one table.
 
 Each family trains and is measured in a process of its own (`family.py`), so that its memory and its failures
-are its own. The folder `out` holds settings.json, a result for each family in families/, their runs in runs/, and the
-table as compare.html and compare.csv, written anew after each family.
+are its own. The folder `out` holds settings.json, a result per family in families/, the runs in runs/, and the table as
+compare.html and compare.csv, which are rewritten after each family.
 """
 
 from __future__ import annotations
@@ -33,49 +33,50 @@ from t2i.checks import (
 )
 from t2i.files import check_folder, read_json, write_json
 
-REAL = "real-pictures"  # the row of training pictures in place of samples
+REAL = "real-images"  # the row of training images in place of samples
 SETTINGS_FILE = "settings.json"
 UNITS = {"s": 1, "m": 60, "h": 3600}
 INTERRUPTED = {-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM}  # how a process then ends
 
 
 @dataclass(frozen=True)
-class Compare:
-    """What `t2i compare` is told; all but `out` and `families` is kept in the folder. Raises UsageError."""
+class BenchmarkConfig:
+    """Options of `t2i compare`; all but `out` and `families` are stored in the folder. Raises UsageError."""
 
     data: str = "digits"
-    """'digits', a folder of IDX files (MNIST's format), 'mnist', 'fashion', 'cifar10', 'toybox', a folder of pictures
-    (folders in it are classes), or a data set of the Hub."""
+    """Data: digits, mnist, fashion, cifar10, toybox, a folder of IDX files (MNIST's format), a folder of images
+    (subfolders are classes), or a data set on the Hub."""
     budget: str = "10m"
-    """Training of each family, as in 90s, 10m or 1h; previews, scores and checkpoints do not count."""
+    """Training time per family, such as 90s, 10m or 1h; previews, evaluation and checkpoints do not count."""
     out: str = "reports/compare"
-    """Folder of the table and the runs. Families that are there already are not trained again."""
+    """Output folder of the table and the runs. Families that it already holds are not trained again."""
     families: tuple[str, ...] = ()
-    """Names of recipes; by default all of unconditional models."""
+    """Recipes to compare; by default all recipes of unconditional models."""
     preset: Literal["base", "tiny"] = "base"
-    """Sizes of the models: base for 28×28 pictures, tiny for 8×8."""
+    """Model sizes: base for 28×28 images, tiny for 8×8."""
     levels: int | None = None
-    """Values of a pixel, by default all that the data have; 2: each is drawn with its intensity."""
+    """Number of pixel values, by default that of the data; 2: pixels are binarised at random by intensity."""
     image_size: int | None = None
-    """Side of the square pictures, in pixels; by default their own."""
+    """Side of the square images in pixels; by default their own."""
     gray: bool = False
-    """Make colour pictures grey."""
-    samples: int = 1000
-    """Samples of each model, and at most as many test pictures that they are compared with."""
-    scored: int | None = None
-    """Test pictures whose likelihood is measured; by default what each recipe says."""
+    """Convert images to grayscale."""
+    num_images: int = 1000
+    """Number of samples per model, and of test images that they are compared with."""
+    num_test_images: int | None = None
+    """Number of test images whose likelihood is measured; by default that of each recipe."""
     extractor: str = "auto"
-    """Network of the features: reader, random, pixels, inception[:FILE], …; auto: reader for toybox, else random."""
+    """Feature extractor: reader, random, pixels, inception[:FILE], …; auto: reader for toybox, else random."""
     learning_rate: float | None = None
-    """Of all families, by default each recipe's own."""
+    """Learning rate of all families; by default that of each recipe."""
     mixed_precision: Literal["no", "bf16"] = "no"
-    """Of training; samples and scores are in float32."""
+    """Precision of training; sampling and evaluation are in float32."""
     seed: int = 0
+    """Seed of the data, of training and of sampling."""
 
     def __post_init__(self) -> None:
-        check_whole("--samples", self.samples, least=2)
-        if self.scored is not None:
-            check_whole("--scored", self.scored)
+        check_whole("--num-images", self.num_images, least=2)
+        if self.num_test_images is not None:
+            check_whole("--num-test-images", self.num_test_images)
         check_seeds("--seed", self.seed)
         if self.levels is not None and not 2 <= self.levels <= 256:
             raise UsageError(f"--levels must lie in [2, 256], not {self.levels}")
@@ -98,31 +99,31 @@ def seconds(budget: str) -> float:
 
 
 def main(args: Sequence[str]) -> None:
-    """Train every family of unconditional models for the same time, and show them in one table."""
-    compare(parse(Compare(), args, prog="t2i compare", description=main.__doc__))
+    """Train every unconditional model for the same time and compare them in one table."""
+    compare(parse(BenchmarkConfig(), args, prog="t2i compare", description=main.__doc__))
 
 
-def compare(ask: Compare) -> Path:
-    """Run what is not there yet, and write the table; its page.
+def compare(config: BenchmarkConfig) -> Path:
+    """Train and measure the families that the folder does not hold yet and write the table; returns its page.
 
-    Raises UsageError for unknown families, FileExistsError for a folder of other settings, and as the data do. A family
-    that fails says so in its row, until its result is removed. Ctrl-C waits for a checkpoint; the same call goes on
-    from there.
+    Raises UsageError for unknown families, FileExistsError for a folder of other settings, and as `open_splits` does.
+    A family that fails has its error in its row, until its result is removed. Ctrl-C waits for a checkpoint, from which
+    the same call resumes.
     """
     from t2i.eval.features import open_extractor
     from t2i.training.benchmark.page import summary, write  # not before: --help should not wait for torch
 
     known = list(families())
-    for name in ask.families:
+    for name in config.families:
         check_choice("family", name, known)
-    asked = [REAL, *(name for name in known if name in (ask.families or known))]
-    ask = _resolved(ask)
-    open_extractor(ask.extractor)
-    out = Path(ask.out)
-    _keep(ask, out)
+    asked = [REAL, *(name for name in known if name in (config.families or known))]
+    config = _resolved(config)
+    open_extractor(config.extractor)
+    out = Path(config.out)
+    _keep(config, out)
     for i, name in enumerate(asked, 1):
         if result_file(out, name).is_file():
-            print(f"{i}/{len(asked)} {name}: is there", flush=True)
+            print(f"{i}/{len(asked)} {name}: already done", flush=True)
         else:
             print(f"{i}/{len(asked)} {name} … ({log_file(out, name)})", flush=True)
             _in_its_own_process(out, name, [sys.executable, "-m", "t2i.training.benchmark.family", str(out), name])
@@ -148,45 +149,45 @@ def families() -> dict[str, type]:
 
 
 def result_file(out: Path, name: str) -> Path:
-    """What is known of a family; written last."""
+    """The result of a family; written last."""
     return out / "families" / f"{name}.json"
 
 
 def log_file(out: Path, name: str) -> Path:
-    """What the family's process printed."""
+    """Output of the family's process."""
     return out / "families" / f"{name}.log"
 
 
 def strip_file(out: Path, name: str) -> Path:
-    """Its pictures in the table."""
+    """Images of the family in the table."""
     return out / "families" / f"{name}.png"
 
 
-def settings(out: Path) -> Compare:
-    """What the folder's families were asked for."""
-    return Compare(out=str(out), **read_json(out / SETTINGS_FILE))
+def settings(out: Path) -> BenchmarkConfig:
+    """The settings of the folder."""
+    return BenchmarkConfig(out=str(out), **read_json(out / SETTINGS_FILE))
 
 
 def read(out: Path, name: str) -> dict:
-    """The family's result; its "error" is None where all went well."""
+    """The family's result; its "error" is None on success."""
     return read_json(result_file(out, name))
 
 
-def _resolved(ask: Compare) -> Compare:
-    """With the levels and the extractor that the data ask for. Raises as `open_splits` does."""
+def _resolved(config: BenchmarkConfig) -> BenchmarkConfig:
+    """The config with levels and extractor chosen by the data. Raises as `open_splits` does."""
     from t2i.data.splits import open_splits
 
-    splits = open_splits(ask.data, ask.image_size, ask.seed)
-    extractor = ask.extractor
+    splits = open_splits(config.data, config.image_size, config.seed)
+    extractor = config.extractor
     if extractor == "auto":
-        extractor = "reader" if ask.data == "toybox" else "random"
-    budget = f"{seconds(ask.budget):g}s"  # the same for 10m and 600s
-    return dataclasses.replace(ask, levels=ask.levels or splits.levels, extractor=extractor, budget=budget)
+        extractor = "reader" if config.data == "toybox" else "random"
+    budget = f"{seconds(config.budget):g}s"  # the same for 10m and 600s
+    return dataclasses.replace(config, levels=config.levels or splits.levels, extractor=extractor, budget=budget)
 
 
-def _keep(ask: Compare, out: Path) -> None:
-    """Write settings.json, or compare the one that is there."""
-    now = {k: v for k, v in dataclasses.asdict(ask).items() if k not in ("out", "families")}
+def _keep(config: BenchmarkConfig, out: Path) -> None:
+    """Write settings.json, or raise FileExistsError if the existing one differs."""
+    now = {k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "families")}
     file = out / SETTINGS_FILE
     if file.is_file():
         before = read_json(file)
@@ -197,23 +198,23 @@ def _keep(ask: Compare, out: Path) -> None:
             )
         return
     if out.exists() and any(out.iterdir()):
-        raise FileExistsError(f"{out} holds something else than a comparison: choose another --out")
+        raise FileExistsError(f"{out} holds something other than a comparison: choose another --out")
     (out / "families").mkdir(parents=True)
     write_json(file, now)
 
 
 def _in_its_own_process(out: Path, name: str, command: Sequence[str]) -> None:
-    """Run the command that writes a family's result; if its process ends without one, that is its result.
+    """Run the command that writes a family's result; if the process ends without one, its exit becomes the result.
 
-    Raises KeyboardInterrupt, without a result, where one of the two is interrupted or terminated.
+    Raises KeyboardInterrupt, without a result, if this process or the family's is interrupted or terminated.
     """
     with log_file(out, name).open("ab") as log, _terminated_as_interrupted():
-        # In a session of its own, so that Ctrl-C reaches it once and not also from the terminal.
+        # In a new session, so that Ctrl-C reaches it once and not also from the terminal.
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
             code = process.wait()
         except KeyboardInterrupt:
-            print(f"{name}: waiting for a checkpoint; the same command goes on from there", flush=True)
+            print(f"{name}: waiting for a checkpoint; the same command resumes from there", flush=True)
             process.send_signal(signal.SIGINT)
             try:
                 process.wait()
@@ -223,16 +224,16 @@ def _in_its_own_process(out: Path, name: str, command: Sequence[str]) -> None:
             raise
     if result_file(out, name).is_file():
         return
-    if code in INTERRUPTED:  # by somebody else
+    if code in INTERRUPTED:  # by another process
         raise KeyboardInterrupt
-    last = (log_file(out, name).read_text(errors="replace").strip().splitlines() or ["nothing said"])[-1]
+    last = (log_file(out, name).read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
     why = f"its process was ended by signal {-code}" if code < 0 else f"its process ended with {code}: {last}"
     write_json(result_file(out, name), {"family": name, "error": why})
 
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Within, SIGTERM is a Ctrl-C."""
+    """In this context SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
     if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
         yield
         return

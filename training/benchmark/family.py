@@ -1,6 +1,6 @@
 """One family of `t2i compare`: trained, then measured. `python -m t2i.training.benchmark.family OUT NAME`.
 
-Shapes: n pictures · C channels · S side · Z latent numbers
+Shapes: n images · C channels · S side · Z latent dimensions
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ from t2i.models import load_pretrained
 from t2i.models.base import GenerativeModel, from_levels
 from t2i.processes import most_memory, this_process
 from t2i.runs import BEST, SCORES_FILE
-from t2i.training.benchmark.compare import REAL, Compare, result_file, seconds, settings, strip_file
+from t2i.training.benchmark.compare import REAL, BenchmarkConfig, result_file, seconds, settings, strip_file
 from t2i.training.cli import run as train
 from t2i.training.loop import NonFiniteLoss
 from t2i.training.model_options import ModelOptions
 from t2i.training.recipes import RECIPES
 
-CHECKPOINTS = 4  # of every run, among which the best is chosen; some models take long to score
-PROBED = 2000  # training pictures whose latents a linear classifier is fitted to
+CHECKPOINTS = 4  # per run, among which the best is chosen; some models are slow to evaluate
+PROBED = 2000  # training images whose latents the linear probe is fitted to
 POINTS = 40  # of a training curve
-LEAST_SAMPLING = 60.0  # seconds that a model may sample or encode for, where the training budget is shorter
+LEAST_SAMPLING = 60.0  # seconds that a model may always sample or encode for, however short the training budget
 
 
 def run(out: Path, name: str) -> dict:
-    """Train and measure family `name` as out/settings.json says, and write its result; what it says.
+    """Train and measure family `name` by the settings in out/settings.json; write its result and return it.
 
-    An exception ends the measuring and is told in the result as "error"; Ctrl-C leaves a checkpoint and no result.
+    An exception ends the measurement and is stored in the result as "error"; Ctrl-C leaves a checkpoint and no result.
     """
-    ask = settings(out)
+    config = settings(out)
     found: dict = {"family": name, "error": None}
     try:
         if name == REAL:
-            _measure_real(ask, out, found)
+            _measure_real(config, out, found)
         else:
-            _train(ask, out, name, found)
-            _measure(ask, out, name, found)
-    except Exception as error:  # whatever it is, the other families go on
+            _train(config, out, name, found)
+            _measure(config, out, name, found)
+    except Exception as error:  # whatever it is, the other families continue
         traceback.print_exc()
         found["error"] = found["error"] or _sentence(error)
     write_whole(result_file(out, name), json.dumps(found, indent=2, allow_nan=False) + "\n")
@@ -65,7 +65,7 @@ def run(out: Path, name: str) -> dict:
 
 
 def _sentence(error: Exception) -> str:
-    """What was wrong, without the remedy after the semicolon, which is for a run's own command line."""
+    """The error without the remedy after the semicolon, which is for the command line of a single run."""
     said = " ".join(str(error).split()) or type(error).__name__
     return said.split(";")[0] if isinstance(error, NonFiniteLoss) else said
 
@@ -73,20 +73,25 @@ def _sentence(error: Exception) -> str:
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-def configured(ask: Compare, name: str, folder: Path):
-    """The family's recipe on the data that all share, and for the seconds that all have."""
-    recipe = RECIPES[name](ask.preset)
-    data = {"data": ask.data, "levels": ask.levels, "image_size": ask.image_size, "gray": ask.gray, "patience": 0}
-    data |= {} if ask.scored is None else {"scored": ask.scored}
-    parts = {"data": dataclasses.replace(recipe.data, **data), "model": _for_levels(recipe.model, ask.levels)}
-    if getattr(recipe, "conditional", False) and not open_splits(ask.data, ask.image_size, ask.seed).classes:
-        parts["conditional"] = False  # there are no labels to give
+def configured(config: BenchmarkConfig, name: str, folder: Path):
+    """The family's recipe with the shared data and training time."""
+    recipe = RECIPES[name](config.preset)
+    data = {name: getattr(config, name) for name in ("data", "levels", "image_size", "gray")} | {"patience": 0}
+    data |= {} if config.num_test_images is None else {"scored": config.num_test_images}
+    parts = {"data": dataclasses.replace(recipe.data, **data), "model": _for_levels(recipe.model, config.levels)}
+    if getattr(recipe, "conditional", False) and not open_splits(config.data, config.image_size, config.seed).classes:
+        parts["conditional"] = False  # no labels to condition on
     if hasattr(recipe, "fit"):
-        return dataclasses.replace(recipe, output_dir=str(folder), seed=ask.seed, **parts)
+        return dataclasses.replace(recipe, output_dir=str(folder), seed=config.seed, **parts)
     often = math.ceil(recipe.loop.max_train_steps / CHECKPOINTS)
-    loop = {"output_dir": str(folder), "seed": ask.seed, "max_train_time": seconds(ask.budget), "report_to": "none"}
-    loop |= {"mixed_precision": ask.mixed_precision}
-    loop |= {} if ask.learning_rate is None else {"learning_rate": ask.learning_rate}
+    loop = {
+        "output_dir": str(folder),
+        "seed": config.seed,
+        "max_train_time": seconds(config.budget),
+        "report_to": "none",
+    }
+    loop |= {"mixed_precision": config.mixed_precision}
+    loop |= {} if config.learning_rate is None else {"learning_rate": config.learning_rate}
     resume = "latest" if any(folder.glob("checkpoint-*")) else None
     loop = dataclasses.replace(recipe.loop, checkpointing_steps=often, resume=resume, **loop)
     return dataclasses.replace(recipe, loop=loop, **parts)
@@ -99,14 +104,14 @@ def _for_levels(options: ModelOptions, levels: int | None) -> ModelOptions:
     return options
 
 
-def _train(ask: Compare, out: Path, name: str, found: dict) -> None:
-    """Train the family, or go on; `found["training"]` and `found["curve"]`. A loss that is not finite is an error."""
+def _train(config: BenchmarkConfig, out: Path, name: str, found: dict) -> None:
+    """Train the family, or resume; sets found["training"] and found["curve"]. A non-finite loss is an error."""
     folder = out / "runs" / name
-    recipe = configured(ask, name, folder)
+    recipe = configured(config, name, folder)
     found["about"] = RECIPES[name].about().splitlines()[0]
     fitted = hasattr(recipe, "fit")
     if fitted:
-        shutil.rmtree(folder, ignore_errors=True)  # of a process that was stopped after it
+        shutil.rmtree(folder, ignore_errors=True)  # left by a process that was stopped after fitting
     began = time.perf_counter()
     try:
         train(recipe)
@@ -115,17 +120,17 @@ def _train(ask: Compare, out: Path, name: str, found: dict) -> None:
     took = time.perf_counter() - began
     training = {"fitted": fitted, "stable": found["error"] is None, "peak_memory_mb": _peak_memory(folder)}
     if fitted:
-        found["training"] = training | {"seconds": took, "pictures_at_most": recipe.fitted}
+        found["training"] = training | {"seconds": took, "max_images": recipe.fitted}
         return
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    if found["error"] is None and lines[-1]["seconds"] < seconds(ask.budget):
-        raise KeyboardInterrupt  # the loop has saved, and left the rest to another time
-    found["training"] = training | _told(lines, folder)
+    if found["error"] is None and lines[-1]["seconds"] < seconds(config.budget):
+        raise KeyboardInterrupt  # the loop has saved a checkpoint to resume from
+    found["training"] = training | _statistics(lines, folder)
     found["curve"] = _curve(lines)
 
 
 def _peak_memory(folder: Path) -> dict[str, float]:
-    """The most that the process has held, and the GPU, in MB; of all processes that have had a part in the run."""
+    """Peak memory of the process and the GPU in MB, over all processes that contributed to the run."""
     held = most_memory()
     now = {} if held is None else {"process": held}
     if torch.cuda.is_available():
@@ -137,8 +142,8 @@ def _peak_memory(folder: Path) -> dict[str, float]:
     return most
 
 
-def _told(lines: list[dict], folder: Path) -> dict:
-    """What the run's log and its newest checkpoint say."""
+def _statistics(lines: list[dict], folder: Path) -> dict:
+    """Training statistics from the run's log and its newest checkpoint."""
     if not lines:
         return {"seconds": 0.0, "steps": 0}
     scores = folder / "latest" / SCORES_FILE
@@ -150,14 +155,14 @@ def _told(lines: list[dict], folder: Path) -> dict:
         "images": lines[-1]["images"],
         "seconds_per_step": float(np.median(laps)),
         "checkpoints": len(history),
-        "rises": sum(not b <= a for a, b in pairwise(history)),  # NaN is no fall
+        "loss_increases": sum(not b <= a for a, b in pairwise(history)),  # NaN counts as one
     }
 
 
 def _curve(lines: list[dict]) -> dict:
-    """Bits a number of training pictures where the model has them, else its loss, against seconds: medians of parts.
+    """Training bits/dim if the model has a likelihood, else its loss, against seconds: medians of POINTS intervals.
 
-    The first twentieth is left out: beside its fall, nothing else would be seen.
+    The first twentieth is left out: its drop would hide the rest.
     """
     late = [line for line in lines if line["seconds"] >= lines[-1]["seconds"] / 20]
     what = "bits" if late and "bits" in late[0] else "loss"
@@ -170,11 +175,11 @@ def _curve(lines: list[dict]) -> dict:
 # --- measures -------------------------------------------------------------------------------------------------------
 
 
-def _measure(ask: Compare, out: Path, name: str, found: dict) -> None:
-    """What the run's best checkpoint is and can do, part by part into `found`."""
+def _measure(config: BenchmarkConfig, out: Path, name: str, found: dict) -> None:
+    """Measure the run's best checkpoint; results are added to `found` one by one."""
     best = out / "runs" / name / BEST
     if not best.is_dir():
-        found["error"] = found["error"] or "it kept no best checkpoint"
+        found["error"] = found["error"] or "it has no best checkpoint"
         return
     scores = read_json(best / SCORES_FILE, "test")["test"]
     if not math.isfinite(scores["loss"]):
@@ -191,7 +196,7 @@ def _measure(ask: Compare, out: Path, name: str, found: dict) -> None:
     found["likelihood"] = {"kind": model.likelihood, "continuous": model.continuous} | {
         key: scores[key] for key in ("nats", "bits", "pictures") if key in scores
     }
-    data, limit = Pictures(ask), max(LEAST_SAMPLING, seconds(ask.budget))
+    data, limit = Data(config), max(LEAST_SAMPLING, seconds(config.budget))
     if model.latents:
         found["latents"] = _latents(model, data, limit)
     if not model.samples:
@@ -199,41 +204,41 @@ def _measure(ask: Compare, out: Path, name: str, found: dict) -> None:
             out,
             name,
             reconstruct(model, data.test[:SHOWN], data.labels[:SHOWN]),
-            "test pictures through its latents",
+            "reconstructed test images",
             found,
         )
         return
-    images, per_thousand = sample(model, ask.samples, data.labels, ask.seed, limit)
+    images, per_thousand = sample(model, config.num_images, data.labels, config.seed, limit)
     found["sampling"] = {"seconds_per_1000": per_thousand, "samples": len(images)}
     _show(out, name, images, "samples", found)
-    found["distances"] = distances(_extractor(ask), images, data.test)
+    found["distances"] = distances(_extractor(config), images, data.test)
 
 
-def _measure_real(ask: Compare, out: Path, found: dict) -> None:
-    """Training pictures in place of samples, and pixels in place of latents: what is as good as real."""
-    data = Pictures(ask)
-    images, labels = data.training(max(ask.samples, PROBED))
-    found["about"] = "Training pictures in place of samples, pixels in place of latents."
+def _measure_real(config: BenchmarkConfig, out: Path, found: dict) -> None:
+    """Training images in place of samples, and pixels in place of latents: the best values to expect."""
+    data = Data(config)
+    images, labels = data.training(max(config.num_images, PROBED))
+    found["about"] = "Training images in place of samples, pixels in place of latents."
     found["environment"] = _environment()
-    _show(out, REAL, images, "training pictures", found)
-    found["distances"] = distances(_extractor(ask), images[: ask.samples], data.test)
-    found["data"] = {"classes": data.splits.classes, "shape": tuple(images[0].shape), "levels": ask.levels}
+    _show(out, REAL, images, "training images", found)
+    found["distances"] = distances(_extractor(config), images[: config.num_images], data.test)
+    found["data"] = {"classes": data.splits.classes, "shape": tuple(images[0].shape), "levels": config.levels}
     found["latents"] = {"numbers": images[0].numel(), "accuracy": None}
     if data.splits.classes:
         train, test = (x.flatten(1) for x in (images[:PROBED], data.test))
         found["latents"]["accuracy"] = linear_probe(train, labels[:PROBED], test, data.labels)
 
 
-class Pictures:
-    """The data: `test` (n, C, S, S) of L levels in [-1, 1] and their `labels` (n,), the same for all families."""
+class Data:
+    """The data of all families: `test` images (n, C, S, S) of L levels in [-1, 1] and their `labels` (n,)."""
 
-    def __init__(self, ask: Compare):
-        self.splits = open_splits(ask.data, ask.image_size, ask.seed)
-        self.prepare = PreparePixels(ask.levels, 1 if ask.gray else self.splits.channels)
-        self.test, self.labels = self._first(self.splits.test, ask.samples)
+    def __init__(self, config: BenchmarkConfig):
+        self.splits = open_splits(config.data, config.image_size, config.seed)
+        self.prepare = PreparePixels(config.levels, 1 if config.gray else self.splits.channels)
+        self.test, self.labels = self._first(self.splits.test, config.num_images)
 
     def training(self, count: int) -> tuple[Tensor, Tensor]:
-        """The first training pictures (n, C, S, S) and labels (n,), `count` at most."""
+        """The first training images (n, C, S, S) and labels (n,), `count` at most."""
         return self._first(self.splits.train, count)
 
     def _first(self, source: Source, count: int) -> tuple[Tensor, Tensor]:
@@ -241,14 +246,14 @@ class Pictures:
         return from_levels(k, self.prepare.levels), labels
 
 
-def _latents(model: GenerativeModel, data: Pictures, limit: float) -> dict:
-    """How many numbers, and how well a linear classifier reads the class off them, unless the model was told it."""
+def _latents(model: GenerativeModel, data: Data, limit: float) -> dict:
+    """Latent dimensions, and accuracy of a linear probe for the class, unless the model is conditioned on it."""
     found = {"numbers": encode(model, data.test[:1], data.labels[:1]).shape[1], "accuracy": None}
     if data.splits.classes and not model.conditional:
         images, labels = data.training(PROBED)
         known, asked = encode(model, images, labels, limit), encode(model, data.test, data.labels, limit)
         found["accuracy"] = linear_probe(known, labels[: len(known)], asked, data.labels[: len(asked)])
-        found["pictures"] = len(known)
+        found["images"] = len(known)
     return found
 
 
@@ -257,8 +262,8 @@ def _show(out: Path, name: str, images: Tensor, what: str, found: dict) -> None:
     found["strip"] = what
 
 
-def _extractor(ask: Compare) -> Extractor:
-    return open_extractor(ask.extractor, str(this_process().device))
+def _extractor(config: BenchmarkConfig) -> Extractor:
+    return open_extractor(config.extractor, str(this_process().device))
 
 
 def _environment() -> dict:
@@ -271,6 +276,6 @@ def _environment() -> dict:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let programs in the background ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background programs ignore it
     with exit_on_bad_input():
         run(Path(sys.argv[1]), sys.argv[2])

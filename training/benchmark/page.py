@@ -12,24 +12,24 @@ from t2i.eval.report.html import render
 from t2i.eval.report.text import NONE, number
 from t2i.files import write_csv, write_whole
 from t2i.tables import format_table
-from t2i.training.benchmark.compare import Compare, seconds, strip_file
+from t2i.training.benchmark.compare import BenchmarkConfig, seconds, strip_file
 from t2i.training.benchmark.published import TRAINED_ON, UNITS, published
 
 
-def write(results: Sequence[dict], ask: Compare, out: Path) -> Path:
+def write(results: Sequence[dict], config: BenchmarkConfig, out: Path) -> Path:
     """compare.csv and compare.html in the folder `out`; the path of the page.
 
     Args:
-        results: what `family.run` found, in the order of the rows.
-        ask: what all were asked for.
+        results: of `family.run`, in the order of the rows.
+        config: the settings of all families.
     """
     write_csv(out / "compare.csv", [row(result) for result in results])
-    write_whole(out / "compare.html", page(results, ask, out))
+    write_whole(out / "compare.html", page(results, config, out))
     return out / "compare.html"
 
 
 def row(result: dict) -> dict:
-    """One line of compare.csv; None for what was not measured."""
+    """One row of compare.csv; None where nothing was measured."""
     training, model = result.get("training", {}), result.get("model", {})
     likelihood, distances = result.get("likelihood", {}), result.get("distances", {})
     memory, latents = training.get("peak_memory_mb", {}), result.get("latents", {})
@@ -40,18 +40,18 @@ def row(result: dict) -> dict:
         "class": model.get("class"),
         "conditional": model.get("conditional"),
         "stable": training.get("stable"),
-        "rises": training.get("rises"),
+        "loss_increases": training.get("loss_increases"),
         "checkpoints": training.get("checkpoints"),
         "likelihood": likelihood.get("kind"),
-        "of": {True: "density", False: "levels", None: None}[likelihood.get("continuous")],
+        "likelihood_of": {True: "density", False: "levels", None: None}[likelihood.get("continuous")],
         "nats": likelihood.get("nats"),
         "bits_per_dim": likelihood.get("bits"),
-        "scored": likelihood.get("pictures"),
+        "num_test_images": likelihood.get("pictures"),
         "distance": names[0],
         "fd": distances.get("fd"),
         "kid": distances.get("kid"),
         "samples": distances.get("samples"),
-        "test_pictures": distances.get("test"),
+        "test_images": distances.get("test"),
         "seconds_per_1000_samples": result.get("sampling", {}).get("seconds_per_1000"),
         "latents": latents.get("numbers"),
         "probe_accuracy": latents.get("accuracy"),
@@ -67,7 +67,7 @@ def row(result: dict) -> dict:
 def summary(results: Sequence[dict]) -> str:
     """The table as text."""
     head = ["family", "stable", "likelihood", "nats", "bits/dim", *_names(results), "s/1,000", "latents", "parameters"]
-    lines, last = [], ("s / 1,000 samples", "Latent features", "Parameters")
+    lines, last = [], ("s/1,000 samples", "Latents", "Parameters")
     for result in results:
         cells = {name: text for name, (_, text) in _cells(result, results).items()}
         picked = [cells[name] for name in ("Likelihood", "Nats", "Bits/dim", *_names(results), *last)]
@@ -76,20 +76,20 @@ def summary(results: Sequence[dict]) -> str:
     return "\n".join([format_table(head, lines, right=range(3, len(head))), *failed])
 
 
-def page(results: Sequence[dict], ask: Compare, out: Path) -> str:
-    """The whole page as text."""
+def page(results: Sequence[dict], config: BenchmarkConfig, out: Path) -> str:
+    """The page as HTML."""
     columns = [("Family", "name")]
-    columns += [(n, "text" if n in ("Trains stably", "Likelihood") else "number") for n in _cells(results[0], results)]
+    columns += [(n, "text" if n in ("Stable", "Likelihood") else "number") for n in _cells(results[0], results)]
     return render(
         "compare.html.jinja",
         "report",
         Path(__file__).parent,
-        title=f"Unconditional models of {_data(ask)}, {_time(seconds(ask.budget))} of training each",
-        notes=_notes(results, ask),
+        title=f"Unconditional models of {_data(config)}, trained for {_time(seconds(config.budget))} each",
+        notes=_notes(results, config),
         columns=columns,
         rows=[(result, _strip(result, out), _cells(result, results).values()) for result in results],
         curves=[_curve(result) for result in results if result.get("curve", {}).get("points")],
-        settings=_settings(results, ask),
+        settings=_settings(results, config),
     )
 
 
@@ -99,16 +99,16 @@ def _strip(result: dict, out: Path) -> Image.Image | None:
 
 
 def _cells(result: dict, results: Sequence[dict]) -> dict[str, tuple[object, str]]:
-    """Column to what it is sorted by and its text."""
+    """Column name to sort key and text."""
     flat = row(result)
-    bound = flat["likelihood"] == "bound" or flat["of"] == "density"
-    kind = f"{flat['likelihood']}, of a density" if flat["of"] == "density" else flat["likelihood"]
+    bound = flat["likelihood"] == "bound" or flat["likelihood_of"] == "density"
+    kind = f"{flat['likelihood']}, of a density" if flat["likelihood_of"] == "density" else flat["likelihood"]
     kind = kind if flat["nats"] is not None or kind == "none" else None
     fewer = _fewer(flat["samples"], max((r["distances"]["samples"] for r in results if r.get("distances")), default=0))
-    less = _fewer(flat["scored"], _scored(results))
+    less = _fewer(flat["num_test_images"], _test_images(results))
     accuracy = flat["probe_accuracy"]
     found = {
-        "Trains stably": _stable(result),
+        "Stable": _stable(result),
         "Likelihood": (kind or "", kind or NONE),
         "Nats": _number(flat["nats"], "≤\u00a0" * bound, less),
         "Bits/dim": _number(flat["bits_per_dim"], "≤\u00a0" * bound, less),
@@ -123,14 +123,14 @@ def _cells(result: dict, results: Sequence[dict]) -> dict[str, tuple[object, str
     if flat["latents"] is None and flat["class"]:
         latents = ("", "none")
     found |= {
-        "s / 1,000 samples": _number(flat["seconds_per_1000_samples"]),
-        "Latent features": latents,
-        "ms / step": _number(None if step is None else 1000 * step),
+        "s/1,000 samples": _number(flat["seconds_per_1000_samples"]),
+        "Latents": latents,
+        "ms/step": _number(None if step is None else 1000 * step),
         "Parameters": _count(flat["parameters"]),
-        "Peak memory, MB": _count(flat["peak_memory_mb"]),
+        "Peak memory in MB": _count(flat["peak_memory_mb"]),
     }
     on_gpu = any("gpu" in r.get("training", {}).get("peak_memory_mb", {}) for r in results)
-    return found | ({"GPU memory, MB": _count(flat["peak_gpu_memory_mb"])} if on_gpu else {})
+    return found | ({"GPU memory in MB": _count(flat["peak_gpu_memory_mb"])} if on_gpu else {})
 
 
 def _stable(result: dict) -> tuple[str, str]:
@@ -140,8 +140,8 @@ def _stable(result: dict) -> tuple[str, str]:
     if not training["stable"]:
         return "no", "no"
     if training["fitted"]:
-        return "fitted", "fitted at once"
-    return "yes", f"yes, {training['rises']} rises in {max(0, training['checkpoints'] - 1)}"
+        return "fitted", "fitted"
+    return "yes", f"yes, {training['loss_increases']} increases in {max(0, training['checkpoints'] - 1)}"
 
 
 def _number(value: float | None, before: str = "", after: str = "") -> tuple[object, str]:
@@ -149,25 +149,25 @@ def _number(value: float | None, before: str = "", after: str = "") -> tuple[obj
 
 
 def _published(results: Sequence[dict]) -> dict[str, dict[str, float]]:
-    """What others report of such pictures, {column: {family: figure}}; no column where nothing is known."""
+    """Published values on these data, {column: {family: value}}; no column if there are none."""
     data = next((r["data"] for r in results if r.get("data")), None)
     figures = published(**data) if data else {}
     return {f"Published {UNITS[data['levels']]}": figures} if figures else {}
 
 
 def _fewer(count: int | None, most: int) -> str:
-    """The number of pictures, where other rows have more."""
+    """The number of images, if other rows have more."""
     return f" (n = {count:,})" if count and count < most else ""
 
 
-def _scored(results: Sequence[dict]) -> int:
-    """Of how many test pictures the likelihood is, at most."""
+def _test_images(results: Sequence[dict]) -> int:
+    """Number of test images whose likelihood is measured, at most."""
     return max((r["likelihood"]["pictures"] for r in results if "nats" in r.get("likelihood", {})), default=0)
 
 
 def _probed(result: dict) -> int:
-    """Of how many training pictures' latents the class was learned, at most."""
-    return result.get("latents", {}).get("pictures", 0)
+    """Number of training images that the linear probe is fitted to."""
+    return result.get("latents", {}).get("images", 0)
 
 
 def _count(value: float | None) -> tuple[object, str]:
@@ -175,62 +175,65 @@ def _count(value: float | None) -> tuple[object, str]:
 
 
 def _names(results: Sequence[dict]) -> list[str]:
-    """What the distances are called."""
+    """Names of the distances."""
     return next((r["distances"]["names"] for r in results if r.get("distances")), ["FD", "KID"])
 
 
 def _curve(result: dict) -> Curve:
     what, points = result["curve"]["what"], result["curve"]["points"]
-    name = {"bits": "bits/dim of training pictures", "loss": "loss"}[what]
-    return Curve(result["family"], "seconds of training", name, {name: [(x, y, None, None) for x, y in points]})
+    name = {"bits": "training bits/dim", "loss": "loss"}[what]
+    return Curve(result["family"], "training time in s", name, {name: [(x, y, None, None) for x, y in points]})
 
 
-def _notes(results: Sequence[dict], ask: Compare) -> list[str]:
+def _notes(results: Sequence[dict], config: BenchmarkConfig) -> list[str]:
+    """Remarks on the columns, a paragraph each."""
     frechet, kernel = _names(results)
-    failed = any(result["error"] for result in results)
     counts = next(((r["distances"]["samples"], r["distances"]["test"]) for r in results if r.get("distances")), (0, 0))
-    return [
-        "Every family trained for the same seconds on the same pictures; previews, scores, checkpoints do not count. "
-        "Learning rates rise and fall with the seconds, as by their recipes with the steps." + _at_once(results),
-        "Measured on test pictures is the checkpoint that did best on held-out training pictures, by their likelihood "
-        "or loss; of GANs, whose losses do not tell it, by a Fréchet distance of random features. This favours them by "
-        f"{frechet}.",
-        "Trains stably: whether loss and gradients stayed finite, and at how many checkpoints the held-out loss rose.",
-        f"Likelihood: of {_scored(results):,} test pictures of {ask.levels} levels. “≤” marks bounds: of the evidence, "
-        "or of a density on pictures with uniform noise within their levels.",
-        *([f"Published: by papers, of models trained on {TRAINED_ON:,} pictures."] if _published(results) else []),
-        f"{frechet} and {kernel}: Fréchet and kernel distance of {counts[0]:,} samples to {counts[1]:,} test pictures. "
-        "The first falls as there are more, so it is no FID of a paper; training pictures in place of samples show "
-        "how low it can be.",
-        "(n = …): of so many pictures only, as the model is slow to score, sample or encode; it compares roughly with "
-        "rows of more.",
-        "Latent features: how many numbers, and the share of test pictures whose class logistic regression reads off.",
-        "Peak memory: of the process in training, libraries included.",
-        *(["A family that failed is tried again when its result in the folder families is removed."] if failed else []),
+    notes = [
+        "All families are trained for the same time on the same images; previews, evaluation and checkpoints do not "
+        "count. Learning rate schedules follow the elapsed time." + _fitted(results),
+        "Evaluated on test images is the checkpoint with the best likelihood or loss on held-out training images; for "
+        "GANs, whose losses do not rank checkpoints, the one with the lowest Fréchet distance in random features, "
+        f"which favours them in {frechet}.",
+        "Stable: whether loss and gradients stayed finite, and at how many checkpoints the held-out loss rose.",
+        f"Likelihood: of {_test_images(results):,} test images with {config.levels} levels. “≤” marks bounds: the "
+        "evidence lower bound, or a density of uniformly dequantised images.",
+        f"{frechet} and {kernel}: Fréchet and kernel distance of {counts[0]:,} samples to {counts[1]:,} test images. "
+        "The former depends on the number of images, so it does not compare with a paper's FID; the row of real images "
+        "shows how low it can be.",
+        "(n = …): of fewer images, because the model is slow to evaluate, sample or encode; compares only roughly.",
+        "Latents: number of dimensions, and test accuracy of a linear probe for the class.",
+        "Peak memory: of the training process, libraries included.",
     ]
+    if _published(results):
+        notes.append(f"Published: values from papers, of models trained on {TRAINED_ON:,} images.")
+    if any(result["error"] for result in results):
+        notes.append("A family that failed is trained again if its result in the folder families is removed.")
+    return notes
 
 
-def _at_once(results: Sequence[dict]) -> str:
-    """Which families are not trained by steps, and what they are given."""
+def _fitted(results: Sequence[dict]) -> str:
+    """Which families are not trained in steps."""
     found = {r["family"]: r["training"] for r in results if r.get("training", {}).get("fitted")}
     if not found:
         return ""
-    most = max(training["pictures_at_most"] for training in found.values())
-    return f" Not so {' and '.join(found)}: fitted at once, to {most:,} of the pictures at most, however long it takes."
+    most = max(training["max_images"] for training in found.values())
+    return f" Exceptions: {' and '.join(found)}, fitted in closed form or by EM to at most {most:,} images."
 
 
-def _settings(results: Sequence[dict], ask: Compare) -> dict:
-    told = {k: getattr(ask, k) for k in ("budget", "preset", "levels", "image_size", "gray", "samples", "scored")}
-    told |= {k: getattr(ask, k) for k in ("learning_rate", "mixed_precision", "seed")}
-    extractor = next((r["distances"]["extractor"] for r in results if r.get("distances")), {"name": ask.extractor})
-    machine = next((r["environment"] for r in results if r.get("environment")), {})
-    return {"data": _data(ask)} | told | {"extractor": extractor} | machine
+def _settings(results: Sequence[dict], config: BenchmarkConfig) -> dict:
+    names = ("budget", "preset", "levels", "image_size", "gray", "num_images", "num_test_images")
+    names += ("learning_rate", "mixed_precision", "seed")
+    extractor = next((r["distances"]["extractor"] for r in results if r.get("distances")), {"name": config.extractor})
+    environment = next((r["environment"] for r in results if r.get("environment")), {})
+    options = {name: getattr(config, name) for name in names}
+    return {"data": _data(config)} | options | {"extractor": extractor} | environment
 
 
-def _data(ask: Compare) -> str:
-    """Its name, without the folders that it lies in."""
-    return Path(ask.data).name if Path(ask.data).exists() else ask.data
+def _data(config: BenchmarkConfig) -> str:
+    """Name of the data, without parent folders."""
+    return Path(config.data).name if Path(config.data).exists() else config.data
 
 
-def _time(of: float) -> str:
-    return f"{of / 60:g} minutes" if of >= 120 else f"{of:g} seconds"
+def _time(s: float) -> str:
+    return f"{s / 60:g} minutes" if s >= 120 else f"{s:g} s"

@@ -1,4 +1,4 @@
-"""Likelihoods of MNIST that others have reported, which stand beside one's own in tables."""
+"""Published likelihoods on MNIST, for comparison."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Sequence
 
 from t2i.data.labelled import DIGITS
 
-# By the levels of the pixels: nats of pictures that were binarised once for all (van den Oord et al. 2016, arXiv
-# 1601.06759: PixelCNN without gates, and seven layers of diagonal LSTMs), bits a number of those of 256 levels (as
+# By number of pixel levels: nats of images that were binarised once (van den Oord et al. 2016, arXiv
+# 1601.06759: PixelCNN without gates, and seven layers of diagonal LSTMs), bits/dim of those with 256 levels (as
 # tabled in Grathwohl et al. 2019, arXiv 1810.01367).
 FIGURES = {
     2: {"pixelcnn": 81.3, "gated-pixelcnn": 81.3, "pixelrnn": 79.2},
     256: {"realnvp": 1.06, "glow": 1.05},
 }
 UNITS = {2: "nats", 256: "bits/dim"}
-TRAINED_ON = 60_000  # pictures, and tested on 10,000
+TRAINED_ON = 60_000  # images, and tested on 10,000
 
 
 def published(classes: Sequence[str], shape: Sequence[int], levels: int) -> dict[str, float]:
-    """What papers report of families on such pictures, in UNITS[levels]; nothing unless they are MNIST's.
+    """Published values of families on these data, in UNITS[levels]; empty unless they are MNIST.
 
     Args:
-        classes: names of the classes; shape: (C, S, S) of the pictures; levels: values of a pixel.
+        classes: names of the classes; shape: (C, S, S) of the images; levels: number of pixel values.
     """
     is_mnist = tuple(classes) == DIGITS and tuple(shape) == (1, 28, 28)
     return FIGURES.get(levels, {}) if is_mnist else {}
