@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from diffusion_parts import pipeline
-from PIL import Image
+from PIL import ExifTags, Image
 
 from t2i.checks import UsageError
 from t2i.cli import main
@@ -83,6 +83,21 @@ def test_a_set_keeps_one_number(tmp_path):
     assert write_images(again, folder=False) == str(tmp_path / "1.png")
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_a_grid_may_be_a_jpeg_or_webp_with_the_same_record_and_care(suffix, tmp_path):
+    pixels = np.asarray(Image.linear_gradient("L").resize((24, 16)).convert("RGB"))
+    path, record = tmp_path / f"grid{suffix}", {"prompt": "猫", "settings": '{"a": 1, "b": 2}', "version": "t2i 1"}
+    write_images([Output(Image.fromarray(pixels), path, record)], folder=False)
+    with Image.open(path) as written:
+        assert json.loads(written.getexif()[ExifTags.Base.ImageDescription]) == record
+        difference = np.abs(np.asarray(written.convert("RGB")).astype(int) - pixels).mean()
+    assert difference == 0 if suffix == ".webp" else difference < 2
+    again = record | {"settings": '{"b": 2, "a": 1}', "version": "t2i 2"}
+    assert write_images([Output(Image.fromarray(pixels), path, again)], folder=False) == str(path)
+    other = write_images([Output(Image.fromarray(255 - pixels), path, record)], folder=False)
+    assert other.startswith(str(tmp_path / f"grid-2{suffix}"))
+
+
 def test_nothing_is_left_of_an_image_that_could_not_be_written(tmp_path):
     with pytest.raises(OSError):
         write_images([Output(Image.fromarray(np.zeros((2, 2), np.float32)), tmp_path / "x.png", {})], folder=False)
@@ -93,7 +108,7 @@ def test_nothing_is_left_of_an_image_that_could_not_be_written(tmp_path):
     ("out", "says"),
     [
         ("", "must end in .png"),
-        ("x.jpg", "must end in .png"),
+        ("x.gif", "must end in .png"),
         ("x", "must end in .png"),
         (".png", "must end in .png"),
         ("folder.png", "is a folder: write folder.png/"),
@@ -147,7 +162,7 @@ def test_a_place_that_takes_no_files_is_said_before_the_work_by_option(args, tmp
 def test_an_image_that_cannot_be_written_after_all_is_named_by_its_own_name(tmp_path):
     (tmp_path / "x.png").mkdir()
     with pytest.raises(OSError, match=r"x\.png'$"):
-        _write(Image.new("RGB", (2, 2)), tmp_path / "x.png", {})
+        _write(Output(Image.new("RGB", (2, 2)), tmp_path / "x.png", {}), tmp_path / "x.png")
     assert [path.name for path in tmp_path.iterdir()] == ["x.png"]
 
 

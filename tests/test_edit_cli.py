@@ -124,7 +124,7 @@ BAD_COMMANDS = [
     (["edit", "photo.png", "x", "--num-images", "0"], "--num-images must be at least 1"),
     (["edit", "photo.png", "x", "--seed", "-1"], "--seed must be at least 0"),
     (["edit", "photo.png", "x", "--image-size", "0"], "--image-size must be at least 1"),
-    (["edit", "photo.png", "x", "--out", "x.jpg"], "must end in .png"),
+    (["edit", "photo.png", "x", "--out", "x.gif"], "must end in .png"),
     (
         ["edit", "photo.png", "x", "--pipeline", "toybox/dalle"],
         "toybox/dalle holds a DallePipeline, which does not edit",

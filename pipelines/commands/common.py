@@ -36,7 +36,7 @@ class PipelineOptions:
     """How a pipeline is opened, and where its images go."""
 
     out: str = "t2i.png"
-    """PNG file for a labelled grid, or folder (name ends in /) for single images. Existing files are kept: t2i-2.png"""
+    """File for a labelled grid (.png, .jpg, .webp), or folder (ends in /) for single images; none is overwritten."""
     device: str = "auto"
     """'cpu', 'cuda', 'mps', …; by default the fastest available."""
     dtype: Dtype | None = None

@@ -6,20 +6,25 @@ import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
-from PIL import Image, PngImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin
 
 from t2i.checks import UsageError
 from t2i.files import check_writable, slug
 
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_NAME_BYTES = 240  # of a file: 255 less a number appended to it
 MAX_SLUG_BYTES = 120  # of a prompt in a file name
 
 
 class Output(NamedTuple):
-    """An image, its path, and what it takes to generate it again, which becomes the file's text chunks."""
+    """An image, its path, and what it takes to generate it again.
+
+    That record becomes the text chunks of a PNG file, and JSON in the Exif image description of other formats.
+    """
 
     image: Image.Image
     path: Path
@@ -27,19 +32,19 @@ class Output(NamedTuple):
 
 
 def check_out(out: str) -> bool:
-    """Whether `out` is a folder for single images (it ends in / or exists); otherwise it is a PNG file.
+    """Whether `out` is a folder for single images (it ends in / or exists), and not a file of one of FORMATS.
 
     Raises UsageError for a path that cannot be written.
     """
     path, folder = Path(out), out.endswith(("/", os.sep))
     if long := [part for part in path.parts if len(os.fsencode(part)) > MAX_NAME_BYTES]:
         raise UsageError(f"--out has a name of more than {MAX_NAME_BYTES} bytes, {long[0][:40]}…: give a shorter one")
-    png = path.suffix.lower() == ".png"
-    if path.is_dir() and png and not folder:
+    image = path.suffix.lower() in FORMATS
+    if path.is_dir() and image and not folder:
         raise UsageError(f"--out {out} is a folder: write {out}/ for single images in it, or name another file")
     folder = folder or (bool(out) and path.is_dir())
-    if not folder and not png:
-        raise UsageError(f"--out must end in .png (a grid) or / (single images), not {out!r}")
+    if not folder and not image:
+        raise UsageError(f"--out must end in .png, .jpg or .webp (a grid) or / (single images), not {out!r}")
     if folder and path.exists() and not path.is_dir():
         raise UsageError(f"--out {out} is to be a folder, but {path} is a file: give another name")
     check_writable(out, path if folder else path.parent)
@@ -47,16 +52,16 @@ def check_out(out: str) -> bool:
 
 
 def write_images(outputs: Sequence[Output], folder: bool) -> str:
-    """Write images as PNG files, each atomically; returns what to call them in a message: the file, or the folder.
+    """Write images, each atomically; returns what to call them in a message: the file, or the folder.
 
     A file is overwritten only by the very same image of the same settings. Where a name is taken by anything else, the
     first free number is appended to the names of all images: a-cat-0-2.png.
     """
     number = next(n for n in itertools.count(1) if all(_is_free(output, n) for output in outputs))
-    paths = [_write(output.image, numbered(output.path, number), output.record) for output in outputs]
+    paths = [_write(output, numbered(output.path, number)) for output in outputs]
     if not folder:
         return printable(paths[0])
-    first = f" ({paths[0].name}{' …' if len(paths) > 1 else ''}, beside what was there)" if number > 1 else ""
+    first = f" ({paths[0].name}{' …' if len(paths) > 1 else ''}, next to the existing files)" if number > 1 else ""
     return f"{printable(paths[0].parent)}{first}"
 
 
@@ -84,27 +89,38 @@ def _is_free(output: Output, number: int) -> bool:
 def _is_same(path: Path, output: Output) -> bool:
     """Whether a file holds this image, pixel for pixel, with the same record, by whatever version of t2i."""
     try:
-        with Image.open(path) as existing:
-            same_record = _comparable(existing.text) == _comparable(output.record)
-            pixels = existing.mode, existing.size, existing.tobytes()
-    except (OSError, ValueError, SyntaxError, AttributeError, Image.DecompressionBombError):
+        _save(output, new := BytesIO(), path.suffix)
+        return _content(path) == _content(new)
+    except (OSError, ValueError, SyntaxError, LookupError, AttributeError, Image.DecompressionBombError):
         return False
-    return same_record and pixels == (output.image.mode, output.image.size, output.image.tobytes())
 
 
-def _comparable(record: Mapping[str, str]) -> dict[str, object]:
-    """A record without the version, with its settings in no order."""
-    return {**record, "version": None, "settings": json.loads(record.get("settings", "{}"))}
+def _content(file: Path | BinaryIO) -> tuple:
+    """The record without its version and with its settings in no order, and the pixels."""
+    with Image.open(file) as image:
+        record = image.text if image.format == "PNG" else json.loads(image.getexif()[ExifTags.Base.ImageDescription])
+        settings = json.loads(record.get("settings", "{}"))
+        return {**record, "version": None, "settings": settings}, image.mode, image.size, image.tobytes()
 
 
-def _write(image: Image.Image, path: Path, record: Mapping[str, str]) -> Path:
-    chunks = PngImagePlugin.PngInfo()
-    for key, value in record.items():
-        chunks.add_itxt(key, value)
+def _save(output: Output, file: Path | BinaryIO, suffix: str) -> None:
+    kind = FORMATS[suffix.lower()]
+    if kind == "PNG":
+        chunks = PngImagePlugin.PngInfo()
+        for key, value in output.record.items():
+            chunks.add_itxt(key, value)
+        output.image.save(file, format=kind, pnginfo=chunks)
+        return
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = json.dumps(dict(output.record))
+    output.image.save(file, format=kind, exif=exif, quality=95, lossless=True)  # JPEG knows no lossless
+
+
+def _write(output: Output, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem[:40]}.{os.getpid()}.part")
     try:
-        image.save(part, format="PNG", pnginfo=chunks)
+        _save(output, part, path.suffix)
         part.replace(path)
     except OSError as error:
         if error.strerror is None:  # Pillow's own

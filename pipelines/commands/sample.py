@@ -27,7 +27,7 @@ class Sample(SeedOptions):
     num_images: int = 64
     """Images to generate."""
     out: str = "samples.png"
-    """A PNG file for a grid, or a folder (the name ends in /) for single images."""
+    """File for a grid (.png, .jpg, .webp), or folder (ends in /) for single images; none is overwritten."""
     label: int | None = None
     """Class label (class-conditional models); by default all classes in turn."""
     complete: bool = False
