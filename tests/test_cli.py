@@ -81,7 +81,7 @@ def test_help_is_there_for_every_command(capsys):
 MISTAKES = [
     (["genrate"], "did you mean generate?"),
     (["generate"], "give a prompt"),
-    (["generate", "x", "--out", "x.jpg"], "must end in .png"),
+    (["generate", "x", "--out", "x.gif"], "must end in .png"),
     (["generate", "x", "--num-images", "0"], "at least 1"),
     (["generate", "x", "--seed", "-1"], "at least 0"),
     (["generate", "x", "--num-imagse", "4"], "--num-images"),
@@ -99,9 +99,9 @@ MISTAKES = [
     (["train", "vqvae-toybox", "--image-size", "30"], "not divisible"),
     (["train", "vqvae-toybox", "--resume", "latest"], "nothing to resume"),
     (["train", "prior-toybox", "--tokenizer", "./nowhere"], "t2i train vqvae-toybox"),
-    (["eval", "bindng"], "did you mean binding?"),
-    (["eval", "binding", "--num", "0"], "at least 1"),
-    (["eval", "binding", "--pipeline", "./nowhere", "--out", "o"], "there is no folder ./nowhere"),
+    (["eval", "toybox/dalle", "--metrics", "compositonal"], "did you mean compositional?"),
+    (["eval", "toybox/dalle", "--num-images", "0"], "at least 1"),
+    (["eval", "./nowhere", "--out", "o"], "there is no folder ./nowhere"),
 ]
 
 
