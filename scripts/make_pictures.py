@@ -15,8 +15,9 @@ from PIL import Image, ImageDraw, ImageFont
 from t2i.arguments import parse
 from t2i.checks import UsageError, check_choice
 from t2i.cli_errors import exit_on_bad_input
+from t2i.contact_sheet import contact_sheet
 from t2i.data.domains import Unpaired
-from t2i.data.toybox import Scene, Thing, Toybox, contact_sheet, layout_image
+from t2i.data.toybox import Scene, Thing, Toybox, layout_image
 from t2i.images import to_pil, to_tensor
 from t2i.models import load_pretrained
 from t2i.models.adversarial.cyclegan import CycleGAN

@@ -14,7 +14,7 @@ from diffusers.models.attention_processor import Attention, AttnProcessor, Slice
 from diffusion_parts import CHANNELS, LENGTH, SIDE, TEXT_WIDTH, dit, pipeline, unet
 from peft import LoraConfig
 
-from t2i.diffusion.attention import KnownText, OneProduct, constants_kept
+from t2i.diffusion.attention import CachedCrossAttention, FusedQKV, constants_kept
 from t2i.pipelines import AutoPipeline
 from t2i.training.recipes.ldm import DenoiserConfig, make_denoiser
 
@@ -80,8 +80,8 @@ def test_afterwards_the_unet_is_as_it_was(fails, small):
     expected = said(small, **given)
     try:
         with constants_kept(small):
-            assert {type(a.processor) for a in attentions(small, "attn1")} == {OneProduct}
-            assert {type(a.processor) for a in attentions(small, "attn2")} == {KnownText}
+            assert {type(a.processor) for a in attentions(small, "attn1")} == {FusedQKV}
+            assert {type(a.processor) for a in attentions(small, "attn2")} == {CachedCrossAttention}
             said(small, **given)
             if fails:
                 raise KeyboardInterrupt

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from t2i.contact_sheet import contact_sheet
 from t2i.data.toybox import (
     ATTRIBUTES,
     BACKGROUNDS,
@@ -22,7 +23,6 @@ from t2i.data.toybox import (
     Scene,
     Thing,
     Toybox,
-    contact_sheet,
     export,
     vocabulary,
 )
@@ -263,7 +263,7 @@ def test_json_round_trip(training_scenes):
     ],
 )
 def test_bad_names_raise_and_name_the_nearest(make, nearest):
-    with pytest.raises(ValueError, match=f"did you mean '{nearest}'"):
+    with pytest.raises(ValueError, match=f"did you mean {nearest}"):
         make()
 
 

@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from t2i.data.toybox.sheet import contact_sheet
+from t2i.contact_sheet import contact_sheet
 from t2i.training.task import Task
 
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2i.contact_sheet import contact_sheet
 from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.sources import Source
 from t2i.data.splits import Part, Splits, few, open_splits
-from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_pil
 from t2i.models.base import from_levels, log_likelihood
 from t2i.notes import count

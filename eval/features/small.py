@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from t2i.data.sources import square
+from t2i.data.image_file import square
 from t2i.data.toybox.reader import IMAGE_SIZE, REGIONS, load_reader
 from t2i.eval.features.base import Extractor, area_resize
 from t2i.images import to_tensor

@@ -218,7 +218,7 @@ def save_with_input(
     images: list[Image.Image], options: ImageOptions, prompt: str, given: Image.Image, label: str = "original"
 ) -> str:
     """Single images, or a grid that begins with the image or map they were generated from, under that label."""
-    from t2i.data.toybox.sheet import contact_sheet
+    from t2i.contact_sheet import contact_sheet
 
     if check_out(options.out):
         return save_each(images, options, [prompt], options.pipeline)

@@ -138,7 +138,7 @@ def _save_interpolation(
     images: list[Image.Image], options: Interpolate, prompts: Sequence[str], seeds: Sequence[int]
 ) -> str:
     """Single images, numbered, or a strip with labels at its ends."""
-    from t2i.data.toybox.sheet import contact_sheet
+    from t2i.contact_sheet import contact_sheet
 
     all_seeds = " ".join(map(str, options.seeds))
     if check_out(options.out):

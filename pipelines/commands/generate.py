@@ -107,7 +107,7 @@ def _check_distinct_prompts(prompts: Sequence[str]) -> None:
 
 def _save_grid(images: dict[str, list[Image.Image]], options: Generate) -> str:
     """One grid with the prompt under each image, up to four in a row, those of one pipeline after the other's."""
-    from t2i.data.toybox.sheet import contact_sheet
+    from t2i.contact_sheet import contact_sheet
 
     labels = [f"{p} · {options.seed + i}" for p in options.prompts for i in range(options.num_images)]
     if len(images) > 1:

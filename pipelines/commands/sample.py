@@ -66,7 +66,7 @@ def main(args: Sequence[str]) -> None:
 
     import torch  # takes seconds to import: mistakes are found before
 
-    from t2i.data.toybox.sheet import contact_sheet
+    from t2i.contact_sheet import contact_sheet
     from t2i.devices import to_device
     from t2i.images import check_finite, to_pil
     from t2i.models import load_pretrained

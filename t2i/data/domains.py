@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from t2i.checks import check_choice
 from t2i.data.fingerprint import combine
 from t2i.data.sources import TOYBOX_ITEMS, Source, open_source
 from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Toybox
-from t2i.data.toybox.scene import check_name
 
 PREFIX = "toybox:"
 WORLDS = 2  # of scenes a seed: one for each domain, so that no scene is in both
@@ -28,7 +28,7 @@ class OneLook(Toybox):
     """
 
     def __init__(self, attribute: str, size: int, seed: int = 0, num: int = TOYBOX_ITEMS):
-        check_name("attribute", attribute, [name for name in ATTRIBUTES if name not in KINDS])
+        check_choice("attribute", attribute, [name for name in ATTRIBUTES if name not in KINDS])
         super().__init__("all", size, seed, num, family="single")
         self.attribute = attribute
 

@@ -23,7 +23,7 @@ from t2i.data.rendered import Rendered, is_rendered
 from t2i.data.toybox import Toybox
 from t2i.folders import may_be_on_hub
 
-__all__ = ["TOYBOX_ITEMS", "Pictures", "Source", "open_source", "square"]
+__all__ = ["TOYBOX_ITEMS", "Pictures", "Source", "open_source"]
 
 TOYBOX_ITEMS = 1_000_000  # items cost nothing until they are drawn
 PATIENCE = 5  # seconds, for the Hub to say whether it has a data set

@@ -13,8 +13,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+from t2i.contact_sheet import contact_sheet
 from t2i.data.sources import Source, open_source
-from t2i.data.toybox import Scene, Toybox, contact_sheet
+from t2i.data.toybox import Scene, Toybox
 from t2i.data.toybox.near_misses import near_misses, turned_round
 from t2i.images import to_pil, to_tensor
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions

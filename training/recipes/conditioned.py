@@ -19,9 +19,9 @@ from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from torch import Tensor
 
+from t2i.contact_sheet import contact_sheet
 from t2i.data.layouts import WithLayouts
 from t2i.data.toybox import LABELS, layout_image
-from t2i.data.toybox.sheet import contact_sheet
 from t2i.devices import fastest_device
 from t2i.diffusion.grid_conditions import GridCondition, LabelMap, LowResolution, widen
 from t2i.pipelines.latent_diffusion import (

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2i.contact_sheet import contact_sheet
 from t2i.data.sources import open_source
-from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_pil, to_tensor
 from t2i.nn.discriminator import PatchDiscriminator
 from t2i.tokenizers.adversarial import Adversary

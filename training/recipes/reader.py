@@ -10,8 +10,9 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from t2i.contact_sheet import contact_sheet
 from t2i.data.sources import TOYBOX_ITEMS
-from t2i.data.toybox import Toybox, contact_sheet
+from t2i.data.toybox import Toybox
 from t2i.data.toybox.reader import IMAGE_SIZE, Reader, Reading, targets
 from t2i.images import to_pil, to_tensor
 from t2i.training.config import LoopConfig

@@ -13,7 +13,6 @@ from t2i.data.toybox.dataset import Toybox, export
 from t2i.data.toybox.kinds import KINDS, Kind
 from t2i.data.toybox.label_maps import LABELS, layout_image
 from t2i.data.toybox.scene import FAMILIES, RELATIONS, Scene, Thing
-from t2i.data.toybox.sheet import contact_sheet
 from t2i.data.toybox.split import HELD_OUT, SPLITS
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "Scene",
     "Thing",
     "Toybox",
-    "contact_sheet",
     "export",
     "layout_image",
     "vocabulary",

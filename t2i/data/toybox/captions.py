@@ -7,15 +7,12 @@ generator.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from t2i.data.toybox.attributes import ATTRIBUTES, COLOURS
+from t2i.data.toybox.description import SceneDescription, Thing
 from t2i.data.toybox.kinds import KINDS
-
-if TYPE_CHECKING:
-    from t2i.data.toybox.scene import Scene, Thing
 
 # "{}" is the kind, singular or plural; the article or the number is put before the whole.
 _FRUIT = "avocado", "watermelon", "orange"
@@ -101,7 +98,7 @@ def _maybe_bare(thing: Thing, rng: np.random.Generator | None) -> str:
     return name(thing, rng, bare=rng is not None and rng.random() < P_BARE)
 
 
-def caption(scene: Scene, rng: np.random.Generator | None = None) -> str:
+def caption(scene: SceneDescription, rng: np.random.Generator | None = None) -> str:
     """A caption of the scene, lower case. Without `rng` the canonical one: "a red cat on top of a blue car"."""
     text = _maybe_bare(scene.things[0], rng)
     if scene.relation is not None:

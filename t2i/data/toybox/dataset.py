@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from t2i.checks import check_choice
 from t2i.data.fingerprint import combine
 from t2i.data.toybox.label_maps import layout_image
 from t2i.data.toybox.render import check_size
-from t2i.data.toybox.scene import Scene, check_name
+from t2i.data.toybox.scene import Scene
 from t2i.data.toybox.split import SPLITS
 
 VERSION = 1  # of the images and captions: add one where a change of the code changes any of them
@@ -43,7 +44,7 @@ class Toybox:
     def __init__(
         self, split: str = "train", size: int = 64, seed: int = 0, num: int = 100_000, family: str | None = None
     ):
-        check_name("split", split, SPLITS)
+        check_choice("split", split, SPLITS)
         check_size(size)
         if seed < 0 or num < 0:
             raise ValueError(f"seed and num must not be negative: {seed=}, {num=}")
@@ -100,7 +101,7 @@ def export(
         FileExistsError: `out` exists and is not an empty folder.
         ValueError: an unknown layout or split, or layouts beside an array.
     """
-    check_name("layout", layout, LAYOUTS)
+    check_choice("layout", layout, LAYOUTS)
     if layouts and layout != "folder":
         raise ValueError("maps of labels are files beside pictures: choose layout 'folder' with layouts")
     out, data = Path(out), Toybox(split, size, seed, num)

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from t2i.data.toybox.composite import bounds
-
-if TYPE_CHECKING:
-    from t2i.data.toybox.scene import Scene
+from t2i.data.toybox.description import SceneDescription
 
 UNITS = 64
 _MARGIN = 1  # kept free along the frame
@@ -49,7 +46,7 @@ class Jitter:
         return centre + spread * (2 * self._random() - 1)
 
 
-def layout(scene: Scene, jitter: Jitter) -> list[Placement]:
+def layout(scene: SceneDescription, jitter: Jitter) -> list[Placement]:
     """The placements of all objects, in the order of painting. All boxes lie inside the frame."""
     if scene.relation is not None:
         kinds = [thing.kind for thing in scene.things]

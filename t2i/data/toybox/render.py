@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from t2i.data.toybox.backgrounds import NUM_VARIANTS, background
 from t2i.data.toybox.composite import bounds, layers, sprite
+from t2i.data.toybox.description import SceneDescription
 from t2i.data.toybox.label_maps import LABELS
 from t2i.data.toybox.layout import UNITS, Jitter, Placement, layout
-
-if TYPE_CHECKING:
-    from t2i.data.toybox.scene import Scene
 
 _SHADOW = (70, 66, 84)
 
@@ -25,7 +22,7 @@ def check_size(size: int) -> None:
         raise ValueError(f"toybox has images of at least 16×16 pixels, not {size}×{size}: give a larger --image-size")
 
 
-def render(scene: Scene, size: int = 64) -> Image.Image:
+def render(scene: SceneDescription, size: int = 64) -> Image.Image:
     """The scene as RGB, `size` × `size` (at least 16). A pure function: the same scene gives the same bytes.
 
     The outermost rows and columns show the ground alone.
@@ -46,7 +43,7 @@ def render(scene: Scene, size: int = 64) -> Image.Image:
     return image
 
 
-def label_map(scene: Scene, size: int = 64) -> np.ndarray:
+def label_map(scene: SceneDescription, size: int = 64) -> np.ndarray:
     """What each pixel of `render(scene, size)` shows: uint8 (size, size), each an index into LABELS.
 
     A pixel belongs to the uppermost object that covers half of it or more, outline included; shadows are ground.

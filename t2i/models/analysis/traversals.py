@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.data.toybox.sheet import contact_sheet
+from t2i.contact_sheet import contact_sheet
 from t2i.images import to_pil
 from t2i.models.base import GenerativeModel
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2i.contact_sheet import contact_sheet
 from t2i.data.domains import PrepareBoth, Unpaired
 from t2i.data.splits import TEST_SEED
-from t2i.data.toybox.sheet import contact_sheet
 from t2i.images import to_pil, to_tensor
 from t2i.models.adversarial.cyclegan import CycleGAN, CycleGANObjective
 from t2i.training.config import LoopConfig, check_image_size

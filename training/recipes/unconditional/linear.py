@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from t2i.data.toybox.sheet import contact_sheet
+from t2i.contact_sheet import contact_sheet
 from t2i.files import replaced, write_json
 from t2i.images import to_pil
 from t2i.manifest import write_manifest

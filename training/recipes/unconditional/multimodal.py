@@ -12,10 +12,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from t2i.contact_sheet import contact_sheet
 from t2i.data.levels import PreparePixels
 from t2i.data.sources import Source
 from t2i.data.splits import open_splits
-from t2i.data.toybox import COLOURS, Scene, Thing, contact_sheet
+from t2i.data.toybox import COLOURS, Scene, Thing
 from t2i.data.toybox.attributes import ATTRIBUTES
 from t2i.data.toybox.kinds import KINDS
 from t2i.images import to_pil
