@@ -48,7 +48,7 @@ def open_or_fill(
         OSError: the cache could not be written.
     """
     state = this_process()
-    if folder.exists() and not (folder / KEY).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder / KEY).is_file():
         raise FileExistsError(f"{folder} exists and is no cache of {contents}; {remedy}")
     with ExitStack() as stack:
         missing = [not (folder / KEY).is_file()]
@@ -84,8 +84,6 @@ def _fill(folder: Path, key: Mapping, fill: Callable[[Path, PartialState], None]
             if state.is_main_process:
                 write_json(part / KEY, dict(key))
                 write_manifest(part)
-                if folder.exists():  # and is empty
-                    folder.rmdir()
                 part.rename(folder)
                 sync(folder.parent)
     except BaseException:  # also on Ctrl-C
