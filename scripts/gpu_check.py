@@ -136,14 +136,14 @@ def main(args: list[str]) -> int:
 
 
 def _write(out: Path, check: Check, outcomes: list[Outcome]) -> None:
+    from t2i.files import write_json
+
     found = {
         "device": check.device,
         "parts": [asdict(o) | {"said": o.said[-20_000:]} for o in outcomes],
         "rows": _rows(out),
     }
-    part = out / ".gpu_check.json.part"
-    part.write_text(json.dumps(found, indent=2) + "\n")
-    part.replace(out / "gpu_check.json")
+    write_json(out / "gpu_check.json", found)
 
 
 def _rows(out: Path) -> list[dict]:

@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from PIL import Image
 from tqdm import tqdm
 
-from t2i.files import writing
+from t2i.files import write_whole, writing
+from t2i.plots import COLOURS, new_figure, save_png, styled
 from t2i.training.config import LoopConfig
 
 
@@ -42,9 +43,7 @@ class RunLog:
         path = self.run / "metrics.jsonl"
         if done and path.exists():
             self.history = [line for line in _whole_lines(path) if line["step"] <= done]
-        part = path.with_name(".metrics.part")
-        part.write_text("".join(json.dumps(line) + "\n" for line in self.history))
-        part.replace(path)
+        write_whole(path, "".join(json.dumps(line) + "\n" for line in self.history))
         self.file = path.open("a")
         total = None if by_time else config.max_train_steps * self.batch
         self.bar = tqdm(total=total, initial=done * self.batch, unit=" images", desc=self.run.name)
@@ -104,15 +103,14 @@ def tolerated(step: int, what: str) -> Iterator[None]:
         print(f"\nwarning: step {step} has no {what}, the run goes on ({words})", file=sys.stderr)
 
 
+@styled
 def plot_curves(history: list[dict], path: Path) -> None:
     """One panel for each scalar, raw in grey and smoothed (over a fiftieth of the run) in blue."""
-    import matplotlib.figure
-
     names = [n for n in history[0] if n not in ("step", "images", "seconds")]
     steps = [line["step"] for line in history]
     width = max(1, len(history) // 50)
     rows = -(-len(names) // 3)
-    figure = matplotlib.figure.Figure(figsize=(12, 2.8 * rows), layout="constrained")
+    figure = new_figure(12, 2.8 * rows)
     for i, name in enumerate(names):
         values = np.array([line[name] for line in history])
         sums = np.concatenate([[0.0], values.cumsum()])
@@ -121,14 +119,12 @@ def plot_curves(history: list[dict], path: Path) -> None:
         means = (sums[ends] - sums[starts]) / (ends - starts)
         axes = figure.add_subplot(rows, 3, i + 1)
         axes.plot(steps, values, color="0.8", linewidth=0.8)
-        axes.plot(steps, means, color="tab:blue", linewidth=1.4)
+        axes.plot(steps, means, color=COLOURS[0], linewidth=1.4)
         axes.set_title(name)
         axes.set_xlabel("step")
         if name not in ("lr", "codes_used") and values.min() > 0:
             axes.set_yscale("log")
-    part = path.with_name(f".{path.stem}.part.png")
-    figure.savefig(part, dpi=90)
-    part.replace(path)
+    save_png(figure, path, dpi=90)
 
 
 def _whole_lines(path: Path) -> list[dict]:

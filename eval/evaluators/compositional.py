@@ -28,8 +28,6 @@ from itertools import islice
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from t2i.checks import UsageError
@@ -45,6 +43,7 @@ from t2i.eval.result import Result
 from t2i.eval.run import EvalRun
 from t2i.eval.scores import share_score
 from t2i.images import to_pil
+from t2i.plots import new_figure, styled, to_image
 from t2i.weights import digest
 
 SHOWN = 8  # right images, and as many wrong ones, of each category in the galleries
@@ -250,21 +249,21 @@ def confusion(answers: Sequence[Answer]) -> dict[str, np.ndarray]:
     return counts
 
 
+@styled
 def confusion_image(answers: Sequence[Answer], real: Sequence[Answer]) -> Image.Image:
     """The confusion matrices as shares of each row: generated images above, real ones below."""
-    figure = Figure(figsize=(15, 15), layout="constrained")
+    figure = new_figure(15, 15)
     for i, (title, of) in enumerate((("generated", answers), ("real images: the classifier alone", real))):
         for j, (what, counts) in enumerate(confusion(of).items()):
             axes, names = figure.add_subplot(2, 2, 2 * i + j + 1), NAMES[what]
             shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+            axes.grid(visible=False)
             matrix = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
             axes.set_xticks(range(len(names)), names, rotation=90)
             axes.set_yticks(range(len(names)), names)
             axes.set(title=f"{what}, {title}", xlabel="predicted", ylabel="asked for")
             figure.colorbar(matrix, ax=axes, label="share of the row", shrink=0.8)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.array(canvas.buffer_rgba())).convert("RGB")
+    return to_image(figure)
 
 
 def _galleries(run: EvalRun, decided: dict) -> list[Gallery]:
