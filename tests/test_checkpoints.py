@@ -25,7 +25,7 @@ from t2i.training.averages import AveragedWeights
 from t2i.training.cli import main, run
 from t2i.training.loop import NonFiniteLoss, train
 from t2i.training.recipes import RECIPES
-from t2i.training.recipes.vqvae import VQVAEStage
+from t2i.training.recipes.dalle.vqvae import VQVAETask
 from t2i.training.task import Evaluation
 
 STATE_FILES = ("model.safetensors", "optimizer.bin", "random_states_0.pkl", "ema.safetensors", "progress.json")
@@ -232,7 +232,7 @@ def test_a_complete_run_says_so(copy, capsys):
 # --- steps that go wrong --------------------------------------------------------------------------------------------
 
 
-class Poisoned(VQVAEStage):
+class Poisoned(VQVAETask):
     """Its third step has a finite loss and gradient, and leaves a weight that is not finite."""
 
     where, calls = "weight", 0
@@ -250,16 +250,16 @@ class Poisoned(VQVAEStage):
 @pytest.mark.parametrize("where", ["weight", "buffer"])
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, where):
     asked = vqvae_recipe(tmp_path / "run", max_train_steps=6, checkpointing_steps=1)
-    stage = Poisoned(asked)
-    stage.where = where
+    task = Poisoned(asked)
+    task.where = where
     with pytest.raises(NonFiniteLoss, match=r"after step 3 not all values of .* finite.*last checkpoint, .*point-2, w"):
-        train(stage, asked.loop, {})
+        train(task, asked.loop, {})
     assert (tmp_path / "run" / "latest").resolve().name == "checkpoint-2"
     assert all(x.isfinite().all() for x in VQVAE.from_pretrained(tmp_path / "run" / "latest").state_dict().values())
     assert not list((tmp_path / "run").glob(".*"))
 
 
-class Unshowable(VQVAEStage):
+class Unshowable(VQVAETask):
     def preview(self) -> Image.Image:
         torch.rand(3)
         raise RuntimeError("no font")
@@ -282,7 +282,7 @@ def test_a_preview_that_fails_costs_a_warning(tmp_path, capsys, monkeypatch):
 # --- evaluations ----------------------------------------------------------------------------------------------------
 
 
-class Unscorable(VQVAEStage):
+class Unscorable(VQVAETask):
     def evaluate(self) -> Evaluation:
         torch.rand(3)
         raise RuntimeError("no reference")
@@ -310,11 +310,11 @@ def test_a_run_that_ends_while_a_checkpoint_is_evaluated_goes_on_as_if_it_had_no
     """Though with a limit of one checkpoint no earlier one remembers the scores before it."""
     run(nice(tmp_path / "whole"))
     asked = nice(tmp_path / "parts", checkpoints_total_limit=1)
-    stage, calls = asked.stage(), iter((False, True))
-    evaluate = stage.evaluate
-    monkeypatch.setattr(stage, "evaluate", lambda: ctrl_c() if next(calls) else evaluate())
+    task, calls = asked.task(), iter((False, True))
+    evaluate = task.evaluate
+    monkeypatch.setattr(task, "evaluate", lambda: ctrl_c() if next(calls) else evaluate())
     with pytest.raises(KeyboardInterrupt):
-        train(stage, asked.loop, {})
+        train(task, asked.loop, {})
     assert not (tmp_path / "parts" / "checkpoint-4" / "scores.json").exists()
     run(dataclasses.replace(asked, loop=dataclasses.replace(asked.loop, resume="latest")))
     for name in ("checkpoint-6/scores.json", "best/scores.json", "best/diffusion_pytorch_model.safetensors"):

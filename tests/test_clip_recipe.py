@@ -26,7 +26,7 @@ from t2i.images import to_tensor
 from t2i.text.clip import contrastive_loss, make_clip, tokenize, train_clip_tokenizer
 from t2i.text.encoders import open_text_encoder
 from t2i.training.cli import run
-from t2i.training.recipes.clip import cosines
+from t2i.training.recipes.text.clip import cosines
 
 TINY = {"text_width": 16, "text_layers": 1, "image_width": 16, "image_layers": 1, "dim": 16, "patch_size": 16}
 
@@ -210,12 +210,12 @@ def test_two_processes_train_as_one(tmp_path):
 
 
 def test_a_run_starts_from_another(trained, tmp_path):
-    folder = run(clip_recipe(tmp_path / "next", start_from=str(trained), learning_rate=1e-9, max_train_steps=1))
+    folder = run(clip_recipe(tmp_path / "next", init_from=str(trained), learning_rate=1e-9, max_train_steps=1))
     before, after = (CLIPModel.from_pretrained(f).state_dict() for f in (trained, folder))
     assert all(torch.allclose(x, after[name], atol=1e-5) for name, x in before.items())
     wider = {**TINY, "text_width": 32}
     with pytest.raises(ValueError, match="other sizes or tokens"):
-        run(recipe("clip-toybox", tmp_path / "wider", wider, start_from=str(trained)))
+        run(recipe("clip-toybox", tmp_path / "wider", wider, init_from=str(trained)))
 
 
 def test_any_folder_of_pictures_will_do(tmp_path):

@@ -26,7 +26,7 @@ from t2i.pipelines import LatentDiffusionLayoutPipeline as FromMap
 from t2i.pipelines import LatentDiffusionUpscalePipeline as Upscale
 from t2i.training.cli import run
 from t2i.training.recipes import RECIPES
-from t2i.training.recipes.conditioned import ConditionedStage
+from t2i.training.recipes.ldm.conditioned import ConditionedTask
 
 SCENE = Scene((Thing("cat", "red"), Thing("car", "blue")), "on top of", "meadow", 5)
 OTHER = Scene((Thing("tree", "wood"),), jitter_seed=3)
@@ -212,7 +212,7 @@ def test_bad_input_is_refused(base):
 
 @pytest.fixture
 def recipe(saved, monkeypatch):
-    monkeypatch.setattr(ConditionedStage, "SHOWN", 2)
+    monkeypatch.setattr(ConditionedTask, "SHOWN", 2)
 
     def make(task: str, folder: Path, data: str = "toybox", **options):
         tiny = RECIPES[f"{task}-toybox"]("tiny")
@@ -221,7 +221,7 @@ def recipe(saved, monkeypatch):
         loop |= {"lr_warmup_steps": 0} | {k: v for k, v in options.items() if k not in own}
         return dataclasses.replace(
             tiny,
-            **{"start_from": saved} | {k: options[k] for k in own},
+            **{"init_from": saved} | {k: options[k] for k in own},
             data=dataclasses.replace(tiny.data, data=data),
             loop=dataclasses.replace(tiny.loop, output_dir=str(folder), report_to="none", **loop),
         )
@@ -236,7 +236,7 @@ def batch_of(stage, numbers: range) -> dict:
 
 @BOTH
 def test_a_run_begins_as_the_pipeline_that_it_starts_from(recipe, base, task, tmp_path):
-    stage = recipe(task, tmp_path).stage()
+    stage = recipe(task, tmp_path).task()
     batch = batch_of(stage, range(4))
     plain = copy.deepcopy(base.unet)
     text = {k: v for k, v in batch.items() if k != "given"}
@@ -267,7 +267,7 @@ def telling(tmp_path_factory) -> str:
 @BOTH
 def test_what_is_given_is_learnt_from(recipe, telling, task, tmp_path):
     """On pictures never seen, the right one helps more than another's."""
-    stage = recipe(task, tmp_path, start_from=telling).stage()
+    stage = recipe(task, tmp_path, init_from=telling).task()
     optimizer = torch.optim.AdamW(stage.model.parameters(), 5e-3)
     for step in range(24):
         stage.loss(**batch_of(stage, range(16 * step, 16 * step + 16)))["loss"].backward()
@@ -294,7 +294,7 @@ def test_a_resumed_run_is_one_that_never_stopped(recipe, task, tmp_path):
     pipe = AutoPipeline.from_pretrained(whole / "latest")
     assert pipe("a red cat", given(task), num_inference_steps=2).images[0].size == (64, 64)
     with pytest.raises(ValueError, match="draws from words alone"):
-        recipe(task, tmp_path / "more", start_from=str(whole / "latest")).stage()
+        recipe(task, tmp_path / "more", init_from=str(whole / "latest")).task()
 
 
 def test_a_folder_of_pictures_trains_both_but_a_layout_needs_its_column(recipe, tmp_path):
@@ -304,15 +304,15 @@ def test_a_folder_of_pictures_trains_both_but_a_layout_needs_its_column(recipe, 
     run(recipe("upscale", tmp_path / "b", str(plain), max_train_steps=1, factor=8))
     assert AutoPipeline.from_pretrained(tmp_path / "b" / "latest").factor == 8
     with pytest.raises(ValueError, match=r"no column 'layout' of maps .* --layout-column"):
-        recipe("layout", tmp_path / "c", str(plain)).stage()
-    stage = recipe("layout", tmp_path / "c", str(maps), labels=("ground", "thing")).stage()
+        recipe("layout", tmp_path / "c", str(plain)).task()
+    stage = recipe("layout", tmp_path / "c", str(maps), labels=("ground", "thing")).task()
     with pytest.raises(ValueError, match=r"picture 0: the map holds label .* only 2, from 0 on: ground, thing"):
         stage.source[0]
     for wrong, says in (({"labels": ("cat", "cat")}, "each once"), ({"caption_dropout": 1.0}, "caption_dropout")):
         with pytest.raises(ValueError, match=says):
             recipe("layout", tmp_path, **wrong)
     with pytest.raises(ValueError, match="factor must divide"):
-        recipe("upscale", tmp_path, factor=3).stage()
+        recipe("upscale", tmp_path, factor=3).task()
 
 
 # --- the command line -----------------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_all_of_dalle_is_trained_and_opens(tmp_path, device):
 def test_latent_diffusion_is_trained_and_opens(cache, learns, tmp_path, device):
     vae, clip = save_stages(tmp_path)
     cache = "none" if cache == "none" else str(tmp_path / "latents")
-    parts = {"autoencoder": vae, "text_encoder": clip, "train_text_encoder": learns, "cached_pictures": 16}
+    parts = {"autoencoder": vae, "text_encoder": clip, "train_text_encoder": learns, "cached_images": 16}
     small = {"channels": (16, 16), "norm_groups": 8, "head_width": 8}
     how = {"mixed_precision": "bf16", "max_train_steps": 2, "checkpointing_steps": 2}
     made = recipe("ldm-toybox", tmp_path / "ldm", small, **parts, cache=cache, validation_prompts=("a cat",), **how)
@@ -142,7 +142,7 @@ def test_other_systems_train(name, tmp_path, device):
     if name == "multimodal-vae" and device != "cuda":
         pytest.skip("the emulated device has no recurrent kernels")
     made = RECIPES[name]("tiny")
-    for option in ("pipeline", "start_from"):
+    for option in ("pipeline", "init_from"):
         if hasattr(made, option):
             pipeline().save_pretrained(tmp_path / "base")
             made = replace(made, **{option: str(tmp_path / "base")})

@@ -186,7 +186,7 @@ def test_near_copies_are_looked_for_in_what_the_run_has_seen(pipe, tmp_path):
 
 
 def test_a_run_that_keeps_latents_has_seen_no_more_than_these(pipe, tmp_path):
-    latest = run(tmp_path / "run", pipe, cache="runs/latents", cached_pictures=8)  # 20 samples: more than two rounds
+    latest = run(tmp_path / "run", pipe, cache="runs/latents", cached_images=8)  # 20 samples: more than two rounds
     found = training_data(None, str(latest), side=16, num=3)
     assert "all 8 images" in found.note
     world = Toybox("train", 16, 3, 8)

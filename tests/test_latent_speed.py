@@ -16,7 +16,7 @@ from peft import LoraConfig
 
 from t2i.diffusion.attention import CachedCrossAttention, FusedQKV, constants_kept
 from t2i.pipelines import AutoPipeline
-from t2i.training.recipes.ldm import DenoiserConfig, make_denoiser
+from t2i.training.recipes.ldm.denoiser import DenoiserConfig, make_denoiser
 
 BENCH = Path(__file__).parents[1] / "scripts" / "bench.py"
 

@@ -201,28 +201,28 @@ def test_a_run_resumed_is_one_that_never_stopped_and_diffusers_opens_it(teacher,
 
 def test_the_loss_falls(teacher, tmp_path):
     """On one batch, over and over: what a few steps of plain gradient descent must do."""
-    stage = recipe(teacher, tmp_path).stage()
-    samples = NumberedSamples(stage.source, stage.prepare, 0)
+    task = recipe(teacher, tmp_path).task()
+    samples = NumberedSamples(task.source, task.prepare, 0)
     batch = default_collate([samples[i] for i in range(4)])
-    optimizer, losses = torch.optim.AdamW(stage.model.parameters(), lr=1e-3), []
+    optimizer, losses = torch.optim.AdamW(task.model.parameters(), lr=1e-3), []
     for _ in range(12):
-        losses.append(stage.loss(**batch)["loss"])
+        losses.append(task.loss(**batch)["loss"])
         losses[-1].backward()
         optimizer.step()
         optimizer.zero_grad()
     assert losses[-1] < 0.8 * losses[0]
-    assert all(not p.requires_grad for p in stage.objective.teacher.parameters())
+    assert all(not p.requires_grad for p in task.objective.teacher.parameters())
 
 
 def test_data_workers_are_given_no_network_and_draw_the_same(teacher, tmp_path):
-    stage = recipe(teacher, tmp_path).stage()
-    beside_tokens = len(pickle.dumps(stage.prepare)) - len(pickle.dumps(stage.prepare.texts))
-    assert beside_tokens < 10_000 < stage.model.get_memory_footprint() / 10
+    task = recipe(teacher, tmp_path).task()
+    beside_tokens = len(pickle.dumps(task.prepare)) - len(pickle.dumps(task.prepare.texts))
+    assert beside_tokens < 10_000 < task.model.get_memory_footprint() / 10
     samples, whole = (
-        NumberedSamples(stage.source, prepare, 0)
+        NumberedSamples(task.source, prepare, 0)
         for prepare in (
-            pickle.loads(pickle.dumps(stage.prepare)),
-            dataclasses.replace(stage.prepare, objective=stage.objective),
+            pickle.loads(pickle.dumps(task.prepare)),
+            dataclasses.replace(task.prepare, objective=task.objective),
         )
     )
     for i in range(3):
@@ -234,5 +234,5 @@ def test_data_workers_are_given_no_network_and_draw_the_same(teacher, tmp_path):
 def test_a_flow_is_refused(tmp_path):
     parts.pipeline(FlowMatchEulerDiscreteScheduler()).save_pretrained(tmp_path / "flow")
     with pytest.raises(ValueError, match="is a flow"):
-        recipe(str(tmp_path / "flow"), tmp_path / "run").stage()
+        recipe(str(tmp_path / "flow"), tmp_path / "run").task()
     assert not (tmp_path / "run").exists()

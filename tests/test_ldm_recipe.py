@@ -26,8 +26,8 @@ from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
 from t2i.text.encoders import open_text_encoder
 from t2i.training.cli import run
 from t2i.training.config import DataConfig
-from t2i.training.latents import CachedLatents, cached_latents, latents_of
-from t2i.training.recipes.ldm import PrepareLatent, Tokens, ldm_toybox, load_autoencoder
+from t2i.training.recipes.ldm.denoiser import PrepareLatent, Tokens, ldm_toybox, load_autoencoder
+from t2i.training.recipes.ldm.latents import CachedLatents, cached_latents, latents_of
 from t2i.weights import digest
 
 TINY = {"channels": (16, 16), "head_width": 8, "norm_groups": 8}
@@ -43,7 +43,7 @@ def stages(tmp_path_factory) -> tuple[str, str]:
 @pytest.fixture
 def ldm(stages, tmp_path):
     def make(folder: Path, model: dict = TINY, **options):
-        cache = {"cache": str(tmp_path / "latents"), "cached_pictures": PICTURES}
+        cache = {"cache": str(tmp_path / "latents"), "cached_images": PICTURES}
         both = {"autoencoder": stages[0], "text_encoder": stages[1], "validation_prompts": ("a red cat",)}
         return tiny_recipe("ldm-toybox", folder, model, **(both | cache | options))
 
@@ -128,7 +128,7 @@ def test_two_data_sets_of_one_name_have_two_caches(stages, tmp_path):
     made = {}
     for seed, name in enumerate(("a", "b")):
         folder = export(tmp_path / name / "photos", 6, seed=seed)
-        parts_of = {"autoencoder": stages[0], "text_encoder": stages[1], "cached_pictures": 6}
+        parts_of = {"autoencoder": stages[0], "text_encoder": stages[1], "cached_images": 6}
         data = dataclasses.replace(ldm_toybox("tiny").data, data=str(folder))
         recipe = partial(tiny_recipe, "ldm-toybox", tmp_path / f"run-{name}", TINY, data=data, **parts_of)
         run(recipe(max_train_steps=1))
@@ -241,36 +241,36 @@ def test_the_text_encoder_learns_only_where_it_is_told_to(ldm, stages, tmp_path)
 
 def test_a_run_starts_from_the_pipeline_that_it_is_given(ldm, tmp_path):
     first = run(ldm(tmp_path / "first", train_text_encoder=True))
-    stage = ldm(tmp_path / "second", start_from=str(first), train_text_encoder=True).stage()
+    task = ldm(tmp_path / "second", init_from=str(first), train_text_encoder=True).task()
     how = {"num_inference_steps": 2, "output_type": "pt"}
     drawn = [
         pipe("a red cat", generator=torch.Generator().manual_seed(0), **how).images
-        for pipe in (AutoPipeline.from_pretrained(first), stage.pipeline())
+        for pipe in (AutoPipeline.from_pretrained(first), task.pipeline())
     ]
     assert torch.allclose(*drawn, atol=1e-5)
-    assert "start_from_sha256" in stage.fingerprint
-    with pytest.raises(ValueError, match="of other sizes than this recipe's; leave --start-from out"):
-        ldm(tmp_path / "third", {**TINY, "channels": (16, 32)}, start_from=str(first)).stage()
+    assert "init_from_sha256" in task.fingerprint
+    with pytest.raises(ValueError, match="of other sizes than this recipe's; leave --init-from out"):
+        ldm(tmp_path / "third", {**TINY, "channels": (16, 32)}, init_from=str(first)).task()
 
 
 def test_what_is_computed_as_it_comes_trains_as_what_is_cached(ldm, tmp_path):
     """But for rounding to half precision."""
     found = []
     for name in ("none", str(tmp_path / "cache")):
-        stage = ldm(tmp_path / "run", cache=name).stage()
-        sample = stage.prepare(stage.source[3], np.random.default_rng(0))
-        again = pickle.loads(pickle.dumps(stage.prepare))(stage.source[3], np.random.default_rng(0))  # by a data worker
+        task = ldm(tmp_path / "run", cache=name).task()
+        sample = task.prepare(task.source[3], np.random.default_rng(0))
+        again = pickle.loads(pickle.dumps(task.prepare))(task.source[3], np.random.default_rng(0))  # by a data worker
         assert sample.keys() == again.keys()
         assert all(np.array_equal(sample[key], again[key]) for key in sample)
         batch = {key: torch.as_tensor(np.asarray(x))[None] for key, x in sample.items()}
-        found.append(stage.loss(**batch)["loss"].item())
+        found.append(task.loss(**batch)["loss"].item())
     assert found[0] == pytest.approx(found[1], rel=1e-3)
     run(ldm(tmp_path / "run", cache="none"))
     assert len(losses(tmp_path / "run")) == 6
 
 
 def test_captions_of_another_encoder_are_refused(ldm, tmp_path):
-    ldm(tmp_path / "run").stage()
+    ldm(tmp_path / "run").task()
     tokenizer = parts.clip_tokenizer()
     torch.manual_seed(7)
     other = parts.clip(tokenizer)
@@ -278,7 +278,7 @@ def test_captions_of_another_encoder_are_refused(ldm, tmp_path):
     for part in (other, tokenizer):
         part.save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match=r"something else \(encoder_sha256: .*; remove that folder"):
-        ldm(tmp_path / "run", text_encoder=str(tmp_path / "other")).stage()
+        ldm(tmp_path / "run", text_encoder=str(tmp_path / "other")).task()
 
 
 @pytest.mark.slow
@@ -289,7 +289,7 @@ def test_two_processes_with_half_the_batch_train_as_one(ldm, stages, tmp_path):
         folder, cache = tmp_path / f"run{processes}", tmp_path / f"cache{processes}"
         args = ["--train-batch-size", str(8 // processes), "--max-train-steps", "4", "--output-dir", str(folder)]
         args += ["--autoencoder", stages[0], "--text-encoder", stages[1], "--cache", str(cache)]
-        args += ["--cached-pictures", "150", "--validation-prompts", "a cat"]
+        args += ["--cached-images", "150", "--validation-prompts", "a cat"]
         args += ["--channels", "16", "16", "--head-width", "8", "--norm-groups", "8"]
         asked = command("ldm-toybox", *args, processes=processes)
         on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}
@@ -318,7 +318,7 @@ def test_a_missing_or_wrong_first_stage_says_what_makes_it(ldm, tmp_path):
 def test_recipes_that_cannot_be_raise():
     for wrong, says in (
         ({"caption_dropout": 1.0}, r"\[0, 1\)"),
-        ({"cached_pictures": 0}, "at least 1"),
+        ({"cached_images": 0}, "at least 1"),
         ({"noise_offset": -1.0}, "noise_offset"),
     ):
         with pytest.raises(ValueError, match=says):

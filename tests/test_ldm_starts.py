@@ -17,8 +17,8 @@ from t2i.data.toybox import Toybox
 from t2i.pipelines import AutoPipeline
 from t2i.pipelines.loading.auto import embedded
 from t2i.text.clip import train_clip_tokenizer
-from t2i.training.recipes import ldm as ldm_recipe
-from t2i.training.recipes.ldm import load_autoencoder
+from t2i.training.recipes.ldm.denoiser import denoiser as ldm_recipe
+from t2i.training.recipes.ldm.denoiser import load_autoencoder
 from t2i.weights import digest
 
 TINY = {"channels": (16, 16), "head_width": 8, "norm_groups": 8}
@@ -32,7 +32,7 @@ def stages(tmp_path_factory) -> tuple[str, str]:
 @pytest.fixture
 def ldm(stages, tmp_path):
     def make(name: str = "run", **options):
-        both = {"autoencoder": stages[0], "text_encoder": stages[1], "cached_pictures": 8}
+        both = {"autoencoder": stages[0], "text_encoder": stages[1], "cached_images": 8}
         return tiny_recipe("ldm-toybox", tmp_path / name, TINY, **(both | {"cache": str(tmp_path / name)} | options))
 
     return make
@@ -41,9 +41,9 @@ def ldm(stages, tmp_path):
 @pytest.fixture
 def other(ldm, tmp_path) -> str:
     """A pipeline of the recipe's sizes whose text encoder says other things."""
-    stage = ldm("first", cache="none").stage()
-    stage.encoder.model.final_layer_norm.bias.data += 1
-    stage.pipeline().save_pretrained(tmp_path / "other")
+    task = ldm("first", cache="none").task()
+    task.encoder.model.final_layer_norm.bias.data += 1
+    task.pipeline().save_pretrained(tmp_path / "other")
     return str(tmp_path / "other")
 
 
@@ -54,17 +54,17 @@ def test_captions_have_the_states_of_the_pipeline_that_a_run_starts_from(ldm, ot
     pipe = AutoPipeline.from_pretrained(other)
     pipe._encode(["a red cat"])  # a tokenizer that was used before says so in its file, and is the same one
     pipe.tokenizer.save_pretrained(Path(other) / "tokenizer")
-    plain, stage = ldm("plain").stage(), ldm("started", start_from=other).stage()
-    text = stage.source[0]["text"]
-    states = stage.prepare.texts.encode([text]).states
+    plain, task = ldm("plain").task(), ldm("started", init_from=other).task()
+    text = task.source[0]["text"]
+    states = task.prepare.texts.encode([text]).states
     assert torch.allclose(states, pipe._encode([text]).states, atol=4e-3)  # kept in half precision
     assert (states - plain.prepare.texts.encode([text]).states).abs().max() > 0.5
-    assert stage.fingerprint["text_encoder_sha256"] != plain.fingerprint["text_encoder_sha256"]
+    assert task.fingerprint["text_encoder_sha256"] != plain.fingerprint["text_encoder_sha256"]
 
 
 def test_the_digest_of_a_start_tells_text_encoders_apart(ldm, other):
     def started() -> str:
-        return ldm(cache="none", start_from=other).stage().fingerprint["start_from_sha256"]
+        return ldm(cache="none", init_from=other).task().fingerprint["init_from_sha256"]
 
     before = started()
     assert started() == before
@@ -81,7 +81,7 @@ def test_a_pipeline_with_another_tokenizer_is_refused(ldm, other):
     with pytest.raises(
         ValueError, match=r"another tokenizer than .*; give the --text-encoder that it was trained with"
     ):
-        ldm(start_from=other).stage()
+        ldm(init_from=other).task()
 
 
 # --- the text encoder -----------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def test_a_pipeline_with_another_tokenizer_is_refused(ldm, other):
 
 def test_an_encoder_of_open_clip_is_refused_at_once(ldm):
     with pytest.raises(ValueError, match="a CLIP or a T5 of transformers"):
-        ldm(text_encoder="open_clip:ViT-B-32/laion2b_s34b_b79k").stage()
+        ldm(text_encoder="open_clip:ViT-B-32/laion2b_s34b_b79k").task()
 
 
 def test_what_fills_the_caches_does_so_on_this_process_device_and_comes_back(ldm, monkeypatch):
@@ -107,9 +107,9 @@ def test_what_fills_the_caches_does_so_on_this_process_device_and_comes_back(ldm
     process = SimpleNamespace(device="its own")
     monkeypatch.setattr(ldm_recipe, "this_process", lambda: process)
     monkeypatch.setattr(ldm_recipe, "cached_states", states)
-    stage = ldm().stage()
-    stage.pipeline()
-    assert where[CLIPTextModel] == where[AutoencoderKL] == stage.denoiser.device
+    task = ldm().task()
+    task.pipeline()
+    assert where[CLIPTextModel] == where[AutoencoderKL] == task.denoiser.device
 
 
 # --- the autoencoder ------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from t2i.diffusion.schedulers import make_scheduler
 from t2i.pipelines import AutoPipeline
 from t2i.training.cli import run
 from t2i.training.recipes import RECIPES
-from t2i.training.recipes.lora import objective_of
+from t2i.training.recipes.ldm.lora import objective_of
 
 FILE = "pytorch_lora_weights.safetensors"
 DRAWN = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "np"}
@@ -89,15 +89,15 @@ def test_diffusers_draws_with_the_file_what_we_draw(base, trained):
 
 
 def test_it_draws_with_the_file_what_the_run_drew(recipe, base, tmp_path):
-    stage = recipe(tmp_path).stage()
+    task = recipe(tmp_path).task()
     with torch.no_grad():
-        for parameter in stage.model.parameters():
+        for parameter in task.model.parameters():
             parameter.normal_(std=0.3)
-    stage.model.eval()
-    stage.save(tmp_path)
+    task.model.eval()
+    task.save(tmp_path)
     ours = AutoPipeline.from_pretrained(base)
     ours.load_lora_weights(tmp_path)
-    assert torch.allclose(drawn(stage.pipeline()), drawn(ours), atol=1e-5)
+    assert torch.allclose(drawn(task.pipeline()), drawn(ours), atol=1e-5)
 
 
 def test_at_scale_0_it_is_the_pipeline_as_it_was(base, trained):
@@ -113,24 +113,24 @@ def test_at_scale_0_it_is_the_pipeline_as_it_was(base, trained):
 
 
 def test_only_the_adapters_learn(recipe, tmp_path):
-    stage = recipe(tmp_path).stage()
-    before = {name: p.clone() for name, p in stage.pipe.unet.named_parameters()}
-    numbers = NumberedSamples(stage.source, stage.prepare, 0)
-    stage.loss(**default_collate([numbers[i] for i in range(3)]))["loss"].backward()
-    learning = {name for name, p in stage.pipe.unet.named_parameters() if p.grad is not None}
+    task = recipe(tmp_path).task()
+    before = {name: p.clone() for name, p in task.pipe.unet.named_parameters()}
+    numbers = NumberedSamples(task.source, task.prepare, 0)
+    task.loss(**default_collate([numbers[i] for i in range(3)]))["loss"].backward()
+    learning = {name for name, p in task.pipe.unet.named_parameters() if p.grad is not None}
     assert learning
     assert all(".lora_" in name for name in learning)
-    assert len(learning) == len(list(stage.model.parameters()))
-    frozen = [stage.autoencoder, stage.encoder.model]
+    assert len(learning) == len(list(task.model.parameters()))
+    frozen = [task.autoencoder, task.encoder.model]
     assert all(p.grad is None and not p.requires_grad for part in frozen for p in part.parameters())
-    torch.optim.SGD(stage.model.parameters(), 0.1).step()
-    changed = {n for n, p in stage.pipe.unet.named_parameters() if not torch.equal(p, before[n])}
+    torch.optim.SGD(task.model.parameters(), 0.1).step()
+    changed = {n for n, p in task.pipe.unet.named_parameters() if not torch.equal(p, before[n])}
     assert changed
     assert all(".lora_B." in name for name in changed)  # A is not moved while B is 0
 
 
 def test_moving_the_adapters_moves_the_denoiser_and_keeps_them_its_own(recipe, tmp_path):
-    model = recipe(tmp_path).stage().model
+    model = recipe(tmp_path).task().model
     model.to(torch.float64)
     assert model.unet.dtype == torch.float64
     of_the_denoiser = {id(p) for p in model.unet.parameters()}
@@ -158,16 +158,16 @@ def test_a_resumed_run_is_one_that_never_stopped(recipe, tmp_path):
 
 
 def test_the_loss_on_the_pictures_falls(recipe, tmp_path):
-    stage = recipe(tmp_path / "asked", caption_dropout=0.0).stage()
-    numbers = NumberedSamples(stage.source, stage.prepare, 1)
+    task = recipe(tmp_path / "asked", caption_dropout=0.0).task()
+    numbers = NumberedSamples(task.source, task.prepare, 1)
     batch = default_collate([numbers[i] for i in range(48)])
     with torch.no_grad():
-        before = stage.loss(**batch)["loss"].item()
+        before = task.loss(**batch)["loss"].item()
     folder = run(recipe(tmp_path / "run", caption_dropout=0.0, max_train_steps=30, checkpointing_steps=30))
-    stage.pipe.unet.delete_adapters("default")
-    stage.pipe.load_lora_weights(folder)
+    task.pipe.unet.delete_adapters("default")
+    task.pipe.load_lora_weights(folder)
     with torch.no_grad():
-        assert stage.loss(**batch)["loss"].item() < 0.97 * before
+        assert task.loss(**batch)["loss"].item() < 0.97 * before
 
 
 def test_cached_latents_train_as_well(recipe, tmp_path):
@@ -204,9 +204,9 @@ def test_bad_input_is_refused(recipe, tmp_path):
         recipe(tmp_path, dropout=1.0)
     pipeline(denoiser=dit()).save_pretrained(tmp_path / "dit")
     with pytest.raises(ValueError, match="holds a DiT"):
-        recipe(tmp_path, pipeline=str(tmp_path / "dit")).stage()
+        recipe(tmp_path, pipeline=str(tmp_path / "dit")).task()
     with pytest.raises(FileNotFoundError, match="no pipeline"):
-        recipe(tmp_path, pipeline=str(tmp_path / "nowhere")).stage()
+        recipe(tmp_path, pipeline=str(tmp_path / "nowhere")).task()
     with pytest.raises(ValueError, match="set --optimizer adamw"):
         run(recipe(tmp_path / "muon", optimizer="muon"))
     assert not (tmp_path / "muon").exists()

@@ -85,12 +85,12 @@ def test_a_model_learns_from_some_of_each_class(tmp_path, classes):
     tiny = RECIPES["vae"]("tiny")
     loop = dataclasses.replace(tiny.loop, output_dir=str(tmp_path / "run"))
     recipe = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, per_class=3, scored=20), loop=loop)
-    stage = recipe.stage()
-    assert len(stage.source) == 20  # and no more labels than it was told are seen
-    assert sorted(stage.validation[1].tolist()) == list(range(10)) and len(stage.test[1]) == 20
+    task = recipe.task()
+    assert len(task.source) == 20  # and no more labels than it was told are seen
+    assert sorted(task.validation[1].tolist()) == list(range(10)) and len(task.test[1]) == 20
     unlabelled = dataclasses.replace(recipe.data, data=str(classes / "red"))
     with pytest.raises(ValueError, match="no --per-class"):
-        dataclasses.replace(recipe, data=unlabelled).stage()
+        dataclasses.replace(recipe, data=unlabelled).task()
     with pytest.raises(ValueError, match="per_class must be at least 2"):
         UnconditionalDataConfig(per_class=1)
 

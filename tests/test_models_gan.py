@@ -296,12 +296,12 @@ def test_a_gan_trains_is_scored_and_opens(name, tmp_path):
 
 
 def test_the_score_is_a_distance_and_draws_nothing_from_the_run(tmp_path):
-    stage = recipe("gan", tmp_path / "run").stage()
+    task = recipe("gan", tmp_path / "run").task()
     state = torch.get_rng_state()
-    noise = stage.score(stage.validation)["loss"]
-    assert torch.equal(torch.get_rng_state(), state) and stage.score(stage.validation)["loss"] == noise
-    stage.model.sample = lambda n, y, generator: stage._batch(stage.test, torch.arange(n) % 20)[0]
-    assert stage.score(stage.test)["loss"] < 0.01 < stage.score(stage.validation)["loss"] < noise
+    noise = task.score(task.validation)["loss"]
+    assert torch.equal(torch.get_rng_state(), state) and task.score(task.validation)["loss"] == noise
+    task.model.sample = lambda n, y, generator: task._batch(task.test, torch.arange(n) % 20)[0]
+    assert task.score(task.test)["loss"] < 0.01 < task.score(task.validation)["loss"] < noise
 
 
 def test_a_resumed_run_is_one_that_never_stopped(tmp_path):

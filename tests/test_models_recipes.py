@@ -61,13 +61,13 @@ def idx_folder(tmp_path) -> Path:
 
 @pytest.mark.parametrize("losses", [[math.nan, 0.9, 0.8], [1.0, math.nan, 0.9, 0.8, 0.7]])
 def test_a_loss_that_is_no_number_is_neither_best_nor_the_end(losses, tmp_path, monkeypatch):
-    stage = recipe("vae", tmp_path / "run", {"patience": 3}).stage()
+    task = recipe("vae", tmp_path / "run", {"patience": 3}).task()
     told = iter(losses)
-    monkeypatch.setattr(stage, "score", lambda pictures: {"loss": next(told)} if pictures is stage.validation else {})
-    evaluator = CheckpointEvaluator(stage, tmp_path / "run")
+    monkeypatch.setattr(task, "score", lambda pictures: {"loss": next(told)} if pictures is task.validation else {})
+    evaluator = CheckpointEvaluator(task, tmp_path / "run")
     for i in range(len(losses)):
         folder = tmp_path / "run" / f"checkpoint-{i}"
-        stage.save(folder)
+        task.save(folder)
         write_manifest(folder)
         evaluator.evaluate(folder)
         assert not evaluator.finished
@@ -183,8 +183,8 @@ def test_a_bound_of_several_samples_is_scored_as_it_is_trained(tmp_path):
     tiny = recipe("vae", tmp_path)
     losses = {}
     for samples in (1, 20):
-        stage = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, train_samples=samples)).stage()
-        losses[samples] = stage.score(stage.validation)["loss"]  # of the same weights
+        task = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, train_samples=samples)).task()
+        losses[samples] = task.score(task.validation)["loss"]  # of the same weights
     assert losses[20] < losses[1] - 0.5
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from t2i.prior.transformer import TextImageTransformer
 from t2i.training.config import LoopConfig
 from t2i.training.muon import Muon
-from t2i.training.optimizers import Together, make_optimizer
+from t2i.training.optimizers import ChainedOptimizer, make_optimizer
 
 MUON = LoopConfig(optimizer="muon", weight_decay=0.1)
 
@@ -148,7 +148,7 @@ def test_what_is_loaded_goes_on_as_what_was_saved():
 def test_no_parameter_has_two_movers():
     model = network()
     with pytest.raises(ValueError, match="more than one"):
-        Together(Muon([model[0].weight]), torch.optim.AdamW(model.parameters()))
+        ChainedOptimizer(Muon([model[0].weight]), torch.optim.AdamW(model.parameters()))
 
 
 def test_muon_without_a_hidden_matrix_is_refused():

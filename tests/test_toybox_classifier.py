@@ -15,7 +15,7 @@ from t2i.eval.generation.prompts import open_prompts
 from t2i.images import to_tensor
 from t2i.tokenizers.kl import KLTokenizer
 from t2i.training.config import LoopConfig
-from t2i.training.recipes.reader import ReaderModelConfig, ReaderRecipe, ReaderStage, reader_toybox, spoil
+from t2i.training.recipes.toybox_classifier import ReaderModelConfig, ReaderRecipe, ReaderTask, reader_toybox, spoil
 from t2i.weights import digest
 
 NUM = 4
@@ -146,7 +146,7 @@ def test_the_recipe_trains_through_the_loop(tmp_path):
 
 
 def test_spoiling_is_gentle_and_belongs_to_the_sample():
-    stage = ReaderStage(reader_toybox("tiny"))
+    stage = ReaderTask(reader_toybox("tiny"))
     item = stage.source[3]
     before = item["image"].copy()
     one, same, other = (stage.prepare(item, np.random.default_rng(seed)) for seed in (1, 1, 2))
@@ -160,7 +160,7 @@ def test_spoiling_is_gentle_and_belongs_to_the_sample():
 
 
 def test_the_judge_trains_on_held_out_pairs_too():
-    source = ReaderStage(reader_toybox("tiny")).source
+    source = ReaderTask(reader_toybox("tiny")).source
     assert any(thing.held_out for i in range(500) for thing in source.scene(i)[0].things)
 
 

@@ -139,9 +139,9 @@ def test_a_model_is_told_how_far_the_training_is(tmp_path):
     tiny = RECIPES["hvae"]("tiny")
     loop = {"output_dir": str(tmp_path), "max_train_steps": 4, "train_batch_size": 8, "dataloader_num_workers": 0}
     loop = dataclasses.replace(tiny.loop, report_to="none", **loop)
-    stage = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, scored=20), loop=loop).stage()
-    assert stage.model.progress == 1
-    train(stage, loop, {})
-    assert stage.model.progress == 3 / 4  # of steps, before the last one
+    task = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, scored=20), loop=loop).task()
+    assert task.model.progress == 1
+    train(task, loop, {})
+    assert task.model.progress == 3 / 4  # of steps, before the last one
     budget = Budget(LoopConfig(max_train_time=10.0), 7, 8.0)
     assert budget.done == 0.8 and [budget.done for _ in budget.steps() if budget.spend(1.5)] == [0.95, 1.0]

@@ -153,6 +153,11 @@ class Checkpoints:
                 "start a new one"
             ) from error
         now = json.loads(json.dumps(recipe))  # tuples become lists, as in the file
+        if unknown := sorted(before.keys() - now.keys() - {"recipe"}):
+            raise ValueError(
+                f"{self.run} was started by another version of t2i, with options that this one does not have "
+                f"({', '.join(unknown)}); go on with that version, or start a new run with another --output-dir"
+            )
         # An option that was not there yet when the run began has, by default, no effect.
         changed = {k for k in now if k in before and before[k] != now[k]} - MAY_CHANGE
         if "recipe" in changed:

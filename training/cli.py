@@ -55,7 +55,7 @@ def run(recipe, name: str | None = None) -> Path:
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the data workers' fork
     named = {} if name is None else {"recipe": name}
-    return train(recipe.stage(), recipe.loop, named | flatten(recipe))
+    return train(recipe.task(), recipe.loop, named | flatten(recipe))
 
 
 def _overview() -> str:

@@ -1,12 +1,15 @@
-"""What a run is told: the data and the loop. Every recipe's config carries both beside its own model's."""
+"""Options of the data and of the training loop, which all recipes have."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from t2i.checks import MAX_SIDE, check_real, check_seeds, check_whole
+
+if TYPE_CHECKING:
+    from t2i.data.sources import Source
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,12 @@ class DataConfig:
     """Column of the captions."""
     image_size: int = 64
     """Side of the square images, in pixels."""
+
+    def open(self, seed: int, image_size: int | None = None) -> Source:
+        """The data; `image_size` replaces that of the config. Raises as `open_source` does."""
+        from t2i.data.sources import open_source  # not before: it takes seconds to import
+
+        return open_source(self.data, image_size or self.image_size, self.image_column, self.caption_column, seed)
 
 
 def check_image_size(size: int | None, least: int = 1) -> None:

@@ -86,7 +86,7 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
         built_from = {DATA: task.source.fingerprint(), **task.fingerprint}
         origin = checkpoints.open(config.resume, recipe | built_from)
         if config.gradient_checkpointing:
-            task.model.enable_gradient_checkpointing()
+            task.enable_gradient_checkpointing()
         if config.compile:
             compile_blocks(task.model)
         task.model.train()

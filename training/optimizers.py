@@ -11,7 +11,7 @@ from t2i.training.muon import Muon
 FEW = 16  # channels: a convolution with fewer at one end reads or writes pixels or latents
 
 
-class Together(torch.optim.Optimizer):
+class ChainedOptimizer(torch.optim.Optimizer):
     """Optimisers of different parameters as one: with the groups of all, one step and one state.
 
     In float16 a GradScaler then divides all gradients by its scale once, leaves the whole step out where one of them
@@ -62,7 +62,7 @@ def make_optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimize
     adamw = torch.optim.AdamW(
         rest, config.learning_rate, (config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay, fused=True
     )
-    return Together(Muon(matrices, config.learning_rate, config.weight_decay), adamw) if matrices else adamw
+    return ChainedOptimizer(Muon(matrices, config.learning_rate, config.weight_decay), adamw) if matrices else adamw
 
 
 def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:

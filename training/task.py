@@ -51,6 +51,10 @@ class Task:
     patience: int = 0
     next_command: str = ""
 
+    def enable_gradient_checkpointing(self) -> None:
+        """Recompute activations in the backward pass. AttributeError if the model cannot."""
+        self.model.enable_gradient_checkpointing()
+
     def start_step(self, progress: float) -> None:
         """Called before each step with the share of the run that is over, in [0, 1)."""
 

@@ -68,7 +68,7 @@ def what_trained(pipeline: str) -> Trained | None:
     if not {"data", "seed"} <= asked.keys():
         return None
     cached = asked.get("cache", "none") != "none"
-    items = min(asked["cached_pictures"], TOYBOX_ITEMS) if cached else TOYBOX_ITEMS
+    items = min(asked["cached_images"], TOYBOX_ITEMS) if cached else TOYBOX_ITEMS
     return Trained(asked["data"], asked["seed"], done["steps"] * done["global_batch"], items)
 
 

@@ -39,9 +39,9 @@ from t2i.text.clip import train_clip_tokenizer
 from t2i.tokenizers.kl import make_autoencoder
 from t2i.training.config import LoopConfig
 from t2i.training.loop import train
-from t2i.training.recipes.clip import ClipModelConfig
-from t2i.training.recipes.kl import KLModelConfig
-from t2i.training.recipes.ldm import LDMRecipe, LDMStage, make_denoiser
+from t2i.training.recipes.ldm.denoiser import LDMRecipe, LDMTask, make_denoiser
+from t2i.training.recipes.ldm.kl import KLModelConfig
+from t2i.training.recipes.text.clip import ClipModelConfig
 
 FULL = {"torch_dtype": torch.float32}  # whatever the files are stored in
 AGREE = 1e-3  # of latents of standard deviation 1 or more: rounding, through all steps of a sampler
@@ -168,7 +168,7 @@ class Pictures:
         return combine(*(item["image"].tobytes() for item in self.items))
 
 
-class Stage(LDMStage):
+class Stage(LDMTask):
     """The recipe's stage, on given pictures or on its own cache, with a note of when each step began."""
 
     def __init__(self, recipe: LDMRecipe, folder: Path, pictures: Pictures | None):
@@ -193,7 +193,7 @@ def training(o: Latent, folder: Path, scratch: Path) -> list[Row]:
     pipe = their_pipeline(folder)
     size = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
     pictures, recipe = Pictures(4 * o.train_batch, size), _recipe(o, folder, size)
-    cached = dataclasses.replace(recipe, cache=str(scratch / "latents"), cached_pictures=len(pictures.items))
+    cached = dataclasses.replace(recipe, cache=str(scratch / "latents"), cached_images=len(pictures.items))
     peer = {_peer("plain loop"): lambda: plain_loop(o, folder, pictures, recipe)}
     work = f"{o.train_steps} training steps of {o.train_batch} pictures of {size}"
     return [

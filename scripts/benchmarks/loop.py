@@ -24,7 +24,7 @@ from t2i.training.config import LoopConfig
 from t2i.training.loop import train
 from t2i.training.optimizers import make_optimizer
 from t2i.training.recipes import RECIPES
-from t2i.training.recipes.vqvae import VQVAEStage
+from t2i.training.recipes.dalle.vqvae import VQVAETask
 
 COUNTED = 100  # steps that a row stands for
 CLIPPED, BARE = "bare loop with clipping and EMA", "bare loop"
@@ -115,13 +115,13 @@ class Rendered:
         return "the first images of toybox"
 
 
-def _stage() -> VQVAEStage:
-    stage = RECIPES["vqvae-toybox"]("tiny").stage()
+def _stage() -> VQVAETask:
+    stage = RECIPES["vqvae-toybox"]("tiny").task()
     stage.source = Rendered(stage.source)
     return stage
 
 
-def _bare(stage: VQVAEStage, config: LoopConfig, clip_and_average: bool) -> Iterator[None]:
+def _bare(stage: VQVAETask, config: LoopConfig, clip_and_average: bool) -> Iterator[None]:
     """The loop that one writes by hand, a step at a time."""
     numbers = NumberBatches(0, config.max_train_steps, config.train_batch_size, 1, 0, 1)
     batches = DataLoader(NumberedSamples(stage.source, stage.prepare, config.seed), batch_sampler=numbers)

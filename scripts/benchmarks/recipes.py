@@ -21,7 +21,7 @@ STAND_INS = {  # for what earlier recipes will have trained: parts of the same k
 
 def stage_of(recipe):
     """The recipe's stage, on the CPU; nothing is written."""
-    return replace(recipe, **{k: v for k, v in STAND_INS.items() if hasattr(recipe, k)}).stage()
+    return replace(recipe, **{k: v for k, v in STAND_INS.items() if hasattr(recipe, k)}).task()
 
 
 def batch_of(stage, size: int, different: int = 4) -> dict[str, Tensor]:

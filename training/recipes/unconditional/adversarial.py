@@ -29,7 +29,7 @@ class GANRecipe(UnconditionalRecipe):
                 f"accumulate {self.loop.gradient_accumulation_steps} of them: set --gradient-accumulation-steps 1"
             )
 
-    def stage(self) -> GANTask:
+    def task(self) -> GANTask:
         return GANTask(self.data, self.model, self.loop, self.conditional)
 
 

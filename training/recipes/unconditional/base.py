@@ -24,7 +24,7 @@ class UnconditionalRecipe:
     data: UnconditionalDataConfig = field(default_factory=UnconditionalDataConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
-    def stage(self) -> UnconditionalTask:
+    def task(self) -> UnconditionalTask:
         return UnconditionalTask(self.data, self.model, self.loop, self.conditional)
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.data.fingerprint import of_texts
 from t2i.data.sources import open_source
 from t2i.data.tables import read_lines
 from t2i.data.toybox import Toybox
 from t2i.models.autoregressive.characters import CharacterModel, alphabet_of, counted, encode
 from t2i.training.config import LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
-from t2i.training.recipes.t5 import captions_of, lines_picture
+from t2i.training.previews import text_lines
+from t2i.training.recipes.text.base import Captions, split_captions
 from t2i.training.task import Evaluation, Task
 
 ALPHABET_CAPTIONS = 20_000  # of toybox, whose captions have no end
@@ -42,7 +40,7 @@ class CharactersRecipe:
     model: ModelOptions = field(default_factory=lambda: model_options(CharacterModel))
     loop: LoopConfig = field(default_factory=LoopConfig)
 
-    def stage(self) -> CharactersTask:
+    def task(self) -> CharactersTask:
         return CharactersTask(self)
 
 
@@ -60,25 +58,6 @@ def characters(preset: str = "base") -> CharactersRecipe:
     return CharactersRecipe(loop=loop)
 
 
-class Lines:
-    """The lines of a text file that are not empty; raises ValueError, naming file and line, for other encodings."""
-
-    def __init__(self, file: Path):
-        self.texts = [line for _, line in read_lines(file)]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __getitem__(self, index: int) -> dict:
-        return {"text": self.texts[index]}
-
-    def captions(self, limit: int) -> Iterator[str]:
-        return islice(self.texts, limit)
-
-    def fingerprint(self) -> str:
-        return of_texts(self.texts)
-
-
 class CharactersTask(Task):
     """Texts to learn, and others by which the model is scored: bits a character, ends of texts among them."""
 
@@ -88,9 +67,10 @@ class CharactersTask(Task):
 
     def __init__(self, recipe: CharactersRecipe):
         data, self.recipe = recipe.data, recipe
-        source = Lines(Path(data.data)) if Path(data.data).is_file() else None
+        file = Path(data.data)
+        source = Captions([line for _, line in read_lines(file)]) if file.is_file() else None
         source = source or open_source(data.data, 64, data.image_column, data.caption_column, recipe.loop.seed)
-        self.source, self.held_out = captions_of(source)
+        self.source, self.held_out = split_captions(source)
         count = ALPHABET_CAPTIONS if isinstance(source, Toybox) else len(source)
         alphabet = alphabet_of([*source.captions(count), *self.held_out])
         self.fingerprint = {"alphabet": alphabet}
@@ -104,7 +84,7 @@ class CharactersTask(Task):
     def preview(self) -> Image.Image:
         """Texts that the model makes up, a generator for each."""
         generators = [torch.Generator().manual_seed(i) for i in range(self.SHOWN)]
-        return lines_picture(self.model.sample(self.SHOWN, generators))
+        return text_lines(self.model.sample(self.SHOWN, generators))
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)

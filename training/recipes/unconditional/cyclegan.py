@@ -48,7 +48,7 @@ class CycleGANRecipe:
     objective: ModelOptions = field(default_factory=lambda: model_options(CycleGANObjective))
     loop: LoopConfig = field(default_factory=LoopConfig)
 
-    def stage(self) -> CycleGANTask:
+    def task(self) -> CycleGANTask:
         return CycleGANTask(self)
 
 

@@ -44,7 +44,7 @@ class MultimodalRecipe:
     def __post_init__(self) -> None:
         check_image_size(self.data.image_size)
 
-    def stage(self) -> MultimodalTask:
+    def task(self) -> MultimodalTask:
         return MultimodalTask(self)
 
 

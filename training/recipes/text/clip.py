@@ -1,9 +1,10 @@
-"""CLIP on toybox: the text encoder of latent diffusion, and a judge of how well pictures fit their prompts."""
+"""CLIP on toybox: the text encoder of latent diffusion, and a score of how well images match their prompts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,50 +15,55 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from t2i.contact_sheet import contact_sheet
-from t2i.data.sources import Source, open_source
+from t2i.data.sources import Source
 from t2i.data.toybox import Scene, Toybox
 from t2i.data.toybox.near_misses import near_misses, turned_round
 from t2i.images import to_pil, to_tensor
-from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.text.clip import contrastive_loss, make_clip, tokenize, train_clip_tokenizer
 from t2i.text.pretrained import load
 from t2i.training.config import DataConfig, LoopConfig, check_image_size
-from t2i.training.task import Evaluation, Task
-from t2i.weights import digest, tokenizer_digest
+from t2i.training.recipes.text.base import NEW_SEED, Scenes, TextTask
+from t2i.training.task import Evaluation
+from t2i.weights import digest
 
-BPE_CAPTIONS = 50_000  # how many captions the vocabulary is learned from
-NEW_SEED = 2**20  # pictures of the scores come from another world than the run's, which is seeded from 0 up
-SCORED = 256  # pairs
+EVALUATED = 256  # pairs
 
 
 @dataclass(frozen=True)
 class ClipModelConfig:
     vocab_size: int = 1024
-    """Tokens at most; learned from the captions. 514 of them spell any text."""
+    """Largest number of tokens, which are learned from the captions; 514 of them spell any text."""
     text_length: int = 32
-    """Tokens of a text, start and end among them; longer captions are cut."""
+    """Tokens of a text with its start and end tokens; longer captions are truncated."""
     text_width: int = 192
+    """Channels of the text encoder."""
     text_layers: int = 4
+    """Layers of the text encoder."""
     text_heads: int = 3
+    """Attention heads of each layer of the text encoder."""
     patch_size: int = 8
+    """Side of the image encoder's patches, in pixels."""
     image_width: int = 128
+    """Channels of the image encoder."""
     image_layers: int = 5
+    """Layers of the image encoder."""
     image_heads: int = 4
+    """Attention heads of each layer of the image encoder."""
     dim: int = 192
-    """Width of the space that pictures and texts share."""
+    """Dimensions of the embedding space that images and texts share."""
 
 
 @dataclass(frozen=True)
 class ClipRecipe:
     near_misses: int = 3
-    """Pairs beside each toybox scene that differ from it in one fact: attributes exchanged, places exchanged, another
+    """Hard negatives for each toybox scene, which differ from it in one fact: attributes or places exchanged, another
     kind, attribute, count or relation. Without them a bag of words would do. Other data have none."""
     two_things: float = 0.6
-    """Share of toybox scenes that are made ones of two things, on top of those that are: the rest is learned early."""
+    """Fraction of toybox scenes replaced by scenes of two things, in addition to those that are."""
     retold_weight: float = 1.0
-    """Of the loss between each toybox caption and the canonical one of the same scene told from its other thing."""
-    start_from: str | None = None
-    """A CLIP whose weights the run starts from, such as another run's `latest`; by default it starts from chance."""
+    """Weight of the loss between each toybox caption and a paraphrase that begins with the scene's other thing."""
+    init_from: str | None = None
+    """A CLIP whose weights the run starts from, such as another run's `latest`; by default weights are random."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ClipModelConfig = field(default_factory=ClipModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -76,67 +82,56 @@ class ClipRecipe:
                 "leave --gradient-accumulation-steps at 1 and set --train-batch-size"
             )
 
-    def stage(self) -> ClipStage:
-        return ClipStage(self)
+    def task(self) -> ClipTask:
+        return ClipTask(self)
 
 
 def clip_toybox(preset: str = "base") -> ClipRecipe:
-    """A CLIP of 64×64 pictures: 2 M parameters read texts of 32 tokens, 1 M read pictures.
+    """A CLIP of 64×64 images: 2 M parameters for texts of 32 tokens, 1 M for images.
 
-    A batch of n is n scenes with three near misses each: 4 n pairs. Pictures alone taught no binding in this time: told
-    "a red cat on top of a blue car", the towers knew all words and not which belong together. Between two tellings of
-    the same scene the text tower learns that within a hundred steps, and the pictures follow.
+    A batch of n is n scenes with three hard negatives each: 4 n pairs. Images alone did not teach attribute binding in
+    this time: of "a red cat on top of a blue car" the model knew every word, but not which belong together. From two
+    captions of the same scene the text encoder learns that within a hundred steps, and the image encoder follows.
 
     base: `t2i train clip-toybox --mixed-precision bf16`, 20 minutes on one core
     tiny: `t2i train clip-toybox --preset tiny`, a minute on one core
     """
     if preset == "tiny":
-        run = "runs/tiny-clip"
         model = ClipModelConfig(768, 32, 64, 2, 2, image_width=64, image_layers=2, image_heads=2, dim=64)
         steps = {"max_train_steps": 150, "checkpointing_steps": 75, "lr_warmup_steps": 20}
-        loop = LoopConfig(run, train_batch_size=12, optimizer="muon", learning_rate=4e-3, **steps)
+        loop = LoopConfig("runs/tiny-clip", train_batch_size=12, optimizer="muon", learning_rate=4e-3, **steps)
         return ClipRecipe(model=model, loop=loop)
-    run = "runs/clip-toybox"
-    loop = LoopConfig(
-        run,
-        max_train_steps=1_200,
-        train_batch_size=24,
-        checkpointing_steps=200,
-        optimizer="muon",
-        learning_rate=4e-3,
-        lr_warmup_steps=50,
+    steps = {"max_train_steps": 1_200, "checkpointing_steps": 200, "lr_warmup_steps": 50}
+    return ClipRecipe(
+        loop=LoopConfig("runs/clip-toybox", train_batch_size=24, optimizer="muon", learning_rate=4e-3, **steps)
     )
-    return ClipRecipe(loop=loop)
 
 
-class ClipStage(Task):
-    """Pictures and captions in one space."""
+class ClipTask(TextTask):
+    """Images and captions in one embedding space."""
 
     SHOWN = 16
     next_command = "t2i train ldm-toybox --text-encoder {run}/latest, with the same --data and --image-size"
 
     def __init__(self, recipe: ClipRecipe):
-        data, model = recipe.data, recipe.model
-        self.recipe = recipe
-        source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
-        self.tokenizer = train_clip_tokenizer(source.captions(BPE_CAPTIONS), model.vocab_size, model.text_length)
-        warn_of_long_captions(source.captions(LOOKED_AT), self.tokenizer, model.text_length - 2)
-        self.source = Undrawn(source) if isinstance(source, Toybox) else source
-        self.new_pairs = new_pairs(source)
-        self.prepare = PreparePairs(self.tokenizer, recipe.near_misses, recipe.two_things, data.image_size)
-        self.fingerprint = {"text_tokenizer_sha256": tokenizer_digest(self.tokenizer)}
-        torch.manual_seed(recipe.loop.seed)  # the same start on every process
+        self.recipe, model, size, seed = recipe, recipe.model, recipe.data.image_size, recipe.loop.seed
+        data = recipe.data.open(seed)
+        train = partial(train_clip_tokenizer, vocab_size=model.vocab_size, length=model.text_length)
+        super().__init__(data, train, room=model.text_length - 2)
+        self.source = Scenes(data) if isinstance(data, Toybox) else data
+        self.held_out = held_out_pairs(data)
+        self.prepare = PreparePairs(self.tokenizer, recipe.near_misses, recipe.two_things, size)
+        torch.manual_seed(seed)  # the same initial weights on every process
         self.model = make_clip(
             self.tokenizer,
-            data.image_size,
+            size,
             model.patch_size,
             text=(model.text_width, model.text_layers, model.text_heads),
             vision=(model.image_width, model.image_layers, model.image_heads),
             dim=model.dim,
         )
-        if recipe.start_from:
-            self.fingerprint["start_from_sha256"] = start_from(self.model, recipe.start_from)
-        self.model.enable_gradient_checkpointing = self.model.gradient_checkpointing_enable  # the loop's name for it
+        if recipe.init_from:
+            self.fingerprint["init_from_sha256"] = load_weights(self.model, recipe.init_from)
 
     def loss(self, images: Tensor, text: Tensor, retold: Tensor | None = None) -> dict[str, Tensor]:
         """images: uint8 (B, K, S, S, 3); text, retold: ids (B, K, T)"""
@@ -145,8 +140,8 @@ class ClipStage(Task):
         return contrastive_loss(self.model, pixels, text.flatten(0, 1), retold, self.recipe.retold_weight)
 
     def preview(self) -> Image.Image:
-        """New pictures, and under each the caption that the model finds for it among 256."""
-        images, captions = self.new_pairs
+        """Held-out images, each with the caption that the model finds for it among all of theirs."""
+        images, captions = self.held_out
         best = cosines(self.model, self.tokenizer, images, captions).argmax(1).tolist()
         labels = [captions[j] if i == j else f"{captions[j]} (truth: {captions[i]})" for i, j in enumerate(best)]
         return contact_sheet(to_pil(to_tensor(images[: self.SHOWN])), labels[: self.SHOWN], columns=8, max_lines=4)
@@ -160,15 +155,15 @@ class ClipStage(Task):
         CLIPImageProcessor(**sides, image_mean=half, image_std=half).save_pretrained(folder)
 
     def evaluate(self) -> Evaluation:
-        scores = retrieval(self.model, self.tokenizer, *self.new_pairs)
-        if isinstance(self.source, Undrawn):
+        scores = retrieval(self.model, self.tokenizer, *self.held_out)
+        if isinstance(self.source, Scenes):
             scores |= near_misses_right(self.model, self.tokenizer, self.recipe.data.image_size)
         return Evaluation(scores)
 
 
 @dataclass(frozen=True)
 class PreparePairs:
-    """A scene and its near misses, each as picture and two captions; of data without scenes the one pair."""
+    """A scene and its hard negatives, each with an image and two captions; other data give one pair."""
 
     tokenizer: CLIPTokenizer
     near_misses: int
@@ -190,24 +185,8 @@ class PreparePairs:
         }
 
 
-class Undrawn:
-    """Toybox's scenes without their pictures, which `PreparePairs` draws of those that it takes."""
-
-    def __init__(self, toybox: Toybox):
-        self.toybox = toybox
-
-    def __len__(self) -> int:
-        return len(self.toybox)
-
-    def __getitem__(self, index: int) -> dict:
-        return {"scene": self.toybox.scene(index)[0]}
-
-    def fingerprint(self) -> str:
-        return self.toybox.fingerprint()
-
-
-def start_from(model: CLIPModel, folder: str) -> str:
-    """Give the model another's weights; their digest. Raises ValueError where the two are not of the same sizes."""
+def load_weights(model: CLIPModel, folder: str) -> str:
+    """Give the model the weights of another; returns their digest. Raises ValueError for other sizes."""
     other = load(CLIPModel, folder, "clip")
     try:
         model.load_state_dict(other.state_dict())
@@ -216,17 +195,17 @@ def start_from(model: CLIPModel, folder: str) -> str:
     return digest(other)
 
 
-def new_pairs(source: Source) -> tuple[Tensor, list[str]]:
-    """256 pictures, uint8 (N, S, S, 3), and their captions: toybox scenes that no run has seen, else the first ones."""
+def held_out_pairs(source: Source) -> tuple[Tensor, list[str]]:
+    """256 images, uint8 (N, S, S, 3), and their captions: of another toybox world, or the first of other data."""
     if isinstance(source, Toybox):
-        source = Toybox("train", source.size, NEW_SEED, SCORED)
-    items = [source[i] for i in range(min(SCORED, len(source)))]
+        source = Toybox("train", source.size, NEW_SEED, EVALUATED)
+    items = [source[i] for i in range(min(EVALUATED, len(source)))]
     return torch.from_numpy(np.stack([item["image"] for item in items])), [item["text"] for item in items]
 
 
 @torch.no_grad()
 def embed_texts(model: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    """M texts -> (M, D), of length 1, on the CPU"""
+    """M texts -> (M, D), normalized, on the CPU"""
     ids = tokenize(tokenizer, list(texts)).to(model.device)
     return F.normalize(model.text_projection(model.text_model(ids).pooler_output), dim=-1).cpu()
 
@@ -240,7 +219,7 @@ def cosines(model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, texts: S
 
 
 def retrieval(model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, texts: Sequence[str]) -> dict[str, float]:
-    """Recall@1 among N pairs, both ways. Two scenes may be told alike, so that even the truth misses some."""
+    """Recall@1 among N pairs, both ways. Two scenes may share a caption, so that 1 cannot always be reached."""
     found, own = cosines(model, tokenizer, images, texts), torch.arange(len(texts))
     return {
         "pairs": len(texts),
@@ -250,12 +229,13 @@ def retrieval(model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, texts:
 
 
 def near_misses_right(model: CLIPModel, tokenizer: CLIPTokenizer, size: int, num: int = 128) -> dict[str, float]:
-    """How often two things find their canonical caption among those of three near misses; chance is 1/4.
+    """How often the canonical caption of a scene of two things is found among those of three near misses.
 
-    The first two near misses have the attributes exchanged, and the places: a bag of words cannot tell them apart.
+    Chance is 1/4. The first two near misses have attributes or places exchanged, which a bag of words cannot notice.
 
     Returns:
-        "seen": asked with the picture; "told": with the caption that starts from the other thing.
+        "near_misses_seen_right": found from the image; "near_misses_told_right": from the caption that begins with the
+        other thing.
     """
     data, seen, told = Toybox("train", size, NEW_SEED + 1, num, family="relation"), 0, 0
     for i in range(num):

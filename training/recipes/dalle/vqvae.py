@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.contact_sheet import contact_sheet
-from t2i.data.sources import open_source
-from t2i.images import to_pil, to_tensor
+from t2i.images import to_tensor
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.previews import reconstructions
 from t2i.training.task import Task
 
 
@@ -23,12 +22,17 @@ class VQVAEModelConfig:
     channels: tuple[int, ...] = (48, 128)
     """Channels of each level, fine to coarse; every level halves the side."""
     encoder_blocks: tuple[int, ...] = (0, 2)
+    """Residual blocks of each level of the encoder."""
     decoder_blocks: tuple[int, ...] = (1, 3)
+    """Residual blocks of each level of the decoder."""
     codebook_size: int = 1024
+    """Number of codes."""
     code_width: int = 16
+    """Numbers in the vector of a code."""
     commitment_cost: float = 0.25
+    """Weight of the commitment loss, which keeps the encoder's output near its codes."""
     warmup_batches: int = 150
-    """Forward passes before the codes come in: until then it is a plain autoencoder."""
+    """Forward passes before quantization begins; until then the model is a plain autoencoder."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +44,14 @@ class VQVAERecipe:
     def __post_init__(self) -> None:
         check_image_size(self.data.image_size)
 
-    def stage(self) -> VQVAEStage:
-        return VQVAEStage(self)
+    def task(self) -> VQVAETask:
+        return VQVAETask(self)
 
 
 def vqvae_toybox(preset: str = "base") -> VQVAERecipe:
-    """64×64 pictures as 16×16 codes out of 1,024.
+    """A VQ-VAE: 64×64 images as 16×16 codes out of 1,024.
 
-    base: `t2i train vqvae-toybox`, 15 minutes on two cores; see compositional accuracy for its loss
+    base: `t2i train vqvae-toybox`, 15 minutes on two cores
     tiny: `t2i train vqvae-toybox --preset tiny`, a minute on two cores
     """
     if preset == "tiny":
@@ -60,44 +64,27 @@ def vqvae_toybox(preset: str = "base") -> VQVAERecipe:
     return VQVAERecipe(loop=loop)
 
 
-class VQVAEStage(Task):
-    """Images through the codes and back."""
+class VQVAETask(Task):
+    """Images are encoded as discrete codes and decoded again."""
 
-    SHOWN = 8
     next_command = "t2i train prior-toybox --tokenizer {run}/latest, with the same --data and --image-size"
 
     def __init__(self, recipe: VQVAERecipe):
-        data, model = recipe.data, recipe.model
-        self.source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
+        self.source = recipe.data.open(recipe.loop.seed)
         self.prepare = prepare_image
-        torch.manual_seed(recipe.loop.seed)  # the same start on every process
-        self.model = VQVAE(
-            image_size=data.image_size,
-            channels=model.channels,
-            encoder_blocks=model.encoder_blocks,
-            decoder_blocks=model.decoder_blocks,
-            codebook_size=model.codebook_size,
-            code_width=model.code_width,
-            commitment_cost=model.commitment_cost,
-            warmup_batches=model.warmup_batches,
-        )
+        torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
+        self.model = VQVAE(image_size=recipe.data.image_size, **asdict(recipe.model))
 
     def loss(self, images: Tensor) -> dict[str, Tensor]:
         return self.model.loss(to_tensor(images))
 
-    @torch.no_grad()
     def preview(self) -> Image.Image:
-        """Pictures over their reconstructions."""
-        items = [self.source[i] for i in range(min(self.SHOWN, len(self.source)))]
-        images = to_tensor(torch.from_numpy(np.stack([item["image"] for item in items])))
-        again = to_pil(self.model.reconstruct(images.to(self.model.device)))
-        labels = [item["text"] for item in items] + ["reconstructed"] * len(items)
-        return contact_sheet(to_pil(images) + again, labels, columns=len(items))
+        return reconstructions(self.source, lambda images: self.model.reconstruct(images.to(self.model.device)))
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
 
 
 def prepare_image(item: dict, rng: np.random.Generator) -> dict:
-    """The picture alone: uint8 (S, S, 3)."""
+    """The image alone: uint8 (S, S, 3)."""
     return {"images": item["image"]}

@@ -1,4 +1,4 @@
-"""Latent consistency distillation: a trained latent diffusion learns to draw in few steps (diffusion/consistency)."""
+"""Latent consistency distillation: a trained latent diffusion learns to sample in few steps (diffusion/consistency)."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
-from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
-from t2i.devices import fastest_device
 from t2i.diffusion.conditioning import Text, encoder_of, masks_padding
 from t2i.diffusion.consistency import ConsistencyObjective
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.diffusion.schedulers import of_flow
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.training.config import DataConfig, LoopConfig, check_image_size
-from t2i.training.recipes.lora import TaughtStage, open_taught
-from t2i.training.recipes.prior import TOYBOX_PROMPTS
+from t2i.training.recipes.ldm.base import use_fast_attention
+from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, open_unet_pipeline
+from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 
 
 @dataclass(frozen=True)
@@ -26,30 +25,30 @@ class LCMRecipe:
     pipeline: str = "toybox/ldm"
     """The teacher: a folder or a model of the Hub, of latent diffusion or Stable Diffusion 1.x or 2.x."""
     guidance_scale: float = 2.0
-    """Of the teacher. The student needs none: draw with --guidance-scale 1."""
+    """Guidance scale of the teacher. The student needs none: generate with --guidance-scale 1."""
     teacher_steps: int = 50
-    """Of the teacher's way from noise to picture."""
+    """Steps of the teacher's sampler from noise to image."""
     cache: str | None = None
-    """Folder for the images' latents, computed once; by default beside the run, with a name that tells data and
-    autoencoder apart. 'none' computes them as the images come."""
-    cached_pictures: int = 30_000
-    """How many of the data's pictures are cached at most, and then trained on."""
+    """Folder for the images' latents, which are computed once; by default next to the run, with a name derived from
+    data and autoencoder. 'none' computes them in every step."""
+    cached_images: int = 30_000
+    """How many of the images are cached at most, and then trained on."""
     validation_prompts: tuple[str, ...] = ()
-    """Prompts of the pictures drawn at each checkpoint; by default the first captions of the data."""
+    """Prompts of the images generated at each checkpoint; by default the first captions of the data."""
     data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))  # 0: the pipeline's own
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
         check_image_size(self.data.image_size, least=0)
-        if self.cached_pictures < 1:
-            raise ValueError(f"cached_pictures must be at least 1, not {self.cached_pictures}")
+        if self.cached_images < 1:
+            raise ValueError(f"cached_images must be at least 1, not {self.cached_images}")
 
-    def stage(self) -> LCMStage:
-        return LCMStage(self)
+    def task(self) -> LCMTask:
+        return LCMTask(self)
 
 
 def lcm(preset: str = "base") -> LCMRecipe:
-    """A denoiser that draws in four steps, and without guidance, what its teacher draws in twenty with it.
+    """Latent consistency model: a denoiser that samples in four steps, and without guidance, as its teacher in twenty.
 
     `t2i generate "a red apple" --pipeline runs/lcm/latest --num-inference-steps 4 --guidance-scale 1`; diffusers'
     StableDiffusionPipeline opens the folder too. An --image-size of 0 is the pipeline's own.
@@ -66,19 +65,17 @@ def lcm(preset: str = "base") -> LCMRecipe:
     return LCMRecipe(validation_prompts=TOYBOX_PROMPTS, loop=loop)
 
 
-class LCMStage(TaughtStage):
-    """The pipeline's own denoiser as the student, and a copy of it as its teacher; all else is frozen."""
+class LCMTask(FineTuningTask):
+    """The pipeline's own denoiser is the student, and a copy of it the teacher."""
 
-    OPTIONS = " --num-inference-steps 4 --guidance-scale 1"
-    HOW: ClassVar[dict] = {"num_inference_steps": 4, "guidance_scale": 1.0}
+    SAMPLING: ClassVar[dict[str, int | float]] = {"num_inference_steps": 4, "guidance_scale": 1.0}
 
     def __init__(self, recipe: LCMRecipe):
-        pipe = open_taught(recipe.pipeline, "consistency distillation")
+        pipe = open_unet_pipeline(recipe.pipeline, "consistency distillation")
         config = pipe.scheduler.config
         if of_flow(config):
             raise ValueError(f"{recipe.pipeline} is a flow, and its noise has no schedule: give a teacher that has one")
-        if fastest_device() == "cpu":
-            pipe.unet.set_attn_processor(AttnProcessor())  # see make_denoiser
+        use_fast_attention(pipe.unet)
         encoder = encoder_of(pipe.text_encoder, pipe.tokenizer)
         null = encoder.null()
         objective = ConsistencyObjective(
@@ -89,15 +86,16 @@ class LCMStage(TaughtStage):
             recipe.guidance_scale,
             recipe.teacher_steps,
         )
-        super().__init__(recipe, pipe, objective)
-        # To draw points on the way takes no teacher: data workers, each with a copy of `prepare`, do without it.
-        drawing = replace(objective, teacher=nn.Identity(), null=Text(torch.empty(0)))
-        self.prepare = replace(self.prepare, objective=drawing)
-        self._cache_latents(recipe.cache, recipe.cached_pictures)
+        super().__init__(recipe.data, recipe.loop, pipe, objective)
+        self.validation_prompts = recipe.validation_prompts
+        # Data workers, each with a copy of `prepare`, sample timesteps and noise, which takes no teacher.
+        sampling = replace(objective, teacher=nn.Identity(), null=Text(torch.empty(0)))
+        self.prepare = replace(self.prepare, objective=sampling)
+        if recipe.cache != "none":
+            self.cache_latents(recipe.cache, recipe.cached_images)
         self.model = pipe.unet.requires_grad_(True)
-        torch.manual_seed(recipe.loop.seed)  # the same start on every process
 
     def pipeline(self) -> LatentDiffusionPipeline:
-        """The student, and the sampler that suits it."""
+        """The student, with the sampler that suits it."""
         self.pipe.scheduler = self.objective.scheduler()
         return super().pipeline()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from t2i.data.sources import open_source
 from t2i.files import read_json
 from t2i.folders import newest_in_run
 from t2i.images import to_tensor
@@ -17,37 +17,42 @@ from t2i.manifest import verify
 from t2i.pipelines.dalle import DallePipeline
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, train_bpe
-from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.config import DataConfig, LoopConfig, check_image_size
-from t2i.training.pipeline_stage import PipelineStage
+from t2i.training.generative import GenerativeTask
+from t2i.training.recipes.prompts import TOYBOX_PROMPTS
+from t2i.training.recipes.text.base import learn_tokenizer
 from t2i.weights import digest, load_model, tokenizer_digest
-
-BPE_CAPTIONS = 50_000  # how many captions the vocabulary is learned from
 
 
 @dataclass(frozen=True)
 class PriorModelConfig:
     text_vocab_size: int = 1024
-    """Tokens of the text vocabulary at most; learned from the captions."""
+    """Largest number of tokens in the text vocabulary, which is learned from the captions."""
     text_length: int = 24
-    """Text tokens of the stream; longer captions are cut."""
+    """Text tokens for each image; longer captions are truncated."""
     width: int = 192
+    """Channels of the transformer."""
     layers: int = 6
+    """Transformer layers."""
     heads: int = 3
+    """Attention heads of each layer."""
     dropout: float = 0.0
+    """Dropout probability in the transformer."""
     text_loss_weight: float = 1.0
+    """Weight of the loss of text tokens."""
     image_loss_weight: float = 7.0
+    """Weight of the loss of image tokens."""
 
 
 @dataclass(frozen=True)
 class PriorRecipe:
     tokenizer: str = "runs/vqvae-toybox/latest"
-    """The trained image tokenizer, from stage 1."""
+    """Folder of the trained image tokenizer (stage 1)."""
     caption_dropout: float = 0.1
-    """Share of samples trained without their text, which is what guidance leads away from."""
+    """Fraction of samples trained without their caption, for classifier-free guidance."""
     validation_prompts: tuple[str, ...] = ()
-    """Prompts of the pictures drawn at each checkpoint; by default the first captions of the data."""
+    """Prompts of the images generated at each checkpoint; by default the first captions of the data."""
     data: DataConfig = field(default_factory=DataConfig)
     model: PriorModelConfig = field(default_factory=PriorModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -57,24 +62,12 @@ class PriorRecipe:
         if not 0 <= self.caption_dropout < 1:
             raise ValueError(f"caption_dropout must lie in [0, 1), not {self.caption_dropout}")
 
-    def stage(self) -> PriorStage:
-        return PriorStage(self)
-
-
-TOYBOX_PROMPTS = (
-    "an avocado armchair",
-    "a red cat on top of a blue car",
-    "three green apples",
-    "a zebra teapot",
-    "a horse made of wood in the snow",
-    "a starry night backpack",
-    "a pink octopus to the left of a brick house",
-    "a polka dot robot",
-)
+    def task(self) -> PriorTask:
+        return PriorTask(self)
 
 
 def prior_toybox(preset: str = "base") -> PriorRecipe:
-    """A 3 M transformer over 24 text tokens and 256 image codes.
+    """A transformer of 3 M parameters over 24 text tokens and 256 image codes.
 
     base: `t2i train prior-toybox`, about two hours on two cores after the tokenizer; its scores are in the README
     tiny: `t2i train prior-toybox --preset tiny`, a minute on two cores
@@ -92,22 +85,22 @@ def prior_toybox(preset: str = "base") -> PriorRecipe:
     return PriorRecipe(loop=loop, validation_prompts=TOYBOX_PROMPTS)
 
 
-class PriorStage(PipelineStage):
-    """Captions and codes as one stream; the image tokenizer is frozen and encodes as the pictures come."""
+class PriorTask(GenerativeTask):
+    """Captions and codes as one sequence; the image tokenizer is frozen and encodes each batch of images."""
 
     def __init__(self, recipe: PriorRecipe):
-        data, model = recipe.data, recipe.model
-        self.recipe = recipe
+        model, seed = recipe.model, recipe.loop.seed
+        self.validation_prompts = recipe.validation_prompts
         self.image_tokenizer = load_image_tokenizer(recipe.tokenizer, recipe.data.image_size)
-        self.source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
-        self.tokenizer = train_bpe(self.source.captions(BPE_CAPTIONS), model.text_vocab_size)
-        warn_of_long_captions(self.source.captions(LOOKED_AT), self.tokenizer, model.text_length)
+        self.source = recipe.data.open(seed)
+        train = partial(train_bpe, vocab_size=model.text_vocab_size)
+        self.tokenizer = learn_tokenizer(self.source, train, room=model.text_length)
         self.prepare = PreparePair(self.tokenizer, model.text_length, recipe.caption_dropout)
         self.fingerprint = {
             "image_tokenizer_sha256": digest(self.image_tokenizer),
             "text_tokenizer_sha256": tokenizer_digest(self.tokenizer),
         }
-        torch.manual_seed(recipe.loop.seed)  # the same start on every process
+        torch.manual_seed(seed)  # the same initial weights on every process
         self.model = TextImageTransformer(
             text_vocab_size=len(self.tokenizer),
             image_vocab_size=self.image_tokenizer.config.codebook_size,
@@ -124,7 +117,7 @@ class PriorStage(PipelineStage):
     def loss(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:
         if self.image_tokenizer.device != images.device:
             self.image_tokenizer.to(images.device)
-        # Not in mixed precision: some codes would come out as others than those the pipeline will decode.
+        # Not in mixed precision: some codes would differ from those that the pipeline decodes.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             codes = self.image_tokenizer.encode(to_tensor(images)).flatten(1)  # (B, N)
         return self.model.loss(text, codes)
@@ -135,7 +128,7 @@ class PriorStage(PipelineStage):
 
 @dataclass(frozen=True)
 class PreparePair:
-    """Picture and caption, the caption left out in a share `dropout` of the samples."""
+    """Image and caption; the caption is left out of a fraction `dropout` of the samples."""
 
     tokenizer: PreTrainedTokenizerFast
     length: int
@@ -148,7 +141,7 @@ class PreparePair:
 
 
 def load_image_tokenizer(folder: str, image_size: int) -> VQVAE:
-    """The frozen stage 1. Raises FileNotFoundError or ValueError with the command that makes what is missing."""
+    """The frozen stage 1. Raises FileNotFoundError or ValueError with the command that trains what is missing."""
     found = newest_in_run(folder, "config.json")
     verify(found)
     config = found / "config.json"
@@ -161,5 +154,5 @@ def load_image_tokenizer(folder: str, image_size: int) -> VQVAE:
     tokenizer = load_model(VQVAE, config.parent).requires_grad_(False)
     if tokenizer.config.image_size != image_size:
         size = tokenizer.config.image_size
-        raise ValueError(f"{folder} was trained on {size}×{size} pictures; give --image-size {size}, or {remedy}")
+        raise ValueError(f"{folder} was trained on {size}×{size} images; give --image-size {size}, or {remedy}")
     return tokenizer

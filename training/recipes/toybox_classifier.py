@@ -45,8 +45,8 @@ class ReaderRecipe:
             if not 0 <= getattr(self, name) <= 2:
                 raise ValueError(f"{name} must lie in [0, 2], not {getattr(self, name)}")
 
-    def stage(self) -> ReaderStage:
-        return ReaderStage(self)
+    def task(self) -> ReaderTask:
+        return ReaderTask(self)
 
 
 def reader_toybox(preset: str = "base") -> ReaderRecipe:
@@ -68,7 +68,7 @@ def reader_toybox(preset: str = "base") -> ReaderRecipe:
     return ReaderRecipe(loop=loop)
 
 
-class ReaderStage(Task):
+class ReaderTask(Task):
     """Toybox pictures, gently spoiled, and what is on them."""
 
     SHOWN = 24

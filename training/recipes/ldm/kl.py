@@ -11,13 +11,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.contact_sheet import contact_sheet
-from t2i.data.sources import open_source
-from t2i.images import to_pil, to_tensor
+from t2i.images import to_tensor
 from t2i.nn.discriminator import PatchDiscriminator
 from t2i.tokenizers.adversarial import Adversary
 from t2i.tokenizers.kl import KLObjective, KLTokenizer, make_autoencoder, measure_scaling_factor, stride_of
 from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.previews import reconstructions
 from t2i.training.task import Task
 
 
@@ -26,20 +25,24 @@ class KLModelConfig:
     channels: tuple[int, ...] = (16, 32, 64, 128)
     """Channels of each level, fine to coarse; every level but the first halves the side."""
     layers: int = 1
-    """Residual blocks of each of the encoder's levels; the decoder's have one more."""
+    """Residual blocks of each level of the encoder; the decoder's levels have one more."""
     latent_channels: int = 8
+    """Channels of the latents."""
     attention: bool = True
-    """Whether the middle blocks attend."""
+    """Whether the middle blocks have self-attention."""
     kl_weight: float = 1e-6
-    """Of the nats that an image's latents cost, beside a mean over pixels."""
+    """Weight of the KL divergence from the standard normal, summed over an image's latents; the reconstruction loss is
+    a mean over pixels."""
     edge_weight: float = 1.0
+    """Weight of the error in differences between neighbouring pixels."""
     discriminator_weight: float = 0.0
-    """Of the discriminator's say, beside its adaptive weight; 0: there is no discriminator."""
+    """Weight of the adversarial loss, on top of its adaptive weight; 0: no discriminator."""
     discriminator_channels: tuple[int, ...] = (32, 64, 128)
+    """Channels of each level of the discriminator; every level halves the side."""
     discriminator_start: int = 1000
-    """Forward passes in which the discriminator learns alone."""
+    """Forward passes in which the discriminator learns before the adversarial loss counts."""
     discriminator_ramp: int = 500
-    """Forward passes after them until it has its full say."""
+    """Forward passes after them over which the adversarial loss rises to its full weight."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "latent_channels"):
@@ -59,12 +62,12 @@ class KLRecipe:
     def __post_init__(self) -> None:
         check_image_size(self.data.image_size)
 
-    def stage(self) -> KLStage:
-        return KLStage(self)
+    def task(self) -> KLTask:
+        return KLTask(self)
 
 
 def kl_toybox(preset: str = "base") -> KLRecipe:
-    """64×64 pictures as 8×8 latents of 8 channels.
+    """A KL autoencoder: 64×64 images as 8×8 latents of 8 channels.
 
     base: `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m t2i.training kl-toybox
         --mixed-precision bf16 --train-batch-size 8`, 40 minutes on two cores
@@ -82,52 +85,40 @@ def kl_toybox(preset: str = "base") -> KLRecipe:
     return KLRecipe(loop=loop)
 
 
-class KLStage(Task):
-    """Images through the latents and back."""
+class KLTask(Task):
+    """Images are encoded as latents and decoded again."""
 
-    SHOWN = 8
     next_command = "t2i train ldm-toybox --autoencoder {run}/latest, with the same --data and --image-size"
-    MEASURED = 512  # pictures behind the scaling factor
+    MEASURED = 512  # images that the scaling factor is measured on
 
     def __init__(self, recipe: KLRecipe):
-        data, model = recipe.data, recipe.model
-        self.source = open_source(data.data, data.image_size, data.image_column, data.caption_column, recipe.loop.seed)
-        torch.manual_seed(recipe.loop.seed)  # the same start on every process
-        autoencoder = make_autoencoder(
-            data.image_size, model.channels, model.layers, model.latent_channels, model.attention
-        )
-        side = data.image_size // stride_of(autoencoder)
+        model, size = recipe.model, recipe.data.image_size
+        self.source = recipe.data.open(recipe.loop.seed)
+        torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
+        autoencoder = make_autoencoder(size, model.channels, model.layers, model.latent_channels, model.attention)
+        side = size // stride_of(autoencoder)
         self.prepare = PrepareImageAndNoise((model.latent_channels, side, side))
         adversary = None
         if model.discriminator_weight > 0:
-            adversary = Adversary(
-                PatchDiscriminator(model.discriminator_channels),
-                model.discriminator_weight,
-                model.discriminator_start,
-                model.discriminator_ramp,
-            )
+            discriminator = PatchDiscriminator(model.discriminator_channels)
+            schedule = model.discriminator_start, model.discriminator_ramp
+            adversary = Adversary(discriminator, model.discriminator_weight, *schedule)
         self.model = KLObjective(autoencoder, model.kl_weight, model.edge_weight, adversary)
 
     def loss(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
         return self.model.loss(to_tensor(images), noise)
 
-    @torch.no_grad()
     def preview(self) -> Image.Image:
-        """Pictures over their reconstructions."""
-        items = [self.source[i] for i in range(min(self.SHOWN, len(self.source)))]
-        images = to_tensor(torch.from_numpy(np.stack([item["image"] for item in items])))
         tokenizer = KLTokenizer(self.model.autoencoder)
-        again = to_pil(tokenizer.reconstruct(images.to(tokenizer.device)))
-        labels = [item["text"] for item in items] + ["reconstructed"] * len(items)
-        return contact_sheet(to_pil(images) + again, labels, columns=len(items))
+        return reconstructions(self.source, lambda images: tokenizer.reconstruct(images.to(tokenizer.device)))
 
     def save(self, folder: Path) -> None:
-        """A plain `AutoencoderKL`, which scales its latents to standard deviation 1 on the training pictures."""
+        """A plain `AutoencoderKL`, whose scaling factor gives training images latents of standard deviation 1."""
         autoencoder = self.model.autoencoder
-        autoencoder.register_to_config(scaling_factor=measure_scaling_factor(autoencoder, self._pictures()))
+        autoencoder.register_to_config(scaling_factor=measure_scaling_factor(autoencoder, self._images()))
         autoencoder.save_pretrained(folder)
 
-    def _pictures(self, batch: int = 32) -> Iterator[Tensor]:
+    def _images(self, batch: int = 32) -> Iterator[Tensor]:
         count = min(self.MEASURED, len(self.source))
         for start in range(0, count, batch):
             images = [self.source[i]["image"] for i in range(start, min(start + batch, count))]
@@ -136,7 +127,7 @@ class KLStage(Task):
 
 @dataclass(frozen=True)
 class PrepareImageAndNoise:
-    """The picture, and the noise that its latents are drawn with: both follow from the sample's number."""
+    """The image, and the noise that its latents are sampled with: both follow from the sample's number."""
 
     latents: tuple[int, int, int]
 

@@ -1,0 +1,158 @@
+"""What tasks have in common that train a denoiser of latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from t2i.devices import fastest_device
+from t2i.diffusion.conditioning import masks_padding
+from t2i.diffusion.consistency import ConsistencyObjective
+from t2i.diffusion.objective import DiffusionObjective
+from t2i.processes import this_process
+from t2i.text.cache import CachedStates
+from t2i.text.captions import LOOKED_AT, warn_of_long_captions
+from t2i.text.encoders import TextEncoder
+from t2i.tokenizers.kl import stride_of
+from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.generative import GenerativeTask
+from t2i.training.recipes.ldm.latents import cached_latents, latents_of
+from t2i.weights import digest
+
+
+class LatentDiffusionTask(GenerativeTask):
+    """A denoiser learns from latents and captions; the autoencoder is frozen, and by default the text encoder too.
+
+    A subclass sets `model` and defines `pipeline`.
+
+    Args:
+        data, loop: the recipe's options.
+        encoder, autoencoder: on any device.
+        objective: the denoiser's loss.
+        caption_dropout: fraction of samples trained without their caption.
+
+    Raises ValueError for an image size that the autoencoder cannot encode, and as `open_source` does.
+    """
+
+    trains_text_encoder = False
+
+    def __init__(
+        self,
+        data: DataConfig,
+        loop: LoopConfig,
+        encoder: TextEncoder,
+        autoencoder: AutoencoderKL,
+        objective: DiffusionObjective | ConsistencyObjective,
+        caption_dropout: float = 0.0,
+    ):
+        self.data, self.loop = data, loop
+        self.encoder, self.autoencoder, self.objective = encoder, autoencoder, objective
+        self.fingerprint = {"autoencoder_sha256": digest(autoencoder), "text_encoder_sha256": encoder.key()}
+        stride = stride_of(autoencoder)
+        if data.image_size % stride:
+            raise ValueError(
+                f"{data.image_size} pixels are not divisible by the autoencoder's {stride}; give another --image-size"
+            )
+        side = data.image_size // stride
+        self.source = data.open(loop.seed)
+        warn_of_long_captions(self.source.captions(LOOKED_AT), encoder.tokenizer, encoder.room)
+        shape = (autoencoder.config.latent_channels, side, side)
+        self.prepare = PrepareLatent(Tokens(encoder.tokenizer, encoder.length), caption_dropout, objective, shape)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return self.model
+
+    def cache_latents(self, folder: str | None, images: int) -> None:
+        """Train on latents that are computed once, of at most so many images."""
+        self.autoencoder.to(this_process().device)
+        loop, parent = self.loop, Path(self.loop.output_dir).parent
+        options = (images, loop.dataloader_num_workers, parent)
+        self.source = cached_latents(folder, self.source, self.autoencoder, self.data, loop.seed, *options)
+
+    def loss(
+        self,
+        noise: Tensor,
+        timesteps: Tensor,
+        mask: Tensor,
+        states: Tensor | None = None,
+        ids: Tensor | None = None,
+        latents: Tensor | None = None,
+        images: Tensor | None = None,
+        posterior_noise: Tensor | None = None,
+        grid: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """Takes what PrepareLatent returns; `grid` (B, K, h, w) is for denoisers with further input channels."""
+        if latents is None:
+            if self.autoencoder.device != noise.device:
+                self.autoencoder.to(noise.device)
+            mean, std = latents_of(self.autoencoder, images)
+            latents = mean + std * posterior_noise
+        if states is None:
+            if self.encoder.device != noise.device:
+                self.encoder.model.to(noise.device)
+            states = self._states(ids, mask)
+        attended = mask.bool() if masks_padding(self.encoder) else None
+        return self.objective.loss(self.denoiser, latents, noise, timesteps, states, attended, grid)
+
+    def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """(B, L) twice -> (B, L, D)"""
+        if self.trains_text_encoder:
+            return self.encoder.forward(ids, mask)
+        # Not in mixed precision: the pipeline's states are not either.
+        with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+            return self.encoder.forward(ids, mask)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A text -> the tokens that the encoder takes."""
+
+    tokenizer: PreTrainedTokenizerBase
+    length: int
+
+    def __call__(self, text: str) -> dict:
+        """-> ids (L,), mask (L,)"""
+        options = {"padding": "max_length", "truncation": True, "max_length": self.length, "return_tensors": "np"}
+        tokens = self.tokenizer(text, **options)
+        return {"ids": tokens["input_ids"][0], "mask": tokens["attention_mask"][0]}
+
+
+@dataclass(frozen=True)
+class PrepareLatent:
+    """Latent, caption and noise of a sample; the caption is left out of a fraction `dropout` of the samples."""
+
+    texts: Tokens | CachedStates
+    dropout: float
+    objective: DiffusionObjective
+    shape: tuple[int, int, int]
+
+    def __call__(self, item: dict, rng: np.random.Generator) -> dict:
+        """-> noise (C, h, w), timesteps, mask (L,); states (L, D), or without a cache ids (L,); latents (C, h, w), or
+        without a cache images, uint8 (S, S, 3), and posterior_noise (C, h, w), with which their latents are sampled.
+        """
+        text = "" if rng.random() < self.dropout else item["text"]
+        if isinstance(self.texts, Tokens):
+            sample = self.texts(text)
+        else:
+            found = self.texts.encode([text])
+            sample = {"states": found.states[0], "mask": found.mask[0].long()}
+        noise = rng.standard_normal(self.shape, dtype=np.float32)
+        if "mean" in item:
+            sample["latents"] = item["mean"].astype(np.float32) + item["std"].astype(np.float32) * noise
+        else:
+            sample |= {"images": item["image"], "posterior_noise": noise}
+        return sample | self.objective.draw(self.shape, rng)
+
+
+def use_fast_attention(denoiser: nn.Module) -> None:
+    """On a CPU, plain attention in a U-Net: the fused kernel is slow for so few positions, above all backwards."""
+    if fastest_device() == "cpu" and isinstance(denoiser, UNet2DConditionModel):
+        denoiser.set_attn_processor(AttnProcessor())

@@ -1,0 +1,236 @@
+"""Super-resolution and images from label maps: a trained latent diffusion is fine-tuned with further input channels
+next to the latents' (Rombach et al. 2022, arXiv 2112.10752, § 4.3.2 and 4.4).
+
+Shapes: B batch · S image · f factor · s = S/f low-resolution image · K channels next to the latents' · h, w latent
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2i.contact_sheet import contact_sheet
+from t2i.data.layouts import WithLayouts
+from t2i.data.toybox import LABELS, layout_image
+from t2i.diffusion.grid_conditions import GridCondition, LabelMap, LowResolution, widen
+from t2i.pipelines.latent_diffusion import (
+    LatentDiffusionLayoutPipeline,
+    LatentDiffusionPipeline,
+    LatentDiffusionUpscalePipeline,
+)
+from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
+from t2i.tokenizers.kl import stride_of
+from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.recipes.ldm.base import PrepareLatent, use_fast_attention
+from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, is_text_to_image, objective_of
+
+
+@dataclass(frozen=True)
+class ConditionedRecipe:
+    """The options that both recipes have."""
+
+    init_from: str = "toybox/ldm"
+    """The latent diffusion to fine-tune: a folder, an embedded system, or a model of the Hub."""
+    caption_dropout: float = 0.1
+    """Fraction of samples trained without their caption, for classifier-free guidance."""
+    min_snr_gamma: float | None = 5.0
+    """γ of min-SNR loss weighting; None weights all timesteps alike."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))  # 0: the pipeline's own
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_image_size(self.data.image_size, least=0)
+        if not 0 <= self.caption_dropout < 1:
+            raise ValueError(f"caption_dropout must lie in [0, 1), not {self.caption_dropout}")
+
+
+@dataclass(frozen=True)
+class UpscaleRecipe(ConditionedRecipe):
+    caption_dropout: float = 0.5
+    """Fraction of samples trained without their caption: images to enlarge often come without one."""
+    factor: int = 4
+    """Ratio of the sides of the large and the small image; it must divide the autoencoder's stride."""
+
+    def task(self) -> UpscaleTask:
+        return UpscaleTask(self)
+
+
+@dataclass(frozen=True)
+class LayoutRecipe(ConditionedRecipe):
+    labels: tuple[str, ...] = LABELS
+    """Names of the labels, from label 0 on; by default toybox's."""
+    layout_column: str = "layout"
+    """Column of the label maps: images of mode P or L whose pixels are labels, or names of such files."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(set(self.labels)) < max(2, len(self.labels)):
+            raise ValueError(f"labels must be at least two names, each once, not {self.labels}")
+
+    def task(self) -> LayoutTask:
+        return LayoutTask(self)
+
+
+def upscale_toybox(preset: str = "base") -> UpscaleRecipe:
+    """Super-resolution by a factor of 4: latents conditioned on images of the data that are reduced by bicubic scaling.
+
+    Images are rendered and encoded in every step: there is no cache. An --image-size of 0 is the pipeline's own.
+
+    base: `t2i train upscale-toybox --mixed-precision bf16`, from the embedded system
+    tiny: `t2i train upscale-toybox --preset tiny`, a minute on two cores after the tiny ldm-toybox
+    """
+    if preset == "tiny":
+        return UpscaleRecipe("runs/tiny-ldm/latest", loop=_loop("runs/tiny-upscale", tiny=True))
+    return UpscaleRecipe(loop=_loop("runs/upscale-toybox"))
+
+
+def layout_toybox(preset: str = "base") -> LayoutRecipe:
+    """Images from label maps and captions: the map says which kind is where, the caption what it looks like.
+
+    Images are rendered and encoded in every step: there is no cache. An --image-size of 0 is the pipeline's own. A
+    folder of images needs a column of maps: "layout_file_name" in each line of metadata.jsonl, and --labels.
+
+    base: `t2i train layout-toybox --mixed-precision bf16`, from the embedded system
+    tiny: `t2i train layout-toybox --preset tiny`, a minute on two cores after the tiny ldm-toybox
+    """
+    if preset == "tiny":
+        return LayoutRecipe("runs/tiny-ldm/latest", loop=_loop("runs/tiny-layout", tiny=True))
+    return LayoutRecipe(loop=_loop("runs/layout-toybox"))
+
+
+def _loop(folder: str, tiny: bool = False) -> LoopConfig:
+    if tiny:
+        steps = {"max_train_steps": 100, "checkpointing_steps": 50, "lr_warmup_steps": 10}
+        return LoopConfig(folder, train_batch_size=32, optimizer="muon", learning_rate=2e-3, **steps)
+    steps = {"max_train_steps": 2_000, "checkpointing_steps": 200, "lr_warmup_steps": 30}
+    return LoopConfig(folder, train_batch_size=64, optimizer="muon", learning_rate=2e-3, **steps)
+
+
+class Condition(Protocol):
+    """What the denoiser is conditioned on, computed from an item of the source; picklable, for the data workers."""
+
+    def __call__(self, item: dict) -> np.ndarray:
+        """What `GridCondition.grid` takes, without the batch axis."""
+
+    def image(self, item: dict) -> Image.Image:
+        """The same, as the pipeline takes it."""
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """The image, 1/f as large."""
+
+    factor: int
+
+    def __call__(self, item: dict) -> np.ndarray:
+        """-> float32 (3, s, s) in [-1, 1]"""
+        return np.asarray(self.image(item), np.float32).transpose(2, 0, 1) / np.float32(127.5) - 1
+
+    def image(self, item: dict) -> Image.Image:
+        image = Image.fromarray(item["image"])
+        size = image.width // self.factor, image.height // self.factor
+        return image.resize(size, Image.Resampling.BICUBIC)  # Pillow's, which filters against aliasing
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The label map."""
+
+    def __call__(self, item: dict) -> np.ndarray:
+        """-> uint8 (S, S)"""
+        return item["layout"]
+
+    def image(self, item: dict) -> Image.Image:
+        return layout_image(item["layout"])
+
+
+@dataclass(frozen=True)
+class PrepareConditioned:
+    """A sample of latent diffusion, and what it is conditioned on."""
+
+    latent: PrepareLatent
+    condition: Condition
+
+    def __call__(self, item: dict, rng: np.random.Generator) -> dict:
+        """What PrepareLatent returns, and `given`."""
+        return self.latent(item, rng) | {"given": self.condition(item)}
+
+
+class ConditionedTask(FineTuningTask):
+    """A trained denoiser gets further input channels.
+
+    Args:
+        condition: an item of the source -> what the denoiser is conditioned on.
+        grid: of the autoencoder's stride -> the condition's channels, from what `condition` gives.
+        pipeline: makes the new pipeline from the components of the old one.
+    """
+
+    SHOWN = 8
+
+    def __init__(
+        self,
+        recipe: ConditionedRecipe,
+        condition: Condition,
+        grid: Callable[[int], GridCondition],
+        pipeline: Callable[..., LatentDiffusionPipeline],
+    ):
+        pipe = _open(recipe.init_from)
+        objective = objective_of(pipe.scheduler.config, recipe.min_snr_gamma)
+        super().__init__(recipe.data, recipe.loop, pipe, objective, recipe.caption_dropout)
+        self.condition, self.grid = condition, grid(stride_of(self.autoencoder))
+        self.prepare = PrepareConditioned(self.prepare, condition)
+        self.model = pipe.unet
+        widen(self.model, self.grid.channels)
+        use_fast_attention(self.model)
+        self.pipe = pipeline(**pipe.components, requires_safety_checker=pipe.config.requires_safety_checker)
+        self.pipe.set_progress_bar_config(disable=True)
+
+    def loss(self, given: Tensor, **batch: Tensor) -> dict[str, Tensor]:
+        """Takes what PrepareConditioned returns."""
+        return super().loss(**batch, grid=self.grid.grid(given))
+
+    def preview(self) -> Image.Image:
+        """Rows: conditions, images generated from them, always from the same seeds, and the originals."""
+        items = [self.source[i] for i in range(min(self.SHOWN, len(self.source)))]
+        captions, given = [item["text"] for item in items], [self.condition.image(item) for item in items]
+        generators = [torch.Generator().manual_seed(i) for i in range(len(items))]
+        generated = self.pipeline()(captions, given, generator=generators).images
+        rows = [*given, *generated, *(Image.fromarray(item["image"]) for item in items)]
+        return contact_sheet(rows, [*[""] * len(items), *captions, *[""] * len(items)], columns=len(items))
+
+
+class UpscaleTask(ConditionedTask):
+    next_command = "t2i upscale IMAGE --pipeline {run}/latest"
+
+    def __init__(self, recipe: UpscaleRecipe):
+        grid = partial(LowResolution, recipe.factor)
+        super().__init__(recipe, Reduced(recipe.factor), grid, LatentDiffusionUpscalePipeline)
+
+
+class LayoutTask(ConditionedTask):
+    next_command = "t2i layout MAP PROMPT --pipeline {run}/latest"
+
+    def __init__(self, recipe: LayoutRecipe):
+        labels = list(recipe.labels)
+        pipeline = partial(LatentDiffusionLayoutPipeline, labels=labels)
+        super().__init__(recipe, Layout(), partial(LabelMap, len(labels)), pipeline)
+        self.source = WithLayouts(self.source, recipe.layout_column, recipe.labels, Path(recipe.data.data))
+
+
+def _open(name: str) -> LatentDiffusionPipeline:
+    """Raises FileNotFoundError for no pipeline, ValueError for one that is not conditioned on text alone."""
+    pipe = as_latent_diffusion(AutoPipeline.from_pretrained(name), name)
+    if not is_text_to_image(pipe):
+        raise ValueError(
+            f"{name} holds a {type(pipe).__name__}: give --init-from a latent diffusion that is conditioned on text "
+            "alone, as `t2i train ldm-toybox` makes"
+        )
+    return pipe

@@ -1,0 +1,268 @@
+"""Stage 2 of latent diffusion: the denoiser of an autoencoder's latents, conditioned on a text encoder's states."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+
+from t2i.diffusion.dit import DiT
+from t2i.diffusion.objective import DiffusionObjective, Prediction
+from t2i.diffusion.schedule import NoiseSchedule
+from t2i.files import read_json
+from t2i.folders import may_be_on_hub, newest_in_run
+from t2i.manifest import verify
+from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
+from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion, embedded
+from t2i.processes import this_process
+from t2i.text.cache import cached_states
+from t2i.text.encoders import TextEncoder, open_text_encoder
+from t2i.tokenizers.kl import stride_of
+from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.recipes.ldm.base import LatentDiffusionTask, use_fast_attention
+from t2i.training.recipes.prompts import TOYBOX_PROMPTS
+from t2i.weights import digest, load_model, tokenizer_digest
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    denoiser: Literal["unet", "dit"] = "unet"
+    """A convolutional U-Net, or a diffusion transformer. Plain diffusers.StableDiffusionPipeline opens only a U-Net
+    that is conditioned on CLIP and is no flow."""
+    channels: tuple[int, ...] = (96, 128)
+    """U-Net: channels of each level, fine to coarse; every level but the first halves the side."""
+    layers: int = 1
+    """U-Net: residual blocks of each level on the way down; on the way up there is one more."""
+    attention: tuple[bool, ...] = (False, True)
+    """U-Net: for each level, whether it has attention to itself and to the text."""
+    head_width: int = 32
+    """Channels of each attention head."""
+    norm_groups: int = 16
+    """U-Net: groups of each group norm."""
+    width: int = 256
+    """Transformer: channels."""
+    depth: int = 4
+    """Transformer: number of layers."""
+    patch_size: int = 1
+    """Transformer: side of a patch, in latents."""
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != len(self.attention):
+            raise ValueError(f"{len(self.channels)} levels of channels need as many of attention, not {self.attention}")
+        for name in ("layers", "head_width", "norm_groups", "width", "depth", "patch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class LDMRecipe:
+    autoencoder: str = "runs/kl-toybox/latest"
+    """The trained KL autoencoder (stage 1): its folder, a pipeline's folder, an embedded system, or a model of the
+    Hub."""
+    text_encoder: str = "runs/clip-toybox/latest"
+    """A CLIP or T5 of transformers: a folder, or a model of the Hub. Plain diffusers.StableDiffusionPipeline opens only
+    pipelines with a CLIP."""
+    train_text_encoder: bool = False
+    """Train the text encoder with the denoiser, as Rombach et al. 2022, § 3.3; by default it is frozen."""
+    init_from: str | None = None
+    """A pipeline whose denoiser and text encoder the run starts from, such as another run's `latest`; by default the
+    denoiser's weights are random."""
+    cache: str | None = None
+    """Folder for the images' latents, which are computed once; the captions' text states are cached next to it. By
+    default it is next to the run, with a name derived from data and autoencoder. 'none' computes both in every step.
+    The states of a text encoder that is trained are never cached."""
+    cached_images: int = 100_000
+    """How many of the images are cached, and so trained on."""
+    caption_dropout: float = 0.1
+    """Fraction of samples trained without their caption, for classifier-free guidance."""
+    prediction_type: Prediction = "v_prediction"
+    """What the denoiser predicts: the noise, the latent, v = √ᾱ·noise − √(1 − ᾱ)·latent, or a rectified flow's
+    velocity. Plain diffusers.StableDiffusionPipeline opens no flow."""
+    min_snr_gamma: float | None = 5.0
+    """γ of min-SNR loss weighting; None weights all timesteps alike."""
+    noise_offset: float = 0.0
+    """Standard deviation of additional noise that is constant over a channel."""
+    validation_prompts: tuple[str, ...] = ()
+    """Prompts of the images generated at each checkpoint; by default the first captions of the data."""
+    schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule(beta_schedule="squaredcos_cap_v2"))
+    data: DataConfig = field(default_factory=DataConfig)
+    model: DenoiserConfig = field(default_factory=DenoiserConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_image_size(self.data.image_size)
+        if not 0 <= self.caption_dropout < 1:
+            raise ValueError(f"caption_dropout must lie in [0, 1), not {self.caption_dropout}")
+        if self.cached_images < 1:
+            raise ValueError(f"cached_images must be at least 1, not {self.cached_images}")
+        self.objective()
+
+    def objective(self) -> DiffusionObjective:
+        gamma = None if self.prediction_type == "flow" else self.min_snr_gamma
+        return DiffusionObjective(self.schedule, self.prediction_type, gamma, self.noise_offset)
+
+    def task(self) -> LDMTask:
+        return LDMTask(self)
+
+
+def ldm_toybox(preset: str = "base") -> LDMRecipe:
+    """Latent diffusion of 64×64 images: a U-Net of 5 M parameters over 8×8 latents, conditioned on a small CLIP.
+
+    The U-Net has attention, to the text and to itself, at 4×4 alone: on a CPU that allows half as many samples more.
+    The text encoder is trained too: frozen, it did not tell the U-Net which of two things is left of the other.
+
+    base: `t2i train ldm-toybox --mixed-precision bf16`, after kl-toybox and clip-toybox
+    tiny: `t2i train ldm-toybox --preset tiny`, a minute on two cores after the tiny kl-toybox and clip-toybox
+    """
+    if preset == "tiny":
+        run = "runs/tiny-ldm"
+        model = DenoiserConfig(channels=(32, 64))
+        steps = {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20}
+        loop = LoopConfig(run, train_batch_size=32, optimizer="muon", learning_rate=4e-3, **steps)
+        parts = {"autoencoder": "runs/tiny-kl/latest", "text_encoder": "runs/tiny-clip/latest"}
+        return LDMRecipe(**parts, cached_images=2_000, model=model, loop=loop)
+    run = "runs/ldm-toybox"
+    steps = {"max_train_steps": 6_000, "checkpointing_steps": 300, "lr_warmup_steps": 100}
+    loop = LoopConfig(run, train_batch_size=128, optimizer="muon", learning_rate=4e-3, **steps)
+    return LDMRecipe(train_text_encoder=True, loop=loop, validation_prompts=TOYBOX_PROMPTS)
+
+
+class LDMTask(LatentDiffusionTask):
+    """A new denoiser, alone or together with its text encoder."""
+
+    def __init__(self, recipe: LDMRecipe):
+        self.validation_prompts, self.trains_text_encoder = recipe.validation_prompts, recipe.train_text_encoder
+        encoder, autoencoder = load_text_encoder(recipe.text_encoder), load_autoencoder(recipe.autoencoder)
+        side, channels = recipe.data.image_size // stride_of(autoencoder), autoencoder.config.latent_channels
+        torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
+        denoiser = make_denoiser(recipe.model, channels, side, encoder.model.config.hidden_size)
+        # Before anything is computed from the text encoder's weights: its key, and the captions' states.
+        initial = load_weights(denoiser, encoder, recipe.init_from) if recipe.init_from else None
+        objective = recipe.objective()
+        super().__init__(recipe.data, recipe.loop, encoder, autoencoder, objective, recipe.caption_dropout)
+        if initial:
+            self.fingerprint["init_from_sha256"] = initial
+        if recipe.cache != "none":
+            self.cache_latents(recipe.cache, recipe.cached_images)
+            if not recipe.train_text_encoder:
+                self._cache_states(recipe.cache)
+        self.model = DenoiserWithTextEncoder(denoiser, encoder.model) if recipe.train_text_encoder else denoiser
+
+    def _cache_states(self, named: str | None) -> None:
+        """Train on text states that are computed once, in a folder next to the latents'."""
+        self.encoder.model.to(this_process().device)
+        folder = self.source.folder
+        suffix = "-text" if named else f"-text-{self.encoder.key()[:12]}"
+        states = cached_states(self.encoder, self.source.texts, folder.with_name(folder.name + suffix))
+        self.prepare = dataclasses.replace(self.prepare, texts=states)
+
+    @property
+    def denoiser(self) -> UNet2DConditionModel | DiT:
+        return self.model.denoiser if isinstance(self.model, DenoiserWithTextEncoder) else self.model
+
+    def pipeline(self) -> LatentDiffusionPipeline:
+        device = self.denoiser.device
+        parts = self.autoencoder.to(device), self.encoder.model.to(device), self.encoder.tokenizer, self.denoiser
+        return LatentDiffusionPipeline(*parts, self.objective.scheduler())
+
+
+class DenoiserWithTextEncoder(nn.Module):
+    """A denoiser and the text encoder that is trained with it."""
+
+    def __init__(self, denoiser: UNet2DConditionModel | DiT, text_encoder: nn.Module):
+        super().__init__()
+        self.denoiser, self.text_encoder = denoiser, text_encoder.requires_grad_(True)
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.denoiser.enable_gradient_checkpointing()
+
+
+def load_weights(denoiser: UNet2DConditionModel | DiT, encoder: TextEncoder, name: str) -> str:
+    """Give a denoiser and a text encoder the weights of a pipeline; returns the digest of both.
+
+    Raises FileNotFoundError for no pipeline, ValueError for one of other sizes or with another tokenizer.
+    """
+    pipe = as_latent_diffusion(AutoPipeline.from_pretrained(name), name)
+    if tokenizer_digest(pipe.tokenizer) != tokenizer_digest(encoder.tokenizer):
+        raise ValueError(
+            f"{name} has another tokenizer than {encoder.name}, so that the weights would mean other words; give the "
+            "--text-encoder that it was trained with, or leave --init-from out"
+        )
+    for module, given in ((denoiser, pipe.unet), (encoder.model, pipe.text_encoder)):
+        try:
+            module.load_state_dict(given.state_dict())
+        except RuntimeError as error:
+            raise ValueError(
+                f"{name} has a {type(given).__name__} of other sizes than this recipe's; leave --init-from out, or "
+                "give the sizes it has"
+            ) from error
+    return hashlib.sha256("\n".join(map(digest, (pipe.unet, pipe.text_encoder))).encode()).hexdigest()
+
+
+def make_denoiser(
+    config: DenoiserConfig, latent_channels: int, side: int, text_width: int
+) -> UNet2DConditionModel | DiT:
+    """A new denoiser of latents (B, latent_channels, side, side)."""
+    geometry = {"sample_size": side, "in_channels": latent_channels, "cross_attention_dim": text_width}
+    if config.denoiser == "dit":
+        heads = config.width // config.head_width
+        return DiT(**geometry, patch_size=config.patch_size, width=config.width, depth=config.depth, heads=heads)
+    unet = UNet2DConditionModel(
+        **geometry,
+        out_channels=latent_channels,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers,
+        down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention),
+        up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)),
+        attention_head_dim=tuple(c // config.head_width for c in config.channels),  # diffusers' name for their number
+        norm_num_groups=config.norm_groups,
+        use_linear_projection=True,
+    )
+    use_fast_attention(unet)
+    return unet
+
+
+def load_text_encoder(name: str) -> TextEncoder:
+    """The frozen text encoder. Raises FileNotFoundError with the command that trains what is missing."""
+    if not Path(name).exists() and not may_be_on_hub(name, bare=True):
+        kind = "t5" if "t5" in name else "clip"
+        raise FileNotFoundError(
+            f"there is no text encoder in {name}; train one with: t2i train {kind}-toybox"
+            f"{' --preset tiny' if 'tiny' in name else ''}, and give its folder with --text-encoder"
+        )
+    return open_text_encoder(name)
+
+
+def load_autoencoder(name: str) -> AutoencoderKL:
+    """The frozen stage 1: in its own folder or a pipeline's, of an embedded system, or a model of the Hub.
+
+    Raises FileNotFoundError or ValueError with the command that trains what is missing.
+    """
+    remedy = "train one with: t2i train kl-toybox, and give its folder with --autoencoder"
+    folder = newest_in_run(embedded().get(name, Path(name)), "model_index.json")
+    verify(folder)
+    if (folder / "model_index.json").is_file():
+        folder = folder / "vae"
+    folder = newest_in_run(folder, "config.json")
+    local = (folder / "config.json").is_file()
+    if not local and not may_be_on_hub(name):
+        raise FileNotFoundError(f"there is no autoencoder in {folder}; {remedy}")
+    if local:
+        kind = read_json(folder / "config.json").get("_class_name")
+    else:
+        try:
+            kind = AutoencoderKL.load_config(name).get("_class_name")
+        except (OSError, ValueError) as error:
+            says = str(error).splitlines()[0]
+            raise FileNotFoundError(f"there is no autoencoder in {name}; {remedy}. The Hub says: {says}") from error
+    if kind != "AutoencoderKL":
+        raise ValueError(f"{name} holds a {kind}, not an AutoencoderKL; {remedy}")
+    autoencoder = load_model(AutoencoderKL, folder) if local else AutoencoderKL.from_pretrained(name).eval()
+    autoencoder.requires_grad_(False)
+    return autoencoder.to(memory_format=torch.channels_last)

@@ -1,0 +1,137 @@
+"""LoRA: a pipeline is fine-tuned by low-rank adapters of its attention (Hu et al. 2021, arXiv 2106.09685)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_diffusers
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from torch import Tensor, nn
+
+from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, objective_of, open_unet_pipeline
+
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # diffusers' names of an attention layer's projections
+
+
+@dataclass(frozen=True)
+class LoraRecipe:
+    pipeline: str = "toybox/ldm"
+    """The pipeline to fine-tune: a folder or a model of the Hub, of latent diffusion or Stable Diffusion 1.x or 2.x."""
+    rank: int = 8
+    """Rank of the adapters."""
+    dropout: float = 0.0
+    """Dropout probability of the adapters' inputs."""
+    cache: str = "none"
+    """Folder for the images' latents, which are computed once; 'none' computes them in every step."""
+    cached_images: int = 10_000
+    """How many of the images are cached at most, and then trained on."""
+    caption_dropout: float = 0.1
+    """Fraction of samples trained without their caption, for classifier-free guidance."""
+    min_snr_gamma: float | None = 5.0
+    """γ of min-SNR loss weighting; None weights all timesteps alike."""
+    validation_prompts: tuple[str, ...] = ()
+    """Prompts of the images generated at each checkpoint; by default the first captions of the data."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))  # 0: the pipeline's own
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_image_size(self.data.image_size, least=0)
+        for name in ("rank", "cached_images"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("dropout", "caption_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+
+    def task(self) -> LoraTask:
+        return LoraTask(self)
+
+
+def lora(preset: str = "base") -> LoraRecipe:
+    """LoRA: low-rank adapters of a trained denoiser, in diffusers' format: `pipe.load_lora_weights(folder)`.
+
+    An --image-size of 0 is the pipeline's own.
+
+    base: `t2i train lora --pipeline FOLDER --data FOLDER`, images with captions in metadata.jsonl
+    tiny: `t2i train lora --preset tiny`, after the tiny ldm-toybox
+    """
+    if preset == "tiny":
+        steps = {"max_train_steps": 50, "checkpointing_steps": 25, "lr_warmup_steps": 5}
+        loop = LoopConfig("runs/tiny-lora", train_batch_size=8, learning_rate=1e-3, **steps)
+        return LoraRecipe("runs/tiny-ldm/latest", rank=4, loop=loop)
+    steps = {"max_train_steps": 1000, "checkpointing_steps": 250, "lr_warmup_steps": 50}
+    return LoraRecipe(loop=LoopConfig("runs/lora", train_batch_size=8, learning_rate=1e-4, **steps))
+
+
+class LoraTask(FineTuningTask):
+    """The adapters of a pipeline's denoiser."""
+
+    def __init__(self, recipe: LoraRecipe):
+        pipe = open_unet_pipeline(recipe.pipeline, "LoRA")
+        objective = objective_of(pipe.scheduler.config, recipe.min_snr_gamma)
+        super().__init__(recipe.data, recipe.loop, pipe, objective, recipe.caption_dropout)
+        self.pipeline_name, self.validation_prompts = recipe.pipeline, recipe.validation_prompts
+        if recipe.cache != "none":
+            self.cache_latents(recipe.cache, recipe.cached_images)
+        torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
+        self.model = Adapters(pipe.unet, recipe.rank, recipe.dropout)
+
+    @property
+    def next_command(self) -> str:
+        return self.generate_command(f"--pipeline {self.pipeline_name} --lora {{run}}/latest")
+
+    def save(self, folder: Path) -> None:
+        """`pytorch_lora_weights.safetensors`, which `load_lora_weights` of diffusers and of our pipeline open."""
+        weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.pipe.unet))
+        StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=weights)
+
+
+class Adapters(nn.Module):
+    """The adapters of a denoiser as a module of their own, which is called as the denoiser is.
+
+    Its parameters and its state are the adapters' alone, so that optimizer, averages and checkpoints are small; the
+    denoiser, which the adapters are part of, follows it to its device and mode.
+
+    Args:
+        unet: gets the adapters; all else in it is frozen.
+        rank: rank of each adapter; its scale is 1 (α = rank), which readers of a file without α assume.
+        dropout: dropout probability of the adapters' inputs.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, rank: int, dropout: float = 0.0):
+        super().__init__()
+        unet.requires_grad_(False)
+        config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=dropout, target_modules=list(PROJECTIONS))
+        unet.add_adapter(config)
+        self._unet = (unet,)  # in a tuple: not a submodule
+        trained = {name.replace(".", "/"): p for name, p in unet.named_parameters() if p.requires_grad}
+        self.adapters = nn.ParameterDict(trained)
+
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        return self._unet[0]
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    def forward(self, *args, **kwargs):
+        """As the denoiser's."""
+        return self.unet(*args, **kwargs)
+
+    def train(self, mode: bool = True) -> Adapters:
+        self.unet.train(mode)
+        return super().train(mode)
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.unet.enable_gradient_checkpointing()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapters:
+        self.unet._apply(fn, recurse)  # the adapters among its parameters are the very ones here
+        return self

@@ -1,0 +1,98 @@
+"""What tasks that learn from captions have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TypeVar
+
+from transformers import PreTrainedTokenizerBase
+
+from t2i.data.fingerprint import of_texts
+from t2i.data.sources import Source
+from t2i.data.toybox import Toybox
+from t2i.text.captions import LOOKED_AT, warn_of_long_captions
+from t2i.training.task import Task
+from t2i.weights import tokenizer_digest
+
+BPE_CAPTIONS = 50_000  # from which a vocabulary is learned
+NEW_SEED = 2**20  # of held-out toybox scenes; a run's own world is seeded from 0 up
+HELD_OUT = 1024  # captions
+Tokenizer = TypeVar("Tokenizer", bound=PreTrainedTokenizerBase)
+
+
+class TextTask(Task):
+    """A model of transformers with a tokenizer of its own.
+
+    Args:
+        source: the data; its first captions give the vocabulary.
+        train_tokenizer: captions -> a tokenizer.
+        room: tokens of a caption that the model reads, special ones left out; a warning tells of longer captions.
+    """
+
+    def __init__(self, source: Source, train_tokenizer: Callable[[Iterator[str]], Tokenizer], room: int):
+        self.tokenizer = learn_tokenizer(source, train_tokenizer, room)
+        self.fingerprint = {"text_tokenizer_sha256": tokenizer_digest(self.tokenizer)}
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.model.gradient_checkpointing_enable()
+
+
+def learn_tokenizer(source: Source, train: Callable[[Iterator[str]], Tokenizer], room: int) -> Tokenizer:
+    """A tokenizer with a vocabulary of the data's captions; see `TextTask`."""
+    tokenizer = train(source.captions(BPE_CAPTIONS))
+    warn_of_long_captions(source.captions(LOOKED_AT), tokenizer, room)
+    return tokenizer
+
+
+class Captions:
+    """Captions alone, as items {"text": str}."""
+
+    def __init__(self, texts: list[str]):
+        self.texts = texts
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"text": self.texts[index]}
+
+    def captions(self, limit: int) -> Iterator[str]:
+        return islice(self.texts, limit)
+
+    def fingerprint(self) -> str:
+        return of_texts(self.texts)
+
+
+class Scenes:
+    """Toybox's scenes without their images, as items {"scene": Scene, "text": str}."""
+
+    def __init__(self, toybox: Toybox):
+        self.toybox = toybox
+
+    def __len__(self) -> int:
+        return len(self.toybox)
+
+    def __getitem__(self, index: int) -> dict:
+        scene, text = self.toybox.scene(index)
+        return {"scene": scene, "text": text}
+
+    def captions(self, limit: int) -> Iterator[str]:
+        return self.toybox.captions(limit)
+
+    def fingerprint(self) -> str:
+        return self.toybox.fingerprint()
+
+
+def split_captions(source: Source) -> tuple[Source, list[str]]:
+    """Training captions, and held-out ones: of another toybox world, or the last twentieth of other data.
+
+    Raises ValueError for fewer than two captions.
+    """
+    if isinstance(source, Toybox):
+        return Scenes(source), list(Toybox("train", source.size, NEW_SEED, HELD_OUT).captions(HELD_OUT))
+    texts = list(source.captions(len(source)))
+    count = max(1, min(HELD_OUT, len(texts) // 20))
+    if len(texts) <= count:
+        raise ValueError(f"{len(texts)} captions are too few: there must be one to train on and one to hold out")
+    return Captions(texts[:-count]), texts[-count:]
