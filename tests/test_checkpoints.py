@@ -201,6 +201,13 @@ def test_a_run_is_not_resumed_as_another_recipe(tmp_path):
         main(["characters", *sizes, *where, "2", "--resume", "latest"])
 
 
+def test_a_run_with_options_of_another_version_is_not_resumed(copy):
+    file = copy / "recipe.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"start_from": None}))
+    with pytest.raises(ValueError, match=r"another version of t2i, with options .* \(start_from\); go on with that"):
+        resume(copy)
+
+
 def test_best_is_not_lost_to_a_worse_model_where_no_link_is(tmp_path):
     """On a system without links, say."""
     run(nice(tmp_path / "run", max_train_steps=2))

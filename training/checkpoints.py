@@ -153,12 +153,6 @@ class Checkpoints:
                 "start a new one"
             ) from error
         now = json.loads(json.dumps(recipe))  # tuples become lists, as in the file
-        if unknown := sorted(before.keys() - now.keys() - {"recipe"}):
-            raise ValueError(
-                f"{self.run} was started by another version of t2i, with options that this one does not have "
-                f"({', '.join(unknown)}); go on with that version, or start a new run with another --output-dir"
-            )
-        # An option that was not there yet when the run began has, by default, no effect.
         changed = {k for k in now if k in before and before[k] != now[k]} - MAY_CHANGE
         if "recipe" in changed:
             raise ValueError(
@@ -167,6 +161,11 @@ class Checkpoints:
             )
         if options := [f"{k}: {before[k]} -> {now[k]}" for k in now if k in changed - {DATA}]:
             raise ValueError(f"{self.run} was started with another recipe ({'; '.join(options)}); start a new run")
+        if unknown := sorted(before.keys() - now.keys() - {"recipe"}):
+            raise ValueError(
+                f"{self.run} was started by another version of t2i, with options that this one does not have "
+                f"({', '.join(unknown)}); go on with that version, or start a new run with another --output-dir"
+            )
         if changed:
             raise ValueError(
                 f"the data {now.get('data', '')} are not those that {self.run} was started with: images or captions "
