@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.recipes import batch_of, stage_of
+from benchmarks.recipes import batch_of, task_of
 from benchmarks.timing import cores
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -71,14 +71,14 @@ class _Launches(TorchDispatchMode):
 
 def estimate(name: str, recipe, renders: float, cores: int) -> Estimate:
     """Count a recipe's step on the CPU. `renders`: images a sample that are rendered as it comes."""
-    stage, loop = stage_of(recipe), recipe.loop
-    stage.model.train()
-    batch = batch_of(stage, BATCH)
-    optimizer = make_optimizer(stage.model, loop)
+    task, loop = task_of(recipe), recipe.loop
+    task.model.train()
+    batch = batch_of(task, BATCH)
+    optimizer = make_optimizer(task.model, loop)
     flops, launches = FlopCounterMode(display=False), _Launches()
     with launches:
         with flops:
-            stage.loss(**batch)["loss"].backward()
+            task.loss(**batch)["loss"].backward()
         with FlopCounterMode(display=False) as step_flops:
             optimizer.step()
     return Estimate(

@@ -26,7 +26,8 @@ from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
 from t2i.text.encoders import open_text_encoder
 from t2i.training.cli import run
 from t2i.training.config import DataConfig
-from t2i.training.recipes.ldm.denoiser import PrepareLatent, Tokens, ldm_toybox, load_autoencoder
+from t2i.training.recipes.ldm.base import PrepareLatent, Tokens
+from t2i.training.recipes.ldm.denoiser import ldm_toybox, load_autoencoder
 from t2i.training.recipes.ldm.latents import CachedLatents, cached_latents, latents_of
 from t2i.weights import digest
 
@@ -52,7 +53,7 @@ def ldm(stages, tmp_path):
 
 @pytest.fixture
 def vae(stages) -> AutoencoderKL:
-    return load_autoencoder(stages[0], 64)
+    return load_autoencoder(stages[0])
 
 
 def cached(folder: Path, vae, seed: int = 0, num: int = PICTURES, size: int = 64) -> CachedLatents:

@@ -17,7 +17,8 @@ from t2i.data.toybox import Toybox
 from t2i.pipelines import AutoPipeline
 from t2i.pipelines.loading.auto import embedded
 from t2i.text.clip import train_clip_tokenizer
-from t2i.training.recipes.ldm.denoiser import denoiser as ldm_recipe
+from t2i.training.recipes.ldm import base as ldm_base
+from t2i.training.recipes.ldm import denoiser as ldm_recipe
 from t2i.training.recipes.ldm.denoiser import load_autoencoder
 from t2i.weights import digest
 
@@ -105,7 +106,8 @@ def test_what_fills_the_caches_does_so_on_this_process_device_and_comes_back(ldm
     for kind in (AutoencoderKL, CLIPTextModel):
         monkeypatch.setattr(kind, "to", to)
     process = SimpleNamespace(device="its own")
-    monkeypatch.setattr(ldm_recipe, "this_process", lambda: process)
+    for module in (ldm_recipe, ldm_base):
+        monkeypatch.setattr(module, "this_process", lambda: process)
     monkeypatch.setattr(ldm_recipe, "cached_states", states)
     task = ldm().task()
     task.pipeline()
@@ -116,10 +118,10 @@ def test_what_fills_the_caches_does_so_on_this_process_device_and_comes_back(ldm
 
 
 def test_an_autoencoder_has_many_names(stages, tmp_path, monkeypatch):
-    own = digest(load_autoencoder(stages[0], 64))
+    own = digest(load_autoencoder(stages[0]))
     parts.pipeline().save_pretrained(tmp_path / "pipeline")
-    assert digest(load_autoencoder(str(tmp_path / "pipeline"), 64)) == own
-    found = load_autoencoder("toybox/ldm", 64)
+    assert digest(load_autoencoder(str(tmp_path / "pipeline"))) == own
+    found = load_autoencoder("toybox/ldm")
     assert digest(found) == digest(AutoencoderKL.from_pretrained(embedded()["toybox/ldm"] / "vae"))
     assert found.dtype == torch.float32
     for name in ("load_config", "from_pretrained"):
@@ -128,7 +130,7 @@ def test_an_autoencoder_has_many_names(stages, tmp_path, monkeypatch):
         monkeypatch.setattr(
             AutoencoderKL, name, lambda asked, f=there, hub=on_hub, **how: f(hub.get(asked, asked), **how)
         )
-    assert digest(load_autoencoder("someone/vae", 64)) == own
+    assert digest(load_autoencoder("someone/vae")) == own
 
 
 def test_a_name_of_no_autoencoder_says_what_makes_one(tmp_path, monkeypatch):
@@ -140,6 +142,6 @@ def test_a_name_of_no_autoencoder_says_what_makes_one(tmp_path, monkeypatch):
     remedy = "; make one with: t2i train kl-toybox, and give its folder with --autoencoder"
     for name in ("runs/kl-toybx/latest", "./kl", "kl", "toybox/lmd", str(tmp_path)):
         with pytest.raises(FileNotFoundError, match=f"there is no autoencoder in .*{remedy}$"):
-            load_autoencoder(name, 64)
+            load_autoencoder(name)
     with pytest.raises(FileNotFoundError, match=f"in me/kl{remedy}. The Hub says: .* valid model identifier$"):
-        load_autoencoder("me/kl", 64)
+        load_autoencoder("me/kl")

@@ -21,7 +21,7 @@ from t2i.diffusion.schedulers import make_scheduler
 from t2i.pipelines import AutoPipeline
 from t2i.training.cli import run
 from t2i.training.recipes import RECIPES
-from t2i.training.recipes.ldm.lora import objective_of
+from t2i.training.recipes.ldm.fine_tuning import objective_of
 
 FILE = "pytorch_lora_weights.safetensors"
 DRAWN = {"num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "np"}

@@ -39,45 +39,55 @@ def check_image_size(size: int | None, least: int = 1) -> None:
 @dataclass(frozen=True)
 class LoopConfig:
     output_dir: str = "runs/unnamed"
-    """Folder of checkpoints, pictures and logs."""
+    """Folder of checkpoints, previews and logs."""
     max_train_steps: int = 10_000
-    """Optimiser steps."""
+    """Number of optimizer steps."""
     max_train_time: float | None = None
-    """Seconds of training, instead of steps: warm-up, learning rate and checkpoints follow the share of them that is
-    over, as they would the share of max_train_steps. Previews, scores and checkpoints do not count; what was trained
-    before a resume does."""
+    """Seconds of training, instead of a number of steps; warm-up, learning rate and checkpoints scale with the elapsed
+    fraction. Checkpoints, evaluation and previews do not count; time before a resume does."""
     train_batch_size: int = 64
-    """Images a process and forward pass."""
+    """Images for each process and forward pass."""
     gradient_accumulation_steps: int = 1
-    """Forward passes an optimiser step."""
+    """Forward passes for each optimizer step."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW for everything, or Muon for hidden linear layers and convolutions and AdamW for the rest."""
+    """AdamW for all parameters, or Muon for hidden linear layers and convolutions and AdamW for the rest."""
     learning_rate: float = 1e-3
+    """Learning rate after the warm-up."""
     lr_scheduler: Literal["cosine", "constant"] = "cosine"
-    """What follows the warm-up: a half cosine down to a hundredth, or nothing."""
+    """Learning rate after the warm-up: a half cosine down to a hundredth, or constant."""
     lr_warmup_steps: int = 200
+    """Steps over which the learning rate rises linearly."""
     adam_beta1: float = 0.9
+    """AdamW's decay rate of the mean gradient."""
     adam_beta2: float = 0.99
+    """AdamW's decay rate of the mean squared gradient."""
     weight_decay: float = 0.0
+    """Decoupled weight decay."""
     max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
+    """Norm to which gradients are clipped."""
     ema_decay: float = 0.999
-    """Of the averaged weights, which are the ones that are saved; approached from below as the run goes."""
+    """Decay of the weights' moving average, which is what is saved and evaluated; smaller at the start of a run."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
-    """By default what `accelerate launch` was told, or none."""
+    """Precision of the forward pass; by default that of `accelerate launch`, or none."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     compile: bool = False
     """Compile the model's repeated blocks with torch.compile: faster steps on a GPU, after half a minute."""
     dataloader_num_workers: int = 1
+    """Processes that load data, for each training process; 0: the training process itself."""
     checkpointing_steps: int = 500
-    """A checkpoint (and pictures) every so many steps, and at the end."""
+    """Steps from one checkpoint, with evaluation and preview, to the next; there is one at the end, too."""
     checkpoints_total_limit: int = 2
-    """How many checkpoints stay."""
-    report_to: Literal["tensorboard", "none"] = "tensorboard"
+    """Largest number of checkpoints that are kept."""
+    report_to: Literal[
+        "tensorboard", "wandb", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab", "trackio", "all", "none"
+    ] = "tensorboard"
+    """Tracker of Accelerate that is sent the metrics, in addition to metrics.jsonl and curves.png; 'all' is every one
+    that is installed. TensorBoard and Weights & Biases also get the previews."""
     seed: int = 0
+    """Seed of initial weights, data order and noise."""
     resume: str | None = None
-    """'latest', or a checkpoint folder of this run, to go on from."""
+    """'latest', or a checkpoint folder of this run, to resume from."""
 
     def __post_init__(self) -> None:
         for name in (

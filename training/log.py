@@ -1,16 +1,16 @@
-"""What a run leaves to look at: a line of numbers for each step, the curves, the pictures, TensorBoard."""
+"""What a run reports: the metrics of each step, curves, previews, and Accelerate's trackers."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from PIL import Image
 from tqdm import tqdm
 
@@ -20,17 +20,20 @@ from t2i.training.config import LoopConfig
 
 
 class RunLog:
-    """Progress bar, `metrics.jsonl`, `curves.png`, `samples/step-N.png`; all by the main process alone.
+    """Progress bar, `metrics.jsonl`, `curves.png`, `samples/step-N.png`, and the trackers that `report_to` names.
 
-    A resumed run first drops the lines of steps after the checkpoint it goes on from.
+    Only the main process reports. A resumed run first drops the lines of steps after the checkpoint it goes on from.
     """
 
     def __init__(self, config: LoopConfig, done: int, accelerator: Accelerator):
-        self.run = Path(config.output_dir)
+        self.run, self.accelerator = Path(config.output_dir), accelerator
         self.main = accelerator.is_main_process
         self.batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
         self.history: list[dict] = []
-        self.started = time.perf_counter()
+        if config.report_to != "none":
+            project = "tensorboard" if config.report_to == "tensorboard" else "t2i"  # TensorBoard's is a folder
+            options = {"tensorboard": {"purge_step": done + 1}, "wandb": {"name": self.run.name, "dir": str(self.run)}}
+            accelerator.init_trackers(project, init_kwargs=options)
         if not self.main:
             return
         by_time = config.max_train_time is not None
@@ -47,7 +50,6 @@ class RunLog:
         self.file = path.open("a")
         total = None if by_time else config.max_train_steps * self.batch
         self.bar = tqdm(total=total, initial=done * self.batch, unit=" images", desc=self.run.name)
-        self.board = _tensorboard(self.run, done) if config.report_to == "tensorboard" else None
 
     def __enter__(self) -> RunLog:
         return self
@@ -56,10 +58,10 @@ class RunLog:
         if not self.main:
             return
         self.bar.close()
-        with contextlib.suppress(Exception):  # on a full disk: the error that ends the run is the one to hear of
+        with contextlib.suppress(Exception):  # on a full disk: the error that ends the run is the one to report
             self.file.close()
-            if self.board:
-                self.board.close()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()
 
     def step(self, step: int, scalars: dict[str, float]) -> None:
         if not self.main:
@@ -71,26 +73,39 @@ class RunLog:
             self.file.flush()
         self.bar.update(self.batch)
         self.bar.set_postfix(loss=f"{scalars['loss']:.4f}", refresh=False)
-        if self.board and (step % 10 == 0 or step == 1):
-            for name, value in scalars.items():
-                self.board.add_scalar(name, value, step)
+        if step % 10 == 0 or step == 1:
+            self.accelerator.log(scalars, step)
 
     def show(self, step: int, preview: Callable[[], Image.Image]) -> None:
-        """Save a preview and the curves so far. What fails costs a warning, and the run goes on."""
+        """Save a preview and the curves so far. A failure costs a warning, and the run goes on."""
         with tolerated(step, "preview"):
-            self._picture(step, preview())
+            self._save(step, preview())
         with tolerated(step, "curves"):
             self._curves()
 
-    def _picture(self, step: int, image: Image.Image) -> None:
+    def _save(self, step: int, image: Image.Image) -> None:
         folder = self.run / "samples"
         folder.mkdir(exist_ok=True)
         image.save(folder / f"step-{step:06d}.png")
-        if self.board:
-            self.board.add_image("samples", np.array(image), step, dataformats="HWC")
+        images = {"samples": np.array(image)[None]}
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.log_images(images, step, dataformats="NHWC")
+            elif tracker.name == "wandb":
+                tracker.log_images(images, step)
 
     def _curves(self) -> None:
         plot_curves(self.history, self.run / "curves.png")
+
+
+def tracker_of(report_to: str) -> str | None:
+    """`log_with` of an Accelerator. Raises ValueError, with the remedy, for a tracker that is not installed."""
+    if report_to == "none":
+        return None
+    if report_to != "all" and report_to not in map(str, get_available_trackers()):
+        package = {"comet_ml": "comet-ml"}.get(report_to, report_to)
+        raise ValueError(f"--report-to {report_to} needs a package that is not installed: pip install {package}")
+    return report_to
 
 
 @contextlib.contextmanager
@@ -105,7 +120,7 @@ def tolerated(step: int, what: str) -> Iterator[None]:
 
 @styled
 def plot_curves(history: list[dict], path: Path) -> None:
-    """One panel for each scalar, raw in grey and smoothed (over a fiftieth of the run) in blue."""
+    """One panel for each metric: raw in grey, and in blue its moving average over a fiftieth of the run."""
     names = [n for n in history[0] if n not in ("step", "images", "seconds")]
     steps = [line["step"] for line in history]
     width = max(1, len(history) // 50)
@@ -128,7 +143,7 @@ def plot_curves(history: list[dict], path: Path) -> None:
 
 
 def _whole_lines(path: Path) -> list[dict]:
-    """The lines up to the first that a crash cut short."""
+    """The lines before the first that a crash cut short."""
     lines = []
     for line in path.read_text().splitlines():
         try:
@@ -136,9 +151,3 @@ def _whole_lines(path: Path) -> list[dict]:
         except json.JSONDecodeError:
             break
     return lines
-
-
-def _tensorboard(run: Path, done: int):
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(run / "tensorboard"), purge_step=done + 1)

@@ -26,7 +26,7 @@ from t2i.training.checkpoints import DATA, Checkpoints, Progress
 from t2i.training.compilation import compile_blocks
 from t2i.training.config import LoopConfig
 from t2i.training.evaluation import CheckpointEvaluator
-from t2i.training.log import RunLog, tolerated
+from t2i.training.log import RunLog, tolerated, tracker_of
 from t2i.training.optimizers import make_optimizer
 from t2i.training.stop import StopRequest, ignore_stop_signals
 from t2i.training.task import Task
@@ -69,10 +69,12 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
     """
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
+        log_with=tracker_of(config.report_to),
+        project_dir=config.output_dir,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         kwargs_handlers=[
             DistributedDataParallelKwargs(
-                broadcast_buffers=False,  # models keep theirs equal
+                broadcast_buffers=False,  # models keep them equal
                 find_unused_parameters=task.find_unused_parameters,
             )
         ],

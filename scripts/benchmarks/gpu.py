@@ -14,7 +14,7 @@ import torch
 from accelerate.utils import send_to_device
 from diffusers.training_utils import EMAModel
 
-from benchmarks.recipes import batch_of, stage_of
+from benchmarks.recipes import batch_of, task_of
 from benchmarks.timing import Benchmark, Row, write
 from t2i.pipelines import AutoPipeline
 from t2i.pipelines.sampling_options import SamplingOptions
@@ -131,17 +131,17 @@ class TrainingStep:
 
     def __post_init__(self) -> None:
         recipe = RECIPES[self.name](self.preset)
-        self.stage = stage_of(recipe)
-        self.inputs = send_to_device(batch_of(self.stage, self.batch), torch.device(self.device))
+        self.task = task_of(recipe)
+        self.inputs = send_to_device(batch_of(self.task, self.batch), torch.device(self.device))
         if self.compiled:
-            compile_blocks(self.stage.model)
-        self.model = self.stage.model.to(self.device).train()
+            compile_blocks(self.task.model)
+        self.model = self.task.model.to(self.device).train()
         self.optimizer = make_optimizer(self.model, recipe.loop)
         self.ema = EMAModel(self.model.parameters(), foreach=True)
 
     def __call__(self) -> None:
         with torch.autocast(self.device, torch.bfloat16):
-            loss = self.stage.loss(**self.inputs)["loss"]
+            loss = self.task.loss(**self.inputs)["loss"]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

@@ -168,8 +168,8 @@ class Pictures:
         return combine(*(item["image"].tobytes() for item in self.items))
 
 
-class Stage(LDMTask):
-    """The recipe's stage, on given pictures or on its own cache, with a note of when each step began."""
+class TimedTask(LDMTask):
+    """The recipe's task, on given pictures or on its own cache, with a note of when each step began."""
 
     def __init__(self, recipe: LDMRecipe, folder: Path, pictures: Pictures | None):
         self.begun: list[float] = []
@@ -212,9 +212,9 @@ def _recipe(o: Latent, folder: Path, size: int) -> LDMRecipe:
 def _our_loop(recipe: LDMRecipe, folder: Path, pictures: Pictures | None) -> Timed:
     def timed() -> float:
         with tempfile.TemporaryDirectory() as run:
-            stage = Stage(recipe, folder, pictures)
-            train(stage, dataclasses.replace(recipe.loop, output_dir=run), {})
-        return stage.begun[-1] - stage.begun[0]
+            task = TimedTask(recipe, folder, pictures)
+            train(task, dataclasses.replace(recipe.loop, output_dir=run), {})
+        return task.begun[-1] - task.begun[0]
 
     return timed
 

@@ -60,17 +60,17 @@ class Loop(Benchmark):
             loop = RECIPES["vqvae-toybox"]("tiny").loop
             sizes = {"max_train_steps": self.steps, "train_batch_size": self.batch, "dataloader_num_workers": 0}
             config = dataclasses.replace(loop, output_dir=folder, checkpointing_steps=self.steps, **sizes)
-            turns = Turns({CLIPPED: _bare(_stage(), config, True), BARE: _bare(_stage(), config, False)})
-            stage = _stage()
-            loss = stage.loss
+            turns = Turns({CLIPPED: _bare(_task(), config, True), BARE: _bare(_task(), config, False)})
+            task = _task()
+            loss = task.loss
 
             def timed(images: Tensor) -> dict[str, Tensor]:
                 turns.take()
                 return loss(images)
 
-            stage.loss = timed
+            task.loss = timed
             with contextlib.redirect_stdout(io.StringIO()):
-                train(stage, config, {})
+                train(task, config, {})
         return turns.seconds
 
 
@@ -115,27 +115,27 @@ class Rendered:
         return "the first images of toybox"
 
 
-def _stage() -> VQVAETask:
-    stage = RECIPES["vqvae-toybox"]("tiny").task()
-    stage.source = Rendered(stage.source)
-    return stage
+def _task() -> VQVAETask:
+    task = RECIPES["vqvae-toybox"]("tiny").task()
+    task.source = Rendered(task.source)
+    return task
 
 
-def _bare(stage: VQVAETask, config: LoopConfig, clip_and_average: bool) -> Iterator[None]:
+def _bare(task: VQVAETask, config: LoopConfig, clip_and_average: bool) -> Iterator[None]:
     """The loop that one writes by hand, a step at a time."""
     numbers = NumberBatches(0, config.max_train_steps, config.train_batch_size, 1, 0, 1)
-    batches = DataLoader(NumberedSamples(stage.source, stage.prepare, config.seed), batch_sampler=numbers)
-    optimizer = make_optimizer(stage.model, config)
-    averaged = AveragedModel(stage.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
-    stage.model.train()
+    batches = DataLoader(NumberedSamples(task.source, task.prepare, config.seed), batch_sampler=numbers)
+    optimizer = make_optimizer(task.model, config)
+    averaged = AveragedModel(task.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay))
+    task.model.train()
     for batch in batches:
-        loss = stage.loss(**batch)["loss"]
+        loss = task.loss(**batch)["loss"]
         loss.backward()
         if clip_and_average:
-            torch.nn.utils.clip_grad_norm_(stage.model.parameters(), config.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_(task.model.parameters(), config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
         if clip_and_average:
-            averaged.update_parameters(stage.model)
+            averaged.update_parameters(task.model)
         loss.item()  # a loop that shows its loss
         yield

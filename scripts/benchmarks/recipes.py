@@ -1,4 +1,4 @@
-"""A recipe's training step alone: its stage, with parts that stand in for those it would be given, and a batch."""
+"""A recipe's training step alone: its task, with parts that stand in for those it would be given, and a batch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ STAND_INS = {  # for what earlier recipes will have trained: parts of the same k
 }
 
 
-def stage_of(recipe):
-    """The recipe's stage, on the CPU; nothing is written."""
+def task_of(recipe):
+    """The recipe's task, on the CPU; nothing is written."""
     return replace(recipe, **{k: v for k, v in STAND_INS.items() if hasattr(recipe, k)}).task()
 
 
-def batch_of(stage, size: int, different: int = 4) -> dict[str, Tensor]:
-    """A batch of the stage's samples, of which a few are different. Latents are those of a cache."""
-    samples = NumberedSamples(stage.source, stage.prepare, 0)
+def batch_of(task, size: int, different: int = 4) -> dict[str, Tensor]:
+    """A batch of the task's samples, of which a few are different. Latents are those of a cache."""
+    samples = NumberedSamples(task.source, task.prepare, 0)
     few = [samples[i] for i in range(min(size, different))]
     batch = default_collate([few[i % len(few)] for i in range(size)])
     if "posterior_noise" in batch:

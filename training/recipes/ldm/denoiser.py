@@ -233,7 +233,7 @@ def load_text_encoder(name: str) -> TextEncoder:
     if not Path(name).exists() and not may_be_on_hub(name, bare=True):
         kind = "t5" if "t5" in name else "clip"
         raise FileNotFoundError(
-            f"there is no text encoder in {name}; train one with: t2i train {kind}-toybox"
+            f"there is no text encoder in {name}; make one with: t2i train {kind}-toybox"
             f"{' --preset tiny' if 'tiny' in name else ''}, and give its folder with --text-encoder"
         )
     return open_text_encoder(name)
@@ -244,7 +244,7 @@ def load_autoencoder(name: str) -> AutoencoderKL:
 
     Raises FileNotFoundError or ValueError with the command that trains what is missing.
     """
-    remedy = "train one with: t2i train kl-toybox, and give its folder with --autoencoder"
+    remedy = "make one with: t2i train kl-toybox, and give its folder with --autoencoder"
     folder = newest_in_run(embedded().get(name, Path(name)), "model_index.json")
     verify(folder)
     if (folder / "model_index.json").is_file():
