@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights: what is saved and shown is the average, not the weights of the moment."""
+"""Exponential moving average of the weights, which is what is saved and evaluated."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-POWER = 3 / 4  # of the warm-up: after n steps the decay is at most 1 - n^(-3/4)
+POWER = 3 / 4  # after n steps the decay is at most 1 - n^(-3/4)
 
 
 class AveragedWeights:
-    """ā ← ā + (1 - d) (w - ā) after each step, with a decay d that grows towards `decay` as the run goes.
+    """ā ← ā + (1 - d) (w - ā) after each step, with a decay d that grows towards `decay`.
 
-    Weights that need no gradient do not change, and are not copied.
+    Parameters without a gradient do not change, and are not copied.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
@@ -25,14 +25,14 @@ class AveragedWeights:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Take in the weights as they are now."""
+        """Update the averages with the current weights."""
         decay = min(self.decay, 1 - (1 + self.steps) ** -POWER)
         self.steps += 1
         torch._foreach_lerp_(self._moving, self._followed, 1 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """A context in which the model holds the averages; the trained weights come back at its end."""
+        """A context in which the model has the averaged weights."""
         with torch.no_grad():
             trained = [p.detach().clone() for p in self._followed]
             torch._foreach_copy_(self._followed, self._moving)
@@ -43,12 +43,12 @@ class AveragedWeights:
                 torch._foreach_copy_(self._followed, trained)
 
     def state(self) -> dict[str, Tensor]:
-        """The averages by their parameter's place, on the CPU."""
+        """The averages by the index of their parameter, on the CPU."""
         return {str(i): a.cpu().contiguous() for i, a in enumerate(self.averages)}
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor], steps: int) -> None:
-        """Take up what `state` gave."""
+        """Restore what `state` returned."""
         for i, average in enumerate(self.averages):
             average.copy_(state[str(i)])
         self.steps = steps

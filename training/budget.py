@@ -1,4 +1,4 @@
-"""How far a run is and when it ends: by its steps, or by the seconds that it has trained."""
+"""How far a run is and when it ends: after a number of steps, or after some time of training."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 from t2i.training.config import LoopConfig
 
-UNENDING = 2**31  # steps, where seconds decide
+UNENDING = 2**31  # steps of a run whose time is limited
 
 
 class Budget:
-    """Counts the steps and seconds of a run, those before it was resumed included.
+    """Counts the steps and seconds of a run, also those before it was resumed.
 
-    A second counts if it goes into a step, waiting for data included; previews, scores and checkpoints are left out, so
-    that a model that is slow to sample or to score trains as long as any other. The processes of a run count the mean
-    of their seconds, and so stop at the same step.
+    Seconds are those of the steps and of waiting for data. Checkpoints, evaluation and previews do not count, so that a
+    model that is slow to sample or to evaluate trains as long as any other. The processes of a run count the mean of
+    their seconds, and so stop at the same step.
     """
 
     def __init__(self, config: LoopConfig, step: int = 0, seconds: float = 0.0):
@@ -24,7 +24,7 @@ class Budget:
         self.pause()
 
     def steps(self) -> Iterator[int]:
-        """The numbers of the steps to take; each must be told to `spend`."""
+        """The numbers of the steps to take; after each, call `spend`."""
         while not self.spent:
             self.step += 1
             yield self.step
@@ -35,11 +35,11 @@ class Budget:
         return self._since - before
 
     def pause(self) -> None:
-        """What was done since the last `lap` was no training."""
+        """Leave out the time since the last `lap`."""
         self._since = time.perf_counter()
 
     def spend(self, seconds: float) -> float:
-        """Count a step's seconds; return all of the run so far."""
+        """Count a step's seconds; return those of the run so far."""
         self._before, self.seconds = self.seconds, self.seconds + seconds
         return self.seconds
 
@@ -58,19 +58,19 @@ class Budget:
 
     @property
     def option(self) -> str:
-        """What sets its end."""
+        """The command-line option that sets it."""
         return "--max-train-steps" if self.config.max_train_time is None else "--max-train-time"
 
     @property
     def done(self) -> float:
-        """Which share of the run is over before the step at hand, in [0, 1]."""
+        """Fraction of the run that was over before the current step, in [0, 1]."""
         if self.config.max_train_time is None:
             return (self.step - 1) / self.config.max_train_steps
         return min(1.0, self.seconds / self.config.max_train_time)
 
     @property
     def checkpoint_due(self) -> bool:
-        """At the end, and every `checkpointing_steps`; where time decides, as often in the run as by its steps."""
+        """Whether it is the end, or `checkpointing_steps` after the last one; a run by time has as many checkpoints."""
         config = self.config
         if config.max_train_time is None:
             return self.spent or self.step % config.checkpointing_steps == 0

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import load_file, save_file
 
-from t2i.files import sync, write_json, writing
+from t2i.files import read_json, sync, write_json, writing
 from t2i.manifest import STATE, checkpoints, damage, newest_whole, write_manifest
 from t2i.runs import RECIPE_FILE
 from t2i.training.averages import AveragedWeights
@@ -30,8 +30,9 @@ from t2i.training.task import Task
 
 T = TypeVar("T")
 
-SCALER = "scaler.pt"  # accelerate's name for the state of float16's gradient scaler
-MAY_CHANGE = {  # what a resumed run may be told anew; anything else would make it another run
+SCALER = "scaler.pt"  # Accelerate's name for the state of float16's gradient scaler
+DATA = "data_sha256"  # key of recipe.json: the data's fingerprint
+MAY_CHANGE = {  # options that may differ when a run is resumed
     "output_dir",
     "max_train_steps",
     "max_train_time",
@@ -46,12 +47,9 @@ MAY_CHANGE = {  # what a resumed run may be told anew; anything else would make 
     "resume",
     "tokenizer",
     "validation_prompts",
-    "train_batch_size",  # the product of these two and the number of processes is compared on its own
+    "train_batch_size",  # of these two, only the global batch size must stay the same
     "gradient_accumulation_steps",
 }
-
-
-DATA = "data_sha256"  # the key of a recipe that tells data of one name apart
 
 
 @dataclass(frozen=True)
@@ -82,16 +80,18 @@ class Checkpoints:
         return checkpoints(self.run)
 
     def newest(self) -> Path | None:
-        return newest_checkpoint(self.run)
+        return next(reversed(self.all()), None)
 
     def open(self, resume: str | None, recipe: dict) -> Path | None:
-        """Make and lock the run folder, or check that it may be resumed; return the checkpoint to go on from, if any.
+        """Create and lock the run folder, or check that it can be resumed; return the checkpoint to go on from.
 
-        Raises FileExistsError for a new run where checkpoints are and for a folder that another process trains in,
-        FileNotFoundError when there is nothing to resume, ValueError when the checkpoint is damaged (naming the newest
-        whole one) or not the newest whole one of this run, or the run was started with another recipe or other data.
+        Raises:
+            FileExistsError: a new run in a folder with checkpoints, or in which another process trains.
+            FileNotFoundError: there is nothing to resume.
+            ValueError: the checkpoint is damaged (the newest whole one is named) or not the newest whole one of this
+                run, or the run was started with another recipe or other data.
         """
-        origin = [self._together(lambda: self._open(resume, recipe), main=True)]
+        origin = [self._on_all(lambda: self._open(resume, recipe), main=True)]
         if self.accelerator.num_processes > 1:
             broadcast_object_list(origin)
         return origin[0]
@@ -120,8 +120,9 @@ class Checkpoints:
         return origin
 
     def _origin(self, resume: str) -> Path:
-        """The checkpoint that `resume` names, which is whole, and newer than any other that is."""
-        named = named_checkpoint(self.run, resume)
+        """The checkpoint that `resume` names, if it is the newest whole one."""
+        newest = resume == "latest" or Path(resume).resolve() == self.run.resolve()
+        named = self.newest() if newest else Path(resume)
         if named is None or not named.is_dir():
             raise FileNotFoundError(f"there is nothing to resume in {resume}")
         origin = next((c for c in self.all() if c.resolve() == named.resolve()), None)
@@ -145,13 +146,7 @@ class Checkpoints:
 
     def _compare(self, recipe: dict) -> None:
         """Raise ValueError unless the run was started with this recipe and these data."""
-        try:
-            before = json.loads((self.run / RECIPE_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{self.run / RECIPE_FILE} cannot be read ({error}), so what this run is made of is unknown; "
-                "start a new one"
-            ) from error
+        before = read_json(self.run / RECIPE_FILE)
         now = json.loads(json.dumps(recipe))  # tuples become lists, as in the file
         changed = {k for k in now if k in before and before[k] != now[k]} - MAY_CHANGE
         if "recipe" in changed:
@@ -173,7 +168,7 @@ class Checkpoints:
             )
 
     def _tidy(self) -> None:
-        """Remove what a crash left unfinished."""
+        """Remove unfinished files of a run that was killed."""
         for path in self.run.glob(".*.part*"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         for path in self.run.glob(".*.before"):  # see t2i.files.replaced
@@ -183,7 +178,7 @@ class Checkpoints:
                 path.rename(final)
 
     def _set_aside_after(self, origin: Path) -> None:
-        """Take the name of a checkpoint from later ones, which are damaged, and point `latest` to the origin."""
+        """Rename later checkpoints, which are damaged, and point `latest` to the origin."""
         for later in self.all()[self.all().index(origin) + 1 :]:
             aside = self.run / f"damaged-{later.name}"
             shutil.rmtree(aside, ignore_errors=True)
@@ -192,8 +187,8 @@ class Checkpoints:
         self._point_latest(origin)
 
     def load(self, origin: Path, averages: AveragedWeights) -> Progress:
-        """Bring back model, optimiser, random states and averaged weights; return how far the run was."""
-        progress = json.loads((origin / STATE / "progress.json").read_text())
+        """Restore model, optimizer, random states and averaged weights; return how far the run was."""
+        progress = read_json(origin / STATE / "progress.json")
         if progress["global_batch"] != self.global_batch:
             raise ValueError(
                 f"the run was started with a global batch of {progress['global_batch']}, not {self.global_batch}: "
@@ -201,11 +196,11 @@ class Checkpoints:
             )
         if (processes := progress["processes"]) != self.accelerator.num_processes:
             self.accelerator.print(
-                f"saved by {processes} processes, resumed by {self.accelerator.num_processes}: what is random within "
-                "the model, dropout for instance, differs from here on"
+                f"saved by {processes} processes, resumed by {self.accelerator.num_processes}: random numbers within "
+                "the model, as for dropout, differ from here on"
             )
         scaler = self.accelerator.scaler
-        if not (origin / STATE / SCALER).is_file():  # begun in another precision: the scale of float16 starts anew
+        if not (origin / STATE / SCALER).is_file():  # saved in another precision
             self.accelerator.scaler = None
         self.accelerator.load_state(str(origin / STATE))  # Accelerate reads with weights_only=True
         self.accelerator.scaler = scaler
@@ -215,15 +210,15 @@ class Checkpoints:
     def save(self, task: Task, budget: Budget, averages: AveragedWeights, history: list[float]) -> Path:
         """Write checkpoint-STEP: the task's model with the averaged weights, and the state. Return its folder.
 
-        Raises OSError where the disk takes no more; the checkpoints before it stay as they were.
+        Raises OSError if the disk is full; earlier checkpoints stay as they were.
         """
         final = self.run / f"checkpoint-{budget.step}"
         part = self.run / f".{final.name}.part"
         try:
             with writing(final):
-                self._together(lambda: self._write_model(part, task, averages), main=True)
-                self._together(lambda: self.accelerator.save_state(str(part / STATE)))
-                self._together(lambda: self._write_progress(part, budget, averages, history), main=True)
+                self._on_all(lambda: self._write_model(part, task, averages), main=True)
+                self._on_all(lambda: self.accelerator.save_state(str(part / STATE)))
+                self._on_all(lambda: self._write_progress(part, budget, averages, history), main=True)
         except OSError as error:
             kept = self.newest()
             raise OSError(f"{error}; {kept} is as it was" if kept else str(error)) from error
@@ -241,7 +236,7 @@ class Checkpoints:
         task.model.train()
 
     def _write_progress(self, part: Path, budget: Budget, averages: AveragedWeights, history: list[float]) -> None:
-        """The rest of a checkpoint and its manifest; then it gets its name, and the oldest ones go."""
+        """Write the rest of the checkpoint and its manifest, rename it, and remove the oldest ones."""
         save_file(averages.state(), part / STATE / "ema.safetensors")
         progress = {
             "steps": budget.step,
@@ -265,13 +260,13 @@ class Checkpoints:
         link.unlink(missing_ok=True)
         try:
             link.symlink_to(target.name)
-        except OSError:  # a system without links, or without leave to make them: the folder's own name will do
+        except OSError:  # the system or the user's rights do not allow links
             return
         link.replace(self.run / "latest")
         sync(self.run)
 
-    def _together(self, work: Callable[[], T], main: bool = False) -> T | None:
-        """Do `work`, if `main` on the main process alone. Where it fails on one, all raise: none waits for one gone."""
+    def _on_all(self, work: Callable[[], T], main: bool = False) -> T | None:
+        """Do `work`, if `main` only on the main process. If it fails on one process, all raise, so that none waits."""
         result = error = None
         try:
             result = work() if self.accelerator.is_main_process or not main else None
@@ -282,15 +277,3 @@ class Checkpoints:
         if error is not None:
             raise error
         return result
-
-
-def newest_checkpoint(run: Path) -> Path | None:
-    """The newest checkpoint of a run's folder, with a `latest` link or without."""
-    found = checkpoints(run)
-    return found[-1] if found else None
-
-
-def named_checkpoint(run: Path, resume: str) -> Path | None:
-    """What --resume names: the run's newest checkpoint by "latest" or by the run's folder, else a folder."""
-    of_run = resume == "latest" or Path(resume).resolve() == run.resolve()
-    return newest_checkpoint(run) if of_run else Path(resume)

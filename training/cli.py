@@ -14,7 +14,7 @@ from t2i.training.recipes import PRESETS, RECIPES
 
 
 def main(args: Sequence[str]) -> None:
-    """Train the recipe that `args` name; raises UsageError for arguments that name none."""
+    """Train the recipe that `args` name. Raises UsageError for bad arguments."""
     args = list(args)
     if not args or args[0] in ("-h", "--help"):
         print(_overview())
@@ -41,19 +41,19 @@ def run(recipe, name: str | None = None) -> Path:
     """Train a recipe's config; return the newest checkpoint's folder.
 
     Args:
-        name: the recipe's in RECIPES, kept with the run, which is then resumed as no other.
+        name: the recipe's name in RECIPES, which is kept with the run: it cannot be resumed as another recipe.
     """
     from t2i.processes import this_process
 
     check_folder(getattr(recipe, "loop", recipe).output_dir, "--output-dir")
-    together = this_process()  # refuses a launch of several that do not know of each other, before anything is made
-    if hasattr(recipe, "fit"):  # models that no loop trains
+    together = this_process()  # raises, before anything is written, if launched processes are not connected
+    if hasattr(recipe, "fit"):  # models that are fitted in closed form or by EM
         if together.num_processes > 1:
-            raise ValueError("this model is fitted at once, by one process: start it without accelerate launch")
+            raise ValueError("this model is fitted by one process: start it without accelerate launch")
         return recipe.fit()
     from t2i.training.loop import train
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the data workers' fork
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of data workers
     named = {} if name is None else {"recipe": name}
     return train(recipe.task(), recipe.loop, named | flatten(recipe))
 
@@ -66,9 +66,9 @@ def _overview() -> str:
 
 
 def _take(args: list[str], flag: str, default: str) -> tuple[str, list[str]]:
-    """The value of one flag, and the arguments without it; it must be known before the other defaults are."""
+    """The value of a flag, and the arguments without it; it determines the defaults of the others."""
     if sum(arg == flag or arg.startswith(flag + "=") for arg in args) > 1:
-        raise UsageError(f"{flag} is given more than once, and only one of them could count: give it once")
+        raise UsageError(f"{flag} is given more than once; give it once")
     for i, arg in enumerate(args):
         if arg.startswith(flag + "="):
             return arg.split("=", 1)[1], args[:i] + args[i + 1 :]

@@ -1,7 +1,7 @@
-"""Regional compilation: `torch.compile` of the blocks that a model is a list of, not of the whole.
+"""Regional compilation: `torch.compile` of a model's repeated blocks, not of the whole.
 
-One block is compiled for all that are like it, so that it takes seconds where the whole takes minutes; and what
-surrounds the blocks may look at values, as checks and quantisers do, which a compiled graph would break at.
+Equal blocks are compiled once, in seconds where the whole model would take minutes; and the code around the blocks may
+look at values, as checks and quantizers do, which would break the graph of a whole model.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-RECOMPILATIONS = 64  # of one block: for its sizes on each level, and in training and not
+RECOMPILATIONS = 64  # of one block: one for each input size, in training and in evaluation mode
 
 
 def compile_blocks(model: nn.Module) -> int:
-    """Compile every repeated block of a model, in place, at its next call; return how many there are."""
+    """Have every repeated block of a model be compiled at its next call; return how many there are."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILATIONS)
     blocks = list(repeated_blocks(model))
     for block in blocks:
@@ -24,7 +24,7 @@ def compile_blocks(model: nn.Module) -> int:
 
 
 def repeated_blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The outermost modules in lists and sequences, torch's own layers left out."""
+    """The outermost modules in ModuleLists and Sequentials, except torch's own layers."""
     for child in model.children():
         if isinstance(child, nn.ModuleList | nn.Sequential):
             own = [part for part in child if _is_block(part)]

@@ -1,6 +1,6 @@
-"""One run at a time in a folder: the process that trains in it keeps its name in `.lock` there.
+"""One run at a time in a folder: the process that trains in it is named in the folder's `.lock`.
 
-A lock whose process is dead is taken over. It is told from another process of the same number by when that started.
+The lock of a process that has ended is taken over. A process is identified by its number and its time of creation.
 """
 
 from __future__ import annotations
@@ -19,10 +19,7 @@ LOCK = ".lock"
 
 
 class RunLock:
-    """The lock of a run's folder; `take` it, and `release` it at the end.
-
-    `take` raises FileExistsError naming the process that trains there.
-    """
+    """The lock of a run's folder. `take` raises FileExistsError, naming the process that trains there."""
 
     def __init__(self, run: Path):
         self.path = run / LOCK
@@ -49,7 +46,7 @@ class RunLock:
 
     def _lives(self, holder: dict) -> bool:
         if holder["host"] != self._own["host"]:
-            return True  # nobody here can tell
+            return True  # as far as this host can tell
         try:
             return abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 2
         except psutil.Error:
@@ -57,7 +54,7 @@ class RunLock:
 
 
 def _holder(text: str) -> dict | None:
-    """Whom a lock names; None for one that was cut short."""
+    """The process that a lock names; None for a lock that was cut short."""
     try:
         holder = json.loads(text)
         return {"host": str(holder["host"]), "pid": int(holder["pid"]), "started": float(holder["started"])}

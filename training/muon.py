@@ -1,8 +1,8 @@
 """Muon: momentum made orthogonal, matrix by matrix (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
-torch.optim.Muon takes matrices alone. Here a convolution's kernel is one too: outputs × (inputs · kernel places).
+torch.optim.Muon takes only matrices. Here a convolution's kernel is one too: outputs × (inputs · kernel positions).
 
-Shapes: O outputs · I inputs (of a kernel: times its places)
+Shapes: O outputs · I inputs (of a kernel: times its positions)
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ EPS = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum, of each matrix the nearest orthogonal one, scaled to the size of AdamW's update.
+    """Nesterov momentum; each matrix is replaced by the nearest orthogonal one, scaled to the size of AdamW's update.
 
-    The scale 0.2 √max(O, I) is that of Liu et al. 2025 (arXiv 2502.16982, eq. 4), so that one learning rate and weight
-    decay serve Muon and AdamW. Of matrices, the updates are those of torch.optim.Muon(…, "match_rms_adamw").
+    The scale 0.2 √max(O, I) is that of Liu et al. 2025 (arXiv 2502.16982, eq. 4), so that Muon and AdamW can
+    share a learning rate and weight decay. For matrices, updates equal those of torch.optim.Muon(…, "match_rms_adamw").
 
     Args:
         params: of two axes or more; the first is that of the outputs.
         lr, weight_decay: as AdamW's.
-        momentum: share of the past in the mean of gradients.
+        momentum: decay of the gradients' moving average.
 
     Raises ValueError for parameters with fewer than two axes.
     """
@@ -54,7 +54,7 @@ class Muon(torch.optim.Optimizer):
 def orthogonal(matrix: Tensor) -> Tensor:
     """U Vᵀ of U S Vᵀ, roughly (singular values come out between about 0.7 and 1.2): (O, I) -> (O, I).
 
-    A Newton–Schulz iteration of degree five, in bfloat16: products of matrices alone.
+    A Newton–Schulz iteration of degree five, in bfloat16: only matrix products.
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]

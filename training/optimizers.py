@@ -1,4 +1,4 @@
-"""What moves the weights: AdamW for everything, or Muon for the hidden matrices and AdamW for the rest."""
+"""Optimizers: AdamW for all parameters, or Muon for hidden matrices and AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from torch import nn
 from t2i.training.config import LoopConfig
 from t2i.training.muon import Muon
 
-FEW = 16  # channels: a convolution with fewer at one end reads or writes pixels or latents
+FEW = 16  # channels: a convolution with fewer input or output channels is the first or last one
 
 
 class ChainedOptimizer(torch.optim.Optimizer):
-    """Optimisers of different parameters as one: with the groups of all, one step and one state.
+    """Optimizers of different parameters as one optimizer, with all their groups, one step and one state.
 
-    In float16 a GradScaler then divides all gradients by its scale once, leaves the whole step out where one of them
-    overflowed, and is updated once. (Of two optimisers Accelerate would update it after the first, and it would divide
-    the second's gradients again.) Fused AdamW offers to divide by the scale in its own step; that offer is not handed
-    on, so the scaler does it before.
+    So a GradScaler (float16) divides all gradients by its scale once, skips the whole step if one of them overflows,
+    and is updated once; with two optimizers, Accelerate would update it after the first, and it would divide the
+    second's gradients again. Fused AdamW could divide by the scale in its own step; the scaler does it before.
 
     Args:
-        parts: that have not stepped yet.
+        parts: optimizers that have made no step yet.
     """
 
     def __init__(self, *parts: torch.optim.Optimizer):
@@ -34,7 +33,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
-        self._share()  # loading made new groups and a new state
+        self._share()  # loading creates new groups and a new state
 
     def _share(self) -> None:
         groups = iter(self.param_groups)
@@ -43,18 +42,15 @@ class ChainedOptimizer(torch.optim.Optimizer):
 
 
 def make_optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
-    """AdamW, or Muon and AdamW together, which share the model's parameters between them.
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), or Muon and AdamW.
 
-    "adamw": Loshchilov and Hutter 2019 (arXiv 1711.05101).
-    "muon": for the matrices of linear layers and the kernels of convolutions between hidden layers (see `Muon`).
-    Embeddings, biases, norms, first and last convolutions stay with AdamW.
-
-    Raises ValueError where Muon finds none of its own.
+    Muon takes the matrices of linear layers and the kernels of convolutions between hidden layers (see `Muon`), AdamW
+    embeddings, biases, norms, first and last convolutions. Raises ValueError if there is nothing for Muon.
     """
     matrices = _hidden_matrices(model) if config.optimizer == "muon" else []
     if config.optimizer == "muon" and not matrices:
         raise ValueError(
-            "muon moves the weights of linear layers and of convolutions between hidden layers, and "
+            "Muon takes the weights of linear layers and of convolutions between hidden layers, and "
             f"{type(model).__name__} trains none: set --optimizer adamw"
         )
     chosen = {id(p) for p in matrices}
@@ -66,7 +62,7 @@ def make_optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimize
 
 
 def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # a tied output layer is one
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # also a tied output layer
     linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) not in embeddings]
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     kernels = [m.weight for m in convolutions if min(m.in_channels, m.out_channels) >= FEW]

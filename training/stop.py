@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, and stop, on all processes together."""
+"""Ctrl-C and SIGTERM: finish the step, save a checkpoint and stop, on all processes together."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import time
 import torch
 from accelerate import Accelerator
 
-FORWARDED = 1.0  # seconds in which a launcher hands on a signal that the terminal had sent to all processes already
+FORWARDED = 1.0  # seconds in which a launcher may forward a signal that the terminal sent to all processes
 
 
 class StopRequest:
-    """A context in which Ctrl-C or SIGTERM asks for a stop after the step; a second Ctrl-C stops at once.
+    """A context in which Ctrl-C or SIGTERM requests a stop after the step; a second Ctrl-C stops at once.
 
-    A second SIGTERM changes nothing: schedulers and `accelerate launch` send several.
+    A second SIGTERM has no effect: schedulers and `accelerate launch` send several.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -25,7 +25,7 @@ class StopRequest:
         self._before: dict = {}
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        if threading.current_thread() is threading.main_thread():  # others may not set handlers
             self._before = {s: signal.signal(s, self._ask) for s in self.SIGNALS}
         return self
 
@@ -50,9 +50,6 @@ class StopRequest:
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """For data workers: a signal to all processes is the loop's to answer, and its last step needs its workers.
-
-    They end with the loop, which ends them, or when they find it gone.
-    """
+    """For data workers: the loop handles signals, and its last step needs the workers, which it ends afterwards."""
     for number in StopRequest.SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,7 +1,7 @@
-"""The recipes: a name for each thing that can be trained.
+"""The recipes by name, as `t2i train` takes them.
 
-A recipe is a function `preset -> config`; its docstring gives the command, the cost and the score it reached. Its
-module is imported when it is called, and not before: torch takes seconds, and listing what there is should not.
+A recipe is a function `preset -> config`, and a config makes a task. The function's docstring has the command and the
+time that it takes. Its module is imported only when it is called, so that listing the recipes needs no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pkgutil import resolve_name
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe by the place of its function, "module:function" of this package."""
+    """A recipe, given as "module:function" of this package."""
 
     where: str
 
@@ -24,7 +24,7 @@ class Recipe:
         return resolve_name(f"{__name__}.{self.where}")(preset)
 
     def about(self) -> str:
-        """The function's docstring, read without importing it."""
+        """The function's docstring, which is read without importing the module."""
         module, name = self.where.split(":")
         spec = find_spec(f"{__name__}.{module}")
         source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""

@@ -18,7 +18,7 @@ from t2i.images import to_pil, to_tensor
 from t2i.training.config import LoopConfig
 from t2i.training.task import Task
 
-PREVIEW_SEED = 2**20  # pictures of the preview come from another world than the run's, which is seeded from 0 up
+PREVIEW_SEED = 2**20  # of previews' scenes; a run's own world is seeded from 0 up
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class ReaderModelConfig:
 @dataclass(frozen=True)
 class ReaderRecipe:
     blur: float = 0.9
-    """Half of the pictures are blurred, by up to so many pixels: pictures out of a tokenizer are soft."""
+    """Largest radius of the blur of half of the images, in pixels: images out of a tokenizer are soft."""
     noise: float = 0.04
-    """Standard deviation of the pixel noise at most; black to white is 1."""
+    """Largest standard deviation of pixel noise; black to white is 1."""
     brightness: float = 0.08
-    """Brightness and contrast change by this share at most; more would turn white into gray."""
+    """Largest relative change of brightness and contrast; more would turn white into gray."""
     model: ReaderModelConfig = field(default_factory=ReaderModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -50,13 +50,13 @@ class ReaderRecipe:
 
 
 def reader_toybox(preset: str = "base") -> ReaderRecipe:
-    """Reads layout, kinds and attributes off 64×64 toybox pictures.
+    """The toybox classifier: predicts layout, kinds and attributes of 64×64 toybox images.
 
-    It is trained on all pairs, the held-out ones too: a judge that had never seen an avocado armchair would be biased
-    against the pictures whose score matters most. No pipeline is trained on what it has learned.
+    It is trained on all pairs, also the held-out ones: a classifier that had never seen an avocado armchair would be
+    biased against the images whose score matters most. No pipeline is trained on its predictions.
 
-    base: `t2i train reader-toybox`, 5 minutes on two cores; its score on real pictures is the ceiling in the README
-    tiny: `t2i train reader-toybox --preset tiny`, half a minute on two cores, reads little right
+    base: `t2i train reader-toybox`, 5 minutes on two cores; its accuracy on real renders is the ceiling in the README
+    tiny: `t2i train reader-toybox --preset tiny`, half a minute on two cores, with a low accuracy
     """
     if preset == "tiny":
         run = "runs/tiny-reader"
@@ -69,7 +69,7 @@ def reader_toybox(preset: str = "base") -> ReaderRecipe:
 
 
 class ReaderTask(Task):
-    """Toybox pictures, gently spoiled, and what is on them."""
+    """Toybox images, slightly degraded, and what is in them."""
 
     SHOWN = 24
     next_command = "t2i eval toybox/dalle --metrics compositional --classifier {run}/latest"
@@ -78,14 +78,14 @@ class ReaderTask(Task):
         self.recipe = recipe
         self.source = Toybox("all", size=IMAGE_SIZE, seed=recipe.loop.seed, num=TOYBOX_ITEMS)
         self.prepare = PrepareScene(recipe.blur, recipe.noise, recipe.brightness)
-        torch.manual_seed(recipe.loop.seed)  # the same start on every process
+        torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
         self.model = Reader(recipe.model.channels, recipe.model.blocks)
 
     def loss(self, images: Tensor, layout: Tensor, kinds: Tensor, attributes: Tensor) -> dict[str, Tensor]:
         return self.model.loss(to_tensor(images), layout, kinds, attributes)
 
     def preview(self) -> Image.Image:
-        """New pictures, not spoiled, with the reading under each; where it is wrong, the truth too."""
+        """New images, not degraded, with their predictions; with the truth too if a prediction is wrong."""
         data = Toybox("all", size=IMAGE_SIZE, seed=PREVIEW_SEED + self.recipe.loop.seed, num=self.SHOWN)
         items = [data[i] for i in range(self.SHOWN)]
         images = to_tensor(torch.from_numpy(np.stack([item["image"] for item in items])))
@@ -101,7 +101,7 @@ class ReaderTask(Task):
 
 @dataclass(frozen=True)
 class PrepareScene:
-    """A picture, gently spoiled, and the perfect reading of it."""
+    """An image, slightly degraded, and its true labels."""
 
     blur: float
     noise: float
@@ -115,9 +115,9 @@ class PrepareScene:
 
 
 def spoil(image: np.ndarray, rng: np.random.Generator, blur: float, noise: float, brightness: float) -> np.ndarray:
-    """A generated picture is never as clean as a drawn one: random blur, brightness, contrast and pixel noise.
+    """Random blur, brightness, contrast and pixel noise: a generated image is never as clean as a render.
 
-    uint8 (S, S, 3) -> the same; `rng` is the only source of chance, and the input is left as it is.
+    uint8 (S, S, 3) -> the same shape; the input is left as it is.
     """
     if rng.random() < 0.5:
         radius = blur * rng.random()
