@@ -23,6 +23,7 @@ from t2i.models import load_pretrained
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.averages import AveragedWeights
 from t2i.training.cli import main, run
+from t2i.training.config import flatten
 from t2i.training.loop import NonFiniteLoss, train
 from t2i.training.recipes import RECIPES
 from t2i.training.recipes.dalle.vqvae import VQVAETask
@@ -204,7 +205,7 @@ def test_a_run_is_not_resumed_as_another_recipe(tmp_path):
 def test_a_run_with_options_of_another_version_is_not_resumed(copy):
     file = copy / "recipe.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"start_from": None}))
-    with pytest.raises(ValueError, match=r"another version of t2i, with options .* \(start_from\); go on with that"):
+    with pytest.raises(ValueError, match=r"another version of t2i, whose options .* \(start_from\); go on with that"):
         resume(copy)
 
 
@@ -321,7 +322,7 @@ def test_a_run_that_ends_while_a_checkpoint_is_evaluated_goes_on_as_if_it_had_no
     evaluate = task.evaluate
     monkeypatch.setattr(task, "evaluate", lambda: ctrl_c() if next(calls) else evaluate())
     with pytest.raises(KeyboardInterrupt):
-        train(task, asked.loop, {})
+        train(task, asked.loop, flatten(asked))
     assert not (tmp_path / "parts" / "checkpoint-4" / "scores.json").exists()
     run(dataclasses.replace(asked, loop=dataclasses.replace(asked.loop, resume="latest")))
     for name in ("checkpoint-6/scores.json", "best/scores.json", "best/diffusion_pytorch_model.safetensors"):

@@ -293,7 +293,7 @@ def test_a_resumed_run_is_one_that_never_stopped(recipe, task, tmp_path):
     assert (whole / "samples" / "step-000004.png").is_file()
     pipe = AutoPipeline.from_pretrained(whole / "latest")
     assert pipe("a red cat", given(task), num_inference_steps=2).images[0].size == (64, 64)
-    with pytest.raises(ValueError, match="draws from words alone"):
+    with pytest.raises(ValueError, match="conditioned on text alone"):
         recipe(task, tmp_path / "more", init_from=str(whole / "latest")).task()
 
 

@@ -156,9 +156,9 @@ class Checkpoints:
             )
         if options := [f"{k}: {before[k]} -> {now[k]}" for k in now if k in changed - {DATA}]:
             raise ValueError(f"{self.run} was started with another recipe ({'; '.join(options)}); start a new run")
-        if unknown := sorted(before.keys() - now.keys() - {"recipe"}):
+        if unknown := sorted((before.keys() ^ now.keys()) - {"recipe"}):
             raise ValueError(
-                f"{self.run} was started by another version of t2i, with options that this one does not have "
+                f"{self.run} was started by another version of t2i, whose options differ from this one's "
                 f"({', '.join(unknown)}); go on with that version, or start a new run with another --output-dir"
             )
         if changed:
