@@ -1,4 +1,4 @@
-"""docs/blocks.md: its commands run as printed, but for those that name a folder of the reader's; so does its Python."""
+"""docs/models.md: its commands run as printed, but for those that name a folder of the reader's; so does its Python."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from t2i.cli import main
 
 ROOT = Path(__file__).parent.parent
-TEXT = (ROOT / "docs" / "blocks.md").read_text()
+TEXT = (ROOT / "docs" / "models.md").read_text()
 MADE = (  # by the commands, in the folder where they are run
     "samples.png",
     "reports/bits/bits.csv",
