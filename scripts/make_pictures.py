@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from t2i.arguments import parse
 from t2i.checks import UsageError, check_choice
 from t2i.cli_errors import exit_on_bad_input
-from t2i.contact_sheet import contact_sheet
 from t2i.data.domains import Unpaired
-from t2i.data.toybox import Scene, Thing, Toybox, layout_image
+from t2i.data.toybox import Scene, Thing, Toybox, contact_sheet, layout_image
+from t2i.eval.binding import page
 from t2i.images import to_pil, to_tensor
 from t2i.models import load_pretrained
 from t2i.models.adversarial.cyclegan import CycleGAN
@@ -27,7 +26,7 @@ from t2i.pipelines import (
     LatentDiffusionInpaintPipeline,
     LatentDiffusionPipeline,
 )
-from t2i.pipelines.commands.generate import Generate, generate
+from t2i.pipelines.cli import Generate, draw
 from t2i.runs import RECIPE_FILE
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -43,7 +42,8 @@ PROMPTS = (
     "three polka dot mushrooms",
 )
 GIVEN = Scene((Thing("cat", "red"), Thing("car", "blue")), "on top of", background="studio")
-ROW = 6  # pictures of a task
+GALLERY_SEEDS = 2  # images of each prompt
+ROW = 6  # images of a task
 BLOCKS = ("gated", "vae", "hvae", "iwae", "nice", "realnvp", "glow")
 SAMPLES = 12  # of an unconditional model
 
@@ -83,9 +83,13 @@ def toybox() -> Image.Image:
 
 
 def gallery(systems: tuple[str, ...]) -> Image.Image:
-    """Each prompt once from each system."""
-    wanted = Generate(prompts=PROMPTS, num_images=1)
-    sheets = [contact_sheet(generate(quiet(name), wanted), PROMPTS, columns=len(PROMPTS), cell=104) for name in systems]
+    """A row for each of the first seeds, nothing selected, from each system."""
+    labels = [""] * (len(PROMPTS) * (GALLERY_SEEDS - 1)) + list(PROMPTS)
+    sheets = []
+    for name in systems:
+        images = draw(quiet(name), Generate(prompts=PROMPTS, num_images=GALLERY_SEEDS))  # those of one prompt together
+        by_seed = [image for seed in range(GALLERY_SEEDS) for image in images[seed::GALLERY_SEEDS]]
+        sheets.append(contact_sheet(by_seed, labels, columns=len(PROMPTS), cell=104))
     return page(list(zip(systems, sheets, strict=True)))
 
 
@@ -147,7 +151,7 @@ def upscaling(pipe) -> Image.Image:
 def from_map(pipe) -> Image.Image:
     labels = GIVEN.layout(pipe.image_size)
     prompts = ["a red cat on top of a blue car", "a zebra cat on top of a pink car", "a cat on top of a car"]
-    prompts += ["a gold cat on top of a brick car", "a cat made of wood on top of a watermelon car"]
+    prompts += ["a yellow cat on top of a brick car", "a cat made of wood on top of a watermelon car"]
     images = pipe(prompts, layout_image(labels), generator=seeded(len(prompts))).images
     return row([layout_image(labels).convert("RGB"), *images], ["given", *prompts])
 
@@ -198,18 +202,6 @@ def quiet(name: str):
     pipe = AutoPipeline.from_pretrained(name)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def page(blocks: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Images below each other, each under its title."""
-    head, width = 30, max(b.width for _, b in blocks)
-    whole = Image.new("RGB", (width, sum(b.height + head for _, b in blocks)), "white")
-    y, draw, font = 0, ImageDraw.Draw(whole), ImageFont.load_default(18)
-    for title, block in blocks:
-        draw.text((12, y + 8), title, fill=(52, 50, 58), font=font)
-        whole.paste(block, (0, y + head))
-        y += head + block.height
-    return whole
 
 
 if __name__ == "__main__":
