@@ -1,0 +1,66 @@
+"""The documentation: its options exist, its links lead somewhere, its Python compiles, its lists are the code's."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from t2i.cli import main
+from t2i.data.toybox import ATTRIBUTES, KINDS, RELATIONS
+
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md")))
+WORDS_OF = {"data": 2, "train": 2, "report": 2}  # words that name these commands, the others have one
+
+
+def commands(text: str) -> list[list[str]]:
+    """What follows `t2i` in indented lines, code blocks and code in a sentence; shell variables are left out."""
+    lines = re.findall(r"^(?:    )?t2i (.*)$", text.replace("\\\n", " "), flags=re.MULTILINE)
+    lines += re.findall(r"`t2i ([^`]*)`", text)
+    return [shlex.split(line.split(" #")[0]) for line in lines]
+
+
+@cache
+def help_of(*command: str) -> str:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as exit_:
+        main([*command, "--help"])
+    assert not exit_.value.code, command
+    return printed.getvalue()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_their_options_exist(page):
+    for words in commands(page.read_text()):
+        name = words[: WORDS_OF.get(words[0], 1)]
+        if words[0].startswith("--") or {"COMMAND", "RECIPE"} & set(name) or len(name) < WORDS_OF.get(words[0], 1):
+            continue  # `t2i train` lists the recipes
+        options = {word for word in words if word.startswith("--") and word not in ("--help", "--threads")}
+        for recipe in name[1].split("|") if len(name) > 1 else [""]:
+            known = set(re.findall(r"--[a-z][a-z0-9-]*", help_of(*name[:1], *filter(None, [recipe]))))
+            assert options <= known, (page.name, words, options - known)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]*)(?:#[^)]*)?\)", page.read_text()):
+        assert not target or (page.parent / target).exists(), (page.name, target)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_compiles(page):
+    for i, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)):
+        compile(block, f"{page.name}, block {i}", "exec")
+
+
+def test_the_readme_lists_the_words_of_toybox():
+    rows = dict(re.findall(r"^\| ([a-z]+) \| (.*) \|$", (ROOT / "README.md").read_text(), flags=re.MULTILINE))
+    assert rows["things"].split(", ") == list(KINDS)
+    assert rows["colours"].split(", ") + rows["textures"].split(", ") == list(ATTRIBUTES)
+    assert all(relation in rows["relations"] for relation in RELATIONS)
