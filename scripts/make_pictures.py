@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from t2i.arguments import parse
 from t2i.checks import UsageError, check_choice
 from t2i.cli_errors import exit_on_bad_input
+from t2i.contact_sheet import contact_sheet
 from t2i.data.domains import Unpaired
-from t2i.data.toybox import Scene, Thing, Toybox, contact_sheet, layout_image
-from t2i.eval.binding import page
+from t2i.data.toybox import Scene, Thing, Toybox, layout_image
 from t2i.images import to_pil, to_tensor
 from t2i.models import load_pretrained
 from t2i.models.adversarial.cyclegan import CycleGAN
@@ -26,7 +27,7 @@ from t2i.pipelines import (
     LatentDiffusionInpaintPipeline,
     LatentDiffusionPipeline,
 )
-from t2i.pipelines.cli import Generate, draw
+from t2i.pipelines.commands.generate import Generate, generate
 from t2i.runs import RECIPE_FILE
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -84,13 +85,14 @@ def toybox() -> Image.Image:
 
 def gallery(systems: tuple[str, ...]) -> Image.Image:
     """A row for each of the first seeds, nothing selected, from each system."""
-    labels = [""] * (len(PROMPTS) * (GALLERY_SEEDS - 1)) + list(PROMPTS)
-    sheets = []
+    rows = []
     for name in systems:
-        images = draw(quiet(name), Generate(prompts=PROMPTS, num_images=GALLERY_SEEDS))  # those of one prompt together
-        by_seed = [image for seed in range(GALLERY_SEEDS) for image in images[seed::GALLERY_SEEDS]]
-        sheets.append(contact_sheet(by_seed, labels, columns=len(PROMPTS), cell=104))
-    return page(list(zip(systems, sheets, strict=True)))
+        images = generate(quiet(name), Generate(prompts=PROMPTS, num_images=GALLERY_SEEDS))  # one prompt's together
+        for seed in range(GALLERY_SEEDS):
+            labels = PROMPTS if seed == GALLERY_SEEDS - 1 else [""] * len(PROMPTS)  # under the last row
+            sheet = contact_sheet(images[seed::GALLERY_SEEDS], labels, columns=len(PROMPTS), cell=104)
+            rows.append(("" if seed else name, sheet))
+    return page(rows)
 
 
 def tasks(ask: MakePictures) -> Image.Image:
@@ -202,6 +204,19 @@ def quiet(name: str):
     pipe = AutoPipeline.from_pretrained(name)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def page(blocks: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Images below each other, each under its title, if it has one."""
+    heads = [30 if title else 0 for title, _ in blocks]
+    height = sum(heads) + sum(block.height for _, block in blocks)
+    whole = Image.new("RGB", (max(block.width for _, block in blocks), height), "white")
+    y, draw, font = 0, ImageDraw.Draw(whole), ImageFont.load_default(18)
+    for head, (title, block) in zip(heads, blocks, strict=True):
+        draw.text((12, y + 8), title, fill=(52, 50, 58), font=font)
+        whole.paste(block, (0, y + head))
+        y += head + block.height
+    return whole
 
 
 if __name__ == "__main__":
