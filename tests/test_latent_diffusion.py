@@ -194,7 +194,7 @@ def test_the_padding_of_t5_is_masked_and_so_says_nothing(pipe):
 def test_dropped_ends_are_named_in_a_line(pipe, caplog):
     with caplog.at_level(logging.WARNING):
         draw(pipe, "a red cat " * 20, generator=seeded(0))
-    assert "its end was dropped" in caplog.text
+    assert "its end was truncated" in caplog.text
 
 
 # --- sampling -------------------------------------------------------------------------------------------------------

@@ -178,7 +178,7 @@ def test_a_stopped_generate_says_what_it_wrote(tmp_path, monkeypatch, capfd):
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=stop_after_the_first, daemon=True).start()
-    both = ["--pipeline", "one", "--pipeline", "two", "--num-images", "1", "--num-inference-steps", "100"]
+    both = ["--pipeline", "one", "--pipeline", "two", "--num-images", "1", "--num-inference-steps", "600"]
     with pytest.raises(SystemExit) as exit_:
         main(["generate", "a red cat", *both, "--out", "o/"])
     assert exit_.value.code == 130
