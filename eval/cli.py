@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 from t2i.arguments import parse
 from t2i.checks import UsageError
 from t2i.eval.config import EvalConfig
 from t2i.eval.evaluators import EVALUATORS
 
+# Names in the earlier spelling, `t2i eval METRIC --pipeline TARGET`, and what they are now.
+_EARLIER_METRICS = {"all": None, "binding": "compositional", "composition": "compositional", "clip": "clip_score"}
+_EARLIER_OPTIONS = {
+    "--num": "--num-images",
+    "--training": "--training-data",
+    "--training-num": "--num-training-images",
+    "--reader": "--classifier",
+}
+
 
 def main(args: Sequence[str]) -> None:
     """Evaluate the target that `args` name; raises UsageError for bad arguments."""
+    args = _respelled(list(args))
     if not args:
         print(f"usage: t2i eval TARGET [--metrics METRIC …] [options]; t2i eval --help lists them\n\n{_metrics()}")
         return
@@ -22,6 +35,24 @@ def main(args: Sequence[str]) -> None:
     from t2i.eval.evaluate import evaluate  # not before: torch takes seconds to import, --help should not
 
     evaluate(config)
+
+
+def _respelled(args: list[str]) -> list[str]:
+    """The arguments in the present spelling, with a note if they were in the earlier one."""
+    known = _EARLIER_METRICS | {name: name for name in EVALUATORS}
+    if not args or args[0] not in known or "--pipeline" not in args[1:-1]:
+        return args
+    metric, *rest = args
+    at = rest.index("--pipeline")
+    target = rest[at + 1]
+    options = [_EARLIER_OPTIONS.get(word, word) for word in rest[:at] + rest[at + 2 :]]
+    if metric == "binding":  # whose --num was of each of four categories
+        options = [str(4 * int(x)) if of == "--num-images" and x.isdigit() else x for of, x in pairwise(["", *options])]
+        options += ["--prompts", "basic"]
+    metrics = ["--metrics", known[metric]] if known[metric] else []
+    found = [target, *metrics, *options]
+    print(f"note: the command is now: t2i eval {shlex.join(found)}", file=sys.stderr)
+    return found
 
 
 def _metrics() -> str:

@@ -224,3 +224,19 @@ def test_the_basic_suite_is_scored_by_category_with_tables(folder, tmp_path):
     assert [row[0] for row in tables["Facts that are right"].rows] == list(BASIC)
     assert sum(row[1] for row in tables["Kinds, worst first"].rows) == 2 * 4 + 2  # of relations both things
     assert any(gallery.title == "relation: the worst" for gallery in report.galleries)
+
+
+@pytest.mark.parametrize(
+    ("before", "today"),
+    [
+        ("fid --pipeline X --reference R --num 20", "X --metrics fid --reference R --num-images 20"),
+        ("all --num 9 --pipeline X", "X --num-images 9"),
+        ("clip --reader C --pipeline X", "X --metrics clip_score --classifier C"),
+        ("binding --pipeline X --num 500", "X --metrics compositional --num-images 2000 --prompts basic"),
+    ],
+)
+def test_the_earlier_spelling_is_understood_and_said(before, today, capsys):
+    assert cli._respelled(before.split()) == today.split()
+    assert f"t2i eval {today}" in capsys.readouterr().err
+    assert cli._respelled(today.split()) == today.split()
+    assert not capsys.readouterr().err
