@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "models.md").read_text()
 MADE = (  # by the commands, in the folder where they are run
     "samples.png",
-    "reports/bits/bits.csv",
+    "reports/eval/report.json",
     "reports/compare-tiny/compare.html",
     "reports/few-labels/accuracies.png",
     "reports/classify/accuracies.png",

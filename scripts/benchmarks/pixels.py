@@ -43,7 +43,7 @@ class Pixels(Benchmark):
         torch.manual_seed(0)
         recipe = RECIPES[name]("base")
         levels = recipe.data.levels or 256
-        model = recipe.model.make(image_size=self.image_size, channels=1, levels=levels, num_classes=0).eval()
+        model = recipe.model.build(image_size=self.image_size, channels=1, levels=levels, num_classes=0).eval()
         self._check_same(name, model)
         ours = clock(lambda: model.sample(self.batch, generator=torch.Generator().manual_seed(0)))
         theirs = clock(lambda: model.sample(self.batch, generator=torch.Generator().manual_seed(0), cached=False))
