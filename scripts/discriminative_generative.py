@@ -4,7 +4,7 @@ Test accuracy by number of labels, whole and with half the pixels missing: naive
 and on the latents of given blocks (autoencoders); and Bayes' rule with given blocks of p(x | y) (trained with
 --conditional), which have seen all labels, or those that --per-class left them. Naive Bayes and blocks leave missing
 pixels out: mixtures exactly, VAEs within their bound, autoregressive blocks exactly where the lower half is missing;
-logistic regression, and latents, get the mean of the training pictures there.
+logistic regression, and latents, get the mean of the training images there.
 Writes OUT/accuracies.csv and accuracies.png and prints medians over the seeds.
 """
 
@@ -51,11 +51,11 @@ class Compare:
     """Labels of each class; all there are come last by themselves."""
     out: Path = Path("reports/discriminative-generative")
     seeds: int = 3
-    """Each chooses other pictures."""
+    """Each chooses other images."""
     train: int = 10_000
-    """Training pictures at most."""
+    """Training images at most."""
     test: int = 1_000
-    """Test pictures at most."""
+    """Test images at most."""
     samples: int = 1
     """Of the bounds by which VAEs judge: more bring them nearer to the likelihood."""
 
@@ -132,7 +132,7 @@ def fitted(
 
 
 def by_bayes(name: str, block: GenerativeModel, pictures: Labelled, labels: int | None, samples: int) -> Iterator[dict]:
-    """Bayes' rule with p(x | y), of whole pictures, and of the parts of them whose probability the block knows.
+    """Bayes' rule with p(x | y), of whole images, and of the parts of them whose probability the block knows.
 
     `labels` is the number of each class that the block was trained on, by default all there are.
     """

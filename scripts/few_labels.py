@@ -1,7 +1,7 @@
 """What a code is worth with few labels: `python scripts/few_labels.py --data FOLDER --autoencoder RUN`.
 
 Test accuracy with some labels of each class, of three classifiers of one form: a linear layer on the frozen encoder,
-the encoder tuned, and the same network from scratch. The encoder has seen the training pictures, not their labels.
+the encoder tuned, and the same network from scratch. The encoder has seen the training images, not their labels.
 Writes OUT/accuracies.csv and accuracies.png and prints medians over the seeds.
 """
 
@@ -35,13 +35,13 @@ class FewLabels:
     """Labels of each class."""
     out: Path = Path("reports/few-labels")
     seeds: int = 3
-    """Each chooses other pictures and begins with other weights."""
+    """Each chooses other images and begins with other weights."""
     steps: int = 300
     """Of every training."""
     train: int = 10_000
-    """Training pictures at most, of which the labelled ones are chosen."""
+    """Training images at most, of which the labelled ones are chosen."""
     test: int = 10_000
-    """Test pictures at most."""
+    """Test images at most."""
 
     def __post_init__(self) -> None:
         if not self.labels or min(*self.labels, self.seeds, self.steps, self.train, self.test) < 1:

@@ -31,7 +31,7 @@ from t2i.models.analysis.traversals import has_plane, interpolations, manifold, 
 from t2i.models.base import GenerativeModel, from_levels
 from t2i.plots import new_figure, styled, to_image
 
-BATCH = 250  # pictures encoded at once
+BATCH = 250  # images encoded at once
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Latents:
     folder: Annotated[Positional[str], arg(metavar="FOLDER")] = ""
     """A trained block with latents, or a run, whose best is taken."""
     data: str = "digits"
-    """What it was trained on; pictures of its test part are looked at."""
+    """What it was trained on; images of its test part are looked at."""
     out: str = "latents"
-    """Folder of the pictures."""
+    """Folder of the images."""
     pictures: int = 10_000
-    """How many test pictures are encoded at most."""
+    """How many test images are encoded at most."""
     rows: int = 10
-    """Latent numbers that are shown, and ways from one picture to another."""
+    """Latent numbers that are shown, and ways from one image to another."""
 
     def __post_init__(self) -> None:
         if self.pictures < 2 or self.rows < 1:
@@ -80,7 +80,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def read(model: GenerativeModel, data: str, count: int) -> tuple[Tensor, Tensor, np.ndarray | None]:
-    """Test pictures of this model's shape and levels (N, C, S, S), their labels (N,) and, if any, factors (N, K)."""
+    """Test images of this model's shape and levels (N, C, S, S), their labels (N,) and, if any, factors (N, K)."""
     test = open_splits(data, model.shape[1]).test
     prepare = PreparePixels(model.levels, model.shape[0])
     items = [test[i] for i in range(min(count, len(test)))]
@@ -91,7 +91,7 @@ def read(model: GenerativeModel, data: str, count: int) -> tuple[Tensor, Tensor,
 
 
 def pairs(y: Tensor | None, count: int, rows: int) -> tuple[list[int], list[int]]:
-    """The first pictures, and for each the next one after it, of the same label where the model takes labels."""
+    """The first images, and for each the next one after it, of the same label where the model takes labels."""
     first, last = [], []
     for i in range(count):
         after = range(i + 1, count) if y is None else (i + 1 + (y[i + 1 :] == y[i]).nonzero()[:, 0]).tolist()
@@ -125,7 +125,7 @@ def table(information: np.ndarray, entropy: np.ndarray) -> str:
 
 @styled
 def heat_map(information: np.ndarray) -> Image.Image:
-    """I(z_j; v_k) in nats (K, Z) as a picture, each number written into its cell."""
+    """I(z_j; v_k) in nats (K, Z) as an image, each number written into its cell."""
     figure = new_figure(2 + 0.6 * information.shape[1], 3.5)
     axes = figure.add_subplot()
     axes.grid(visible=False)

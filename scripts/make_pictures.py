@@ -1,4 +1,4 @@
-"""Make the pictures of the documentation again: `python scripts/make_pictures.py`."""
+"""Make the images of the documentation again: `python scripts/make_pictures.py`."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ SAMPLES = 12  # of an unconditional model
 @dataclass(frozen=True)
 class MakePictures:
     systems: tuple[str, ...] = ("toybox/dalle", "toybox/ldm")
-    """Whose pictures the gallery shows, those of one above those of the other."""
+    """Whose images the gallery shows, those of one above those of the other."""
     edit: str = "toybox/ldm"
-    """The latent diffusion that changes pictures."""
+    """The latent diffusion that changes images."""
     upscale: str = "runs/upscale-toybox/latest"
     """What `t2i train upscale-toybox` made; without it the sheet has no such row, as for the next one."""
     layout: str = "runs/layout-toybox/latest"
@@ -96,7 +96,7 @@ def gallery(systems: tuple[str, ...]) -> Image.Image:
 
 
 def tasks(ask: MakePictures) -> Image.Image:
-    """A row for each thing that latent diffusion does with a picture, a mask, two prompts or a map."""
+    """A row for each thing that latent diffusion does with an image, a mask, two prompts or a map."""
     pipe = quiet(ask.edit)
     blocks = [
         ("image to image, by strength", image_to_image(pipe)),
@@ -159,7 +159,7 @@ def from_map(pipe) -> Image.Image:
 
 
 def blocks(ask: MakePictures) -> Image.Image:
-    """Samples of each run, and what a CycleGAN makes of pictures, and of these again."""
+    """Samples of each run, and what a CycleGAN makes of images, and of these again."""
     rows = [(Path(run).name, samples(run)) for run in ask.blocks if Path(run).exists()]
     if Path(ask.translate).exists():
         rows.append((Path(ask.translate).name, translations(Path(ask.translate))))
@@ -175,7 +175,7 @@ def samples(run: str) -> Image.Image:
 
 
 def translations(run: Path) -> Image.Image:
-    """Rows: pictures of one look, in the other, and back."""
+    """Rows: images of one look, in the other, and back."""
     recipe = json.loads((run / RECIPE_FILE).read_text())
     domains = Unpaired(recipe["domain_a"], recipe["domain_b"], recipe["image_size"], recipe["seed"])
     model = CycleGAN.from_pretrained(run / "latest").eval()

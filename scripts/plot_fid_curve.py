@@ -1,4 +1,4 @@
-"""How near a model's pictures come to real ones as it trains: `python scripts/plot_fid_curve.py RUN`.
+"""How near a model's images come to real ones as it trains: `python scripts/plot_fid_curve.py RUN`.
 
 For each checkpoint that the run has kept (see --checkpoints-total-limit) the Fréchet distance to test pictures: of a
 block's samples, always from the same seed; of a CycleGAN's translations, both ways. As CSV and as a plot. It is called
@@ -36,7 +36,7 @@ from t2i.models.base import from_levels
 from t2i.plots import new_figure, save_png, styled
 from t2i.runs import RECIPE_FILE, open_training_data
 
-Curve = tuple[Callable[[Path], Tensor], Tensor]  # what a checkpoint makes, and real pictures, (n, C, S, S) each
+Curve = tuple[Callable[[Path], Tensor], Tensor]  # what a checkpoint makes, and real images, (n, C, S, S) each
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PlotCurve:
     extractor: str = ""
     """As `t2i eval` takes them; by default 'reader' for toybox and 'random' for other data."""
     samples: int = 1000
-    """Of each checkpoint, and as many test pictures at most."""
+    """Of each checkpoint, and as many test images at most."""
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -109,7 +109,7 @@ def _checkpoints(run: Path) -> list[tuple[int, Path]]:
 
 
 def _samples(ask: PlotCurve, run: Path, first: Path) -> dict[str, Curve]:
-    """Samples beside test pictures of as many levels."""
+    """Samples beside test images of as many levels."""
     model = load_pretrained(first)
     if not model.samples:
         raise UsageError(f"a {type(model).__name__} has nothing to sample from")
@@ -122,7 +122,7 @@ def _samples(ask: PlotCurve, run: Path, first: Path) -> dict[str, Curve]:
 
 
 def _translations(ask: PlotCurve, recipe: dict) -> dict[str, Curve]:
-    """Test pictures of either domain translated, beside those of the other: the same scenes, where that is known."""
+    """Test images of either domain translated, beside those of the other: the same scenes, where that is known."""
     columns = {name: recipe[name] for name in ("image_column", "caption_column")}
     source = Unpaired(recipe["domain_a"], recipe["domain_b"], recipe["image_size"], recipe["seed"], **columns)
     pairs = source.pairs(ask.samples, TEST_SEED + recipe["seed"])

@@ -79,7 +79,7 @@ def device(request, monkeypatch) -> Iterator[str]:
 
 @pytest.fixture
 def shared_data() -> Path:
-    """Real pictures that lie beside the project, where there are any."""
+    """Real images that lie beside the project, where there are any."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"the real data are not here: no folder {folder.name} beside the project")

@@ -1,4 +1,4 @@
-"""Tiny models of every family, and pictures for them."""
+"""Tiny models of every family, and images for them."""
 
 from __future__ import annotations
 

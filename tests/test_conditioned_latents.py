@@ -1,4 +1,4 @@
-"""Laws of super-resolution and of pictures from maps, on tiny real components."""
+"""Laws of super-resolution and of images from maps, on tiny real components."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def telling(tmp_path_factory) -> str:
 
 @BOTH
 def test_what_is_given_is_learnt_from(recipe, telling, task, tmp_path):
-    """On pictures never seen, the right one helps more than another's."""
+    """On images never seen, the right one helps more than another's."""
     stage = recipe(task, tmp_path, init_from=telling).task()
     optimizer = torch.optim.AdamW(stage.model.parameters(), 5e-3)
     for step in range(24):

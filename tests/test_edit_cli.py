@@ -51,7 +51,7 @@ def pixels(images) -> np.ndarray:
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch, image, mask) -> Path:
-    """A folder of its own to call commands from, with a picture and a mask in it."""
+    """A folder of its own to call commands from, with an image and a mask in it."""
     monkeypatch.chdir(tmp_path)
     image.save("photo.png")
     mask.save("mask.png")

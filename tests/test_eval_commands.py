@@ -50,7 +50,7 @@ def test_all_scores_what_it_can_and_says_what_it_left_out(folder, tmp_path, caps
     assert "clip_score was left out" in capsys.readouterr().out
     assert (out / "report.html").stat().st_size > 10_000
     first = (out / "report.json").read_bytes()
-    cli.main(args)  # the pictures are there; the same run gives the same bytes
+    cli.main(args)  # the images are there; the same run gives the same bytes
     assert (out / "report.json").read_bytes() == first
     reports.main(["diff", str(out / "report.json"), str(out / "report.json")])
     assert "FD[reader]" in capsys.readouterr().out

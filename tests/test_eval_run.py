@@ -211,7 +211,7 @@ def test_where_nothing_says_what_was_trained_on_it_must_be_given(pipe, tmp_path)
 
 
 def test_a_copy_is_found_whether_or_not_its_edges_were_cut(tmp_path):
-    """Training pictures are 16 × 24; some drawn ones are whole copies, and some the centre squares."""
+    """Training images are 16 × 24; some drawn ones are whole copies, and some the centre squares."""
     trained, drawn = pictures(tmp_path / "trained", 60, width=24), tmp_path / "drawn"
     drawn.mkdir()
     for i in range(12):
@@ -292,7 +292,7 @@ def test_what_a_folder_of_pictures_has_no_use_for_is_told(tmp_path):
     reports.main(["statistics", str(a), "--extractor", "pixels", "--device", "auto", "--out", str(tmp_path / "a.npz")])
 
 
-# --- damaged pictures -----------------------------------------------------------------------------------------------
+# --- damaged images -----------------------------------------------------------------------------------------------
 
 
 def test_damaged_images_are_counted(folder, tmp_path):

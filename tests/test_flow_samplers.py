@@ -125,7 +125,7 @@ def test_euler_by_name_is_the_sampler_of_a_flow(pipe):
 
 @BY_NAME
 def test_a_pipeline_draws_with_every_sampler_of_flows(pipe, photo, name):
-    """Under a limit that nothing reaches too, and from noise alone or from a picture at strength 1 alike."""
+    """Under a limit that nothing reaches too, and from noise alone or from an image at strength 1 alike."""
     drawn = pipe("a red cat", **options(name)).images
     limited = pipe("a red cat", **options(name, dynamic_threshold=1e6)).images
     assert torch.allclose(drawn, limited, atol=1e-3)

@@ -1,4 +1,4 @@
-"""Pictures in batch, and the prompts that they are made of."""
+"""Images in batch, and the prompts that they are made of."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Watched:
 
 
 class Filled:
-    """Draws pictures of one value."""
+    """Draws images of one value."""
 
     def __init__(self, value: float):
         self.value = value
@@ -53,7 +53,7 @@ class Filled:
 
 
 class Small:
-    """A machine with room for `room` pictures; the picture is noise of the generator."""
+    """A machine with room for `room` images; the image is noise of the generator."""
 
     def __init__(self, room: int, error: type[RuntimeError] = torch.OutOfMemoryError):
         self.room, self.error, self.sizes = room, error, []

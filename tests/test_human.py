@@ -23,7 +23,7 @@ PROMPTS = ["a cat", "a <script>dog</script>", "a cow", "an eel", "a fox"]
 
 
 def systems(num: int = len(PROMPTS), names=NAMES) -> dict[str, list[Image.Image]]:
-    """Every picture is of a colour of its own."""
+    """Every image is of a colour of its own."""
     return {name: [Image.new("RGB", (8, 8), (60 * k, 3 * i, 200)) for i in range(num)] for k, name in enumerate(names)}
 
 
@@ -66,7 +66,7 @@ def noisy(key: dict, strengths: dict[str, float], seed: int, rater: str = "r", t
 
 
 def test_the_page_names_no_system(tmp_path):
-    """Neither in words, nor by the order of its pictures, nor in what the pictures carry along."""
+    """Neither in words, nor by the order of its images, nor in what the images carry along."""
     info = PngInfo()
     info.add_text("system", NAMES[0])
     Image.new("RGB", (8, 8)).save(tmp_path / "named.png", pnginfo=info)
@@ -81,7 +81,7 @@ def test_the_page_names_no_system(tmp_path):
     for shown in payload(text)["questions"]:
         for side in ("left", "right"):
             places[key["questions"][shown["id"]][side]].append(shown[side])
-    assert all(max(p) - min(p) >= len(PROMPTS) for p in places.values())  # no system's pictures lie in one block
+    assert all(max(p) - min(p) >= len(PROMPTS) for p in places.values())  # no system's images lie in one block
 
 
 def test_the_key_says_what_the_page_shows(tmp_path):
@@ -163,7 +163,7 @@ def test_a_rater_chooses_by_mouse(browser, tmp_path):
     _, key = made(tmp_path, systems=systems(3, NAMES[:2]), prompts=PROMPTS[:3], seed=5)
     browser.open(tmp_path / "human.html")
     browser.click("[data-choice=right]")
-    browser.press(" ")  # after a click space means a tie, not the picture once more
+    browser.press(" ")  # after a click space means a tie, not the image once more
     kept = browser.run(f"JSON.parse(localStorage.getItem('t2i-human-{key['page']}'))")
     assert [a["choice"] for a in kept["answers"]] == ["right", "tie"]
     assert browser.run("document.scripts.length") == 2 and browser.errors == []

@@ -146,7 +146,7 @@ def test_other_colour_spaces_become_rgb(tmp_path):
 
 @pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.tiff", "x.avif"])
 def test_every_orientation_stands_upright(tmp_path, name):
-    """A picture that is darker on the left and at the top, stored in each of the eight ways."""
+    """An image that is darker on the left and at the top, stored in each of the eight ways."""
     upright = np.add.outer(np.linspace(0, 160, 32), np.linspace(0, 60, 48)).astype(np.uint8)
     stored = {
         2: upright[:, ::-1],

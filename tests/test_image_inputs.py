@@ -1,4 +1,4 @@
-"""Images where they enter: masks and pictures of pipelines, sets that are scored, folders of generated images."""
+"""Images where they enter: masks and images of pipelines, sets that are scored, folders of generated images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from t2i.eval.images.sets import extract
 from t2i.pipelines.commands.common import open_input
 from t2i.pipelines.latent_diffusion.inputs import read_images, read_label_maps, read_masks
 
-ONE_OF_8 = 1, (8, 8)  # a picture
+ONE_OF_8 = 1, (8, 8)  # an image
 
 
 def deep_mask() -> Image.Image:

@@ -1,4 +1,4 @@
-"""Folders of pictures, the cache of their features, and files of reference statistics."""
+"""Folders of images, the cache of their features, and files of reference statistics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from t2i.eval.metrics import Gaussian, frechet_distance
 
 
 class Counting(PixelExtractor):
-    """Pixels, and how many pictures were embedded; `weights` and `preprocessing` tell one from another."""
+    """Pixels, and how many images were embedded; `weights` and `preprocessing` tell one from another."""
 
     def __init__(self, weights: str = "0" * 64, preprocessing: str = "area-32"):
         super().__init__()

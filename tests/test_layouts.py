@@ -1,4 +1,4 @@
-"""Laws of toybox's maps of labels, and of maps beside pictures."""
+"""Laws of toybox's maps of labels, and of maps beside images."""
 
 from __future__ import annotations
 

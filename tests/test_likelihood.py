@@ -1,4 +1,4 @@
-"""The likelihood of real pictures under an autoregressive pipeline."""
+"""The likelihood of real images under an autoregressive pipeline."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def elsewhere(saved, monkeypatch):
 
 
 def drawn(command: list[str], out: Path) -> tuple[np.ndarray, dict[str, str]]:
-    """The first picture that a command draws, and what its file says."""
+    """The first image that a command draws, and what its file says."""
     main([*command, *HOW, "--out", f"{out}/"])
     picture = Image.open(min(out.glob("*.png")))
     return np.asarray(picture).astype(int), picture.text

@@ -68,7 +68,7 @@ def test_frechet_distance_agrees_with_torchmetrics(n, m, d, offset):
 
 
 class Corners(Extractor):
-    """Means of the four quarters of a picture, by channel, D = 12: a network for pictures of any size."""
+    """Means of the four quarters of an image, by channel, D = 12: a network for images of any size."""
 
     def __init__(self):
         super().__init__("corners", 12, "as-it-is", "0" * 64)

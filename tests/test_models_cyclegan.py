@@ -34,7 +34,7 @@ def numbered(start: int, n: int) -> torch.Tensor:
 
 
 class Numbered:
-    """Pictures whose pixels all say which one it is."""
+    """Images whose pixels all say which one it is."""
 
     def __init__(self, num: int):
         self.num = num

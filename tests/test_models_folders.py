@@ -1,4 +1,4 @@
-"""What unconditional models learn from: folders of pictures, some of each class, and files that are what they claim."""
+"""What unconditional models learn from: folders of images, some of each class, and files that are what they claim."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from t2i.training.unconditional import UnconditionalDataConfig
 
 @pytest.fixture
 def classes(tmp_path) -> Path:
-    """Forty pictures of 9×7: red ones and blue ones, each the darker the later."""
+    """Forty images of 9×7: red ones and blue ones, each the darker the later."""
     for k, name in enumerate(("red", "blue")):
         (tmp_path / "shown" / name).mkdir(parents=True)
         for i in range(20):

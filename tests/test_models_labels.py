@@ -51,7 +51,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def upper(side: int, rows: int) -> Tensor:
-    """That so many rows of a picture are known."""
+    """That so many rows of an image are known."""
     return (torch.arange(side) < rows)[:, None].expand(side, side)
 
 

@@ -1,4 +1,4 @@
-"""What latents mean: pictures of them, and the mutual information gap; data whose factors are known; the command."""
+"""What latents mean: images of them, and the mutual information gap; data whose factors are known; the command."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_traversal_moves_one_number_and_passes_through_the_picture(name):
     moved[0, 1] = 2.0
     assert torch.allclose(row[2:], model.decode(moved, None if y is None else y[:1]), atol=1e-4)
     sheets = {(r, s): traversals.traversals(model, images, y, r, s) for r, s in ((2, 5), (3, 5), (2, 7))}
-    cell, gap = 64, 8  # as contact_sheet lays them out: a gap, then each picture and a gap
+    cell, gap = 64, 8  # as contact_sheet lays them out: a gap, then each image and a gap
     assert all(sheet.width == gap + steps * (cell + gap) for (_, steps), sheet in sheets.items())
     one, rest = divmod(sheets[2, 5].height - gap, 2)
     assert rest == 0 and one > cell + gap  # with a label under each
@@ -71,7 +71,7 @@ def test_use_is_the_kl_to_the_prior_and_rows_come_by_it():
     assert used[0].abs() < 1e-6 and used.argmax() == 1
     one = traversals.traversals(model, images, rows=1, steps=3)
     first = traversals.traversal(model, mean[0], 1, torch.tensor([-2.0, 0.0, 2.0]))
-    cell = np.array(one)[8 : 8 + 64, 8 : 8 + 64][4::8, 4::8, 0]  # the first picture of the row, enlarged eight times
+    cell = np.array(one)[8 : 8 + 64, 8 : 8 + 64][4::8, 4::8, 0]  # the first image of the row, enlarged eight times
     assert np.abs(cell - ((first[0, 0].detach().numpy() + 1) * 127.5)).max() < 1
 
 
@@ -194,7 +194,7 @@ def test_factors_are_independent_and_cover_all_values():
 
 
 def test_a_picture_shows_its_factors():
-    """The same thing elsewhere is the same picture moved; larger, it covers more; the caption names kind and colour."""
+    """The same thing elsewhere is the same image moved; larger, it covers more; the caption names kind and colour."""
     from t2i.data.factors import draw
 
     base = np.array([0, 0, 4, 4, 1])

@@ -35,7 +35,7 @@ def random_images(model: Autoregressive, n: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("channels", "levels", "classes"), [(1, 4, 0), (1, 4, 2), (3, 2, 0)])
 def test_the_probabilities_of_all_images_sum_to_one(make, channels, levels, classes):
-    """All 256 pictures of 2×2 pixels and 4 levels, or all 4,096 of two levels and three channels."""
+    """All 256 images of 2×2 pixels and 4 levels, or all 4,096 of two levels and three channels."""
     model = make(image_size=2, channels=channels, levels=levels, num_classes=classes)
     k = torch.tensor(list(itertools.product(range(levels), repeat=4 * channels))).view(-1, channels, 2, 2)
     for label in range(max(1, classes)):
@@ -66,7 +66,7 @@ def test_a_pixel_follows_from_those_before_it_alone(make, channels):
 
 
 def test_the_top_rows_are_scored_without_the_others(make):
-    """ln P of two rows is that of all pictures with these rows, and what lies below them changes nothing."""
+    """ln P of two rows is that of all images with these rows, and what lies below them changes nothing."""
     model = make(image_size=2, channels=1, levels=4, num_classes=0)
     k = torch.tensor(list(itertools.product(range(4), repeat=4))).view(-1, 1, 2, 2)
     with torch.no_grad():

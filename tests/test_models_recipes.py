@@ -1,4 +1,4 @@
-"""The blocks' data and recipes: splits, levels, scores on held-out pictures, early stopping."""
+"""The blocks' data and recipes: splits, levels, scores on held-out images, early stopping."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def idx(path: Path, array: np.ndarray, pack=gzip.compress) -> Path:
 
 @pytest.fixture
 def idx_folder(tmp_path) -> Path:
-    """Twenty 8×8 pictures in MNIST's format, the label their brightness."""
+    """Twenty 8×8 images in MNIST's format, the label their brightness."""
     folder = tmp_path / "idx"
     folder.mkdir()
     labels = np.arange(20, dtype=np.uint8) % 4

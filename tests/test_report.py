@@ -180,7 +180,7 @@ def browser(tmp_path_factory):
 
 
 def test_the_page_works_in_a_browser(browser, tmp_path):
-    """Pictures load, tables sort by mouse and by keyboard, nothing is wider than a phone, the console is silent."""
+    """Images load, tables sort by mouse and by keyboard, nothing is wider than a phone, the console is silent."""
     values = [Score(n, v, None, None, 1) for n, v in (("b", 10.0), ("a", 9.5), ("d", -1.0), ("c", 100.0))]
     values.append(Score("e", 1.0, 0.5, 1.5, 1, ceiling=2.0, skipped=1, details={"extractor": {"sha": "f" * 64}}))
     write(report(scores=values), tmp_path)

@@ -141,7 +141,7 @@ def test_families_are_sampled_as_often_as_they_say(training_scenes):
         assert families.count(family) / len(families) == pytest.approx(p, abs=0.02)
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
+# --- images -------------------------------------------------------------------------------------------------------
 
 
 def test_every_pair_renders_inside_the_frame():

@@ -44,7 +44,7 @@ def asked() -> list[Scene]:
 
 @pytest.fixture(scope="module")
 def fitted(asked: list[Scene]) -> tuple[Reader, list[float]]:
-    """A reader that knows the pictures of `asked` by heart, and its losses on the way there."""
+    """A reader that knows the images of `asked` by heart, and its losses on the way there."""
     reader, images, truth = tiny_reader(), pictures(asked), stack_targets(asked)
     optimizer, losses = torch.optim.AdamW(reader.parameters(), 4e-3), []
     for _ in range(80):

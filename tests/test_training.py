@@ -254,7 +254,7 @@ def test_learning_rate_warms_up_and_falls():
 
 @pytest.fixture
 def picture_folder(tmp_path) -> Path:
-    """Eight discs, with columns under names of their own, one picture transparent and one not square."""
+    """Eight discs, with columns under names of their own, one image transparent and one not square."""
     folder = tmp_path / "discs"
     folder.mkdir()
     lines = []

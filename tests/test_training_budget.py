@@ -116,7 +116,7 @@ class SlowToShow(UnconditionalTask):
 
 
 def test_pictures_and_scores_are_not_training(tmp_path):
-    """A second for a picture midway, in a run of a third of a second."""
+    """A second for an image midway, in a run of a third of a second."""
     asked = recipe(tmp_path / "run", 0.3)
     train(SlowToShow(asked.data, asked.model, asked.loop, conditional=False), asked.loop, {})
     assert len(list((tmp_path / "run" / "samples").iterdir())) == 2

@@ -1,4 +1,4 @@
-"""The training walk-through of the README: from data to pictures with the tiny presets, as printed there."""
+"""The training walk-through of the README: from data to images with the tiny presets, as printed there."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def commands() -> list[list[str]]:
-    """The lines of the section "Train": the stages of both systems, each with a picture, and a distillation."""
+    """The lines of the section "Train": the stages of both systems, each with an image, and a distillation."""
     section = README.read_text().split("## Train")[1].split("\n## ")[0]
     lines = re.findall(r"^    t2i (.*)$", section, flags=re.MULTILINE)
     return [[word.strip('"') for word in re.findall(r'"[^"]*"|\S+', line)] for line in lines]

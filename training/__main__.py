@@ -1,4 +1,4 @@
-"""`accelerate launch -m t2i.training RECIPE …`: the same as `t2i train RECIPE …`."""
+"""`accelerate launch -m t2i.training RECIPE …`, equivalent to `t2i train RECIPE …`."""
 
 import sys
 

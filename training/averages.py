@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights, which is what is saved and evaluated."""
+"""Exponential moving average of the weights; the averaged weights are saved and evaluated."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ POWER = 3 / 4  # after n steps the decay is at most 1 - n^(-3/4)
 
 
 class AveragedWeights:
-    """ā ← ā + (1 - d) (w - ā) after each step, with a decay d that grows towards `decay`.
+    """ā ← ā + (1 - d) (w - ā) after each step, with a decay d that increases towards `decay`.
 
-    Parameters without a gradient do not change, and are not copied.
+    Parameters that do not require gradients are not copied.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
@@ -32,7 +32,7 @@ class AveragedWeights:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """A context in which the model has the averaged weights."""
+        """Context manager under which the model has the averaged weights."""
         with torch.no_grad():
             trained = [p.detach().clone() for p in self._followed]
             torch._foreach_copy_(self._followed, self._moving)
@@ -43,12 +43,12 @@ class AveragedWeights:
                 torch._foreach_copy_(self._followed, trained)
 
     def state(self) -> dict[str, Tensor]:
-        """The averages by the index of their parameter, on the CPU."""
+        """The averages on the CPU, keyed by parameter index."""
         return {str(i): a.cpu().contiguous() for i, a in enumerate(self.averages)}
 
     @torch.no_grad()
     def load(self, state: dict[str, Tensor], steps: int) -> None:
-        """Restore what `state` returned."""
+        """Restore the averages returned by `state`."""
         for i, average in enumerate(self.averages):
             average.copy_(state[str(i)])
         self.steps = steps

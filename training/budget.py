@@ -1,4 +1,4 @@
-"""How far a run is and when it ends: after a number of steps, or after some time of training."""
+"""Progress and end of a run: by number of steps, or by training time."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 from t2i.training.config import LoopConfig
 
-UNENDING = 2**31  # steps of a run whose time is limited
+UNENDING = 2**31  # number of steps when training time is the limit
 
 
 class Budget:
-    """Counts the steps and seconds of a run, also those before it was resumed.
+    """Counts a run's steps and seconds, including those before a resume.
 
-    Seconds are those of the steps and of waiting for data. Checkpoints, evaluation and previews do not count, so that a
-    model that is slow to sample or to evaluate trains as long as any other. The processes of a run count the mean of
-    their seconds, and so stop at the same step.
+    Seconds cover training steps and waiting for data, not checkpoints, evaluation and previews, so that a model that is
+    slow to sample or evaluate trains as long as any other. Processes use the mean of their seconds, and so stop at the
+    same step.
     """
 
     def __init__(self, config: LoopConfig, step: int = 0, seconds: float = 0.0):
@@ -24,22 +24,22 @@ class Budget:
         self.pause()
 
     def steps(self) -> Iterator[int]:
-        """The numbers of the steps to take; after each, call `spend`."""
+        """Yield the numbers of the remaining steps; call `spend` after each."""
         while not self.spent:
             self.step += 1
             yield self.step
 
     def lap(self) -> float:
-        """Seconds since the last call, or since the last `pause`."""
+        """Seconds since the last call of `lap` or `pause`."""
         before, self._since = self._since, time.perf_counter()
         return self._since - before
 
     def pause(self) -> None:
-        """Leave out the time since the last `lap`."""
+        """Exclude the time since the last `lap`."""
         self._since = time.perf_counter()
 
     def spend(self, seconds: float) -> float:
-        """Count a step's seconds; return those of the run so far."""
+        """Add a step's seconds; returns the run's total so far."""
         self._before, self.seconds = self.seconds, self.seconds + seconds
         return self.seconds
 
@@ -58,19 +58,19 @@ class Budget:
 
     @property
     def option(self) -> str:
-        """The command-line option that sets it."""
+        """The command-line option that sets the limit."""
         return "--max-train-steps" if self.config.max_train_time is None else "--max-train-time"
 
     @property
     def done(self) -> float:
-        """Fraction of the run that was over before the current step, in [0, 1]."""
+        """Fraction of the run completed before the current step, in [0, 1]."""
         if self.config.max_train_time is None:
             return (self.step - 1) / self.config.max_train_steps
         return min(1.0, self.seconds / self.config.max_train_time)
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether it is the end, or `checkpointing_steps` after the last one; a run by time has as many checkpoints."""
+        """Whether the run ends, or `checkpointing_steps` have passed; runs by time have equally many checkpoints."""
         config = self.config
         if config.max_train_time is None:
             return self.spent or self.step % config.checkpointing_steps == 0

@@ -1,8 +1,8 @@
-"""Checkpoints: `checkpoint-N/` is what `from_pretrained` opens, and `checkpoint-N/state/` is what resumes the run.
+"""Checkpoints: `checkpoint-N/` is loadable by `from_pretrained`, and `checkpoint-N/state/` resumes the run.
 
-A checkpoint is written under a temporary name, then its manifest (see `t2i.manifest`), and renamed, each on the disk
-before the next: a folder called `checkpoint-N` was whole once, and damage done to it later is noticed. `latest` is a
-link to the newest one.
+A checkpoint is written under a temporary name, followed by its manifest (see `t2i.manifest`), and then renamed, with an
+fsync between the steps: a folder named `checkpoint-N` was once complete, and later damage is detected. `latest` is a
+symbolic link to the newest one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from t2i.training.task import Task
 
 T = TypeVar("T")
 
-SCALER = "scaler.pt"  # Accelerate's name for the state of float16's gradient scaler
+SCALER = "scaler.pt"  # Accelerate's file name for the state of the fp16 gradient scaler
 DATA = "data_sha256"  # key of recipe.json: the data's fingerprint
 MAY_CHANGE = {  # options that may differ when a run is resumed
     "output_dir",
@@ -47,14 +47,14 @@ MAY_CHANGE = {  # options that may differ when a run is resumed
     "resume",
     "tokenizer",
     "validation_prompts",
-    "train_batch_size",  # of these two, only the global batch size must stay the same
+    "train_batch_size",  # these two may change if the global batch size stays the same
     "gradient_accumulation_steps",
 }
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is: its steps, their seconds, and the losses of its evaluations."""
+    """Progress of a run: its steps, their seconds, and the evaluation losses."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -62,7 +62,7 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints of one run folder, at most `limit` of them; a context in which no other run uses the folder."""
+    """The checkpoints in a run folder, at most `limit`; as a context manager, it locks the folder to other runs."""
 
     def __init__(self, run: Path, limit: int, global_batch: int, accelerator: Accelerator):
         self.run, self.limit, self.global_batch, self.accelerator = run, limit, global_batch, accelerator
@@ -76,20 +76,20 @@ class Checkpoints:
             self._lock.release()
 
     def all(self) -> list[Path]:
-        """Every checkpoint, oldest first."""
+        """All checkpoints, oldest first."""
         return checkpoints(self.run)
 
     def newest(self) -> Path | None:
         return next(reversed(self.all()), None)
 
     def open(self, resume: str | None, recipe: dict) -> Path | None:
-        """Create and lock the run folder, or check that it can be resumed; return the checkpoint to go on from.
+        """Create and lock the run folder, or check that it can be resumed; returns the checkpoint to resume from.
 
         Raises:
-            FileExistsError: a new run in a folder with checkpoints, or in which another process trains.
+            FileExistsError: a new run in a folder with checkpoints, or in one where another process is training.
             FileNotFoundError: there is nothing to resume.
-            ValueError: the checkpoint is damaged (the newest whole one is named) or not the newest whole one of this
-                run, or the run was started with another recipe or other data.
+            ValueError: the checkpoint is damaged (the message names the newest intact one) or is not the newest intact
+                one of this run, or the run was started with a different recipe or different data.
         """
         origin = [self._on_all(lambda: self._open(resume, recipe), main=True)]
         if self.accelerator.num_processes > 1:
@@ -120,7 +120,7 @@ class Checkpoints:
         return origin
 
     def _origin(self, resume: str) -> Path:
-        """The checkpoint that `resume` names, if it is the newest whole one."""
+        """The checkpoint that `resume` names, if it is the newest intact one."""
         newest = resume == "latest" or Path(resume).resolve() == self.run.resolve()
         named = self.newest() if newest else Path(resume)
         if named is None or not named.is_dir():
@@ -145,9 +145,9 @@ class Checkpoints:
         return origin
 
     def _compare(self, recipe: dict) -> None:
-        """Raise ValueError unless the run was started with this recipe and these data."""
+        """Raise ValueError unless the run was started with this recipe and this data."""
         before = read_json(self.run / RECIPE_FILE)
-        now = json.loads(json.dumps(recipe))  # tuples become lists, as in the file
+        now = json.loads(json.dumps(recipe))  # tuples become lists, as in the stored file
         changed = {k for k in now if k in before and before[k] != now[k]} - MAY_CHANGE
         if "recipe" in changed:
             raise ValueError(
@@ -168,7 +168,7 @@ class Checkpoints:
             )
 
     def _tidy(self) -> None:
-        """Remove unfinished files of a run that was killed."""
+        """Remove incomplete files left by a killed run."""
         for path in self.run.glob(".*.part*"):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         for path in self.run.glob(".*.before"):  # see t2i.files.replaced
@@ -178,7 +178,7 @@ class Checkpoints:
                 path.rename(final)
 
     def _set_aside_after(self, origin: Path) -> None:
-        """Rename later checkpoints, which are damaged, and point `latest` to the origin."""
+        """Rename later, damaged checkpoints, and point `latest` to the origin."""
         for later in self.all()[self.all().index(origin) + 1 :]:
             aside = self.run / f"damaged-{later.name}"
             shutil.rmtree(aside, ignore_errors=True)
@@ -187,7 +187,7 @@ class Checkpoints:
         self._point_latest(origin)
 
     def load(self, origin: Path, averages: AveragedWeights) -> Progress:
-        """Restore model, optimizer, random states and averaged weights; return how far the run was."""
+        """Restore model, optimizer, random states and averaged weights; returns the progress of the run."""
         progress = read_json(origin / STATE / "progress.json")
         if progress["global_batch"] != self.global_batch:
             raise ValueError(
@@ -200,7 +200,7 @@ class Checkpoints:
                 "the model, as for dropout, differ from here on"
             )
         scaler = self.accelerator.scaler
-        if not (origin / STATE / SCALER).is_file():  # saved in another precision
+        if not (origin / STATE / SCALER).is_file():  # saved with a different precision
             self.accelerator.scaler = None
         self.accelerator.load_state(str(origin / STATE))  # Accelerate reads with weights_only=True
         self.accelerator.scaler = scaler
@@ -208,9 +208,9 @@ class Checkpoints:
         return Progress(progress["steps"], progress["seconds"], history_of(origin, progress["history"]))
 
     def save(self, task: Task, budget: Budget, averages: AveragedWeights, history: list[float]) -> Path:
-        """Write checkpoint-STEP: the task's model with the averaged weights, and the state. Return its folder.
+        """Write checkpoint-STEP, the task's model with averaged weights and the training state; returns its folder.
 
-        Raises OSError if the disk is full; earlier checkpoints stay as they were.
+        Raises OSError if the disk is full; earlier checkpoints are unaffected.
         """
         final = self.run / f"checkpoint-{budget.step}"
         part = self.run / f".{final.name}.part"
@@ -236,7 +236,7 @@ class Checkpoints:
         task.model.train()
 
     def _write_progress(self, part: Path, budget: Budget, averages: AveragedWeights, history: list[float]) -> None:
-        """Write the rest of the checkpoint and its manifest, rename it, and remove the oldest ones."""
+        """Write the rest of the checkpoint and its manifest, rename it, and remove the oldest checkpoints."""
         save_file(averages.state(), part / STATE / "ema.safetensors")
         progress = {
             "steps": budget.step,
@@ -260,13 +260,13 @@ class Checkpoints:
         link.unlink(missing_ok=True)
         try:
             link.symlink_to(target.name)
-        except OSError:  # the system or the user's rights do not allow links
+        except OSError:  # symbolic links unsupported or not permitted
             return
         link.replace(self.run / "latest")
         sync(self.run)
 
     def _on_all(self, work: Callable[[], T], main: bool = False) -> T | None:
-        """Do `work`, if `main` only on the main process. If it fails on one process, all raise, so that none waits."""
+        """Run `work`, if `main` on the main process only. If it fails on one process, all raise, so that none hangs."""
         result = error = None
         try:
             result = work() if self.accelerator.is_main_process or not main else None

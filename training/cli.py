@@ -1,4 +1,4 @@
-"""`t2i train RECIPE …`, which is also `accelerate launch -m t2i.training RECIPE …`."""
+"""`t2i train RECIPE …`, equivalent to `accelerate launch -m t2i.training RECIPE …`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2i.training.recipes import PRESETS, RECIPES
 
 
 def main(args: Sequence[str]) -> None:
-    """Train the recipe that `args` name. Raises UsageError for bad arguments."""
+    """Train the recipe named in `args`. Raises UsageError for bad arguments."""
     args = list(args)
     if not args or args[0] in ("-h", "--help"):
         print(_overview())
@@ -31,23 +31,23 @@ def main(args: Sequence[str]) -> None:
     )
     try:
         run(recipe, name)
-    except ValueError as error:  # what a part of the recipe makes of its numbers is said of the options
+    except ValueError as error:  # a value rejected by part of the recipe is reported as a bad option
         if (said := as_option(str(error), recipe)) == str(error):
             raise
         raise UsageError(said) from error
 
 
 def run(recipe, name: str | None = None) -> Path:
-    """Train a recipe's config; return the newest checkpoint's folder.
+    """Train a recipe's config; returns the folder of the newest checkpoint.
 
     Args:
-        name: the recipe's name in RECIPES, which is kept with the run: it cannot be resumed as another recipe.
+        name: the recipe's name in RECIPES, stored with the run, which cannot be resumed under another recipe.
     """
     from t2i.processes import this_process
 
     check_folder(getattr(recipe, "loop", recipe).output_dir, "--output-dir")
-    together = this_process()  # raises, before anything is written, if launched processes are not connected
-    if hasattr(recipe, "fit"):  # models that are fitted in closed form or by EM
+    together = this_process()  # raises before anything is written if launched processes are not connected
+    if hasattr(recipe, "fit"):  # models fitted in closed form or by EM
         if together.num_processes > 1:
             raise ValueError("this model is fitted by one process: start it without accelerate launch")
         return recipe.fit()
@@ -66,7 +66,7 @@ def _overview() -> str:
 
 
 def _take(args: list[str], flag: str, default: str) -> tuple[str, list[str]]:
-    """The value of a flag, and the arguments without it; it determines the defaults of the others."""
+    """The value of a flag, which determines the defaults of the others, and the remaining arguments."""
     if sum(arg == flag or arg.startswith(flag + "=") for arg in args) > 1:
         raise UsageError(f"{flag} is given more than once; give it once")
     for i, arg in enumerate(args):

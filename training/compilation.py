@@ -1,7 +1,7 @@
-"""Regional compilation: `torch.compile` of a model's repeated blocks, not of the whole.
+"""Regional compilation: `torch.compile` of a model's repeated blocks instead of the whole model.
 
-Equal blocks are compiled once, in seconds where the whole model would take minutes; and the code around the blocks may
-look at values, as checks and quantizers do, which would break the graph of a whole model.
+Identical blocks are compiled once, in seconds rather than minutes; and the code around the blocks may depend on tensor
+values (checks, quantizers), which would cause graph breaks in a compiled whole model.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-RECOMPILATIONS = 64  # of one block: one for each input size, in training and in evaluation mode
+RECOMPILATIONS = 64  # per block: one for each input size, in training and in evaluation mode
 
 
 def compile_blocks(model: nn.Module) -> int:
-    """Have every repeated block of a model be compiled at its next call; return how many there are."""
+    """Compile every repeated block of a model at its next call; returns the number of blocks."""
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, RECOMPILATIONS)
     blocks = list(repeated_blocks(model))
     for block in blocks:

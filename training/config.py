@@ -1,4 +1,4 @@
-"""Options of the data and of the training loop, which all recipes have."""
+"""Options of the data and the training loop, shared by all recipes."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class DataConfig:
     data: str = "toybox"
-    """'toybox', a folder of images with captions (docs/data.md), or a data set of the Hub."""
+    """'toybox', a folder of images with captions (docs/data.md), or a dataset on the Hub."""
     image_column: str = "image"
-    """Column of the images, in a folder's metadata or a data set."""
+    """Name of the image column, in a folder's metadata or a dataset."""
     caption_column: str = "text"
-    """Column of the captions."""
+    """Name of the caption column."""
     image_size: int = 64
-    """Side of the square images, in pixels."""
+    """Side of the square images in pixels."""
 
     def open(self, seed: int, image_size: int | None = None) -> Source:
-        """The data; `image_size` replaces that of the config. Raises as `open_source` does."""
-        from t2i.data.sources import open_source  # not before: it takes seconds to import
+        """Open the data; `image_size` overrides the config's. Raises as `open_source` does."""
+        from t2i.data.sources import open_source  # deferred: takes seconds to import
 
         return open_source(self.data, image_size or self.image_size, self.image_column, self.caption_column, seed)
 
 
 def check_image_size(size: int | None, least: int = 1) -> None:
-    """Raise ValueError for a recipe's image_size below `least`: 0 where that stands for a trained pipeline's own."""
+    """Raise ValueError for an image_size below `least` (0 where it means a trained pipeline's image size)."""
     if size is not None:
         check_whole("image_size", size, least, MAX_SIDE)
 
@@ -39,55 +39,55 @@ def check_image_size(size: int | None, least: int = 1) -> None:
 @dataclass(frozen=True)
 class LoopConfig:
     output_dir: str = "runs/unnamed"
-    """Folder of checkpoints, previews and logs."""
+    """Output folder for checkpoints, previews and logs."""
     max_train_steps: int = 10_000
     """Number of optimizer steps."""
     max_train_time: float | None = None
-    """Seconds of training, instead of a number of steps; warm-up, learning rate and checkpoints scale with the elapsed
-    fraction. Checkpoints, evaluation and previews do not count; time before a resume does."""
+    """Training time in seconds, instead of a number of steps; warm-up, learning rate and checkpoints scale with the
+    elapsed fraction. Excludes checkpoints, evaluation and previews; includes the time before a resume."""
     train_batch_size: int = 64
-    """Images for each process and forward pass."""
+    """Images per process and forward pass."""
     gradient_accumulation_steps: int = 1
-    """Forward passes for each optimizer step."""
+    """Forward passes per optimizer step."""
     optimizer: Literal["adamw", "muon"] = "adamw"
-    """AdamW for all parameters, or Muon for hidden linear layers and convolutions and AdamW for the rest."""
+    """Optimizer: adamw, or muon for hidden linear layers and convolutions with AdamW for all other parameters."""
     learning_rate: float = 1e-3
     """Learning rate after the warm-up."""
     lr_scheduler: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up: a half cosine down to a hundredth, or constant."""
+    """Schedule after the warm-up: cosine decay to a hundredth of the learning rate, or constant."""
     lr_warmup_steps: int = 200
-    """Steps over which the learning rate rises linearly."""
+    """Number of linear warm-up steps."""
     adam_beta1: float = 0.9
-    """AdamW's decay rate of the mean gradient."""
+    """Decay rate β₁ of AdamW's first-moment estimate."""
     adam_beta2: float = 0.99
-    """AdamW's decay rate of the mean squared gradient."""
+    """Decay rate β₂ of AdamW's second-moment estimate."""
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay of AdamW and Muon."""
     max_grad_norm: float = 1.0
-    """Norm to which gradients are clipped."""
+    """Maximum gradient norm for gradient clipping."""
     ema_decay: float = 0.999
-    """Decay of the weights' moving average, which is what is saved and evaluated; smaller at the start of a run."""
+    """Decay of the exponential moving average (EMA) of the weights, lower early in a run. Checkpoints hold the EMA."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
-    """Precision of the forward pass; by default that of `accelerate launch`, or none."""
+    """Precision of the forward pass; default: as set by `accelerate launch`, else no."""
     gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, more time."""
+    """Recompute activations in the backward pass, which saves memory and takes more time."""
     compile: bool = False
     """Compile the model's repeated blocks with torch.compile: faster steps on a GPU, after half a minute."""
     dataloader_num_workers: int = 1
-    """Processes that load data, for each training process; 0: the training process itself."""
+    """Number of data-loading worker processes per training process; 0 loads data in the training process."""
     checkpointing_steps: int = 500
-    """Steps from one checkpoint, with evaluation and preview, to the next; there is one at the end, too."""
+    """Number of steps between checkpoints, each with evaluation and preview; the last step always saves one."""
     checkpoints_total_limit: int = 2
-    """Largest number of checkpoints that are kept."""
+    """Maximum number of checkpoints to keep."""
     report_to: Literal[
         "tensorboard", "wandb", "comet_ml", "aim", "mlflow", "clearml", "dvclive", "swanlab", "trackio", "all", "none"
     ] = "tensorboard"
-    """Tracker of Accelerate that is sent the metrics, in addition to metrics.jsonl and curves.png; 'all' is every one
-    that is installed. TensorBoard and Weights & Biases also get the previews."""
+    """Accelerate tracker for metrics, in addition to metrics.jsonl and curves.png; 'all' uses every installed one.
+    TensorBoard and Weights & Biases also get the previews."""
     seed: int = 0
-    """Seed of initial weights, data order and noise."""
+    """Seed for initial weights, data order and noise."""
     resume: str | None = None
-    """'latest', or a checkpoint folder of this run, to resume from."""
+    """Checkpoint to resume from: 'latest', or a checkpoint folder of this run."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -111,7 +111,7 @@ class LoopConfig:
 
 
 def flatten(recipe) -> dict:
-    """The config as one plain dict, the parts' fields side by side, under the names that the command line uses."""
+    """The config as one flat dict, with all parts' fields under their command-line names."""
     flat: dict = {}
     for name, value in dataclasses.asdict(recipe).items():
         flat.update(value if isinstance(value, dict) else {name: value})

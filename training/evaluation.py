@@ -1,4 +1,4 @@
-"""Evaluation of a run's checkpoints: scores.json in each, the best of them in `best`, and early stopping."""
+"""Evaluation of checkpoints: scores.json in each, the best checkpoint in `best`, and early stopping."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from t2i.training.task import Evaluation, Task
 
 
 class CheckpointEvaluator:
-    """Evaluates a task's checkpoints in their order.
+    """Evaluates a task's checkpoints in order.
 
     Args:
         run: the run's folder.
-        history: the losses of the evaluations before, if the run is resumed.
+        history: the losses of earlier evaluations, if the run is resumed.
     """
 
     def __init__(self, task: Task, run: Path, history: list[float] | None = None):
@@ -26,14 +26,14 @@ class CheckpointEvaluator:
 
     @property
     def finished(self) -> bool:
-        """Whether the last `patience` evaluations were no better than the best one."""
+        """Whether the last `patience` evaluations brought no improvement."""
         losses = _comparable(self.history)
         return bool(losses) and 0 < self.task.patience <= len(losses) - 1 - int(np.argmin(losses))
 
     def evaluate(self, checkpoint: Path) -> None:
-        """Score the model, whose weights are those of `checkpoint`: in `best` if it is the best yet, and scores.json.
+        """Evaluate the model, whose weights are those of `checkpoint`; write scores.json and, for the best one, `best`.
 
-        A checkpoint that has its scores already is left as it is.
+        A checkpoint that already has scores is left unchanged.
         """
         if (checkpoint / SCORES_FILE).is_file() or (found := self.task.evaluate()) is None:
             return
@@ -44,7 +44,7 @@ class CheckpointEvaluator:
             *before, newest = _comparable(history)
             if not self.best.is_dir() or newest < min(before, default=math.inf):
                 self._keep(found)
-        write_json(checkpoint / SCORES_FILE, scores)  # last: a checkpoint without them is evaluated on resuming
+        write_json(checkpoint / SCORES_FILE, scores)  # last: a checkpoint without scores is evaluated on resume
         add_to_manifest(checkpoint, SCORES_FILE)
         self.history = history
 
@@ -60,6 +60,6 @@ def _comparable(losses: list[float]) -> list[float]:
 
 
 def history_of(checkpoint: Path, before: list[float]) -> list[float]:
-    """The losses of all evaluations up to this checkpoint; `before`, those when it was saved, if it has no scores."""
+    """Losses of all evaluations up to this checkpoint; `before`, the losses when it was saved, if it has no scores."""
     scores = checkpoint / SCORES_FILE
     return read_json(scores).get("history", []) if scores.is_file() else before

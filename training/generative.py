@@ -1,4 +1,4 @@
-"""What tasks have in common whose model is the trained part of a pipeline."""
+"""Base class of tasks whose model is the trained part of a pipeline."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from t2i.training.task import Task
 
 
 class GenerativeTask(Task):
-    """Previews are images of the validation prompts; a checkpoint is the whole pipeline.
+    """Previews are images of the validation prompts; checkpoints are complete pipelines.
 
     Attributes:
-        validation_prompts: the prompts of previews; by default the first captions of the data.
+        validation_prompts: prompts of the previews; default: the first captions of the data.
     """
 
-    CAPTIONS = 8  # of the data, if there are no validation prompts
+    CAPTIONS = 8  # captions from the data used if there are no validation prompts
     IMAGES_PER_PROMPT = 2
-    SAMPLING: ClassVar[dict[str, int | float]] = {}  # arguments of the pipeline's call other than its defaults
+    SAMPLING: ClassVar[dict[str, int | float]] = {}  # arguments of the pipeline call that differ from its defaults
 
     validation_prompts: tuple[str, ...] = ()
 
     def pipeline(self) -> DiffusionPipeline:
-        """The pipeline with the weights as they are now."""
+        """The pipeline with the current weights."""
         raise NotImplementedError
 
     def preview(self) -> Image.Image:
-        """Images of the validation prompts, always from the same seeds."""
+        """Images of the validation prompts, always with the same seeds."""
         prompts = list(self.validation_prompts) or list(self.source.captions(self.CAPTIONS))
         generators = [torch.Generator().manual_seed(i) for i in range(self.IMAGES_PER_PROMPT * len(prompts))]
         pipe = self.pipeline()
@@ -48,7 +48,7 @@ class GenerativeTask(Task):
         return self.generate_command("--pipeline {run}/latest")
 
     def generate_command(self, pipeline: str) -> str:
-        """`t2i generate` with a validation prompt, or a caption of the data."""
+        """The `t2i generate` command with a validation prompt or a caption from the data."""
         prompt = next(iter(self.validation_prompts), None) or next(iter(self.source.captions(1)))
         options = (f"--{name.replace('_', '-')} {value:g}" for name, value in self.SAMPLING.items())
         return " ".join(["t2i generate", shlex.quote(prompt), pipeline, *options])

@@ -1,6 +1,6 @@
-"""One run at a time in a folder: the process that trains in it is named in the folder's `.lock`.
+"""Prevents two runs in one folder: the folder's `.lock` identifies the process that is training in it.
 
-The lock of a process that has ended is taken over. A process is identified by its number and its time of creation.
+The lock of a process that has ended is taken over. A process is identified by its PID and creation time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOCK = ".lock"
 
 
 class RunLock:
-    """The lock of a run's folder. `take` raises FileExistsError, naming the process that trains there."""
+    """Lock on a run's folder. `take` raises FileExistsError, naming the process that is training there."""
 
     def __init__(self, run: Path):
         self.path = run / LOCK
@@ -39,14 +39,14 @@ class RunLock:
             file.write(json.dumps(self._own) + "\n")
 
     def release(self) -> None:
-        """Remove the lock, if it is still this process's."""
+        """Remove the lock if this process still holds it."""
         with contextlib.suppress(OSError):
             if _holder(self.path.read_text()) == self._own:
                 self.path.unlink()
 
     def _lives(self, holder: dict) -> bool:
         if holder["host"] != self._own["host"]:
-            return True  # as far as this host can tell
+            return True  # cannot be checked from this host
         try:
             return abs(psutil.Process(holder["pid"]).create_time() - holder["started"]) < 2
         except psutil.Error:
@@ -54,7 +54,7 @@ class RunLock:
 
 
 def _holder(text: str) -> dict | None:
-    """The process that a lock names; None for a lock that was cut short."""
+    """The process that a lock names; None for a truncated lock."""
     try:
         holder = json.loads(text)
         return {"host": str(holder["host"]), "pid": int(holder["pid"]), "started": float(holder["started"])}

@@ -1,4 +1,4 @@
-"""What a run reports: the metrics of each step, curves, previews, and Accelerate's trackers."""
+"""Logging: metrics per step, training curves, previews, and Accelerate's trackers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from t2i.training.config import LoopConfig
 
 
 class RunLog:
-    """Progress bar, `metrics.jsonl`, `curves.png`, `samples/step-N.png`, and the trackers that `report_to` names.
+    """Progress bar, `metrics.jsonl`, `curves.png`, `samples/step-N.png`, and the trackers named by `report_to`.
 
-    Only the main process reports. A resumed run first drops the lines of steps after the checkpoint it goes on from.
+    Only the main process logs. On resume, lines of steps after the checkpoint are dropped first.
     """
 
     def __init__(self, config: LoopConfig, done: int, accelerator: Accelerator):
@@ -58,7 +58,7 @@ class RunLog:
         if not self.main:
             return
         self.bar.close()
-        with contextlib.suppress(Exception):  # on a full disk: the error that ends the run is the one to report
+        with contextlib.suppress(Exception):  # on a full disk: the error that ended the run is the one to report
             self.file.close()
             for tracker in self.accelerator.trackers:
                 tracker.finish()
@@ -77,7 +77,7 @@ class RunLog:
             self.accelerator.log(scalars, step)
 
     def show(self, step: int, preview: Callable[[], Image.Image]) -> None:
-        """Save a preview and the curves so far. A failure costs a warning, and the run goes on."""
+        """Save a preview and the curves so far. On failure, warn and continue."""
         with tolerated(step, "preview"):
             self._save(step, preview())
         with tolerated(step, "curves"):
@@ -99,7 +99,7 @@ class RunLog:
 
 
 def tracker_of(report_to: str) -> str | None:
-    """`log_with` of an Accelerator. Raises ValueError, with the remedy, for a tracker that is not installed."""
+    """`log_with` for an Accelerator. Raises ValueError, with the remedy, if the tracker is not installed."""
     if report_to == "none":
         return None
     if report_to != "all" and report_to not in map(str, get_available_trackers()):
@@ -110,7 +110,7 @@ def tracker_of(report_to: str) -> str | None:
 
 @contextlib.contextmanager
 def tolerated(step: int, what: str) -> Iterator[None]:
-    """A context in which an error costs step `step` its preview, say, and a warning: the run goes on."""
+    """Context manager that turns an error in an optional part of a step, such as the preview, into a warning."""
     try:
         yield
     except Exception as error:
@@ -120,7 +120,7 @@ def tolerated(step: int, what: str) -> Iterator[None]:
 
 @styled
 def plot_curves(history: list[dict], path: Path) -> None:
-    """One panel for each metric: raw in grey, and in blue its moving average over a fiftieth of the run."""
+    """One panel per metric: raw values in grey, and in blue the moving average over a fiftieth of the run."""
     names = [n for n in history[0] if n not in ("step", "images", "seconds")]
     steps = [line["step"] for line in history]
     width = max(1, len(history) // 50)
@@ -143,7 +143,7 @@ def plot_curves(history: list[dict], path: Path) -> None:
 
 
 def _whole_lines(path: Path) -> list[dict]:
-    """The lines before the first that a crash cut short."""
+    """All lines before the first one truncated by a crash."""
     lines = []
     for line in path.read_text().splitlines():
         try:

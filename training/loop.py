@@ -1,7 +1,7 @@
-"""The training loop, for every task, on one process or many.
+"""The training loop, for every task, on one or more processes.
 
-A task (see `task.py`) has a model, its data and its loss, and can preview, save and evaluate the model. The loop does
-the rest: steps, averaged weights, checkpoints that resume exactly, evaluation, the best checkpoint, early stopping,
+A task (see `task.py`) has a model, data and a loss, and can preview, save and evaluate the model. The loop does the
+rest: optimizer steps, averaged weights, exactly resumable checkpoints, evaluation, the best checkpoint, early stopping,
 previews and curves. `train` reads top to bottom.
 """
 
@@ -45,27 +45,26 @@ class Objective(nn.Module):
 
 
 class NonFiniteLoss(FloatingPointError):
-    """The loss, its gradient or the weights became NaN or infinite."""
+    """The loss, its gradient, or the weights became NaN or infinite."""
 
 
 def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
-    """Train the task's model; return the newest checkpoint's folder.
+    """Train the task's model; returns the folder of the newest checkpoint.
 
-    Ctrl-C and SIGTERM finish the step, save a checkpoint and return as well, so that the process ends with 0; a second
-    Ctrl-C raises KeyboardInterrupt at once (exit code 130), and what came after the last checkpoint is lost.
+    Ctrl-C and SIGTERM finish the step, save a checkpoint and return normally (exit code 0). A second Ctrl-C raises
+    KeyboardInterrupt at once (exit code 130), losing the steps since the last checkpoint.
 
     Args:
         task: the model, its data and its loss.
         config: options of the loop.
-        recipe: the run's whole configuration as plain data, kept with it and compared when it is resumed.
+        recipe: the run's full configuration as plain data, stored with the run and compared on resume.
 
     Raises:
-        NonFiniteLoss: naming the step; the last checkpoint stays as it was, and weights that are not finite are never
-            saved.
-        FileExistsError, FileNotFoundError, ValueError: a new run over an old one or beside one that is under way, or a
-            resume of none, of a damaged one, of another, or with other data.
-        OSError: a checkpoint could not be written; the ones before it stay as they were.
-        ValueError: Muon for a model that has nothing for it.
+        NonFiniteLoss: naming the step; the last checkpoint is unaffected, and non-finite weights are never saved.
+        FileExistsError, FileNotFoundError, ValueError: a new run in the folder of an existing or active one, or a
+            resume that is impossible: no checkpoint, a damaged one, another run's, or different data.
+        OSError: a checkpoint could not be written; earlier ones are unaffected.
+        ValueError: the model has no parameters for Muon.
     """
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
@@ -74,7 +73,7 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         kwargs_handlers=[
             DistributedDataParallelKwargs(
-                broadcast_buffers=False,  # models keep them equal
+                broadcast_buffers=False,  # models keep buffers equal themselves
                 find_unused_parameters=task.find_unused_parameters,
             )
         ],
@@ -92,7 +91,7 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
         if config.compile:
             compile_blocks(task.model)
         task.model.train()
-        objective, _ = accelerator.prepare(Objective(task), optimizer)  # its wrapped optimizer costs 1 ms a step
+        objective, _ = accelerator.prepare(Objective(task), optimizer)  # Accelerate's wrapper costs 1 ms per step
         parameters = list(task.model.parameters())
         averages = AveragedWeights(parameters, config.ema_decay)
         torch.manual_seed(config.seed + accelerator.process_index)  # from here on, dropout differs between processes
@@ -101,7 +100,7 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
         evaluator = CheckpointEvaluator(task, run, progress.history)
         if origin and accelerator.is_main_process:
             with _inference(task.model, averages, accelerator), tolerated(budget.step, "scores"):
-                evaluator.evaluate(origin)  # if the run ended before it had been
+                evaluator.evaluate(origin)  # if the run ended before evaluating this checkpoint
         if budget.spent:
             accelerator.print(f"{run} is complete: {budget}; to train on, give a larger {budget.option}")
             return origin
@@ -155,14 +154,14 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
 def _step(optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:
     if accelerator.scaler is None:
         optimizer.step()
-    else:  # float16: a step whose gradients overflow is skipped
+    else:  # fp16: steps with overflowing gradients are skipped
         accelerator.scaler.step(optimizer)
         accelerator.scaler.update()
 
 
 @contextmanager
 def _inference(model: nn.Module, averages: AveragedWeights, accelerator: Accelerator) -> Iterator[None]:
-    """The averaged weights in evaluation mode; random numbers drawn meanwhile leave no trace in the run."""
+    """Averaged weights in evaluation mode; the run's random state is unaffected."""
     model.eval()
     with averages.applied(), torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
         yield
@@ -170,7 +169,7 @@ def _inference(model: nn.Module, averages: AveragedWeights, accelerator: Acceler
 
 
 def _farewell(task: Task, budget: Budget, finished: bool, run: Path, folder: Path | None) -> str:
-    """What a run has written, and what to do next."""
+    """Summary at the end: what the run has written, and the next command."""
     if not (budget.spent or finished):
         return f"stopped after step {budget.step} and saved {folder}; go on with --resume latest"
     why = "" if budget.spent else ": the model gets no better"
@@ -181,16 +180,16 @@ def _farewell(task: Task, budget: Budget, finished: bool, run: Path, folder: Pat
 
 
 def _check_loss(scalars: dict[str, float], step: int, accelerator: Accelerator, checkpoints: Checkpoints) -> None:
-    scaled = accelerator.scaler is not None  # float16 skips steps whose gradients overflow, and goes on
+    scaled = accelerator.scaler is not None  # fp16 skips steps with overflowing gradients and continues
     if not math.isfinite(scalars["loss"]) or not (scaled or math.isfinite(scalars["grad_norm"])):
         what = f"the loss is {scalars['loss']} and its gradient's norm {scalars['grad_norm']}"
         raise NonFiniteLoss(f"at step {step} {what}; {_lower_rate(checkpoints)}")
 
 
 def _check_weights(model: nn.Module, step: int, checkpoints: Checkpoints) -> None:
-    """The loss was finite before the step; what the step made of the weights and buffers is seen only here."""
+    """Check weights and buffers after the step: the loss was finite before it, but the update may not be."""
     floats = {name: x for name, x in model.state_dict().items() if x.is_floating_point()}
-    finite = torch.stack([x.isfinite().all() for x in floats.values()]).tolist()  # one wait for the device
+    finite = torch.stack([x.isfinite().all() for x in floats.values()]).tolist()  # one synchronisation with the device
     if broken := [name for name, whole in zip(floats, finite, strict=True) if not whole]:
         what = f"not all values of {broken[0]} are finite, and the step was not saved"
         raise NonFiniteLoss(f"after step {step} {what}; {_lower_rate(checkpoints)}")
@@ -203,14 +202,14 @@ def _lower_rate(checkpoints: Checkpoints) -> str:
 
 
 def learning_rate(step: int, config: LoopConfig, seconds: float = 0.0) -> float:
-    """Linear warm-up over `lr_warmup_steps`, then constant or half a cosine down to a hundredth at the end of the run.
+    """Linear warm-up over `lr_warmup_steps`, then constant or cosine decay to a hundredth at the end of the run.
 
-    Where `max_train_time` is set, the share of it that `seconds`, those before the step, are stands for the share of
-    all steps: how many there will be is not known then.
+    With `max_train_time`, the total number of steps is unknown, and progress is the elapsed `seconds` (before the step)
+    divided by `max_train_time`.
     """
     total, warm, now = config.max_train_steps, config.lr_warmup_steps, step
     if config.max_train_time is not None:
-        now = max(1.0, seconds / config.max_train_time * total)  # the first step moves too
+        now = max(1.0, seconds / config.max_train_time * total)  # the learning rate of the first step must not be 0
     if now <= warm:
         return config.learning_rate * now / warm
     if config.lr_scheduler == "constant":
@@ -220,7 +219,7 @@ def learning_rate(step: int, config: LoopConfig, seconds: float = 0.0) -> float:
 
 
 def _batches(task: Task, config: LoopConfig, done: int, accelerator: Accelerator) -> Iterator[dict[str, Tensor]]:
-    """The batches from step `done` on; the data workers end when it is closed."""
+    """The batches from step `done` on; closing the iterator ends the data workers."""
     numbers = NumberBatches(
         done,
         config.max_train_steps if config.max_train_time is None else UNENDING,
@@ -234,7 +233,7 @@ def _batches(task: Task, config: LoopConfig, done: int, accelerator: Accelerator
         batch_sampler=numbers,
         num_workers=config.dataloader_num_workers,
         worker_init_fn=ignore_stop_signals,
-        generator=torch.Generator(),  # its base seed is not drawn from the random state that a resume brings back
+        generator=torch.Generator(),  # keeps the base seed out of the random state restored on resume
         pin_memory=accelerator.device.type == "cuda",
     )
 
@@ -242,7 +241,7 @@ def _batches(task: Task, config: LoopConfig, done: int, accelerator: Accelerator
 def _mean_over_processes(
     names: list[str], values: Tensor, seconds: float, accelerator: Accelerator
 ) -> dict[str, float]:
-    """The values (N,) under their names, and "seconds", each the mean over all processes."""
+    """Means over all processes of the named values (N,), and "seconds"."""
     if accelerator.num_processes > 1:
         means: Any = accelerator.reduce(torch.cat([values, values.new_tensor([seconds])]), reduction="mean")
         *numbers, seconds = means.tolist()
@@ -252,7 +251,7 @@ def _mean_over_processes(
 
 
 def _clip(parameters: list[nn.Parameter], max_norm: float) -> float:
-    """The norm of all gradients, which are scaled down to `max_norm` where it is larger."""
+    """Clip the norm of all gradients to `max_norm`; returns the norm before clipping."""
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if (found := float(norm)) > max_norm:
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)

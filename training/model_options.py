@@ -14,25 +14,25 @@ SET_BY_DATA = ("image_size", "channels", "levels", "num_classes")  # arguments o
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Arguments of a model's constructor, except those that the data set. Made by `model_options`."""
+    """Arguments of a model's constructor, except those set by the data. Created by `model_options`."""
 
     model_class: ClassVar[type]
 
     def build(self, *args, **set_by_data) -> Any:
-        """A new model."""
+        """Construct a new model."""
         return self.model_class(*args, **set_by_data, **dataclasses.asdict(self))
 
 
 def model_options(model: type, **changed) -> ModelOptions:
-    """The options of a model with the constructor's defaults, except those in `changed`."""
+    """The options of a model, with the constructor's defaults except those in `changed`."""
     return options_class(model)(**changed)
 
 
 @cache
 def options_class(model: type, omitted: Collection[str] = SET_BY_DATA) -> type[ModelOptions]:
-    """A dataclass with a field for each argument of the model's constructor that has a default and is not `omitted`.
+    """A dataclass with a field for each constructor argument that has a default and is not in `omitted`.
 
-    The help of an option is the argument's entry under "Args:" in the docstring of the model.
+    An option's help text is the argument's entry under "Args:" in the model's docstring.
     """
     types = get_type_hints(model.__init__)
     fields = [

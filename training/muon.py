@@ -1,8 +1,8 @@
-"""Muon: momentum made orthogonal, matrix by matrix (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
+"""Muon: momentum orthogonalised matrix by matrix (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
-torch.optim.Muon takes only matrices. Here a convolution's kernel is one too: outputs × (inputs · kernel positions).
+torch.optim.Muon accepts only matrices. Here a convolution kernel is treated as one: outputs × (inputs · kernel size).
 
-Shapes: O outputs · I inputs (of a kernel: times its positions)
+Shapes: O outputs · I inputs (for a kernel: times the number of kernel positions)
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic: the steepest at 0 that brings [0, 1] near 1 (Jordan)
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic that maps [0, 1] near 1 with the steepest slope at 0 (Jordan)
 STEPS = 5
 EPS = 1e-7
 
 
 class Muon(torch.optim.Optimizer):
-    """Nesterov momentum; each matrix is replaced by the nearest orthogonal one, scaled to the size of AdamW's update.
+    """SGD with Nesterov momentum; each update is orthogonalised and scaled to match the RMS of AdamW's updates.
 
     The scale 0.2 √max(O, I) is that of Liu et al. 2025 (arXiv 2502.16982, eq. 4), so that Muon and AdamW can
     share a learning rate and weight decay. For matrices, updates equal those of torch.optim.Muon(…, "match_rms_adamw").
 
     Args:
-        params: of two axes or more; the first is that of the outputs.
-        lr, weight_decay: as AdamW's.
-        momentum: decay of the gradients' moving average.
+        params: tensors with at least two axes, outputs first.
+        lr, weight_decay: as in AdamW.
+        momentum: decay of the moving average of gradients.
 
     Raises ValueError for parameters with fewer than two axes.
     """
@@ -52,9 +52,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """U Vᵀ of U S Vᵀ, roughly (singular values come out between about 0.7 and 1.2): (O, I) -> (O, I).
+    """Approximately U Vᵀ of the SVD U S Vᵀ (singular values between about 0.7 and 1.2): (O, I) -> (O, I).
 
-    A Newton–Schulz iteration of degree five, in bfloat16: only matrix products.
+    Uses a quintic Newton–Schulz iteration in bfloat16: only matrix products.
     """
     a, b, c = COEFFICIENTS
     tall = matrix.shape[0] > matrix.shape[1]

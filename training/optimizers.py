@@ -8,18 +8,18 @@ from torch import nn
 from t2i.training.config import LoopConfig
 from t2i.training.muon import Muon
 
-FEW = 16  # channels: a convolution with fewer input or output channels is the first or last one
+FEW = 16  # a convolution with fewer input or output channels counts as the first or last one
 
 
 class ChainedOptimizer(torch.optim.Optimizer):
-    """Optimizers of different parameters as one optimizer, with all their groups, one step and one state.
+    """Combines optimizers of disjoint parameters into one, with shared groups, step and state.
 
-    So a GradScaler (float16) divides all gradients by its scale once, skips the whole step if one of them overflows,
-    and is updated once; with two optimizers, Accelerate would update it after the first, and it would divide the
-    second's gradients again. Fused AdamW could divide by the scale in its own step; the scaler does it before.
+    A GradScaler (fp16) thus unscales all gradients once, skips the whole step if any overflows, and is updated once.
+    With two optimizers, Accelerate would update the scaler after the first and unscale the second's gradients again.
+    Fused AdamW could unscale in its own step; here the scaler does it before.
 
     Args:
-        parts: optimizers that have made no step yet.
+        parts: optimizers that have not taken a step yet.
     """
 
     def __init__(self, *parts: torch.optim.Optimizer):
@@ -33,7 +33,7 @@ class ChainedOptimizer(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict) -> None:
         super().load_state_dict(state_dict)
-        self._share()  # loading creates new groups and a new state
+        self._share()  # loading creates new groups and a new state dict
 
     def _share(self) -> None:
         groups = iter(self.param_groups)
@@ -44,8 +44,8 @@ class ChainedOptimizer(torch.optim.Optimizer):
 def make_optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), or Muon and AdamW.
 
-    Muon takes the matrices of linear layers and the kernels of convolutions between hidden layers (see `Muon`), AdamW
-    embeddings, biases, norms, first and last convolutions. Raises ValueError if there is nothing for Muon.
+    Muon updates the weights of linear layers and of convolutions between hidden layers (see `Muon`); AdamW updates
+    embeddings, biases, norms, and the first and last convolutions. Raises ValueError if no parameter is left for Muon.
     """
     matrices = _hidden_matrices(model) if config.optimizer == "muon" else []
     if config.optimizer == "muon" and not matrices:
@@ -62,7 +62,7 @@ def make_optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimize
 
 
 def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # also a tied output layer
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # including a tied output layer
     linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) not in embeddings]
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     kernels = [m.weight for m in convolutions if min(m.in_channels, m.out_channels) >= FEW]

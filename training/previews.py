@@ -1,4 +1,4 @@
-"""Images that previews are made of."""
+"""Helpers for preview images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from t2i.images import to_pil, to_tensor
 
 @torch.no_grad()
 def reconstructions(source: Source, reconstruct: Callable[[Tensor], Tensor], count: int = 8) -> Image.Image:
-    """The first images of the data above their reconstructions; `reconstruct`: (B, 3, S, S) -> the same shape."""
+    """The first images of the data above their reconstructions; `reconstruct` keeps the shape (B, 3, S, S)."""
     items = [source[i] for i in range(min(count, len(source)))]
     images = to_tensor(torch.from_numpy(np.stack([item["image"] for item in items])))
     labels = [item["text"] for item in items] + ["reconstructed"] * len(items)
@@ -24,7 +24,7 @@ def reconstructions(source: Source, reconstruct: Callable[[Tensor], Tensor], cou
 
 
 def text_lines(lines: list[str]) -> Image.Image:
-    """Lines of text, black on white."""
+    """Render lines of text, black on white."""
     font = ImageFont.load_default(14)
     width = int(max(font.getlength(line) for line in lines))
     image = Image.new("RGB", (width + 24, 22 * len(lines) + 16), "white")

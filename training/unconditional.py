@@ -65,7 +65,7 @@ class UnconditionalTask(Task):
 
     SHOWN = 32
     next_command = "t2i sample {run}"
-    BATCH = 100  # pictures scored at once
+    BATCH = 100  # images scored at once
 
     def __init__(self, data: UnconditionalDataConfig, model: ModelOptions, loop: LoopConfig, conditional: bool):
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
@@ -100,7 +100,7 @@ class UnconditionalTask(Task):
 
     @torch.no_grad()
     def preview(self) -> Image.Image:
-        """Samples; with latents also pictures over their reconstructions."""
+        """Samples; with latents also images over their reconstructions."""
         n, device = self.SHOWN, self.model.device
         generator = torch.Generator().manual_seed(0)
         y = torch.arange(n, device=device) % len(self.classes) if self.classes else None
@@ -125,7 +125,7 @@ class UnconditionalTask(Task):
 
     @torch.no_grad()
     def score(self, pictures: tuple[Tensor, Tensor]) -> dict:
-        """Mean nats and bits of held-out pictures, and `loss`, by which checkpoints are compared."""
+        """Mean nats and bits of held-out images, and `loss`, by which checkpoints are compared."""
         generator = torch.Generator().manual_seed(0)  # a source of its own: the run's is not drawn from
         found = [
             self._score(generator, *self._batch(pictures, slice(i, i + self.BATCH)))

@@ -210,7 +210,7 @@ def _over_white(images: Tensor) -> Tensor:
 def area_resize(images: Tensor, side: int) -> Tensor:
     """(N, C, H, W) -> float32 (N, C, side, side): every new pixel is the mean of the area that it covers.
 
-    Exact for any ratio, so that nothing finer than a new pixel leaves a pattern, and the mean of a image stays.
+    Exact for any ratio, so that nothing finer than a new pixel leaves a pattern, and the mean of an image stays.
     """
     rows, columns = (_overlaps(n, side).to(images.device) for n in images.shape[2:])
     return rows @ images.float() @ columns.T

@@ -21,7 +21,7 @@ from t2i.text.pretrained import load, open_open_clip
 from t2i.weights import digest
 
 TEXTS = 256  # embedded at once
-# What decides how a processor of transformers changes a image.
+# What decides how a processor of transformers changes an image.
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "size", "crop_size", "resample")
 _NUMBERS = ("rescale_factor", "image_mean", "image_std")
 

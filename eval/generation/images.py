@@ -11,7 +11,7 @@ Item i of prompts × seeds (all seeds of the first prompt first) belongs to proc
                             "black"}, …]}, once every image is there
     manifest-<rank>.jsonl   the same header, then a line for each image, while images are still missing
 
-Shapes: B images in a batch · H, W sides of a image
+Shapes: B images in a batch · H, W sides of an image
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def generate(
         The manifest (see the module): of all images for world 1, else of this process's.
 
     Raises ValueError for numbers out of range, keys that are not unique, options that the pipeline does not take, and a
-    folder that was made with other settings; FloatingPointError for a image with NaN.
+    folder that was made with other settings; FloatingPointError for an image with NaN.
     """
     items = _items(prompts, seeds)
     if batch_size < 1:

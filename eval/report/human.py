@@ -1,6 +1,6 @@
-"""Which of two pictures do people prefer? A blind page to choose on, and what the choices say about the systems.
+"""Which of two images do people prefer? A blind page to choose on, and what the choices say about the systems.
 
-The page shows two pictures for a prompt, left and right by chance, and knows no system's name; key.json,
+The page shows two images for a prompt, left and right by chance, and knows no system's name; key.json,
 which stays with the experimenter, does. Choices come back as answers.json files, one for each rater.
 
 Shapes: S systems · P prompts · R resamples
@@ -42,14 +42,14 @@ def make_page(
     """human.html, the page for raters, and key.json, which says what it showed, in the folder `out`.
 
     Every two systems meet once for each prompt. The order of the questions follows from the seed, and each system of a
-    pair stands left as often as right (once more where P is odd). Pictures carry no metadata; all of a page have one
+    pair stands left as often as right (once more where P is odd). Images carry no metadata; all of a page have one
     format, and are shown in one size.
 
     Args:
-        systems: at least two; name to P pictures, one for each prompt.
+        systems: at least two; name to P images, one for each prompt.
         out: is made. Do not give key.json to raters.
 
-    Raises ValueError for fewer than two systems, no prompts, or another number of pictures than of prompts.
+    Raises ValueError for fewer than two systems, no prompts, or another number of images than of prompts.
     """
     if len(systems) < 2 or not prompts:
         raise ValueError(f"a comparison needs 2 systems and a prompt, not {len(systems)} and {len(prompts)}")
@@ -103,7 +103,7 @@ def tally(answers: Sequence[Mapping], key: Mapping, seed: int = 0, resamples: in
             wins, a tie being half a one, with its Wilson interval, {"value", "low", "high", "n"}; None without an
             answer. Answers count as independent: with several raters per prompt the true interval is somewhat wider.
         elo: for each system {"system", "elo", "low", "high", "n"}, best first: see `elo`.
-        left: how often the left picture won, as `rate`: far from one half, raters lean to a side.
+        left: how often the left image won, as `rate`: far from one half, raters lean to a side.
         raters, answered, skipped: how many there are; `skipped` are questions that a rater left open.
 
     Raises ValueError for no answers, those of another page, unknown questions or choices, a question answered twice,

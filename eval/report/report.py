@@ -2,7 +2,7 @@
 
 A report holds no date and no path: the same run gives the same bytes.
 
-Shapes: a curve's point is (x, y, low, high) · pictures have any size
+Shapes: a curve's point is (x, y, low, high) · images have any size
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Score:
         low, high: ends of the interval, or both None where there is none. A bootstrap interval need not hold the value.
         n: how many samples the value comes from.
         better: the direction that is better, None where neither is.
-        ceiling: what real pictures reach, in the same unit; where it is something else, `details` has it in words
+        ceiling: what real images reach, in the same unit; where it is something else, `details` has it in words
             as "ceiling".
         skipped: samples that could not be used.
         details: what was measured, as plain data: extractor (name, weights_sha256, preprocess_id), resize, reference,
@@ -104,7 +104,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures with a caption each."""
+    """Images with a caption each."""
 
     title: str
     pictures: list[tuple[Image.Image, str]] = field(repr=False)
@@ -145,9 +145,9 @@ class Report:
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
-        """The report in a report.json, with the pictures beside it.
+        """The report in a report.json, with the images beside it.
 
-        Raises FileNotFoundError where the file or a picture is missing, ValueError for a file that is no report.
+        Raises FileNotFoundError where the file or an image is missing, ValueError for a file that is no report.
         """
         path = Path(path)
         data = read_json(path)

@@ -1,10 +1,10 @@
 """Features of a folder of pictures: ours against clean-fid's, with one and the same network.
 
-The network takes pictures of any size, so that both can leave them as they are: our extractors and clean-fid resize
+The network takes images of any size, so that both can leave them as they are: our extractors and clean-fid resize
 differently, and other pixels are other features. With `--resize clean` both use clean-fid's own resize, which shows
-what reading ahead is worth where preparing a picture takes longer than the network.
+what reading ahead is worth where preparing an image takes longer than the network.
 
-Shapes: N pictures · S side · D dimensions
+Shapes: N images · S side · D dimensions
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ SIDE = 299  # of clean-fid's resize
 
 @dataclass(frozen=True)
 class Features(Benchmark):
-    """Features of a folder of pictures, from the files to the array, and whether Fréchet distances agree.
+    """Features of a folder of images, from the files to the array, and whether Fréchet distances agree.
 
     Args:
-        pictures: a folder to use instead of pictures of toybox; they must have one size for --resize none.
-        num: pictures of toybox that are made. Their two halves are compared by a Fréchet distance of 512 dimensions,
-            which clean-fid computes exactly only of more pictures than that each.
+        pictures: a folder to use instead of images of toybox; they must have one size for --resize none.
+        num: images of toybox that are made. Their two halves are compared by a Fréchet distance of 512 dimensions,
+            which clean-fid computes exactly only of more images than that each.
         size: their side.
         resize: what is done to them before the network, one row of the table each.
-        batch_size: pictures that the network has at once.
+        batch_size: images that the network has at once.
         workers: threads of ours, and processes of clean-fid; the cores that this process may use by default.
     """
 

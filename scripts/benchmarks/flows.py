@@ -23,8 +23,8 @@ class Flows(Benchmark):
     Theirs has a fixed Gaussian where ours learns the prior of what leaves at a level from what stays.
 
     Args:
-        batch: pictures of a training step, and samples at once.
-        image_size: side of the grey pictures.
+        batch: images of a training step, and samples at once.
+        image_size: side of the grey images.
         scales, steps, width: of both models, see `t2i.models.flows.glow.Glow`.
     """
 

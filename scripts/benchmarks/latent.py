@@ -53,10 +53,10 @@ class Latent(Benchmark):
 
     Args:
         pipeline: a folder of a pipeline with a U-Net and CLIP; by default one of random weights of the recipe's sizes.
-        batches: pictures at once, one row of the table each.
+        batches: images at once, one row of the table each.
         steps: of DPM-Solver++.
         guidance_scale: 1 is none.
-        train_batch: pictures of a training step.
+        train_batch: images of a training step.
         train_steps: that are timed; 0 leaves training out.
     """
 
@@ -150,7 +150,7 @@ def _peer(what: str) -> str:
 
 
 class Pictures:
-    """A few pictures of toybox, drawn beforehand."""
+    """A few images of toybox, drawn beforehand."""
 
     def __init__(self, num: int, size: int):
         self.items = list(itertools.islice(Toybox(size=size, num=num), num))
@@ -169,7 +169,7 @@ class Pictures:
 
 
 class TimedTask(LDMTask):
-    """The recipe's task, on given pictures or on its own cache, with a note of when each step began."""
+    """The recipe's task, on given images or on its own cache, with a note of when each step began."""
 
     def __init__(self, recipe: LDMRecipe, folder: Path, pictures: Pictures | None):
         self.begun: list[float] = []

@@ -23,7 +23,7 @@ class Pixels(Benchmark):
 
     Args:
         models: recipes, whose base sizes are taken, with random weights.
-        batch: pictures at once.
+        batch: images at once.
         image_size: their side; they are grey, of as many levels as the recipe says, or 256.
     """
 

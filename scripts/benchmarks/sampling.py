@@ -1,6 +1,6 @@
 """Sampling image tokens: our prior's loop against itself without the cache, transformers and dalle-pytorch.
 
-Shapes: B batch · T text length · N image tokens of a picture · K codebook size
+Shapes: B batch · T text length · N image tokens of an image · K codebook size
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What the experiments with blocks share: labelled pictures as a model takes them; accuracies as table and plot."""
+"""What the experiments with blocks share: labelled images as a model takes them; accuracies as table and plot."""

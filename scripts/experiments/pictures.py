@@ -1,6 +1,6 @@
-"""Labelled pictures in memory, with the size, channels and levels that a model was trained on.
+"""Labelled images in memory, with the size, channels and levels that a model was trained on.
 
-Shapes: N pictures · C channels · S side · K classes
+Shapes: N images · C channels · S side · K classes
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Labelled:
     classes: tuple[str, ...]
 
     def few(self, count: int, seed: int) -> Tensor:
-        """Places of `count` pictures of each class, in an order that the seed alone says: fewer are among more.
+        """Places of `count` images of each class, in an order that the seed alone says: fewer are among more.
 
         Raises UsageError where a class has not so many.
         """
@@ -41,7 +41,7 @@ class Labelled:
 
 
 def labelled(data: str, train: int, test: int, like: GenerativeModel | None = None) -> Labelled:
-    """The first `train` and `test` pictures of `data`'s two parts, as `like` takes them, or as they are.
+    """The first `train` and `test` images of `data`'s two parts, as `like` takes them, or as they are.
 
     Raises UsageError for data without labels.
     """

@@ -1,8 +1,8 @@
-"""`t2i compare`: every unconditional model trained for the same time on the same images, in one table.
+"""`t2i compare`: train every unconditional model for the same time on the same images and compare them in one table.
 
-Each family trains and is measured in a process of its own (`family.py`), so that its memory and its failures
-are its own. The folder `out` holds settings.json, a result per family in families/, the runs in runs/, and the table as
-compare.html and compare.csv, which are rewritten after each family.
+Each family is trained and evaluated in a separate process (`family.py`), so that memory is measured separately and a
+failure affects one family only. The folder `out` holds settings.json, one result per family in families/, the runs in
+runs/, and the table as compare.html and compare.csv, which are rewritten after each family.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from t2i.checks import (
 )
 from t2i.files import check_folder, read_json, write_json
 
-REAL = "real-images"  # the row of training images in place of samples
+REAL = "real-images"  # the row with training images in place of samples
 SETTINGS_FILE = "settings.json"
 UNITS = {"s": 1, "m": 60, "h": 3600}
-INTERRUPTED = {-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM}  # how a process then ends
+INTERRUPTED = {-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM}  # exit codes if interrupted
 
 
 @dataclass(frozen=True)
@@ -45,33 +45,33 @@ class BenchmarkConfig:
 
     data: str = "digits"
     """Data: digits, mnist, fashion, cifar10, toybox, a folder of IDX files (MNIST's format), a folder of images
-    (subfolders are classes), or a data set on the Hub."""
+    (subfolders are classes), or a dataset on the Hub."""
     budget: str = "10m"
-    """Training time per family, such as 90s, 10m or 1h; previews, evaluation and checkpoints do not count."""
+    """Training time per family, such as 90s, 10m or 1h; excludes previews, evaluation and checkpoints."""
     out: str = "reports/compare"
-    """Output folder of the table and the runs. Families that it already holds are not trained again."""
+    """Output folder for the table and the runs. Families already in it are not trained again."""
     families: tuple[str, ...] = ()
-    """Recipes to compare; by default all recipes of unconditional models."""
+    """Recipes to compare; default: all recipes of unconditional models."""
     preset: Literal["base", "tiny"] = "base"
     """Model sizes: base for 28×28 images, tiny for 8×8."""
     levels: int | None = None
-    """Number of pixel values, by default that of the data; 2: pixels are binarised at random by intensity."""
+    """Number of pixel levels; default: the data's. With 2, pixels are binarised by sampling from their intensities."""
     image_size: int | None = None
-    """Side of the square images in pixels; by default their own."""
+    """Side of the square images in pixels; default: the data's."""
     gray: bool = False
     """Convert images to grayscale."""
     num_images: int = 1000
-    """Number of samples per model, and of test images that they are compared with."""
+    """Number of samples per model, and of test images to compare them with."""
     num_test_images: int | None = None
-    """Number of test images whose likelihood is measured; by default that of each recipe."""
+    """Number of test images for the likelihood; default: the recipe's."""
     extractor: str = "auto"
     """Feature extractor: reader, random, pixels, inception[:FILE], …; auto: reader for toybox, else random."""
     learning_rate: float | None = None
-    """Learning rate of all families; by default that of each recipe."""
+    """Learning rate for all families; default: the recipe's."""
     mixed_precision: Literal["no", "bf16"] = "no"
     """Precision of training; sampling and evaluation are in float32."""
     seed: int = 0
-    """Seed of the data, of training and of sampling."""
+    """Seed for data, training and sampling."""
 
     def __post_init__(self) -> None:
         check_whole("--num-images", self.num_images, least=2)
@@ -90,7 +90,7 @@ class BenchmarkConfig:
 
 
 def seconds(budget: str) -> float:
-    """'90s', '10m', '1.5h' or a number -> seconds. Raises UsageError for other texts, and for 0."""
+    """'90s', '10m', '1.5h' or a number -> seconds. Raises UsageError for any other text, and for 0."""
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)([smh]?)", budget)
     found = float(match[1]) * UNITS[match[2] or "s"] if match else 0.0
     if not found > 0:
@@ -104,14 +104,14 @@ def main(args: Sequence[str]) -> None:
 
 
 def compare(config: BenchmarkConfig) -> Path:
-    """Train and measure the families that the folder does not hold yet and write the table; returns its page.
+    """Train and evaluate the families missing from the folder and write the table; returns the path of the page.
 
-    Raises UsageError for unknown families, FileExistsError for a folder of other settings, and as `open_splits` does.
-    A family that fails has its error in its row, until its result is removed. Ctrl-C waits for a checkpoint, from which
+    Raises UsageError for unknown families, FileExistsError for a folder with other settings, and as `open_splits` does.
+    If a family fails, the error is shown in its row until its result is removed. Ctrl-C saves a checkpoint, from which
     the same call resumes.
     """
     from t2i.eval.features import open_extractor
-    from t2i.training.benchmark.page import summary, write  # not before: --help should not wait for torch
+    from t2i.training.benchmark.page import summary, write  # deferred: --help should not load torch
 
     known = list(families())
     for name in config.families:
@@ -138,7 +138,7 @@ def compare(config: BenchmarkConfig) -> Path:
 
 
 def families() -> dict[str, type]:
-    """The recipes of unconditional models by name, and the class that each trains, in the order of RECIPES."""
+    """Recipes of unconditional models and the class that each trains, in the order of RECIPES."""
     from t2i.models.base import GenerativeModel
     from t2i.training.model_options import ModelOptions
     from t2i.training.recipes import RECIPES
@@ -149,17 +149,17 @@ def families() -> dict[str, type]:
 
 
 def result_file(out: Path, name: str) -> Path:
-    """The result of a family; written last."""
+    """The result file of a family, which is written last."""
     return out / "families" / f"{name}.json"
 
 
 def log_file(out: Path, name: str) -> Path:
-    """Output of the family's process."""
+    """Log file of the family's process."""
     return out / "families" / f"{name}.log"
 
 
 def strip_file(out: Path, name: str) -> Path:
-    """Images of the family in the table."""
+    """Image file of the family's samples in the table."""
     return out / "families" / f"{name}.png"
 
 
@@ -169,19 +169,19 @@ def settings(out: Path) -> BenchmarkConfig:
 
 
 def read(out: Path, name: str) -> dict:
-    """The family's result; its "error" is None on success."""
+    """The family's result; "error" is None on success."""
     return read_json(result_file(out, name))
 
 
 def _resolved(config: BenchmarkConfig) -> BenchmarkConfig:
-    """The config with levels and extractor chosen by the data. Raises as `open_splits` does."""
+    """The config with levels and extractor set from the data. Raises as `open_splits` does."""
     from t2i.data.splits import open_splits
 
     splits = open_splits(config.data, config.image_size, config.seed)
     extractor = config.extractor
     if extractor == "auto":
         extractor = "reader" if config.data == "toybox" else "random"
-    budget = f"{seconds(config.budget):g}s"  # the same for 10m and 600s
+    budget = f"{seconds(config.budget):g}s"  # the same string for 10m and 600s
     return dataclasses.replace(config, levels=config.levels or splits.levels, extractor=extractor, budget=budget)
 
 
@@ -204,9 +204,9 @@ def _keep(config: BenchmarkConfig, out: Path) -> None:
 
 
 def _in_its_own_process(out: Path, name: str, command: Sequence[str]) -> None:
-    """Run the command that writes a family's result; if the process ends without one, its exit becomes the result.
+    """Run the command that writes a family's result; if it exits without one, record the exit code as the result.
 
-    Raises KeyboardInterrupt, without a result, if this process or the family's is interrupted or terminated.
+    Raises KeyboardInterrupt, without writing a result, if this process or the family's is interrupted or terminated.
     """
     with log_file(out, name).open("ab") as log, _terminated_as_interrupted():
         # In a new session, so that Ctrl-C reaches it once and not also from the terminal.
@@ -224,7 +224,7 @@ def _in_its_own_process(out: Path, name: str, command: Sequence[str]) -> None:
             raise
     if result_file(out, name).is_file():
         return
-    if code in INTERRUPTED:  # by another process
+    if code in INTERRUPTED:  # interrupted by another process
         raise KeyboardInterrupt
     last = (log_file(out, name).read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
     why = f"its process was ended by signal {-code}" if code < 0 else f"its process ended with {code}: {last}"
@@ -233,8 +233,8 @@ def _in_its_own_process(out: Path, name: str, command: Sequence[str]) -> None:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """In this context SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
-    if threading.current_thread() is not threading.main_thread():  # elsewhere Python allows no handlers
+    """Context manager under which SIGTERM raises KeyboardInterrupt, as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers only there
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""One family of `t2i compare`: trained, then measured. `python -m t2i.training.benchmark.family OUT NAME`.
+"""Train and evaluate one family of `t2i compare`: `python -m t2i.training.benchmark.family OUT NAME`.
 
 Shapes: n images · C channels · S side · Z latent dimensions
 """
@@ -38,16 +38,16 @@ from t2i.training.loop import NonFiniteLoss
 from t2i.training.model_options import ModelOptions
 from t2i.training.recipes import RECIPES
 
-CHECKPOINTS = 4  # per run, among which the best is chosen; some models are slow to evaluate
+CHECKPOINTS = 4  # per run; few, because some models are slow to evaluate
 PROBED = 2000  # training images whose latents the linear probe is fitted to
-POINTS = 40  # of a training curve
-LEAST_SAMPLING = 60.0  # seconds that a model may always sample or encode for, however short the training budget
+POINTS = 40  # number of points on a training curve
+LEAST_SAMPLING = 60.0  # minimum seconds allowed for sampling or encoding, however short the training budget
 
 
 def run(out: Path, name: str) -> dict:
-    """Train and measure family `name` by the settings in out/settings.json; write its result and return it.
+    """Train and evaluate family `name` with the settings in out/settings.json; write its result and return it.
 
-    An exception ends the measurement and is stored in the result as "error"; Ctrl-C leaves a checkpoint and no result.
+    An exception ends the evaluation and is stored in the result as "error"; Ctrl-C saves a checkpoint and no result.
     """
     config = settings(out)
     found: dict = {"family": name, "error": None}
@@ -57,7 +57,7 @@ def run(out: Path, name: str) -> dict:
         else:
             _train(config, out, name, found)
             _measure(config, out, name, found)
-    except Exception as error:  # whatever it is, the other families continue
+    except Exception as error:  # any error: the other families still run
         traceback.print_exc()
         found["error"] = found["error"] or _sentence(error)
     write_whole(result_file(out, name), json.dumps(found, indent=2, allow_nan=False) + "\n")
@@ -65,7 +65,7 @@ def run(out: Path, name: str) -> dict:
 
 
 def _sentence(error: Exception) -> str:
-    """The error without the remedy after the semicolon, which is for the command line of a single run."""
+    """The error message up to the semicolon; the remedy after it applies to single runs only."""
     said = " ".join(str(error).split()) or type(error).__name__
     return said.split(";")[0] if isinstance(error, NonFiniteLoss) else said
 
@@ -98,20 +98,20 @@ def configured(config: BenchmarkConfig, name: str, folder: Path):
 
 
 def _for_levels(options: ModelOptions, levels: int | None) -> ModelOptions:
-    """The options with Bernoulli pixels, which have two levels, replaced by discretised logistic ones for more."""
+    """The options with Bernoulli pixels (two levels) replaced by discretised logistic ones for more levels."""
     if getattr(options, "pixels", None) == "bernoulli" and (levels or 2) > 2:
         return dataclasses.replace(options, pixels="logistic")
     return options
 
 
 def _train(config: BenchmarkConfig, out: Path, name: str, found: dict) -> None:
-    """Train the family, or resume; sets found["training"] and found["curve"]. A non-finite loss is an error."""
+    """Train or resume the family; sets found["training"] and found["curve"]. A non-finite loss is an error."""
     folder = out / "runs" / name
     recipe = configured(config, name, folder)
     found["about"] = RECIPES[name].about().splitlines()[0]
     fitted = hasattr(recipe, "fit")
     if fitted:
-        shutil.rmtree(folder, ignore_errors=True)  # left by a process that was stopped after fitting
+        shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed after fitting
     began = time.perf_counter()
     try:
         train(recipe)
@@ -130,7 +130,7 @@ def _train(config: BenchmarkConfig, out: Path, name: str, found: dict) -> None:
 
 
 def _peak_memory(folder: Path) -> dict[str, float]:
-    """Peak memory of the process and the GPU in MB, over all processes that contributed to the run."""
+    """Peak memory of the processes and of the GPU in MB, over all processes of the run."""
     held = most_memory()
     now = {} if held is None else {"process": held}
     if torch.cuda.is_available():
@@ -143,7 +143,7 @@ def _peak_memory(folder: Path) -> dict[str, float]:
 
 
 def _statistics(lines: list[dict], folder: Path) -> dict:
-    """Training statistics from the run's log and its newest checkpoint."""
+    """Training statistics from the run's log and latest checkpoint."""
     if not lines:
         return {"seconds": 0.0, "steps": 0}
     scores = folder / "latest" / SCORES_FILE
@@ -160,9 +160,9 @@ def _statistics(lines: list[dict], folder: Path) -> dict:
 
 
 def _curve(lines: list[dict]) -> dict:
-    """Training bits/dim if the model has a likelihood, else its loss, against seconds: medians of POINTS intervals.
+    """Training bits/dim if the model has a likelihood, else the loss, against seconds: medians over POINTS intervals.
 
-    The first twentieth is left out: its drop would hide the rest.
+    Omits the first twentieth, whose steep drop would compress the rest of the plot.
     """
     late = [line for line in lines if line["seconds"] >= lines[-1]["seconds"] / 20]
     what = "bits" if late and "bits" in late[0] else "loss"
@@ -176,7 +176,7 @@ def _curve(lines: list[dict]) -> dict:
 
 
 def _measure(config: BenchmarkConfig, out: Path, name: str, found: dict) -> None:
-    """Measure the run's best checkpoint; results are added to `found` one by one."""
+    """Evaluate the run's best checkpoint, adding results to `found` one by one."""
     best = out / "runs" / name / BEST
     if not best.is_dir():
         found["error"] = found["error"] or "it has no best checkpoint"
@@ -215,7 +215,7 @@ def _measure(config: BenchmarkConfig, out: Path, name: str, found: dict) -> None
 
 
 def _measure_real(config: BenchmarkConfig, out: Path, found: dict) -> None:
-    """Training images in place of samples, and pixels in place of latents: the best values to expect."""
+    """Evaluate training images in place of samples, and pixels in place of latents, as an upper bound."""
     data = Data(config)
     images, labels = data.training(max(config.num_images, PROBED))
     found["about"] = "Training images in place of samples, pixels in place of latents."
@@ -230,7 +230,7 @@ def _measure_real(config: BenchmarkConfig, out: Path, found: dict) -> None:
 
 
 class Data:
-    """The data of all families: `test` images (n, C, S, S) of L levels in [-1, 1] and their `labels` (n,)."""
+    """Data shared by all families: `test` images (n, C, S, S) with L levels in [-1, 1] and their `labels` (n,)."""
 
     def __init__(self, config: BenchmarkConfig):
         self.splits = open_splits(config.data, config.image_size, config.seed)
@@ -238,7 +238,7 @@ class Data:
         self.test, self.labels = self._first(self.splits.test, config.num_images)
 
     def training(self, count: int) -> tuple[Tensor, Tensor]:
-        """The first training images (n, C, S, S) and labels (n,), `count` at most."""
+        """The first training images (n, C, S, S) and labels (n,), at most `count`."""
         return self._first(self.splits.train, count)
 
     def _first(self, source: Source, count: int) -> tuple[Tensor, Tensor]:
@@ -247,7 +247,7 @@ class Data:
 
 
 def _latents(model: GenerativeModel, data: Data, limit: float) -> dict:
-    """Latent dimensions, and accuracy of a linear probe for the class, unless the model is conditioned on it."""
+    """Number of latent dimensions, and linear-probe accuracy unless the model is class-conditional."""
     found = {"numbers": encode(model, data.test[:1], data.labels[:1]).shape[1], "accuracy": None}
     if data.splits.classes and not model.conditional:
         images, labels = data.training(PROBED)
@@ -276,6 +276,6 @@ def _environment() -> dict:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background programs ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background processes ignore SIGINT
     with exit_on_bad_input():
         run(Path(sys.argv[1]), sys.argv[2])

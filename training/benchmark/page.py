@@ -1,4 +1,4 @@
-"""The table of `t2i compare`, for people as a web page and as text, and for programs as CSV."""
+"""The table of `t2i compare` as a web page, as text and as CSV."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from t2i.training.benchmark.published import TRAINED_ON, UNITS, published
 
 
 def write(results: Sequence[dict], config: BenchmarkConfig, out: Path) -> Path:
-    """compare.csv and compare.html in the folder `out`; the path of the page.
+    """Write compare.csv and compare.html to the folder `out`; returns the path of the page.
 
     Args:
-        results: of `family.run`, in the order of the rows.
-        config: the settings of all families.
+        results: from `family.run`, one per row.
+        config: the settings shared by all families.
     """
     write_csv(out / "compare.csv", [row(result) for result in results])
     write_whole(out / "compare.html", page(results, config, out))
@@ -29,7 +29,7 @@ def write(results: Sequence[dict], config: BenchmarkConfig, out: Path) -> Path:
 
 
 def row(result: dict) -> dict:
-    """One row of compare.csv; None where nothing was measured."""
+    """One row of compare.csv; None for values that were not measured."""
     training, model = result.get("training", {}), result.get("model", {})
     likelihood, distances = result.get("likelihood", {}), result.get("distances", {})
     memory, latents = training.get("peak_memory_mb", {}), result.get("latents", {})
@@ -94,12 +94,12 @@ def page(results: Sequence[dict], config: BenchmarkConfig, out: Path) -> str:
 
 
 def _strip(result: dict, out: Path) -> Image.Image | None:
-    """The family's images in the table."""
+    """The family's samples shown in the table."""
     return Image.open(strip_file(out, result["family"])) if result.get("strip") else None
 
 
 def _cells(result: dict, results: Sequence[dict]) -> dict[str, tuple[object, str]]:
-    """Column name to sort key and text."""
+    """Column name -> sort key and text."""
     flat = row(result)
     bound = flat["likelihood"] == "bound" or flat["likelihood_of"] == "density"
     kind = f"{flat['likelihood']}, of a density" if flat["likelihood_of"] == "density" else flat["likelihood"]
@@ -149,24 +149,24 @@ def _number(value: float | None, before: str = "", after: str = "") -> tuple[obj
 
 
 def _published(results: Sequence[dict]) -> dict[str, dict[str, float]]:
-    """Published values on these data, {column: {family: value}}; no column if there are none."""
+    """Published values on this data, {column: {family: value}}; columns without values are omitted."""
     data = next((r["data"] for r in results if r.get("data")), None)
     figures = published(**data) if data else {}
     return {f"Published {UNITS[data['levels']]}": figures} if figures else {}
 
 
 def _fewer(count: int | None, most: int) -> str:
-    """The number of images, if other rows have more."""
+    """The number of images, if lower than in other rows."""
     return f" (n = {count:,})" if count and count < most else ""
 
 
 def _test_images(results: Sequence[dict]) -> int:
-    """Number of test images whose likelihood is measured, at most."""
+    """Maximum number of test images used for the likelihood."""
     return max((r["likelihood"]["pictures"] for r in results if "nats" in r.get("likelihood", {})), default=0)
 
 
 def _probed(result: dict) -> int:
-    """Number of training images that the linear probe is fitted to."""
+    """Number of training images used to fit the linear probe."""
     return result.get("latents", {}).get("images", 0)
 
 
@@ -175,7 +175,7 @@ def _count(value: float | None) -> tuple[object, str]:
 
 
 def _names(results: Sequence[dict]) -> list[str]:
-    """Names of the distances."""
+    """Names of the distance metrics."""
     return next((r["distances"]["names"] for r in results if r.get("distances")), ["FD", "KID"])
 
 
@@ -186,7 +186,7 @@ def _curve(result: dict) -> Curve:
 
 
 def _notes(results: Sequence[dict], config: BenchmarkConfig) -> list[str]:
-    """Remarks on the columns, a paragraph each."""
+    """Notes on the columns, one paragraph each."""
     frechet, kernel = _names(results)
     counts = next(((r["distances"]["samples"], r["distances"]["test"]) for r in results if r.get("distances")), (0, 0))
     notes = [
@@ -213,7 +213,7 @@ def _notes(results: Sequence[dict], config: BenchmarkConfig) -> list[str]:
 
 
 def _fitted(results: Sequence[dict]) -> str:
-    """Which families are not trained in steps."""
+    """Which families are fitted rather than trained in steps."""
     found = {r["family"]: r["training"] for r in results if r.get("training", {}).get("fitted")}
     if not found:
         return ""
@@ -231,7 +231,7 @@ def _settings(results: Sequence[dict], config: BenchmarkConfig) -> dict:
 
 
 def _data(config: BenchmarkConfig) -> str:
-    """Name of the data, without parent folders."""
+    """Name of the data without parent folders."""
     return Path(config.data).name if Path(config.data).exists() else config.data
 
 

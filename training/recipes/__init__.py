@@ -1,7 +1,7 @@
-"""The recipes by name, as `t2i train` takes them.
+"""The recipes by name, for `t2i train`.
 
-A recipe is a function `preset -> config`, and a config makes a task. The function's docstring has the command and the
-time that it takes. Its module is imported only when it is called, so that listing the recipes needs no torch.
+A recipe is a function `preset -> config`, and the config creates a task. The function's docstring states the command
+and its running time. A recipe's module is imported only when called, so that listing recipes does not load torch.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from pkgutil import resolve_name
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe, given as "module:function" of this package."""
+    """A recipe, referenced as "module:function" within this package."""
 
     where: str
 
     def __call__(self, preset: str = "base"):
-        """The config. Raises ValueError as the recipe does."""
+        """Create the config. Raises ValueError as the recipe does."""
         return resolve_name(f"{__name__}.{self.where}")(preset)
 
     def about(self) -> str:
-        """The function's docstring, which is read without importing the module."""
+        """The function's docstring, read without importing the module."""
         module, name = self.where.split(":")
         spec = find_spec(f"{__name__}.{module}")
         source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""

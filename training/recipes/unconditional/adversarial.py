@@ -37,11 +37,11 @@ class GANTask(UnconditionalTask):
     """The players' losses say who is ahead, not how good the images are; so sets of them are compared.
 
     The loss by which the best checkpoint is found is the Fréchet distance of samples, always from the same latents, to
-    held-out pictures, in the features of convolutions with fixed random weights. It tells checkpoints of one run apart;
-    it is no FID, and depends on how many pictures there are.
+    held-out images, in the features of convolutions with fixed random weights. It tells checkpoints of one run apart;
+    it is no FID, and depends on how many images there are.
     """
 
-    SAMPLED = 256  # at most, and no more than there are pictures
+    SAMPLED = 256  # at most, and no more than there are images
 
     def __init__(self, data: UnconditionalDataConfig, model: ModelOptions, loop: LoopConfig, conditional: bool):
         super().__init__(data, model, loop, conditional)
@@ -51,7 +51,7 @@ class GANTask(UnconditionalTask):
 
     @torch.no_grad()
     def score(self, pictures: tuple[Tensor, Tensor]) -> dict:
-        """`loss`: the Fréchet distance of samples to these pictures (with their labels, where there are some)."""
+        """`loss`: the Fréchet distance of samples to these images (with their labels, where there are some)."""
         with torch.random.fork_rng(devices=[]):  # the run's source of chance is left alone
             extractor = RandomExtractor(device=str(self.model.device))
         real = from_levels(pictures[0], self.model.levels)

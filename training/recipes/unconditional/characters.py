@@ -29,7 +29,7 @@ class TextConfig:
     data: str = "toybox"
     """'toybox', a text file with a text a line, an image folder with metadata.jsonl, or a data set of the Hub."""
     image_column: str = "image"
-    """Column of the pictures, which are not looked at."""
+    """Column of the images, which are not looked at."""
     caption_column: str = "text"
     """Column of the captions."""
 

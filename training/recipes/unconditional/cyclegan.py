@@ -1,4 +1,4 @@
-"""Unpaired translation between two looks of a world, or two folders of pictures."""
+"""Unpaired translation between two looks of a world, or two folders of images."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from t2i.training.task import Evaluation, Task
 @dataclass(frozen=True)
 class DomainsConfig:
     domain_a: str = "toybox:white"
-    """'toybox:ATTRIBUTE' (one thing a picture, always with it), an image folder, or a data set of the Hub."""
+    """'toybox:ATTRIBUTE' (one thing an image, always with it), an image folder, or a data set of the Hub."""
     domain_b: str = "toybox:zebra"
     """The other one; only where both are of toybox is the true translation known, and scored against."""
     image_column: str = "image"
-    """Column of the pictures."""
+    """Column of the images."""
     caption_column: str = "text"
     """Column of the captions."""
     image_size: int = 32
-    """Side of the square pictures, in pixels."""
+    """Side of the square images, in pixels."""
     scored: int = 128
     """How many scenes, not trained on, are translated both ways for the score."""
 
@@ -55,7 +55,7 @@ class CycleGANRecipe:
 def cyclegan(preset: str = "base") -> CycleGANRecipe:
     """CycleGAN: white things become zebras and zebras white, with no pairs to learn from.
 
-    base: `t2i train cyclegan`, 32×32 toybox pictures; --domain-a toybox:wood --domain-b toybox:brick for others
+    base: `t2i train cyclegan`, 32×32 toybox images; --domain-a toybox:wood --domain-b toybox:brick for others
     tiny: `t2i train cyclegan --preset tiny`, 16×16, half a minute on one core
     """
     if preset == "tiny":
@@ -73,7 +73,7 @@ def _loop(name: str, steps: int, every: int, learning_rate: float) -> LoopConfig
 
 
 class CycleGANTask(Task):
-    """Pictures of two domains; scored, where both are looks of toybox, by pictures whose translation is known."""
+    """Images of two domains; scored, where both are looks of toybox, by images whose translation is known."""
 
     SHOWN = 8
     next_command = 'in Python, t2i.models.adversarial.cyclegan.CycleGAN.from_pretrained("{run}/latest")'
@@ -94,7 +94,7 @@ class CycleGANTask(Task):
 
     @torch.no_grad()
     def preview(self) -> Image.Image:
-        """Rows: pictures of A, translated, and back again; those of B; the true translation where it is known."""
+        """Rows: images of A, translated, and back again; those of B; the true translation where it is known."""
         if self.pairs is None:
             shown = range(min(self.SHOWN, len(self.source)))
             items = [self.prepare(self.source[i], np.random.default_rng((0, i))) for i in shown]

@@ -1,4 +1,4 @@
-"""A VAE of pictures and captions at once, and how well each follows from the other."""
+"""A VAE of images and captions at once, and how well each follows from the other."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class MultimodalRecipe:
 
 
 def multimodal_vae(preset: str = "base") -> MultimodalRecipe:
-    """Variational autoencoder of pictures and captions: either is drawn from the other, or both from nothing.
+    """Variational autoencoder of images and captions: either is drawn from the other, or both from nothing.
 
-    base: `t2i train multimodal-vae`, toybox pictures of one thing, 32×32
+    base: `t2i train multimodal-vae`, toybox images of one thing, 32×32
     tiny: `t2i train multimodal-vae --preset tiny`, 8×8 digits and their names, half a minute on one core
     """
     if preset == "tiny":
@@ -64,7 +64,7 @@ def multimodal_vae(preset: str = "base") -> MultimodalRecipe:
 
 
 class MultimodalTask(Task):
-    """Pictures and captions, toybox's in their canonical words; of other data as they come."""
+    """Images and captions, toybox's in their canonical words; of other data as they come."""
 
     SHOWN = 16
     next_command = 'in Python, t2i.models.latent_variable.multimodal_vae.MultimodalVAE.from_pretrained("{run}/latest")'
@@ -94,7 +94,7 @@ class MultimodalTask(Task):
         return self.model.loss(from_levels(k, self.model.levels), text)
 
     def preview(self) -> Image.Image:
-        """Rows of pictures drawn from captions, of held-out pictures over what is said of them, and of new pairs."""
+        """Rows of images drawn from captions, of held-out images over what is said of them, and of new pairs."""
         n, (images, text) = self.SHOWN, self._batch(slice(self.SHOWN))
         generator = torch.Generator().manual_seed(0)
         drawn, said = self.model.image_given_text(text, generator), self.model.text_given_image(images, generator)
@@ -117,9 +117,9 @@ class MultimodalTask(Task):
 
     @torch.no_grad()
     def score(self) -> dict[str, float | None]:
-        """Of held-out pairs: `nats` of both, `captions_right` of those written for pictures, and, of toybox, `kinds`
-        and `attributes` right in them (none where it is no caption), and `colours` right in pictures drawn from
-        captions, with `colours_of_real`, what that measure finds right in the real pictures.
+        """Of held-out pairs: `nats` of both, `captions_right` of those written for images, and, of toybox, `kinds`
+        and `attributes` right in them (none where it is no caption), and `colours` right in images drawn from
+        captions, with `colours_of_real`, what that measure finds right in the real images.
         """
         generator = torch.Generator().manual_seed(0)  # a source of its own: the run's is not drawn from
         nats, said, drawn = [], [], []
@@ -151,7 +151,7 @@ class MultimodalTask(Task):
 
 @dataclass(frozen=True)
 class PreparePair:
-    """A picture as levels and its caption as tokens."""
+    """An image as levels and its caption as tokens."""
 
     tokenizer: PreTrainedTokenizerFast
     length: int
@@ -179,10 +179,10 @@ def things_named(captions: list[str]) -> list[tuple[str, str] | None]:
 
 
 def colours_right(images: Tensor, attributes: list[str]) -> float | None:
-    """How often a picture has the colour that is asked for, of those asked for in a colour; None without any.
+    """How often an image has the colour that is asked for, of those asked for in a colour; None without any.
 
-    Images (N, 3, S, S) in [-1, 1]. A picture's colour is the one that is nearest to most of its pixels other than the
-    ground, which is the same across the picture and alone at its left and right edge.
+    Images (N, 3, S, S) in [-1, 1]. An image's colour is the one that is nearest to most of its pixels other than the
+    ground, which is the same across the image and alone at its left and right edge.
     """
     ground = (images[..., :1] + images[..., -1:]) / 2
     thing = (images - ground).square().sum(1).sqrt() > 0.3  # (N, S, S)
