@@ -9,23 +9,23 @@ import time
 import torch
 from accelerate import Accelerator
 
-FORWARDED = 1.0  # seconds in which a launcher may forward a signal that the terminal sent to all processes
+FORWARDED = 1.0  # seconds within which a launcher may forward a signal that the terminal already sent to all processes
 
 
 class StopRequest:
-    """A context in which Ctrl-C or SIGTERM requests a stop after the step; a second Ctrl-C stops at once.
+    """Context manager under which Ctrl-C or SIGTERM requests a stop after the step; a second Ctrl-C stops at once.
 
-    A second SIGTERM has no effect: schedulers and `accelerate launch` send several.
+    Further SIGTERMs have no effect: schedulers and `accelerate launch` send several.
     """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
-        self._asked: float | None = None  # when
+        self._asked: float | None = None  # time of the request
         self._before: dict = {}
 
     def __enter__(self) -> StopRequest:
-        if threading.current_thread() is threading.main_thread():  # others may not set handlers
+        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
             self._before = {s: signal.signal(s, self._ask) for s in self.SIGNALS}
         return self
 
@@ -41,7 +41,7 @@ class StopRequest:
             self._asked = now
 
     def requested(self, accelerator: Accelerator, finished: bool = False) -> bool:
-        """Whether any process was asked to stop, or has `finished`; the same answer on all of them."""
+        """Whether a stop was requested on any process, or any has `finished`; the same result on all of them."""
         asked = self._asked is not None or finished
         if accelerator.num_processes == 1:
             return asked
@@ -50,6 +50,6 @@ class StopRequest:
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """For data workers: the loop handles signals, and its last step needs the workers, which it ends afterwards."""
+    """For data workers: the loop handles signals, needs the workers for its last step, and ends them afterwards."""
     for number in StopRequest.SIGNALS:
         signal.signal(number, signal.SIG_IGN)

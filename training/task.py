@@ -1,4 +1,4 @@
-"""What the loop trains. A recipe is a config that makes a task; a new one is a subclass of `Task`."""
+"""Base class of what the loop trains. A recipe is a config that creates a task; new tasks subclass `Task`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Evaluation:
 
     Attributes:
         scores: plain data for the checkpoint's scores.json.
-        loss: what checkpoints are compared by, lower being better; None if the best one is not kept.
+        loss: value to compare checkpoints by, lower is better; None if no best checkpoint is kept.
     """
 
     scores: dict
@@ -28,19 +28,19 @@ class Evaluation:
 
 
 class Task:
-    """A model, its data and its loss, and how the model is previewed, saved and evaluated.
+    """A model, its data and its loss, and how to preview, save and evaluate the model.
 
-    A subclass sets the attributes without a default and defines `loss`, `preview` and `save`.
+    Subclasses set the attributes without defaults and define `loss`, `preview` and `save`.
 
     Attributes:
-        model: what is trained, averaged and checkpointed.
+        model: the module to train, average and checkpoint.
         source: the training data.
-        prepare: an item of the source and a random generator -> what `loss` takes, without the batch axis. Data workers
-            call it, so it must be picklable, and an object of its own: with a method, the model would be pickled too.
-        fingerprint: digests of everything else the run is made from; a resumed run must have the same.
-        find_unused_parameters: whether in some steps some parameters receive no gradient.
-        patience: end the run after this many evaluations in a row without improvement; 0: never.
-        next_command: a suggestion for the end of a finished run, with {run} for its folder.
+        prepare: maps an item of the source and a random generator to the arguments of `loss`, without the batch axis.
+            It is called in data workers, so it must be picklable, and not a method, which would pickle the model too.
+        fingerprint: digests of everything else that determines the run; a resumed run must have the same.
+        find_unused_parameters: whether some parameters receive no gradient in some steps.
+        patience: end the run after this many consecutive evaluations without improvement; 0: never.
+        next_command: suggestion printed after a finished run, with {run} for its folder.
     """
 
     model: nn.Module
@@ -52,28 +52,28 @@ class Task:
     next_command: str = ""
 
     def enable_gradient_checkpointing(self) -> None:
-        """Recompute activations in the backward pass. AttributeError if the model cannot."""
+        """Recompute activations in the backward pass. Raises AttributeError if the model does not support it."""
         self.model.enable_gradient_checkpointing()
 
     def start_step(self, progress: float) -> None:
-        """Called before each step with the share of the run that is over, in [0, 1)."""
+        """Called before each step with the completed fraction of the run, in [0, 1)."""
 
     def loss(self, **batch: Tensor) -> dict[str, Tensor]:
         """Scalars: `loss`, which is minimised, and others to log."""
         raise NotImplementedError
 
     def preview(self) -> Image.Image:
-        """An image of what the model can do now."""
+        """An image that shows the model's current output."""
         raise NotImplementedError
 
     def save(self, folder: Path) -> None:
-        """Write what `from_pretrained` opens."""
+        """Write files that `from_pretrained` opens."""
         raise NotImplementedError
 
     def evaluate(self) -> Evaluation | None:
-        """Scores on held-out data; None if the task has none."""
+        """Scores on held-out data; None if the task defines none."""
         return None
 
     def test_scores(self) -> dict:
-        """Scores on test data, for a checkpoint that is the best so far."""
+        """Scores on test data, computed for a checkpoint that is the best so far."""
         return {}

@@ -1,4 +1,4 @@
-"""The training task of the unconditional models: their data, scores on held-out images and early stopping.
+"""The training task of the unconditional models: data, scores on held-out images, and early stopping.
 
 Shapes: B batch · C channels · S image side · L levels
 """
@@ -28,26 +28,26 @@ from t2i.training.task import Evaluation, Task
 @dataclass(frozen=True)
 class UnconditionalDataConfig:
     data: str = "digits"
-    """'digits', a folder of IDX files (MNIST's format), 'mnist', 'fashion', 'cifar10', 'toybox', 'toybox-factors', a
-    folder of images (its subfolders are classes), or a data set of the Hub."""
+    """'digits', 'mnist', 'fashion', 'cifar10', 'toybox', 'toybox-factors', a folder of IDX files (MNIST's format), a
+    folder of images (its subfolders are classes), or a dataset on the Hub."""
     image_column: str = "image"
-    """Column of the images."""
+    """Name of the image column."""
     caption_column: str = "text"
-    """Column of the captions."""
+    """Name of the caption column."""
     image_size: int | None = None
-    """Side of the square images in pixels; by default the data's own, or 32 if they have none."""
+    """Side of the square images in pixels; default: the data's, or 32 if it has none."""
     levels: int | None = None
-    """Number of values of a pixel; by default those of the data. 2 binarises the images, at random each time."""
+    """Number of pixel levels; default: the data's. With 2, images are binarised at random, anew at each use."""
     gray: bool = False
     """Convert colour images to greyscale."""
     shift: int = 0
-    """Augmentation: shift each training image by up to this many pixels."""
+    """Augmentation: maximum random shift of training images, in pixels."""
     per_class: int | None = None
-    """Train on this many images of each class only; a fifth of them select the best checkpoint. By default on all."""
+    """Number of training images per class, a fifth of which select the best checkpoint; default: all."""
     validation: int = 1000
     """Number of training images held out to select the best checkpoint: the last ones, at most a fifth."""
     patience: int = 10
-    """Stop after this many checkpoints without a better validation score; 0 disables early stopping."""
+    """Number of checkpoints without a better validation score after which training stops; 0 disables early stopping."""
     scored: int = 1000
     """Maximum number of validation images, and of test images, to score."""
 
@@ -61,11 +61,11 @@ class UnconditionalDataConfig:
 
 
 class UnconditionalTask(Task):
-    """An unconditional model, or one given labels, evaluated on images that it is not trained on."""
+    """Trains an unconditional or class-conditional model and evaluates it on held-out images."""
 
     SHOWN = 32
     next_command = "t2i sample {run}"
-    BATCH = 100  # images scored at once
+    BATCH = 100  # images per batch when scoring
 
     def __init__(self, data: UnconditionalDataConfig, model: ModelOptions, loop: LoopConfig, conditional: bool):
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
@@ -82,12 +82,12 @@ class UnconditionalTask(Task):
         still = PreparePixels(levels, channels)
         self.validation, self.test = (first_levels(part, still, data.scored) for part in (held_out, test))
         self.classes = splits.classes if conditional else ()
-        torch.manual_seed(loop.seed)  # the same start on every process
+        torch.manual_seed(loop.seed)  # the same initial weights on every process
         size = self.validation[0].shape[-1]
         self.model = model.build(
             image_size=size, channels=channels, levels=levels, num_classes=len(splits.classes) if conditional else 0
         )
-        if hasattr(self.model, "initialize"):  # from data: all processes take the same
+        if hasattr(self.model, "initialize"):  # data-dependent initialisation, with the same data on all processes
             first = first_levels(self.source, still, 256)
             self.model.initialize(from_levels(first[0], levels), first[1] if conditional else None)
 
@@ -100,7 +100,7 @@ class UnconditionalTask(Task):
 
     @torch.no_grad()
     def preview(self) -> Image.Image:
-        """Samples; with latents also images over their reconstructions."""
+        """Samples and, for latent variable models, images above their reconstructions."""
         n, device = self.SHOWN, self.model.device
         generator = torch.Generator().manual_seed(0)
         y = torch.arange(n, device=device) % len(self.classes) if self.classes else None
@@ -126,7 +126,7 @@ class UnconditionalTask(Task):
     @torch.no_grad()
     def score(self, pictures: tuple[Tensor, Tensor]) -> dict:
         """Mean nats and bits of held-out images, and `loss`, by which checkpoints are compared."""
-        generator = torch.Generator().manual_seed(0)  # a source of its own: the run's is not drawn from
+        generator = torch.Generator().manual_seed(0)  # separate from the run's random state
         found = [
             self._score(generator, *self._batch(pictures, slice(i, i + self.BATCH)))
             for i in range(0, len(pictures[1]), self.BATCH)
@@ -137,7 +137,7 @@ class UnconditionalTask(Task):
     def _score(self, generator: torch.Generator, images: Tensor, y: Tensor | None) -> dict[str, Tensor]:
         if self.model.likelihood == "none":
             return {"loss": self.model.loss(images, y)["loss"].expand(len(images)).cpu()}
-        # A bound of several samples is scored as it is trained: by that of one, it would seem to get worse.
+        # A multi-sample bound is scored as it is trained: its single-sample bound would seem to get worse.
         samples = getattr(self.model.config, "train_samples", 1)
         nats = -log_likelihood(self.model, images, y, generator, samples).cpu()
         return {"loss": nats, "nats": nats, "bits": nats / (np.prod(self.model.shape) * np.log(2))}

@@ -1,4 +1,4 @@
-"""Validation prompts of the recipes that are trained on toybox."""
+"""Validation prompts of the recipes trained on toybox."""
 
 TOYBOX_PROMPTS = (
     "an avocado armchair",

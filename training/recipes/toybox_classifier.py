@@ -1,4 +1,4 @@
-"""The toybox classifier, by whose predictions pipelines are scored (`t2i eval --metrics compositional`)."""
+"""The toybox classifier, used to score generated images (`t2i eval --metrics compositional`)."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from t2i.images import to_pil, to_tensor
 from t2i.training.config import LoopConfig
 from t2i.training.task import Task
 
-PREVIEW_SEED = 2**20  # of previews' scenes; a run's own world is seeded from 0 up
+PREVIEW_SEED = 2**20  # seed of the previews' scenes; runs use seeds from 0 up
 
 
 @dataclass(frozen=True)
 class ReaderModelConfig:
     channels: tuple[int, ...] = (32, 64, 128)
-    """Channels of each level, fine to coarse; every level halves the side."""
+    """Channels of each level, fine to coarse; every level halves the resolution."""
     blocks: tuple[int, ...] = (0, 1, 2)
-    """Residual blocks of each level."""
+    """Number of residual blocks at each level."""
 
 
 @dataclass(frozen=True)
 class ReaderRecipe:
     blur: float = 0.9
-    """Largest radius of the blur of half of the images, in pixels: images out of a tokenizer are soft."""
+    """Maximum blur radius in pixels, applied to half of the images, as images decoded by a tokenizer are soft."""
     noise: float = 0.04
-    """Largest standard deviation of pixel noise; black to white is 1."""
+    """Maximum standard deviation of pixel noise, relative to the range from black to white."""
     brightness: float = 0.08
-    """Largest relative change of brightness and contrast; more would turn white into gray."""
+    """Maximum relative change of brightness and contrast; more would turn white into grey."""
     model: ReaderModelConfig = field(default_factory=ReaderModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -50,10 +50,10 @@ class ReaderRecipe:
 
 
 def reader_toybox(preset: str = "base") -> ReaderRecipe:
-    """The toybox classifier: predicts layout, kinds and attributes of 64×64 toybox images.
+    """The toybox classifier: predicts placement, kinds and attributes in 64×64 toybox images.
 
-    It is trained on all pairs, also the held-out ones: a classifier that had never seen an avocado armchair would be
-    biased against the images whose score matters most. No pipeline is trained on its predictions.
+    Trained on all pairs, including held-out ones: a classifier that had never seen an avocado armchair would be biased
+    against the images whose score matters most. No pipeline is trained on its predictions.
 
     base: `t2i train reader-toybox`, 5 minutes on two cores; its accuracy on real renders is the ceiling in the README
     tiny: `t2i train reader-toybox --preset tiny`, half a minute on two cores, with a low accuracy
@@ -69,7 +69,7 @@ def reader_toybox(preset: str = "base") -> ReaderRecipe:
 
 
 class ReaderTask(Task):
-    """Toybox images, slightly degraded, and what is in them."""
+    """Trains on slightly degraded toybox images and their labels."""
 
     SHOWN = 24
     next_command = "t2i eval toybox/dalle --metrics compositional --classifier {run}/latest"
@@ -85,7 +85,7 @@ class ReaderTask(Task):
         return self.model.loss(to_tensor(images), layout, kinds, attributes)
 
     def preview(self) -> Image.Image:
-        """New images, not degraded, with their predictions; with the truth too if a prediction is wrong."""
+        """New, undegraded images with their predictions, and with the truth where a prediction is wrong."""
         data = Toybox("all", size=IMAGE_SIZE, seed=PREVIEW_SEED + self.recipe.loop.seed, num=self.SHOWN)
         items = [data[i] for i in range(self.SHOWN)]
         images = to_tensor(torch.from_numpy(np.stack([item["image"] for item in items])))
@@ -101,7 +101,7 @@ class ReaderTask(Task):
 
 @dataclass(frozen=True)
 class PrepareScene:
-    """An image, slightly degraded, and its true labels."""
+    """Prepares a slightly degraded image and its labels."""
 
     blur: float
     noise: float
@@ -115,9 +115,9 @@ class PrepareScene:
 
 
 def spoil(image: np.ndarray, rng: np.random.Generator, blur: float, noise: float, brightness: float) -> np.ndarray:
-    """Random blur, brightness, contrast and pixel noise: a generated image is never as clean as a render.
+    """Apply random blur, brightness, contrast and pixel noise, as generated images are never as clean as renders.
 
-    uint8 (S, S, 3) -> the same shape; the input is left as it is.
+    uint8 (S, S, 3) -> the same shape; the input is not modified.
     """
     if rng.random() < 0.5:
         radius = blur * rng.random()

@@ -1,4 +1,4 @@
-"""Stage 2 of DALL·E: the transformer over captions and image codes."""
+"""Stage 2 of DALL·E: the transformer over text and image tokens."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ from t2i.weights import digest, load_model, tokenizer_digest
 @dataclass(frozen=True)
 class PriorModelConfig:
     text_vocab_size: int = 1024
-    """Largest number of tokens in the text vocabulary, which is learned from the captions."""
+    """Maximum size of the text vocabulary, which is learned from the captions."""
     text_length: int = 24
-    """Text tokens for each image; longer captions are truncated."""
+    """Text tokens per image; longer captions are truncated."""
     width: int = 192
-    """Channels of the transformer."""
+    """Width of the transformer, in channels."""
     layers: int = 6
-    """Transformer layers."""
+    """Number of transformer layers."""
     heads: int = 3
-    """Attention heads of each layer."""
+    """Number of attention heads per layer."""
     dropout: float = 0.0
     """Dropout probability in the transformer."""
     text_loss_weight: float = 1.0
-    """Weight of the loss of text tokens."""
+    """Weight of the text tokens' loss."""
     image_loss_weight: float = 7.0
-    """Weight of the loss of image tokens."""
+    """Weight of the image tokens' loss."""
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class PriorRecipe:
     tokenizer: str = "runs/vqvae-toybox/latest"
     """Folder of the trained image tokenizer (stage 1)."""
     caption_dropout: float = 0.1
-    """Fraction of samples trained without their caption, for classifier-free guidance."""
+    """Fraction of samples trained without caption, for classifier-free guidance."""
     validation_prompts: tuple[str, ...] = ()
-    """Prompts of the images generated at each checkpoint; by default the first captions of the data."""
+    """Prompts of the images generated at each checkpoint; default: the first captions of the data."""
     data: DataConfig = field(default_factory=DataConfig)
     model: PriorModelConfig = field(default_factory=PriorModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -67,7 +67,7 @@ class PriorRecipe:
 
 
 def prior_toybox(preset: str = "base") -> PriorRecipe:
-    """A transformer of 3 M parameters over 24 text tokens and 256 image codes.
+    """A transformer with 3 M parameters over 24 text tokens and 256 image tokens.
 
     base: `t2i train prior-toybox`, about two hours on two cores after the tokenizer; its scores are in the README
     tiny: `t2i train prior-toybox --preset tiny`, a minute on two cores
@@ -86,7 +86,7 @@ def prior_toybox(preset: str = "base") -> PriorRecipe:
 
 
 class PriorTask(GenerativeTask):
-    """Captions and codes as one sequence; the image tokenizer is frozen and encodes each batch of images."""
+    """Models text and image tokens as one sequence; the frozen image tokenizer encodes each batch of images."""
 
     def __init__(self, recipe: PriorRecipe):
         model, seed = recipe.model, recipe.loop.seed
@@ -117,7 +117,7 @@ class PriorTask(GenerativeTask):
     def loss(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:
         if self.image_tokenizer.device != images.device:
             self.image_tokenizer.to(images.device)
-        # Not in mixed precision: some codes would differ from those that the pipeline decodes.
+        # Full precision: some tokens would differ from those that the pipeline decodes.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             codes = self.image_tokenizer.encode(to_tensor(images)).flatten(1)  # (B, N)
         return self.model.loss(text, codes)
@@ -128,7 +128,7 @@ class PriorTask(GenerativeTask):
 
 @dataclass(frozen=True)
 class PreparePair:
-    """Image and caption; the caption is left out of a fraction `dropout` of the samples."""
+    """Prepares an image and its caption; the caption is dropped with probability `dropout`."""
 
     tokenizer: PreTrainedTokenizerFast
     length: int
@@ -141,7 +141,7 @@ class PreparePair:
 
 
 def load_image_tokenizer(folder: str, image_size: int) -> VQVAE:
-    """The frozen stage 1. Raises FileNotFoundError or ValueError with the command that trains what is missing."""
+    """The frozen stage 1. Raises FileNotFoundError or ValueError, with the command that trains it."""
     found = newest_in_run(folder, "config.json")
     verify(found)
     config = found / "config.json"

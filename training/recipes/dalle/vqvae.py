@@ -20,19 +20,19 @@ from t2i.training.task import Task
 @dataclass(frozen=True)
 class VQVAEModelConfig:
     channels: tuple[int, ...] = (48, 128)
-    """Channels of each level, fine to coarse; every level halves the side."""
+    """Channels of each level, fine to coarse; every level halves the resolution."""
     encoder_blocks: tuple[int, ...] = (0, 2)
-    """Residual blocks of each level of the encoder."""
+    """Number of residual blocks at each level of the encoder."""
     decoder_blocks: tuple[int, ...] = (1, 3)
-    """Residual blocks of each level of the decoder."""
+    """Number of residual blocks at each level of the decoder."""
     codebook_size: int = 1024
-    """Number of codes."""
+    """Number of codebook entries."""
     code_width: int = 16
-    """Numbers in the vector of a code."""
+    """Dimensions of a codebook vector."""
     commitment_cost: float = 0.25
-    """Weight of the commitment loss, which keeps the encoder's output near its codes."""
+    """Weight of the commitment loss, which keeps the encoder's outputs close to their codebook vectors."""
     warmup_batches: int = 150
-    """Forward passes before quantization begins; until then the model is a plain autoencoder."""
+    """Number of forward passes before quantization starts; until then the model is a plain autoencoder."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class VQVAERecipe:
 
 
 def vqvae_toybox(preset: str = "base") -> VQVAERecipe:
-    """A VQ-VAE: 64×64 images as 16×16 codes out of 1,024.
+    """A VQ-VAE: 64×64 images as 16×16 tokens from a codebook of 1,024.
 
     base: `t2i train vqvae-toybox`, 15 minutes on two cores
     tiny: `t2i train vqvae-toybox --preset tiny`, a minute on two cores
@@ -65,7 +65,7 @@ def vqvae_toybox(preset: str = "base") -> VQVAERecipe:
 
 
 class VQVAETask(Task):
-    """Images are encoded as discrete codes and decoded again."""
+    """Trains a model that encodes images as discrete tokens and decodes them."""
 
     next_command = "t2i train prior-toybox --tokenizer {run}/latest, with the same --data and --image-size"
 
@@ -86,5 +86,5 @@ class VQVAETask(Task):
 
 
 def prepare_image(item: dict, rng: np.random.Generator) -> dict:
-    """The image alone: uint8 (S, S, 3)."""
+    """The image only: uint8 (S, S, 3)."""
     return {"images": item["image"]}

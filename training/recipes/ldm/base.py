@@ -1,4 +1,4 @@
-"""What tasks have in common that train a denoiser of latents."""
+"""Base class of tasks that train a denoiser of latents."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ from t2i.weights import digest
 
 
 class LatentDiffusionTask(GenerativeTask):
-    """A denoiser learns from latents and captions; the autoencoder is frozen, and by default the text encoder too.
+    """Trains a denoiser on latents and captions; the autoencoder is frozen, and by default the text encoder too.
 
-    A subclass sets `model` and defines `pipeline`.
+    Subclasses set `model` and define `pipeline`.
 
     Args:
         data, loop: the recipe's options.
         encoder, autoencoder: on any device.
         objective: the denoiser's loss.
-        caption_dropout: fraction of samples trained without their caption.
+        caption_dropout: fraction of samples trained without caption.
 
     Raises ValueError for an image size that the autoencoder cannot encode, and as `open_source` does.
     """
@@ -71,7 +71,7 @@ class LatentDiffusionTask(GenerativeTask):
         return self.model
 
     def cache_latents(self, folder: str | None, images: int) -> None:
-        """Train on latents that are computed once, of at most so many images."""
+        """Train on latents computed once, for at most `images` images."""
         self.autoencoder.to(this_process().device)
         loop, parent = self.loop, Path(self.loop.output_dir).parent
         options = (images, loop.dataloader_num_workers, parent)
@@ -89,7 +89,7 @@ class LatentDiffusionTask(GenerativeTask):
         posterior_noise: Tensor | None = None,
         grid: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """Takes what PrepareLatent returns; `grid` (B, K, h, w) is for denoisers with further input channels."""
+        """Takes the output of PrepareLatent; `grid` (B, K, h, w) is for denoisers with additional input channels."""
         if latents is None:
             if self.autoencoder.device != noise.device:
                 self.autoencoder.to(noise.device)
@@ -103,17 +103,17 @@ class LatentDiffusionTask(GenerativeTask):
         return self.objective.loss(self.denoiser, latents, noise, timesteps, states, attended, grid)
 
     def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, L) twice -> (B, L, D)"""
+        """ids, mask (B, L) -> text states (B, L, D)"""
         if self.trains_text_encoder:
             return self.encoder.forward(ids, mask)
-        # Not in mixed precision: the pipeline's states are not either.
+        # Full precision, as in the pipeline.
         with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
             return self.encoder.forward(ids, mask)
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text -> the tokens that the encoder takes."""
+    """Tokenizes a text for the text encoder."""
 
     tokenizer: PreTrainedTokenizerBase
     length: int
@@ -127,7 +127,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class PrepareLatent:
-    """Latent, caption and noise of a sample; the caption is left out of a fraction `dropout` of the samples."""
+    """Prepares latent, caption and noise of a sample; the caption is dropped with probability `dropout`."""
 
     texts: Tokens | CachedStates
     dropout: float
@@ -135,8 +135,8 @@ class PrepareLatent:
     shape: tuple[int, int, int]
 
     def __call__(self, item: dict, rng: np.random.Generator) -> dict:
-        """-> noise (C, h, w), timesteps, mask (L,); states (L, D), or without a cache ids (L,); latents (C, h, w), or
-        without a cache images, uint8 (S, S, 3), and posterior_noise (C, h, w), with which their latents are sampled.
+        """-> noise (C, h, w), timesteps, mask (L,); states (L, D), or ids (L,) without cached states; latents (C, h, w),
+        or without cached latents images, uint8 (S, S, 3), and posterior_noise (C, h, w) to sample their latents with.
         """
         text = "" if rng.random() < self.dropout else item["text"]
         if isinstance(self.texts, Tokens):
@@ -153,6 +153,6 @@ class PrepareLatent:
 
 
 def use_fast_attention(denoiser: nn.Module) -> None:
-    """On a CPU, plain attention in a U-Net: the fused kernel is slow for so few positions, above all backwards."""
+    """Use unfused attention in a U-Net on the CPU: the fused kernel is slow at short lengths, mostly in backward."""
     if fastest_device() == "cpu" and isinstance(denoiser, UNet2DConditionModel):
         denoiser.set_attn_processor(AttnProcessor())

@@ -1,7 +1,7 @@
-"""Super-resolution and images from label maps: a trained latent diffusion is fine-tuned with further input channels
-next to the latents' (Rombach et al. 2022, arXiv 2112.10752, § 4.3.2 and 4.4).
+"""Super-resolution and images from label maps: a trained latent diffusion model is fine-tuned with additional input
+channels concatenated to the latents (Rombach et al. 2022, arXiv 2112.10752, § 4.3.2 and 4.4).
 
-Shapes: B batch · S image · f factor · s = S/f low-resolution image · K channels next to the latents' · h, w latent
+Shapes: B batch · S image · f factor · s = S/f low-resolution image · K conditioning channels · h, w latent
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, is_text_to_imag
 
 @dataclass(frozen=True)
 class ConditionedRecipe:
-    """The options that both recipes have."""
+    """Options shared by both recipes."""
 
     init_from: str = "toybox/ldm"
-    """The latent diffusion to fine-tune: a folder, an embedded system, or a model of the Hub."""
+    """Latent diffusion pipeline to fine-tune: a folder, an embedded system, or a model on the Hub."""
     caption_dropout: float = 0.1
-    """Fraction of samples trained without their caption, for classifier-free guidance."""
+    """Fraction of samples trained without caption, for classifier-free guidance."""
     min_snr_gamma: float | None = 5.0
-    """γ of min-SNR loss weighting; None weights all timesteps alike."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))  # 0: the pipeline's own
+    """γ of min-SNR loss weighting; None weights all timesteps equally."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))  # 0: the pipeline's image size
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -55,9 +55,9 @@ class ConditionedRecipe:
 @dataclass(frozen=True)
 class UpscaleRecipe(ConditionedRecipe):
     caption_dropout: float = 0.5
-    """Fraction of samples trained without their caption: images to enlarge often come without one."""
+    """Fraction of samples trained without caption, as images to upscale often have none."""
     factor: int = 4
-    """Ratio of the sides of the large and the small image; it must divide the autoencoder's stride."""
+    """Upscaling factor; must divide the autoencoder's downsampling factor."""
 
     def task(self) -> UpscaleTask:
         return UpscaleTask(self)
@@ -66,9 +66,9 @@ class UpscaleRecipe(ConditionedRecipe):
 @dataclass(frozen=True)
 class LayoutRecipe(ConditionedRecipe):
     labels: tuple[str, ...] = LABELS
-    """Names of the labels, from label 0 on; by default toybox's."""
+    """Names of the labels, starting with label 0; default: toybox's."""
     layout_column: str = "layout"
-    """Column of the label maps: images of mode P or L whose pixels are labels, or names of such files."""
+    """Name of the label map column: images of mode P or L with labels as pixel values, or file names of such images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,9 +80,9 @@ class LayoutRecipe(ConditionedRecipe):
 
 
 def upscale_toybox(preset: str = "base") -> UpscaleRecipe:
-    """Super-resolution by a factor of 4: latents conditioned on images of the data that are reduced by bicubic scaling.
+    """Super-resolution by a factor of 4: latents conditioned on bicubically downsampled images.
 
-    Images are rendered and encoded in every step: there is no cache. An --image-size of 0 is the pipeline's own.
+    Images are rendered and encoded in every step, without a cache. --image-size 0 uses the pipeline's image size.
 
     base: `t2i train upscale-toybox --mixed-precision bf16`, from the embedded system
     tiny: `t2i train upscale-toybox --preset tiny`, a minute on two cores after the tiny ldm-toybox
@@ -93,10 +93,10 @@ def upscale_toybox(preset: str = "base") -> UpscaleRecipe:
 
 
 def layout_toybox(preset: str = "base") -> LayoutRecipe:
-    """Images from label maps and captions: the map says which kind is where, the caption what it looks like.
+    """Images from label maps and captions: the map gives the position of each kind, the caption its appearance.
 
-    Images are rendered and encoded in every step: there is no cache. An --image-size of 0 is the pipeline's own. A
-    folder of images needs a column of maps: "layout_file_name" in each line of metadata.jsonl, and --labels.
+    Images are rendered and encoded in every step, without a cache. --image-size 0 uses the pipeline's image size. A
+    folder of images needs a label map column ("layout_file_name" in each line of metadata.jsonl) and --labels.
 
     base: `t2i train layout-toybox --mixed-precision bf16`, from the embedded system
     tiny: `t2i train layout-toybox --preset tiny`, a minute on two cores after the tiny ldm-toybox
@@ -115,18 +115,18 @@ def _loop(folder: str, tiny: bool = False) -> LoopConfig:
 
 
 class Condition(Protocol):
-    """What the denoiser is conditioned on, computed from an item of the source; picklable, for the data workers."""
+    """Computes the denoiser's condition from an item of the source; picklable, for the data workers."""
 
     def __call__(self, item: dict) -> np.ndarray:
-        """What `GridCondition.grid` takes, without the batch axis."""
+        """The input of `GridCondition.grid`, without the batch axis."""
 
     def image(self, item: dict) -> Image.Image:
-        """The same, as the pipeline takes it."""
+        """The condition in the form that the pipeline takes."""
 
 
 @dataclass(frozen=True)
 class Reduced:
-    """The image, 1/f as large."""
+    """The image downsampled by a factor f."""
 
     factor: int
 
@@ -137,7 +137,7 @@ class Reduced:
     def image(self, item: dict) -> Image.Image:
         image = Image.fromarray(item["image"])
         size = image.width // self.factor, image.height // self.factor
-        return image.resize(size, Image.Resampling.BICUBIC)  # Pillow's, which filters against aliasing
+        return image.resize(size, Image.Resampling.BICUBIC)  # Pillow's resize is antialiased
 
 
 @dataclass(frozen=True)
@@ -154,23 +154,23 @@ class Layout:
 
 @dataclass(frozen=True)
 class PrepareConditioned:
-    """A sample of latent diffusion, and what it is conditioned on."""
+    """Prepares a latent diffusion sample and its condition."""
 
     latent: PrepareLatent
     condition: Condition
 
     def __call__(self, item: dict, rng: np.random.Generator) -> dict:
-        """What PrepareLatent returns, and `given`."""
+        """The output of PrepareLatent, and `given`, the condition."""
         return self.latent(item, rng) | {"given": self.condition(item)}
 
 
 class ConditionedTask(FineTuningTask):
-    """A trained denoiser gets further input channels.
+    """Fine-tunes a trained denoiser with additional input channels.
 
     Args:
-        condition: an item of the source -> what the denoiser is conditioned on.
-        grid: of the autoencoder's stride -> the condition's channels, from what `condition` gives.
-        pipeline: makes the new pipeline from the components of the old one.
+        condition: computes the denoiser's condition from an item of the source.
+        grid: given the autoencoder's downsampling factor, creates the module from the condition to input channels.
+        pipeline: creates the new pipeline from the old one's components.
     """
 
     SHOWN = 8
@@ -194,11 +194,11 @@ class ConditionedTask(FineTuningTask):
         self.pipe.set_progress_bar_config(disable=True)
 
     def loss(self, given: Tensor, **batch: Tensor) -> dict[str, Tensor]:
-        """Takes what PrepareConditioned returns."""
+        """Takes the output of PrepareConditioned."""
         return super().loss(**batch, grid=self.grid.grid(given))
 
     def preview(self) -> Image.Image:
-        """Rows: conditions, images generated from them, always from the same seeds, and the originals."""
+        """Rows: conditions, images generated from them (always with the same seeds), and the originals."""
         items = [self.source[i] for i in range(min(self.SHOWN, len(self.source)))]
         captions, given = [item["text"] for item in items], [self.condition.image(item) for item in items]
         generators = [torch.Generator().manual_seed(i) for i in range(len(items))]
@@ -226,7 +226,7 @@ class LayoutTask(ConditionedTask):
 
 
 def _open(name: str) -> LatentDiffusionPipeline:
-    """Raises FileNotFoundError for no pipeline, ValueError for one that is not conditioned on text alone."""
+    """Raises FileNotFoundError if there is no pipeline, ValueError for one that is not conditioned on text only."""
     pipe = as_latent_diffusion(AutoPipeline.from_pretrained(name), name)
     if not is_text_to_image(pipe):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Stage 2 of latent diffusion: the denoiser of an autoencoder's latents, conditioned on a text encoder's states."""
+"""Stage 2 of latent diffusion: the denoiser of an autoencoder's latents, conditioned on text encoder states."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from t2i.weights import digest, load_model, tokenizer_digest
 @dataclass(frozen=True)
 class DenoiserConfig:
     denoiser: Literal["unet", "dit"] = "unet"
-    """A convolutional U-Net, or a diffusion transformer. Plain diffusers.StableDiffusionPipeline opens only a U-Net
-    that is conditioned on CLIP and is no flow."""
+    """Architecture: a convolutional U-Net, or a diffusion transformer. diffusers.StableDiffusionPipeline opens only
+    U-Nets conditioned on CLIP and not trained as flows."""
     channels: tuple[int, ...] = (96, 128)
-    """U-Net: channels of each level, fine to coarse; every level but the first halves the side."""
+    """U-Net: channels of each level, fine to coarse; every level but the first halves the resolution."""
     layers: int = 1
-    """U-Net: residual blocks of each level on the way down; on the way up there is one more."""
+    """U-Net: residual blocks per level on the way down; there is one more on the way up."""
     attention: tuple[bool, ...] = (False, True)
-    """U-Net: for each level, whether it has attention to itself and to the text."""
+    """U-Net: whether each level has self-attention and cross-attention to the text."""
     head_width: int = 32
-    """Channels of each attention head."""
+    """Channels per attention head."""
     norm_groups: int = 16
     """U-Net: groups of each group norm."""
     width: int = 256
-    """Transformer: channels."""
+    """Transformer: width, in channels."""
     depth: int = 4
     """Transformer: number of layers."""
     patch_size: int = 1
@@ -63,33 +63,33 @@ class DenoiserConfig:
 @dataclass(frozen=True)
 class LDMRecipe:
     autoencoder: str = "runs/kl-toybox/latest"
-    """The trained KL autoencoder (stage 1): its folder, a pipeline's folder, an embedded system, or a model of the
-    Hub."""
+    """The trained KL autoencoder (stage 1): its folder, a pipeline's folder, an embedded system, or a model on the Hub.
+    """
     text_encoder: str = "runs/clip-toybox/latest"
-    """A CLIP or T5 of transformers: a folder, or a model of the Hub. Plain diffusers.StableDiffusionPipeline opens only
-    pipelines with a CLIP."""
+    """A CLIP or T5 text encoder in transformers' format: a folder, or a model on the Hub.
+    diffusers.StableDiffusionPipeline opens only pipelines with CLIP."""
     train_text_encoder: bool = False
-    """Train the text encoder with the denoiser, as Rombach et al. 2022, § 3.3; by default it is frozen."""
+    """Train the text encoder jointly with the denoiser, as in Rombach et al. 2022, § 3.3; by default it is frozen."""
     init_from: str | None = None
-    """A pipeline whose denoiser and text encoder the run starts from, such as another run's `latest`; by default the
-    denoiser's weights are random."""
+    """Pipeline to initialise denoiser and text encoder from, such as another run's `latest`; by default the denoiser is
+    initialised at random."""
     cache: str | None = None
-    """Folder for the images' latents, which are computed once; the captions' text states are cached next to it. By
-    default it is next to the run, with a name derived from data and autoencoder. 'none' computes both in every step.
-    The states of a text encoder that is trained are never cached."""
+    """Folder for cached latents of the images; cached text states of the captions are stored next to it. Default: next
+    to the run, with a name derived from data and autoencoder. 'none' computes both in every step. Text states are not
+    cached if the text encoder is trained."""
     cached_images: int = 100_000
-    """How many of the images are cached, and so trained on."""
+    """Number of images to cache, and hence to train on."""
     caption_dropout: float = 0.1
-    """Fraction of samples trained without their caption, for classifier-free guidance."""
+    """Fraction of samples trained without caption, for classifier-free guidance."""
     prediction_type: Prediction = "v_prediction"
-    """What the denoiser predicts: the noise, the latent, v = √ᾱ·noise − √(1 − ᾱ)·latent, or a rectified flow's
-    velocity. Plain diffusers.StableDiffusionPipeline opens no flow."""
+    """Prediction target of the denoiser: the noise, the latent, v = √ᾱ·noise − √(1 − ᾱ)·latent, or a rectified flow's
+    velocity. diffusers.StableDiffusionPipeline does not open flows."""
     min_snr_gamma: float | None = 5.0
-    """γ of min-SNR loss weighting; None weights all timesteps alike."""
+    """γ of min-SNR loss weighting; None weights all timesteps equally."""
     noise_offset: float = 0.0
-    """Standard deviation of additional noise that is constant over a channel."""
+    """Standard deviation of additional noise that is constant within each channel."""
     validation_prompts: tuple[str, ...] = ()
-    """Prompts of the images generated at each checkpoint; by default the first captions of the data."""
+    """Prompts of the images generated at each checkpoint; default: the first captions of the data."""
     schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule(beta_schedule="squaredcos_cap_v2"))
     data: DataConfig = field(default_factory=DataConfig)
     model: DenoiserConfig = field(default_factory=DenoiserConfig)
@@ -112,10 +112,10 @@ class LDMRecipe:
 
 
 def ldm_toybox(preset: str = "base") -> LDMRecipe:
-    """Latent diffusion of 64×64 images: a U-Net of 5 M parameters over 8×8 latents, conditioned on a small CLIP.
+    """Latent diffusion of 64×64 images: a U-Net with 5 M parameters over 8×8 latents, conditioned on a small CLIP.
 
-    The U-Net has attention, to the text and to itself, at 4×4 alone: on a CPU that allows half as many samples more.
-    The text encoder is trained too: frozen, it did not tell the U-Net which of two things is left of the other.
+    The U-Net has self- and cross-attention at 4×4 only, which on a CPU trains on half as many samples again in the
+    same time. The text encoder is trained too: with a frozen one, the U-Net did not learn left from right.
 
     base: `t2i train ldm-toybox --mixed-precision bf16`, after kl-toybox and clip-toybox
     tiny: `t2i train ldm-toybox --preset tiny`, a minute on two cores after the tiny kl-toybox and clip-toybox
@@ -134,7 +134,7 @@ def ldm_toybox(preset: str = "base") -> LDMRecipe:
 
 
 class LDMTask(LatentDiffusionTask):
-    """A new denoiser, alone or together with its text encoder."""
+    """Trains a new denoiser, alone or jointly with its text encoder."""
 
     def __init__(self, recipe: LDMRecipe):
         self.validation_prompts, self.trains_text_encoder = recipe.validation_prompts, recipe.train_text_encoder
@@ -142,7 +142,7 @@ class LDMTask(LatentDiffusionTask):
         side, channels = recipe.data.image_size // stride_of(autoencoder), autoencoder.config.latent_channels
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
         denoiser = make_denoiser(recipe.model, channels, side, encoder.model.config.hidden_size)
-        # Before anything is computed from the text encoder's weights: its key, and the captions' states.
+        # Must precede everything that depends on the text encoder's weights: its cache key and the captions' states.
         initial = load_weights(denoiser, encoder, recipe.init_from) if recipe.init_from else None
         objective = recipe.objective()
         super().__init__(recipe.data, recipe.loop, encoder, autoencoder, objective, recipe.caption_dropout)
@@ -155,7 +155,7 @@ class LDMTask(LatentDiffusionTask):
         self.model = DenoiserWithTextEncoder(denoiser, encoder.model) if recipe.train_text_encoder else denoiser
 
     def _cache_states(self, named: str | None) -> None:
-        """Train on text states that are computed once, in a folder next to the latents'."""
+        """Train on text states computed once, stored in a folder next to the latents."""
         self.encoder.model.to(this_process().device)
         folder = self.source.folder
         suffix = "-text" if named else f"-text-{self.encoder.key()[:12]}"
@@ -173,7 +173,7 @@ class LDMTask(LatentDiffusionTask):
 
 
 class DenoiserWithTextEncoder(nn.Module):
-    """A denoiser and the text encoder that is trained with it."""
+    """A denoiser and its jointly trained text encoder."""
 
     def __init__(self, denoiser: UNet2DConditionModel | DiT, text_encoder: nn.Module):
         super().__init__()
@@ -184,9 +184,9 @@ class DenoiserWithTextEncoder(nn.Module):
 
 
 def load_weights(denoiser: UNet2DConditionModel | DiT, encoder: TextEncoder, name: str) -> str:
-    """Give a denoiser and a text encoder the weights of a pipeline; returns the digest of both.
+    """Load a pipeline's weights into a denoiser and a text encoder; returns the digest of both.
 
-    Raises FileNotFoundError for no pipeline, ValueError for one of other sizes or with another tokenizer.
+    Raises FileNotFoundError if there is no pipeline, ValueError if its sizes or its tokenizer differ.
     """
     pipe = as_latent_diffusion(AutoPipeline.from_pretrained(name), name)
     if tokenizer_digest(pipe.tokenizer) != tokenizer_digest(encoder.tokenizer):
@@ -220,7 +220,7 @@ def make_denoiser(
         layers_per_block=config.layers,
         down_block_types=tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention),
         up_block_types=tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(config.attention)),
-        attention_head_dim=tuple(c // config.head_width for c in config.channels),  # diffusers' name for their number
+        attention_head_dim=tuple(c // config.head_width for c in config.channels),  # diffusers' name for the number
         norm_num_groups=config.norm_groups,
         use_linear_projection=True,
     )
@@ -229,7 +229,7 @@ def make_denoiser(
 
 
 def load_text_encoder(name: str) -> TextEncoder:
-    """The frozen text encoder. Raises FileNotFoundError with the command that trains what is missing."""
+    """The frozen text encoder. Raises FileNotFoundError with the command that trains it."""
     if not Path(name).exists() and not may_be_on_hub(name, bare=True):
         kind = "t5" if "t5" in name else "clip"
         raise FileNotFoundError(
@@ -240,9 +240,9 @@ def load_text_encoder(name: str) -> TextEncoder:
 
 
 def load_autoencoder(name: str) -> AutoencoderKL:
-    """The frozen stage 1: in its own folder or a pipeline's, of an embedded system, or a model of the Hub.
+    """The frozen stage 1, from its own folder, a pipeline's folder, an embedded system, or a model on the Hub.
 
-    Raises FileNotFoundError or ValueError with the command that trains what is missing.
+    Raises FileNotFoundError or ValueError with the command that trains it.
     """
     remedy = "make one with: t2i train kl-toybox, and give its folder with --autoencoder"
     folder = newest_in_run(embedded().get(name, Path(name)), "model_index.json")

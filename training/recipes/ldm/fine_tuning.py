@@ -1,4 +1,4 @@
-"""Fine-tuning of a trained latent-diffusion pipeline: what LoRA, distillation and further conditioning share."""
+"""Fine-tuning of a trained latent diffusion pipeline, shared by LoRA, distillation and additional conditioning."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from t2i.weights import digest
 
 
 class FineTuningTask(LatentDiffusionTask):
-    """A part of a trained pipeline is trained on; the rest is frozen.
+    """Fine-tunes part of a trained pipeline; the rest is frozen.
 
     Args:
-        data: an `image_size` of 0 is the pipeline's own.
+        data: an `image_size` of 0 stands for the pipeline's image size.
         pipe: the pipeline.
         objective, caption_dropout: see `LatentDiffusionTask`.
     """
@@ -48,14 +48,14 @@ class FineTuningTask(LatentDiffusionTask):
 
 
 def objective_of(config: dict, min_snr_gamma: float | None) -> DiffusionObjective:
-    """The objective that a scheduler's `config` was trained with; raises ValueError for one of no known form."""
+    """The objective a model with this scheduler `config` was trained with. Raises ValueError if it is unknown."""
     if of_flow(config):
         return DiffusionObjective(NoiseSchedule(config["num_train_timesteps"]), "flow")
     return DiffusionObjective(NoiseSchedule.of(config), config["prediction_type"], min_snr_gamma)
 
 
 def open_unet_pipeline(name: str, method: str) -> LatentDiffusionPipeline:
-    """Latent diffusion with a U-Net, for `method`. Raises FileNotFoundError, or ValueError for another pipeline."""
+    """Open a U-Net pipeline for `method`. Raises FileNotFoundError if there is none, ValueError for other pipelines."""
     pipe = as_latent_diffusion(AutoPipeline.from_pretrained(name), name)
     if not is_text_to_image(pipe) or not isinstance(pipe.unet, UNet2DConditionModel):
         kind = type(pipe.unet if is_text_to_image(pipe) else pipe).__name__
@@ -65,5 +65,5 @@ def open_unet_pipeline(name: str, method: str) -> LatentDiffusionPipeline:
 
 
 def is_text_to_image(pipe: DiffusionPipeline) -> bool:
-    """Whether this is latent diffusion whose denoiser has the latents' channels as input, and no others."""
+    """Whether this is a latent diffusion pipeline whose denoiser's only input channels are the latents'."""
     return isinstance(pipe, LatentDiffusionPipeline) and pipe.unet.config.in_channels == pipe.vae.config.latent_channels

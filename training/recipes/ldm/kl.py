@@ -23,26 +23,26 @@ from t2i.training.task import Task
 @dataclass(frozen=True)
 class KLModelConfig:
     channels: tuple[int, ...] = (16, 32, 64, 128)
-    """Channels of each level, fine to coarse; every level but the first halves the side."""
+    """Channels of each level, fine to coarse; every level but the first halves the resolution."""
     layers: int = 1
-    """Residual blocks of each level of the encoder; the decoder's levels have one more."""
+    """Residual blocks per level of the encoder; the decoder has one more per level."""
     latent_channels: int = 8
-    """Channels of the latents."""
+    """Number of latent channels."""
     attention: bool = True
-    """Whether the middle blocks have self-attention."""
+    """Use self-attention in the middle blocks."""
     kl_weight: float = 1e-6
-    """Weight of the KL divergence from the standard normal, summed over an image's latents; the reconstruction loss is
-    a mean over pixels."""
+    """Weight of the KL divergence from the standard normal, summed over an image's latents (the reconstruction loss is
+    averaged over pixels)."""
     edge_weight: float = 1.0
-    """Weight of the error in differences between neighbouring pixels."""
+    """Weight of the loss on differences between neighbouring pixels."""
     discriminator_weight: float = 0.0
-    """Weight of the adversarial loss, on top of its adaptive weight; 0: no discriminator."""
+    """Weight of the adversarial loss, multiplied by its adaptive weight; 0: no discriminator."""
     discriminator_channels: tuple[int, ...] = (32, 64, 128)
-    """Channels of each level of the discriminator; every level halves the side."""
+    """Channels of each level of the discriminator; every level halves the resolution."""
     discriminator_start: int = 1000
-    """Forward passes in which the discriminator learns before the adversarial loss counts."""
+    """Number of forward passes for which only the discriminator is trained, before the adversarial loss is added."""
     discriminator_ramp: int = 500
-    """Forward passes after them over which the adversarial loss rises to its full weight."""
+    """Number of forward passes after that over which the adversarial loss rises to its full weight."""
 
     def __post_init__(self) -> None:
         for name in ("layers", "latent_channels"):
@@ -67,7 +67,7 @@ class KLRecipe:
 
 
 def kl_toybox(preset: str = "base") -> KLRecipe:
-    """A KL autoencoder: 64×64 images as 8×8 latents of 8 channels.
+    """A KL autoencoder: 64×64 images as 8×8 latents with 8 channels.
 
     base: `ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m t2i.training kl-toybox
         --mixed-precision bf16 --train-batch-size 8`, 40 minutes on two cores
@@ -86,10 +86,10 @@ def kl_toybox(preset: str = "base") -> KLRecipe:
 
 
 class KLTask(Task):
-    """Images are encoded as latents and decoded again."""
+    """Trains a model that encodes images as latents and decodes them."""
 
     next_command = "t2i train ldm-toybox --autoencoder {run}/latest, with the same --data and --image-size"
-    MEASURED = 512  # images that the scaling factor is measured on
+    MEASURED = 512  # number of images to estimate the scaling factor from
 
     def __init__(self, recipe: KLRecipe):
         model, size = recipe.model, recipe.data.image_size
@@ -113,7 +113,7 @@ class KLTask(Task):
         return reconstructions(self.source, lambda images: tokenizer.reconstruct(images.to(tokenizer.device)))
 
     def save(self, folder: Path) -> None:
-        """A plain `AutoencoderKL`, whose scaling factor gives training images latents of standard deviation 1."""
+        """Save an `AutoencoderKL` whose scaling factor gives training images' latents a standard deviation of 1."""
         autoencoder = self.model.autoencoder
         autoencoder.register_to_config(scaling_factor=measure_scaling_factor(autoencoder, self._images()))
         autoencoder.save_pretrained(folder)
@@ -127,7 +127,7 @@ class KLTask(Task):
 
 @dataclass(frozen=True)
 class PrepareImageAndNoise:
-    """The image, and the noise that its latents are sampled with: both follow from the sample's number."""
+    """Prepares an image and the noise to sample its latents with, both determined by the sample's index."""
 
     latents: tuple[int, int, int]
 

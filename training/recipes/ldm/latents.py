@@ -1,10 +1,10 @@
-"""Latents of a data set's images, computed once and kept on disk.
+"""Latents of a dataset's images, computed once and cached on disk.
 
-A latent does not change while a denoiser learns, and the autoencoder costs about as much as the denoiser itself. A
-folder of latents is a cache (see `t2i.disk_cache`) of
+Latents do not change while a denoiser trains, and encoding costs about as much as the denoiser itself. The folder is a
+cache (see `t2i.disk_cache`) of
 
     latents.npy      float16 (N, 2, C, h, w): mean and standard deviation of each image's latents, scaled
-    captions.jsonl   a JSON string for each image
+    captions.jsonl   one JSON string per image
 
 Shapes: N images · B batch · C channels · h, w sides of a latent · S image side
 """
@@ -35,12 +35,12 @@ from t2i.tokenizers.kl import posterior, stride_of
 from t2i.training.config import DataConfig
 from t2i.weights import digest
 
-BATCH = 64  # images for each forward pass of the encoder
+BATCH = 64  # images per forward pass of the encoder
 LATENTS, CAPTIONS = "latents.npy", "captions.jsonl"
 
 
 class CachedLatents:
-    """A source of items {"mean", "std": float16 (C, h, w), "text": str}; the latents stay on the disk."""
+    """A source of items {"mean", "std": float16 (C, h, w), "text": str}; the latents are memory-mapped."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -51,11 +51,11 @@ class CachedLatents:
         return len(self.texts)
 
     def fingerprint(self) -> str:
-        """The fingerprint of the data that they were computed from."""
+        """The fingerprint of the data that the latents were computed from."""
         return read_json(self.folder / KEY)["data_sha256"]
 
     def __reduce__(self):
-        return CachedLatents, (self.folder,)  # opened anew: pickled, the array would be copied
+        return CachedLatents, (self.folder,)  # reopened: pickling the array would copy it
 
     def __getitem__(self, index: int) -> dict:
         mean, std = self.latents[index]
@@ -75,14 +75,14 @@ def cached_latents(
     workers: int = 1,
     parent: Path | str = "runs",
 ) -> CachedLatents:
-    """The latents of the source's first `num` images: those in `folder`, or new ones, written there.
+    """Latents of the source's first `num` images, from `folder` if it is there, else computed and written.
 
     Args:
-        folder: by default one in `parent` whose name ends in a digest of everything that the latents are computed from,
-            so that other data, or changed images, have another.
-        source: the images, as `open_source(data…, seed)` gives them.
-        autoencoder: on the device that it is to run on.
-        workers: processes that render or read images, for each process of `accelerate launch`.
+        folder: default: one in `parent` whose name ends in a digest of everything that determines the latents, so that
+            other data or changed images use a different folder.
+        source: the images, as returned by `open_source(data…, seed)`.
+        autoencoder: on the device to run on.
+        workers: number of processes that render or read images, per process of `accelerate launch`.
 
     Raises as `disk_cache.open_or_fill` does.
     """
@@ -94,7 +94,7 @@ def cached_latents(
 
 
 def cache_key(source: Source, autoencoder: AutoencoderKL, data: DataConfig, seed: int, num: int) -> dict:
-    """Everything that the latents are computed from, as plain data."""
+    """Everything that determines the latents, as plain data."""
     return {
         "autoencoder_sha256": digest(autoencoder),
         "scaling_factor": autoencoder.config.scaling_factor,
@@ -112,7 +112,7 @@ def _name(key: dict, data: DataConfig) -> str:
 
 def latents_of(autoencoder: AutoencoderKL, images: Tensor) -> tuple[Tensor, Tensor]:
     """uint8 (B, S, S, 3) -> mean and standard deviation of the scaled latents, float32 (B, C, h, w) each."""
-    # Not in mixed precision: these are what the decoder will be given.
+    # Full precision, as the decoder expects.
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         q = posterior(autoencoder, to_tensor(images))
     return q.mean * autoencoder.config.scaling_factor, q.std * autoencoder.config.scaling_factor
@@ -137,7 +137,7 @@ def _fill(key: dict, source: Source, autoencoder: AutoencoderKL, workers: int, p
 
 
 class _Images(Dataset):
-    """The source's images alone: tensors uint8 (S, S, 3)."""
+    """The source's images only: tensors uint8 (S, S, 3)."""
 
     def __init__(self, source: Source):
         self.source = source

@@ -1,4 +1,4 @@
-"""Latent consistency distillation: a trained latent diffusion learns to sample in few steps (diffusion/consistency)."""
+"""Latent consistency distillation: fine-tunes latent diffusion to sample in few steps (t2i/diffusion/consistency)."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 @dataclass(frozen=True)
 class LCMRecipe:
     pipeline: str = "toybox/ldm"
-    """The teacher: a folder or a model of the Hub, of latent diffusion or Stable Diffusion 1.x or 2.x."""
+    """Teacher pipeline: a folder or a model on the Hub, either latent diffusion or Stable Diffusion 1.x or 2.x."""
     guidance_scale: float = 2.0
-    """Guidance scale of the teacher. The student needs none: generate with --guidance-scale 1."""
+    """Guidance scale of the teacher. The student needs no guidance: generate with --guidance-scale 1."""
     teacher_steps: int = 50
-    """Steps of the teacher's sampler from noise to image."""
+    """Number of steps of the teacher's ODE solver from noise to image."""
     cache: str | None = None
-    """Folder for the images' latents, which are computed once; by default next to the run, with a name derived from
-    data and autoencoder. 'none' computes them in every step."""
+    """Folder for cached latents of the images; default: next to the run, with a name derived from data and autoencoder.
+    'none' computes them in every step."""
     cached_images: int = 30_000
-    """How many of the images are cached at most, and then trained on."""
+    """Maximum number of images to cache, and then to train on."""
     validation_prompts: tuple[str, ...] = ()
-    """Prompts of the images generated at each checkpoint; by default the first captions of the data."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))  # 0: the pipeline's own
+    """Prompts of the images generated at each checkpoint; default: the first captions of the data."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))  # 0: the pipeline's image size
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -48,10 +48,10 @@ class LCMRecipe:
 
 
 def lcm(preset: str = "base") -> LCMRecipe:
-    """Latent consistency model: a denoiser that samples in four steps, and without guidance, as its teacher in twenty.
+    """Latent consistency model: generates in four steps without guidance what its teacher needs twenty for.
 
     `t2i generate "a red apple" --pipeline runs/lcm/latest --num-inference-steps 4 --guidance-scale 1`; diffusers'
-    StableDiffusionPipeline opens the folder too. An --image-size of 0 is the pipeline's own.
+    StableDiffusionPipeline opens the folder too. --image-size 0 uses the pipeline's image size.
 
     base: `t2i train lcm --mixed-precision bf16`, half an hour on two cores, from the embedded system
     tiny: `t2i train lcm --preset tiny`, a minute on two cores after the tiny ldm-toybox
@@ -66,7 +66,7 @@ def lcm(preset: str = "base") -> LCMRecipe:
 
 
 class LCMTask(FineTuningTask):
-    """The pipeline's own denoiser is the student, and a copy of it the teacher."""
+    """Trains the pipeline's denoiser as the student; a copy of it is the teacher."""
 
     SAMPLING: ClassVar[dict[str, int | float]] = {"num_inference_steps": 4, "guidance_scale": 1.0}
 
@@ -88,7 +88,7 @@ class LCMTask(FineTuningTask):
         )
         super().__init__(recipe.data, recipe.loop, pipe, objective)
         self.validation_prompts = recipe.validation_prompts
-        # Data workers, each with a copy of `prepare`, sample timesteps and noise, which takes no teacher.
+        # Data workers, each with a copy of `prepare`, sample timesteps and noise, which does not involve the teacher.
         sampling = replace(objective, teacher=nn.Identity(), null=Text(torch.empty(0)))
         self.prepare = replace(self.prepare, objective=sampling)
         if recipe.cache != "none":
@@ -96,6 +96,6 @@ class LCMTask(FineTuningTask):
         self.model = pipe.unet.requires_grad_(True)
 
     def pipeline(self) -> LatentDiffusionPipeline:
-        """The student, with the sampler that suits it."""
+        """The student, with the LCM sampler."""
         self.pipe.scheduler = self.objective.scheduler()
         return super().pipeline()

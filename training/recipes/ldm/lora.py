@@ -1,4 +1,4 @@
-"""LoRA: a pipeline is fine-tuned by low-rank adapters of its attention (Hu et al. 2021, arXiv 2106.09685)."""
+"""LoRA: fine-tunes a pipeline with low-rank adapters of its attention layers (Hu et al. 2021, arXiv 2106.09685)."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from torch import Tensor, nn
 from t2i.training.config import DataConfig, LoopConfig, check_image_size
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, objective_of, open_unet_pipeline
 
-PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # diffusers' names of an attention layer's projections
+PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # diffusers' names of the projections in an attention layer
 
 
 @dataclass(frozen=True)
 class LoraRecipe:
     pipeline: str = "toybox/ldm"
-    """The pipeline to fine-tune: a folder or a model of the Hub, of latent diffusion or Stable Diffusion 1.x or 2.x."""
+    """Pipeline to fine-tune: a folder or a model on the Hub, either latent diffusion or Stable Diffusion 1.x or 2.x."""
     rank: int = 8
     """Rank of the adapters."""
     dropout: float = 0.0
     """Dropout probability of the adapters' inputs."""
     cache: str = "none"
-    """Folder for the images' latents, which are computed once; 'none' computes them in every step."""
+    """Folder for cached latents of the images; 'none' computes them in every step."""
     cached_images: int = 10_000
-    """How many of the images are cached at most, and then trained on."""
+    """Maximum number of images to cache, and then to train on."""
     caption_dropout: float = 0.1
-    """Fraction of samples trained without their caption, for classifier-free guidance."""
+    """Fraction of samples trained without caption, for classifier-free guidance."""
     min_snr_gamma: float | None = 5.0
-    """γ of min-SNR loss weighting; None weights all timesteps alike."""
+    """γ of min-SNR loss weighting; None weights all timesteps equally."""
     validation_prompts: tuple[str, ...] = ()
-    """Prompts of the images generated at each checkpoint; by default the first captions of the data."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))  # 0: the pipeline's own
+    """Prompts of the images generated at each checkpoint; default: the first captions of the data."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))  # 0: the pipeline's image size
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class LoraRecipe:
 def lora(preset: str = "base") -> LoraRecipe:
     """LoRA: low-rank adapters of a trained denoiser, in diffusers' format: `pipe.load_lora_weights(folder)`.
 
-    An --image-size of 0 is the pipeline's own.
+    --image-size 0 uses the pipeline's image size.
 
     base: `t2i train lora --pipeline FOLDER --data FOLDER`, images with captions in metadata.jsonl
     tiny: `t2i train lora --preset tiny`, after the tiny ldm-toybox
@@ -70,7 +70,7 @@ def lora(preset: str = "base") -> LoraRecipe:
 
 
 class LoraTask(FineTuningTask):
-    """The adapters of a pipeline's denoiser."""
+    """Trains low-rank adapters of a pipeline's denoiser."""
 
     def __init__(self, recipe: LoraRecipe):
         pipe = open_unet_pipeline(recipe.pipeline, "LoRA")
@@ -87,20 +87,20 @@ class LoraTask(FineTuningTask):
         return self.generate_command(f"--pipeline {self.pipeline_name} --lora {{run}}/latest")
 
     def save(self, folder: Path) -> None:
-        """`pytorch_lora_weights.safetensors`, which `load_lora_weights` of diffusers and of our pipeline open."""
+        """Save `pytorch_lora_weights.safetensors`, for `load_lora_weights` in diffusers and in this package."""
         weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.pipe.unet))
         StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=weights)
 
 
 class Adapters(nn.Module):
-    """The adapters of a denoiser as a module of their own, which is called as the denoiser is.
+    """The adapters of a denoiser as a separate module, which is called like the denoiser.
 
-    Its parameters and its state are the adapters' alone, so that optimizer, averages and checkpoints are small; the
-    denoiser, which the adapters are part of, follows it to its device and mode.
+    Its parameters and state dict are the adapters' only, so that optimizer, averages and checkpoints are small; the
+    denoiser, which contains the adapters, follows it to its device and mode.
 
     Args:
-        unet: gets the adapters; all else in it is frozen.
-        rank: rank of each adapter; its scale is 1 (α = rank), which readers of a file without α assume.
+        unet: the denoiser that adapters are added to; all other weights are frozen.
+        rank: rank of each adapter; its scale is 1 (α = rank), the default for files without α.
         dropout: dropout probability of the adapters' inputs.
     """
 
@@ -109,7 +109,7 @@ class Adapters(nn.Module):
         unet.requires_grad_(False)
         config = LoraConfig(r=rank, lora_alpha=rank, lora_dropout=dropout, target_modules=list(PROJECTIONS))
         unet.add_adapter(config)
-        self._unet = (unet,)  # in a tuple: not a submodule
+        self._unet = (unet,)  # in a tuple, so that it is not registered as a submodule
         trained = {name.replace(".", "/"): p for name, p in unet.named_parameters() if p.requires_grad}
         self.adapters = nn.ParameterDict(trained)
 
@@ -122,7 +122,7 @@ class Adapters(nn.Module):
         return self.unet.device
 
     def forward(self, *args, **kwargs):
-        """As the denoiser's."""
+        """Same as the denoiser's."""
         return self.unet(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Adapters:
@@ -133,5 +133,5 @@ class Adapters(nn.Module):
         self.unet.enable_gradient_checkpointing()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Adapters:
-        self.unet._apply(fn, recurse)  # the adapters among its parameters are the very ones here
+        self.unet._apply(fn, recurse)  # the U-Net's parameters include the adapters, the same objects as here
         return self

@@ -1,4 +1,4 @@
-"""What tasks that learn from captions have in common."""
+"""Base class and data of tasks that train on captions."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.training.task import Task
 from t2i.weights import tokenizer_digest
 
-BPE_CAPTIONS = 50_000  # from which a vocabulary is learned
-NEW_SEED = 2**20  # of held-out toybox scenes; a run's own world is seeded from 0 up
+BPE_CAPTIONS = 50_000  # number of captions to learn a vocabulary from
+NEW_SEED = 2**20  # seed of held-out toybox scenes; runs use seeds from 0 up
 HELD_OUT = 1024  # captions
 Tokenizer = TypeVar("Tokenizer", bound=PreTrainedTokenizerBase)
 
 
 class TextTask(Task):
-    """A model of transformers with a tokenizer of its own.
+    """Trains a transformers model with its own tokenizer.
 
     Args:
-        source: the data; its first captions give the vocabulary.
+        source: the data; its first captions determine the vocabulary.
         train_tokenizer: captions -> a tokenizer.
-        room: tokens of a caption that the model reads, special ones left out; a warning tells of longer captions.
+        room: maximum caption length in tokens, without special tokens; a warning reports longer captions.
     """
 
     def __init__(self, source: Source, train_tokenizer: Callable[[Iterator[str]], Tokenizer], room: int):
@@ -39,14 +39,14 @@ class TextTask(Task):
 
 
 def learn_tokenizer(source: Source, train: Callable[[Iterator[str]], Tokenizer], room: int) -> Tokenizer:
-    """A tokenizer with a vocabulary of the data's captions; see `TextTask`."""
+    """Train a tokenizer on the data's captions; see `TextTask`."""
     tokenizer = train(source.captions(BPE_CAPTIONS))
     warn_of_long_captions(source.captions(LOOKED_AT), tokenizer, room)
     return tokenizer
 
 
 class Captions:
-    """Captions alone, as items {"text": str}."""
+    """Captions only, as items {"text": str}."""
 
     def __init__(self, texts: list[str]):
         self.texts = texts
@@ -65,7 +65,7 @@ class Captions:
 
 
 class Scenes:
-    """Toybox's scenes without their images, as items {"scene": Scene, "text": str}."""
+    """Toybox scenes without images, as items {"scene": Scene, "text": str}."""
 
     def __init__(self, toybox: Toybox):
         self.toybox = toybox
@@ -85,7 +85,7 @@ class Scenes:
 
 
 def split_captions(source: Source) -> tuple[Source, list[str]]:
-    """Training captions, and held-out ones: of another toybox world, or the last twentieth of other data.
+    """Training and held-out captions: held-out ones are from another toybox seed, or the last twentieth of other data.
 
     Raises ValueError for fewer than two captions.
     """

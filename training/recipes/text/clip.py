@@ -1,4 +1,4 @@
-"""CLIP on toybox: the text encoder of latent diffusion, and a score of how well images match their prompts."""
+"""CLIP on toybox: the text encoder for latent diffusion, and a score of image–text similarity."""
 
 from __future__ import annotations
 
@@ -32,38 +32,38 @@ EVALUATED = 256  # pairs
 @dataclass(frozen=True)
 class ClipModelConfig:
     vocab_size: int = 1024
-    """Largest number of tokens, which are learned from the captions; 514 of them spell any text."""
+    """Maximum vocabulary size, learned from the captions; 514 of the tokens suffice to spell any text."""
     text_length: int = 32
-    """Tokens of a text with its start and end tokens; longer captions are truncated."""
+    """Length of a text in tokens, including start and end tokens; longer captions are truncated."""
     text_width: int = 192
-    """Channels of the text encoder."""
+    """Width of the text encoder, in channels."""
     text_layers: int = 4
-    """Layers of the text encoder."""
+    """Number of layers in the text encoder."""
     text_heads: int = 3
-    """Attention heads of each layer of the text encoder."""
+    """Attention heads per layer in the text encoder."""
     patch_size: int = 8
     """Side of the image encoder's patches, in pixels."""
     image_width: int = 128
-    """Channels of the image encoder."""
+    """Width of the image encoder, in channels."""
     image_layers: int = 5
-    """Layers of the image encoder."""
+    """Number of layers in the image encoder."""
     image_heads: int = 4
-    """Attention heads of each layer of the image encoder."""
+    """Attention heads per layer in the image encoder."""
     dim: int = 192
-    """Dimensions of the embedding space that images and texts share."""
+    """Dimensions of the joint embedding space of images and texts."""
 
 
 @dataclass(frozen=True)
 class ClipRecipe:
     near_misses: int = 3
-    """Hard negatives for each toybox scene, which differ from it in one fact: attributes or places exchanged, another
-    kind, attribute, count or relation. Without them a bag of words would do. Other data have none."""
+    """Number of hard negatives per toybox scene, each with one fact changed: attributes or places swapped, another
+    kind, attribute, count or relation. Without them, a bag of words would suffice. Other data has none."""
     two_things: float = 0.6
-    """Fraction of toybox scenes replaced by scenes of two things, in addition to those that are."""
+    """Fraction of toybox scenes to replace by scenes of two things, in addition to those that already have two."""
     retold_weight: float = 1.0
     """Weight of the loss between each toybox caption and a paraphrase that begins with the scene's other thing."""
     init_from: str | None = None
-    """A CLIP whose weights the run starts from, such as another run's `latest`; by default weights are random."""
+    """CLIP to initialise from, such as another run's `latest`; by default weights are random."""
     data: DataConfig = field(default_factory=DataConfig)
     model: ClipModelConfig = field(default_factory=ClipModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -87,11 +87,12 @@ class ClipRecipe:
 
 
 def clip_toybox(preset: str = "base") -> ClipRecipe:
-    """A CLIP of 64×64 images: 2 M parameters for texts of 32 tokens, 1 M for images.
+    """A CLIP for 64×64 images: 2 M parameters for texts of 32 tokens, 1 M for images.
 
-    A batch of n is n scenes with three hard negatives each: 4 n pairs. Images alone did not teach attribute binding in
-    this time: of "a red cat on top of a blue car" the model knew every word, but not which belong together. From two
-    captions of the same scene the text encoder learns that within a hundred steps, and the image encoder follows.
+    A batch of n holds n scenes with three hard negatives each: 4 n pairs. With image–text pairs alone, the model did
+    not learn attribute binding in this time: it knew every word of "a red cat on top of a blue car", but not which
+    belong together. From two captions of the same scene the text encoder learns it within a hundred steps, and the
+    image encoder follows.
 
     base: `t2i train clip-toybox --mixed-precision bf16`, 20 minutes on one core
     tiny: `t2i train clip-toybox --preset tiny`, a minute on one core
@@ -108,7 +109,7 @@ def clip_toybox(preset: str = "base") -> ClipRecipe:
 
 
 class ClipTask(TextTask):
-    """Images and captions in one embedding space."""
+    """Trains a joint embedding space of images and captions."""
 
     SHOWN = 16
     next_command = "t2i train ldm-toybox --text-encoder {run}/latest, with the same --data and --image-size"
@@ -140,14 +141,14 @@ class ClipTask(TextTask):
         return contrastive_loss(self.model, pixels, text.flatten(0, 1), retold, self.recipe.retold_weight)
 
     def preview(self) -> Image.Image:
-        """Held-out images, each with the caption that the model finds for it among all of theirs."""
+        """Held-out images, each with the caption of highest similarity among all of theirs."""
         images, captions = self.held_out
         best = cosines(self.model, self.tokenizer, images, captions).argmax(1).tolist()
         labels = [captions[j] if i == j else f"{captions[j]} (truth: {captions[i]})" for i, j in enumerate(best)]
         return contact_sheet(to_pil(to_tensor(images[: self.SHOWN])), labels[: self.SHOWN], columns=8, max_lines=4)
 
     def save(self, folder: Path) -> None:
-        """What CLIPModel, CLIPTextModel, CLIPTokenizer and CLIPImageProcessor open."""
+        """Save files for CLIPModel, CLIPTextModel, CLIPTokenizer and CLIPImageProcessor."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         size, half = self.recipe.data.image_size, [0.5] * 3  # [0, 1] becomes [-1, 1], as in training
@@ -163,7 +164,7 @@ class ClipTask(TextTask):
 
 @dataclass(frozen=True)
 class PreparePairs:
-    """A scene and its hard negatives, each with an image and two captions; other data give one pair."""
+    """Prepares a scene and its hard negatives, each with an image and two captions; other data gives one pair."""
 
     tokenizer: CLIPTokenizer
     near_misses: int
@@ -171,7 +172,7 @@ class PreparePairs:
     image_size: int
 
     def __call__(self, item: dict, rng: np.random.Generator) -> dict:
-        """-> images, uint8 (K, S, S, 3); text and, of scenes, retold, ids (K, T)"""
+        """-> images, uint8 (K, S, S, 3); text and, for scenes, retold, ids (K, T)"""
         if "scene" not in item:
             return {"images": item["image"][None], "text": tokenize(self.tokenizer, [item["text"]])}
         scene = item["scene"]
@@ -186,7 +187,7 @@ class PreparePairs:
 
 
 def load_weights(model: CLIPModel, folder: str) -> str:
-    """Give the model the weights of another; returns their digest. Raises ValueError for other sizes."""
+    """Load another model's weights; returns their digest. Raises ValueError if sizes differ."""
     other = load(CLIPModel, folder, "clip")
     try:
         model.load_state_dict(other.state_dict())
@@ -196,7 +197,7 @@ def load_weights(model: CLIPModel, folder: str) -> str:
 
 
 def held_out_pairs(source: Source) -> tuple[Tensor, list[str]]:
-    """256 images, uint8 (N, S, S, 3), and their captions: of another toybox world, or the first of other data."""
+    """256 images, uint8 (N, S, S, 3), and their captions, from another toybox seed, or the first of other data."""
     if isinstance(source, Toybox):
         source = Toybox("train", source.size, NEW_SEED, EVALUATED)
     items = [source[i] for i in range(min(EVALUATED, len(source)))]
@@ -219,7 +220,7 @@ def cosines(model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, texts: S
 
 
 def retrieval(model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, texts: Sequence[str]) -> dict[str, float]:
-    """Recall@1 among N pairs, both ways. Two scenes may share a caption, so that 1 cannot always be reached."""
+    """Recall@1 among N pairs in both directions; may stay below 1, as two scenes can share a caption."""
     found, own = cosines(model, tokenizer, images, texts), torch.arange(len(texts))
     return {
         "pairs": len(texts),
@@ -229,13 +230,13 @@ def retrieval(model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, texts:
 
 
 def near_misses_right(model: CLIPModel, tokenizer: CLIPTokenizer, size: int, num: int = 128) -> dict[str, float]:
-    """How often the canonical caption of a scene of two things is found among those of three near misses.
+    """Accuracy of identifying the canonical caption of a two-thing scene among three near misses (chance: 1/4).
 
-    Chance is 1/4. The first two near misses have attributes or places exchanged, which a bag of words cannot notice.
+    In the first two near misses attributes or places are swapped, which a bag of words cannot detect.
 
     Returns:
-        "near_misses_seen_right": found from the image; "near_misses_told_right": from the caption that begins with the
-        other thing.
+        "near_misses_seen_right": identified from the image; "near_misses_told_right": from the caption that begins with
+        the other thing.
     """
     data, seen, told = Toybox("train", size, NEW_SEED + 1, num, family="relation"), 0, 0
     for i in range(num):

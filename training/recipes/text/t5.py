@@ -1,4 +1,4 @@
-"""T5 on toybox captions: a text encoder that has never seen an image."""
+"""T5 on toybox captions: a text encoder trained without images."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from t2i.training.task import Evaluation
 @dataclass(frozen=True)
 class T5ModelConfig:
     vocab_size: int = 896
-    """Largest number of tokens, which are learned from the captions; sentinels and the end token count."""
+    """Maximum vocabulary size, learned from the captions; includes sentinels and the end token."""
     text_length: int = 32
-    """Tokens of a text with its end token; longer captions are truncated."""
+    """Length of a text in tokens, including the end token; longer captions are truncated."""
     width: int = 160
-    """Channels of the transformer."""
+    """Width of the transformer, in channels."""
     hidden: int = 384
-    """Channels of the feed-forward layers."""
+    """Width of the feed-forward layers, in channels."""
     layers: int = 4
-    """Layers of the encoder."""
+    """Number of encoder layers."""
     decoder_layers: int = 1
-    """Layers of the decoder, which only training needs."""
+    """Number of decoder layers; the decoder is used in training only."""
     heads: int = 5
-    """Attention heads of each layer."""
+    """Attention heads per layer."""
     corruption_rate: float = 0.15
-    """Fraction of a caption's tokens that is masked."""
+    """Fraction of a caption's tokens to mask."""
     mean_span: float = 3.0
     """Mean length of a masked span, in tokens."""
 
@@ -61,7 +61,7 @@ class T5Recipe:
 
 
 def t5_toybox(preset: str = "base") -> T5Recipe:
-    """A T5 encoder of 1.3 M parameters, trained to fill in masked spans of captions.
+    """A T5 encoder with 1.3 M parameters, trained to fill in masked spans of captions.
 
     base: `t2i train t5-toybox --mixed-precision bf16`, 10 minutes on one core
     tiny: `t2i train t5-toybox --preset tiny`, half a minute on one core
@@ -77,7 +77,7 @@ def t5_toybox(preset: str = "base") -> T5Recipe:
 
 
 class T5Task(TextTask):
-    """Captions with masked spans, and the tokens of the spans as targets."""
+    """Trains on captions with masked spans; the targets are the tokens of the spans."""
 
     SHOWN = 24
     next_command = "t2i train ldm-toybox --text-encoder {run}/latest, with the same --data"
@@ -97,7 +97,7 @@ class T5Task(TextTask):
         return denoising_loss(self.model, ids, targets, self.sentinels)
 
     def preview(self) -> Image.Image:
-        """Held-out captions with masked spans, the model's predictions of the spans, and the spans."""
+        """Held-out captions with masked spans, the predicted spans, and the true spans."""
         batch = self._batch(self.held_out[: self.SHOWN])
         predictions = predict(self.model, **batch).argmax(-1)
         lines = []
@@ -108,7 +108,7 @@ class T5Task(TextTask):
         return text_lines(lines)
 
     def save(self, folder: Path) -> None:
-        """The encoder alone, as T5EncoderModel and AutoTokenizer open it."""
+        """Save the encoder only, for T5EncoderModel and AutoTokenizer."""
         encoder = T5EncoderModel(self.model.config)
         encoder.load_state_dict({name: self.model.state_dict()[name] for name in encoder.state_dict()})
         encoder.save_pretrained(folder)
@@ -120,14 +120,14 @@ class T5Task(TextTask):
         return Evaluation({"held_out": {name: x.item() for name, x in losses.items()}})
 
     def _batch(self, texts: list[str]) -> dict[str, Tensor]:
-        """ids and targets, always with the same spans masked."""
+        """ids and targets with spans masked deterministically."""
         rows = [self.prepare({"text": text}, np.random.default_rng(i)) for i, text in enumerate(texts)]
         return {name: torch.stack([row[name] for row in rows]).to(self.model.device) for name in rows[0]}
 
 
 @dataclass(frozen=True)
 class PrepareSpans:
-    """A caption with masked spans."""
+    """Prepares a caption with masked spans."""
 
     tokenizer: PreTrainedTokenizerFast
     sentinels: list[int]

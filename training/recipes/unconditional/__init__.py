@@ -1,1 +1,1 @@
-"""Recipes of the unconditional models: one module a family, and what they share in base.py."""
+"""Recipes of the unconditional models, one module per family; base.py has what they share."""

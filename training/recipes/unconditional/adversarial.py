@@ -1,4 +1,4 @@
-"""Generative adversarial networks, whose checkpoints are compared by a distance between sets of images."""
+"""Recipes of generative adversarial networks, whose checkpoints are compared by Fréchet distance."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class GANRecipe(UnconditionalRecipe):
 
 
 class GANTask(UnconditionalTask):
-    """The players' losses say who is ahead, not how good the images are; so sets of them are compared.
+    """Selects the best checkpoint by Fréchet distance, since GAN losses do not measure sample quality.
 
-    The loss by which the best checkpoint is found is the Fréchet distance of samples, always from the same latents, to
-    held-out images, in the features of convolutions with fixed random weights. It tells checkpoints of one run apart;
-    it is no FID, and depends on how many images there are.
+    The loss used for selection is the Fréchet distance between samples (always from the same latents) and held-out
+    images, on features of convolutions with fixed random weights. It ranks checkpoints of one run, is not an FID, and
+    depends on the number of images.
     """
 
-    SAMPLED = 256  # at most, and no more than there are images
+    SAMPLED = 256  # maximum number of samples; never more than there are images
 
     def __init__(self, data: UnconditionalDataConfig, model: ModelOptions, loop: LoopConfig, conditional: bool):
         super().__init__(data, model, loop, conditional)
@@ -51,8 +51,8 @@ class GANTask(UnconditionalTask):
 
     @torch.no_grad()
     def score(self, pictures: tuple[Tensor, Tensor]) -> dict:
-        """`loss`: the Fréchet distance of samples to these images (with their labels, where there are some)."""
-        with torch.random.fork_rng(devices=[]):  # the run's source of chance is left alone
+        """`loss`: the Fréchet distance of samples to these images (with their labels, if any)."""
+        with torch.random.fork_rng(devices=[]):  # leaves the run's random state unchanged
             extractor = RandomExtractor(device=str(self.model.device))
         real = from_levels(pictures[0], self.model.levels)
         made, _ = sample(self.model, min(self.SAMPLED, len(real)), pictures[1])
@@ -61,9 +61,9 @@ class GANTask(UnconditionalTask):
 
 
 def _loop(name: str, tiny: bool, adam_beta1: float = 0.0) -> LoopConfig:
-    """Adam with little momentum or, as in the papers of WGAN-GP and SNGAN, none: with it the two networks oscillate.
+    """Adam with little momentum or, as in the papers of WGAN-GP and SNGAN, none: with more, the two networks oscillate.
 
-    Gradients are hardly clipped: their norm is that of both networks, and one's would scale down the other's.
+    Gradients are hardly clipped: the norm is that of both networks, and the larger would scale down the other's.
     """
     loop = tiny_loop(name, 1e-3) if tiny else base_loop(name, 2e-4)
     loop = replace(loop, adam_beta1=adam_beta1, lr_scheduler="constant", lr_warmup_steps=0, max_grad_norm=1e3)
@@ -75,7 +75,7 @@ def _sizes(tiny: bool) -> dict[str, int]:
 
 
 def gan(preset: str = "base") -> GANRecipe:
-    """Generative adversarial network of DCGAN's architecture; --loss-kind selects another loss.
+    """Generative adversarial network with DCGAN's architecture; --loss-kind selects another loss.
 
     base: `t2i train gan --data FOLDER` of 28×28 IDX files
     tiny: `t2i train gan --preset tiny`, 8×8 digits, half a minute on one core
@@ -85,7 +85,7 @@ def gan(preset: str = "base") -> GANRecipe:
 
 
 def wgan_gp(preset: str = "base") -> GANRecipe:
-    """Wasserstein GAN with gradient penalty: several critic updates for each update of the generator.
+    """Wasserstein GAN with gradient penalty: several critic updates per generator update.
 
     base: `t2i train wgan-gp --data FOLDER` of 28×28 IDX files
     tiny: `t2i train wgan-gp --preset tiny`, 8×8 digits, half a minute on one core

@@ -1,4 +1,4 @@
-"""Recipes of the models that predict each pixel from those before it; see recipes/unconditional/base.py."""
+"""Recipes of models that predict each pixel from the preceding ones; see recipes/unconditional/base.py."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t2i.training.unconditional import UnconditionalDataConfig
 
 
 def pixelcnn(preset: str = "base") -> UnconditionalRecipe:
-    """PixelCNN: masked convolutions, on binarised images (--levels: others).
+    """PixelCNN: masked convolutions, on binarised images (more levels with --levels).
 
     base: `t2i train pixelcnn --data FOLDER` of 28×28 IDX files
     tiny: `t2i train pixelcnn --preset tiny`, 8×8 digits, half a minute on one core
@@ -25,7 +25,7 @@ def pixelcnn(preset: str = "base") -> UnconditionalRecipe:
 
 
 def gated_pixelcnn(preset: str = "base") -> UnconditionalRecipe:
-    """Gated PixelCNN, which has no blind spot, on binarised images (--levels: others).
+    """Gated PixelCNN, without a blind spot, on binarised images (more levels with --levels).
 
     base: `t2i train gated-pixelcnn --data FOLDER` of 28×28 IDX files
     tiny: `t2i train gated-pixelcnn --preset tiny`, 8×8 digits, half a minute on one core
@@ -38,7 +38,7 @@ def gated_pixelcnn(preset: str = "base") -> UnconditionalRecipe:
 
 
 def pixelcnn_pp(preset: str = "base") -> UnconditionalRecipe:
-    """PixelCNN++: mixtures of discretised logistics, for images of many levels.
+    """PixelCNN++: mixtures of discretised logistics, for images with many levels.
 
     base: `t2i train pixelcnn-pp --data FOLDER` of 28×28 IDX files
     tiny: `t2i train pixelcnn-pp --preset tiny`, 8×8 digits, half a minute on one core
@@ -50,7 +50,7 @@ def pixelcnn_pp(preset: str = "base") -> UnconditionalRecipe:
 
 
 def pixelrnn(preset: str = "base") -> UnconditionalRecipe:
-    """PixelRNN: LSTMs over the rows or (--kind diagonal) the diagonals, on binarised images (--levels: others).
+    """PixelRNN: LSTMs over rows or (--kind diagonal) diagonals, on binarised images (more levels with --levels).
 
     base: `t2i train pixelrnn --data FOLDER` of 28×28 IDX files
     tiny: `t2i train pixelrnn --preset tiny`, 8×8 digits, half a minute on one core

@@ -1,7 +1,7 @@
-"""What the recipes of the unconditional models share: `t2i train NAME --data digits|mnist|fashion|toybox|FOLDER`.
+"""Shared by the recipes of unconditional models: `t2i train NAME --data digits|mnist|fashion|toybox|FOLDER`.
 
-A recipe's model options are the arguments of the model's constructor. The checkpoint with the best score on held-out
-training images is kept in the run's folder `best`, with its score on the test images;
+Model options are the arguments of the model's constructor. The checkpoint with the best score on held-out training
+images is kept in the run's folder `best`, with its score on the test images;
 `t2i.models.load_pretrained(RUN)` opens it.
 """
 
@@ -16,11 +16,11 @@ from t2i.training.unconditional import UnconditionalDataConfig, UnconditionalTas
 
 @dataclass(frozen=True)
 class UnconditionalRecipe:
-    """The model's options, the data and the training loop."""
+    """Options of the model, the data and the training loop."""
 
     model: ModelOptions
     conditional: bool = False
-    """Train a class-conditional model, p(x | y), on the labels of the data."""
+    """Train a class-conditional model, p(x | y), on the data's labels."""
     data: UnconditionalDataConfig = field(default_factory=UnconditionalDataConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -29,12 +29,12 @@ class UnconditionalRecipe:
 
 
 def tiny_loop(name: str, learning_rate: float = 2e-3) -> LoopConfig:
-    """The loop of the presets `tiny`: 8×8 images, half a minute on one core."""
+    """The loop of `tiny` presets: 8×8 images, half a minute on one core."""
     steps = {"max_train_steps": 200, "checkpointing_steps": 50, "lr_warmup_steps": 20, "train_batch_size": 64}
     return LoopConfig(f"runs/tiny-{name}", learning_rate=learning_rate, **steps)
 
 
 def base_loop(name: str, learning_rate: float = 1e-3, batch: int = 64) -> LoopConfig:
-    """The loop of the presets `base`: 28×28 images, minutes to hours; --max-train-time ends it earlier."""
+    """The loop of `base` presets: 28×28 images, minutes to hours; --max-train-time ends it earlier."""
     steps = {"max_train_steps": 10_000, "checkpointing_steps": 250}
     return LoopConfig(f"runs/{name}", learning_rate=learning_rate, train_batch_size=batch, **steps)

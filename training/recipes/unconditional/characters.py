@@ -1,4 +1,4 @@
-"""A language model of characters: `t2i train characters [--data toybox|FILE.txt]`."""
+"""A character-level language model: `t2i train characters [--data toybox|FILE.txt]`."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from t2i.training.previews import text_lines
 from t2i.training.recipes.text.base import Captions, split_captions
 from t2i.training.task import Evaluation, Task
 
-ALPHABET_CAPTIONS = 20_000  # of toybox, whose captions have no end
+ALPHABET_CAPTIONS = 20_000  # number of toybox captions to collect the alphabet from; toybox is infinite
 
 
 @dataclass(frozen=True)
 class TextConfig:
     data: str = "toybox"
-    """'toybox', a text file with a text a line, an image folder with metadata.jsonl, or a data set of the Hub."""
+    """'toybox', a text file with one text per line, an image folder with metadata.jsonl, or a dataset on the Hub."""
     image_column: str = "image"
-    """Column of the images, which are not looked at."""
+    """Name of the image column; the images are not used."""
     caption_column: str = "text"
-    """Column of the captions."""
+    """Name of the caption column."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class CharactersRecipe:
 
 
 def characters(preset: str = "base") -> CharactersRecipe:
-    """Captions letter by letter: causal dilated convolutions over characters.
+    """Character-level language model of captions: causal dilated convolutions over characters.
 
     base: `t2i train characters`, toybox's captions
     tiny: `t2i train characters --preset tiny`, half a minute on one core
@@ -59,11 +59,11 @@ def characters(preset: str = "base") -> CharactersRecipe:
 
 
 class CharactersTask(Task):
-    """Texts to learn, and others by which the model is scored: bits a character, ends of texts among them."""
+    """Trains on texts and scores held-out ones in bits per character, including end-of-text symbols."""
 
     SHOWN = 24
     next_command = 'in Python, t2i.models.autoregressive.characters.CharacterModel.from_pretrained("{run}/latest")'
-    BATCH = 128  # texts scored at once
+    BATCH = 128  # texts per batch when scoring
 
     def __init__(self, recipe: CharactersRecipe):
         data, self.recipe = recipe.data, recipe
@@ -74,7 +74,7 @@ class CharactersTask(Task):
         count = ALPHABET_CAPTIONS if isinstance(source, Toybox) else len(source)
         alphabet = alphabet_of([*source.captions(count), *self.held_out])
         self.fingerprint = {"alphabet": alphabet}
-        torch.manual_seed(recipe.loop.seed)  # the same start on every process
+        torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
         self.model = recipe.model.build(alphabet)
         self.prepare = PrepareCharacters(alphabet, recipe.model.length)
 
@@ -82,7 +82,7 @@ class CharactersTask(Task):
         return self.model.loss(ids)
 
     def preview(self) -> Image.Image:
-        """Texts that the model makes up, a generator for each."""
+        """Texts sampled from the model, each with its own generator."""
         generators = [torch.Generator().manual_seed(i) for i in range(self.SHOWN)]
         return text_lines(self.model.sample(self.SHOWN, generators))
 
@@ -94,7 +94,7 @@ class CharactersTask(Task):
 
     @torch.no_grad()
     def score(self) -> dict:
-        """Bits a character of held-out texts, each cut at T."""
+        """Bits per character of held-out texts, each truncated to T."""
         ids = self.model.encode(self.held_out).to(self.model.device)
         nats = sum(-self.model.log_prob(part).cpu().double().sum().item() for part in ids.split(self.BATCH))
         numbers = int(counted(ids).sum())
@@ -104,11 +104,11 @@ class CharactersTask(Task):
 
 @dataclass(frozen=True)
 class PrepareCharacters:
-    """A text as ids; the alphabet's characters, so that no model goes to the data workers."""
+    """Maps a text to ids; holds only the alphabet, so that the model is not sent to the data workers."""
 
     alphabet: str
     length: int
 
     def __call__(self, item: dict, rng: np.random.Generator) -> dict:
-        """-> ids (T,), 0 after the text's end"""
+        """-> ids (T,), 0 after the end of the text"""
         return {"ids": encode([item["text"]], self.alphabet, self.length)[0]}

@@ -1,4 +1,4 @@
-"""Unpaired translation between two looks of a world, or two folders of images."""
+"""CycleGAN: unpaired translation between two toybox textures or styles, or two folders of images."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from t2i.training.task import Evaluation, Task
 @dataclass(frozen=True)
 class DomainsConfig:
     domain_a: str = "toybox:white"
-    """'toybox:ATTRIBUTE' (one thing an image, always with it), an image folder, or a data set of the Hub."""
+    """Domain A: 'toybox:ATTRIBUTE' (one thing per image, with it), an image folder, or a dataset on the Hub."""
     domain_b: str = "toybox:zebra"
-    """The other one; only where both are of toybox is the true translation known, and scored against."""
+    """Domain B, as domain A. True translations, and hence scores, exist only if both domains are toybox."""
     image_column: str = "image"
-    """Column of the images."""
+    """Name of the image column."""
     caption_column: str = "text"
-    """Column of the captions."""
+    """Name of the caption column."""
     image_size: int = 32
     """Side of the square images, in pixels."""
     scored: int = 128
-    """How many scenes, not trained on, are translated both ways for the score."""
+    """Number of held-out scenes translated in both directions for the score."""
 
     def __post_init__(self) -> None:
         check_image_size(self.image_size)
@@ -53,7 +53,7 @@ class CycleGANRecipe:
 
 
 def cyclegan(preset: str = "base") -> CycleGANRecipe:
-    """CycleGAN: white things become zebras and zebras white, with no pairs to learn from.
+    """CycleGAN: translates white things to zebra stripes and back, trained without pairs.
 
     base: `t2i train cyclegan`, 32×32 toybox images; --domain-a toybox:wood --domain-b toybox:brick for others
     tiny: `t2i train cyclegan --preset tiny`, 16×16, half a minute on one core
@@ -73,7 +73,7 @@ def _loop(name: str, steps: int, every: int, learning_rate: float) -> LoopConfig
 
 
 class CycleGANTask(Task):
-    """Images of two domains; scored, where both are looks of toybox, by images whose translation is known."""
+    """Trains on images of two domains; scored on images with known translations if both domains are toybox."""
 
     SHOWN = 8
     next_command = 'in Python, t2i.models.adversarial.cyclegan.CycleGAN.from_pretrained("{run}/latest")'
@@ -85,16 +85,16 @@ class CycleGANTask(Task):
         self.prepare = PrepareBoth(self.source.b)
         pairs = self.source.pairs(data.scored, TEST_SEED + seed)
         self.pairs = None if pairs is None else tuple(to_tensor(torch.from_numpy(side)) for side in pairs)
-        torch.manual_seed(seed)  # the same start on every process
+        torch.manual_seed(seed)  # the same initial weights on every process
         self.model = recipe.objective.build(recipe.model.build(), data.image_size)
 
     def loss(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """a, b: uint8 (B, S, S, 3), of either domain"""
+        """a, b: uint8 (B, S, S, 3), images of the two domains"""
         return self.model.loss(to_tensor(a), to_tensor(b))
 
     @torch.no_grad()
     def preview(self) -> Image.Image:
-        """Rows: images of A, translated, and back again; those of B; the true translation where it is known."""
+        """Rows: images of A, their translations and reconstructions; the same for B; the true translations if known."""
         if self.pairs is None:
             shown = range(min(self.SHOWN, len(self.source)))
             items = [self.prepare(self.source[i], np.random.default_rng((0, i))) for i in shown]
@@ -110,7 +110,7 @@ class CycleGANTask(Task):
         return contact_sheet(pictures, [name for name in names for _ in a], columns=len(a), cell=64)
 
     def save(self, folder: Path) -> None:
-        """The generators."""
+        """Save the generators."""
         self.model.model.save_pretrained(folder)
 
     def evaluate(self) -> Evaluation | None:
@@ -118,7 +118,7 @@ class CycleGANTask(Task):
 
     @torch.no_grad()
     def score(self, batch: int = 32) -> dict[str, float]:
-        """Mean absolute errors of pixels in [-1, 1]: of both translations, of what is not translated, of the cycles."""
+        """Mean absolute errors of pixels in [-1, 1]: of both translations, the untranslated images, and the cycles."""
         model, sums = self.model.model, dict.fromkeys(("a_to_b", "b_to_a", "untranslated", "cycle_a", "cycle_b"), 0.0)
         a, b = self.pairs
         for start in range(0, len(a), batch):

@@ -13,7 +13,7 @@ from t2i.training.unconditional import UnconditionalDataConfig
 
 
 def ddpm(preset: str = "base") -> UnconditionalRecipe:
-    """DDPM: a network that removes, step by step, the noise added to the images.
+    """DDPM: a network that removes step by step the noise added to images.
 
     base: `t2i train ddpm --data FOLDER` of 28×28 IDX files
     tiny: `t2i train ddpm --preset tiny`, 8×8 digits, half a minute on one core
@@ -25,9 +25,9 @@ def ddpm(preset: str = "base") -> UnconditionalRecipe:
 
 
 def score_sde(preset: str = "base") -> UnconditionalRecipe:
-    """Score SDE: the gradient of the log-density at every noise level, integrated to sample and to score.
+    """Score SDE: the score (gradient of the log-density) at every noise level, integrated to sample and to evaluate.
 
-    Scoring an image takes hundreds of network calls, so few images are scored, and rarely.
+    The likelihood of an image takes hundreds of network evaluations, so few images are scored, and rarely.
 
     base: `t2i train score-sde --data FOLDER` of 28×28 IDX files
     tiny: `t2i train score-sde --preset tiny`, 8×8 digits, half a minute on one core
@@ -42,5 +42,5 @@ def score_sde(preset: str = "base") -> UnconditionalRecipe:
 
 
 def _fewer_checkpoints(loop: LoopConfig, factor: int) -> LoopConfig:
-    """Each checkpoint samples and scores images, which takes these models many network calls."""
+    """Fewer checkpoints, as each samples and scores images, which takes these models many network evaluations."""
     return dataclasses.replace(loop, checkpointing_steps=factor * loop.checkpointing_steps)

@@ -21,7 +21,7 @@ def nice(preset: str = "base") -> UnconditionalRecipe:
 
 
 def realnvp(preset: str = "base") -> UnconditionalRecipe:
-    """RealNVP: affine coupling layers at several scales, trained on dequantised images.
+    """RealNVP: multi-scale affine coupling layers, trained on dequantised images.
 
     base: `t2i train realnvp --data FOLDER` of 28×28 IDX files
     tiny: `t2i train realnvp --preset tiny`, 8×8 digits, half a minute on one core
@@ -33,7 +33,7 @@ def realnvp(preset: str = "base") -> UnconditionalRecipe:
 
 
 def glow(preset: str = "base") -> UnconditionalRecipe:
-    """Glow: activation normalisation and invertible 1×1 convolutions, trained on dequantised images.
+    """Glow: actnorm and invertible 1×1 convolutions, trained on dequantised images.
 
     base: `t2i train glow --data FOLDER` of 28×28 IDX files
     tiny: `t2i train glow --preset tiny`, 8×8 digits, half a minute on one core

@@ -11,7 +11,7 @@ from t2i.training.unconditional import UnconditionalDataConfig
 
 
 def autoencoder(preset: str = "base") -> UnconditionalRecipe:
-    """Autoencoder: images compressed to a few numbers and reconstructed.
+    """Autoencoder: images compressed to a low-dimensional code and reconstructed.
 
     base: `t2i train autoencoder --data FOLDER` of 28×28 IDX files
     tiny: `t2i train autoencoder --preset tiny`, 8×8 digits, half a minute on one core
@@ -23,7 +23,7 @@ def autoencoder(preset: str = "base") -> UnconditionalRecipe:
 
 
 def vae(preset: str = "base") -> UnconditionalRecipe:
-    """Variational autoencoder of binarised images (--levels 256 --pixels logistic: of greyscale and colour images).
+    """Variational autoencoder of binarised images (greyscale and colour: --levels 256 --pixels logistic).
 
     base: `t2i train vae --data FOLDER` of 28×28 IDX files
     tiny: `t2i train vae --preset tiny`, 8×8 digits, half a minute on one core

@@ -1,4 +1,4 @@
-"""Recipes of PCA and Gaussian mixtures, which are fitted in closed form or by EM, not by the training loop."""
+"""Recipes of PCA and Gaussian mixtures, which are fitted in closed form or by EM rather than by gradient descent."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from t2i.training.unconditional import UnconditionalDataConfig, UnconditionalTas
 @dataclass(frozen=True)
 class LinearRecipe:
     output_dir: str = "runs/pca"
-    """Output folder of the model, its scores and samples."""
+    """Output folder for the model, its scores and samples."""
     fitted: int = 10_000
-    """Fit to at most this many training images."""
+    """Maximum number of training images to fit to."""
     seed: int = 0
-    """Seed of the random numbers."""
+    """Random seed."""
     conditional: bool = False
-    """Fit a class-conditional model, p(x | y): one mixture for each label of the data."""
+    """Fit a class-conditional model, p(x | y): one mixture per label."""
     data: UnconditionalDataConfig = field(default_factory=UnconditionalDataConfig)
     model: ModelOptions = field(default_factory=lambda: model_options(LinearMixture))
 
     def fit(self) -> Path:
-        """Fit, score and save the model; return its folder.
+        """Fit, score and save the model; returns its folder.
 
-        Raises FileExistsError if the output folder holds a model, and as the model does.
+        Raises FileExistsError if the output folder already holds a model, and as the model does.
         """
         run = Path(self.output_dir)
         folder = run / "checkpoint-1"
@@ -65,7 +65,7 @@ class LinearRecipe:
 
 
 def beside_nearest(model: LinearMixture, images: torch.Tensor, count: int = 8) -> Image.Image:
-    """Samples above the training images nearest to them, which shows whether images were memorised."""
+    """Samples above their nearest training images, which shows whether images were memorised."""
     y = torch.arange(count) % model.num_classes if model.conditional else None
     samples = model.sample(count, y, torch.Generator().manual_seed(0), leftover=False)
     shown = torch.cat([samples, images[nearest(samples, images)]]).expand(-1, 3, -1, -1)
@@ -73,7 +73,7 @@ def beside_nearest(model: LinearMixture, images: torch.Tensor, count: int = 8) -
 
 
 def pca(preset: str = "base") -> LinearRecipe:
-    """PCA: a Gaussian over the scores of the principal components.
+    """PCA: a Gaussian over principal component scores.
 
     base: `t2i train pca --data FOLDER` of 28×28 IDX files
     tiny: `t2i train pca --preset tiny`, 8×8 digits, seconds on one core
@@ -84,7 +84,7 @@ def pca(preset: str = "base") -> LinearRecipe:
 
 
 def gmm(preset: str = "base") -> LinearRecipe:
-    """A mixture of Gaussians over the scores of the principal components, fitted by EM.
+    """A Gaussian mixture over principal component scores, fitted by EM.
 
     base: `t2i train gmm --data FOLDER` of 28×28 IDX files
     tiny: `t2i train gmm --preset tiny`, 8×8 digits, seconds on one core

@@ -1,4 +1,4 @@
-"""A VAE of images and captions at once, and how well each follows from the other."""
+"""A joint VAE of images and captions, and its accuracy at predicting one from the other."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.task import Evaluation, Task
 from t2i.weights import tokenizer_digest
 
-BPE_CAPTIONS = 5_000  # how many captions the vocabulary is learned from
+BPE_CAPTIONS = 5_000  # number of captions to learn the vocabulary from
 SCORED = 512  # held-out pairs
-MANY = 16  # importance samples of the bound that is reported
+MANY = 16  # importance samples of the reported bound
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class MultimodalRecipe:
 
 
 def multimodal_vae(preset: str = "base") -> MultimodalRecipe:
-    """Variational autoencoder of images and captions: either is drawn from the other, or both from nothing.
+    """Joint variational autoencoder of images and captions: generates either from the other, or both unconditionally.
 
     base: `t2i train multimodal-vae`, toybox images of one thing, 32×32
     tiny: `t2i train multimodal-vae --preset tiny`, 8×8 digits and their names, half a minute on one core
@@ -64,11 +64,11 @@ def multimodal_vae(preset: str = "base") -> MultimodalRecipe:
 
 
 class MultimodalTask(Task):
-    """Images and captions, toybox's in their canonical words; of other data as they come."""
+    """Trains on images and captions: toybox's canonical captions, other data's as they are."""
 
     SHOWN = 16
     next_command = 'in Python, t2i.models.latent_variable.multimodal_vae.MultimodalVAE.from_pretrained("{run}/latest")'
-    BATCH = 128  # pairs scored at once
+    BATCH = 128  # pairs per batch when scoring
 
     def __init__(self, recipe: MultimodalRecipe):
         data = recipe.data
@@ -81,10 +81,10 @@ class MultimodalTask(Task):
         self.fingerprint = {"text_tokenizer_sha256": tokenizer_digest(self.tokenizer)}
         count = min(SCORED, len(splits.test))
         items = [splits.test[i] for i in range(count)]
-        self.captions = [_caption(item).lower() for item in items]  # the text tokenizer knows no capitals
+        self.captions = [_caption(item).lower() for item in items]  # the text tokenizer has no capital letters
         drawn = [self.prepare(item, np.random.default_rng((0, i))) for i, item in enumerate(items)]
         self.held_out = torch.stack([torch.from_numpy(d["k"]) for d in drawn]), torch.stack([d["text"] for d in drawn])
-        torch.manual_seed(recipe.loop.seed)  # the same start on every process
+        torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
         self.model = recipe.model.build(
             len(self.tokenizer), image_size=data.image_size, channels=splits.channels, levels=splits.levels
         )
@@ -94,7 +94,7 @@ class MultimodalTask(Task):
         return self.model.loss(from_levels(k, self.model.levels), text)
 
     def preview(self) -> Image.Image:
-        """Rows of images drawn from captions, of held-out images over what is said of them, and of new pairs."""
+        """Rows: images generated from captions, held-out images above their generated captions, and new pairs."""
         n, (images, text) = self.SHOWN, self._batch(slice(self.SHOWN))
         generator = torch.Generator().manual_seed(0)
         drawn, said = self.model.image_given_text(text, generator), self.model.text_given_image(images, generator)
@@ -108,7 +108,7 @@ class MultimodalTask(Task):
         return contact_sheet(to_pil(pictures), labels, columns=8, cell=96, max_lines=3)
 
     def save(self, folder: Path) -> None:
-        """The model and its tokenizer."""
+        """Save the model and its tokenizer."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -117,11 +117,11 @@ class MultimodalTask(Task):
 
     @torch.no_grad()
     def score(self) -> dict[str, float | None]:
-        """Of held-out pairs: `nats` of both, `captions_right` of those written for images, and, of toybox, `kinds`
-        and `attributes` right in them (none where it is no caption), and `colours` right in images drawn from
-        captions, with `colours_of_real`, what that measure finds right in the real images.
+        """Scores on held-out pairs: `nats` of image and caption; `captions_right`, the accuracy of captions generated
+        from images; on toybox also their `kinds` and `attributes` (wrong if the text is no caption), and `colours`, the
+        accuracy of colours in images generated from captions, with `colours_of_real`, the same for the real images.
         """
-        generator = torch.Generator().manual_seed(0)  # a source of its own: the run's is not drawn from
+        generator = torch.Generator().manual_seed(0)  # separate from the run's random state
         nats, said, drawn = [], [], []
         for i in range(0, len(self.held_out[0]), self.BATCH):
             images, text = self._batch(slice(i, i + self.BATCH))
@@ -151,7 +151,7 @@ class MultimodalTask(Task):
 
 @dataclass(frozen=True)
 class PreparePair:
-    """An image as levels and its caption as tokens."""
+    """Maps an image to levels and its caption to tokens."""
 
     tokenizer: PreTrainedTokenizerFast
     length: int
@@ -173,16 +173,16 @@ def _captions(source: Source) -> list[str]:
 
 
 def things_named(captions: list[str]) -> list[tuple[str, str] | None]:
-    """Of each canonical caption of one toybox thing its (kind, attribute), of any other text None."""
+    """(kind, attribute) of each canonical caption of one toybox thing; None for any other text."""
     names = {Scene((Thing(k, a),)).caption(): (k, a) for k in KINDS for a in ATTRIBUTES if k != a}
     return [names.get(caption) for caption in captions]
 
 
 def colours_right(images: Tensor, attributes: list[str]) -> float | None:
-    """How often an image has the colour that is asked for, of those asked for in a colour; None without any.
+    """Accuracy of the colours in images whose captions name a colour; None if none does.
 
-    Images (N, 3, S, S) in [-1, 1]. An image's colour is the one that is nearest to most of its pixels other than the
-    ground, which is the same across the image and alone at its left and right edge.
+    Images (N, 3, S, S) in [-1, 1]. The colour of an image is the one nearest to most of its foreground pixels. The
+    background is constant within each row and is read off the left and right edges.
     """
     ground = (images[..., :1] + images[..., -1:]) / 2
     thing = (images - ground).square().sum(1).sqrt() > 0.3  # (N, S, S)
