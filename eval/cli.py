@@ -1,4 +1,4 @@
-"""`t2i eval TARGET`, which is also `python -m t2i.eval TARGET` and `accelerate launch -m t2i.eval TARGET`."""
+"""`t2i eval TARGET`, equivalent to `python -m t2i.eval TARGET` and `accelerate launch -m t2i.eval TARGET`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _EARLIER_OPTIONS = {
 
 
 def main(args: Sequence[str]) -> None:
-    """Evaluate the target that `args` name; raises UsageError for bad arguments."""
+    """Evaluate the targets given in `args`; raises UsageError for bad arguments."""
     args = _respelled(list(args))
     if not args:
         print(f"usage: t2i eval TARGET [--metrics METRIC …] [options]; t2i eval --help lists them\n\n{_metrics()}")
@@ -32,7 +32,7 @@ def main(args: Sequence[str]) -> None:
     config = parse(EvalConfig(), args, prog="t2i eval", description=about)
     if not config.targets:
         raise UsageError("give a target to evaluate, as in: t2i eval toybox/dalle --metrics compositional fid")
-    from t2i.eval.evaluate import evaluate  # not before: torch takes seconds to import, --help should not
+    from t2i.eval.evaluate import evaluate  # deferred: importing torch takes seconds, and --help should not
 
     evaluate(config)
 

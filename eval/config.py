@@ -17,25 +17,25 @@ from t2i.pipelines.sampling_options import NUMERIC_OPTIONS, SamplingOptions
 @dataclass(frozen=True)
 class EvalConfig(SamplingOptions):
     targets: Annotated[Positional[tuple[str, ...]], arg(metavar="TARGET")] = ()
-    """An embedded system, a folder of a pipeline or of a run, a model of the Hub, a folder of images, or a run of an
-    unconditional model; of the latter several, to compare their likelihoods image by image."""
+    """What to evaluate: an embedded system, a folder of a pipeline or run, a model on the Hub, a folder of images, or a
+    run of an unconditional model; several of the latter have their likelihoods compared image by image."""
     metrics: tuple[str, ...] = ()
-    """Metrics to evaluate, as listed by `t2i eval`; by default all that are defined for the target."""
+    """Metrics to compute, as listed by `t2i eval`; default: all that are defined for the target."""
     prompts: str = "toybox"
     """Prompts to generate from: 'toybox' (all categories), 'toybox/CATEGORY', 'basic', 'lecture', a file with a prompt
     per line, a table (.jsonl, .csv, .parquet), or a folder of captioned images."""
     num_images: int | None = None
-    """Number of images to generate, at most, spread evenly over the categories of toybox; for a likelihood, number of
-    test images. Default: 500, for an unconditional model 1,000."""
+    """Maximum number of images to generate, spread evenly over toybox categories; for a likelihood, number of test
+    images. Default: 500, for an unconditional model 1,000."""
     seed: int = 0
-    """Seed of the prompts and the images."""
+    """Seed for the prompts and the images."""
     reference: str | None = None
     """Real images to compare with: 'toybox' (renders of the prompts' scenes; the default), a folder, or a .npz of
-    statistics. For an unconditional model: data as for `t2i train`, whose test images are taken; by default its own."""
+    statistics. For an unconditional model: data as for `t2i train`, whose test images are used; default: its own."""
     training_data: str | None = None
-    """Images searched for near copies: 'toybox' or a folder; by default what the target was trained on."""
+    """Images to search for near copies: 'toybox' or a folder; default: the target's training data."""
     num_training_images: int | None = None
-    """Number of training images searched, at most; by default ten per generated image, and all of a folder."""
+    """Maximum number of training images to search; default: ten per generated image, or all images of a folder."""
     extractor: str = "reader"
     """Feature extractor: reader, random, pixels, inception[:FILE], clip:…, open_clip:…, dinov2:…"""
     clip: str | None = None
@@ -43,21 +43,21 @@ class EvalConfig(SamplingOptions):
     variant: str | None = None
     """Definition of the CLIP score: hessel, torchmetrics or cosine."""
     classifier: str | None = None
-    """Folder of a toybox classifier; by default the embedded one."""
+    """Folder of a toybox classifier; default: the embedded one."""
     likelihood_samples: int = 1
-    """Samples of the latents per image in a likelihood bound; more make the bound tighter."""
+    """Latent samples per image for a likelihood bound; more samples make the bound tighter."""
     out: str = "reports/eval"
-    """Output folder: report.json, report.html and the images. Images that are there are not generated again."""
+    """Output folder for report.json, report.html and the images. Existing images are not generated again."""
     batch_size: int | None = None
-    """Images per batch, halved when memory runs out. Default: 32; 100 for likelihoods of unconditional models."""
+    """Images per batch, halved when out of memory. Default: 32; for likelihoods of unconditional models 100."""
     device: str = "auto"
     """Device, such as cpu, cuda or mps; auto: the fastest available."""
     dtype: Dtype = "float32"
     """Precision of the pipeline. Metrics are always computed in float32 or better."""
     allow_mixed: bool = False
-    """Accept folders with more than one image format."""
+    """Accept folders with several image formats."""
     allow_mismatch: bool = False
-    """Accept statistics of another extractor or image size; the report says so."""
+    """Accept statistics of a different extractor or image size; the report states the mismatch."""
 
     def __post_init__(self) -> None:
         counts = {"num_images": 1, "batch_size": 1, "num_training_images": 2, "likelihood_samples": 1}
@@ -76,9 +76,9 @@ class EvalConfig(SamplingOptions):
 @dataclass(frozen=True)
 class SweepConfig(EvalConfig):
     num_images: int | None = 180
-    """Number of images to generate for each value, at most, spread evenly over the categories of toybox."""
+    """Maximum number of images to generate for each value, spread evenly over toybox categories."""
     out: str = "reports/sweep"
-    """Output folder: report.json, report.html, and a folder of images for each value."""
+    """Output folder for report.json, report.html, and a folder of images for each value."""
     over: Literal[tuple(NUMERIC_OPTIONS)] = "guidance_scale"
     """Sampling option to vary."""
     values: tuple[float, ...] = (1, 2, 3, 4, 6)
@@ -90,6 +90,6 @@ class SweepConfig(EvalConfig):
             check_options({self.over: self.number(value)}, flags=True)
 
     def number(self, value: float) -> int | float:
-        """A value of the option; a whole number, for an option that takes one."""
+        """`value` as the option takes it: an int for integer options."""
         whole = NUMERIC_OPTIONS[self.over] is int and float(value).is_integer()
         return int(value) if whole else value

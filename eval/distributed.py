@@ -1,4 +1,4 @@
-"""The processes of `accelerate launch`: devices, shares of the work, and errors that all of them raise."""
+"""The processes of `accelerate launch`: devices, sharding, and errors raised on all processes."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from t2i.devices import fastest_device
 from t2i.processes import this_process
 
 T = TypeVar("T")
-FAILURES = (ValueError, OSError, FloatingPointError)  # errors of the input, by which a single metric may fail
+FAILURES = (ValueError, OSError, FloatingPointError)  # errors caused by input, which fail a single metric
 
 
 def shard(items: Sequence[T], rank: int, world: int) -> Sequence[T]:
-    """The items of process `rank` out of `world`: every `world`-th. No item is repeated to make shares equal.
+    """The items of process `rank` out of `world`: every `world`-th. No item is repeated to even out the shares.
 
     Raises ValueError unless 0 ≤ rank < world.
     """
@@ -27,7 +27,7 @@ def shard(items: Sequence[T], rank: int, world: int) -> Sequence[T]:
 
 
 def interleave(shares: Sequence[Sequence[T]]) -> list[T]:
-    """The inverse of `shard`: the shares of ranks 0, 1, … -> all items in order."""
+    """Inverse of `shard`: the shares of ranks 0, 1, … -> all items in order."""
     whole: list = [None] * sum(map(len, shares))
     for rank, share in enumerate(shares):
         whole[rank :: len(shares)] = share
@@ -40,10 +40,10 @@ def is_main_process() -> bool:
 
 
 def together(work: Callable[[], object]) -> None:
-    """Do `work` on every process and wait for all. Where it fails on one, all of them raise its error.
+    """Run `work` on every process and wait for all. If it fails on one, all of them raise its error.
 
-    The others raise the same class where it is one of FAILURES, and otherwise a RuntimeError that names its class. A
-    process that raised alone would leave the others waiting, so any error counts, such as a GPU's out of memory.
+    The other processes raise the same class if it is one of FAILURES, otherwise a RuntimeError that names the class. A
+    process that raised alone would leave the others waiting, so this applies to any error, such as out of memory.
     """
     failed = None
     try:
@@ -58,19 +58,19 @@ def together(work: Callable[[], object]) -> None:
 
 
 def _in_words(error: Exception) -> tuple[type[Exception], str]:
-    """A class that every process has, and a message: not every exception can be pickled."""
+    """A class known to every process, and a message, since not every exception can be pickled."""
     kind = next((kind for kind in FAILURES if isinstance(error, kind)), None)
     return (kind, str(error)) if kind else (RuntimeError, f"{type(error).__name__}: {error}")
 
 
 def device_of(asked: str, state: PartialState) -> str:
-    """The device of one process: of several processes, "auto" and "cuda" give each its own GPU."""
+    """The device of this process: with several processes, "auto" and "cuda" give each its own GPU."""
     own = state.num_processes > 1 and asked in ("auto", state.device.type)
     return str(state.device) if own else asked
 
 
 def usable_device(asked: str) -> str:
-    """`device_of` this process, where "auto" is the fastest available. ValueError for a device that cannot be used."""
+    """`device_of` this process; "auto" is the fastest available. Raises ValueError for an unusable device."""
     device = device_of(asked, this_process())
     device = fastest_device() if device == "auto" else device
     try:

@@ -1,4 +1,4 @@
-"""Evaluating a target by several metrics."""
+"""Evaluates a target on several metrics."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from t2i.eval.report import Gallery, Report, publish
 from t2i.eval.result import Result
 from t2i.eval.run import EvalRun
 
-SHOWN = 32  # images of the first gallery
+SHOWN = 32  # images in the first gallery
 
 
 def evaluate(config: EvalConfig) -> Report | None:
-    """Evaluate the target by `config.metrics`, or by all that are defined for it, and write the report.
+    """Compute `config.metrics`, or all metrics defined for the target, and write the report.
 
     All processes of `accelerate launch` must call this; the main one returns the report.
 
-    Raises what the first metric that was named raises; of metrics that were not named, those that raise are left out,
-    with a note that says why.
+    If metrics were named, raises the first error; otherwise metrics that fail are omitted, with a note that gives the
+    reason.
     """
     run = EvalRun(config)
     metrics = _metrics(config, run)
     check(run, config.metrics)
-    Path(config.out).mkdir(parents=True, exist_ok=True)  # fails now rather than after generating
+    Path(config.out).mkdir(parents=True, exist_ok=True)  # fails before generating rather than after
     if not is_main_process():
         run.follow()
         return None
@@ -42,7 +42,7 @@ def evaluate(config: EvalConfig) -> Report | None:
 
 
 def check(run: EvalRun, metrics: Sequence[str]) -> None:
-    """Raise at once what would be raised after generating: missing models, references, options of the metrics."""
+    """Raise before generating what would otherwise be raised afterwards: missing models, references, bad options."""
     config = run.config
     for metric in metrics:
         module = evaluator(metric)

@@ -1,4 +1,4 @@
-"""The models that an evaluation uses, each opened once: pipeline, feature extractors, toybox classifier."""
+"""The models that an evaluation uses, each loaded once: pipeline, feature extractors, toybox classifier."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class ModelCache:
 
     @cached_property
     def device(self) -> str:
-        """The pipeline's device; for other targets the one that `--device` asks for."""
+        """The pipeline's device; for other targets the one given by `--device`."""
         return str(self.pipeline.device) if self.kind == PIPELINE else usable_device(self.config.device)
 
     @cached_property
@@ -72,7 +72,7 @@ class ModelCache:
 
 
 class UnconditionalSampler:
-    """An unconditional model, called as a pipeline; the prompts of a class-conditional one are class numbers."""
+    """An unconditional model, called as a pipeline; prompts of a class-conditional one are class numbers."""
 
     def __init__(self, model: GenerativeModel):
         self.model, self.components, self.device, self.dtype = model, {"model": model}, model.device, model.dtype
@@ -88,7 +88,7 @@ class UnconditionalSampler:
 
 
 def kind_of(target: str) -> str:
-    """Which kind of target a name stands for: PIPELINE, IMAGES or UNCONDITIONAL."""
+    """The kind of target that a name denotes: PIPELINE, IMAGES or UNCONDITIONAL."""
     folder = Path(target)
     if target in embedded() or not folder.is_dir() or _file(folder, "model_index.json").is_file():
         return PIPELINE
@@ -103,9 +103,9 @@ def _file(folder: Path, name: str) -> Path:
 
 
 def open_for_eval(name: str, device: str, dtype: Dtype = "float32"):
-    """`open_pipeline` on this process's device, without a progress bar: the evaluation has one over all images.
+    """`open_pipeline` on this process's device, without a progress bar, as the evaluation shows one for all images.
 
-    Raises FileNotFoundError for a mistyped folder, instead of asking the Hub for it.
+    Raises FileNotFoundError for a mistyped folder, instead of requesting it from the Hub.
     """
     path = Path(name)
     if name not in embedded() and not path.exists() and not may_be_on_hub(name):

@@ -9,13 +9,13 @@ from t2i.eval.report import Curve, Gallery, Score, Table
 
 @dataclass(frozen=True)
 class Result:
-    """The part of a report that comes from one metric family.
+    """The part of a report contributed by one metric family.
 
     Attributes:
-        name: of the evaluator, as in EVALUATORS.
+        name: the evaluator's name, as in EVALUATORS.
         scores: values with their intervals and ceilings.
         tables, curves, galleries: further parts of the report.
-        notes: remarks, a sentence each, such as images that were skipped.
+        notes: remarks, one sentence each, such as images that were skipped.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""One evaluation: the images of a target, the real images they are compared with, and their features.
+"""One evaluation: the images of a target, the real images to compare them with, and their features.
 
-The main process runs the evaluators. Whatever takes a network or many images it asks all processes to share (see
-`EvalRun.on_all`), while the others wait in `EvalRun.follow`: an evaluator reads as for a single process.
+Evaluators run on the main process. Work that needs a network or many images is distributed over all processes (see
+`EvalRun.on_all`), while the others wait in `EvalRun.follow`: an evaluator reads as if for a single process.
 
 Shapes: S image side
 """
@@ -51,15 +51,15 @@ from t2i.pipelines.sampling_options import SAMPLING_OPTIONS
 from t2i.processes import this_process
 from t2i.runs import open_training_data
 
-BATCH_SIZE = 32  # by default
-COPIES = 4  # reference renders of each prompt's scene
+BATCH_SIZE = 32  # default
+COPIES = 4  # reference renders per prompt
 GENERATED, REFERENCE, REAL = "generated", "reference", "real"  # image sets
-TRAINING, NEW = "training", "new"  # those searched for near copies, and others not trained on
-SUITES = {"toybox": len(CATEGORIES), "basic": len(BASIC)}  # number of categories that --num-images is spread over
+TRAINING, NEW = "training", "new"  # the set searched for near copies, and one not trained on
+SUITES = {"toybox": len(CATEGORIES), "basic": len(BASIC)}  # number of categories over which --num-images is spread
 
 
 class EvalRun:
-    """What one evaluation scores and compares with; everything is made when it is first asked for, and kept.
+    """The data of one evaluation; everything is computed on first access and kept.
 
     Args:
         models: those of another run with the same target, prompts and reference, to share them.
@@ -67,7 +67,7 @@ class EvalRun:
     Attributes:
         kind: of the target: PIPELINE, IMAGES or UNCONDITIONAL (see `t2i.eval.evaluators`).
 
-    Raises as `image_files` does for a folder that is no set of images, and UsageError for --out inside of one.
+    Raises as `image_files` does for a folder that is not a set of images, and UsageError for --out inside one.
     """
 
     def __init__(self, config: EvalConfig, models: ModelCache | None = None):
@@ -86,12 +86,12 @@ class EvalRun:
     # --- processes --------------------------------------------------------------------------------------------------
 
     def on_all(self, work: Callable[..., list], *args) -> list:
-        """The results of `work(run, rows, *args)` of every process, in the order of the items.
+        """The results of `work(run, rows, *args)` on every process, in the order of the items.
 
         Args:
-            work: a function of a module, which returns a result for each of the items[rows] that are its own.
+            work: a module-level function that returns one result for each item of this process, items[rows].
 
-        Called by the main process. Raises on it what `work` raises on any of them.
+        Called by the main process. Raises on it what `work` raises on any process.
         """
         if this_process().num_processes > 1:
             broadcast_object_list([(work, args)])
@@ -104,14 +104,14 @@ class EvalRun:
         return interleave(gather_object([own]))
 
     def follow(self) -> None:
-        """Take part in what the main process asks for, until it leaves `leading`."""
+        """Take part in the work distributed by the main process, until it leaves `leading`."""
         while (request := broadcast_object_list([None])[0]) is not None:
-            with suppress(*FAILURES):  # which `together` raises on the main process too
+            with suppress(*FAILURES):  # raised on the main process too, by `together`
                 self._perform(*request)
 
     @contextmanager
     def leading(self) -> Iterator[None]:
-        """The main process evaluates within this context, and the others `follow`."""
+        """Context manager in which the main process evaluates, while the others `follow`."""
         try:
             yield
         finally:
@@ -139,12 +139,12 @@ class EvalRun:
         return self.config.batch_size or BATCH_SIZE
 
     def fraction(self, share: float) -> int:
-        """A share of `num_images`, at least 2."""
+        """A fraction of `num_images`, at least 2."""
         return max(2, round(share * self.num_images))
 
     @cached_property
     def prompts(self) -> list[Prompt]:
-        """One for each image. Raises UsageError for a folder that has no captions."""
+        """One prompt per image. Raises UsageError for a folder without captions."""
         if self.kind == IMAGES:
             return prompts_of_files(Path(self.target), self.files)
         if self.kind == UNCONDITIONAL:
@@ -164,7 +164,7 @@ class EvalRun:
         return found
 
     def generate(self, name: str, prompts: Sequence[Prompt]) -> list[Path]:
-        """The images of other prompts than the target's own, in the folder `name` of the output folder."""
+        """Generate images of other prompts than the target's, in the folder `name` of the output folder."""
         self._extra_prompts[name] = prompts
         return self._generated(name)
 
@@ -188,12 +188,12 @@ class EvalRun:
 
     @property
     def looked_at_images(self) -> bool:
-        """Whether the target's images were there or have been generated."""
+        """Whether the target's images existed or have been generated."""
         return self.kind == IMAGES or isinstance(self._manifests.get(GENERATED), dict)
 
     @cached_property
     def header(self) -> dict:
-        """What the images follow from, as their manifest says it, or would."""
+        """What determines the images, as stated in their manifest."""
         if self.kind == IMAGES:
             return {"pipeline": self.target, "versions": {"t2i": t2i.__version__}}
         if isinstance(manifest := self._manifests.get(GENERATED), dict):
@@ -203,14 +203,14 @@ class EvalRun:
 
     @cached_property
     def files(self) -> list[Path]:
-        """The target's images, in the order of the prompts; generated where they are missing."""
+        """The target's images, in the order of the prompts; missing ones are generated."""
         if self.kind == IMAGES:
             return image_files(self.target, self.config.allow_mixed)
         return self._generated(GENERATED)
 
     @property
     def named(self) -> dict[str, Path]:
-        """`files` by their paths in their folder, in the order of these."""
+        """`files` by relative path, sorted by it."""
         folder = Path(self.target) if self.kind == IMAGES else self.out
         return {file.relative_to(folder).as_posix(): file for file in sorted(self.files, key=Path.as_posix)}
 
@@ -219,21 +219,21 @@ class EvalRun:
         return to_image(read_image(file))
 
     def readable(self) -> Iterator[tuple[Path, Image.Image]]:
-        """Each of `files` that can be read."""
+        """All readable images of `files`."""
         for file in self.files:
             with suppress(ImageError):
                 yield file, self.load(file)
 
     @cached_property
     def side(self) -> int:
-        """S: the shorter side of the first image that can be read. Raises ValueError where there is none."""
+        """S: the shorter side of the first readable image. Raises ValueError if there is none."""
         for _, image in self.readable():
             return min(image.size)
         raise ValueError(f"none of the {len(self.files)} images can be read; make them again")
 
     @property
     def texts(self) -> list[str]:
-        """The prompt of each of `files`; "" where none is known."""
+        """The prompt of each of `files`; "" if unknown."""
         try:
             return [prompt.text for prompt in self.prompts]
         except UsageError:
@@ -245,12 +245,12 @@ class EvalRun:
         return [prompts[named[name]] for name in features.names]
 
     def predictions(self, files: Sequence[Path]) -> list[Reading | str]:
-        """The toybox classifier's prediction for each image; for one that cannot be read, "name: why"."""
+        """The toybox classifier's prediction for each image; for an unreadable one, "name: why"."""
         return self.on_all(_predict, list(files))
 
     @property
     def notes(self) -> list[str]:
-        """Images of the folders that are not read, and options that have no effect on a folder of images."""
+        """Notes on unread images of the folders, and on options without effect for a folder of images."""
         folders = [name for name in (self.target if self.kind == IMAGES else "", self.config.reference or "") if name]
         notes = [note for name in folders if Path(name).is_dir() and (note := left_out(name, self.config.allow_mixed))]
         defaults = {field.name: field.default for field in fields(EvalConfig)}
@@ -275,7 +275,7 @@ class EvalRun:
 
     @cached_property
     def training(self) -> TrainingData:
-        """What near copies are searched in; raises as `training_data` does."""
+        """The images to search for near copies; raises as `training_data` does."""
         config = self.config
         if self.kind == UNCONDITIONAL and config.training_data is None:
             num = config.num_training_images or TRAINING_IMAGES * len(self.files)
@@ -286,13 +286,13 @@ class EvalRun:
         return training_data(config.training_data, self._pipeline_name, self.side, len(self.files), **options)
 
     def check_training(self) -> None:
-        """Raise at once what `training` would raise once the images are there."""
+        """Raise before generating what `training` would raise afterwards."""
         if self.kind != UNCONDITIONAL:
             check(self.config.training_data, self._pipeline_name, what_trained(self._pipeline_name))
 
     @property
     def _pipeline_name(self) -> str:
-        """Name of the pipeline that made the images; "" where it is unknown."""
+        """Name of the pipeline that generated the images; "" if unknown."""
         if self.kind != IMAGES:
             return self.target
         return (find_manifest(Path(self.target)) or {}).get("header", {}).get("pipeline", "")
@@ -312,9 +312,9 @@ class EvalRun:
         return Path(self.config.reference)
 
     def check_reference(self, least: int) -> None:
-        """Raise UsageError for fewer than `least` images, and where the reference cannot be compared with.
+        """Raise UsageError for fewer than `least` images, and if the reference cannot be compared with.
 
-        That is where it is toybox, by default, and the prompts have no scenes; and a damaged file of statistics raises
+        That is the case if it is toybox (the default) and the prompts have no scenes; a damaged statistics file raises
         as `load_reference` does.
         """
         if self.from_toybox and (self.kind == IMAGES or any(prompt.scene is None for prompt in self.prompts)):
@@ -331,14 +331,14 @@ class EvalRun:
             self.reference(self.config.extractor)
 
     def features(self, name: str, extractor: str, side: int | None = None) -> Features:
-        """Features of an image set, by all processes together; images that cannot be read have no row.
+        """Features of an image set, computed by all processes together; unreadable images have no row.
 
         Args:
-            side: crop to the centre square of this side first; an image of that size keeps its features.
+            side: first centre-crop to a square of this side; an image of that size keeps its features.
         """
         key = (name, extractor, side)
         if key not in self._features:
-            self.images(name)  # generates what is missing, before the other processes are asked
+            self.images(name)  # generates missing images before the other processes take part
             found = self.on_all(_extract, *key)
             self._features[key] = collect(found, self.models.extractor(extractor))
         return self._features[key]
@@ -348,7 +348,7 @@ class EvalRun:
         return self._shared(REFERENCE, extractor)
 
     def real(self, extractor: str) -> Features | None:
-        """Features of as many other real images, whose score is the ceiling; None for a reference other than toybox
+        """Features of as many other real images, whose score is the ceiling; None unless the reference is toybox
         renders or an unconditional model's data."""
         return self._shared(REAL, extractor) if self.from_toybox or self.kind == UNCONDITIONAL else None
 
@@ -376,7 +376,7 @@ def _generate(run: EvalRun, rows: slice, name: str, prompts: Sequence[Prompt] | 
 
 def _extract(run: EvalRun, rows: slice, name: str, extractor: str, side: int | None) -> list:
     images = run.images(name)
-    keep = name == GENERATED or isinstance(images, Path)  # in the cache; renders are not made twice
+    keep = name == GENERATED or isinstance(images, Path)  # whether to cache; renders are not created twice
     items = items_of(images, run.config.allow_mixed)[rows]
     cache, first = run.out / ".features" if keep else None, rows.start == 0
     return extract_items(items, run.models.extractor(extractor), run.batch_size, cache, progress=first, side=side)

@@ -1,4 +1,4 @@
-"""From features to scores: the intervals, ceilings and details that several evaluators share.
+"""From features to scores: intervals, ceilings and details shared by several evaluators.
 
 Shapes: N images · D dimensions
 """
@@ -17,17 +17,17 @@ from t2i.eval.metrics.common import Array
 from t2i.eval.report import Score
 from t2i.notes import are, count
 
-RESAMPLES = 50  # half samples for the interval of a distance, each as slow as a distance
+RESAMPLES = 50  # half samples for the interval of a distance; each costs as much as a distance
 SHARES = ("precision", "recall", "coverage")
 
 
 def score(name: str, interval: metrics.Interval, better: str, ceiling: float | None = None, **fields) -> Score:
-    """A score with its interval; `fields` are further ones of `Score`."""
+    """A score with its interval; `fields` are further fields of `Score`."""
     return Score(name, interval.value, interval.low, interval.high, interval.n, better, ceiling, **fields)
 
 
 def share_score(name: str, truths: Sequence[bool], ceiling: Sequence[bool] | None = None, **fields) -> Score:
-    """The share that is true, the higher the better, with Wilson's interval; the ceiling is that of other truths."""
+    """The share that is true (higher is better) with Wilson's interval; `ceiling`: other truths whose share it is."""
     best = None if ceiling is None else metrics.share(ceiling).value
     return score(name, metrics.share(truths), fields.pop("better", "higher"), best, share=True, **fields)
 
@@ -56,13 +56,13 @@ def set_scores(
     better: str,
     seed: int,
 ) -> list[Score]:
-    """`set_score` of several numbers that are computed together."""
+    """`set_score` for several numbers that are computed together."""
     intervals = metrics.half_sample_intervals(x, statistic, RESAMPLES, seed)
     ceilings = [None] * len(names) if real is None else statistic(real)
     details, skipped, scores = details | {"resamples": RESAMPLES, "seed": seed}, len(generated.skipped), []
     for name, found, ceiling in zip(names, intervals, ceilings, strict=True):
         share = name.startswith(SHARES)
-        low, high = max(0.0, found.low), min(1.0, found.high) if share else found.high  # none of these is negative
+        low, high = max(0.0, found.low), min(1.0, found.high) if share else found.high  # none of these can be negative
         scores.append(Score(name, found.value, low, high, found.n, better, ceiling, skipped, details, share))
     return scores
 
@@ -82,18 +82,18 @@ def details(generated: Features, reference: Features | Reference) -> dict:
 
 
 def set_details(features: Features) -> dict:
-    """Which images they are of."""
+    """Details that identify a set of images."""
     skipped = {"skipped": len(features.skipped)} if features.skipped else {}
     return {"sha256": images_digest(features.images_sha256), "n": len(features)} | skipped
 
 
 def images_digest(images_sha256: Sequence[str]) -> str:
-    """One SHA-256 of a set of images from theirs, whatever their order."""
+    """One SHA-256 of a set of images, computed from theirs, independent of their order."""
     return hashlib.sha256("".join(sorted(images_sha256)).encode()).hexdigest()
 
 
 def notes_on(generated: Features, reference: Features | Reference | None = None) -> list[str]:
-    """Images that were skipped, and black ones."""
+    """Notes on skipped and on black images."""
     notes = [f"skipped: {image}" for image in generated.skipped]
     if generated.black:
         notes.append(

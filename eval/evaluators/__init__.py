@@ -1,17 +1,17 @@
-"""The evaluators: one metric family a file, each with `evaluate(run: EvalRun) -> Result`.
+"""The evaluators: one metric family per file, each with `evaluate(run: EvalRun) -> Result`.
 
-To add a metric, write `evaluators/NAME.py` and add its line to EVALUATORS. `evaluate` runs on the main process; what
-takes a network or many images it asks of `run`, which shares the work among all processes. A module may also have
-`check(run)`, which raises before anything is generated what `evaluate` would raise afterwards.
+To add a metric, write `evaluators/NAME.py` and add its line to EVALUATORS. `evaluate` runs on the main process; work
+that needs a network or many images goes through `run`, which distributes it over all processes. A module may also
+define `check(run)`, which raises before generating what `evaluate` would raise afterwards.
 
-This module imports nothing heavy, so that help texts and mistakes in options come at once.
+This module imports nothing heavy, so that help texts and option errors appear at once.
 """
 
 from __future__ import annotations
 
 PIPELINE, IMAGES, UNCONDITIONAL = KINDS = ("pipeline", "images", "unconditional")  # kinds of target
 
-# Name (of the module too): description, and the kinds of target that it is a default metric of.
+# Name (also the module's): description, and the kinds of target it is a default metric for.
 EVALUATORS: dict[str, tuple[str, tuple[str, ...]]] = {
     "compositional": ("Accuracy per prompt category: attributes, counts, positions, held-out pairs.", KINDS[:2]),
     "fid": ("Fréchet distance; precision, recall, density, coverage; with Inception also the Inception score.", KINDS),

@@ -1,8 +1,8 @@
-"""Effect of a single word of the prompt, and distribution of the attributes that a prompt leaves open.
+"""Effect of a single word of the prompt, and distribution of attributes that a prompt leaves unspecified.
 
-Counterfactual prompts (in the sense of Kusner et al. 2017, arXiv 1703.06856): two prompts that differ in one word,
-with the same generators. The word should change what it names and nothing else. Bare prompts, such as "a cat": which
-attributes do their images show?
+Counterfactual prompts (in the sense of Kusner et al. 2017, arXiv 1703.06856): two prompts that differ in one word, with
+the same generators. The word should change what it names and nothing else. Bare prompts, such as "a cat", show which
+attributes the model generates by default.
 
 Shapes: A attributes
 """
@@ -26,9 +26,9 @@ from t2i.eval.run import EvalRun
 from t2i.eval.scores import share_score
 from t2i.weights import digest
 
-PAIRS, BARE = 0.05, 0.25  # of --num-images: counterfactual pairs of each swap, and bare prompts
+PAIRS, BARE = 0.05, 0.25  # fractions of --num-images: counterfactual pairs per swap, and bare prompts
 SWAPS = ("kind", "attribute")  # in the order of a prediction
-SHOWN = 8  # pairs of each swap in the gallery
+SHOWN = 8  # pairs per swap in the gallery
 
 
 def evaluate(run: EvalRun) -> Result:
@@ -45,7 +45,7 @@ def evaluate(run: EvalRun) -> Result:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two scenes of one thing that differ in its `swap` alone, and so do their canonical captions."""
+    """Two one-thing scenes, and hence canonical captions, that differ in `swap` only."""
 
     swap: str
     first: Scene
@@ -53,7 +53,7 @@ class Pair:
 
 
 def pairs(num: int, seed: int) -> list[Pair]:
-    """`num` pairs for each of SWAPS. Pair i depends on (seed, swap, i) alone; none asks for a held-out combination."""
+    """`num` pairs for each of SWAPS. Pair i depends on (seed, swap, i) only; none is a held-out combination."""
     return [_pair(swap, np.random.default_rng((seed, SWAPS.index(swap), i, 5))) for swap in SWAPS for i in range(num)]
 
 
@@ -62,7 +62,7 @@ def _pair(swap: str, rng: np.random.Generator) -> Pair:
     first = Scene.sample(rng, "train", "single")
     own = first.things[0]
     for i in rng.permutation(len(names)):
-        if names[i] in (own.kind, own.attribute):  # the word that is there; and nothing is made of itself
+        if names[i] in (own.kind, own.attribute):  # the current word; and nothing is made of itself
             continue
         thing = replace(own, **{swap: names[i]})
         if not thing.held_out:
@@ -73,14 +73,14 @@ def _pair(swap: str, rng: np.random.Generator) -> Pair:
 def pair_prompts(asked: Sequence[Pair]) -> list[Prompt]:
     """The first prompt of each pair, the second of each, and the second of each again.
 
-    The two of a pair have one key, so that their images have the same generator; the third has its own.
+    Both prompts of a pair share a key, so that their images have the same generator; the third has its own key.
     """
     first, second = [p.first.caption() for p in asked], [p.second.caption() for p in asked]
     return [*_prompts("pair", first), *_prompts("pair", second), *_prompts("again", second)]
 
 
 def bare_prompts(num: int) -> list[Prompt]:
-    """ "a cat", "a house", … in turn, `num` in all."""
+    """The first `num` of "a cat", "a house", …, repeating as needed."""
     kinds = [tuple(KINDS)[i % len(KINDS)] for i in range(num)]
     return _prompts("bare", [name(Thing(kind, ATTRIBUTES[0]), bare=True) for kind in kinds])
 
@@ -90,14 +90,14 @@ def _prompts(what: str, texts: Sequence[str]) -> list[Prompt]:
 
 
 def counterfactual_scores(asked: Sequence[Pair], predictions: Sequence[Reading], details: dict) -> list[Score]:
-    """For each of SWAPS the shares of pairs in which the word was followed, and the rest kept.
+    """For each of SWAPS, the share of pairs in which the word was followed, and in which the rest was kept.
 
-    followed: both images show the word that their prompt has.
-    rest kept: the other of kind and attribute, and the number of things, are predicted alike for both; the ceiling is
-    the same of two images of one prompt from different generators.
+    followed: each image shows the word of its prompt.
+    rest kept: the other of kind and attribute, and the number of things, are predicted equal for both images; the
+    ceiling is the same for two images of one prompt with different generators.
 
     Args:
-        predictions: for the images of `pair_prompts`, in their order.
+        predictions: for the images of `pair_prompts`, in order.
     """
     n, scores = len(asked), []
     first, second, again = predictions[:n], predictions[n : 2 * n], predictions[2 * n :]
@@ -117,9 +117,9 @@ def counterfactual_scores(asked: Sequence[Pair], predictions: Sequence[Reading],
 
 
 def open_attributes_score(predictions: Sequence[Reading], seed: int, details: dict) -> Score:
-    """How unevenly the attributes are distributed that `bare_prompts` leave open: half the sum of |share − 1 / A|.
+    """Non-uniformity of the attributes generated for `bare_prompts`: half the sum of |share − 1 / A|.
 
-    0 where all are equally frequent, below 1; the ceiling is the mean of as many draws from all attributes alike.
+    0 if all are equally frequent, always below 1; the ceiling is the mean for equally many uniform random attributes.
     """
     num, counts = len(predictions), Counter(_word(found, SWAPS.index("attribute")) for found in predictions)
     even = np.random.default_rng(seed).multinomial(num, [1 / len(ATTRIBUTES)] * len(ATTRIBUTES), size=1000)

@@ -1,4 +1,4 @@
-"""CLIP score, by its variant (see `t2i.eval.metrics.clip_score`), and R-precision.
+"""CLIP score in its variants (see `t2i.eval.metrics.clip_score`), and R-precision.
 
 Shapes: N images · D dimensions
 """
@@ -18,7 +18,7 @@ from t2i.eval.result import Result
 from t2i.eval.run import GENERATED, EvalRun
 from t2i.eval.scores import notes_on, score
 
-PREFIX = {"hessel": "A photo depicts "}  # of the prompt, by variant: Hessel et al. 2021, section 3
+PREFIX = {"hessel": "A photo depicts "}  # prompt prefix by variant: Hessel et al. 2021, section 3
 
 
 def check(run: EvalRun) -> None:
@@ -42,8 +42,8 @@ def clip_scores(images: Features, texts: Tensor, variant: str, candidates: int =
     """The CLIP score and the R-precision among `candidates` texts.
 
     Args:
-        images: of a CLIP extractor, (N, D).
-        texts: (N, D), of the same extractor's `encode_text`.
+        images: features (N, D) of a CLIP extractor.
+        texts: (N, D), from the same extractor's `encode_text`.
     """
     about, skipped = {"extractor": images.extractor, "variant": variant}, len(images.skipped)
     found = metrics.clip_score(images.values, texts, variant)

@@ -1,15 +1,15 @@
 """Compositional accuracy per prompt category, after GenEval (Ghosh et al. 2023, arXiv 2310.11513).
 
-The toybox classifier predicts what is in an image. Each category asks about what it is named after:
+The toybox classifier predicts what is in an image. The category determines what must be right:
 
     colour, skin, seen, zero_shot   kind and attribute of one thing
-    counting                        number and kind, whatever the attribute
+    counting                        number and kind; any attribute
     count                           number, kind and attribute
-    position                        both kinds in the right places, whatever their attributes
-    two objects                     both kinds, wherever they are
-    attribute binding               both kinds, each with its own attribute, wherever they are
+    position                        both kinds in the right places; any attributes
+    two objects                     both kinds, in any place
+    attribute binding               both kinds, each with its own attribute, in any place
     paraphrase                      kind and attribute of one scene under several wordings, all of which must be right
-    unseen combination              kind and attribute, on pairs that were held out of the training data
+    unseen combination              kind and attribute, for pairs held out of the training data
     unseen combination of two       as attribute binding, both pairs held out
     relation                        everything
 
@@ -46,14 +46,14 @@ from t2i.images import to_pil
 from t2i.plots import new_figure, styled, to_image
 from t2i.weights import digest
 
-SHOWN = 8  # right images, and as many wrong ones, of each category in the galleries
+SHOWN = 8  # maximum numbers of right and of wrong images per category in the galleries
 NAMES = {"kinds": tuple(KINDS), "attributes": ATTRIBUTES}
-OF_TWO = ("stacked", "side by side")  # layouts
+OF_TWO = ("stacked", "side by side")  # layouts with two things
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One image: its prompt, and the classifier's prediction."""
+    """An image's prompt and the classifier's prediction."""
 
     prompt: Prompt
     prediction: Reading
@@ -64,18 +64,18 @@ class Answer:
 
     @property
     def right(self) -> bool:
-        """Whether the image shows what its category asks about (see the module)."""
+        """Whether the image shows what its category requires (see the module)."""
         return RULES[self.prompt.category](self.truth, self.prediction)
 
     @property
     def slots(self) -> list[tuple[tuple[str, str], tuple[str, str]]]:
-        """(truth, prediction) of each thing that the prompt names, by place, both as (kind, attribute)."""
+        """(truth, prediction) of each thing in the prompt, by place, both as (kind, attribute)."""
         pairs = list(zip(self.truth.things, self.prediction.things, strict=True))
         return pairs if self.truth.layout in OF_TWO else pairs[:1]
 
     @property
     def errors(self) -> int:
-        """How many facts are wrong: the layout, and kind and attribute of each thing that the prompt names."""
+        """Number of wrong facts: the layout, and kind and attribute of each thing in the prompt."""
         wrong = [a != b for truth, found in self.slots for a, b in zip(truth, found, strict=True)]
         return sum(wrong) + (self.prediction.layout != self.truth.layout)
 
@@ -162,7 +162,7 @@ def evaluate(run: EvalRun) -> Result:
 
 
 def check_scenes(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
-    """Raise UsageError where no prompt has a scene to compare its image with."""
+    """Raise UsageError if no prompt has a scene to compare its image with."""
     if all(prompt.scene is None for prompt in prompts):
         raise UsageError("none of these prompts has a known scene: give --prompts toybox, basic or lecture")
     return prompts
@@ -171,11 +171,11 @@ def check_scenes(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
 def category_scores(
     answers: Sequence[Answer], real: Sequence[Answer], skipped: Counter | None = None, details: dict | None = None
 ) -> list[Score]:
-    """The accuracy in each category that occurs; of paraphrases, the share of scenes right in all wordings.
+    """The accuracy in each category that occurs; for paraphrases, the share of scenes right in all wordings.
 
     Args:
         real: answers for real images of the same scenes, whose accuracy is the ceiling.
-        skipped: number of images of each category that could not be read.
+        skipped: number of unreadable images per category.
     """
     given, best = outcomes(answers), outcomes(real)
     skipped = skipped or Counter()
@@ -186,7 +186,7 @@ def category_scores(
 
 
 def outcomes(answers: Sequence[Answer]) -> dict[str, list[bool]]:
-    """Right or wrong, by category; of paraphrases, of scenes: right in all wordings."""
+    """Whether each image is right, by category; for paraphrases, whether each scene is right in all wordings."""
     of = {name: [a for a in answers if a.prompt.category == name] for name in RULES}
     found = {name: [a.right for a in own] for name, own in of.items() if own}
     if "paraphrase" in found:
@@ -195,7 +195,7 @@ def outcomes(answers: Sequence[Answer]) -> dict[str, list[bool]]:
 
 
 def tables(answers: Sequence[Answer]) -> list[Table]:
-    """Which facts are right in each category; kinds and attributes, worst first; and paraphrases."""
+    """Tables of right facts by category; of kinds and attributes, worst first; and of paraphrases."""
     rows = []
     for name in (name for name in RULES if any(a.prompt.category == name for a in answers)):
         own = [a for a in answers if a.prompt.category == name]
@@ -220,11 +220,11 @@ def tables(answers: Sequence[Answer]) -> list[Table]:
 
 
 def _paraphrase_rows(answers: Sequence[Answer]) -> list[list]:
-    """Scenes in several wordings: right in all of them; single images that are right; scenes whose images all show the
-    same kind and attribute, right or wrong.
+    """Share of scenes right in all wordings; of single images that are right; of scenes whose images all show the same
+    kind and attribute, right or wrong.
 
-    Every image has its own noise, so chance lowers the agreement too, and a system that ignores the wording altogether
-    does not reach 1.
+    Each image has its own noise, so chance lowers the agreement too, and a system that ignores the wording does not
+    reach 1.
     """
     scenes = _by_scene(answers)
     found = {
@@ -237,9 +237,9 @@ def _paraphrase_rows(answers: Sequence[Answer]) -> list[list]:
 
 
 def confusion(answers: Sequence[Answer]) -> dict[str, np.ndarray]:
-    """{"kinds": (K, K), "attributes": (A, A)}: how often names[i] was asked for and names[j] predicted.
+    """{"kinds": (K, K), "attributes": (A, A)}: how often names[i] was prompted and names[j] predicted.
 
-    Only of images of one kind: with two things, a wrong place would pass for a wrong kind.
+    Only for images of one kind: with two things, a wrong place would count as a wrong kind.
     """
     counts = {what: np.zeros((len(names), len(names)), int) for what, names in NAMES.items()}
     for answer in answers:
@@ -251,7 +251,7 @@ def confusion(answers: Sequence[Answer]) -> dict[str, np.ndarray]:
 
 @styled
 def confusion_image(answers: Sequence[Answer], real: Sequence[Answer]) -> Image.Image:
-    """The confusion matrices as shares of each row: generated images above, real ones below."""
+    """The confusion matrices normalised by row: generated images above, real ones below."""
     figure = new_figure(15, 15)
     for i, (title, of) in enumerate((("generated", answers), ("real images: the classifier alone", real))):
         for j, (what, counts) in enumerate(confusion(of).items()):
@@ -267,7 +267,7 @@ def confusion_image(answers: Sequence[Answer], real: Sequence[Answer]) -> Image.
 
 
 def _galleries(run: EvalRun, decided: dict) -> list[Gallery]:
-    """Of each category the first right images, and the wrong ones with the most errors."""
+    """For each category, the first right images, and the wrong ones with the most errors."""
     galleries = []
     for name in RULES:
         own = [(file, answer) for file, answer in decided.items() if answer.prompt.category == name]
@@ -281,12 +281,12 @@ def _galleries(run: EvalRun, decided: dict) -> list[Gallery]:
 
 
 def caption(answer: Answer) -> str:
-    """The prompt, and for a wrong image the prediction."""
+    """The prompt, followed for a wrong image by the prediction."""
     return answer.prompt.text + ("" if answer.right else f" — predicted: {answer.prediction}")
 
 
 def thumbnail(run: EvalRun, file) -> Image.Image:
-    """The image as the classifier sees it, 64 × 64."""
+    """The image as the classifier receives it, 64 × 64."""
     return Image.fromarray(square(run.load(file), IMAGE_SIZE))
 
 
@@ -300,7 +300,7 @@ def _answers(answers: Sequence[Answer], predictions: Sequence[Reading]) -> list[
 
 
 def _by_scene(answers: Sequence[Answer]) -> list[list[Answer]]:
-    """Paraphrases of one scene, whose keys are the same up to their last part."""
+    """Group paraphrases by scene: their keys agree up to the last part."""
     scenes: dict[str, list[Answer]] = {}
     for answer in answers:
         scenes.setdefault(answer.prompt.key.rsplit("/", 1)[0], []).append(answer)
@@ -315,7 +315,7 @@ def _predict_renders(run: EvalRun, rows: slice, scenes: Sequence[Scene]) -> list
 
 
 def _predict_reconstructions(run: EvalRun, rows: slice, scenes: Sequence[Scene]) -> list[Reading]:
-    """Of real images after the image tokenizer's round trip."""
+    """Predictions for real images encoded and decoded by the image tokenizer."""
     tokenizer, found = run.pipeline.image_tokenizer, []
     size, own = getattr(tokenizer.config, "image_size", IMAGE_SIZE), scenes[rows]
     for start in range(0, len(own), run.batch_size):

@@ -1,5 +1,5 @@
-"""Fréchet distance to real images (FID only with Inception); precision, recall, density and coverage; and with an
-extractor that has class logits, as Inception, the Inception score.
+"""Fréchet distance to real images (FID only with Inception); precision, recall, density and coverage; and the Inception
+score for extractors with class logits.
 
 Shapes: N images · D dimensions · K classes
 """
@@ -21,7 +21,7 @@ from t2i.eval.run import GENERATED, EvalRun
 from t2i.eval.scores import details, features_of, notes_on, set_score, set_scores
 
 INFINITY_POINTS = 15
-LEAST = 12  # images: each half has more than the five neighbours that coverage looks at
+LEAST = 12  # minimum number of images: each half then has more than coverage's five neighbours
 MANIFOLD = {metrics.precision_recall: ("precision", "recall"), metrics.density_coverage: ("density", "coverage")}
 NEIGHBOURS = (3, 5)  # their k
 
@@ -44,13 +44,13 @@ def evaluate(run: EvalRun) -> Result:
 def set_metrics(
     generated: Features, reference: Features | Reference, real: Features | None = None, seed: int = 0
 ) -> list[Score]:
-    """Fréchet distance, also extrapolated to infinitely many images; and where the reference's features are known,
+    """Fréchet distance, also extrapolated to infinitely many images; and if the reference's features are known,
     precision and recall, density and coverage.
 
     Args:
-        generated, reference: of one extractor.
-        real: other real images, as many as generated, whose score is the ceiling.
-        seed: of subsets. Intervals say how far other generated images would score, the reference being as it is.
+        generated, reference: from the same extractor.
+        real: as many other real images, whose score is the ceiling.
+        seed: of the subsets. Intervals reflect sampling of the generated images, for a fixed reference.
 
     Raises ValueError for fewer than LEAST images.
     """
@@ -69,7 +69,7 @@ def set_metrics(
         scores.append(Score(f"{name} at infinity", line.value, None, None, len(x), "lower", None, skipped, fit))
     if (y := features_of(reference)) is None:
         return scores
-    manifold = metrics.Manifold.of(y, NEIGHBOURS)  # once, and not for each half of the generated images
+    manifold = metrics.Manifold.of(y, NEIGHBOURS)  # computed once, not for each half of the generated images
     for metric, parts in MANIFOLD.items():
         names = [f"{part}[{generated.extractor['name']}]" for part in parts]
         statistic = partial(_parts_of, metric, parts, manifold)
@@ -80,11 +80,11 @@ def set_metrics(
 def inception_score(
     classify: Callable[[Tensor], Tensor], generated: Features, real: Features | None = None, seed: int = 0
 ) -> list[Score]:
-    """Inception score, its interval from half samples. It has no reference.
+    """Inception score, with an interval from half samples. It has no reference.
 
     Args:
-        classify: features (N, D) to logits (N, K).
-        generated: LEAST of them or more.
+        classify: maps features (N, D) to logits (N, K).
+        generated: at least LEAST images.
         real: images whose score is the ceiling.
     """
     splits = min(10, len(generated) // 4)
@@ -99,7 +99,7 @@ def inception_score(
 
 
 def _moments(reference: Features | Reference) -> Tensor | metrics.Gaussian:
-    """The moments, computed once; or few features, which are quicker than moments."""
+    """The moments, computed once; or the features themselves if there are few, which is faster."""
     if isinstance(reference, Reference):
         return reference.gaussian
     n, d = reference.values.shape
@@ -117,7 +117,7 @@ def _curve(score: Score) -> Curve:
 
 
 def _few_images(name: str, generated: Features, reference: Features | Reference) -> list[str]:
-    """The bias of a Fréchet distance of no more images than dimensions."""
+    """Note on the bias of a Fréchet distance computed from no more images than dimensions."""
     dim = generated.values.shape[1]
     count = reference.count if isinstance(reference, Reference) else len(reference)
     few = [f"{n:,} {what}" for what, n in (("generated", len(generated)), ("real", count)) if n <= dim]

@@ -1,4 +1,4 @@
-"""Kernel Inception distance to real images; in CLIP's space also CMMD."""
+"""Kernel Inception distance to real images; for CLIP features also CMMD."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def kernel_distances(
     subsets: int = 100,
     seed: int = 0,
 ) -> list[Score]:
-    """KID, the mean over subsets, and of CLIP features also CMMD.
+    """KID as the mean over subsets, and for CLIP features also CMMD.
 
     Args:
         real: other real images, whose score is the ceiling.
@@ -41,7 +41,7 @@ def kernel_distances(
     y = features_of(reference)
     if y is None:
         raise ValueError("KID needs the reference's features: save its statistics with them, or give a folder")
-    y = y.double()  # once, and not for each half of the generated images
+    y = y.double()  # converted once, not for each half of the generated images
     x, size, about = generated.values, min(1000, len(generated), len(y)), details(generated, reference)
     found = metrics.kid_interval(x, y, subsets, size, seed)
     best = None if real is None else metrics.kid(real.values, y, subsets, min(size, len(real)), seed=seed).mean

@@ -1,4 +1,4 @@
-"""The prompts of the lecture's slides: an image of each, and accuracy where toybox can decide it."""
+"""The prompts of the lecture's slides: one image each, and accuracy where toybox defines it."""
 
 from __future__ import annotations
 

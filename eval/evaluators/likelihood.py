@@ -1,7 +1,7 @@
 """Likelihood of real images: nats/token under an autoregressive pipeline, bits/dim under unconditional models.
 
-A pipeline's prior has a likelihood of image tokens, not of pixels: what the image tokenizer loses has no probability.
-So nats/token compare priors over one image tokenizer only.
+A pipeline's prior defines a likelihood of image tokens, not of pixels: what the image tokenizer discards is not
+measured. nats/token therefore compare only priors that share an image tokenizer.
 
 Shapes: B images in a batch · C channels · S image side · T text length · N tokens of an image · n, P images
 """
@@ -35,7 +35,7 @@ from t2i.runs import open_training_data
 from t2i.text.bpe import encode
 from t2i.weights import digest
 
-BATCH = 100  # images of an unconditional model per batch, by default
+BATCH = 100  # default batch size for unconditional models
 
 
 def check(run: EvalRun) -> None:
@@ -56,7 +56,7 @@ def evaluate(run: EvalRun) -> Result:
 
 
 def _tokens(run: EvalRun) -> Result:
-    """Of real toybox images with their captions: of seen combinations, and of held-out ones."""
+    """Likelihood of real toybox images given their captions: seen and held-out combinations."""
     scores, about = [], {"image_tokenizer_sha256": digest(run.pipeline.image_tokenizer), "unit": "nats/token"}
     for split in ("train", "zero_shot"):
         found = run.on_all(_token_likelihood, split)
@@ -81,7 +81,7 @@ def _token_likelihood(run: EvalRun, rows: slice, split: str) -> list[tuple[float
 
 @dataclass(frozen=True, eq=False)
 class TokenLikelihood:
-    """Negative log-likelihoods in nats/token, (P,): `given` the caption, and given `nothing`, the empty caption."""
+    """Negative log-likelihoods in nats/token, (P,): `given` the caption, and with `nothing`, the empty caption."""
 
     given: np.ndarray
     nothing: np.ndarray
@@ -95,9 +95,9 @@ class TokenLikelihood:
 def token_likelihood(
     pipeline: DallePipeline, images: Sequence[np.ndarray], captions: Sequence[str], batch_size: int = 32
 ) -> TokenLikelihood:
-    """−log p(tokens | caption) / N of images, each uint8 (S, S, 3), S being the pipeline's size.
+    """−log p(tokens | caption) / N of images, each uint8 (S, S, 3) with S the pipeline's image size.
 
-    Raises ValueError for a pipeline without a likelihood of tokens, and where there is not one caption for each image.
+    Raises ValueError for a pipeline without a token likelihood, and if images and captions differ in number.
     """
     if not isinstance(pipeline, DallePipeline):
         raise ValueError(f"a {type(pipeline).__name__} has no likelihood of image tokens; give a DallePipeline")
@@ -120,7 +120,7 @@ def token_likelihood(
 
 
 def _unconditional(run: EvalRun) -> Result:
-    """Of test images under each target; and, image by image, how many nats more than under the first target."""
+    """Likelihood of test images under each target; and the paired difference in nats to the first target."""
     result, first, rows = Result("likelihood"), None, []
     for folder in run.config.targets:
         model = run.models.unconditional(folder)
@@ -145,7 +145,7 @@ def _unconditional(run: EvalRun) -> Result:
 
 
 def _test_nats(run: EvalRun, folder: str, model: GenerativeModel) -> tuple[Tensor, Tensor]:
-    """Test images as levels (n, C, S, S), and nats of each (n,)"""
+    """Test images as levels (n, C, S, S), and the nats of each (n,)"""
     data, config = run.config.reference, run.config
     splits = open_training_data(folder) if data is None else open_splits(data, model.shape[1])
     k, labels = first_levels(splits.test, PreparePixels(model.levels, model.shape[0]), run.num_images)
@@ -154,7 +154,7 @@ def _test_nats(run: EvalRun, folder: str, model: GenerativeModel) -> tuple[Tenso
 
 
 def _difference(first: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Interval | None:
-    """Mean of the differences in nats, image by image, with a bootstrap interval; None for other images."""
+    """Mean paired difference in nats per image, with a bootstrap interval; None if the images differ."""
     if first[1] is other[1] or not torch.equal(first[0], other[0]):
         return None
     return bootstrap_interval(other[1] - first[1])
@@ -164,7 +164,7 @@ def _difference(first: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> I
 def nats(
     model: GenerativeModel, images: Tensor, labels: Tensor, seed: int = 0, samples: int = 1, batch_size: int = BATCH
 ) -> Tensor:
-    """-ln P of each image of L levels, (n, C, S, S) and (n,) -> (n,), with a progress bar. See `log_likelihood`."""
+    """−ln P of each image with L levels, (n, C, S, S) and (n,) -> (n,), with a progress bar. See `log_likelihood`."""
     generator, found = torch.Generator().manual_seed(seed), []
     for start in tqdm(range(0, len(images), batch_size), type(model).__name__, unit="batch", leave=False):
         x = images[start : start + batch_size].to(model.device)

@@ -1,4 +1,4 @@
-"""Near copies: the nearest training image of each generated one, compared with what real images give by chance."""
+"""Near copies: the training image nearest to each generated one, with real images as the baseline."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from t2i.eval.result import Result
 from t2i.eval.run import GENERATED, NEW, TRAINING, EvalRun
 from t2i.eval.scores import notes_on, set_details, share_score
 
-SHOWN = 12  # generated images of the gallery
+SHOWN = 12  # generated images in the gallery
 
 
 def check(run: EvalRun) -> None:
@@ -21,7 +21,7 @@ def check(run: EvalRun) -> None:
 
 def evaluate(run: EvalRun) -> Result:
     result = Result("memorization", notes=[run.training.note])
-    side = run.side  # both sets are cropped to it: a copy may have lost its edges
+    side = run.side  # both sets are cropped to it, as a copy may have lost its edges
     for name in dict.fromkeys((run.config.extractor, "pixels")):
         generated, trained = run.features(GENERATED, name, side), run.features(TRAINING, name, side)
         new = None if run.training.new is None else run.features(NEW, name, side).values
@@ -34,7 +34,7 @@ def evaluate(run: EvalRun) -> Result:
 
 
 def _score(found: NearCopies, generated: Features, training: Features) -> Score:
-    """The share of near copies; the ceiling is that among new real images, which copy nothing."""
+    """The share of near copies; the ceiling is the share among new real images, which are no copies."""
     details = {"extractor": generated.extractor, "training": set_details(training)}
     details |= {"threshold": found.threshold, "real_n": len(found.real_copies)}
     name, skipped = f"near copies[{generated.extractor['name']}]", len(generated.skipped)
@@ -43,7 +43,7 @@ def _score(found: NearCopies, generated: Features, training: Features) -> Score:
 
 
 def _closest(found: NearCopies, run: EvalRun, generated: Features, trained: Features) -> Gallery:
-    """The generated images that are nearest to a training image, each followed by it."""
+    """The generated images nearest to a training image, each followed by that image."""
     images, named = [], run.named
     for row in np.argsort(found.distances)[:SHOWN]:
         near = f"distance {found.distances[row]:.3g}" + (", a near copy" if found.copies[row] else "")

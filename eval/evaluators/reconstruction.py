@@ -1,4 +1,4 @@
-"""Real images through the image tokenizer: PSNR, SSIM, and the images next to their reconstructions.
+"""Reconstructions of real images by the image tokenizer: PSNR, SSIM, and pairs of originals and reconstructions.
 
 Shapes: N images · S image side
 """
@@ -19,9 +19,9 @@ from t2i.eval.scores import score
 from t2i.images import to_pil, to_tensor
 from t2i.weights import digest
 
-REAL = 0.4  # of --num-images: real images to reconstruct
-NEW_SEED = 1  # of toybox images that recipes do not train on by default
-SHOWN = 12  # pairs of the gallery
+REAL = 0.4  # fraction of --num-images: real images to reconstruct
+NEW_SEED = 1  # seed of toybox images that recipes do not train on by default
+SHOWN = 12  # pairs in the gallery
 
 
 def evaluate(run: EvalRun) -> Result:
@@ -39,7 +39,7 @@ def evaluate(run: EvalRun) -> Result:
 
 
 def reconstruction_scores(images: Tensor, originals: Tensor, tokenizer_sha256: str, seed: int = 0) -> list[Score]:
-    """PSNR and SSIM of floats (N, 3, S, S) in [0, 1]."""
+    """PSNR and SSIM for floats (N, 3, S, S) in [0, 1]."""
     scores, details = [], {"image_tokenizer_sha256": tokenizer_sha256}
     for name, metric in (("PSNR in dB", metrics.psnr), ("SSIM", metrics.ssim)):
         interval = metrics.bootstrap_interval(metric(images, originals).per_sample, seed=seed)
@@ -49,8 +49,8 @@ def reconstruction_scores(images: Tensor, originals: Tensor, tokenizer_sha256: s
 
 @torch.no_grad()
 def reconstruct(tokenizer, images: Tensor) -> Tensor:
-    """uint8 (N, S, S, 3) -> float32 (N, 3, S, S) in [-1, 1], encoded and decoded in the tokenizer's precision."""
-    dtype = next(tokenizer.parameters()).dtype  # of the encoder, which comes first; code books may keep float32
+    """uint8 (N, S, S, 3) -> float32 (N, 3, S, S) in [-1, 1], encoded and decoded at the tokenizer's precision."""
+    dtype = next(tokenizer.parameters()).dtype  # the encoder's, which comes first; codebooks may stay in float32
     return tokenizer.reconstruct(to_tensor(images).to(tokenizer.device, dtype)).float()
 
 

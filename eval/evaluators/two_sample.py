@@ -1,7 +1,7 @@
-"""Classifier two-sample test: can a network tell generated from real images?
+"""Classifier two-sample test: can a network distinguish generated from real images?
 
-Lopez-Paz & Oquab 2017, arXiv 1610.06545: a small convolutional network is trained on three quarters of generated and
-real images in equal number; its accuracy on the rest is 50 % where nothing tells the two sets apart.
+Lopez-Paz & Oquab 2017, arXiv 1610.06545: a small convolutional network is trained on three quarters of equally many
+generated and real images; its accuracy on the rest is 50 % if the two sets are indistinguishable.
 
 Shapes: N images · S image side
 """
@@ -22,10 +22,10 @@ from t2i.eval.run import GENERATED, REAL, REFERENCE, EvalRun
 from t2i.eval.scores import score
 
 SIDE, WIDTH, BATCH = 64, 32, 64
-MOST = 2000  # images of each set
-TRAINED, VALIDATED = 0.75, 0.15  # share of the groups to train on; and of these, to choose the epoch
+MOST = 2000  # maximum number of images per set
+TRAINED, VALIDATED = 0.75, 0.15  # share of the groups to train on; and share of these used to select the epoch
 EPOCHS, PATIENCE = 30, 6
-LEAST = 16  # images of each set
+LEAST = 16  # minimum number of images per set
 
 
 def check(run: EvalRun) -> None:
@@ -43,15 +43,15 @@ def evaluate(run: EvalRun) -> Result:
 def two_sample_accuracy(
     fake: Tensor, real: Tensor, fake_groups: Sequence[str], real_groups: Sequence[str], seed: int = 0
 ) -> Interval:
-    """Accuracy on held-out images, as many of either set, with Wilson's interval.
+    """Accuracy on held-out images, equally many of each set, with Wilson's interval.
 
     Args:
-        fake, real: uint8 (N, 3, S, S); of the larger set a random part is taken.
-        fake_groups, real_groups: of each image, such as its prompt. All images of a group, in both sets, are trained
-            on or held out together.
+        fake, real: uint8 (N, 3, S, S); the larger set is subsampled at random.
+        fake_groups, real_groups: a group for each image, such as its prompt. All images of a group, in both sets, are
+            in the same split.
         seed: of the split, the network and the training.
 
-    Raises ValueError for fewer than LEAST images of either.
+    Raises ValueError if either set has fewer than LEAST images.
     """
     n = min(len(fake), len(real))
     if n < LEAST:
@@ -81,14 +81,14 @@ def two_sample_accuracy(
 
 
 def _balanced(rows: list[int], n: int, rng: np.random.Generator) -> Tensor:
-    """As many rows of either set, which are those below and from n on."""
+    """Equally many rows of each set; rows below n belong to one set, the others to the other."""
     sides = [[i for i in rows if i < n], [i for i in rows if i >= n]]
     least = min(map(len, sides))
     return torch.tensor([int(i) for side in sides for i in np.sort(rng.permutation(side)[:least])], dtype=torch.long)
 
 
 def _fit(x: Tensor, y: Tensor, fit: Tensor, choose: Tensor) -> nn.Module:
-    """The network of the epoch with the lowest loss on the rows `choose`."""
+    """The network at the epoch with the lowest loss on the rows `choose`."""
     model = _network().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
     best, since, kept = float("inf"), 0, model.state_dict()
@@ -121,7 +121,7 @@ def _network() -> nn.Sequential:
 
 @torch.no_grad()
 def _logits(model: nn.Module, images: Tensor) -> Tensor:
-    """uint8 (N, 3, S, S) -> (N,), positive for real ones"""
+    """uint8 (N, 3, S, S) -> (N,), positive for images classified as real"""
     model.eval()
     return torch.cat([model(_prepare(part)).squeeze(1) for part in images.split(4 * BATCH)])
 
@@ -131,7 +131,7 @@ def _prepare(images: Tensor) -> Tensor:
 
 
 def _images(run: EvalRun, name: str) -> tuple[Tensor, list[str]]:
-    """uint8 (N, 3, 64, 64), and the group of each: its prompt, for renders that of its scene, else its own name."""
+    """uint8 (N, 3, 64, 64), and the group of each: its prompt, for a render its scene's, else its own name."""
     texts = {path.as_posix(): text for path, text in zip(run.files, run.texts, strict=True)}
     by_key = {prompt.key: prompt.text for prompt in run.prompts} if run.from_toybox else {}
     images, groups = [], []

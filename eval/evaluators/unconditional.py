@@ -1,4 +1,4 @@
-"""Unconditional models: a linear probe of their latents, and what the benchmark measures of each.
+"""Unconditional models: linear probe of the latents, and the measurements used by the benchmark.
 
 Shapes: n, m images · C channels · S image side · Z latent dimensions
 """
@@ -23,8 +23,8 @@ from t2i.eval.scores import score
 from t2i.images import to_pil
 from t2i.models.base import GenerativeModel, from_levels
 
-BATCH = 100  # images sampled, encoded or embedded at once
-PROBED = 2000  # training images whose latents the linear probe is fitted to
+BATCH = 100  # batch size for sampling, encoding and feature extraction
+PROBED = 2000  # training images used to fit the linear probe
 SHOWN, STRIP_COLUMNS, STRIP_SIDE, STRIP_GAP = 16, 8, 28, 2
 
 
@@ -57,9 +57,9 @@ def evaluate(run: EvalRun) -> Result:
 def sample(
     model: GenerativeModel, count: int, labels: Tensor, seed: int = 0, limit: float = math.inf
 ) -> tuple[Tensor, float]:
-    """At most `count` samples (n, C, S, S), fewer after `limit` seconds, and the seconds per 1,000.
+    """At most `count` samples (n, C, S, S), fewer after `limit` seconds, and the seconds per 1,000 samples.
 
-    Class-conditional models are given `labels` in turn. A few samples are generated first, to warm up.
+    Class-conditional models receive the `labels` in turn. A few samples are generated first as a warm-up.
     """
     y = labels[torch.arange(count) % len(labels)].to(model.device) if model.conditional else None
     generator = torch.Generator().manual_seed(seed)
@@ -76,7 +76,7 @@ def sample(
 def distances(extractor: Extractor, images: Tensor, real: Tensor) -> dict:
     """Fréchet and kernel distance of (n, C, S, S) and (m, C, S, S) in [-1, 1], their names, n and m.
 
-    The kernel distance is that of all images at once, or as many as both sets have: unbiased, whatever the count.
+    The kernel distance uses as many images as both sets have, at once, and is unbiased at any count.
     """
     a, b = (features(extractor, x) for x in (images, real))
     return {
@@ -97,7 +97,7 @@ def features(extractor: Extractor, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode(model: GenerativeModel, images: Tensor, labels: Tensor, limit: float = math.inf) -> Tensor:
-    """(n, C, S, S), (n,) -> latents (n, Z), of fewer images after `limit` seconds"""
+    """(n, C, S, S), (n,) -> latents (n, Z); fewer images after `limit` seconds"""
     parts, began = [], time.perf_counter()
     for x, y in zip(images.split(BATCH), labels.split(BATCH), strict=True):
         if parts and time.perf_counter() - began > limit:
@@ -109,13 +109,13 @@ def encode(model: GenerativeModel, images: Tensor, labels: Tensor, limit: float 
 
 @torch.no_grad()
 def reconstruct(model: GenerativeModel, images: Tensor, labels: Tensor) -> Tensor:
-    """(n, C, S, S), (n,) -> the same encoded and decoded"""
+    """(n, C, S, S), (n,) -> the reconstructions, same shape"""
     y = labels.to(model.device) if model.conditional else None
     return model.decode(model.encode(images.to(model.device), y), y).float().cpu()
 
 
 def linear_probe(train: Tensor, labels: Tensor, test: Tensor, wanted: Tensor) -> float:
-    """Test accuracy of a logistic regression: latents (n, Z), labels (n,), test latents (m, Z), their labels (m,)"""
+    """Test accuracy of logistic regression: latents (n, Z), labels (n,), test latents (m, Z), test labels (m,)"""
     from sklearn.linear_model import LogisticRegression  # slow to import
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -126,7 +126,7 @@ def linear_probe(train: Tensor, labels: Tensor, test: Tensor, wanted: Tensor) ->
 
 
 def strip(images: Tensor) -> Image.Image:
-    """The first images of (n, 1 or 3, S, S) in rows, small ones enlarged by a whole factor"""
+    """The first images of (n, 1 or 3, S, S) in rows, small ones upscaled by an integer factor"""
     shown = to_pil(_rgb(images[:SHOWN]))
     side = shown[0].width * max(1, round(STRIP_SIDE / shown[0].width))
     step, rows = side + STRIP_GAP, math.ceil(len(shown) / STRIP_COLUMNS)

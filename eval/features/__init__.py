@@ -1,4 +1,4 @@
-"""Feature extractors behind one face: uint8 images in, float32 features out, with the hash of what made them."""
+"""Feature extractors with a shared interface: uint8 images in, float32 features out, with the weights' hash."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _HASH = re.compile(r"(.+)@([0-9a-fA-F]{6,64})")
 
 
 def open_extractor(name: str, device: str = "cpu") -> Extractor:
-    """The extractor called `name`, its network in eval mode.
+    """The extractor called `name`, with its network in eval mode.
 
     Args:
         name: "pixels", "random", "reader", "reader:FOLDER", "inception", "inception:/path/to/weights.pth",
             "clip:NAME_OR_FOLDER", "open_clip:ARCH/PRETRAINED", "open_clip:ARCH//path/to/file", "dinov2:NAME_OR_FOLDER".
-            "@" and the first digits (six at least) of the weights' SHA-256 may follow.
-        device: where the network computes.
+            "@" and the first digits (at least six) of the weights' SHA-256 may follow.
+        device: device of the network.
 
-    Raises UsageError (a ValueError) for an unknown name, naming the nearest; ValueError or FileNotFoundError where
-    the weights are missing, are of something else, or have another SHA-256 than `name` asks for.
+    Raises UsageError (a ValueError) for an unknown name, naming the nearest; ValueError or FileNotFoundError if the
+    weights are missing, belong to a different model, or do not have the SHA-256 in `name`.
     """
     match = _HASH.fullmatch(name)
     plain, expected = match.groups() if match else (name, "")

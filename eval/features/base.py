@@ -1,6 +1,6 @@
-"""What every feature extractor is: images in, one vector for each out, and a description of what made it.
+"""Base class of feature extractors: images in, one vector per image out, with a description of what computed it.
 
-Shapes: N images · H × W pixels · S side that a network takes · D dimensions
+Shapes: N images · H × W pixels · S side of the network's input · D dimensions
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from torch import Tensor
 
 from t2i.eval.metrics.common import Array
 
-# SHA-256 of the file of FID's network, weights-inception-2015-12-05-6726825d.pth, in torch-fidelity's release v0.2.0.
+# SHA-256 of the FID network's file, weights-inception-2015-12-05-6726825d.pth, in torch-fidelity's release v0.2.0.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 VALUE_RANGES = ("0..1", "-1..1")
 LAYOUTS = ("NCHW", "NHWC")
 _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
-_ROUNDING = 1e-5  # how far outside of its range a float may be by arithmetic alone
+_ROUNDING = 1e-5  # how far rounding alone may move a float out of range
 
 
 class Extractor(ABC):
-    """Turns images into features. Two sets of features may be compared where all four attributes are the same.
+    """Turns images into features. Two sets of features are comparable if the first four attributes agree.
 
     Attributes:
-        name: as it is printed, such as "inception" or "clip:clip-vit-base-patch32". It holds no folder names.
+        name: printed name, such as "inception" or "clip:clip-vit-base-patch32", without folder names.
         dim: D.
-        preprocess_id: names how images are resized, cropped and scaled.
-        weights_sha256: of the weights; 64 hexadecimal digits.
-        device: where the network computes. Features always come back to the CPU.
+        preprocess_id: identifies how images are resized, cropped and scaled.
+        weights_sha256: SHA-256 of the weights; 64 hexadecimal digits.
+        device: device of the network. Features are always returned on the CPU.
 
-    A subclass gives `prepare` and `forward`. Calling is `embed(prepare(images))`: they are apart so that a folder's
-    images, which may differ in size, can be prepared one by one in threads while the network has a batch.
+    Subclasses define `prepare` and `forward`. Calling an extractor is `embed(prepare(images))`: they are separate so
+    that a folder's images, which may differ in size, can be prepared one by one in threads while the network runs.
     """
 
     def __init__(self, name: str, dim: int, preprocess_id: str, weights_sha256: str, device: str = "cpu"):
@@ -43,7 +43,7 @@ class Extractor(ABC):
         self.device = torch.device(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (N, 3, H, W) -> float32 (N, D) on the CPU. ValueError for another type or shape (see `as_uint8`)."""
+        """uint8 (N, 3, H, W) -> float32 (N, D) on the CPU. Raises ValueError as `as_uint8` does."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"an extractor takes uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}; use as_uint8 first"
@@ -52,7 +52,7 @@ class Extractor(ABC):
 
     @abstractmethod
     def prepare(self, images: Tensor) -> Tensor:
-        """uint8 (N, 3, H, W) on the CPU -> float32 (N, 3, S, S), each image by itself."""
+        """uint8 (N, 3, H, W) on the CPU -> float32 (N, 3, S, S), each image independently."""
 
     @abstractmethod
     def forward(self, prepared: Tensor) -> Tensor:
@@ -60,8 +60,8 @@ class Extractor(ABC):
 
     @torch.no_grad()
     def embed(self, prepared: Tensor) -> Tensor:
-        """What `prepare` gives, (N, 3, S, S) -> float32 (N, D) on the CPU."""
-        # Convolutions of few channels are faster in this layout, on a CPU by a third; others do not mind.
+        """Output of `prepare`, (N, 3, S, S) -> float32 (N, D) on the CPU."""
+        # Convolutions with few channels are faster in this memory format, by a third on a CPU; others are unaffected.
         prepared = prepared.to(self.device, memory_format=torch.channels_last)
         with exact_convolutions():
             return self.forward(prepared).float().cpu()
@@ -78,8 +78,8 @@ class Extractor(ABC):
 
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """On a GPU, convolutions in float32 and not, as torch has it by default, with inputs rounded to 10 bits (TF32):
-    features and scores are the same on every device.
+    """Run float32 convolutions on a GPU in full precision, without torch's default rounding of inputs to 10 bits
+    (TF32): features and scores are then the same on every device.
     """
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
@@ -91,15 +91,15 @@ def exact_convolutions() -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """The features of a set of images, and what they were made of.
+    """The features of a set of images, and how they were computed.
 
     Attributes:
         values: float32 (N, D), finite.
-        extractor: what `Extractor.describe` says.
-        images_sha256: of each image's decoded pixels (`t2i.eval.images.sets.image_digest`).
-        names: of each image: its path inside the folder, or its place in the array.
-        skipped: images that could not be read, "name: why". They have no row.
-        black: names of the images that are 0 everywhere. They have a row like any other.
+        extractor: output of `Extractor.describe`.
+        images_sha256: SHA-256 of each image's decoded pixels (`t2i.eval.images.sets.image_digest`).
+        names: each image's path inside the folder, or its index in the array.
+        skipped: unreadable images, "name: why". They have no row.
+        black: names of images that are 0 everywhere. They have a row like any other.
 
     Raises ValueError for other shapes, and for NaN or infinity, naming the image.
     """
@@ -126,14 +126,14 @@ class Features:
 
 
 def measure_name(metric: str, extractor: Extractor | Mapping) -> str:
-    """What a score is called: FID and KID are those of FID's own Inception network, by the hash of its weights.
+    """Name of a score: "FID" and "KID" are reserved for FID's Inception network, identified by its weights' hash.
 
     Args:
         metric: "FD" or "FID" (the Fréchet distance), "KID", or any other name.
         extractor: an extractor or its description.
 
     Returns:
-        "FID", "KID", … for the genuine network; otherwise "FD[name]", "KID[name]", …
+        "FID", "KID", … for that network; otherwise "FD[name]", "KID[name]", …
     """
     about = extractor.describe() if isinstance(extractor, Extractor) else extractor
     frechet = metric in ("FD", "FID")
@@ -149,10 +149,10 @@ def as_uint8(images: Array, value_range: str = "0..1", layout: str | None = None
     """Images in any of the usual forms -> uint8 (N, 3, H, W).
 
     Args:
-        images: (N, C, H, W) or (N, H, W, C) with C = 1 (grey), 3 (RGB) or 4 (RGBA, laid over white); one image
+        images: (N, C, H, W) or (N, H, W, C) with C = 1 (grey), 3 (RGB) or 4 (RGBA, composited on white); one image
             (C, H, W), (H, W, C) or, grey, (H, W). uint8 or floats.
-        value_range: of floats, "0..1" or "-1..1"; of no meaning for uint8. 8-bit levels are the nearest ones.
-        layout: "NCHW" or "NHWC", only needed where the shape leaves it open.
+        value_range: of floats, "0..1" or "-1..1"; ignored for uint8. Values are rounded to the nearest 8-bit level.
+        layout: "NCHW" or "NHWC", needed only if the shape is ambiguous.
 
     Raises ValueError for another shape, type or range, and for NaN.
     """
@@ -170,7 +170,7 @@ def as_uint8(images: Array, value_range: str = "0..1", layout: str | None = None
 
 
 def _channels_first(images: Tensor, layout: str | None) -> Tensor:
-    """(N, C, H, W), whatever the order was."""
+    """Permute to (N, C, H, W)."""
     shape = tuple(images.shape)
     if images.ndim == 2:
         return images[None, None]
@@ -188,7 +188,7 @@ def _channels_first(images: Tensor, layout: str | None) -> Tensor:
 
 
 def _levels(images: Tensor, value_range: str) -> Tensor:
-    """Floats -> the nearest of 256 levels. Cutting off instead of rounding would darken by half a level."""
+    """Floats -> the nearest of 256 levels. Truncating instead would darken by half a level."""
     images = images.float()
     if images.isnan().any():
         raise ValueError("there is NaN in the images; look at what made them")
@@ -202,15 +202,15 @@ def _levels(images: Tensor, value_range: str) -> Tensor:
 
 
 def _over_white(images: Tensor) -> Tensor:
-    """uint8 (N, 4, H, W) -> uint8 (N, 3, H, W)."""
+    """Composite uint8 (N, 4, H, W) on white -> uint8 (N, 3, H, W)."""
     colour, alpha = images[:, :3].float(), images[:, 3:].float() / 255
     return (colour * alpha + 255 * (1 - alpha)).round().to(torch.uint8)
 
 
 def area_resize(images: Tensor, side: int) -> Tensor:
-    """(N, C, H, W) -> float32 (N, C, side, side): every new pixel is the mean of the area that it covers.
+    """(N, C, H, W) -> float32 (N, C, side, side): each new pixel is the mean of the area that it covers.
 
-    Exact for any ratio, so that nothing finer than a new pixel leaves a pattern, and the mean of an image stays.
+    Exact for any ratio: it does not alias and preserves the mean of an image.
     """
     rows, columns = (_overlaps(n, side).to(images.device) for n in images.shape[2:])
     return rows @ images.float() @ columns.T

@@ -1,4 +1,4 @@
-"""Features computed before, found again by image, extractor and preprocessing."""
+"""On-disk feature cache, keyed by image, extractor and preprocessing."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from t2i.notes import note
 class FeatureCache:
     """Files `folder/EXTRACTOR/HASH.safetensors` with `values`, float32 (N, D), and `images`, their SHA-256 (N, 32).
 
-    EXTRACTOR holds a hash of all that `Extractor.describe` says, so that other weights or another preprocessing have
-    another folder. HASH is that of the file's contents: a damaged file is noticed, removed, and its features computed
-    again.
+    EXTRACTOR contains a hash of the output of `Extractor.describe`, so that other weights or preprocessing use another
+    folder. HASH is that of the file's contents: a damaged file is detected, removed, and its features are recomputed.
     """
 
     def __init__(self, folder: str | Path, extractor: Extractor):
@@ -42,7 +41,7 @@ class FeatureCache:
         return self._rows.get(image_sha256)
 
     def put(self, images_sha256: list[str], values: Tensor) -> None:
-        """Write the features (N, D) of N images as one file, whole or not at all."""
+        """Write the features (N, D) of N images to one file, atomically."""
         shas = torch.tensor([list(bytes.fromhex(sha)) for sha in images_sha256], dtype=torch.uint8)
         content = save({"values": values.float().contiguous(), "images": shas})
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""InceptionV3 as FID defines it: the network of 2015-12-05, with TensorFlow 1's resize.
+"""InceptionV3 as FID defines it: the network of 2015-12-05 with TensorFlow 1's resize.
 
-Heusel et al. 2017, arXiv 1706.08500; Salimans et al. 2016, arXiv 1606.03498. The architecture and the weights' file are
-torch-fidelity's. FID of other weights, or with another resize, is another number.
+Heusel et al. 2017, arXiv 1706.08500; Salimans et al. 2016, arXiv 1606.03498. The architecture and the weights file are
+torch-fidelity's. FIDs with other weights or another resize are not comparable.
 
 Shapes: N images · H × W pixels
 """
@@ -24,11 +24,11 @@ REMEDY = "pip install torch-fidelity"
 
 
 class InceptionExtractor(Extractor):
-    """Average-pooled features of 2,048 dimensions, and the logits that the Inception score takes.
+    """Average-pooled features with 2,048 dimensions, and the logits for the Inception score.
 
     Args:
-        weights: a file of torch-fidelity's layout. By default the official one, which is downloaded once into
-            torch.hub's folder; any file with its SHA-256 is the official one, and its extractor is called "inception".
+        weights: a file in torch-fidelity's format. Default: the official one, which is downloaded once into
+            torch.hub's folder; any file with its SHA-256 counts as official, and its extractor is called "inception".
 
     `weights_sha256` is that of the file.
 
@@ -40,13 +40,13 @@ class InceptionExtractor(Extractor):
         path = _official() if weights is None else Path(weights)
         if not path.is_file():
             raise FileNotFoundError(f"there are no Inception weights in {path}; leave the path out to download them")
-        content = path.read_bytes()  # hashed, checked and loaded are the very same bytes
+        content = path.read_bytes()  # the same bytes are hashed, checked and loaded
         sha256 = hashlib.sha256(content).hexdigest()
         if weights is None and sha256 != INCEPTION_SHA256:
             raise ValueError(f"{path} has not the SHA-256 of the official weights; delete it to download it again")
         _check(content, path)
         net = architecture("inception", [str(FEATURES)], feature_extractor_weights_path=io.BytesIO(content))
-        trunk = nn.Sequential(*(part for name, part in net.named_children() if name != "fc"))  # they lie in order
+        trunk = nn.Sequential(*(part for name, part in net.named_children() if name != "fc"))  # in execution order
         self.model = trunk.eval().requires_grad_(False).to(device)
         self.classifier = net.fc.weight.detach()  # (1008, 2048)
         name = "inception" if sha256 == INCEPTION_SHA256 else f"inception:{path.name}"
@@ -59,12 +59,12 @@ class InceptionExtractor(Extractor):
         return self.model(prepared).flatten(1)
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features (N, 2048) -> logits (N, 1008) of the Inception score, which leaves the bias out."""
+        """Features (N, 2048) -> logits (N, 1008) for the Inception score, which omits the bias."""
         return features @ self.classifier.T
 
 
 def _torch_fidelity():
-    """The architecture and the resize. ValueError where torch-fidelity is not installed."""
+    """The architecture and the resize. Raises ValueError if torch-fidelity is not installed."""
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
         from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
@@ -74,7 +74,7 @@ def _torch_fidelity():
 
 
 def _official() -> Path:
-    """The official weights in torch.hub's folder, downloaded where they are missing."""
+    """The official weights in torch.hub's folder, downloaded if missing."""
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     path = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[1]
@@ -91,7 +91,7 @@ def _official() -> Path:
 
 
 def _check(content: bytes, path: Path) -> None:
-    """ValueError unless the file is nothing but tensors of the right names: torch-fidelity would unpickle anything."""
+    """Raise ValueError unless the file holds just the right tensors by name: torch-fidelity would unpickle anything."""
     try:
         state = torch.load(io.BytesIO(content), weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

@@ -1,6 +1,6 @@
 """CLIP and DINOv2 as extractors, through transformers or open_clip, with each model's own preprocessing.
 
-Embeddings are as the model gives them, of any length; cosines and CMMD divide by it themselves.
+Embeddings are returned unnormalised; cosine similarities and CMMD normalise them.
 
 Shapes: N images or texts · H × W pixels · D dimensions
 """
@@ -20,19 +20,19 @@ from t2i.eval.features.base import Extractor
 from t2i.text.pretrained import load, open_open_clip
 from t2i.weights import digest
 
-TEXTS = 256  # embedded at once
-# What decides how a processor of transformers changes an image.
+TEXTS = 256  # batch size
+# Settings that determine how a transformers processor changes an image.
 _STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "size", "crop_size", "resample")
 _NUMBERS = ("rescale_factor", "image_mean", "image_std")
 
 
 class TransformersExtractor(Extractor):
-    """What CLIP and DINOv2 have in common: a model and an image processor of transformers, in one folder.
+    """Base class of CLIP and DINOv2: a model and an image processor of transformers in one folder.
 
     Args:
         kind: "clip" or "dinov2".
-        source: a folder, or a model of the Hub.
-        model: of that source, in float32.
+        source: a folder, or a model on the Hub.
+        model: that source's model, in float32.
     """
 
     def __init__(self, kind: str, source: str, model, dim: int, device: str):
@@ -49,9 +49,9 @@ class TransformersExtractor(Extractor):
 
 
 class ClipExtractor(TransformersExtractor):
-    """CLIP (Radford et al. 2021, arXiv 2103.00020) of transformers; D is the width of the space it shares with text.
+    """CLIP (Radford et al. 2021, arXiv 2103.00020) in transformers; D is the dimension of the joint embedding space.
 
-    Raises FileNotFoundError or ValueError where `source` is no such model.
+    Raises FileNotFoundError or ValueError if `source` is not such a model.
     """
 
     def __init__(self, source: str, device: str = "cpu"):
@@ -66,8 +66,8 @@ class ClipExtractor(TransformersExtractor):
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """N texts -> float32 (N, D). Longer ones than the model's context lose words, never the end token."""
-        if self._tokenizer is None:  # not before: images need none
+        """N texts -> float32 (N, D). Texts longer than the context are truncated; the end token is always kept."""
+        if self._tokenizer is None:  # deferred: not needed for images
             from transformers import AutoTokenizer
 
             self._tokenizer = load(AutoTokenizer, self.source)
@@ -83,7 +83,7 @@ class ClipExtractor(TransformersExtractor):
 class Dinov2Extractor(TransformersExtractor):
     """The class token of DINOv2 (Oquab et al. 2023, arXiv 2304.07193) after the last norm; D is the model's width.
 
-    Raises FileNotFoundError or ValueError where `source` is no such model.
+    Raises FileNotFoundError or ValueError if `source` is not such a model.
     """
 
     def __init__(self, source: str, device: str = "cpu"):
@@ -97,13 +97,13 @@ class Dinov2Extractor(TransformersExtractor):
 
 
 class OpenClipExtractor(Extractor):
-    """A CLIP of open_clip (Ilharco et al. 2021, doi 10.5281/zenodo.5143773).
+    """A CLIP model of open_clip (Ilharco et al. 2021, doi 10.5281/zenodo.5143773).
 
     Args:
         source: "ARCH/PRETRAINED" with one of open_clip's tags ("ViT-B-32/openai"), "ARCH//path/to/file", or
             "hf-hub:OWNER/NAME".
 
-    Raises ValueError for what open_clip does not know, FileNotFoundError where the file is missing.
+    Raises ValueError for models unknown to open_clip, FileNotFoundError if the file is missing.
     """
 
     def __init__(self, source: str, device: str = "cpu"):
@@ -113,7 +113,7 @@ class OpenClipExtractor(Extractor):
         name = f"open_clip:{arch}{pretrained}"
         with torch.no_grad():
             blank = self.transform(Image.new("RGB", (8, 8)))[None]
-            dim = self.model.encode_image(blank.to(device)).shape[1]  # each of its classes calls it otherwise
+            dim = self.model.encode_image(blank.to(device)).shape[1]  # the attribute's name depends on the class
         preprocess_id = f"open_clip-{_fingerprint(model.visual.preprocess_cfg)}"
         super().__init__(name, dim, preprocess_id, digest(model), device)
 
@@ -126,7 +126,7 @@ class OpenClipExtractor(Extractor):
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """N texts -> float32 (N, D). Longer ones than the model's context lose words, never the end token."""
+        """N texts -> float32 (N, D). Texts longer than the context are truncated; the end token is always kept."""
         if self._tokenizer is None:
             import open_clip
 
@@ -143,10 +143,10 @@ def _chunks(texts: Sequence[str]) -> list[list[str]]:
 
 
 def _fingerprint(settings: dict) -> str:
-    """Twelve hexadecimal digits that change with any of the settings."""
+    """Twelve hexadecimal digits that depend on all settings."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=_plain).encode()).hexdigest()[:12]
 
 
 def _plain(value):
-    """JSON of the mappings that transformers has for sizes."""
+    """The size mappings of transformers as plain JSON data."""
     return dict(value)

@@ -1,4 +1,4 @@
-"""Extractors that need no download: pixels, random convolutions, and the reader of toybox images.
+"""Extractors without downloads: pixels, random convolutions, and the toybox classifier.
 
 Shapes: N images · H × W pixels · D dimensions
 """
@@ -21,12 +21,12 @@ from t2i.images import to_tensor
 from t2i.weights import digest
 
 PIXEL_SIDE, RANDOM_SIDE = 32, 64
-RANDOM_CHANNELS = (64, 64, 128)  # of three layers; mean and deviation of each channel make 512 features
+RANDOM_CHANNELS = (64, 64, 128)  # per layer; the mean and standard deviation of each channel give 512 features
 RANDOM_SEED = 0
 
 
 class PixelExtractor(Extractor):
-    """The image itself, in [0, 1], as 32 × 32 means of areas: D = 3,072. Not square ones are squeezed."""
+    """The image itself, in [0, 1], area-averaged to 32 × 32: D = 3,072. Aspect ratios are not preserved."""
 
     def __init__(self, device: str = "cpu"):
         no_weights = hashlib.sha256().hexdigest()
@@ -42,15 +42,15 @@ class PixelExtractor(Extractor):
 class RandomExtractor(Extractor):
     """Three convolutions with fixed random weights, stride 2 and ReLU each: D = 512.
 
-    Features are the mean and the standard deviation over space of every channel of every layer. They see colour,
-    edges and texture without having been trained on anything, so they favour no domain.
+    Features are the spatial mean and standard deviation of every channel of every layer. They respond to colour, edges
+    and texture, and being untrained, favour no domain.
     """
 
     def __init__(self, device: str = "cpu"):
         layers, generator = [], torch.Generator().manual_seed(RANDOM_SEED)
         for before, after in zip((3, *RANDOM_CHANNELS), RANDOM_CHANNELS, strict=False):
             layer = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
-            # Whole numbers, scaled: normal deviates differ in the last digit from one processor to another.
+            # Scaled integers: the last digits of normal deviates differ between processors.
             draw = torch.randint(-127, 128, layer.weight.shape, generator=generator)
             layer.weight.data = draw.float() * (math.sqrt(6 / (9 * before)) / 127)  # He et al. 2015, uniform
             layers.append(layer)
@@ -69,10 +69,10 @@ class RandomExtractor(Extractor):
 
 
 class ReaderExtractor(Extractor):
-    """The toybox reader's regions before its heads: D = 5 × channels, 640 for the one that comes with the package.
+    """The toybox classifier's regions before its heads: D = 5 × channels, 640 for the embedded one.
 
     Args:
-        folder: of another reader. Raises FileNotFoundError or ValueError where there is none.
+        folder: of another classifier. Raises FileNotFoundError or ValueError if there is none.
     """
 
     def __init__(self, folder: str | Path | None = None, device: str = "cpu"):

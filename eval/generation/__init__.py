@@ -1,1 +1,1 @@
-"""Generated images: prompts, generation on all processes, and the manifest of what was made."""
+"""Generated images: prompts, generation on all processes, and the manifest."""

@@ -1,15 +1,15 @@
 """Images of prompts × seeds, generated in batches on any number of processes, resumable, with a manifest.
 
-Each image has a generator of its own, seeded by (key of the prompt, seed), so its noise depends neither on the number
-of processes nor on the batch size. Only rounding depends on the batch size: some kernels add in
-another order, and a continuous sampler may then differ in the last bits.
+Each image has its own generator, seeded by (key of the prompt, seed), so its noise depends neither on the number of
+processes nor on the batch size. Only rounding depends on the batch size: some kernels sum in another order, which may
+change the last bits of a continuous sampler.
 
-Item i of prompts × seeds (all seeds of the first prompt first) belongs to process i % world. A folder holds
+Item i of prompts × seeds (all seeds of the first prompt first) belongs to process i % world. A folder contains
 
     images/<key and prompt>-<seed>.png
     manifest.json           {"header": …, "black": n, "images": [{"index", "key", "prompt", "seed", "file", "sha256",
-                            "black"}, …]}, once every image is there
-    manifest-<rank>.jsonl   the same header, then a line for each image, while images are still missing
+                            "black"}, …]}, once all images are there
+    manifest-<rank>.jsonl   the same header, then one line per image, while images are missing
 
 Shapes: B images in a batch · H, W sides of an image
 """
@@ -44,13 +44,13 @@ from t2i.weights import digest
 
 Pipeline = Callable[..., object]
 
-OWN = ("prompt", "generator", "output_type", "num_images_per_prompt", "return_dict")  # arguments that are set here
+OWN = ("prompt", "generator", "output_type", "num_images_per_prompt", "return_dict")  # arguments set here
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # messages of CUDA, Linux, Windows
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image to make: `index` in prompts × seeds."""
+    """One image to generate: `index` in prompts × seeds."""
 
     index: int
     prompt: Prompt
@@ -58,12 +58,12 @@ class Item:
 
     @property
     def file(self) -> str:
-        """Path in the folder, after key, prompt and seed."""
+        """Path in the folder, composed of key, prompt and seed."""
         words = f"{slug(self.prompt.key)[:100]}-{slug(self.prompt.text)[:60]}".strip("-")
         return f"images/{words}-{self.seed}.png"
 
     def generator(self) -> torch.Generator:
-        """A new generator at its start, the same for the same (key, seed) everywhere."""
+        """A new generator, in the same initial state for the same (key, seed) everywhere."""
         noise = self.prompt.noise
         return seeded(self.seed, *noise) if noise else seeded(*entropy(self.seed, self.prompt.key))
 
@@ -72,15 +72,15 @@ class Item:
 
 
 def seeded(*numbers: int) -> torch.Generator:
-    """A generator on the CPU, seeded by several numbers from 0 up, through `numpy.random.SeedSequence`."""
+    """A generator on the CPU, seeded by several non-negative integers through `numpy.random.SeedSequence`."""
     state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
 def check_options(pipeline: Pipeline, options: dict) -> None:
-    """Raise ValueError for an option (or generators) that the pipeline does not take, or that is set here.
+    """Raise ValueError for an option (or generators) that the pipeline does not accept, or that is set here.
 
-    A pipeline with **kwargs is assumed to take every name.
+    A pipeline with **kwargs is assumed to accept every name.
     """
     if own := [option for option in options if option in OWN]:
         raise ValueError(f"{own[0]} is set by the evaluation itself; leave it out of the options")
@@ -89,12 +89,12 @@ def check_options(pipeline: Pipeline, options: dict) -> None:
 
 
 def call(pipeline: Pipeline, prompts: Sequence[str], generators: Sequence[torch.Generator], **options) -> list:
-    """One RGB image (PIL) for each prompt, from a pipeline with the call signature of diffusers.
+    """One RGB image (PIL) per prompt, from a pipeline with diffusers' call signature.
 
-    Raises ValueError for another number of images, and FloatingPointError, naming the prompt, for one with NaN.
+    Raises ValueError for a wrong number of images, and FloatingPointError, naming the prompt, for an image with NaN.
     """
     if _takes(pipeline, "output_type"):
-        options["output_type"] = "np"  # floats: a NaN would be black, or anything, in eight bits
+        options["output_type"] = "np"  # floats: converted to eight bits, a NaN would be black or arbitrary
     images = pipeline(list(prompts), generator=list(generators), **options).images
     if len(images) != len(prompts):
         raise ValueError(f"the pipeline gave {len(images)} images for {len(prompts)} prompts")
@@ -104,14 +104,14 @@ def call(pipeline: Pipeline, prompts: Sequence[str], generators: Sequence[torch.
 def generate_batches(
     pipeline: Pipeline, items: Sequence[Item], batch_size: int, **options
 ) -> Iterator[tuple[Sequence[Item], list[Image.Image]]]:
-    """Batches of items and their images, in order. Out of memory halves the batch from there on; at 1 it raises."""
+    """Batches of items and their images, in order. Out of memory halves the batch size; at size 1 it raises."""
     start = 0
     while start < len(items):
         batch = items[start : start + batch_size]
-        try:  # generators are made for each attempt: one that was used would give another image
+        try:  # new generators for each attempt: a used one would give another image
             texts = [item.prompt.text for item in batch]
             images = call(pipeline, texts, [item.generator() for item in batch], **options)
-        except RuntimeError as error:  # torch.OutOfMemoryError is one
+        except RuntimeError as error:  # including torch.OutOfMemoryError
             if not _is_out_of_memory(error) or len(batch) == 1:
                 raise
             images = None
@@ -160,21 +160,21 @@ def generate(
     name: str = "",
     **options,
 ) -> dict:
-    """Make the images of this process that are missing in the folder `out`, or differ from their recorded SHA-256.
+    """Generate this process's images that are missing in the folder `out` or differ from their recorded SHA-256.
 
     Args:
         pipeline: called as diffusers' pipelines are, with a generator for each image.
-        seeds: whole numbers from 0 up; each prompt is generated with each.
-        rank, world: this process, and how many there are. With one, the manifest is merged at the end; with several,
-            call `merge(out)` when all are done, or leave all of it to `generate_on_all`.
-        name: of the pipeline in the manifest; its class by default.
-        options: of the pipeline; one that is None is not handed on.
+        seeds: non-negative integers; each prompt is generated with each seed.
+        rank, world: index and number of processes. With one process, the manifest is merged at the end; with several,
+            call `merge(out)` when all are done, or use `generate_on_all`.
+        name: the pipeline's name in the manifest; default: its class.
+        options: of the pipeline; options that are None are not passed on.
 
     Returns:
         The manifest (see the module): of all images for world 1, else of this process's.
 
-    Raises ValueError for numbers out of range, keys that are not unique, options that the pipeline does not take, and a
-    folder that was made with other settings; FloatingPointError for an image with NaN.
+    Raises ValueError for numbers out of range, keys that are not unique, options that the pipeline does not accept, and
+    a folder generated with other settings; FloatingPointError for an image with NaN.
     """
     items = _items(prompts, seeds)
     if batch_size < 1:
@@ -202,10 +202,10 @@ def generate(
 def generate_on_all(
     pipeline: Pipeline, prompts: Sequence[Prompt], seeds: Sequence[int], out: Path, batch_size: int = 32, **options
 ) -> dict:
-    """`generate` on every process of `accelerate launch` (or on this one alone); each gets the whole manifest.
+    """`generate` on every process of `accelerate launch` (or on this one only); each returns the whole manifest.
 
-    Raises ValueError where several processes were launched that do not know of each other; and on all of them what
-    `generate` raises on one.
+    Raises ValueError if several processes were launched that are not connected; and on all of them what `generate`
+    raises on one.
     """
     state = this_process()
     rank, world = state.process_index, state.num_processes
@@ -215,9 +215,9 @@ def generate_on_all(
 
 
 def merge(out: Path) -> dict:
-    """Write manifest.json from what the processes have recorded, and remove their own files.
+    """Write manifest.json from the processes' logs, and remove the logs.
 
-    Raises ValueError when images are missing, or differ from their SHA-256.
+    Raises ValueError if images are missing, or differ from their SHA-256.
     """
     header = _headers(out)
     if not header:
@@ -239,16 +239,16 @@ def merge(out: Path) -> dict:
 
 
 def read_manifest(out: Path) -> dict:
-    """The manifest of a finished folder; FileNotFoundError where it is not finished, ValueError where it is damaged."""
+    """The manifest of a complete folder; FileNotFoundError if it is incomplete, ValueError if it is damaged."""
     if (manifest := find_manifest(out)) is None:
         raise FileNotFoundError(f"{out} has no manifest.json; generate again with the same settings to finish it")
     return manifest
 
 
 def describe(pipeline: Pipeline, name: str, options: dict) -> dict:
-    """What images follow from, besides prompts and seeds: pipeline, weights, scheduler, options and versions.
+    """Everything that determines the images besides prompts and seeds: pipeline, weights, scheduler, options, versions.
 
-    Plain data for JSON; what JSON cannot hold is given as a string.
+    Plain data for JSON; other values are converted to strings.
     """
     takes = inspect.signature(pipeline).parameters
     defaults = {key: p.default for key, p in takes.items() if isinstance(p.default, (bool, int, float, str))}
@@ -271,13 +271,13 @@ def describe(pipeline: Pipeline, name: str, options: dict) -> dict:
 
 
 def precision(pipeline: Pipeline) -> str:
-    """ "float32", "bfloat16", …; "None" of a pipeline that does not say."""
+    """ "float32", "bfloat16", …; "None" for a pipeline without a dtype."""
     return str(getattr(pipeline, "dtype", None)).removeprefix("torch.")
 
 
 def _settings(config: dict) -> dict:
-    """Without diffusers' notes to itself, such as a list that is in another order in every process; infinite bounds,
-    which some samplers have, as words."""
+    """The config without diffusers' internal entries, such as a list whose order differs between processes; infinite
+    bounds, which some schedulers have, as strings."""
     own = {key: value for key, value in config.items() if not key.startswith("_")}
     return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in own.items()}
 
@@ -297,7 +297,7 @@ def _prompts_digest(prompts: Sequence[Prompt]) -> dict:
 
 
 def _save(out: Path, item: Item, image: Image.Image) -> dict:
-    """Write the image and return its entry of the manifest."""
+    """Write the image and return its manifest entry."""
     path = out / item.file
     part = path.with_name(f".{path.name}.part")
     image.save(part, format="PNG")
@@ -324,7 +324,7 @@ def _manifest(header: dict, entries: Sequence[dict]) -> dict:
 
 
 def _start_log(log: Path, header: dict) -> None:
-    """A log with its header, or one that a kill left behind, whose last line may be torn: the next begins a new one."""
+    """Start a log with its header, or continue one left by a kill, whose last line may be truncated, on a new line."""
     if not log.exists():
         write_whole(log, json.dumps({"header": header}) + "\n")
     elif not log.read_bytes().endswith(b"\n"):
@@ -337,7 +337,7 @@ def _append(log: Path, text: str) -> None:
 
 
 def _rows(out: Path) -> Iterator[dict]:
-    """What manifest.json and then the logs of all processes hold, as {"header": …} and entries."""
+    """The contents of manifest.json and then of all processes' logs, as {"header": …} and entries."""
     if (manifest := find_manifest(out)) is not None:
         yield {"header": manifest["header"]}
         yield from manifest["images"]
@@ -347,7 +347,7 @@ def _rows(out: Path) -> Iterator[dict]:
                 row = json.loads(line)
                 if "header" not in row:
                     check_entry(row, str(log))
-            except (ValueError, TypeError):  # torn by a kill: its image is made again
+            except (ValueError, TypeError):  # truncated by a kill: its image is generated again
                 continue
             yield row
 
@@ -357,7 +357,7 @@ def _headers(out: Path) -> list[dict]:
 
 
 def _read(out: Path, header: dict) -> dict[str, dict]:
-    """{file: entry} of a folder. ValueError unless it was made with the settings of `header`."""
+    """{file: entry} of a folder. Raises ValueError unless it was generated with the settings in `header`."""
     for other in _headers(out):
         if odd := [key for key in {**header, **other} if header.get(key) != other.get(key)]:
             raise ValueError(
@@ -365,7 +365,7 @@ def _read(out: Path, header: dict) -> dict[str, dict]:
             )
     entries: dict[str, dict] = {}
     for row in _rows(out):
-        # Two processes may have recorded one file, if their number changed between runs: the one that fits counts.
+        # Two processes may have recorded a file if their number changed between runs: the entry that matches counts.
         if "file" in row and (row["file"] not in entries or file_digest(out / row["file"]) == row["sha256"]):
             entries[row["file"]] = row
     return entries

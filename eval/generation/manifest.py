@@ -1,4 +1,4 @@
-"""manifest.json of a folder of generated images: read, checked, and compared with the files that are there."""
+"""manifest.json of a folder of generated images: reading, validation, and comparison with the files."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ENTRY = {"file": str, "sha256": str, "prompt": str, "key": str, "index": int, "
 
 
 def find_manifest(folder: Path) -> dict | None:
-    """The manifest.json of a folder of generated images; None where there is none, or another program's.
+    """The manifest.json of a folder of generated images; None if there is none, or it is another program's.
 
-    Raises ValueError for one that is damaged.
+    Raises ValueError for a damaged one.
     """
     path = folder / "manifest.json"
     if not path.is_file():
@@ -36,7 +36,7 @@ def find_manifest(folder: Path) -> dict | None:
 
 
 def check_entry(entry: object, where: str) -> None:
-    """Raise ValueError unless it is what a manifest says of one image, whose file lies below the manifest's folder."""
+    """Raise ValueError unless it is a valid entry for one image, with a file inside the manifest's folder."""
     if not isinstance(entry, dict):
         raise ValueError(f"{where} is no object; {REMEDY}")
     for key, kind in _ENTRY.items():
@@ -46,9 +46,9 @@ def check_entry(entry: object, where: str) -> None:
 
 
 def check_files(folder: Path, manifest: dict) -> None:
-    """Raise ValueError, naming the first few, where images have been replaced by others.
+    """Raise ValueError, naming the first few, if images have been replaced by others.
 
-    One that is missing or cannot be read is left to whoever reads it: it is no other image.
+    Missing or unreadable images are not reported here but when they are read.
     """
     changed = [entry["file"] for entry in manifest["images"] if digest(folder / entry["file"]) != entry["sha256"]]
     replaced = [name for name in changed if _is_readable(folder / name)]
@@ -69,5 +69,5 @@ def _is_readable(path: Path) -> bool:
 
 
 def digest(path: Path) -> str | None:
-    """SHA-256 of a file; None where it is not there."""
+    """SHA-256 of a file; None if it does not exist."""
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None

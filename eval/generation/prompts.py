@@ -1,9 +1,9 @@
-"""Prompts of a suite or from a file, with the scene to generate where it is known.
+"""Prompts from a suite or a file, with the scene to generate if it is known.
 
 Suites: `toybox` (every category of CATEGORIES; `toybox/counting` is one of them), `basic` (the four categories of
-BASIC) and `lecture` (prompts as lectures on text-to-image systems show them, with a scene where toybox can decide
-them). The categories of `toybox` are those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), and three that toybox
-adds: skins, paraphrases, and pairs held out of the training data.
+BASIC) and `lecture` (prompts as shown in lectures on text-to-image systems, with a scene where toybox has one). The
+categories of `toybox` are those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), and three that toybox adds: textures
+(skins), paraphrases, and pairs held out of the training data.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _CAR_ON_CAT = Scene((Thing("car", "blue"), Thing("cat", "red")), "on top of")
 _APPLE_AND_BACKPACK = Scene((Thing("apple", "black"), Thing("backpack", "green")), "left of")
 _AVOCADO_ARMCHAIR = Scene((Thing("armchair", "avocado"),))
 
-# (prompt, category, scene). Toybox knows no riding, no writing and no style, so it leaves those open.
+# (prompt, category, scene). Toybox has no riding, writing or styles, so these have no scene.
 LECTURE: tuple[tuple[str, str, Scene | None], ...] = (
     ("an avocado armchair", "unseen combination", _AVOCADO_ARMCHAIR),
     ("an armchair in the shape of an avocado", "unseen combination", _AVOCADO_ARMCHAIR),
@@ -80,15 +80,15 @@ LECTURE: tuple[tuple[str, str, Scene | None], ...] = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a pipeline is asked for.
+    """A prompt for a pipeline.
 
     Attributes:
-        text: handed to the pipeline.
-        category: what the image is judged by: a name in CATEGORIES, "relation" (everything must be right), or any
-            other word where nothing is judged.
-        scene: what the image should show, or None where toybox cannot say.
-        key: unique in its suite, such as "two-objects/0017"; with a seed it fixes the noise that an image starts from.
-        noise: numbers that fix the noise, with a seed, in place of the key.
+        text: the text given to the pipeline.
+        category: what determines the criterion for its image: a name in CATEGORIES, "relation" (everything must be
+            right), or any other word for no criterion.
+        scene: what the image should show, or None if it is not a toybox scene.
+        key: unique in its suite, such as "two-objects/0017"; with a seed it determines the image's initial noise.
+        noise: numbers that determine the noise, with a seed, in place of the key.
     """
 
     text: str
@@ -101,13 +101,13 @@ class Prompt:
 def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0) -> list[Prompt]:
     """The prompts of a suite ("toybox", "toybox/counting", "basic", "lecture"), of a file, or the captions of a folder.
 
-    A file has one prompt a line. Where its name ends in .jsonl, .csv or .parquet each row has a "prompt" or a "text",
-    and may have a "category" and a "key", so that the metadata of a folder of images will do. Empty lines are left out.
+    A file has one prompt per line. If its name ends in .jsonl, .csv or .parquet, each row has a "prompt" or a "text",
+    and optionally a "category" and a "key", so that the metadata of an image folder works. Empty lines are skipped.
 
     Args:
-        num: toybox, basic: prompts of each category, 1 or more (see `toybox_prompts`); others: at most so many, the
-            first ones, None for all.
-        seed: of toybox's scenes, 0 or more.
+        num: toybox, basic: prompts per category, at least 1 (see `toybox_prompts`); others: maximum number of prompts,
+            of which the first are taken, None for all.
+        seed: of toybox's scenes, non-negative.
 
     Raises FileNotFoundError or ValueError, with the remedy, for a name that is neither, for a file without prompts, and
     for numbers out of range.
@@ -136,10 +136,10 @@ def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0
 
 
 def toybox_prompts(category: str, num: int, seed: int) -> list[Prompt]:
-    """`num` prompts of a category; prompt i depends on (seed, category, i) alone.
+    """`num` prompts of a category; prompt i depends on (seed, category, i) only.
 
-    "paraphrase" has num // WORDINGS scenes (at least one), each in WORDINGS wordings one after the other, the canonical
-    one first. "unseen combination" goes round the held-out pairs, evenly.
+    "paraphrase" has num // WORDINGS scenes (at least one), each in WORDINGS consecutive wordings, the canonical one
+    first. "unseen combination" cycles through the held-out pairs evenly.
     """
     check_choice("category", category, CATEGORIES)
     keys = [f"{slug(category)}/{i:04}" for i in range(num)]
@@ -155,9 +155,9 @@ def toybox_prompts(category: str, num: int, seed: int) -> list[Prompt]:
 
 
 def prompts_of_files(folder: Path, files: Sequence[Path]) -> list[Prompt]:
-    """One for each image of a folder: from its manifest.json, or the folder's captions (see `t2i.data.folder`).
+    """A prompt for each image of a folder, from its manifest.json or the folder's captions (see `t2i.data.folder`).
 
-    Raises UsageError where an image has none.
+    Raises UsageError if an image has none.
     """
     if (manifest := find_manifest(folder)) is not None:
         texts = {entry["file"]: entry["prompt"] for entry in manifest["images"]}
@@ -172,14 +172,14 @@ def prompts_of_files(folder: Path, files: Sequence[Path]) -> list[Prompt]:
 
 
 def basic_prompts(category: str, num: int, seed: int) -> list[Prompt]:
-    """`num` prompts of a category of BASIC; prompt i and its noise depend on (seed, category, i) alone.
+    """`num` prompts of a category of BASIC; prompt i and its noise depend on (seed, category, i) only.
 
-    "zero_shot" repeats the held-out pairs, evenly.
+    "zero_shot" repeats the held-out pairs evenly.
     """
     split, family = BASIC[category]
     place, prompts = list(BASIC).index(category), []
     for i in range(num):
-        # The last number is not 0: no scene is seeded as one of Toybox, on which pipelines and classifier are trained.
+        # The last number is not 0, so that no scene has the seed of a Toybox scene that pipelines are trained on.
         scene = Scene.sample(np.random.default_rng((seed, place, i, 1)), split, family)
         if category == "zero_shot":
             scene = replace(scene, things=(held_out_thing(i),))
@@ -188,7 +188,7 @@ def basic_prompts(category: str, num: int, seed: int) -> list[Prompt]:
 
 
 def wordings(scene: Scene, count: int, rng: np.random.Generator) -> list[str]:
-    """`count` different captions (10 at most) that all tell every fact of the scene, the canonical one first."""
+    """`count` different captions (at most 10) that all state every fact of the scene, the canonical one first."""
     if not 1 <= count <= 2 * (len(OPENINGS) + 1):
         raise ValueError(f"a scene has 1 to {2 * (len(OPENINGS) + 1)} wordings for sure, not {count}")
     texts = [scene.caption()]
@@ -199,8 +199,8 @@ def wordings(scene: Scene, count: int, rng: np.random.Generator) -> list[str]:
 
 
 def held_out_thing(i: int) -> Thing:
-    """Thing i of those held out of the training data, over and over."""
-    pairs = sorted(HELD_OUT)  # the order of a set of strings changes from process to process
+    """Held-out thing i, cycling through those held out of the training data."""
+    pairs = sorted(HELD_OUT)  # the iteration order of a set of strings differs between processes
     attribute, kind = pairs[i % len(pairs)]
     return Thing(kind, attribute)
 
@@ -220,7 +220,7 @@ def _scene(category: str, i: int, seed: int) -> Scene:
 
 
 def _wording(scene: Scene, rng: np.random.Generator) -> str:
-    """Unlike `Scene.caption(rng)` this never leaves out an attribute or a relation."""
+    """A random caption that, unlike `Scene.caption(rng)`, never omits an attribute or a relation."""
     text = name(scene.things[0], rng)
     if scene.relation is not None:
         text = f"{text} {_one_of(RELATION_PHRASES[scene.relation], rng)} {name(scene.things[1], rng)}"

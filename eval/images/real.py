@@ -21,7 +21,7 @@ from t2i.models.base import GenerativeModel
 
 
 def renders(prompts: Sequence[Prompt], copies: int, stream: int, side: int) -> dict[str, Source]:
-    """Each prompt's scene `copies` times, with other sizes and places each time, which the stream decides.
+    """Each prompt's scene `copies` times, each with different sizes and places, determined by the stream.
 
     Raises UsageError for prompts whose scenes are unknown.
     """
@@ -38,7 +38,7 @@ def split_images(model: GenerativeModel, part: str, source: DataSource, num: int
 
 
 def _render(prompt: Prompt, copy: int, stream: int, side: int) -> np.ndarray:
-    """The prompt's scene with other sizes, places and tints, by (key, copy, stream): uint8 (S, S, 3)"""
+    """The prompt's scene with sizes, places and tints determined by (key, copy, stream): uint8 (S, S, 3)"""
     seed = np.random.SeedSequence(entropy(copy, f"{prompt.key}, reference {stream}")).generate_state(1)[0]
     scene: Scene = replace(prompt.scene, jitter_seed=int(seed))
     return np.array(scene.render(side))

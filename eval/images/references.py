@@ -1,6 +1,6 @@
-"""Statistics of reference images as a file, which says what it was made of and is checked against what is scored.
+"""Statistics of reference images as a file with metadata, which is checked against the images being scored.
 
-An npz without pickles: `mean` (D,) and `cov` (D, D) in float64, maybe `features` (N, D) in float32, which KID,
+An npz without pickles: `mean` (D,) and `cov` (D, D) in float64, optionally `features` (N, D) in float32, which KID,
 precision and recall need, and `metadata`, a JSON string.
 
 Shapes: N images · D dimensions
@@ -28,19 +28,19 @@ REMEDY = "make it again with `t2i report statistics`"
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What a file of statistics holds.
+    """The contents of a statistics file.
 
     Attributes:
         gaussian: mean and covariance.
-        features: float32 (N, D), or None where only the moments were kept.
-        extractor: description of what made the features: name, dim, preprocess_id, weights_sha256.
+        features: float32 (N, D), or None if only the moments were kept.
+        extractor: description of the feature extractor: name, dim, preprocess_id, weights_sha256.
         count: N.
-        image_size: (height, width) of the images before preprocessing; None where they differ or are unknown.
-        source: which images they are, in words.
+        image_size: (height, width) of the images before preprocessing; None if they differ or are unknown.
+        source: description of the images.
         version: of t2i.
         sha256: of the arrays.
-        skipped: images that could not be read, "name: why".
-        mismatches: what did not fit and was allowed, one sentence each.
+        skipped: unreadable images, "name: why".
+        mismatches: accepted mismatches, one sentence each.
     """
 
     gaussian: Gaussian = field(repr=False)
@@ -64,17 +64,17 @@ def save_reference(
     count: int | None = None,
     keep_features: bool = False,
 ) -> None:
-    """Write statistics, whole or not at all.
+    """Write statistics atomically.
 
     Args:
         path: ends in .npz.
-        data: features, or a Gaussian, which needs `extractor` and `count` to be told.
-        source: which images they are of, in words: "COCO 2014 validation, captions of 30,000".
+        data: features, or a Gaussian, which requires `extractor` and `count`.
+        source: description of the images: "COCO 2014 validation, captions of 30,000".
         image_size: (height, width) of the images.
-        extractor, count: what made the features of a Gaussian, and of how many images; known for `Features`.
+        extractor, count: extractor and number of images of a Gaussian; known for `Features`.
         keep_features: also write the features, float32.
 
-    Raises ValueError for another ending, what a Gaussian lacks, another dimension, or fewer than two images.
+    Raises ValueError for another ending, arguments missing for a Gaussian, another dimension, or fewer than two images.
     """
     path = Path(path)
     if path.suffix != ".npz":
@@ -117,11 +117,11 @@ def load_reference(
     """Read statistics and compare them with what is being scored.
 
     Args:
-        extractor: what the other features are made with, or its description.
-        image_size: (height, width) that the images must have had, where that matters.
-        count: images that there must have been, where that matters.
-        allow_mismatch: use them all the same. What does not fit is then in `mismatches`, for the report; another
-            number of dimensions can never be used.
+        extractor: the extractor of the features to compare with, or its description.
+        image_size: required (height, width) of the images, if any.
+        count: required number of images, if any.
+        allow_mismatch: accept mismatches and list them in `mismatches`, for the report; a different number of
+            dimensions is never accepted.
 
     Raises FileNotFoundError; and ValueError for pickles, for files of other tools, for damage, and for a mismatch.
     """
@@ -140,7 +140,7 @@ def load_reference(
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
-    """The arrays and the metadata, with every way in which a file may be wrong said in a sentence."""
+    """The arrays and the metadata; every defect of a file raises with a one-sentence message."""
     if not path.is_file():
         raise FileNotFoundError(f"there are no statistics in {path}; {REMEDY}")
     try:
@@ -173,12 +173,12 @@ def _reference(arrays: dict[str, np.ndarray], metadata: dict, path: Path) -> Ref
         source=metadata["source"],
         version=metadata["version"],
         sha256=metadata["sha256"],
-        skipped=tuple(metadata.get("skipped", ())),  # files of version 0.1.0 do not say
+        skipped=tuple(metadata.get("skipped", ())),  # files of version 0.1.0 have no such entry
     )
 
 
 def _digest(arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 of names, types, shapes and bytes."""
+    """SHA-256 of names, dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for name in ARRAYS:
         if name in arrays:

@@ -1,4 +1,4 @@
-"""Sets of images, in a folder or in memory, and their features: images are read while the network computes.
+"""Sets of images, in a folder or in memory, and their features; images are read while the network computes.
 
 Shapes: N images · H × W pixels · D dimensions
 """
@@ -26,7 +26,7 @@ from t2i.eval.features.cache import FeatureCache
 from t2i.eval.images.folders import image_files
 from t2i.eval.metrics.common import Array
 
-CACHED_AT_ONCE = 1024  # images per file of the cache: what an interrupted run can lose
+CACHED_AT_ONCE = 1024  # images per cache file: what an interrupted run can lose
 
 Source = Path | Tensor | Callable[[], np.ndarray]  # a file; uint8 (3, H, W); or a function that returns uint8 (H, W, 3)
 T = TypeVar("T")
@@ -37,12 +37,12 @@ R = TypeVar("R")
 
 
 def read_image(path: str | Path) -> Tensor:
-    """An image file, as `t2i.data.read_image` reads it -> uint8 (3, H, W); raises ImageError as that does."""
+    """Read an image file with `t2i.data.read_image` -> uint8 (3, H, W); raises ImageError as it does."""
     return torch.from_numpy(np.array(image_file.read_image(path))).permute(2, 0, 1).contiguous()
 
 
 def load_image(source: Source, side: int | None = None) -> Tensor:
-    """An image from any source, uint8 (3, H, W); with `side`, cropped to its centre square and resized.
+    """An image from any source, uint8 (3, H, W); with `side`, centre-cropped to a square and resized.
 
     Raises as `read_image` does.
     """
@@ -61,13 +61,13 @@ def to_image(image: Tensor) -> Image.Image:
 
 
 def image_digest(image: Tensor) -> str:
-    """SHA-256 of a decoded image, uint8 (3, H, W): of its shape and its bytes, not of the file."""
+    """SHA-256 of a decoded image, uint8 (3, H, W): of its shape and bytes, not of the file."""
     shape = "x".join(map(str, image.shape))
     return hashlib.sha256(f"{shape} ".encode() + image.numpy().tobytes()).hexdigest()
 
 
 def why_unreadable(error: Exception, source: Source, name: str) -> str:
-    """What is wrong with an image, without the path of its folder, which a report does not tell."""
+    """What is wrong with an image, without the path of its folder, which reports must not contain."""
     said = " ".join(str(error).removeprefix(f"{source} ").replace(str(source), name).split())
     return said or type(error).__name__
 
@@ -77,9 +77,9 @@ def why_unreadable(error: Exception, source: Source, name: str) -> str:
 
 @dataclass(eq=False)
 class ImageFeatures:
-    """The features of one image: `row`, float32 (D,), or `error` where it could not be read.
+    """The features of one image: `row`, float32 (D,), or `error` if it could not be read.
 
-    On the way there `prepared`, (1, 3, S, S), is what the network takes.
+    Until they are computed, `prepared`, (1, 3, S, S), is the network's input.
     """
 
     name: str
@@ -100,21 +100,21 @@ def extract(
     progress: bool = True,
     side: int | None = None,
 ) -> Features:
-    """The features of all images of a folder, of an array that `as_uint8` takes, or of images by name, in order.
+    """The features of all images of a folder, of an array that `as_uint8` accepts, or of a mapping of images, in order.
 
     Args:
-        source: of a mapping, each image is made or read when its turn comes, in a thread.
+        source: the images of a mapping are created or read lazily, in a thread.
         allow_mixed: accept a folder with several image formats.
 
-    The other arguments are those of `extract_items`. Raises ValueError or FileNotFoundError where there is nothing to
-    read, as `image_files` and `as_uint8` do, and where no image can be read. Single ones that cannot are `skipped`.
+    The other arguments are those of `extract_items`. Raises ValueError or FileNotFoundError if there is nothing to
+    read, as `image_files` and `as_uint8` do, and if no image can be read. Single unreadable images are `skipped`.
     """
     items = items_of(source, allow_mixed)
     return collect(extract_items(items, extractor, batch_size, cache, workers, progress, side), extractor)
 
 
 def items_of(source: str | Path | Array | Mapping[str, Source], allow_mixed: bool = False) -> list[tuple[str, Source]]:
-    """(name, image) of everything in a source, as `extract` takes them."""
+    """(name, image) for everything in a source accepted by `extract`."""
     if isinstance(source, Mapping):
         return list(source.items())
     if isinstance(source, (str, Path)):
@@ -134,18 +134,18 @@ def extract_items(
     """The features of each named image, in order.
 
     Args:
-        batch_size: images that the network has at once.
-        cache: folder of features that were computed before; none by default.
+        batch_size: images per forward pass.
+        cache: folder of the feature cache; default: none.
         workers: threads that read, decode and resize while the network computes.
-        progress: show a bar, which goes when it is full.
-        side: crop each image to its centre square and resize it to this side first (see `load_image`).
+        progress: show a progress bar, which is cleared at the end.
+        side: first centre-crop each image to a square and resize it to this side (see `load_image`).
 
     Raises ValueError for a batch_size or workers below 1.
     """
     if batch_size < 1 or workers < 1:
         raise ValueError(f"batch_size and workers must be at least 1: {batch_size=}, {workers=}")
     store, found = None if cache is None else FeatureCache(cache, extractor), []
-    waiting: list[ImageFeatures] = []  # for a place in a batch
+    waiting: list[ImageFeatures] = []  # waiting for a place in a batch
     unsaved: list[ImageFeatures] = []  # computed, not yet in the cache
 
     def embed() -> None:
@@ -166,7 +166,7 @@ def extract_items(
     ):
         for image in _ahead(pool, lambda item: _load(*item, side, extractor, store), items, batch_size + workers):
             found.append(image)
-            if image.prepared is not None:  # otherwise it has its row, or could not be read
+            if image.prepared is not None:  # otherwise its features were cached, or it could not be read
                 waiting.append(image)
             if len(waiting) == batch_size:
                 embed()
@@ -180,7 +180,7 @@ def extract_items(
 
 
 def collect(found: Sequence[ImageFeatures], extractor: Extractor) -> Features:
-    """The features of all images that could be read. Raises ValueError where none could."""
+    """The features of all readable images. Raises ValueError if there are none."""
     skipped = tuple(f"{image.name}: {image.error}" for image in found if image.error)
     read = [image for image in found if not image.error]
     if not read:
@@ -198,7 +198,7 @@ def collect(found: Sequence[ImageFeatures], extractor: Extractor) -> Features:
 def _load(
     name: str, source: Source, side: int | None, extractor: Extractor, store: FeatureCache | None
 ) -> ImageFeatures:
-    """Runs in a thread: what the network takes of one image, or its features where the cache has them."""
+    """Runs in a thread: the network's input for one image, or its features if they are cached."""
     try:
         pixels = load_image(source, side)
     except image_file.ImageError as error:
@@ -211,7 +211,7 @@ def _load(
 
 
 def _ahead(pool: Executor, function: Callable[[T], R], items: Sequence[T], depth: int) -> Iterator[R]:
-    """function(item) of each item in order, up to `depth` of them computed ahead of time."""
+    """function(item) for each item in order, with up to `depth` results computed ahead."""
     running: deque = deque()
     for item in items:
         running.append(pool.submit(function, item))

@@ -1,6 +1,6 @@
-"""The images that near copies are searched in: those that the pipeline was trained on, where its folder tells.
+"""The images to search for near copies: the pipeline's training data, if its folder identifies it.
 
-A checkpoint of `t2i train` tells: its run's recipe.json names the data and the seed, its state the number of samples
+A checkpoint of `t2i train` does: its run's recipe.json contains the data and the seed, its state the number of samples
 seen, and the order of samples is a function of the seed (`t2i.data.sampling`).
 
 Shapes: S image side
@@ -25,16 +25,16 @@ from t2i.files import read_json
 from t2i.folders import newest_in_run
 from t2i.pipelines.loading.auto import PIPELINES, embedded
 
-TRAINING, NEW = 10, 2  # for each generated image: training images that are searched, and others not trained on
-WORLD = 0  # default seed of the toybox data that recipes train on
+TRAINING, NEW = 10, 2  # per generated image: training images to search, and others not trained on
+WORLD = 0  # default seed of the toybox data of recipes
 
 
 @dataclass(frozen=True)
 class TrainingData:
     """
     Attributes:
-        images: what is searched, by name, in random order.
-        new: images of the same distribution that were not trained on; None where there are none.
+        images: the images to search, by name, in random order.
+        new: images of the same distribution that were not trained on; None if there are none.
         note: which images are searched, as a sentence.
     """
 
@@ -45,7 +45,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a checkpoint was trained on: the data, the seed, and the number of samples it has seen, of how many items.
+    """What a checkpoint was trained on: data, seed, number of samples seen, and number of items in the data.
 
     A run with cached latents repeats the first `items` of toybox.
     """
@@ -57,7 +57,7 @@ class Trained:
 
 
 def what_trained(pipeline: str) -> Trained | None:
-    """What a checkpoint's folder tells; None for anything else, embedded systems and models of the Hub included."""
+    """Training data according to a checkpoint's folder; None for embedded systems, Hub models and anything else."""
     if pipeline in embedded() or not Path(pipeline).is_dir():
         return None
     folder = newest_in_run(pipeline, "model_index.json").resolve()  # `latest` is a link
@@ -84,15 +84,14 @@ def training_data(
     """The images to search for near copies of what `pipeline` has generated.
 
     Args:
-        asked: "toybox", a folder, or None for what the pipeline was trained on.
-        pipeline: its name or folder; "" where it is unknown.
+        asked: "toybox", a folder, or None for the pipeline's training data.
+        pipeline: its name or folder; "" if unknown.
         side: S of toybox images.
         num: number of generated images.
-        most: number of images searched, at most; by default TRAINING per generated image, and all of a folder.
+        most: maximum number of images to search; default: TRAINING per generated image, and all of a folder.
         seed: of the selection, and of the order of a folder's images.
 
-    Raises UsageError where it is unknown what the pipeline was trained on, or where that must be given as a folder;
-    and as `image_files` does.
+    Raises UsageError if the pipeline's training data is unknown or must be given as a folder; also as `image_files`.
     """
     if asked not in (None, "toybox"):
         return _folder(Path(asked), most, seed, allow_mixed)
@@ -105,7 +104,7 @@ def training_data(
 
 
 def check(asked: str | None, pipeline: str, trained: Trained | None) -> None:
-    """Raise UsageError where neither `asked` nor the pipeline's folder says what it was trained on."""
+    """Raise UsageError if neither `asked` nor the pipeline's folder identifies the training data."""
     if asked is not None:
         return
     if trained is not None and trained.data != "toybox":
@@ -120,7 +119,7 @@ def check(asked: str | None, pipeline: str, trained: Trained | None) -> None:
 
 
 def _may_be_ours(pipeline: str) -> bool:
-    """Whether a folder holds a pipeline made by t2i, which may have been trained on toybox."""
+    """Whether a folder contains a pipeline made by t2i, which may have been trained on toybox."""
     index = newest_in_run(pipeline, "model_index.json") / "model_index.json"
     said = read_json(index) if pipeline and index.is_file() else {}
     name = said.get("_class_name")
@@ -156,7 +155,7 @@ def _world(pipeline: str, side: int, limit: int, new: int) -> TrainingData:
 
 
 def _items(side: int, seed: int, num: int) -> dict[str, Callable[[], np.ndarray]]:
-    """The first items of toybox with this seed, rendered when they are asked for."""
+    """The first items of toybox with this seed, rendered lazily."""
     world = Toybox("train", side, seed, num)
     return {f"item {i} of seed {seed}": partial(_image, world, i) for i in range(num)}
 

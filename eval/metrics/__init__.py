@@ -1,7 +1,7 @@
 """Metrics as pure functions over features: arrays or tensors in, numbers out; no models, no files.
 
-Two sets are given as (generated, reference). Everything is computed in float64. Where chance has a part, the seed is an
-argument, and nothing else moves.
+Two sets are given as (generated, reference). Everything is computed in float64. Randomness is controlled by a `seed`
+argument only.
 """
 
 from t2i.eval.metrics.bootstrap import Interval, bootstrap_interval, half_sample_intervals

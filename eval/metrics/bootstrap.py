@@ -1,4 +1,4 @@
-"""How far could the score be off, had other samples been drawn?"""
+"""Confidence intervals by resampling: how much would the score vary with other samples?"""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from t2i.eval.metrics.common import BLOCK, Array, as_double
 
-NORMAL_95 = 1.959964  # standard deviations to either side that hold 95 % of a normal distribution
+NORMAL_95 = 1.959964  # half-width, in standard deviations, of a normal distribution's 95 % interval
 
 
 @dataclass(frozen=True)
 class Interval:
-    """`value` of the samples themselves; `low` and `high`, between which `level` of the resamples lie; `n` samples."""
+    """`value` on the samples themselves; `low` and `high`, which enclose `level` of the resamples; `n` samples."""
 
     value: float
     low: float
@@ -34,9 +34,9 @@ def bootstrap_interval(
 
     Args:
         samples: (N, …), N ≥ 2, resampled by rows: N at a time, with replacement.
-        statistic: samples (N, …), float64, to a number; by default the mean, for samples (N,), and much faster.
+        statistic: samples (N, …), float64, to a number; default: the mean of samples (N,), which is much faster.
         resamples: at least 2.
-        seed: fixes the resamples.
+        seed: seed of the resamples.
 
     Raises ValueError for fewer than two samples, arguments out of range, NaN or infinity in samples or statistic.
     """
@@ -68,17 +68,17 @@ def half_sample_intervals(
 ) -> list[Interval]:
     """95 % intervals of statistics that the bootstrap would bias, such as a distance between sets: Shao & Wu 1989.
 
-    "A general theory for jackknife variance estimation", with half of the samples deleted: the variance of the
-    statistic of N samples is that of its values on random halves without replacement. A resample with replacement
-    repeats samples, which makes the set less varied and a Fréchet distance larger; a half has a larger one as well,
-    but here only the spread counts. What of the statistic comes from pairs of samples and not from single ones spreads
-    more on halves, up to √3 times as far: where nothing else is left, the interval is too wide.
+    "A general theory for jackknife variance estimation", deleting half of the samples: the variance of a statistic of
+    N samples is estimated by that of its values on random halves without replacement. Resampling with replacement
+    repeats samples, which makes the set less varied and increases a Fréchet distance; so does a half, but here only the
+    spread matters. The part of a statistic that depends on pairs of samples rather than on single ones varies more on
+    halves, by a factor of up to √3: if that part dominates, the interval is too wide.
 
     Args:
         samples: (N, …), N ≥ 4, of which halves are taken by rows.
         statistic: samples (N, …), float64, to numbers; as smooth in the samples as means and covariances are.
         resamples: at least 2.
-        seed: of the halves.
+        seed: seed of the halves.
 
     Raises ValueError for fewer than four samples, arguments out of range, NaN or infinity in samples or statistic.
     """
@@ -97,7 +97,7 @@ def half_sample_intervals(
 
 
 def _means(samples: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Means of resamples, many at once; the same draws as one after the other."""
+    """Means of many resamples at once; the random numbers are the same as one after the other."""
     n = len(samples)
     rows = max(1, BLOCK // n)
     sizes = [min(rows, resamples - start) for start in range(0, resamples, rows)]

@@ -1,8 +1,8 @@
-"""Does the image show what the text says, in the eyes of CLIP?
+"""Does the image match the text, according to CLIP?
 
-Three things are called CLIP score, so that the variant has no default.
+Three definitions are called CLIP score, so the variant has no default.
 
-Shapes: N pairs · D dimensions of the shared space · R candidates
+Shapes: N pairs · D dimensions of the joint space · R candidates
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ def clip_score(images: Array, texts: Array, variant: str) -> Scores:
     """CLIP score of N image embeddings and the embeddings of their N texts.
 
     Args:
-        images, texts: (N, D), of any length but zero.
-        variant: what is scored, and when it is clamped.
+        images, texts: (N, D), of any nonzero norm.
+        variant: definition of the score and of its clamping.
             "hessel": 2.5 · max(cos, 0) of each, then the mean (Hessel et al. 2021, arXiv 2104.08718, eq. 1). The
-                texts are to be embedded with the prefix "A photo depicts ".
-            "torchmetrics": 100 · cos, the mean, and of that max(·, 0); `per_sample` is not clamped.
+                texts should be embedded with the prefix "A photo depicts ".
+            "torchmetrics": 100 · cos, the mean, clamped by max(·, 0); `per_sample` is not clamped.
             "cosine": the mean cosine.
 
     Raises ValueError for an unknown variant, other shapes, zero vectors, NaN or infinity.
@@ -46,14 +46,14 @@ def clip_score(images: Array, texts: Array, variant: str) -> Scores:
 def r_precision(images: Array, texts: Array, candidates: int = 100, seed: int = 0, block: int = BLOCK) -> Scores:
     """How often an image's own text is the nearest of R: Xu et al. 2018 (AttnGAN), arXiv 1711.10485, section 4.1.
 
-    The R − 1 others are drawn for each image from the other images' texts. Texts that are equally near share the
-    point, so that a model which sees nothing, or a text that is there twice, scores by chance: 1 / R.
+    The R − 1 others are sampled for each image from the other images' texts. Equally near texts share the point, so
+    that a model that ignores its input, or duplicate texts, score at chance: 1 / R.
 
     Args:
         images, texts: (N, D), N ≥ R ≥ 2.
         candidates: R.
-        seed: fixes the draw.
-        block: cosines held at once.
+        seed: seed of the sampling.
+        block: number of cosines in memory at once.
 
     Raises ValueError as `clip_score` does, and for R out of range.
     """
@@ -66,7 +66,7 @@ def r_precision(images: Array, texts: Array, candidates: int = 100, seed: int = 
         own = torch.arange(part.start, part.stop)[:, None]  # (B, 1)
         others = np.stack([rng.choice(n - 1, candidates - 1, replace=False) for _ in own])
         others = torch.from_numpy(others)
-        others = others + (others >= own)  # the other N − 1, without a gap
+        others = others + (others >= own)  # the other N − 1 indices, skipping the image's own
         cosines = rows @ texts.T  # (B, N)
         right, wrong = (cosines.gather(1, i.to(cosines.device)) for i in (own, others))
         ties = ((wrong - right).abs() <= _TIE).sum(1)
@@ -82,7 +82,7 @@ def _paired(images: Array, texts: Array) -> tuple[Tensor, Tensor]:
 
 
 def _cosines(images: Tensor, texts: Tensor) -> Tensor:
-    return (images * texts).sum(1).clamp(-1, 1)  # rounding errs beyond 1
+    return (images * texts).sum(1).clamp(-1, 1)  # rounding may exceed 1
 
 
 def _mean(per_sample: Tensor) -> Scores:

@@ -1,12 +1,12 @@
-"""Fréchet distance between two Gaussians, the FID where the features are Inception's.
+"""Fréchet distance between two Gaussians; the FID if the features are Inception's.
 
 Dowson & Landau 1982; Heusel et al. 2017, arXiv 1706.08500, eq. 6:
 
     d² = |μ₁ − μ₂|² + tr Σ₁ + tr Σ₂ − 2 tr (Σ₁ Σ₂)^½
 
-With any factor F of Σ₁ = F Fᵀ, Σ₁ Σ₂ and the symmetric Fᵀ Σ₂ F have the same eigenvalues but for zeros, so that neither
-a matrix square root nor a solver for general matrices is needed; with factors of both, tr (Σ₁ Σ₂)^½ is the sum of the
-singular values of F₁ᵀ F₂. Few centred samples are a factor already.
+With any factor F of Σ₁ = F Fᵀ, Σ₁ Σ₂ and the symmetric Fᵀ Σ₂ F have the same nonzero eigenvalues, so that neither a
+matrix square root nor an eigensolver for general matrices is needed; with factors of both, tr (Σ₁ Σ₂)^½ is the sum of
+the singular values of F₁ᵀ F₂. If there are few samples, the centred samples are such a factor.
 
 Shapes: N samples · D dimensions · R rank
 """
@@ -23,8 +23,8 @@ from t2i.eval.metrics.common import Array, as_features, gram
 from t2i.eval.metrics.moments import Gaussian, Moments
 
 _EPS = torch.finfo(torch.float64).eps
-_NEGATIVE = 1e-10  # an eigenvalue below −this · the largest is no rounding error
-_BELOW_ZERO = 1e-6  # the same for the distance, as a share of the traces: roots of rounding errors are larger
+_NEGATIVE = 1e-10  # an eigenvalue below −this · the largest is not a rounding error
+_BELOW_ZERO = 1e-6  # the same for the distance, relative to the traces: square roots of rounding errors are larger
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class FDInfinity:
 def frechet_distance(generated: Array | Moments | Gaussian, reference: Array | Moments | Gaussian) -> float:
     """d² between two sets, each given as features (N, D) or by its moments.
 
-    Fewer samples than dimensions cost far less as features than as moments, and keep more digits.
+    With fewer samples than dimensions, features are far faster than moments, and more accurate.
 
-    Raises ValueError for fewer than two samples, other shapes, two D, NaN or infinity, and for a covariance that has
+    Raises ValueError for fewer than two samples, other shapes, different D, NaN or infinity, and for a covariance with
     negative eigenvalues beyond rounding.
     """
     return _distance(_side(generated, "generated"), _side(reference, "reference"))
@@ -67,16 +67,16 @@ def fd_infinity(
 ) -> FDInfinity:
     """The distance at infinitely many generated samples: Chong & Forsyth 2020, arXiv 1911.07023, algorithm 1.
 
-    The bias of the distance is linear in 1/N: a line through the distances of subsets, read at 1/N = 0.
+    The bias of the distance is linear in 1/N: a line is fitted to the distances of subsets and extrapolated to 1/N = 0.
 
     Args:
         generated: (N, D).
-        reference: as in `frechet_distance`; its own bias stays.
-        points: subsets, each drawn anew, with counts at equal steps from `smallest` to N.
-        smallest: N / 10 by default, as in the paper (5,000 of 50,000).
-        seed: fixes the subsets.
+        reference: as in `frechet_distance`; its own bias remains.
+        points: number of subsets, sampled independently, with sizes evenly spaced from `smallest` to N.
+        smallest: default: N / 10, as in the paper (5,000 of 50,000).
+        seed: seed of the subsets.
 
-    Raises ValueError as `frechet_distance` does, and for fewer than two points or counts.
+    Raises ValueError as `frechet_distance` does, and for fewer than two points or sizes.
     """
     features, side = as_features(generated, "generated"), _side(reference, "reference")
     n = len(features)
@@ -120,15 +120,15 @@ def _trace_of_root(a: _Side, b: _Side) -> float:
     product = a.factor.T @ b.factor.to(a.factor)  # (R₁, R₂)
     if a.few and b.few:
         return torch.linalg.svdvals(product).sum().item()  # the nuclear norm
-    # Otherwise R is often D, and the eigenvalues of F₁ᵀ Σ₂ F₁ take less than half the time of singular values. Of the
-    # smaller side, as rounding errors in place of zeros would count with their square root.
+    # Otherwise R is often D, and the eigenvalues of F₁ᵀ Σ₂ F₁ take less than half the time of singular values. Uses the
+    # smaller side, as rounding errors in place of zeros would contribute their square roots.
     congruence = gram(product if product.shape[1] <= product.shape[0] else product.T)
     return _clamped(torch.linalg.eigvalsh(congruence)).sqrt().sum().item()
 
 
 def _factor(cov: Tensor) -> Tensor:
-    """(D, D) -> (D, R) with factor @ factor.T = cov: triangular, or of the eigenvectors where cov is singular."""
-    lower, failed = torch.linalg.cholesky_ex(cov)  # a tenth of the time of the eigenvectors, and as stable
+    """(D, D) -> (D, R) with factor @ factor.T = cov: triangular, or from eigenvectors if cov is singular."""
+    lower, failed = torch.linalg.cholesky_ex(cov)  # a tenth of the time of an eigendecomposition, and as stable
     if not failed:
         return lower
     values, vectors = torch.linalg.eigh(cov)
@@ -138,7 +138,7 @@ def _factor(cov: Tensor) -> Tensor:
 
 
 def _clamped(eigenvalues: Tensor) -> Tensor:
-    """Negative rounding errors set to zero. ValueError for anything worse."""
+    """Set negative rounding errors to zero. Raises ValueError for larger negative values."""
     if len(eigenvalues) and eigenvalues.min() < -_NEGATIVE * eigenvalues.abs().max():
         raise ValueError(
             f"a covariance has a negative eigenvalue ({eigenvalues.min().item():.3g}, the largest being"

@@ -1,6 +1,6 @@
-"""Pairs of images pixel by pixel, and how different the images of one set are.
+"""Pixelwise comparison of image pairs, and the diversity of a set of images.
 
-torchmetrics is imported when it is called, as it takes seconds.
+torchmetrics is imported on first use, as it takes seconds.
 
 Shapes: N images · C channels · H, W sides
 """
@@ -12,14 +12,14 @@ from torch import Tensor
 
 from t2i.eval.metrics.common import BLOCK, Array, Scores, as_double, as_features, blocks, squared_distances
 
-WINDOW, BORDER = 11, 5  # of SSIM: side of the Gaussian window with σ = 1.5, and how far it reaches
-BATCH = 64  # images at once
+WINDOW, BORDER = 11, 5  # of SSIM: side of the Gaussian window with σ = 1.5, and its reach
+BATCH = 64  # images per batch
 
 
 def psnr(images: Array, references: Array) -> Scores:
-    """Peak signal-to-noise ratio in dB, −10 log₁₀ of the mean squared error of each pair, then the mean.
+    """Peak signal-to-noise ratio in dB: −10 log₁₀ of the mean squared error of each pair, then the mean.
 
-    Equal images have an infinite one. (A mean of the errors first, torchmetrics' default, is another number.)
+    It is infinite for equal images. (Averaging the errors first, torchmetrics' default, gives another number.)
 
     Args:
         images, references: floats (N, C, H, W) in [0, 1].
@@ -33,10 +33,10 @@ def psnr(images: Array, references: Array) -> Scores:
 
 
 def ssim(images: Array, references: Array) -> Scores:
-    """Structural similarity: Wang et al. 2004, "Image quality assessment", eq. 13, of each channel, then the mean.
+    """Structural similarity: Wang et al. 2004, "Image quality assessment", eq. 13, for each channel, then the mean.
 
-    Only where the window lies wholly inside the image, as the authors have it: torchmetrics pads the images by
-    reflection and counts the border too.
+    Uses only windows that lie wholly inside the image, as the authors do: torchmetrics pads the images by reflection
+    and includes the border.
 
     Args:
         images, references: floats (N, C, H, W) in [0, 1], H and W at least 11.
@@ -56,9 +56,9 @@ def ssim(images: Array, references: Array) -> Scores:
 
 
 def diversity(features: Array, block: int = BLOCK) -> float:
-    """Mean distance of all pairs of features (N, D), N ≥ 2, such as those of several images of one prompt.
+    """Mean pairwise distance of features (N, D), N ≥ 2, such as those of several images of one prompt.
 
-    Like LPIPS, with the features of any network. Raises ValueError for fewer than two samples, NaN or infinity.
+    Similar to LPIPS, with the features of any network. Raises ValueError for fewer than two samples, NaN or infinity.
     """
     x = as_features(features)
     x = x - x.mean(0)

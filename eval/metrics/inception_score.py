@@ -1,4 +1,4 @@
-"""Inception score: are single images clear, and all of them together varied?
+"""Inception score: are single images recognisable, and is the set diverse?
 
 Shapes: N samples · K classes
 """
@@ -17,7 +17,7 @@ from t2i.eval.metrics.common import Array, as_features
 
 @dataclass(frozen=True)
 class InceptionScore:
-    """Mean and standard deviation (divided by their number) over the splits."""
+    """Mean and population standard deviation over the splits."""
 
     mean: float
     std: float
@@ -30,11 +30,11 @@ def inception_score(
     """exp E KL(p(y|x) ‖ p(y)): Salimans et al. 2016, arXiv 1606.03498, section 4; torch-fidelity's definition.
 
     Args:
-        scores: logits (N, K), or with `probabilities` rows that are not negative and sum to one.
-        splits: parts that are scored each on its own.
-        shuffle: before splitting, by `seed`; sorted samples would give splits of few classes.
+        scores: logits (N, K), or with `probabilities` non-negative rows that sum to one.
+        splits: number of parts that are scored separately.
+        shuffle: shuffle before splitting, with `seed`; sorted samples would give splits of few classes.
 
-    Raises ValueError for fewer samples than splits, NaN or infinity, rows that are no probabilities.
+    Raises ValueError for fewer samples than splits, NaN or infinity, rows that are not probabilities.
     """
     if splits < 1:
         raise ValueError(f"splits must be at least 1, not {splits}")
@@ -57,6 +57,6 @@ def _given(p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _score(p: Tensor, log_p: Tensor) -> float:
-    """p, log_p (n, K) -> exp of the mean divergence. A class of no probability adds nothing, where 0 · −∞ is NaN."""
+    """p, log_p (n, K) -> exp of the mean divergence. Classes with zero probability add nothing; 0 · −∞ would be NaN."""
     divergence = p * (log_p - p.mean(0).log())
     return divergence.where(p > 0, 0).sum(1).mean().exp().item()

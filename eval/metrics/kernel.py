@@ -21,7 +21,7 @@ CMMD_SCALE = 1000.0
 
 @dataclass(frozen=True)
 class KID:
-    """Mean and standard deviation (divided by their number) over the subsets. Slightly below zero means: alike."""
+    """Mean and population standard deviation over the subsets. Slightly negative values are possible for equal sets."""
 
     mean: float
     std: float
@@ -32,11 +32,11 @@ class KID:
 def kid(generated: Array, reference: Array, subsets: int = 100, subset_size: int = 1000, seed: int = 2020) -> KID:
     """Kernel Inception distance: Bińkowski et al. 2018, arXiv 1801.01401, section 4.
 
-    The unbiased MMD² (eq. 4) of the kernel (x·y / D + 1)³, over random subsets of S samples of each.
+    The unbiased MMD² (eq. 4) with the kernel (x·y / D + 1)³, over random subsets of S samples of each set.
 
     Args:
         generated, reference: (N, D) and (M, D).
-        subsets, subset_size, seed: torch-fidelity's by default, with the same subsets.
+        subsets, subset_size, seed: default: torch-fidelity's, with the same subsets.
 
     Raises ValueError for N or M below S, S < 2, no subsets, NaN or infinity.
     """
@@ -45,7 +45,7 @@ def kid(generated: Array, reference: Array, subsets: int = 100, subset_size: int
     x, y = as_pair(generated, reference)
     if min(len(x), len(y)) < subset_size:
         raise ValueError(f"KID needs at least subset_size={subset_size} samples of each, not {len(x)} and {len(y)}")
-    rng = np.random.RandomState(seed)  # the old generator, as torch-fidelity draws the subsets with it
+    rng = np.random.RandomState(seed)  # the legacy generator, which torch-fidelity uses for the subsets
     values = []
     for _ in range(subsets):
         picked = [torch.from_numpy(rng.choice(len(z), subset_size, replace=False)).to(z.device) for z in (x, y)]
@@ -56,10 +56,10 @@ def kid(generated: Array, reference: Array, subsets: int = 100, subset_size: int
 def kid_interval(
     generated: Array, reference: Array, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
 ) -> Interval:
-    """`kid` with its 95 % interval: how far other generated samples and other subsets would move it.
+    """`kid` with its 95 % interval, which reflects sampling of the generated images and of the subsets.
 
-    On average over the subsets it is the unbiased MMD² of all samples, so that by the law of total variance its
-    variance is the latter's (see `mmd_error`) plus that of a mean over so many subsets.
+    Its mean over all possible subsets is the unbiased MMD² of all samples; by the law of total variance, its variance
+    is the latter's (see `mmd_error`) plus that of a mean over finitely many subsets.
 
     Raises ValueError as `kid` does, and for N or M below 3.
     """
@@ -69,24 +69,24 @@ def kid_interval(
 
 
 def mmd_error(generated: Array, reference: Array, block: int = BLOCK) -> float:
-    """Standard error of KID's unbiased MMD² of all samples of each set, the reference being as it is.
+    """Standard error of KID's unbiased MMD² of all samples of each set, for a fixed reference.
 
-    The jackknife of a U-statistic: Arvesen 1969, "Jackknifing U-statistics". A sample that is left out takes along the
-    pairs that it is in, hence one look at the kernel gives all N values. Where the two sets are alike, next to nothing
-    but pairs is left of the statistic, for which the jackknife errs on the safe side, by a factor of up to √2.
+    The jackknife of a U-statistic: Arvesen 1969, "Jackknifing U-statistics". Leaving out a sample removes the pairs
+    that contain it, hence one pass over the kernel gives all N values. If the two sets are alike, the statistic depends
+    almost only on pairs, and the jackknife overestimates, by a factor of up to √2.
 
     Args:
         generated, reference: (N, D) and (M, D).
-        block: numbers of a kernel matrix held at once.
+        block: entries of a kernel matrix in memory at once.
 
     Raises ValueError for N or M below 3, NaN or infinity.
     """
     x, y = as_pair(generated, reference, least=3)
     n, d = x.shape
-    own = (x.square().sum(1) / d + 1) ** 3  # (N,), of each sample and itself
+    own = (x.square().sum(1) / d + 1) ** 3  # (N,), of each sample with itself
     within = torch.cat([_polynomial(rows, x).sum(1) for _, rows in blocks(x, n, block)]) - own
     across = torch.cat([_polynomial(rows, y).mean(1) for _, rows in blocks(x, len(y), block)])
-    pairs = (within.sum() - 2 * within) / ((n - 1) * (n - 2))  # (N,), without sample i
+    pairs = (within.sum() - 2 * within) / ((n - 1) * (n - 2))  # (N,), leaving out sample i
     without = pairs - 2 * (across.sum() - across) / (n - 1)
     return ((n - 1) * without.var(correction=0)).sqrt().item()
 
@@ -106,19 +106,19 @@ def _polynomial(x: Tensor, y: Tensor) -> Tensor:
 def cmmd(generated: Array, reference: Array, block: int = BLOCK) -> float:
     """CLIP maximum mean discrepancy: Jayasumana et al. 2024, arXiv 2401.09603, section 4.
 
-    1000 · MMD² of the kernel exp(−|x − y|² / (2 · 10²)) on embeddings of length one. As in the authors' code the
-    estimate is the biased one (samples are compared with themselves), hence never negative. They compute in float32,
-    which leaves noise of about 1e-4; this is in float64.
+    1000 · MMD² with the kernel exp(−|x − y|² / (2 · 10²)) on normalised embeddings. As in the authors' code the
+    estimate is the biased one (samples are also compared with themselves), hence never negative. They compute in
+    float32, with noise of about 1e-4; this is in float64.
 
     Args:
-        generated, reference: CLIP image embeddings (N, D) and (M, D), of any length but zero.
-        block: numbers of a kernel matrix held at once.
+        generated, reference: CLIP image embeddings (N, D) and (M, D), of any nonzero norm.
+        block: entries of a kernel matrix in memory at once.
 
     Raises ValueError for fewer than two samples, zero vectors, NaN or infinity.
     """
     x, y = (normalised(z) for z in as_pair(generated, reference))
     squared = _mean_kernel(x, x, block) + _mean_kernel(y, y, block) - 2 * _mean_kernel(x, y, block)
-    return CMMD_SCALE * max(0.0, squared)  # below zero by rounding only
+    return CMMD_SCALE * max(0.0, squared)  # negative only by rounding
 
 
 def _mean_kernel(x: Tensor, y: Tensor, block: int) -> float:
@@ -129,7 +129,7 @@ def _mean_kernel(x: Tensor, y: Tensor, block: int) -> float:
 
 
 def normalised(embeddings: Tensor) -> Tensor:
-    """Rows divided by their length. ValueError for a row of zeros, which has no direction."""
+    """Rows divided by their norm. Raises ValueError for a zero row, which has no direction."""
     lengths = torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)
     if not (lengths > 0).all():
         raise ValueError("an embedding of zeros has no direction")

@@ -1,7 +1,7 @@
 """Precision and recall, density and coverage: which samples lie inside the other set's neighbourhoods?
 
-A set's manifold is the union of balls round its samples, each reaching to the sample's k-th nearest neighbour in its
-own set (itself not counted).
+A set's manifold is the union of balls around its samples, each with the distance to the sample's k-th nearest
+neighbour in the same set (excluding itself) as radius.
 
 Shapes: N generated · M reference · D dimensions · B rows of a block
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from t2i.eval.metrics.common import BLOCK, Array, as_features, blocks, squared_distances
 
-_TIE = 1e-9  # relative: a distance is often equal to a radius, but for rounding
+_TIE = 1e-9  # relative tolerance: a distance is often equal to a radius up to rounding
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class PrecisionRecall:
 
 @dataclass(frozen=True)
 class DensityCoverage:
-    """`density`: balls of the reference round a generated sample, over k; 1 for equal sets, and may be above.
-    `coverage`: the share of reference samples that have a generated one in their ball."""
+    """`density`: number of reference balls around a generated sample, over k; 1 for equal sets, can exceed 1.
+    `coverage`: the share of reference samples with a generated one in their ball."""
 
     density: float
     coverage: float
@@ -40,10 +40,10 @@ class DensityCoverage:
 
 @dataclass(frozen=True, eq=False)
 class Manifold:
-    """A reference with its balls, which many sets may be compared with.
+    """A reference with its balls, reused to evaluate many sets.
 
     Attributes:
-        points: (M, D) float64, less their mean, `centre` (D,): so distances keep their digits.
+        points: (M, D) float64, minus their mean, `centre` (D,), so that distances keep their accuracy.
         radii: {k: squared distance (M,) of each point to its k-th nearest neighbour}.
     """
 
@@ -53,7 +53,7 @@ class Manifold:
 
     @classmethod
     def of(cls, reference: Array, k: int | Sequence[int], block: int = BLOCK) -> Manifold:
-        """Of features (M, D), with balls for one k or several; the distances are computed once.
+        """From features (M, D), with balls for one or several k; the distances are computed once.
 
         Raises ValueError for k below 1, M of at most k, NaN or infinity.
         """
@@ -71,8 +71,8 @@ def precision_recall(generated: Array, reference: Array | Manifold, k: int = 3, 
 
     Args:
         generated, reference: (N, D) and (M, D); the reference also as a `Manifold` with balls for k.
-        k: neighbour that the balls reach to.
-        block: distances held at once.
+        k: index of the nearest neighbour that defines the radius.
+        block: number of distances in memory at once.
 
     Raises ValueError for N or M of at most k, NaN or infinity, and for a manifold without balls for k.
     """
@@ -89,8 +89,8 @@ def precision_recall(generated: Array, reference: Array | Manifold, k: int = 3, 
 def density_coverage(generated: Array, reference: Array | Manifold, k: int = 5, block: int = BLOCK) -> DensityCoverage:
     """Density and coverage: Naeem et al. 2020, arXiv 2002.09797, eqs. 3 and 4.
 
-    Balls are open, as in the authors' code: so a set compared with itself has density 1. A reference that is one
-    point k times over has balls without inside, and scores 0.
+    Balls are open, as in the authors' code, so a set compared with itself has density 1. A reference that consists of
+    one point repeated has empty balls, and scores 0.
 
     Args, errors: as for `precision_recall`.
     """
@@ -105,7 +105,7 @@ def density_coverage(generated: Array, reference: Array | Manifold, k: int = 5, 
 
 
 def _checked(generated: Array, reference: Array | Manifold, k: int, block: int) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, D), (M, D), both about the reference's centre, and the reference's squared radii (M,)."""
+    """(N, D), (M, D), both relative to the reference's centre, and the reference's squared radii (M,)."""
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     x = as_features(generated, "generated", least=k + 1)
@@ -120,7 +120,7 @@ def _checked(generated: Array, reference: Array | Manifold, k: int, block: int) 
 
 
 def radii(x: Tensor, k: int, block: int) -> Tensor:
-    """(N, D) -> squared distance (N,) of each to its k-th nearest neighbour; the nearest of all is itself."""
+    """(N, D) -> squared distance (N,) of each point to its k-th nearest neighbour, not counting itself."""
     return _radii(x, (k,), block)[0]
 
 

@@ -18,10 +18,10 @@ from t2i.eval.metrics.manifold import radii
 class NearCopies:
     """
     Attributes:
-        copies: (N,) bool, which generated samples are as near to a training sample as `threshold` or nearer.
-        real_copies: (M − M // 2,) bool, the same of real samples that were not trained on: what chance gives.
+        copies: (N,) bool, which generated samples are within `threshold` of a training sample.
+        real_copies: (M − M // 2,) bool, the same for real samples that were not trained on: the chance level.
         threshold: a distance.
-        nearest: (N,) int, the training sample that is nearest to each generated one, at `distances` (N,).
+        nearest: (N,) int, the training sample nearest to each generated one, at `distances` (N,).
     """
 
     copies: np.ndarray
@@ -34,10 +34,10 @@ class NearCopies:
 def nearest(samples: Array, points: Array, block: int = BLOCK) -> tuple[np.ndarray, np.ndarray]:
     """The nearest of `points` (T, D) to each of `samples` (N, D) -> Euclidean distances (N,), indices (N,).
 
-    Raises ValueError for an empty set, two D, NaN or infinity.
+    Raises ValueError for an empty set, different D, NaN or infinity.
     """
     x, y = as_pair(samples, points, ("samples", "points"), least=1)
-    centre = y.mean(0)  # distances stay, and keep their digits
+    centre = y.mean(0)  # centring keeps distances, and their accuracy
     x, y = x - centre, y - centre
     found = [squared_distances(rows, y).min(1) for _, rows in blocks(x, len(y), block)]
     squared, indices = torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
@@ -45,21 +45,21 @@ def nearest(samples: Array, points: Array, block: int = BLOCK) -> tuple[np.ndarr
 
 
 def near_copies(generated: Array, training: Array, held_out: Array | None = None, quantile: float = 0.05) -> NearCopies:
-    """Generated samples that are nearer to a training sample than new real ones come by chance.
+    """Generated samples that are nearer to a training sample than new real ones are by chance.
 
-    The threshold is the `quantile` of the distances from the first half of the real samples that were not trained on
-    to their nearest training sample. The second half, which has no part in it, is scored beside the generated ones: a
-    generator that copies nothing scores as they do. Distances to the nearest neighbour, and real data as the measure
-    of what is near, are those of Meehan et al. 2020 (arXiv 2004.05675).
+    The threshold is the `quantile` of the distances from the first half of the real samples that were not trained on to
+    their nearest training sample. The second half, which does not affect the threshold, is scored alongside the
+    generated samples: a generator that copies nothing has the same score. Nearest-neighbour distances, with real data
+    as the baseline, follow Meehan et al. 2020 (arXiv 2004.05675).
 
     Args:
         generated: (N, D).
-        training: (T, D), samples of what the generator was trained on.
-        held_out: (M, D), M ≥ 2, of the same distribution, in random order. None where all real samples were trained
-            on: then each training sample is compared with the others (M = T, also in random order).
+        training: (T, D), samples of the generator's training data.
+        held_out: (M, D), M ≥ 2, of the same distribution, in random order. None if all real samples were trained on:
+            then each training sample is compared with the others (M = T, also in random order).
         quantile: between 0 and 1.
 
-    Raises ValueError for arguments out of range, two D, NaN or infinity.
+    Raises ValueError for arguments out of range, different D, NaN or infinity.
     """
     if not 0 < quantile < 1:
         raise ValueError(f"quantile must lie between 0 and 1, not {quantile}")

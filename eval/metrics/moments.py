@@ -12,12 +12,12 @@ from torch import Tensor
 
 from t2i.eval.metrics.common import Array, as_double, as_features, gram_of
 
-ROWS = 1024  # of features that are in float64 at once
+ROWS = 1024  # rows converted to float64 at once
 
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """What the Fréchet distance looks at.
+    """Mean and covariance, the inputs of the Fréchet distance.
 
     Attributes:
         mean: (D,), float64.
@@ -43,8 +43,8 @@ class Moments:
     """Running mean and covariance in float64.
 
     Chan, Golub & LeVeque 1983, "Algorithms for computing the sample variance": the sums of squares are of deviations
-    from each part's own mean, and parts are merged by eq. 2.1b. A sum of raw squares minus N·mean² would lose all
-    digits of features far from the origin. Means are kept relative to the first batch's, for the same reason.
+    from each part's mean, and parts are merged by eq. 2.1b. A sum of raw squares minus N·mean² would lose all accuracy
+    for features far from the origin. Means are stored relative to the first batch's, for the same reason.
     """
 
     def __init__(self):
@@ -55,13 +55,14 @@ class Moments:
 
     @classmethod
     def of(cls, features: Array, name: str = "features") -> Self:
-        """Of features (N, D); errors call them by `name`."""
+        """Moments of features (N, D); error messages call them by `name`."""
         return cls().update(features, name)
 
     def update(self, batch: Array, name: str = "features") -> Self:
-        """Add features (N, D), N ≥ 1. ValueError for another D than before, NaN or infinity.
+        """Add features (N, D), N ≥ 1. Raises ValueError for a different D, NaN or infinity.
 
-        They are made float64 a few rows at a time: twice, which takes next to no time, as the mean comes first.
+        They are converted to float64 a few rows at a time; this is done twice, as the mean comes first, and costs
+        little.
         """
         first = as_features(batch[:ROWS] if getattr(batch, "ndim", 0) == 2 else batch, name, least=1)
         self._check(first.shape[1])
@@ -73,7 +74,7 @@ class Moments:
         return self._add(count, shift, mean, gram_of(deviations, first.new_zeros(first.shape[1], first.shape[1])))
 
     def merge(self, other: Moments) -> Self:
-        """Add all that `other` has seen; `other` stays as it is. ValueError for another D."""
+        """Add everything that `other` has accumulated; `other` is not modified. Raises ValueError for a different D."""
         if other.count == 0:
             return self
         self._check(len(other._shift))
@@ -82,14 +83,14 @@ class Moments:
 
     @property
     def mean(self) -> Tensor:
-        """(D,). ValueError before the first sample."""
+        """(D,). Raises ValueError before the first sample."""
         if self.count == 0:
             raise ValueError("a mean needs at least 1 sample")
         return self._shift + self._mean
 
     @property
     def cov(self) -> Tensor:
-        """(D, D), divided by N − 1. ValueError for fewer than two samples."""
+        """(D, D), divided by N − 1. Raises ValueError for fewer than two samples."""
         if self.count < 2:
             raise ValueError(f"a covariance needs at least 2 samples, not {self.count}")
         return self._scatter / (self.count - 1)
@@ -102,7 +103,7 @@ class Moments:
             raise ValueError(f"features have {dimension} dimensions here and {len(self._shift)} before")
 
     def _add(self, count: int, shift: Tensor, mean: Tensor, scatter: Tensor) -> Self:
-        """Chan's eq. 2.1b: the scatter of both is the sum of the scatters and that of the two means."""
+        """Chan's eq. 2.1b: the total scatter is the sum of both scatters and that of the two means."""
         if self.count == 0:
             self.count, self._shift, self._mean, self._scatter = count, shift, mean, scatter
             return self

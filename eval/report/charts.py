@@ -1,4 +1,4 @@
-"""Curves of a report as figures on its page."""
+"""Curves of a report as figures on its web page."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from t2i.eval.report.report import Curve, Point
 from t2i.eval.report.text import number
 from t2i.plots import CARD, COLOURS, new_figure, styled, to_svg
 
-BANDS = 3  # series of a chart at most whose intervals are shown as bands; more would hide each other
-TICKS = 8  # x values at most that are all labelled
+BANDS = 3  # charts with more series show no interval bands, which would hide each other
+TICKS = 8  # maximum number of x values that are all labelled
 
 
 @styled
 def chart(curve: Curve) -> str:
-    """Lines in axes as an <svg> element; the points' values and intervals are tooltips."""
+    """Lines in axes as an <svg> element; tooltips show the points' values and intervals."""
     figure = new_figure(5.6, 3.0)
     axes = figure.add_subplot()
     titles: dict[str, str] = {}
@@ -35,7 +35,7 @@ def _gid(series: int, point: int) -> str:
 
 
 def _plot(axes: Axes, points: list[Point], i: int, banded: bool) -> None:
-    """One series: a line, its points, and their intervals as a band; dashed where the colours start again."""
+    """One series: a line, its points, and their intervals as a band; dashed once the colours repeat."""
     colour = COLOURS[i % len(COLOURS)]
     axes.plot([p[0] for p in points], [p[1] for p in points], color=colour, linestyle=style_of(i))
     for k, (x, y, _, _) in enumerate(points):
@@ -46,12 +46,12 @@ def _plot(axes: Axes, points: list[Point], i: int, banded: bool) -> None:
 
 
 def style_of(series: int) -> str:
-    """Line style of a series: solid while there are colours, then dashed."""
+    """Line style of a series: solid until the colours repeat, then dashed."""
     return "solid" if series < len(COLOURS) else "dashed"
 
 
 def _label(axes: Axes, curve: Curve) -> None:
-    """Names of the axes, and few round ticks that enclose the data."""
+    """Axis labels, and a few round ticks that enclose the data."""
     points = [point for series in curve.series.values() for point in series]
     xs = sorted({p[0] for p in points})
     heights = [v for p in points for v in p[1:] if v is not None]

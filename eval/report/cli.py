@@ -1,4 +1,4 @@
-"""`t2i report COMMAND …`, which is also `accelerate launch -m t2i.eval.report COMMAND …`."""
+"""`t2i report COMMAND …`, equivalent to `accelerate launch -m t2i.eval.report COMMAND …`."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from t2i.files import check_folder, check_writable
 @dataclass(frozen=True)
 class Diff:
     reports: Positional[tuple[str, ...]] = ()
-    """The older report.json and the newer one."""
+    """The old report.json and the new one."""
 
 
 @dataclass(frozen=True)
 class Human:
     systems: tuple[str, ...] = ()
-    """Two or more systems to compare: embedded systems, folders or models of the Hub."""
+    """Systems to compare, at least two: embedded systems, folders or models on the Hub."""
     prompts: str = "lecture"
-    """Prompts, as for `t2i eval`."""
+    """Prompts to generate from, as for `t2i eval`."""
     num_prompts: int = 20
-    """Number of prompts; for toybox prompts, number per category."""
+    """Number of prompts; for toybox, per category."""
     seed: int = 0
-    """Seed of the prompts, the images and the order of the questions."""
+    """Seed for the prompts, the images and the order of the questions."""
     out: str = "reports/human"
-    """Output folder: human.html and key.json, or with --answers the report."""
+    """Output folder for human.html and key.json, or with --answers for the report."""
     device: str = "auto"
     """Device, such as cpu, cuda or mps; auto: the fastest available."""
     dtype: Dtype = "float32"
     """Precision of the pipelines."""
     answers: tuple[str, ...] = ()
-    """Answer files returned by raters, instead of --systems."""
+    """Answer files returned by raters, to evaluate instead of generating a page from --systems."""
     key: str | None = None
-    """The key.json written with the page; required with --answers."""
+    """Path of the key.json written with the page; required with --answers."""
 
     def __post_init__(self) -> None:
         check_whole("--num-prompts", self.num_prompts)
@@ -57,23 +57,23 @@ class Statistics:
     images: Positional[str] = ""
     """Folder of reference images."""
     out: str = "reference.npz"
-    """Output file, to be given to `t2i eval --reference`."""
+    """Output file, for `t2i eval --reference`."""
     extractor: str = "inception"
     """Feature extractor, as for `t2i eval`."""
     source: str = ""
-    """Description of the images; by default the folder's name."""
+    """Description of the images; default: the folder's name."""
     keep_features: bool = False
-    """Also store the features, which KID, precision and recall need."""
+    """Also store the features, which are needed for KID, precision and recall."""
     batch_size: int = 32
     """Images per batch."""
     allow_mixed: bool = False
-    """Accept folders with more than one image format."""
+    """Accept folders with several image formats."""
     device: str = "auto"
     """Device, such as cpu, cuda or mps; auto: the fastest available."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Run the command that `args` name; raises UsageError for arguments that name none."""
+    """Run the command named in `args`; raises UsageError if there is none."""
     if not args or args[0] in ("-h", "--help"):
         print(_overview())
         return

@@ -1,4 +1,4 @@
-"""What `t2i report` runs. Imported by the command, not before: torch takes seconds to load, and --help should not."""
+"""Implementation of `t2i report`, imported when a command runs: --help should not wait for torch."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _without(name: str, data: dict) -> dict:
 
 def statistics(ask: Statistics) -> None:
     """Extract the features of a folder and write their statistics."""
-    image_files(ask.images, ask.allow_mixed)  # before the network, which takes longer to open
+    image_files(ask.images, ask.allow_mixed)  # before loading the network, which is slower
     extractor = open_extractor(ask.extractor, usable_device(ask.device))
     features = extract(ask.images, extractor, ask.batch_size, allow_mixed=ask.allow_mixed)
     source = ask.source or Path(ask.images).resolve().name

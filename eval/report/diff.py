@@ -1,4 +1,4 @@
-"""What changed between two evaluations, and whether chance can explain it.
+"""Compares two evaluations: what changed, and whether chance can explain it.
 
 Reads the report.json of `t2i eval` and `t2i report`.
 """
@@ -14,7 +14,7 @@ from t2i.tables import format_table
 
 Verdict = Literal["outside", "within", "no interval", "not comparable", "only old", "only new", "setting"]
 
-DECIDING = {  # details in which comparable scores agree, by the first or the last part of their dotted name
+DECIDING = {  # details that must agree for comparable scores, by the first or the last part of their dotted name
     "extractor",
     "weights_sha256",
     "preprocess_id",
@@ -26,7 +26,7 @@ DECIDING = {  # details in which comparable scores agree, by the first or the la
     "image_tokenizer_sha256",
     "variant",
 }
-SHOWN = 16  # characters of a value in a table: enough of a hash
+SHOWN = 16  # characters of a value shown in a table: enough of a hash
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Change:
     """One score or setting in the two reports.
 
     Args:
-        old, new: numbers of a score, texts of a setting; None where the report has none.
-        difference: new - old, None for settings and where the two cannot be compared.
-        verdict: "outside": the two 95 % intervals do not overlap, which chance alone makes far more rarely than one
-            time in twenty; "within": they do, and a real difference may still be there; "setting": a setting differs.
-        reason: why the two cannot be compared, empty where they can.
+        old, new: numbers of a score, texts of a setting; None if missing from a report.
+        difference: new - old, None for settings and for scores that are not comparable.
+        verdict: "outside": the two 95 % intervals do not overlap, which happens by chance far more rarely than one time
+            in twenty; "within": they overlap, which does not exclude a real difference; "setting": a setting differs.
+        reason: why the two are not comparable, empty if they are.
         better: the direction that is better.
         share: whether the numbers are shares, shown in per cent.
     """
@@ -54,7 +54,7 @@ class Change:
 
 
 def diff(a: dict, b: dict) -> list[Change]:
-    """Every score of the reports `a` (old) and `b` (new) in the order of `a`, then every setting that differs.
+    """All scores of the reports `a` (old) and `b` (new) in the order of `a`, then all settings that differ.
 
     Raises ValueError for data that is neither kind of report.
     """
@@ -67,7 +67,7 @@ def diff(a: dict, b: dict) -> list[Change]:
 
 
 def scores(report: dict) -> dict[str, Score]:
-    """The scores of either kind of report by name. ValueError for data that is neither."""
+    """The scores of either kind of report by name. Raises ValueError for other data."""
     if report.get("format") == FORMAT:
         try:
             return {row["name"]: Score(**row) for row in report["scores"]}
@@ -90,7 +90,7 @@ def table(changes: list[Change]) -> str:
 
 
 def _settings(report: dict, found: dict[str, Score]) -> dict[str, str]:
-    """All settings, and how many samples each score has and lacks, by their dotted names."""
+    """All settings, and each score's numbers of used and skipped samples, by dotted name."""
     counts = {f"{name}.{what}": str(getattr(s, what)) for name, s in found.items() for what in ("n", "skipped")}
     return dict(flat(report.get("settings", {}))) | counts
 
@@ -111,7 +111,7 @@ def _change(name: str, old: Score | None, new: Score | None) -> Change:
 
 
 def _mismatch(old: Score, new: Score) -> str:
-    """The first detail in which the two were not measured alike, as a sentence, or nothing."""
+    """The first detail in which the two scores are not comparable, as a sentence; empty if there is none."""
     before, after = (
         {key: text for key, text in flat(s.details) if DECIDING & {key.split(".")[0], key.split(".")[-1]}}
         for s in (old, new)

@@ -1,7 +1,7 @@
-"""A report as one web page that needs nothing else: style, script and images are embedded, and it loads nothing.
+"""A report as one self-contained web page: style, script and images are embedded, and nothing is loaded.
 
-Pages are Jinja2 templates (templates/). Every text is escaped, and a page's content security policy admits only its own
-script: a prompt cannot run.
+Pages are Jinja2 templates (templates/). All text is escaped, and a page's content security policy allows only its own
+script, so a prompt cannot run code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from t2i.eval.report.text import flat, interval, number
 TEMPLATES = Path(__file__).parent / "templates"
 EXACT, LARGEST = 256, 512  # images up to EXACT pixels are embedded as they are, others as JPEG of at most LARGEST
 PIXELATED = 128  # images up to this size are enlarged without smoothing
-WIDE = 600  # side from which an image has a row of its own: a plot, or a sheet of images
+WIDE = 600  # images with at least this side get their own row: plots and contact sheets
 
 
 def page(report: Report) -> str:
@@ -29,14 +29,14 @@ def page(report: Report) -> str:
 
 
 def render(template: str, assets: str, folder: Path = TEMPLATES, **context: object) -> str:
-    """Fill in a template that extends base.html.jinja, with the assets common.css, ASSETS.css and ASSETS.js.
+    """Render a template that extends base.html.jinja, with the assets common.css, ASSETS.css and ASSETS.js.
 
     Args:
-        folder: where the template is searched for first.
+        folder: first folder searched for the template.
         context: values of the template; base.html.jinja needs `title`, and embeds `data`, if given, as JSON in the
             element #data, which the script may read.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # not before: no --help needs it
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # deferred: --help does not need it
     from markupsafe import Markup
 
     environment = Environment(
@@ -69,13 +69,13 @@ def _chart(curve: Curve) -> str:
 
 
 def _columns(table: Table) -> list[tuple[str, str]]:
-    """Name and class of each column: numbers are aligned to the right and sorted as numbers."""
+    """Name and class of each column: numbers are right-aligned and sorted numerically."""
     texts = [any(isinstance(row[i], str) for row in table.rows) for i in range(len(table.columns))]
     return [(name, "text" if text else "number") for name, text in zip(table.columns, texts, strict=True)]
 
 
 def _bar(score: Score) -> dict[str, float]:
-    """Value, low, high and ceiling in per cent of a line, which spans 0 to 1 for a share, else 0 to the greatest."""
+    """Value, low, high and ceiling in per cent of the bar, which spans 0 to 1 for a share, else 0 to the maximum."""
     known = {name: getattr(score, name) for name in ("value", "low", "high", "ceiling")}
     known = {name: value for name, value in known.items() if value is not None}
     start, end = (0.0, 1.0) if score.share else (min(0.0, *known.values()), max(0.0, *known.values()) * 1.1)
@@ -86,7 +86,7 @@ def _bar(score: Score) -> dict[str, float]:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """An RGB copy without metadata, which could name what made it; transparent pixels become white."""
+    """An RGB copy without metadata, which could identify the system; transparent pixels become white."""
     if image.mode in ("RGBA", "LA", "P", "PA"):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -1,7 +1,7 @@
-"""Which of two images do people prefer? A blind page to choose on, and what the choices say about the systems.
+"""Human preference between image pairs: a blind page for raters, and win rates and Elo ratings from their choices.
 
-The page shows two images for a prompt, left and right by chance, and knows no system's name; key.json,
-which stays with the experimenter, does. Choices come back as answers.json files, one for each rater.
+For each prompt the page shows two images in random left–right order, without system names; those are in key.json,
+which stays with the experimenter. Choices are returned as answers.json files, one per rater.
 
 Shapes: S systems · P prompts · R resamples
 """
@@ -39,17 +39,17 @@ def make_page(
     seed: int = 0,
     question: str = QUESTION,
 ) -> None:
-    """human.html, the page for raters, and key.json, which says what it showed, in the folder `out`.
+    """Write human.html, the page for raters, and key.json, which identifies the systems, to the folder `out`.
 
-    Every two systems meet once for each prompt. The order of the questions follows from the seed, and each system of a
-    pair stands left as often as right (once more where P is odd). Images carry no metadata; all of a page have one
-    format, and are shown in one size.
+    Each pair of systems is compared once per prompt. The order of the questions is determined by the seed, and each
+    system of a pair is on the left as often as on the right (once more if P is odd). Images carry no metadata; all
+    images of a page have one format and are shown at one size.
 
     Args:
         systems: at least two; name to P images, one for each prompt.
-        out: is made. Do not give key.json to raters.
+        out: created if needed. Do not give key.json to raters.
 
-    Raises ValueError for fewer than two systems, no prompts, or another number of images than of prompts.
+    Raises ValueError for fewer than two systems, no prompts, or if images and prompts differ in number.
     """
     if len(systems) < 2 or not prompts:
         raise ValueError(f"a comparison needs 2 systems and a prompt, not {len(systems)} and {len(prompts)}")
@@ -59,7 +59,7 @@ def make_page(
     rng = np.random.default_rng(seed)
     questions = _questions(list(systems), len(prompts), rng)
     places = [(name, i) for name in systems for i in range(len(prompts))]
-    places = [places[i] for i in rng.permutation(len(places))]  # in their own order they would tell the systems apart
+    places = [places[i] for i in rng.permutation(len(places))]  # sorted by system, the order would reveal the systems
     at = {place: i for i, place in enumerate(places)}
     shown = [
         {"id": q, "prompt": prompts[i], "left": at[left, i], "right": at[right, i]}
@@ -78,7 +78,7 @@ def make_page(
 
 
 def _questions(names: list[str], num: int, rng: np.random.Generator) -> dict[str, tuple[int, str, str]]:
-    """Opaque id to (prompt number, left, right), in the order in which they are asked."""
+    """Opaque id -> (prompt number, left, right), in the order of the questions."""
     found = []
     for a, b in combinations(names, 2):
         turned = rng.permutation(np.arange(num) + rng.integers(2)) % 2
@@ -93,26 +93,27 @@ def tally(answers: Sequence[Mapping], key: Mapping, seed: int = 0, resamples: in
     """Win rates of each pair of systems, and a table of their Elo ratings.
 
     Args:
-        answers: the contents of answers.json files, one for each rater:
+        answers: the contents of answers.json files, one per rater:
             {"page", "rater", "answers": [{"question", "choice": "left" | "right" | "tie"}, …]}.
         key: the content of key.json.
-        seed: fixes the resamples.
+        seed: seed of the bootstrap.
 
     Returns plain data:
-        pairs: for each two systems {"a", "b", "wins", "losses", "ties", "rate"}, seen from `a`. The rate is that of
-            wins, a tie being half a one, with its Wilson interval, {"value", "low", "high", "n"}; None without an
-            answer. Answers count as independent: with several raters per prompt the true interval is somewhat wider.
+        pairs: for each pair of systems {"a", "b", "wins", "losses", "ties", "rate"}, from the perspective of `a`. The
+            rate is the win rate, with a tie as half a win, and its Wilson interval, {"value", "low", "high", "n"}; None
+            without answers. Answers are treated as independent: with several raters per prompt the true interval is
+            somewhat wider.
         elo: for each system {"system", "elo", "low", "high", "n"}, best first: see `elo`.
-        left: how often the left image won, as `rate`: far from one half, raters lean to a side.
-        raters, answered, skipped: how many there are; `skipped` are questions that a rater left open.
+        left: how often the left image won, as `rate`; far from one half, raters have a side bias.
+        raters, answered, skipped: their numbers; `skipped` counts questions left unanswered.
 
-    Raises ValueError for no answers, those of another page, unknown questions or choices, a question answered twice,
-    and two files of one rater.
+    Raises ValueError for no answers, answers to another page, unknown questions or choices, a question answered twice,
+    and two files by one rater.
     """
     votes = _votes(answers, key)
     names, prompts = list(key["systems"]), len(key["prompts"])
     place = {name: i for i, name in enumerate(names)}
-    points = np.zeros((prompts, len(names), len(names)))  # [p, i, j]: what i got against j; a tie is half for both
+    points = np.zeros((prompts, len(names), len(names)))  # [p, i, j]: points of i against j; half for a tie
     counts: Counter = Counter()
     left = 0.0
     for question, choice in votes:
@@ -134,7 +135,7 @@ def tally(answers: Sequence[Mapping], key: Mapping, seed: int = 0, resamples: in
 
 
 def _votes(answers: Sequence[Mapping], key: Mapping) -> list[tuple[str, str]]:
-    """(question, choice) of every answer, once everything is known to be in order."""
+    """(question, choice) of every answer, after validating all of them."""
     votes, raters = [], set()
     for sheet in answers:
         if not {"page", "rater", "answers"} <= sheet.keys():
@@ -179,16 +180,16 @@ def _pair(names: list[str], i: int, j: int, counts: Counter) -> dict:
 
 
 def elo(names: Sequence[str], points: np.ndarray, seed: int = 0, resamples: int = 1000) -> list[dict]:
-    """Ratings with mean 1000, on which 400 more mean odds of 10 to 1, best first.
+    """Ratings with mean 1000, best first; a difference of 400 corresponds to odds of 10 to 1.
 
     The strengths are those of Bradley & Terry (1952), P(i beats j) = σ(θᵢ − θⱼ), fitted by maximum likelihood with one
-    tie added for each two systems. That keeps them finite where a system has won everything; for two systems it is
-    Firth's (1993) reduction of bias. Intervals are 95 % percentile bootstrap over prompts, since answers to one prompt
-    are alike. They are None where the strengths have no finite maximum without the added ties (a group of systems never
-    yielded a point to the others; Ford 1957), or where fewer than two prompts were answered.
+    tie added for each pair of systems. That keeps them finite if a system has won everything; for two systems it is
+    Firth's (1993) bias reduction. Intervals are 95 % percentile bootstrap over prompts, since answers to one prompt are
+    correlated. They are None if the likelihood has no finite maximum without the added ties (a group of systems never
+    lost a point to the others; Ford 1957), or if fewer than two prompts were answered.
 
     Args:
-        points: (P, S, S), ≥ 0; [p, i, j] is what system i got against system j on prompt p.
+        points: (P, S, S), ≥ 0; [p, i, j] are the points of system i against system j on prompt p.
     """
     strengths = bradley_terry(points.sum(0)[None])[0]
     low = high = [None] * len(names)
@@ -213,9 +214,9 @@ def elo(names: Sequence[str], points: np.ndarray, seed: int = 0, resamples: int 
 
 
 def bradley_terry(points: np.ndarray) -> np.ndarray:
-    """Strengths θ (R, S) with mean 0 from points (R, S, S), one tie being added for each two systems.
+    """Strengths θ (R, S) with mean 0 from points (R, S, S), with one tie added for each pair of systems.
 
-    Newton's method on the concave log likelihood Σ wᵢⱼ log σ(θᵢ − θⱼ), all resamples at once.
+    Newton's method on the concave log-likelihood Σ wᵢⱼ log σ(θᵢ − θⱼ), for all resamples at once.
     """
     systems = points.shape[-1]
     off = 1 - np.eye(systems)
@@ -223,11 +224,11 @@ def bradley_terry(points: np.ndarray) -> np.ndarray:
     met = won + won.swapaxes(1, 2)
     theta = np.zeros(points.shape[:2])
     for _ in range(100):
-        p = 1 / (1 + np.exp(theta[:, None, :] - theta[:, :, None]))  # [i, j]: that i beats j
+        p = 1 / (1 + np.exp(theta[:, None, :] - theta[:, :, None]))  # [i, j]: probability that i beats j
         gradient = won.sum(2) - (met * p).sum(2)
         weight = met * p * (1 - p)
-        curvature = weight.sum(2)[:, :, None] * np.eye(systems) - weight + 1 / systems  # the last fixes the mean
-        step = np.linalg.solve(curvature, gradient[..., None])[..., 0].clip(-2, 2)  # farther it may overshoot
+        curvature = weight.sum(2)[:, :, None] * np.eye(systems) - weight + 1 / systems  # the last term fixes the mean
+        step = np.linalg.solve(curvature, gradient[..., None])[..., 0].clip(-2, 2)  # a larger step may overshoot
         theta = theta + step - step.mean(1, keepdims=True)
         if np.abs(step).max() < 1e-10:
             return theta
@@ -235,7 +236,7 @@ def bradley_terry(points: np.ndarray) -> np.ndarray:
 
 
 def _connected(points: np.ndarray) -> bool:
-    """Whether each system got points, through others if need be, against every other."""
+    """Whether each system scored points, directly or through others, against every other."""
     reach = (points > 0) | np.eye(len(points), dtype=bool)
     for _ in range(len(points)):
         reach = reach @ reach
@@ -243,7 +244,7 @@ def _connected(points: np.ndarray) -> bool:
 
 
 def scores(result: Mapping) -> list[Score]:
-    """What `tally` found, for a report: the rates of the pairs that met, then the ratings."""
+    """The results of `tally` as scores of a report: win rates of the pairs with answers, then the ratings."""
     rates = [(f"{p['a']} over {p['b']}", p["rate"]) for p in result["pairs"] if p["rate"]]
     found = [Score(name, r["value"], r["low"], r["high"], r["n"], share=True) for name, r in rates]
     return found + [
@@ -252,7 +253,7 @@ def scores(result: Mapping) -> list[Score]:
 
 
 def table(result: Mapping) -> str:
-    """What `tally` found, as text: the ratings, then the pairs."""
+    """The results of `tally` as text: the ratings, then the pairs."""
     elo = [[r["system"], f"{r['elo']:.0f}", _interval(r, ".0f"), str(r["n"])] for r in result["elo"]]
     pairs = []
     for pair in result["pairs"]:

@@ -15,8 +15,8 @@ from t2i.files import write_whole
 def write(report: Report, out: Path) -> None:
     """Write report.json, report.html and the images to the folder `out`, which is created if needed.
 
-    Images are named after their content, so that an interrupted run never leaves the older report.json with other
-    images than its own. Raises ValueError for settings or details that JSON cannot hold exactly, NaN included.
+    Images are named after their content, so that an interrupted run never leaves an older report.json with wrong
+    images. Raises ValueError for settings or details that JSON cannot represent exactly, including NaN.
     """
     out = Path(out)
     files: dict[str, bytes] = {}

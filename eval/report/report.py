@@ -1,6 +1,6 @@
-"""What an evaluation found, as one JSON file for programs and one web page for people.
+"""The result of an evaluation, as one JSON file for programs and one web page for people.
 
-A report holds no date and no path: the same run gives the same bytes.
+A report contains no date and no path: the same run gives the same bytes.
 
 Shapes: a curve's point is (x, y, low, high) · images have any size
 """
@@ -26,20 +26,20 @@ Point = tuple[float, float, float | None, float | None]
 
 @dataclass(frozen=True)
 class Score:
-    """One number with its 95 % interval.
+    """A number with its 95 % interval.
 
     Args:
-        low, high: ends of the interval, or both None where there is none. A bootstrap interval need not hold the value.
-        n: how many samples the value comes from.
-        better: the direction that is better, None where neither is.
-        ceiling: what real images reach, in the same unit; where it is something else, `details` has it in words
-            as "ceiling".
-        skipped: samples that could not be used.
-        details: what was measured, as plain data: extractor (name, weights_sha256, preprocess_id), resize, reference,
-            variant. Two scores whose details differ in these are not comparable (see t2i.eval.report.diff).
+        low, high: ends of the interval, or both None. A bootstrap interval need not contain the value.
+        n: number of samples.
+        better: the direction that is better, None if neither is.
+        ceiling: the value for real images, in the same unit; if it is something else, `details` describes it under
+            "ceiling".
+        skipped: number of samples that could not be used.
+        details: how it was measured, as plain data: extractor (name, weights_sha256, preprocess_id), resize, reference,
+            variant. Scores that differ in these are not comparable (see t2i.eval.report.diff).
         share: whether this is a share in [0, 1], shown in per cent.
 
-    Raises ValueError for a number that is NaN or infinite, low above high, a share out of [0, 1], counts below 0.
+    Raises ValueError for a number that is NaN or infinite, low above high, a share outside [0, 1], negative counts.
     """
 
     name: str
@@ -71,10 +71,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Curve:
-    """Lines over a common axis, such as score against guidance; `log_x` where x grows by factors.
+    """Lines over a common axis, such as score against guidance scale; `log_x` for a logarithmic axis.
 
     Args:
-        series: name to points (x, y, low, high), drawn in the order of x; low and high may both be None.
+        series: name to points (x, y, low, high), plotted in the order of x; low and high may both be None.
 
     Raises ValueError for NaN, infinity, points of another length, low above high, or x ≤ 0 on a logarithmic axis.
     """
@@ -104,7 +104,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Images with a caption each."""
+    """Images with captions."""
 
     title: str
     pictures: list[tuple[Image.Image, str]] = field(repr=False)
@@ -112,7 +112,7 @@ class Gallery:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of plain cells (text, numbers, None) under the names of their columns.
+    """Rows of plain cells (text, numbers, None) with column names.
 
     Raises ValueError for a row of another length.
     """
@@ -128,7 +128,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """`settings` says how the run was made: seeds, guidance, steps, dtype, versions; plain data, may be nested."""
+    """`settings` describe the run: seeds, guidance, steps, dtype, versions; plain data, may be nested."""
 
     title: str
     settings: dict = field(default_factory=dict)
@@ -145,9 +145,9 @@ class Report:
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
-        """The report in a report.json, with the images beside it.
+        """Load a report.json and the images next to it.
 
-        Raises FileNotFoundError where the file or an image is missing, ValueError for a file that is no report.
+        Raises FileNotFoundError if the file or an image is missing, ValueError for a file that is not a report.
         """
         path = Path(path)
         data = read_json(path)
@@ -167,9 +167,9 @@ class Report:
 
 
 def plain(value: object, where: str) -> object:
-    """Plain data for JSON: numbers of NumPy become Python's, tuples lists. `where` names it in messages.
+    """Plain data for JSON: NumPy numbers become Python's, tuples become lists. `where` is used in error messages.
 
-    Raises ValueError for NaN, infinity, keys that are no text, and objects that JSON does not know.
+    Raises ValueError for NaN, infinity, keys that are not strings, and objects unknown to JSON.
     """
     if value is None or isinstance(value, str | bool):
         return value

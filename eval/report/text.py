@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from t2i.eval.report.report import Score
 from t2i.tables import format_table
 
-NONE = "–"  # where there is no value
+NONE = "–"  # placeholder for a missing value
 
 
 def number(value: float | None, share: bool = False) -> str:
-    """A number for people: four significant digits, shares in per cent with one decimal."""
+    """A number as text: four significant digits, shares in per cent with one decimal."""
     if value is None:
         return NONE
     if share:
@@ -27,7 +27,7 @@ def interval(score: Score) -> str:
 
 
 def flat(data: Mapping, before: str = "") -> Iterator[tuple[str, str]]:
-    """(name, text) of every value in nested data, names joined by dots; None is a dash."""
+    """(name, text) of every value in nested data, with names joined by dots; None is a dash."""
     for key, value in data.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{before}{key}.")
