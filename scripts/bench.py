@@ -1,7 +1,7 @@
-"""Time this project's code beside its peers' on this machine: `python scripts/bench.py sampling --out DIR`.
+"""Benchmark this project's code against its peers on this machine: `python scripts/bench.py sampling --out DIR`.
 
 Writes DIR/bench.json, rows of {"work", "ours_s", "peer", "peer_s", "ratio"}: medians of interleaved repeats, and
-ratio = peer_s / ours_s; with "ours_mb" and "peer_mb", peak memory in MiB, where that is measured.
+ratio = peer_s / ours_s; with "ours_mb" and "peer_mb", peak memory in MiB, if measured.
 `python scripts/bench.py NAME --help` lists a benchmark's options.
 """
 
@@ -43,7 +43,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
 
 
 def main(args: Sequence[str]) -> None:
-    """Run the benchmark that `args` name; raises UsageError for arguments that name none."""
+    """Run the benchmark named in `args`; raises UsageError if there is none."""
     if not args or args[0] in ("-h", "--help"):
         print(_overview())
         return
@@ -54,7 +54,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def run(benchmark: Benchmark) -> None:
-    """Measure, write bench.json and print the same as a table."""
+    """Run the benchmark, write bench.json and print the same rows as a table."""
     for option, value in (("--repeats", benchmark.repeats), ("--threads", benchmark.threads)):
         if value is not None and value < 1:
             raise UsageError(f"{option} must be at least 1, not {value}")

@@ -1,8 +1,8 @@
-"""The toybox classifier against the eye: `python scripts/classifier_agreement.py --out agreement.png`.
+"""Agreement of the toybox classifier with human judgement: `python scripts/classifier_agreement.py --out FILE.png`.
 
 `toybox/dalle` generates 100 prompts with two things in a relation, and the classifier predicts what each image shows.
-The same images were judged by eye, before the predictions were seen: wrong where a thing, an attribute or the relation
-could not be recognised without the prompt. Prints both accuracies and how often the two agree.
+The same images were judged by eye without the predictions: wrong if a thing, an attribute or the relation could not be
+recognised without the prompt. Prints both accuracies and how often the two agree.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ VERDICTS = {  # (by eye, by the classifier)
 @dataclass(frozen=True)
 class Agreement:
     classifier: str | None = None
-    """Folder of a toybox classifier; by default the embedded one."""
+    """Folder of a toybox classifier; default: the embedded one."""
     out: str = "classifier-agreement.png"
-    """Contact sheet of all images, with the prompt and both verdicts."""
+    """Output file: a contact sheet of all images, with the prompt and both verdicts."""
 
 
 def main(args: list[str]) -> None:

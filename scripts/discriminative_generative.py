@@ -1,10 +1,10 @@
 """Discriminative against generative: `python scripts/discriminative_generative.py --data FOLDER --blocks RUN …`.
 
-Test accuracy by number of labels, whole and with half the pixels missing: naive Bayes and logistic regression on pixels
-and on the latents of given blocks (autoencoders); and Bayes' rule with given blocks of p(x | y) (trained with
---conditional), which have seen all labels, or those that --per-class left them. Naive Bayes and blocks leave missing
-pixels out: mixtures exactly, VAEs within their bound, autoregressive blocks exactly where the lower half is missing;
-logistic regression, and latents, get the mean of the training images there.
+Test accuracy by number of labels, with all pixels and with half of them missing: naive Bayes and logistic regression on
+pixels and on the latents of given models (autoencoders); and Bayes' rule with given models of p(x | y) (trained with
+--conditional), which have seen all labels, or those that --per-class selects. Naive Bayes and Bayes' rule marginalise
+missing pixels: mixtures exactly, VAEs within their bound, autoregressive models exactly if the lower half is missing;
+logistic regression and encoders have them replaced by the mean of the training images.
 Writes OUT/accuracies.csv and accuracies.png and prints medians over the seeds.
 """
 
@@ -43,21 +43,21 @@ LOWER, RANDOM = "lower half", "random half"
 @dataclass(frozen=True)
 class Compare:
     data: str = "digits"
-    """'digits', 'mnist', a folder of IDX files, or others with labels: what the blocks were trained on."""
+    """Data that the models were trained on: 'digits', 'mnist', a folder of IDX files, or other data with labels."""
     blocks: tuple[str, ...] = ()
-    """Folders of blocks: conditional ones with a likelihood, and ones with latents. Of a conditional one there may be
-    several, trained with --per-class of their own: together they are a curve."""
+    """Folders of trained models: conditional ones with a likelihood, and ones with latents. Several runs of a
+    conditional model, trained with different --per-class, form a curve."""
     labels: tuple[int, ...] = (10, 30, 100)
-    """Labels of each class; all there are come last by themselves."""
+    """Numbers of labels per class; all labels are added as the last setting."""
     out: Path = Path("reports/discriminative-generative")
     seeds: int = 3
-    """Each chooses other images."""
+    """Number of seeds, each of which selects other images."""
     train: int = 10_000
-    """Training images at most."""
+    """Maximum number of training images."""
     test: int = 1_000
-    """Test images at most."""
+    """Maximum number of test images."""
     samples: int = 1
-    """Of the bounds by which VAEs judge: more bring them nearer to the likelihood."""
+    """Latent samples per VAE bound; more samples make the bound tighter."""
 
     def __post_init__(self) -> None:
         if not self.labels or min(*self.labels, self.seeds, self.train, self.test, self.samples) < 1:
@@ -92,7 +92,7 @@ def has_features(block: GenerativeModel) -> bool:
 
 
 def masks(images: Tensor) -> dict[str, np.ndarray]:
-    """Which numbers of (B, C, S, S) are known, bool (B, N): all, the upper half's, or half of the places at random."""
+    """Which entries of (B, C, S, S) are known, bool (B, N): all, the upper half, or a random half of the pixels."""
     batch, channels, side = images.shape[:3]
     upper = np.broadcast_to((np.arange(side) < side - side // 2)[:, None], (batch, channels, side, side))
     places = np.random.default_rng(0).random((batch, 1, side * side)).argsort(2) < side * side // 2
@@ -107,7 +107,7 @@ def masks(images: Tensor) -> dict[str, np.ndarray]:
 def fitted(
     ask: Compare, pictures: Labelled, name: str = "pixels", block: GenerativeModel | None = None
 ) -> Iterator[dict]:
-    """Naive Bayes and logistic regression, on pixels in [0, 1] or on a block's latents."""
+    """Naive Bayes and logistic regression, on pixels in [0, 1] or on a model's latents."""
     images, test = (flat(x) for x in (pictures.images, pictures.test_images))
     labels, truth = pictures.labels.numpy(), pictures.test_labels.numpy()
     features = latents(block, pictures.images.shape[1:]) if block else lambda x: x
@@ -132,15 +132,15 @@ def fitted(
 
 
 def by_bayes(name: str, block: GenerativeModel, pictures: Labelled, labels: int | None, samples: int) -> Iterator[dict]:
-    """Bayes' rule with p(x | y), of whole images, and of the parts of them whose probability the block knows.
+    """Bayes' rule with p(x | y), for whole images, and for partial ones whose probability the model can compute.
 
-    `labels` is the number of each class that the block was trained on, by default all there are.
+    `labels` is the number of labels per class that the model was trained on; default: all.
     """
     if block.num_classes != len(pictures.classes):
         raise UsageError(f"{name} knows {block.num_classes} classes, and the data have {len(pictures.classes)}")
     images, truth = pictures.test_images, pictures.test_labels
     counts = pictures.labels.bincount(minlength=block.num_classes)
-    prior = (counts + 1) / (counts + 1).sum() if labels is None else None  # of few labels, all classes have as many
+    prior = (counts + 1) / (counts + 1).sum() if labels is None else None  # with few labels, classes are balanced
     labels = labels or round(len(pictures.labels) / len(pictures.classes))
     scored = {"none": ["none"], "last": ["none", LOWER], "any": ["none", LOWER, RANDOM]}[block.partial]
     for missing, mask in masks(images).items():
@@ -157,7 +157,7 @@ def by_bayes(name: str, block: GenerativeModel, pictures: Labelled, labels: int 
 
 
 def latents(block: GenerativeModel, shape: Sequence[int]) -> Callable[[np.ndarray], np.ndarray]:
-    """(B, N) pixels in [0, 1] -> what the block's encoder makes of them, (B, Z)"""
+    """(B, N) pixels in [0, 1] -> the model's latents, (B, Z)"""
 
     @torch.no_grad()
     def encode(x: np.ndarray) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""What a code is worth with few labels: `python scripts/few_labels.py --data FOLDER --autoencoder RUN`.
+"""Value of a pretrained encoder with few labels: `python scripts/few_labels.py --data FOLDER --autoencoder RUN`.
 
-Test accuracy with some labels of each class, of three classifiers of one form: a linear layer on the frozen encoder,
-the encoder tuned, and the same network from scratch. The encoder has seen the training images, not their labels.
-Writes OUT/accuracies.csv and accuracies.png and prints medians over the seeds.
+Test accuracy by number of labels per class, for three classifiers of the same form: a linear layer on the frozen
+encoder, the fine-tuned encoder, and the same network from scratch. The encoder was trained on the training images
+without labels. Writes OUT/accuracies.csv and accuracies.png and prints medians over the seeds.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from t2i.models.latent_variable.autoencoder import Autoencoder
 @dataclass(frozen=True)
 class FewLabels:
     data: str = "digits"
-    """'digits', 'mnist', a folder of IDX files, or others with labels: what the autoencoder was trained on."""
+    """Data that the autoencoder was trained on: 'digits', 'mnist', a folder of IDX files, or other data with labels."""
     autoencoder: str = "runs/autoencoder"
-    """Folder of what `t2i train autoencoder` made."""
+    """Run folder of `t2i train autoencoder`."""
     labels: tuple[int, ...] = (10, 50, 100)
-    """Labels of each class."""
+    """Numbers of labels per class."""
     out: Path = Path("reports/few-labels")
     seeds: int = 3
-    """Each chooses other images and begins with other weights."""
+    """Number of seeds, each of which selects other images and initial weights."""
     steps: int = 300
-    """Of every training."""
+    """Number of steps per training run."""
     train: int = 10_000
-    """Training images at most, of which the labelled ones are chosen."""
+    """Maximum number of training images, from which the labelled ones are selected."""
     test: int = 10_000
-    """Test images at most."""
+    """Maximum number of test images."""
 
     def __post_init__(self) -> None:
         if not self.labels or min(*self.labels, self.seeds, self.steps, self.train, self.test) < 1:

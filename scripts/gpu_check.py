@@ -1,9 +1,9 @@
-"""Whether everything runs on this machine's GPU, and how fast: `python scripts/gpu_check.py`, in under five minutes.
+"""Check that everything runs on this machine's GPU, and how fast: `python scripts/gpu_check.py`, in under five minutes.
 
-Runs the tests marked `cuda`, then measures images generated and steps trained a second. Each part is a process of its
-own with a time limit, so that this always ends and always prints; what was measured before a limit is kept.
-Writes OUT/bench.json (as scripts/bench.py does) and OUT/gpu_check.json as the parts end, and prints one table.
-`--device cpu --quick` goes the same way on a CPU, in about a minute. Needs no installed t2i: a checkout will do.
+Runs the tests marked `cuda`, then measures images/s and training steps/s. Each part runs in a separate process with a
+time limit, so that the script always ends and prints; measurements before a limit are kept.
+Writes OUT/bench.json (as scripts/bench.py does) and OUT/gpu_check.json as parts finish, and prints one table.
+`--device cpu --quick` does the same on a CPU, in about a minute. Needs no installed t2i: a checkout is enough.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SHOWN = 15  # of the last lines that a part that failed has printed
-LINKS = ("pipelines", "training", "eval")  # in t2i/, which a copy may have lost
+SHOWN = 15  # last lines shown of the output of a failed part
+LINKS = ("pipelines", "training", "eval")  # in t2i/; a copy of the checkout may have lost them
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,16 @@ class Check:
     device: str = "cuda"
     """Device to check."""
     quick: bool = False
-    """Few tests and tiny benchmarks: whether this script works."""
+    """Run few tests and tiny benchmarks, to check the script itself."""
     out: Path = Path("reports/gpu")
-    """Folder of the results."""
+    """Output folder for the results."""
     limit: float = 290.0
-    """Seconds of all parts together at most; those that it leaves no time for are not started."""
+    """Time limit of all parts together, in seconds; parts with no time left are not started."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A command with at most so many seconds."""
+    """A command with a time limit in seconds."""
 
     name: str
     seconds: float
@@ -45,7 +45,7 @@ class Part:
 
 @dataclass
 class Outcome:
-    """What became of a part: "passed", "failed", "stopped at its time limit" or "not started"."""
+    """Outcome of a part: "passed", "failed", "stopped at its time limit" or "not started"."""
 
     name: str
     state: str
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def parts(check: Check) -> list[Part]:
-    """The tests first, and then what is measured, the most important first."""
+    """The tests first, then the measurements, most important first."""
     bench = (sys.executable, str(ROOT / "scripts" / "bench.py"))
     how = ("--device", check.device, "--out", str(check.out), "--repeats", "1" if check.quick else "2")
     tests = (sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-p", "no:cacheprovider", "--tb=short", "-rs")
@@ -88,7 +88,7 @@ def _has(module: str) -> bool:
 
 
 def run(part: Part, left: float, environment: dict[str, str]) -> Outcome:
-    """Run a part for at most its seconds, and those that are left."""
+    """Run a part within its time limit and the time left."""
     limit, start = min(part.seconds, left), time.perf_counter()
     if limit < 5:
         return Outcome(part.name, "not started", 0.0)
@@ -105,14 +105,14 @@ def run(part: Part, left: float, environment: dict[str, str]) -> Outcome:
         said, _ = process.communicate(timeout=limit)
         state = "passed" if process.returncode == 0 else "failed"
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # its workers too
+        os.killpg(process.pid, signal.SIGKILL)  # including its workers
         said, _ = process.communicate()
         state = "stopped at its time limit"
     return Outcome(part.name, state, time.perf_counter() - start, said)
 
 
 def main(args: list[str]) -> int:
-    """Run all parts and print; 0 if all passed."""
+    """Run all parts and print the table; 0 if all passed."""
     from t2i.arguments import parse
 
     check = parse(Check(), args, prog="gpu_check.py", description=__doc__)
@@ -151,7 +151,7 @@ def _rows(out: Path) -> list[dict]:
 
 
 def report(outcomes: list[Outcome], out: Path) -> str:
-    """One table: the measured rows as scripts/bench.py prints them, and above it what became of each part."""
+    """One table: the outcome of each part, and the measured rows as scripts/bench.py prints them."""
     from benchmarks.timing import Row, machine, table
 
     lines = [machine()]
@@ -165,7 +165,7 @@ def report(outcomes: list[Outcome], out: Path) -> str:
 
 
 def link_folders() -> None:
-    """t2i/pipelines and the like, where a copy of the checkout has left out links."""
+    """Restore the links t2i/pipelines etc. if a copy of the checkout has lost them."""
     for name in LINKS:
         link = ROOT / "t2i" / name
         if not link.exists():

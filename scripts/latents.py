@@ -1,7 +1,7 @@
-"""Look at the latents of a trained block: `python scripts/latents.py RUN --data … --out DIR`.
+"""Inspect the latents of a trained model: `python scripts/latents.py RUN --data … --out DIR`.
 
-Writes traversals.png (one latent number moved in each row), interpolation.png, manifold.png where there are two latent
-numbers, and for --data toybox-factors information.png, what each latent tells of each factor, and prints the mutual
+Writes traversals.png (one latent dimension varied per row), interpolation.png, manifold.png for two latent dimensions,
+and for --data toybox-factors information.png, the mutual information of each latent and factor, and prints the mutual
 information gap.
 """
 
@@ -31,21 +31,21 @@ from t2i.models.analysis.traversals import has_plane, interpolations, manifold, 
 from t2i.models.base import GenerativeModel, from_levels
 from t2i.plots import new_figure, styled, to_image
 
-BATCH = 250  # images encoded at once
+BATCH = 250  # batch size for encoding
 
 
 @dataclass(frozen=True)
 class Latents:
     folder: Annotated[Positional[str], arg(metavar="FOLDER")] = ""
-    """A trained block with latents, or a run, whose best is taken."""
+    """A trained model with latents, or a run, whose best checkpoint is used."""
     data: str = "digits"
-    """What it was trained on; images of its test part are looked at."""
+    """Data that the model was trained on; images of its test split are used."""
     out: str = "latents"
-    """Folder of the images."""
+    """Output folder for the images."""
     pictures: int = 10_000
-    """How many test images are encoded at most."""
+    """Maximum number of test images to encode."""
     rows: int = 10
-    """Latent numbers that are shown, and ways from one image to another."""
+    """Number of latent dimensions, and of interpolations between two images, to show."""
 
     def __post_init__(self) -> None:
         if self.pictures < 2 or self.rows < 1:
@@ -80,7 +80,7 @@ def main(args: Sequence[str]) -> None:
 
 
 def read(model: GenerativeModel, data: str, count: int) -> tuple[Tensor, Tensor, np.ndarray | None]:
-    """Test images of this model's shape and levels (N, C, S, S), their labels (N,) and, if any, factors (N, K)."""
+    """Test images with the model's shape and levels (N, C, S, S), labels (N,) and, if known, factors (N, K)."""
     test = open_splits(data, model.shape[1]).test
     prepare = PreparePixels(model.levels, model.shape[0])
     items = [test[i] for i in range(min(count, len(test)))]
@@ -91,7 +91,7 @@ def read(model: GenerativeModel, data: str, count: int) -> tuple[Tensor, Tensor,
 
 
 def pairs(y: Tensor | None, count: int, rows: int) -> tuple[list[int], list[int]]:
-    """The first images, and for each the next one after it, of the same label where the model takes labels."""
+    """The first images, and for each the next image, which has the same label if the model is class-conditional."""
     first, last = [], []
     for i in range(count):
         after = range(i + 1, count) if y is None else (i + 1 + (y[i + 1 :] == y[i]).nonzero()[:, 0]).tolist()
@@ -125,7 +125,7 @@ def table(information: np.ndarray, entropy: np.ndarray) -> str:
 
 @styled
 def heat_map(information: np.ndarray) -> Image.Image:
-    """I(z_j; v_k) in nats (K, Z) as an image, each number written into its cell."""
+    """I(z_j; v_k) in nats (K, Z) as an image, with each value written in its cell."""
     figure = new_figure(2 + 0.6 * information.shape[1], 3.5)
     axes = figure.add_subplot()
     axes.grid(visible=False)

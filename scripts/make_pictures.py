@@ -1,4 +1,4 @@
-"""Make the images of the documentation again: `python scripts/make_pictures.py`."""
+"""Regenerate the images of the documentation: `python scripts/make_pictures.py`."""
 
 from __future__ import annotations
 
@@ -43,27 +43,27 @@ PROMPTS = (
     "three polka dot mushrooms",
 )
 GIVEN = Scene((Thing("cat", "red"), Thing("car", "blue")), "on top of", background="studio")
-GALLERY_SEEDS = 2  # images of each prompt
-ROW = 6  # images of a task
+GALLERY_SEEDS = 2  # images per prompt
+ROW = 6  # images per task
 BLOCKS = ("gated", "vae", "hvae", "iwae", "nice", "realnvp", "glow")
-SAMPLES = 12  # of an unconditional model
+SAMPLES = 12  # per unconditional model
 
 
 @dataclass(frozen=True)
 class MakePictures:
     systems: tuple[str, ...] = ("toybox/dalle", "toybox/ldm")
-    """Whose images the gallery shows, those of one above those of the other."""
+    """Systems to show in the gallery, one above the other."""
     edit: str = "toybox/ldm"
-    """The latent diffusion that changes images."""
+    """Latent diffusion pipeline for image editing."""
     upscale: str = "runs/upscale-toybox/latest"
-    """What `t2i train upscale-toybox` made; without it the sheet has no such row, as for the next one."""
+    """Folder of a run of `t2i train upscale-toybox`; if missing, its row is omitted, as for the next one."""
     layout: str = "runs/layout-toybox/latest"
     blocks: tuple[str, ...] = (*(f"runs/mnist-{name}" for name in BLOCKS), "runs/toybox-gan")
-    """Runs of unconditional models; those that are there have a row of samples each."""
+    """Runs of unconditional models; each existing one has a row of samples."""
     translate: str = "runs/toybox-cyclegan"
-    """What `t2i train cyclegan` made."""
+    """Folder of a run of `t2i train cyclegan`."""
     only: tuple[str, ...] = ()
-    """Which of the sheets to make: toybox, gallery, tasks or blocks; by default all."""
+    """Which sheets to make: toybox, gallery, tasks or blocks; default: all."""
 
 
 def main(args: list[str]) -> None:
@@ -84,7 +84,7 @@ def toybox() -> Image.Image:
 
 
 def gallery(systems: tuple[str, ...]) -> Image.Image:
-    """A row for each of the first seeds, nothing selected, from each system."""
+    """One row for each of the first seeds (not selected), from each system."""
     rows = []
     for name in systems:
         images = generate(quiet(name), Generate(prompts=PROMPTS, num_images=GALLERY_SEEDS))  # one prompt's together
@@ -96,7 +96,7 @@ def gallery(systems: tuple[str, ...]) -> Image.Image:
 
 
 def tasks(ask: MakePictures) -> Image.Image:
-    """A row for each thing that latent diffusion does with an image, a mask, two prompts or a map."""
+    """One row for each task of latent diffusion, with an image, a mask, two prompts or a label map."""
     pipe = quiet(ask.edit)
     blocks = [
         ("image to image, by strength", image_to_image(pipe)),
@@ -159,7 +159,7 @@ def from_map(pipe) -> Image.Image:
 
 
 def blocks(ask: MakePictures) -> Image.Image:
-    """Samples of each run, and what a CycleGAN makes of images, and of these again."""
+    """Samples of each run, and a CycleGAN's translations of images, and their reconstructions."""
     rows = [(Path(run).name, samples(run)) for run in ask.blocks if Path(run).exists()]
     if Path(ask.translate).exists():
         rows.append((Path(ask.translate).name, translations(Path(ask.translate))))
@@ -175,7 +175,7 @@ def samples(run: str) -> Image.Image:
 
 
 def translations(run: Path) -> Image.Image:
-    """Rows: images of one look, in the other, and back."""
+    """Rows: images of one domain, translated to the other, and back."""
     recipe = json.loads((run / RECIPE_FILE).read_text())
     domains = Unpaired(recipe["domain_a"], recipe["domain_b"], recipe["image_size"], recipe["seed"])
     model = CycleGAN.from_pretrained(run / "latest").eval()
@@ -187,7 +187,7 @@ def translations(run: Path) -> Image.Image:
 
 
 def strip(images: torch.Tensor) -> Image.Image:
-    """(n, C, S, S) in [-1, 1] -> a sheet with SAMPLES in a row, grey ones too"""
+    """(n, C, S, S) in [-1, 1], grey or RGB -> a sheet with SAMPLES per row"""
     pictures = to_pil(images.float().expand(-1, 3, -1, -1))
     return contact_sheet(pictures, [""] * len(pictures), columns=SAMPLES, cell=64)
 
@@ -207,7 +207,7 @@ def quiet(name: str):
 
 
 def page(blocks: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Images below each other, each under its title, if it has one."""
+    """Images stacked vertically, each under its title, if any."""
     heads = [30 if title else 0 for title, _ in blocks]
     height = sum(heads) + sum(block.height for _, block in blocks)
     whole = Image.new("RGB", (max(block.width for _, block in blocks), height), "white")

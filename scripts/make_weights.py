@@ -1,10 +1,10 @@
-"""Make the embedded weights again from nothing: `python scripts/make_weights.py`.
+"""Train the embedded weights from scratch: `python scripts/make_weights.py`.
 
-Trains the recipes one after the other (a run that was stopped goes on where it was), then stores what they made
-in half precision under pipelines/weights/. With --pack-only it only stores the newest checkpoints that there are.
+Trains the recipes one after the other (interrupted runs are resumed), then stores the results in half precision under
+pipelines/weights/. With --pack-only it only stores the newest existing checkpoints.
 
-`--preset gpu` is for one large GPU: bfloat16, compiled blocks, larger batches, and toybox rendered ahead by all cores.
-It prints how long it will take by its own arithmetic before it starts; with --dry-run nothing else.
+`--preset gpu` is for one large GPU: bfloat16, compiled blocks, larger batches, and toybox rendered in advance on all
+cores. It first prints its estimated running time; with --dry-run only that.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from t2i.training.recipes import RECIPES
 WEIGHTS = Path(__file__).parent.parent / "pipelines" / "weights" / "toybox"
 LIMIT_MB = {"dalle": 20.0, "ldm": 20.0, "reader": 3.0}
 
-# Each recipe, and its options that take folders among the runs, such as the newest checkpoint of an earlier one.
+# Each recipe, and its options that refer to folders of other runs, such as the newest checkpoint of an earlier one.
 STAGES = {
     "vqvae-toybox": {},
     "prior-toybox": {"--tokenizer": "vqvae-toybox/latest"},
@@ -46,7 +46,7 @@ STAGES = {
     },
     "reader-toybox": {},
 }
-# What is embedded: the recipe whose newest checkpoint it is, and what opens that.
+# What is embedded: the recipe whose newest checkpoint it is, and the function that opens it.
 PACKED = {
     "dalle": ("prior-toybox", AutoPipeline),
     "ldm": ("ldm-toybox", AutoPipeline),
@@ -58,15 +58,15 @@ PACKED = {
 class OnGPU:
     """How a recipe differs on one large GPU.
 
-    Small batches leave it waiting for its kernels to be launched, so larger ones cost little; half the steps then see
-    more images than all of the recipe's own. The learning rate grows with the root of the batch, as adaptive optimisers
-    want it (Malladi et al. 2022, arXiv 2205.10330).
+    Small batches leave the GPU waiting for kernel launches, so larger ones cost little; half the steps then process
+    more images than the original recipe. The learning rate scales with the square root of the batch size, as
+    recommended for adaptive optimizers (Malladi et al. 2022, arXiv 2205.10330).
 
     Args:
-        batch: how many times as large the batch is.
-        steps: the share of the recipe's steps.
+        batch: factor of the batch size.
+        steps: factor of the number of steps.
         compiled: whether compiling takes less time than it saves.
-        renders: images a sample that are rendered as it comes; 0: those rendered ahead do.
+        renders: images rendered on the fly per sample; 0: images rendered in advance are used.
     """
 
     batch: int
@@ -87,8 +87,8 @@ GPU = {
     "ldm-toybox": OnGPU(4, 0.4),
     "reader-toybox": OnGPU(4, compiled=False, renders=1),
 }
-PREVIEWS = 4  # checkpoints of a recipe, and so previews, which take as long as a hundred steps
-RENDERED = "toybox-rendered"  # among the runs
+PREVIEWS = 4  # checkpoints per recipe, and hence previews, each as long as a hundred steps
+RENDERED = "toybox-rendered"  # subfolder of the runs
 
 
 @dataclass(frozen=True)
@@ -96,25 +96,25 @@ class MakeWeights:
     runs: Path = Path("runs")
     """Folder of the training runs."""
     out: Path = WEIGHTS
-    """Where the weights are stored."""
+    """Output folder for the weights."""
     preset: Literal["base", "tiny", "gpu"] = "base"
-    """Of the recipes; tiny goes through all stages in minutes, gpu is base for one large GPU."""
+    """Preset of the recipes; tiny runs all stages in minutes, gpu is base for one large GPU."""
     sizes: Literal["base", "tiny"] = "base"
-    """Recipes that --preset gpu starts from; tiny tries its way on a CPU."""
+    """Recipe preset that --preset gpu starts from; tiny tests it on a CPU."""
     rendered: int = 200_000
-    """Images that --preset gpu renders ahead."""
+    """Number of images that --preset gpu renders in advance."""
     workers: int = max(1, weights_estimate.cores() - 2)
-    """Processes that render and load images with --preset gpu; all cores but two by default."""
+    """Number of processes that render and load images with --preset gpu; default: all cores but two."""
     compile: bool = True
     """Compile the models' repeated blocks with --preset gpu."""
     dry_run: bool = False
-    """With --preset gpu, print how long it takes by arithmetic, and stop."""
+    """With --preset gpu, print the estimated running time and exit."""
     num_processes: int = 1
-    """More of them train by `accelerate launch`, and share each batch."""
+    """Number of training processes; several are started by `accelerate launch` and share each batch."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    """bf16 is faster where the hardware has it."""
+    """Precision of training; bf16 is faster on hardware that supports it."""
     pack_only: bool = False
-    """Train nothing, store the newest checkpoints there are."""
+    """Store the newest existing checkpoints without training."""
 
 
 def main(args: list[str]) -> None:
@@ -142,12 +142,12 @@ def main(args: list[str]) -> None:
 
 
 def base_of(ask: MakeWeights) -> str:
-    """The recipes' own preset."""
+    """The recipes' preset."""
     return ask.sizes if ask.preset == "gpu" else ask.preset
 
 
 def on_gpu(ask: MakeWeights, recipe: str) -> OnGPU:
-    """How a recipe differs; of tiny ones, which only try the way, just the steps are fewer."""
+    """How a recipe differs on the GPU; with tiny sizes only the number of steps changes."""
     return replace(GPU[recipe], batch=1, steps=0.1) if ask.sizes == "tiny" else GPU[recipe]
 
 
@@ -168,7 +168,7 @@ def gpu_options(ask: MakeWeights, recipe: str) -> dict[str, object]:
 
 
 def estimates(ask: MakeWeights) -> list[weights_estimate.Estimate]:
-    """Of all recipes on one large GPU."""
+    """Estimates for all recipes on one large GPU."""
     found = []
     for name, gpu in GPU.items():
         recipe, options = RECIPES[name](base_of(ask)), gpu_options(ask, name)
@@ -179,9 +179,9 @@ def estimates(ask: MakeWeights) -> list[weights_estimate.Estimate]:
 
 
 def train(ask: MakeWeights, recipe: str, inputs: dict[str, Path]) -> None:
-    """Run a recipe to its end, or from its newest checkpoint to its end, in processes of its own.
+    """Run a recipe to its end, resuming from its newest checkpoint if there is one, in separate processes.
 
-    Raises SystemExit where the training fails, which has said why, or is stopped.
+    Raises SystemExit if the training fails (it has printed the reason) or is interrupted.
     """
     preset, folder = base_of(ask), ask.runs / recipe
     options: dict[str, object] = {
@@ -199,7 +199,7 @@ def train(ask: MakeWeights, recipe: str, inputs: dict[str, Path]) -> None:
     if (folder / "latest").exists():
         options["--resume"] = "latest"
     launch = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", str(ask.num_processes)]
-    launch += ["--main_process_port", "0", "-m"]  # any that is free
+    launch += ["--main_process_port", "0", "-m"]  # any free port
     command = [sys.executable, "-m", *(launch if ask.num_processes > 1 else [])]
     command += ["t2i.training", recipe, "--preset", preset]
     command += [str(word) for pair in options.items() for word in pair if word is not None]
@@ -209,14 +209,14 @@ def train(ask: MakeWeights, recipe: str, inputs: dict[str, Path]) -> None:
         while process.poll() is None:
             try:
                 process.wait()
-            except KeyboardInterrupt:  # the training has it too: it saves a checkpoint first
+            except KeyboardInterrupt:  # the training process gets it too and saves a checkpoint first
                 stopped = True
     if stopped or process.returncode:
         raise SystemExit(process.returncode or f"stopped during {recipe}; the same command goes on")
 
 
 def pack(out: Path, name: str, model) -> None:
-    """Store a model or pipeline; written beside its place first, and refused where it is too large."""
+    """Store a model or pipeline atomically; refused if it is too large."""
     part, final = out / f".{name}.part", out / name
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
@@ -232,8 +232,8 @@ def pack(out: Path, name: str, model) -> None:
 
 
 def tidy(config: Path) -> None:
-    """Leave out where the weights once lay, which is of no use to anybody, and let transformers open its models in
-    float32 whatever the files are stored in, as diffusers opens those beside them.
+    """Remove the weights' original location from a config, and let transformers open models in float32 whatever the
+    files' dtype, as diffusers does.
     """
     if config.is_file():
         lines = [line for line in config.read_text().splitlines(True) if '"_name_or_path"' not in line]

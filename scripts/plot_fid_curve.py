@@ -1,8 +1,8 @@
-"""How near a model's images come to real ones as it trains: `python scripts/plot_fid_curve.py RUN`.
+"""Fréchet distance to real images over the course of training: `python scripts/plot_fid_curve.py RUN`.
 
-For each checkpoint that the run has kept (see --checkpoints-total-limit) the Fréchet distance to test pictures: of a
-block's samples, always from the same seed; of a CycleGAN's translations, both ways. As CSV and as a plot. It is called
-FID where the features are Inception's.
+For each checkpoint kept by the run (see --checkpoints-total-limit), the Fréchet distance to test images of an
+unconditional model's samples, always with the same seed, or of a CycleGAN's translations in both directions. Writes a
+CSV file and a plot. It is called FID if the features are Inception's.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ from t2i.models.base import from_levels
 from t2i.plots import new_figure, save_png, styled
 from t2i.runs import RECIPE_FILE, open_training_data
 
-Curve = tuple[Callable[[Path], Tensor], Tensor]  # what a checkpoint makes, and real images, (n, C, S, S) each
+Curve = tuple[Callable[[Path], Tensor], Tensor]  # a checkpoint's images, and real images, (n, C, S, S) each
 
 
 @dataclass(frozen=True)
 class PlotCurve:
     out: str = ""
-    """Folder of fid.csv and fid.png; by default the run's own."""
+    """Output folder for fid.csv and fid.png; default: the run's."""
     extractor: str = ""
-    """As `t2i eval` takes them; by default 'reader' for toybox and 'random' for other data."""
+    """Feature extractor, as for `t2i eval`; default: 'reader' for toybox and 'random' for other data."""
     samples: int = 1000
-    """Of each checkpoint, and as many test images at most."""
+    """Number of samples per checkpoint, and maximum number of test images."""
     device: str = "cpu"
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ def main(args: list[str]) -> None:
 
 @styled
 def plot(rows: list[tuple], curves: list[str], measure: str) -> Figure:
-    """Rows of a step and a distance for each curve."""
+    """Plot rows of a step and one distance per curve."""
     figure = new_figure()
     axes = figure.add_subplot()
     steps, *distances = zip(*rows, strict=True)
@@ -109,7 +109,7 @@ def _checkpoints(run: Path) -> list[tuple[int, Path]]:
 
 
 def _samples(ask: PlotCurve, run: Path, first: Path) -> dict[str, Curve]:
-    """Samples beside test images of as many levels."""
+    """Samples, and test images with the same number of levels."""
     model = load_pretrained(first)
     if not model.samples:
         raise UsageError(f"a {type(model).__name__} has nothing to sample from")
@@ -122,7 +122,7 @@ def _samples(ask: PlotCurve, run: Path, first: Path) -> dict[str, Curve]:
 
 
 def _translations(ask: PlotCurve, recipe: dict) -> dict[str, Curve]:
-    """Test images of either domain translated, beside those of the other: the same scenes, where that is known."""
+    """Translated test images of each domain, and test images of the other: the same scenes, if known."""
     columns = {name: recipe[name] for name in ("image_column", "caption_column")}
     source = Unpaired(recipe["domain_a"], recipe["domain_b"], recipe["image_size"], recipe["seed"], **columns)
     pairs = source.pairs(ask.samples, TEST_SEED + recipe["seed"])

@@ -1,7 +1,7 @@
-"""What a discriminator leaves to the generator as it gets sure: `python scripts/plot_gan_gradients.py --out FILE`.
+"""Vanishing generator gradients under a confident discriminator: `python scripts/plot_gan_gradients.py --out FILE`.
 
-The discriminator alone learns to tell 8×8 digits from the images of a generator that never moves; beside it, the norm
-of the generator's gradient under its two losses (Arjovsky and Bottou 2017, arXiv 1701.04862, fig. 2).
+Trains only the discriminator, to distinguish 8×8 digits from the images of a fixed generator, and plots the norm of the
+generator's gradient under its two losses (Arjovsky and Bottou 2017, arXiv 1701.04862, fig. 2).
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from t2i.plots import new_figure, save_png, styled
 @dataclass(frozen=True)
 class PlotGradients:
     out: str = "reports/gan-gradients.png"
-    """File of the plot."""
+    """Output file of the plot."""
     steps: int = 300
-    """Of the discriminator."""
+    """Number of training steps of the discriminator."""
     every: int = 5
-    """Steps between two measurements."""
+    """Number of steps between measurements."""
     batch: int = 64
     width: int = 16
-    """Of both networks."""
+    """Width of both networks, in channels."""
     learning_rate: float = 1e-3
     seed: int = 0
 
@@ -51,7 +51,7 @@ def main(args: list[str]) -> None:
 
 
 def measure(ask: PlotGradients) -> tuple[list[int], dict[str, list[float]]]:
-    """The steps at which it was measured, and the norm of each loss's gradient there."""
+    """The measured steps, and the gradient norm of each loss at these."""
     torch.manual_seed(ask.seed)
     data = open_splits("digits")
     k = torch.stack([torch.from_numpy(item["image"][:, :, 0]) for item in data.train])[:, None] / 255

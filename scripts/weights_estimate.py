@@ -1,7 +1,7 @@
-"""How long the weights take on one large GPU, by arithmetic: operations counted, speeds assumed.
+"""Estimates the training time of the embedded weights on one large GPU, from counted operations and assumed speeds.
 
-A step takes the longest of three: the arithmetic of its batch, the launches of its kernels, and the images that the
-CPU's cores prepare for it. FLOPs and launches are counted on the models themselves, on a CPU.
+A step takes the maximum of three times: the arithmetic of its batch, its kernel launches, and image preparation on the
+CPU cores. FLOPs and launches are counted on the actual models, on a CPU.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from torch.utils.flop_counter import FlopCounterMode
 from t2i.tables import format_table
 from t2i.training.optimizers import make_optimizer
 
-# Of an NVIDIA H200 and the machine around it.
-PEAK = 989e12  # FLOP/s, dense, bfloat16: the vendor's number
-UTILISATION = 0.05  # of it: matrices a few hundred wide, and norms and activations between them
-LAUNCH = 10e-6  # seconds between two kernels that PyTorch launches one by one
-COMPILING = 30.0  # seconds of torch.compile, for a recipe's blocks
-OVERHEAD = 25.0  # seconds of a recipe beside its steps: imports, vocabulary, previews, scores, checkpoints
-RENDERED = 1000.0  # images a second and core: measured from 1,300 to 2,500 on one of an EPYC's
-BATCH = 2  # that is counted
+# For an NVIDIA H200 and its host.
+PEAK = 989e12  # FLOP/s, dense, bfloat16: the vendor's figure
+UTILISATION = 0.05  # fraction of the peak: matrices a few hundred wide, with norms and activations in between
+LAUNCH = 10e-6  # seconds between two kernel launches in eager PyTorch
+COMPILING = 30.0  # seconds of torch.compile per recipe
+OVERHEAD = 25.0  # seconds per recipe besides its steps: imports, vocabulary, previews, scores, checkpoints
+RENDERED = 1000.0  # images/s per core: measured from 1,300 to 2,500 on one core of an EPYC
+BATCH = 2  # batch size used for counting
 
 __all__ = ["Estimate", "cores", "estimate", "table", "total_seconds"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one recipe, and what they follow from."""
+    """Estimated seconds of one recipe, and the quantities they are derived from."""
 
     recipe: str
     steps: int
     batch: int
-    flops: float  # of a sample, forward and backward
-    step_flops: float  # of the optimiser, a step
-    launches: int  # of kernels, a step
-    renders: float  # images a sample that are rendered as it comes
+    flops: float  # per sample, forward and backward
+    step_flops: float  # of the optimizer, per step
+    launches: int  # kernel launches per step
+    renders: float  # images rendered on the fly per sample
     cores: int
     compiled: bool
 
@@ -60,7 +60,7 @@ class Estimate:
 
 
 class _Launches(TorchDispatchMode):
-    """Counts operations that are no views."""
+    """Counts operations other than views."""
 
     count = 0
 
@@ -70,7 +70,7 @@ class _Launches(TorchDispatchMode):
 
 
 def estimate(name: str, recipe, renders: float, cores: int) -> Estimate:
-    """Count a recipe's step on the CPU. `renders`: images a sample that are rendered as it comes."""
+    """Count a recipe's operations per step on the CPU. `renders`: images rendered on the fly per sample."""
     task, loop = task_of(recipe), recipe.loop
     task.model.train()
     batch = batch_of(task, BATCH)
@@ -95,17 +95,17 @@ def estimate(name: str, recipe, renders: float, cores: int) -> Estimate:
 
 
 def rendering_seconds(images: int, cores: int) -> float:
-    """Of images rendered ahead."""
+    """Seconds to render images in advance."""
     return images / (RENDERED * cores)
 
 
 def total_seconds(estimates: list[Estimate], rendered: int, cores: int) -> float:
-    """Of all recipes, one after the other, and of the images rendered ahead."""
+    """Seconds of all recipes, one after the other, and of rendering images in advance."""
     return rendering_seconds(rendered, cores) + sum(e.seconds for e in estimates)
 
 
 def table(estimates: list[Estimate], rendered: int, cores: int) -> str:
-    """The estimates, a line each, the assumptions above them and the sum below."""
+    """The estimates, one row each, with the assumptions above and the sum below."""
     head = [
         "recipe",
         "steps",

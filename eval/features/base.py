@@ -43,7 +43,7 @@ class Extractor(ABC):
         self.device = torch.device(device)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 (N, 3, H, W) -> float32 (N, D) on the CPU. Raises ValueError as `as_uint8` does."""
+        """uint8 (N, 3, H, W) -> float32 (N, D) on the CPU. Raises ValueError for other types or shapes."""
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 f"an extractor takes uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}; use as_uint8 first"

@@ -1,1 +1,1 @@
-"""What `python scripts/bench.py` measures: one file a benchmark, and in `timing` what they share."""
+"""The benchmarks of `python scripts/bench.py`: one per file, with shared code in `timing`."""

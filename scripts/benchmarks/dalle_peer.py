@@ -1,4 +1,4 @@
-"""dalle-pytorch as a peer: installed beside our environment, run in its own process, asked for one timing a time."""
+"""dalle-pytorch as a peer: installed outside the environment, run in a separate process, one timing per request."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import tempfile
 from pathlib import Path
 
 VERSION = "1.6.6"
-# With --no-deps: its own list asks for a second torch, and for packages that no longer build.
+# With --no-deps: its dependencies include a second torch, and packages that no longer build.
 PACKAGES = (
     f"dalle-pytorch=={VERSION}",
     "axial-positional-embedding==0.3.12",
     "rotary-embedding-torch==0.9.1",
     "einops==0.8.2",
 )
-# What it imports and this benchmark never calls: an unbuildable tokenizer, the VQGAN and what reads its configuration,
-# and a part of setuptools that is gone.
+# Modules that it imports but this benchmark never calls: a tokenizer that does not build, the VQGAN and its
+# configuration reader, and a removed part of setuptools.
 STAND_INS = {
     "youtokentome.py": "",
     "taming/__init__.py": "",
@@ -34,11 +34,11 @@ WORKER = Path(__file__).with_name("dalle_worker.py")
 
 
 class PeerError(Exception):
-    """The peer cannot be had here; says why in one line."""
+    """The peer is not available here; the message gives the reason in one line."""
 
 
 class DallePytorch:
-    """The worker's process, from `with` to its end."""
+    """The worker process, as a context manager."""
 
     name = f"dalle-pytorch {VERSION}"
 
@@ -60,13 +60,13 @@ class DallePytorch:
         return self
 
     def __exit__(self, *_) -> None:
-        self._process.stdin.close()  # the worker ends when there is no more to read
+        self._process.stdin.close()  # the worker exits at end of input
         self._process.wait()
         self._process.stdout.close()
         self._said.close()
 
     def seconds(self, setting: str) -> float:
-        """One timed run of "released" or "mended" (see the worker); raises PeerError."""
+        """Seconds of one run of "released" or "mended" (see the worker); raises PeerError."""
         try:
             print(setting, file=self._process.stdin, flush=True)
         except BrokenPipeError:
@@ -84,7 +84,7 @@ class DallePytorch:
 
 
 def install(folder: Path) -> None:
-    """Install the peer into a folder of its own, whole or not at all; raises PeerError."""
+    """Install the peer into its own folder, atomically; raises PeerError."""
     unfinished = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]

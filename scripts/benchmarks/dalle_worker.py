@@ -1,10 +1,10 @@
-"""dalle-pytorch in its own process: reads a setting a line, draws a batch with it, prints {"seconds": …}.
+"""dalle-pytorch in its own process: reads one setting per line, samples a batch with it, prints {"seconds": …}.
 
-"released": `DALLE.generate_images(use_cache=True)`. In 1.6.6 the argument has no effect unless there is guidance:
-`forward_with_cond_scale` does not hand the cache on when `cond_scale` is 1.
-"mended": the same with the cache handed on, so that it runs with its own cache.
+"released": `DALLE.generate_images(use_cache=True)`. In 1.6.6 the argument has no effect without guidance:
+`forward_with_cond_scale` does not pass the cache on when `cond_scale` is 1.
+"mended": the same with the cache passed on, so that it runs with its own cache.
 
-Knows nothing of t2i: it is run with only the peer's folder on the path.
+Independent of t2i: it runs with only the peer's folder on the path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Mended(DALLE):
 
 
 def build(kind: type[DALLE], sizes: dict[str, int]) -> DALLE:
-    """The defaults of dalle-pytorch at our sizes. Its VAE is one small layer, whose decoding takes next to no time."""
+    """The defaults of dalle-pytorch at our sizes. Its VAE is one small layer, whose decoding time is negligible."""
     grid = sizes["grid"]
     vae = DiscreteVAE(image_size=2 * grid, num_tokens=sizes["codebook"], codebook_dim=8, num_layers=1, hidden_dim=8)
     return kind(
@@ -40,7 +40,7 @@ def build(kind: type[DALLE], sizes: dict[str, int]) -> DALLE:
 
 
 def check_cache(model: DALLE, text: Tensor) -> None:
-    """Raise unless its cached and uncached logits agree on the same codes."""
+    """Raise unless its cached and uncached logits agree on the same tokens."""
     codes = torch.randint(model.num_image_tokens, (len(text), model.image_seq_len))
     cache: dict = {}
     for i in range(model.image_seq_len):
@@ -49,7 +49,7 @@ def check_cache(model: DALLE, text: Tensor) -> None:
 
 
 def seconds(model: DALLE, text: Tensor, top_k: int) -> float:
-    # Its threshold is the share of the whole vocabulary, text and image, that is dropped; half a token is for rounding.
+    # Its threshold is the fraction of the whole vocabulary, text and image, that is dropped; half a token for rounding.
     dropped = max(0.0, 1 - (top_k + 0.5) / model.total_tokens)
     start = time.perf_counter()
     model.generate_images(text, filter_thres=dropped, temperature=1.0, use_cache=True)
@@ -58,7 +58,7 @@ def seconds(model: DALLE, text: Tensor, top_k: int) -> float:
 
 @torch.inference_mode()
 def main() -> None:
-    answers, sys.stdout = sys.stdout, sys.stderr  # what the peer may print is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # the peer's own output must not mix with the answers
     sizes = json.loads(sys.argv[1])
     torch.set_num_threads(sizes["threads"])
     torch.manual_seed(0)

@@ -1,8 +1,8 @@
-"""Reading folders of images: ours beside torchvision's ImageFolder, and how long opening takes.
+"""Reading image folders, compared with torchvision's ImageFolder, and the time to open a folder.
 
-Seconds are of the CPU, of one process without data workers, so that other programs on the machine count little. Our
-images are resampled by Lanczos's filter (3 lobes), torchvision's by default by the bilinear one, which takes less than
-half of the time; both are measured, and the work of each row says which.
+Measures CPU seconds of one process without data workers, so that other programs on the machine matter little. Our
+images are resampled with Lanczos's filter (3 lobes), torchvision's by default bilinearly, which takes less than half
+the time; both are measured, and each row names its filter.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Data(Benchmark):
-    """Images of a folder in batches, as CPU seconds: ours beside torchvision's; and opening a folder.
+    """CPU seconds for reading a folder's images in batches, compared with torchvision; and for opening a folder.
 
     Args:
-        num: images that are read.
-        image_size: their side.
-        sizes: what they are scaled to.
-        files: images of the folder that is only opened, each of one pixel.
+        num: number of images to read.
+        image_size: side of the images in pixels.
+        sizes: sides to resize to, in pixels.
+        files: number of one-pixel images in the folder that is only opened.
     """
 
     num: int = 2000
@@ -75,7 +75,7 @@ class Data(Benchmark):
 
 
 def cpu_clock(work: Callable[[], object]) -> Timed:
-    """`work` as something that gives the seconds of the CPU that it took."""
+    """Wrap `work` as a function that returns the CPU seconds it took."""
 
     def timed() -> float:
         start = time.process_time()
@@ -86,7 +86,7 @@ def cpu_clock(work: Callable[[], object]) -> Timed:
 
 
 def _fill(folder: Path, files: int) -> None:
-    """Images of one pixel, with captions."""
+    """One-pixel images with captions."""
     from PIL import Image
 
     folder.mkdir()

@@ -1,8 +1,8 @@
-"""Features of a folder of pictures: ours against clean-fid's, with one and the same network.
+"""Features of a folder of images, compared with clean-fid's, using the same network.
 
-The network takes images of any size, so that both can leave them as they are: our extractors and clean-fid resize
-differently, and other pixels are other features. With `--resize clean` both use clean-fid's own resize, which shows
-what reading ahead is worth where preparing an image takes longer than the network.
+The network accepts images of any size, so that both can skip resizing: our extractors and clean-fid resize differently,
+and different pixels give different features. With `--resize clean` both use clean-fid's resize, which shows the benefit
+of reading ahead when preparing an image takes longer than the network.
 
 Shapes: N images · S side · D dimensions
 """
@@ -31,21 +31,21 @@ from t2i.eval.images.sets import extract
 from t2i.eval.metrics import frechet_distance
 
 Resize = Literal["none", "clean"]
-SIDE = 299  # of clean-fid's resize
+SIDE = 299  # clean-fid's resize target
 
 
 @dataclass(frozen=True)
 class Features(Benchmark):
-    """Features of a folder of images, from the files to the array, and whether Fréchet distances agree.
+    """Features of a folder of images, from the files to the array, and agreement of the Fréchet distances.
 
     Args:
-        pictures: a folder to use instead of images of toybox; they must have one size for --resize none.
-        num: images of toybox that are made. Their two halves are compared by a Fréchet distance of 512 dimensions,
-            which clean-fid computes exactly only of more images than that each.
-        size: their side.
-        resize: what is done to them before the network, one row of the table each.
-        batch_size: images that the network has at once.
-        workers: threads of ours, and processes of clean-fid; the cores that this process may use by default.
+        pictures: folder to use instead of toybox images; they must have one size for --resize none.
+        num: number of toybox images to render. Their two halves are compared by a Fréchet distance in 512 dimensions,
+            which clean-fid computes accurately only for more images than that in each.
+        size: side of the toybox images in pixels.
+        resize: resizing before the network, one row of the table each.
+        batch_size: images per forward pass.
+        workers: number of our threads, and of clean-fid's processes; default: the cores available to this process.
     """
 
     pictures: Path | None = None
@@ -86,7 +86,7 @@ class Features(Benchmark):
         if not torch.allclose(x, y, rtol=1e-4, atol=1e-4):
             raise RuntimeError(f"clean-fid's features are others: they differ by {(x - y).abs().max():.3g}")
         halves = x[::2], x[1::2]
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints where a covariance is singular
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints if a covariance is singular
             said = fid.fid_from_feats(*(half.numpy() for half in (y[::2], y[1::2])))
         distance = frechet_distance(*halves)
         apart = abs(said - distance) / max(abs(distance), 1e-12)
@@ -100,9 +100,9 @@ class Features(Benchmark):
 
 
 class SameNetwork(Extractor):
-    """The network of the extractor `random`, as ours and, by `of_levels`, as clean-fid's; nothing is resized by us.
+    """The network of the extractor `random`, as our extractor and, through `of_levels`, as clean-fid's; never resizes.
 
-    clean-fid hands its network floats from 0 to 255 after a resize of its own, which `resize` replaces: none at all, or
+    clean-fid passes floats from 0 to 255 to its network after resizing, which `resize` replaces: by none, or by
     clean-fid's, which we then use too.
     """
 

@@ -1,4 +1,4 @@
-"""Glow beside normflows' (Stimper et al. 2023): as many levels, steps and channels of the couplings' networks.
+"""Glow compared with normflows' (Stimper et al. 2023), with equal numbers of levels, steps and coupling channels.
 
 Shapes: B batch · C, s channels and side of a level
 """
@@ -18,13 +18,13 @@ from t2i.models.flows.glow import Glow
 
 @dataclass(frozen=True)
 class Flows(Benchmark):
-    """Glow: a training step and samples, beside normflows' of the same architecture.
+    """Glow: time of a training step and of sampling, compared with normflows' of the same architecture.
 
-    Theirs has a fixed Gaussian where ours learns the prior of what leaves at a level from what stays.
+    Theirs has a fixed Gaussian prior where ours learns the prior of the factored-out latents given the remaining ones.
 
     Args:
-        batch: images of a training step, and samples at once.
-        image_size: side of the grey images.
+        batch: batch size in training and sampling.
+        image_size: side of the grey images, in pixels.
         scales, steps, width: of both models, see `t2i.models.flows.glow.Glow`.
     """
 
@@ -57,7 +57,7 @@ class Flows(Benchmark):
 
     def _peer(self, normflows) -> nn.Module:
         bases, flows, merges = [], [], []
-        for level in range(self.scales):  # from the coarsest on, as it wants them
+        for level in range(self.scales):  # coarsest first, as normflows expects
             channels, side = 4 * 2 ** (self.scales - 1 - level), self.image_size // 2 ** (self.scales - level)
             steps = [normflows.flows.GlowBlock(channels, self.width) for _ in range(self.steps)]
             flows.append([*steps, normflows.flows.Squeeze()])

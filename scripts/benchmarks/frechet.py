@@ -1,4 +1,4 @@
-"""The Fréchet distance: ours against torch-fidelity's and torchmetrics', from the same features.
+"""The Fréchet distance, compared with torch-fidelity's and torchmetrics' on the same features.
 
 Shapes: N samples of each set · D dimensions
 """
@@ -26,12 +26,12 @@ Distance = Callable[[Tensor, Tensor], float]
 class Frechet(Benchmark):
     """Fréchet distances of random features, from the features to the number: seconds, and peak memory.
 
-    The memory is that of a fresh process each, with the features, Python and what either of us imports.
+    Memory is measured in a fresh process for each, including the features, Python and all imports.
 
     Args:
-        peers: what to compare with.
-        samples: N of each set, one row of the table for each count and peer.
-        dimensions: D; 2,048 are Inception's.
+        peers: implementations to compare with.
+        samples: N of each set; one table row per count and peer.
+        dimensions: D; Inception has 2,048.
     """
 
     peers: tuple[Peer, ...] = ("torch-fidelity", "torchmetrics")
@@ -66,7 +66,7 @@ class Frechet(Benchmark):
 
 
 def peak(peer: str, n: int, d: int, threads: int) -> None:
-    """One distance by a peer, or by us where it has no name; `memory` runs this in a process of its own."""
+    """One distance by a peer, or by ours if the name is empty; `memory` runs this in a separate process."""
     torch.set_num_threads(threads)
     distance = PEERS[peer](d) if peer else frechet_distance
     with torch.inference_mode():
@@ -74,14 +74,14 @@ def peak(peer: str, n: int, d: int, threads: int) -> None:
 
 
 def _features(n: int, d: int, seed: int) -> Tensor:
-    """Correlated and positive, as a network's pooled features are: float32 (N, D)."""
+    """Correlated and positive, like a network's pooled features: float32 (N, D)."""
     g = torch.Generator().manual_seed(seed)
     mix = torch.randn(d, d, generator=torch.Generator().manual_seed(2)) / math.sqrt(d)
     return (torch.randn(n, d, generator=g) @ mix + 0.1 * seed).relu()
 
 
 def _check(name: str, theirs: float, ours: float) -> None:
-    """Wrong results have no time."""
+    """Raise if the results differ: a wrong result has no valid timing."""
     if not math.isclose(theirs, ours, rel_tol=1e-3):
         raise RuntimeError(f"{name} gives {theirs}, we give {ours}")
 
@@ -100,7 +100,7 @@ def _torchmetrics(d: int) -> Distance:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     class Given(nn.Module):
-        """Hands on what it is given: its images are features already."""
+        """Returns its input: the images are features already."""
 
         num_features = d
 

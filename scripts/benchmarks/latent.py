@@ -1,6 +1,6 @@
-"""Latent diffusion: our sampling against diffusers' StableDiffusionPipeline, our training against a plain loop.
+"""Latent diffusion: sampling compared with diffusers' StableDiffusionPipeline, training with a plain loop.
 
-Both sides read one folder, so both run the same weights.
+Both sides load the same folder, hence the same weights.
 
 Shapes: B batch · S image side · C, h, w latent · L text positions
 """
@@ -43,21 +43,21 @@ from t2i.training.recipes.ldm.denoiser import LDMRecipe, LDMTask, make_denoiser
 from t2i.training.recipes.ldm.kl import KLModelConfig
 from t2i.training.recipes.text.clip import ClipModelConfig
 
-FULL = {"torch_dtype": torch.float32}  # whatever the files are stored in
-AGREE = 1e-3  # of latents of standard deviation 1 or more: rounding, through all steps of a sampler
+FULL = {"torch_dtype": torch.float32}  # whatever the files' dtype
+AGREE = 1e-3  # tolerance for latents of standard deviation 1 or more: rounding over all steps of a sampler
 
 
 @dataclass(frozen=True)
 class Latent(Benchmark):
-    """Latent diffusion: sampling beside diffusers' pipeline, training beside a plain loop of the same network.
+    """Latent diffusion: sampling compared with diffusers' pipeline, training with a plain loop of the same network.
 
     Args:
-        pipeline: a folder of a pipeline with a U-Net and CLIP; by default one of random weights of the recipe's sizes.
-        batches: images at once, one row of the table each.
-        steps: of DPM-Solver++.
-        guidance_scale: 1 is none.
-        train_batch: images of a training step.
-        train_steps: that are timed; 0 leaves training out.
+        pipeline: folder of a pipeline with a U-Net and CLIP; default: one with random weights and the recipe's sizes.
+        batches: batch sizes, one row of the table each.
+        steps: number of DPM-Solver++ steps.
+        guidance_scale: guidance scale; 1 means no guidance.
+        train_batch: batch size in training.
+        train_steps: number of timed training steps; 0 skips training.
     """
 
     pipeline: Path | None = None
@@ -84,7 +84,7 @@ class Latent(Benchmark):
 
 
 def random_pipeline(folder: Path) -> None:
-    """Save a pipeline of random weights and of the sizes that the recipes train."""
+    """Save a pipeline with random weights and the sizes that the recipes train."""
     torch.manual_seed(0)
     sizes, recipe = ClipModelConfig(), LDMRecipe()
     tokenizer = train_clip_tokenizer(Toybox(num=500).captions(500), sizes.vocab_size, sizes.text_length)
@@ -135,7 +135,7 @@ def their_pipeline(folder: Path) -> StableDiffusionPipeline:
 
 
 def _check(ours: Tensor, theirs: Tensor) -> None:
-    """Wrong results have no time."""
+    """Raise if the results differ: a wrong result has no valid timing."""
     if not torch.allclose(ours, theirs, atol=AGREE, rtol=AGREE):
         raise RuntimeError(f"diffusers draws something else: latents differ by {(ours - theirs).abs().max():.2g}")
 
@@ -145,12 +145,12 @@ def _peer(what: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------------------ training
-# Timed from the start of a step to the start of one `train_steps` later, on both sides: neither pays for its start, its
-# checkpoints or its previews.
+# Timed from the start of a step to the start of one `train_steps` later, on both sides, so that start-up, checkpoints
+# and previews are excluded.
 
 
 class Pictures:
-    """A few images of toybox, drawn beforehand."""
+    """A few toybox images, rendered in advance."""
 
     def __init__(self, num: int, size: int):
         self.items = list(itertools.islice(Toybox(size=size, num=num), num))
@@ -169,13 +169,13 @@ class Pictures:
 
 
 class TimedTask(LDMTask):
-    """The recipe's task, on given images or on its own cache, with a note of when each step began."""
+    """The recipe's task on given images or on its own cache; records when each step began."""
 
     def __init__(self, recipe: LDMRecipe, folder: Path, pictures: Pictures | None):
         self.begun: list[float] = []
         super().__init__(recipe)
         self.model = _unet(folder).to(memory_format=torch.channels_last)
-        self.model.set_attn_processor(AttnProcessor())  # on a CPU, as make_denoiser makes it
+        self.model.set_attn_processor(AttnProcessor())  # on a CPU, as in make_denoiser
         self.source = pictures or self.source
 
     def loss(self, **batch: Tensor) -> dict[str, Tensor]:
@@ -220,7 +220,7 @@ def _our_loop(recipe: LDMRecipe, folder: Path, pictures: Pictures | None) -> Tim
 
 
 def plain_loop(o: Latent, folder: Path, pictures: Pictures, recipe: LDMRecipe) -> float:
-    """What diffusers' train_text_to_image.py does with --use_ema and --snr_gamma; returns the seconds of the steps."""
+    """The loop of diffusers' train_text_to_image.py with --use_ema and --snr_gamma; returns its seconds."""
     vae, unet = AutoencoderKL.from_pretrained(folder / "vae", **FULL), _unet(folder)
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")

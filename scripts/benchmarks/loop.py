@@ -1,4 +1,4 @@
-"""The training loop beside bare PyTorch loops around the same loss, optimizer and batches."""
+"""The training loop, compared with bare PyTorch loops with the same loss, optimizer and batches."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from t2i.training.optimizers import make_optimizer
 from t2i.training.recipes import RECIPES
 from t2i.training.recipes.dalle.vqvae import VQVAETask
 
-COUNTED = 100  # steps that a row stands for
+COUNTED = 100  # number of steps per row
 CLIPPED, BARE = "bare loop with clipping and EMA", "bare loop"
 
 
 @dataclass(frozen=True)
 class Loop(Benchmark):
-    """What the training loop costs: CPU seconds of 100 steps of `vqvae-toybox --preset tiny`, beside bare loops.
+    """Overhead of the training loop: CPU seconds for 100 steps of `vqvae-toybox --preset tiny`, against bare loops.
 
-    The loops take turns step by step, so that what slows the machine slows them alike; a step's time is the median over
-    all runs. The images are rendered before, and all loops read them without workers.
+    The loops alternate step by step, so that disturbances affect all equally; a step's time is the median over all
+    runs. The images are rendered in advance, and all loops read them without workers.
 
     Args:
-        batch: images of a step.
-        steps: of each run; the first half is not counted.
+        batch: batch size.
+        steps: number of steps per run; the first half is not counted.
     """
 
     batch: int = 8
@@ -75,7 +75,7 @@ class Loop(Benchmark):
 
 
 class Turns:
-    """Runs a step of each peer whenever ours begins one, and keeps the CPU time of all."""
+    """Runs a step of each peer before each of our steps, and records the CPU time of all."""
 
     def __init__(self, peers: dict[str, Iterator[None]]):
         self.peers = peers
@@ -84,11 +84,11 @@ class Turns:
         self._order = list(peers)
 
     def take(self) -> None:
-        """To be called at the same place of each of our steps."""
+        """To be called at the same point of each of our steps."""
         now = time.process_time()
         if self._since is not None:
             self.seconds[""].append(now - self._since)
-        self._order = self._order[1:] + self._order[:1]  # none always follows another
+        self._order = self._order[1:] + self._order[:1]  # rotates the order, so that none always follows the same one
         for name in self._order:
             before = time.process_time()
             next(self.peers[name])
@@ -122,7 +122,7 @@ def _task() -> VQVAETask:
 
 
 def _bare(task: VQVAETask, config: LoopConfig, clip_and_average: bool) -> Iterator[None]:
-    """The loop that one writes by hand, a step at a time."""
+    """A minimal hand-written loop, one step at a time."""
     numbers = NumberBatches(0, config.max_train_steps, config.train_batch_size, 1, 0, 1)
     batches = DataLoader(NumberedSamples(task.source, task.prepare, config.seed), batch_sampler=numbers)
     optimizer = make_optimizer(task.model, config)
@@ -137,5 +137,5 @@ def _bare(task: VQVAETask, config: LoopConfig, clip_and_average: bool) -> Iterat
         optimizer.zero_grad()
         if clip_and_average:
             averaged.update_parameters(task.model)
-        loss.item()  # a loop that shows its loss
+        loss.item()  # a loop that displays its loss
         yield

@@ -1,4 +1,4 @@
-"""The peak memory of one piece of work, in a process of its own that does nothing else."""
+"""Peak memory of a piece of work, measured in a separate process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2i.processes import most_memory
 def peak_mb(module: str, **arguments) -> float | None:
     """Peak resident memory, in MiB, of a fresh process that runs `module`'s `peak(**arguments)` and ends.
 
-    Python, its imports and the inputs are part of it. None where the process fails, for want of memory or of a package.
+    Includes Python, its imports and the inputs. None if the process fails, for lack of memory or of a package.
     """
     code = f"from benchmarks import memory, {module} as work; memory.tell(work.peak)"
     command = [sys.executable, "-W", "ignore", "-c", code, json.dumps(arguments)]
@@ -23,9 +23,9 @@ def peak_mb(module: str, **arguments) -> float | None:
 
 
 def tell(work: Callable[..., None]) -> None:
-    """Do `work` with the arguments of the command line, and print the most memory that this process ever had, in MiB.
+    """Run `work` with the command line's arguments, and print the peak memory of this process, in MiB.
 
-    By then the work's own prints are over, so it is the last word.
+    It is printed last, after any output of the work.
     """
     work(**json.loads(sys.argv[1]))
     print(most_memory())

@@ -1,5 +1,5 @@
-"""PixelCNNs: sampling with remembered activations beside a whole pass for every pixel, which is how samplers of such
-models are mostly written (pytorch-generative's, for one). The images are compared too: they are the same.
+"""PixelCNNs: sampling with cached activations, compared with a full forward pass per pixel, as most samplers of such
+models do (pytorch-generative's, for one). The images are also checked to be equal.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Model = Literal["pixelcnn", "gated-pixelcnn", "pixelcnn-pp"]
 
 @dataclass(frozen=True)
 class Pixels(Benchmark):
-    """PixelCNNs: sampling that remembers activations beside a whole pass for every pixel.
+    """PixelCNNs: sampling with cached activations, compared with a full forward pass per pixel.
 
     Args:
-        models: recipes, whose base sizes are taken, with random weights.
-        batch: images at once.
-        image_size: their side; they are grey, of as many levels as the recipe says, or 256.
+        models: recipes whose base sizes are used, with random weights.
+        batch: batch size.
+        image_size: side of the grey images in pixels; they have the recipe's number of levels, or 256.
     """
 
     models: tuple[Model, ...] = ("pixelcnn", "gated-pixelcnn", "pixelcnn-pp")

@@ -1,4 +1,4 @@
-"""A recipe's training step alone: its task, with parts that stand in for those it would be given, and a batch."""
+"""A recipe's training step in isolation: its task, with stand-ins for parts trained earlier, and a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.data import default_collate
 from t2i.data.sampling import NumberedSamples
 
 WEIGHTS = Path(__file__).parents[2] / "pipelines" / "weights" / "toybox"
-STAND_INS = {  # for what earlier recipes will have trained: parts of the same kind that there are already
+STAND_INS = {  # for parts that earlier recipes train: existing parts of the same kind
     "tokenizer": str(WEIGHTS / "dalle" / "image_tokenizer"),
     "autoencoder": str(WEIGHTS / "ldm"),
     "text_encoder": str(WEIGHTS / "ldm"),
@@ -25,7 +25,7 @@ def task_of(recipe):
 
 
 def batch_of(task, size: int, different: int = 4) -> dict[str, Tensor]:
-    """A batch of the task's samples, of which a few are different. Latents are those of a cache."""
+    """A batch of the task's samples with only a few different ones. Latents are those of a cache."""
     samples = NumberedSamples(task.source, task.prepare, 0)
     few = [samples[i] for i in range(min(size, different))]
     batch = default_collate([few[i % len(few)] for i in range(size)])

@@ -1,4 +1,4 @@
-"""Sampling image tokens: our prior's loop against itself without the cache, transformers and dalle-pytorch.
+"""Sampling image tokens: our prior with its cache, compared with no cache, transformers and dalle-pytorch.
 
 Shapes: B batch · T text length · N image tokens of an image · K codebook size
 """
@@ -26,14 +26,14 @@ Peer = Literal["t2i-without-cache", "transformers", "dalle-pytorch"]
 
 @dataclass(frozen=True)
 class Sampling(Benchmark):
-    """Image tokens drawn from a text-image transformer with its cache, on random weights, without guidance.
+    """Image tokens sampled from a text-image transformer with its cache, with random weights, without guidance.
 
     Args:
-        peers: what to compare with.
+        peers: implementations to compare with.
         layers, width, heads: of our transformer and of the peers'.
         batch, text, tokens: B, T and N; N is a square.
-        text_vocab, codebook: sizes of the two vocabularies; transformers' model has the codebook's alone.
-        top_k: of each draw; the temperature is 1.
+        text_vocab, codebook: sizes of the two vocabularies; transformers' model has the codebook only.
+        top_k: sample from the k most likely tokens; the temperature is 1.
     """
 
     peers: tuple[Peer, ...] = ("t2i-without-cache", "transformers", "dalle-pytorch")
@@ -73,7 +73,7 @@ class Sampling(Benchmark):
 
 
 def ours(prior: TextImageTransformer, text: Tensor, top_k: int) -> Tensor:
-    """The loop of pipelines/dalle.py without guidance: text (B, T) -> codes (B, N)."""
+    """The loop of pipelines/dalle without guidance: text (B, T) -> tokens (B, N)."""
     N = prior.image_length
     codes = torch.zeros(len(text), N, dtype=torch.long)
     cache = prior.new_cache(len(text))
@@ -86,7 +86,7 @@ def ours(prior: TextImageTransformer, text: Tensor, top_k: int) -> Tensor:
 
 
 def without_cache(prior: TextImageTransformer, text: Tensor, top_k: int) -> Tensor:
-    """The same draws from the whole stream read anew for each: text (B, T) -> codes (B, N)."""
+    """The same sampling with a full forward pass per token: text (B, T) -> tokens (B, N)."""
     codes = torch.zeros(len(text), prior.image_length, dtype=torch.long)
     for i in range(prior.image_length):
         logits = prior(text, codes[:, :i])[1][:, -1]  # (B, K)
@@ -96,7 +96,7 @@ def without_cache(prior: TextImageTransformer, text: Tensor, top_k: int) -> Tens
 
 @torch.inference_mode()
 def check_cache(prior: TextImageTransformer, text: Tensor) -> None:
-    """Raise unless the logits that the two loops draw from agree on the same codes: wrong results have no time."""
+    """Raise unless the logits of both loops agree on the same tokens: a wrong result has no valid timing."""
     codes = torch.randint(prior.config.image_vocab_size, (len(text), prior.image_length))
     cache = prior.new_cache(len(text))
     for i in range(prior.image_length):
@@ -110,7 +110,7 @@ def _prior(o: Sampling) -> TextImageTransformer:
 
 
 # ------------------------------------------------------------------------------------------------------------ peers
-# Each yields its contests: in one contest the fastest of the named settings is the peer.
+# Each yields comparisons; in each, the fastest of the named settings represents the peer.
 
 
 @contextmanager
@@ -142,7 +142,7 @@ def _transformers(o: Sampling, prior: TextImageTransformer, text: Tensor) -> Ite
 
 
 def _gpt2(o: Sampling) -> transformers.GPT2LMHeadModel:
-    """A GPT-2 of our sizes with no token that ends its output. Our BOS, text and codes are one stream to it."""
+    """A GPT-2 with our sizes and without an end token. Our BOS, text and image tokens form one sequence."""
     transformers.logging.set_verbosity_error()
     config = transformers.GPT2Config(
         vocab_size=o.codebook,
@@ -171,7 +171,7 @@ def _dalle_pytorch(o: Sampling, prior: TextImageTransformer, text: Tensor) -> It
         "threads": torch.get_num_threads(),
     }
     with DallePytorch(sizes) as peer:
-        # Two contests, so two rows: as released it drops its cache without a word; its best is worth a row of its own.
+        # Two comparisons, so two rows: the released version silently drops its cache; its best deserves a separate row.
         yield [
             {f"{peer.name} generate_images(use_cache=True)": lambda: peer.seconds("released")},
             {f"{peer.name} with its cache mended": lambda: peer.seconds("mended")},

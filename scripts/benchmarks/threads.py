@@ -1,4 +1,4 @@
-"""The waiting of PyTorch's threads: t2i's choice against others, on an idle machine and on a busy one."""
+"""Waiting policy of PyTorch's threads: t2i's choice compared with others, on an idle and on a busy machine."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ _OTHERS = {
 
 @dataclass(frozen=True)
 class Threads(Benchmark):
-    """One image, by t2i's choice of threads and by others, on an idle machine and beside busy processes.
+    """Time per image with t2i's thread settings and with others, on an idle machine and with busy processes.
 
-    Each time is taken in a process of its own, after a first image.
+    Each time is measured in a separate process, after a warm-up image.
 
     Args:
-        pipelines: what to generate with.
-        busy: processes that compute all the time, in the second half of the measurement.
+        pipelines: pipelines to generate with.
+        busy: number of busy processes in the second half of the measurement.
     """
 
     repeats: int = 3
@@ -64,7 +64,7 @@ class Threads(Benchmark):
 
 
 def _timed(pipeline: str, chosen_by: str, variables: dict[str, str]) -> Timed:
-    """Seconds of the second image in a process with these environment variables."""
+    """Seconds for the second image in a process with these environment variables."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}
 
     def timed() -> float:

@@ -1,4 +1,4 @@
-"""What every benchmark shares: its common options, timing two things fairly, and the table."""
+"""Shared by all benchmarks: common options, interleaved timing, and the table."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import torch
 from t2i.files import write_json
 from t2i.tables import format_table
 
-Timed = Callable[[], float]  # does the work once and returns the seconds that it took
+Timed = Callable[[], float]  # does the work once and returns the seconds it took
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The options of every benchmark.
+    """Options of every benchmark.
 
     Args:
-        out: the folder of bench.json.
-        repeats: rounds of the interleaved measurement; the medians are reported.
-        threads: torch's, for us and the peers alike; its own choice by default.
+        out: folder of bench.json.
+        repeats: number of rounds of the interleaved measurement; medians are reported.
+        threads: number of torch's threads, for us and the peers alike; default: torch's choice.
     """
 
     out: Path = Path("reports/bench")
@@ -34,7 +34,7 @@ class Benchmark:
     threads: int | None = None
 
     def run(self) -> list[Row]:
-        """Measure; a peer that is not to be had is said in one printed line and has no row."""
+        """Measure; a peer that is not available is reported in one printed line and has no row."""
         raise NotImplementedError
 
 
@@ -42,8 +42,8 @@ class Benchmark:
 class Row:
     """One comparison: median seconds of the same work by us and by a peer; ratio is peer_s / ours_s.
 
-    `ours_mb` and `peer_mb` are peak memory in MiB, where a benchmark measures it; `items` is how many images, or steps
-    of training, the seconds are of, where a rate says more.
+    `ours_mb` and `peer_mb` are peak memory in MiB, if measured; `items` is the number of images or training steps the
+    seconds cover, if a rate is more informative.
     """
 
     work: str
@@ -56,12 +56,12 @@ class Row:
     items: int | None = None
 
     def as_dict(self) -> dict:
-        """What is known of it."""
+        """All fields that are set."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 def clock(work: Callable[[], object], grad: bool = False) -> Timed:
-    """`work` as something that times itself, in inference mode unless it takes gradients."""
+    """Wrap `work` as a function that times it, in inference mode unless it needs gradients."""
 
     def timed() -> float:
         with torch.inference_mode(not grad):
@@ -73,8 +73,8 @@ def clock(work: Callable[[], object], grad: bool = False) -> Timed:
 
 
 def interleave(contestants: dict[str, Timed], repeats: int) -> dict[str, float]:
-    """Median seconds of each. All take their turn in every round, so that what slows the machine slows them alike."""
-    for timed in contestants.values():  # the first call of each pays for allocation and for choosing kernels
+    """Median seconds of each contestant. They alternate in every round, so that disturbances affect all equally."""
+    for timed in contestants.values():  # the first call of each pays for allocation and kernel selection
         timed()
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats):
@@ -92,17 +92,17 @@ def compare(work: str, ours: Timed, peers: dict[str, Timed], repeats: int) -> Ro
 
 
 def machine() -> str:
-    """The GPU's and the CPU's model, the cores that this process may use, torch's threads and version."""
+    """GPU and CPU model, cores available to this process, and torch's threads and version."""
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     threads = torch.get_num_threads()
     return f"{gpu}{_cpu_model()}, {cores()} cores, {threads} threads, torch {torch.__version__}"
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Number of cores available to this process."""
     try:
         return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
+    except AttributeError:  # not available on every system
         return os.cpu_count() or 1
 
 
@@ -132,7 +132,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], folder: Path) -> Path:
-    """Write `folder`/bench.json. Rows of other work that are there already stay."""
+    """Write `folder`/bench.json. Existing rows of other work are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "bench.json"
     before = json.loads(path.read_text()) if path.exists() else []

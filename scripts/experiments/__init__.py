@@ -1,1 +1,1 @@
-"""What the experiments with blocks share: labelled images as a model takes them; accuracies as table and plot."""
+"""Shared by the experiments with labels: labelled images for a model; accuracies as table and plot."""

@@ -1,6 +1,6 @@
-"""Accuracies by number of labels: a CSV file of every run, medians as a table, and a plot of them.
+"""Accuracies by number of labels: a CSV file with every run, medians as a table, and a plot of them.
 
-A row is {"method", "missing", "labels", "seed", "accuracy"}; `missing` says which pixels were hidden ("none": none).
+A row is {"method", "missing", "labels", "seed", "accuracy"}; `missing` says which pixels were hidden, or "none".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from t2i.tables import format_table
 
 
 def write(rows: Sequence[dict], out: Path, title: str) -> str:
-    """Write accuracies.csv and accuracies.png into `out`; return the medians as text."""
+    """Write accuracies.csv and accuracies.png to `out`; returns the medians as text."""
     out.mkdir(parents=True, exist_ok=True)
     write_csv(out / "accuracies.csv", [{**row, "accuracy": f"{row['accuracy']:.4f}"} for row in rows])
     _plot(rows, out / "accuracies.png", title)
@@ -23,7 +23,7 @@ def write(rows: Sequence[dict], out: Path, title: str) -> str:
 
 
 def medians(rows: Sequence[dict], method: str, missing: str) -> dict[int, list[float]]:
-    """Labels a class -> least, median and greatest accuracy over the seeds."""
+    """Labels per class -> minimum, median and maximum accuracy over the seeds."""
     found: dict[int, list[float]] = {}
     for row in rows:
         if (row["method"], row["missing"]) == (method, missing):
@@ -32,7 +32,7 @@ def medians(rows: Sequence[dict], method: str, missing: str) -> dict[int, list[f
 
 
 def _table(rows: Sequence[dict], missing: str) -> str:
-    """A line for each method, a column for each number of labels; medians in per cent."""
+    """One row per method and one column per number of labels; medians in per cent."""
     rows = [row for row in rows if row["missing"] == missing]
     labels, methods = sorted(_seen(rows, "labels")), _seen(rows, "method")
     lines = []
@@ -45,7 +45,7 @@ def _table(rows: Sequence[dict], missing: str) -> str:
 
 @styled
 def _plot(rows: Sequence[dict], path: Path, title: str) -> None:
-    """A panel for each kind of missing pixels; lines join medians, bars span the seeds."""
+    """One panel for each kind of missing pixels; lines join medians, bars span the seeds."""
     panels, methods = _seen(rows, "missing"), _seen(rows, "method")
     figure = new_figure(4.5 * len(panels) + 1, 4.8)
     for i, missing in enumerate(panels):

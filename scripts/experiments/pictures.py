@@ -19,7 +19,7 @@ from t2i.models.base import GenerativeModel, from_levels
 
 @dataclass(frozen=True)
 class Labelled:
-    """To learn from, images (N, C, S, S) of L levels and labels (N,); as many others to be judged by; K classes."""
+    """Training images (N, C, S, S) with L levels and labels (N,); as many fields for testing; K classes."""
 
     images: Tensor
     labels: Tensor
@@ -28,9 +28,9 @@ class Labelled:
     classes: tuple[str, ...]
 
     def few(self, count: int, seed: int) -> Tensor:
-        """Places of `count` images of each class, in an order that the seed alone says: fewer are among more.
+        """Indices of `count` images of each class, in an order determined by the seed: smaller counts are subsets.
 
-        Raises UsageError where a class has not so many.
+        Raises UsageError if a class has fewer images.
         """
         order = np.random.default_rng(seed).permutation(len(self.labels))
         labels = self.labels.numpy()[order]
@@ -41,7 +41,7 @@ class Labelled:
 
 
 def labelled(data: str, train: int, test: int, like: GenerativeModel | None = None) -> Labelled:
-    """The first `train` and `test` images of `data`'s two parts, as `like` takes them, or as they are.
+    """The first `train` and `test` images of `data`'s splits, in the format of the model `like`, if given.
 
     Raises UsageError for data without labels.
     """
