@@ -1,4 +1,4 @@
-"""Headless Chromium, where there is one, driven over a pipe with the DevTools protocol: no sockets, no packages."""
+"""Headless Chromium, if available, driven over a pipe with the DevTools protocol: no sockets, no packages."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE = 60  # seconds; a browser starts slowly on a busy machine
+PATIENCE = 60  # timeout in seconds; a browser starts slowly on a busy machine
 
 
 class Chromium:
-    """One browser with one page. `errors` collects what the page's console complains of."""
+    """One browser with one page. `errors` collects the errors on the page's console."""
 
     def __init__(self, profile: Path, width: int = 1200, height: int = 900):
         command = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -40,7 +40,7 @@ class Chromium:
             self.send(f"{domain}.enable")
 
     def send(self, method: str, **params) -> dict:
-        """One command; its result. What the page says meanwhile goes into `errors`."""
+        """Send one command and return its result. Console messages received meanwhile are added to `errors`."""
         self.count += 1
         message = {"id": self.count, "method": method, "params": params}
         message |= {"sessionId": self.session} if self.session else {}
@@ -71,7 +71,7 @@ class Chromium:
             self.errors.append(params["entry"]["text"])
 
     def open(self, page: Path) -> None:
-        """Load a file and wait until it is whole."""
+        """Load a file and wait until it is fully loaded."""
         self.send("Page.navigate", url=page.resolve().as_uri())
         end = time.monotonic() + PATIENCE
         while not self.run(
@@ -81,13 +81,13 @@ class Chromium:
             time.sleep(0.05)
 
     def run(self, expression: str):
-        """The value of a JavaScript expression in the page; promises are waited for."""
+        """Evaluate a JavaScript expression in the page; promises are awaited."""
         answer = self.send("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
     def press(self, *keys: str) -> None:
-        """Real key strokes, by the names of KeyboardEvent.key."""
+        """Real key strokes, given as KeyboardEvent.key names."""
         for key in keys:
             code = {"Enter": 13, "Backspace": 8, "Tab": 9, " ": 32, "ArrowLeft": 37, "ArrowRight": 39, "ArrowDown": 40}[
                 key
@@ -98,14 +98,14 @@ class Chromium:
             self.send("Input.dispatchKeyEvent", type="keyUp", **stroke)
 
     def click(self, selector: str) -> None:
-        """A real click into the middle of the first element that matches."""
+        """A real click in the middle of the first matching element."""
         box = "(({x, y, width: w, height: h}) => [x + w / 2, y + h / 2])"
         x, y = self.run(f"{box}(document.querySelector({json.dumps(selector)}).getBoundingClientRect())")
         for kind in ("mousePressed", "mouseReleased"):
             self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def screenshot(self, path: Path, width: int, height: int = 900, dark: bool = False, whole: bool = True) -> None:
-        """A PNG of the page as it stands, for people."""
+        """Save a PNG of the page, for visual inspection."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}

@@ -1,4 +1,4 @@
-"""What each process of a test of the contrastive loss does; apart from the test, so that it starts quickly."""
+"""Worker process of the test of the contrastive loss; in a separate module, so that it starts quickly."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from t2i.text.clip import contrastive_loss
 
 
 class Objective(nn.Module):
-    """The loss as a forward pass, as the training loop hands it to DistributedDataParallel."""
+    """The loss as a forward pass, as the training loop passes it to DistributedDataParallel."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -21,7 +21,7 @@ class Objective(nn.Module):
 
 
 def gradients(model: nn.Module, losses: dict) -> dict:
-    """The loss and each parameter's gradient of it."""
+    """The loss and its gradient for each parameter."""
     losses["loss"].backward()
     return {"loss": losses["loss"].detach(), **{name: p.grad for name, p in model.named_parameters()}}
 

@@ -1,4 +1,4 @@
-"""A tiny comparison of families, that the tests of `t2i compare` share."""
+"""A tiny comparison of families, shared by the tests of `t2i compare`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BUDGET = 0.4
 
 
 def begun(out: Path, ask: BenchmarkConfig = ASK) -> Path:
-    """The folder of a comparison in which nothing is measured yet."""
+    """The folder of a comparison without results yet."""
     (out / "families").mkdir(parents=True)
     kept = {k: v for k, v in vars(ask).items() if k not in ("out", "families")}
     (out / "settings.json").write_text(json.dumps(kept))

@@ -1,4 +1,4 @@
-"""Tiny real components that the tests share."""
+"""Tiny real components shared by the tests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one of several: programs that tests start share the cores too
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several workers: programs started by tests share the cores too
     os.environ["OMP_NUM_THREADS"] = "1"
 
 import emulated_device
@@ -22,7 +22,7 @@ from t2i.text.bpe import train_bpe
 from t2i.tokenizers.vqvae import VQVAE
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-torch.set_num_threads(1)  # the models here are so small that a second thread only waits
+torch.set_num_threads(1)  # the models are so small that a second thread only waits
 ROOT = Path(__file__).parent.parent
 
 
@@ -46,7 +46,7 @@ def text_tokenizer():
 def prior(text_tokenizer) -> TextImageTransformer:
     sizes = {"text_length": 8, "grid_size": 4, "width": 32, "layers": 2, "heads": 4}
     prior = TextImageTransformer(len(text_tokenizer), 32, **sizes).eval()
-    for parameter in prior.parameters():  # away from the start, where every token is as likely as any other
+    for parameter in prior.parameters():  # away from the initialisation, at which all tokens are equally likely
         torch.nn.init.normal_(parameter, std=0.3)
     return prior
 
@@ -62,7 +62,7 @@ def pipe(text_tokenizer, prior, vqvae) -> DallePipeline:
     params=[pytest.param("emulated", marks=pytest.mark.emulated), pytest.param("cuda", marks=pytest.mark.cuda)]
 )
 def device(request, monkeypatch) -> Iterator[str]:
-    """A device that is not the CPU, for models and for the training loop: CUDA, or one that is emulated everywhere."""
+    """A device other than the CPU, for models and the training loop: CUDA, or one that is emulated everywhere."""
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
     if request.param == "emulated" and not emulated_device.available():
@@ -79,7 +79,7 @@ def device(request, monkeypatch) -> Iterator[str]:
 
 @pytest.fixture
 def shared_data() -> Path:
-    """Real images that lie beside the project, where there are any."""
+    """Real images in a folder next to the project, if there are any."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip(f"the real data are not here: no folder {folder.name} beside the project")

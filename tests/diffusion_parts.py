@@ -1,4 +1,4 @@
-"""Tiny real components of latent diffusion, of random weights, that the tests share."""
+"""Tiny real components of latent diffusion with random weights, shared by the tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHANNELS, TEXT_WIDTH, LENGTH, SIDE = 4, 32, 24, 8
 
 
 def autoencoder(seed: int = 0, channels: int = CHANNELS) -> AutoencoderKL:
-    """Stride 8; it scales its latents by 0.5."""
+    """Downsampling factor 8; scaling factor 0.5."""
     torch.manual_seed(seed)
     vae = AutoencoderKL(
         block_out_channels=(8,) * 4,
@@ -77,7 +77,7 @@ def unet(channels: int = CHANNELS) -> UNet2DConditionModel:
 
 
 def dit() -> DiT:
-    """With none of its silent starts: everything in it does something."""
+    """Without zero-initialised layers, so that every part has an effect."""
     torch.manual_seed(4)
     model = DiT(SIDE, CHANNELS, TEXT_WIDTH, patch_size=2, width=32, depth=2, heads=2)
     for parameter in model.parameters():
@@ -95,7 +95,7 @@ def pipeline(scheduler: SchedulerMixin | None = None, denoiser=None, vae=None) -
 
 
 def save_stages(folder: Path) -> tuple[str, str]:
-    """An autoencoder and a text encoder, each in a folder as the recipes leave them."""
+    """An autoencoder and a text encoder, each saved in a folder as by the recipes."""
     tokenizer = clip_tokenizer()
     autoencoder().save_pretrained(folder / "kl")
     clip(tokenizer).save_pretrained(folder / "clip")

@@ -1,10 +1,10 @@
-"""An accelerator that computes on the CPU, and is as strict about devices as CUDA is.
+"""An accelerator that computes on the CPU, and is as strict about devices as CUDA.
 
-With `emulated()` around it, `torch.device("emulated")` works like a GPU: tensors there are not the CPU's, an operation
-that mixes the two raises, as does a generator of another device, `numpy()`, and float64 where `float64=False`. So code
-that never ran on a GPU can be shown not to mix devices.
+Within `emulated()`, `torch.device("emulated")` behaves like a GPU: its tensors are not CPU tensors, and an operation
+that mixes the two raises, as do a generator of another device, `numpy()`, and float64 if `float64=False`. This tests
+that code does not mix devices, without a GPU.
 
-It rests on torch's experimental backends in Python; `available()` says whether this version of torch has them.
+It uses torch's experimental Python backends; `available()` tells whether this version of torch has them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _JOINS = {aten.cat.default, aten.stack.default, aten.embedding.default, aten.ind
 
 
 class MixedDevices(RuntimeError):
-    """What CUDA would not have done."""
+    """An operation that CUDA would refuse."""
 
 
 def available() -> bool:
@@ -37,7 +37,7 @@ def available() -> bool:
 
 @contextmanager
 def emulated(float64: bool = True) -> Iterator[Accelerator]:
-    """While it lasts, torch has a device called "emulated"."""
+    """Context manager that provides a torch device called "emulated"."""
     _register()
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)  # a moved parameter stays the same object, as on CUDA
@@ -49,7 +49,7 @@ def emulated(float64: bool = True) -> Iterator[Accelerator]:
 
 
 class _Tensor(TorchFunctionMode):
-    """`torch.tensor(…, device=…)`, whose copy to the device no dispatch mode sees."""
+    """`torch.tensor(…, device=…)`, whose copy to the device is invisible to dispatch modes."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -61,7 +61,7 @@ class _Tensor(TorchFunctionMode):
 
 class Accelerator(TorchDispatchMode):
     """Attributes:
-    reads: how often the CPU waited for a number of the device, as `.item()` does.
+    reads: number of times the CPU waited for a value from the device, as in `.item()`.
     """
 
     def __init__(self, float64: bool):
@@ -86,7 +86,7 @@ class Accelerator(TorchDispatchMode):
         out = func(*plain_args, **plain_kwargs)
         if wanted is not None and not makes:  # moved to the CPU
             return out
-        if func is aten.copy_.default and not isinstance(args[0], EmulatedTensor):  # read into one of the CPU
+        if func is aten.copy_.default and not isinstance(args[0], EmulatedTensor):  # copied into a CPU tensor
             return args[0]
         wrapped = tree_map(lambda x: EmulatedTensor(x) if isinstance(x, Tensor) else x, out)
         if self.float64 is False and any(x.dtype == torch.float64 for x in tree_leaves(wrapped) if _is_tensor(x)):
@@ -100,7 +100,7 @@ class Accelerator(TorchDispatchMode):
         away = [x for x in given if isinstance(x, Tensor) and not isinstance(x, EmulatedTensor)]
         if func in _MOVES or not away:
             return
-        if func in _INDEXES:  # indices may lie on the CPU, and a mask too
+        if func in _INDEXES:  # indices and masks may be on the CPU
             away = [x for x in (args[0], *args[2:3]) if _is_tensor(x) and not isinstance(x, EmulatedTensor)]
         if func not in _JOINS:
             away = [x for x in away if x.ndim > 0]
@@ -110,7 +110,7 @@ class Accelerator(TorchDispatchMode):
 
 
 class EmulatedTensor(Tensor):
-    """One that says it is elsewhere, around one of the CPU."""
+    """A tensor that reports the emulated device, wrapping a CPU tensor."""
 
     inner: Tensor
 
@@ -123,13 +123,13 @@ class EmulatedTensor(Tensor):
 
     @classmethod
     def __torch_function__(cls, func, types, args=(), kwargs=None):
-        if func is Tensor.tolist:  # torch refuses it for subclasses
+        if func is Tensor.tolist:  # torch does not support it for subclasses
             return args[0].cpu().tolist()
-        if func in (Tensor.untyped_storage, Tensor.data_ptr):  # by which tensors that share memory are told
+        if func in (Tensor.untyped_storage, Tensor.data_ptr):  # used to identify tensors that share memory
             return func(args[0].inner)
         if func in (Tensor.numpy, Tensor.__array__):
             raise TypeError(f"can't convert a tensor of {NAME} to numpy: copy it to the CPU first")
-        if func in (Tensor.__getitem__, Tensor.__setitem__):  # torch would make a tensor of the device of a list
+        if func in (Tensor.__getitem__, Tensor.__setitem__):  # torch would create a tensor on the device from a list
             args = (args[0], tree_map(_listed, args[1], is_leaf=lambda x: isinstance(x, list)), *args[2:])
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
@@ -139,7 +139,7 @@ class EmulatedTensor(Tensor):
         raise MixedDevices(f"{func} on a tensor of a device that is gone")
 
     def __reduce_ex__(self, protocol):
-        return self.inner.__reduce_ex__(protocol)  # in a file it is one of the CPU
+        return self.inner.__reduce_ex__(protocol)  # stored as a CPU tensor
 
     def __repr__(self) -> str:
         return f"emulated({self.inner!r})"
@@ -167,12 +167,12 @@ class _Module(backend_registration._DummyBackendModule if available() else objec
         pass
 
 
-# Autocast as CUDA has it, of the operations that the models here use.
+# Autocast as on CUDA, for the operations that the models here use.
 _HALF = ("linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "conv1d", "conv2d", "conv_transpose2d", "_convolution")
 _HALF += ("scaled_dot_product_attention",)
 _SINGLE = ("exp", "log", "log1p", "expm1", "rsqrt", "reciprocal", "softplus", "layer_norm", "group_norm", "prod")
 _SINGLE += ("cumsum", "cumprod", "mse_loss", "l1_loss", "nll_loss", "cross_entropy_loss", "logsumexp")
-_LIBRARIES: list[torch.library.Library] = []  # as long as they live, their kernels are registered
+_LIBRARIES: list[torch.library.Library] = []  # kernels are registered for as long as these are alive
 
 
 def _register() -> None:
@@ -192,7 +192,7 @@ def _register() -> None:
 
 
 def _casting(op, dtype: torch.dtype | None):
-    """The operation with its floats cast: to autocast's dtype (None), or to a wider one."""
+    """The operation with its floats cast to autocast's dtype (None), or to a wider one."""
     key = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastPrivateUse1)
 
     def kernel(*args, **kwargs):

@@ -61,7 +61,7 @@ MAKERS = {
 
 
 def digits(levels: int, n: int = 16, channels: int = 1) -> tuple[Tensor, Tensor]:
-    """The first n digits with so many levels (n, C, 8, 8), and their labels (n,)"""
+    """The first n digits with this number of levels (n, C, 8, 8), and their labels (n,)"""
     train = open_splits("digits").train
     items = [train[i] for i in range(n)]
     image = torch.stack([torch.from_numpy(item["image"][:, :, 0]) for item in items])[:, None] / 255
@@ -70,13 +70,13 @@ def digits(levels: int, n: int = 16, channels: int = 1) -> tuple[Tensor, Tensor]
 
 
 def pictures(model: GenerativeModel, n: int = 16) -> tuple[Tensor, Tensor | None]:
-    """Digits as this model takes them, at its size, and labels where it takes them."""
+    """Digits in the model's format and size, and labels if it is class-conditional."""
     images, y = digits(model.levels, n, model.shape[0])
     return images[:, :, : model.shape[1], : model.shape[2]], y if model.conditional else None
 
 
 def stirred(model: GenerativeModel, std: float = 0.1) -> GenerativeModel:
-    """Away from the start, at which layers that begin with zeros hide what is behind them."""
+    """Perturb the initialisation, at which zero-initialised layers hide the effect of others."""
     for parameter in model.parameters():
         parameter.data += std * torch.randn_like(parameter)
     return model

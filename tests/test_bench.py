@@ -1,4 +1,4 @@
-"""scripts/bench.py: rows as documented, and unknown names in one line."""
+"""scripts/bench.py: rows as documented, and unknown names reported in one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def bench(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_sampling_writes_one_row_a_peer(tmp_path):
-    # One thread: two that wait for each other while another job holds the cores can take minutes.
+    # One thread: two that wait for each other while another job uses the cores can take minutes.
     sizes = {"layers": 2, "width": 32, "heads": 2, "batch": 2, "text": 4, "tokens": 16, "codebook": 32, "top-k": 8}
     options = {"out": tmp_path, "repeats": 3, "threads": 1, **sizes}
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -40,7 +40,7 @@ def test_sampling_writes_one_row_a_peer(tmp_path):
     joined = json.loads((tmp_path / "bench.json").read_text())
     assert joined[:2] == rows
     assert [row["work"].split(",")[1].split()[0] for row in joined[2:]] == ["20", "20", "60", "60"]
-    for row in joined[2:]:  # a process with torch takes more, and each is a process of its own
+    for row in joined[2:]:  # a process with torch takes more, and each is a separate process
         assert 100 < row["ours_mb"] < 4000 and 100 < row["peer_mb"] < 4000
 
 

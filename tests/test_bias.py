@@ -1,4 +1,4 @@
-"""Counterfactual and bare prompts, on painters whose faults are known."""
+"""Counterfactual and bare prompts, with fake generators whose faults are known."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def reader():
 
 
 class Painter:
-    """Draws the thing that a canonical caption names; "a cat" in `favourite`, or in any attribute."""
+    """Renders the thing that a canonical caption names; for "a cat", in `favourite` or any attribute."""
 
     def __init__(self, favourite: str | None = None, deaf_to: str | None = None):
         self.favourite, self.deaf_to = favourite, deaf_to

@@ -37,7 +37,7 @@ def test_a_character_follows_from_those_before_it_alone():
 
 
 def test_the_probabilities_of_all_texts_sum_to_one():
-    """Those that end within four characters, and the beginnings of all others."""
+    """Of those that end within four characters, and of the prefixes of all others."""
     characters = model("ab", length=4)
     texts = ["".join(t) for n in range(5) for t in itertools.product("ab", repeat=n)]
     with torch.no_grad():
@@ -120,7 +120,7 @@ def test_a_text_file_is_learned_and_scored_on_lines_held_out(tmp_path):
     found = json.loads((folder / "scores.json").read_text())["held_out"]
     assert characters.config.alphabet == "ab" and found["texts"] == 5
     nats = -characters.log_prob(characters.encode(["ababab", "abab"])).detach()
-    assert found["characters"] == 3 * 7 + 2 * 5  # with their ends
+    assert found["characters"] == 3 * 7 + 2 * 5  # including the end symbols
     mean = (3 * nats[0] + 2 * nats[1]).item() / found["characters"] / math.log(2)
     assert found["bits_per_character"] == pytest.approx(mean, rel=1e-4)
     assert found["bits_per_character"] < 0.8 < math.log2(3)

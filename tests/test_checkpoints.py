@@ -1,4 +1,4 @@
-"""What becomes of a run's checkpoints when disks, data, processes or users do not do as they should."""
+"""A run's checkpoints under failures of disks, data, processes and users."""
 
 from __future__ import annotations
 
@@ -76,12 +76,12 @@ def test_a_damaged_checkpoint_is_refused_and_the_newest_whole_one_named(copy, ha
         with pytest.raises(ValueError, match=rf"checkpoint-4 is damaged: state/{name} .*--resume \S*/checkpoint-2$"):
             resume(copy)
         file.write_bytes(kept)
-    assert contents(copy) == before  # nothing was touched, and no lock stays
+    assert contents(copy) == before  # nothing was modified, and no lock is left
 
 
 def test_a_run_goes_on_from_its_newest_whole_checkpoint_as_if_the_damaged_one_had_not_been(copy, trained, tmp_path):
     cut(copy / "checkpoint-4" / "state" / "model.safetensors")
-    with pytest.raises(ValueError, match="checkpoint-2 is not the newest"):  # as long as the later one is whole
+    with pytest.raises(ValueError, match="checkpoint-2 is not the newest"):  # as long as the later one is intact
         resume(Path(shutil.copytree(trained, tmp_path / "whole", symlinks=True)), str(tmp_path / "whole/checkpoint-2"))
     resume(copy, str(copy / "checkpoint-2"))
     run(vqvae_recipe(tmp_path / "straight", max_train_steps=4, checkpointing_steps=2))
@@ -116,7 +116,7 @@ def test_what_the_manifest_cannot_mean_is_damage(copy):
 
 def test_flipped_bytes_are_noticed_on_opening(copy):
     verify(copy / "latest")
-    flip(copy / "checkpoint-4" / "state" / "optimizer.bin")  # which only resuming reads
+    flip(copy / "checkpoint-4" / "state" / "optimizer.bin")  # read only on resume
     verify(copy / "latest")
     flip(copy / "checkpoint-4" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(ValueError, match=r"checkpoint-4 is damaged: diffusion_pytorch_model.*checkpoint-2: open that"):
@@ -125,7 +125,7 @@ def test_flipped_bytes_are_noticed_on_opening(copy):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no limit to set")
 def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(copy):
-    """Told apart by where it fills up: within the state, and within the model."""
+    """Two cases: while the state is written, and while the model is."""
     import resource
 
     before, limits = contents(copy / "checkpoint-4"), resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -159,7 +159,7 @@ def test_full_disks_are_said_in_one_way(error, says):
 
 
 def test_what_cannot_be_written_leaves_nothing(tmp_path):
-    (tmp_path / "file").mkdir()  # no file can take its place
+    (tmp_path / "file").mkdir()  # no file can replace it
     with pytest.raises(OSError):
         write_whole(tmp_path / "file", "text")
     with pytest.raises(ZeroDivisionError), replaced(tmp_path / "file") as part:
@@ -210,11 +210,11 @@ def test_a_run_with_options_of_another_version_is_not_resumed(copy):
 
 
 def test_best_is_not_lost_to_a_worse_model_where_no_link_is(tmp_path):
-    """On a system without links, say."""
+    """For example on a system without symbolic links."""
     run(nice(tmp_path / "run", max_train_steps=2))
     latest, scores = tmp_path / "run" / "latest", tmp_path / "run" / "checkpoint-2" / "scores.json"
     latest.unlink()
-    history = json.loads(scores.read_text()) | {"history": [-1e9]}  # so good that nothing after it is better
+    history = json.loads(scores.read_text()) | {"history": [-1e9]}  # so good that no later one is better
     scores.write_text(json.dumps(history))
     write_manifest(scores.parent)
     best = contents(tmp_path / "run" / "best")
@@ -241,7 +241,7 @@ def test_a_complete_run_says_so(copy, capsys):
 
 
 class Poisoned(VQVAETask):
-    """Its third step has a finite loss and gradient, and leaves a weight that is not finite."""
+    """The third step has a finite loss and gradient, and leaves a non-finite weight."""
 
     where, calls = "weight", 0
 
@@ -274,7 +274,7 @@ class Unshowable(VQVAETask):
 
 
 def test_a_preview_that_fails_costs_a_warning(tmp_path, capsys, monkeypatch):
-    """And what it draws at random does not change the run."""
+    """And random numbers in the preview do not change the run."""
     asked = vqvae_recipe(tmp_path / "run", max_train_steps=4, checkpointing_steps=2)
     monkeypatch.setattr("t2i.training.log.plot_curves", lambda *_: 1 / 0)
     train(Unshowable(asked), asked.loop, {})
@@ -315,7 +315,7 @@ def nice(folder: Path, **loop):
 
 
 def test_a_run_that_ends_while_a_checkpoint_is_evaluated_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
-    """Though with a limit of one checkpoint no earlier one remembers the scores before it."""
+    """Even with a limit of one checkpoint, so that no earlier one stores the previous scores."""
     run(nice(tmp_path / "whole"))
     asked = nice(tmp_path / "parts", checkpoints_total_limit=1)
     task, calls = asked.task(), iter((False, True))

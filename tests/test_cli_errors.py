@@ -1,4 +1,4 @@
-"""How mistakes at the command line are worded: what is nearest, what is given twice, and what the machine refuses."""
+"""Error messages of the command line: nearest names, duplicate options, and refusals of the operating system."""
 
 from __future__ import annotations
 

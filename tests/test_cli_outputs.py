@@ -1,4 +1,4 @@
-"""Where images go: --out is checked before the work, and no image is replaced by another."""
+"""Output files: --out is checked before the work, and no image is overwritten by another."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_other_prompts_and_settings_never_replace_an_image(here, capsys):
     now = files("o")
     assert set(now) == {"猫-0.png", "image-0.png", "image-0-2.png", "猫-0-2.png"}
     assert now.items() >= first.items()
-    main(["generate", "猫", *FEW, "--guidance-scale", "5", "--out", "o/"])  # the very same once more
+    main(["generate", "猫", *FEW, "--guidance-scale", "5", "--out", "o/"])  # exactly the same again
     assert set(files("o")) == set(now)
     assert json.loads(Image.open("o/猫-0-2.png").text["settings"])["guidance_scale"] == 5
 
@@ -79,7 +79,7 @@ def test_a_set_keeps_one_number(tmp_path):
     said = write_images([Output(white, tmp_path / f"{i}.png", made) for i in range(3)], folder=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0-2.png", "1-2.png", "1.png", "2-2.png"]
     assert said.startswith(f"{tmp_path} (0-2.png …")
-    again = [Output(black, tmp_path / "1.png", made | {"version": "t2i 2"})]  # of a newer version, but the same image
+    again = [Output(black, tmp_path / "1.png", made | {"version": "t2i 2"})]  # by a newer version, but the same image
     assert write_images(again, folder=False) == str(tmp_path / "1.png")
 
 
@@ -231,7 +231,7 @@ def test_the_folder_of_a_run_stands_for_its_newest_checkpoint(here, system):
         Path(f"run/checkpoint-{step}").mkdir(parents=True)
     Path("run/checkpoint-20").rmdir()
     Path("run/checkpoint-20").symlink_to(system)
-    main(["generate", "x", "--pipeline", "run", *FEW[2:], "--out", "o/"])  # checkpoint-100 holds no pipeline
+    main(["generate", "x", "--pipeline", "run", *FEW[2:], "--out", "o/"])  # checkpoint-100 is not a pipeline
     main(["generate", "x", *FEW, "--out", "p/"])
     same = [Image.open(f"{out}/x-0.png").tobytes() for out in "op"]
     assert same[0] == same[1]

@@ -1,4 +1,4 @@
-"""Laws of CLIP on toybox: its loss on many processes, its near misses, what its checkpoints open with."""
+"""CLIP on toybox: its loss on several processes, its near misses, and which classes open its checkpoints."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_near_misses_differ_in_one_fact():
 def test_of_two_things_the_exchanges_come_first():
     scene = Scene((Thing("cat", "red"), Thing("car", "blue")), "on top of")
     texts = {s.caption() for s in near_misses(scene, 2, np.random.default_rng(0))}
-    # neither is allowed to be a held-out pair: "blue cat" is one, and a random change takes its place
+    # neither may be a held-out pair: "blue cat" is one, so a random change replaces it
     assert "a blue car on top of a red cat" in texts
     scene = Scene((Thing("robot", "red"), Thing("house", "blue")), "left of")
     texts = {s.caption() for s in near_misses(scene, 2, np.random.default_rng(0))}
@@ -189,7 +189,7 @@ def test_a_resumed_run_is_one_that_never_stopped(tmp_path):
     run(clip_recipe(tmp_path / "whole", **how))
     parts = tmp_path / "parts"
     run(clip_recipe(parts, **how))
-    (parts / "checkpoint-4").rename(parts / ".checkpoint-4.part")  # what a kill leaves behind
+    (parts / "checkpoint-4").rename(parts / ".checkpoint-4.part")  # as after a kill
     run(clip_recipe(parts, **how, resume="latest"))
     assert losses(parts) == losses(tmp_path / "whole")
     weights = [p / "checkpoint-4" / "model.safetensors" for p in (tmp_path / "whole", parts)]
@@ -203,7 +203,7 @@ def test_two_processes_train_as_one(tmp_path):
         folder = tmp_path / str(processes)
         steps = ["--train-batch-size", str(4 // processes), "--max-train-steps", "3", "--output-dir", str(folder)]
         args = command("clip-toybox", *steps, *sizes, processes=processes)
-        on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also where there are GPUs
+        on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also on machines with GPUs
         subprocess.run(args, check=True, capture_output=True, timeout=300, env=on_cpu)
         runs[processes] = losses(folder)
     assert np.allclose(runs[1], runs[2], rtol=1e-3)

@@ -1,4 +1,4 @@
-"""`t2i compare`: the same seconds for every family, and one table that says what came of it."""
+"""`t2i compare`: the same training time for every family, and one table of results."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_samples_are_counted_given_labels_and_stopped_in_time():
     again, _ = sample(model, 5, labels, 0, limit=60)
     assert torch.equal(images, again)
     few, _ = sample(model, 250, labels, 0, limit=1e-9)
-    assert len(few) == 100  # one batch is always drawn
+    assert len(few) == 100  # at least one batch is generated
 
 
 def test_a_set_has_no_distance_to_itself():
@@ -169,7 +169,7 @@ def test_a_family_that_diverges_says_so(tmp_path):
     out = begun(tmp_path / "out", replace(ASK, learning_rate=1e30))
     found = family.run(out, "nice")
     assert "the loss is" in found["error"] and "--" not in found["error"] and not found["training"]["stable"]
-    assert "sampling" not in found  # what there was before is of no use either
+    assert "sampling" not in found  # earlier measurements are discarded too
     [line] = table([found], out)
     assert line["stable"] == "False" and line["error"] == found["error"] and line["nats"] == ""
     assert f"nice: {found['error']}" in summary([found])
@@ -204,7 +204,7 @@ def test_what_is_there_is_not_run_again_and_other_settings_are_refused(measured,
     ask = replace(ASK, out=str(out), families=("vae", "pca"), levels=None, extractor="auto", budget="0.4")
     written = compare(ask)
     assert capsys.readouterr().out.count("already done") == 3
-    assert written.is_file() and "autoencoder" in written.read_text()  # of an earlier call
+    assert written.is_file() and "autoencoder" in written.read_text()  # by an earlier call
     file = result_file(out, "vae")
     file.write_text(json.dumps({"family": "vae", "error": "it broke"}))
     compare(ask)
@@ -263,7 +263,7 @@ def test_the_page_works_in_a_browser(measured, tmp_path):
         head = "[...document.querySelectorAll('.families th')].find((h) => h.textContent === 'FD[random]')"
         browser.run(f"{head}.querySelector('button').click()")
         shown = browser.run(names).split()
-        assert shown[:2] == ["real", "images"] and set(shown[-2:]) == {"autoencoder", "glow"}  # without a value
+        assert shown[:2] == ["real", "images"] and set(shown[-2:]) == {"autoencoder", "glow"}  # rows without a value
         assert browser.run("document.querySelectorAll('.curve').length") == 2
         browser.screenshot(tmp_path / "phone.png", 390)
         assert browser.run("document.documentElement.scrollWidth") <= 390
@@ -275,4 +275,4 @@ def test_the_page_works_in_a_browser(measured, tmp_path):
 def test_pictures_of_the_page_are_the_samples(measured):
     out, _ = measured
     with Image.open(out / "families" / "vae.png") as image:
-        assert len(np.unique(np.array(image))) <= 18  # 17 levels and the white between
+        assert len(np.unique(np.array(image))) <= 18  # 17 levels and white in between

@@ -1,4 +1,4 @@
-"""`t2i compare`: each family in a process of its own, which may die, be interrupted, and go on."""
+"""`t2i compare`: each family in a separate process, which may die, be interrupted, and resume."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from t2i.training.benchmark.page import summary
 
 
 def ends(how: str) -> list[str]:
-    """A process that ends so."""
+    """A process that ends in this way."""
     return [sys.executable, "-c", f"import os, signal, sys; print('first'); {how}"]
 
 
@@ -64,7 +64,7 @@ def test_memory_is_not_that_of_the_process_before():
 
 @contextmanager
 def interrupted(log: Path) -> Iterator[None]:
-    """Within, Ctrl-C comes when the run's log has its first steps; never after it, or when they take a minute."""
+    """Sends Ctrl-C once the run's log has its first steps; never afterwards, or if they take a minute."""
     over, deadline = threading.Event(), time.monotonic() + 60
 
     def interrupt() -> None:
@@ -73,7 +73,7 @@ def interrupted(log: Path) -> Iterator[None]:
                 os.kill(os.getpid(), signal.SIGINT)
                 return
 
-    # Tests that run in the background of a shell have inherited that Ctrl-C is ignored.
+    # Tests run in the background of a shell have inherited that SIGINT is ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
@@ -87,7 +87,7 @@ def interrupted(log: Path) -> Iterator[None]:
 
 
 def goes_on(out: Path) -> None:
-    """After a first call that was interrupted: the second has what is left of three seconds."""
+    """After an interrupted first call, the second uses the rest of three seconds."""
     log = out / "runs" / "nice" / "metrics.jsonl"
     before = log.read_text()
     assert not result_file(out, "nice").exists() and (out / "runs" / "nice" / "latest" / "config.json").is_file()

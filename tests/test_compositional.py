@@ -1,4 +1,4 @@
-"""Compositional accuracy: what counts as right, and laws of the report. The embedded reader judges real renders."""
+"""Compositional accuracy: what counts as right, and the report. The embedded classifier judges real renders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ THREE = Scene((Thing("cat", "red", 3),))
 
 
 class Renders:
-    """A foreign pipeline that draws the scene whose caption it is given, or what `change` makes of that scene."""
+    """A foreign pipeline that renders the scene of its prompt, or what `change` makes of that scene."""
 
     def __init__(self, prompts: list[Prompt], change=lambda scene: scene, size: int = 64):
         self.scenes, self.change, self.size, self.seeds = {p.text: p.scene for p in prompts}, change, size, []
@@ -124,7 +124,7 @@ def test_errors_count_wrong_facts():
 
 def test_confusion_counts_what_was_read_for_what_was_asked():
     answers = [answer("colour", ONE, "one", read) for read in (CAT, CAT, CAR)]
-    answers.append(answer("position", TWO, "stacked", CAR, CAT))  # two things: a wrong place is no wrong kind
+    answers.append(answer("position", TWO, "stacked", CAR, CAT))  # two things: a wrong place is not a wrong kind
     tables = compositional.confusion(answers)
     kinds = tables["kinds"]
     cat, car = list(KINDS).index("cat"), list(KINDS).index("car")

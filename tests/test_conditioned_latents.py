@@ -1,4 +1,4 @@
-"""Laws of super-resolution and of images from maps, on tiny real components."""
+"""Super-resolution and images from label maps, on tiny real components."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def condition_of(task: str) -> LowResolution | LabelMap:
 
 
 def made(base, task: str, heeds: float = 0.3, denoiser=None) -> Upscale | FromMap:
-    """The base's pipeline with a widened denoiser; `heeds` is the size of the new weights."""
+    """The base's pipeline with a widened denoiser; `heeds` is the scale of the new weights."""
     unet = denoiser or copy.deepcopy(base.unet)
     before = parts.CHANNELS * getattr(unet.config, "patch_size", 1) ** 2
     widen(unet, condition_of(task).channels)
@@ -84,7 +84,7 @@ def test_no_pixel_of_a_small_picture_is_lost(factor):
     assert torch.equal(F.pixel_shuffle(grid, 8 // factor), pictures)
     assert LowResolution.of(condition.channels, 8) == condition
     moved = pictures.clone()
-    moved[0, :, -1, 0] = 0.5  # the lower left pixel is in the lower left latent, and in no other
+    moved[0, :, -1, 0] = 0.5  # the lower left pixel affects the lower left latent only
     changed = (condition.grid(moved) != grid).any(1).nonzero()
     assert changed.tolist() == [[0, 7, 0]]
 
@@ -125,7 +125,7 @@ def test_the_condition_changes_the_picture_and_only_its_own(base, task, kind):
     assert (pair[1] - exchanged[1]).abs().max() > 1e-2
     alone = draw(pipe, prompts[1], given(task, OTHER), seeds=(2,), **how)
     assert torch.allclose(alone[0], pair[1], atol=1e-5)
-    pipe.max_batch_bytes = 1  # one row a batch
+    pipe.max_batch_bytes = 1  # one row per batch
     assert torch.allclose(draw(pipe, prompts, [given(task), given(task, OTHER)], seeds=(1, 2), **how), pair, atol=1e-5)
 
 
@@ -245,20 +245,20 @@ def test_a_run_begins_as_the_pipeline_that_it_starts_from(recipe, base, task, tm
     assert wide.item() == pytest.approx(super(type(stage).__mro__[1], stage).loss(**text)["loss"].item(), rel=1e-5)
     wide.backward()
     further = learning.conv_in.weight.grad[:, parts.CHANNELS :]
-    assert further.abs().max() > 0  # nothing keeps it from heeding them
+    assert further.abs().max() > 0  # the new input channels receive a gradient
     frozen = [*stage.autoencoder.parameters(), *stage.encoder.model.parameters()]
     assert all(p.grad is None and not p.requires_grad for p in frozen)
 
 
 @pytest.fixture(scope="module")
 def telling(tmp_path_factory) -> str:
-    """A pipeline whose latents say something of their picture: a random encoder's hardly do."""
+    """A pipeline whose latents depend on the image; those of a random encoder hardly do."""
     vae, C = parts.autoencoder(), parts.CHANNELS
     pictures = torch.stack([torch.from_numpy(item["image"]) for item in Toybox(num=16)])
     with torch.no_grad():
         mean = vae.encode(to_tensor(pictures)).latent_dist.mean
         vae.quant_conv.weight[:C] /= mean.std((0, 2, 3)).view(-1, 1, 1, 1)
-        vae.quant_conv.weight[C:], vae.quant_conv.bias[C:] = 0, -12  # and hardly any noise
+        vae.quant_conv.weight[C:], vae.quant_conv.bias[C:] = 0, -12  # almost no noise
     vae.register_to_config(scaling_factor=1.0)
     parts.pipeline(vae=vae).save_pretrained(folder := tmp_path_factory.mktemp("telling"))
     return str(folder)
@@ -266,7 +266,7 @@ def telling(tmp_path_factory) -> str:
 
 @BOTH
 def test_what_is_given_is_learnt_from(recipe, telling, task, tmp_path):
-    """On images never seen, the right one helps more than another's."""
+    """On unseen images, the right condition helps more than another image's."""
     stage = recipe(task, tmp_path, init_from=telling).task()
     optimizer = torch.optim.AdamW(stage.model.parameters(), 5e-3)
     for step in range(24):
@@ -285,7 +285,7 @@ def test_a_resumed_run_is_one_that_never_stopped(recipe, task, tmp_path):
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     for folder in (whole, halves):
         run(recipe(task, folder))
-    shutil.rmtree(halves / "checkpoint-4")  # as a kill after the first checkpoint would have left it
+    shutil.rmtree(halves / "checkpoint-4")  # as after a kill after the first checkpoint
     run(recipe(task, halves, resume="latest"))
     assert losses(halves) == losses(whole)
     weights = [p / "checkpoint-4" / "unet" / "diffusion_pytorch_model.safetensors" for p in (whole, halves)]

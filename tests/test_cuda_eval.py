@@ -1,4 +1,4 @@
-"""Evaluation off the CPU: features and scores are the CPU's."""
+"""Evaluation on other devices than the CPU: features and scores equal the CPU's."""
 
 from __future__ import annotations
 

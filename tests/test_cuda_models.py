@@ -1,4 +1,4 @@
-"""Models, losses and optimisers off the CPU: nothing mixes devices, and what they compute is what the CPU computes."""
+"""Models, losses and optimizers on other devices than the CPU: no mixed devices, and the same results as on the CPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def on(device: str, *tensors):
 
 
 def step(model: nn.Module, loss, device: str, dtype: torch.dtype | None, optimizer: str = "adamw") -> float:
-    """One step of training, under autocast where a dtype is given; the loss."""
+    """One training step, under autocast if a dtype is given; returns the loss."""
     move = make_optimizer(model, LoopConfig(optimizer=optimizer))
     ema = EMAModel(model.parameters(), foreach=True)
     with torch.autocast(device, dtype or torch.bfloat16, enabled=dtype is not None):
@@ -70,7 +70,7 @@ def test_scores_and_samples_are_the_cpus(name, device):
 
 
 def found(model: GenerativeModel, images, y) -> list[torch.Tensor]:
-    """What it can say, by generators of the CPU. Samples are compared by their mean: rounding may tip a pixel over."""
+    """All outputs, with CPU generators. Samples are compared by their mean, as rounding may change single pixels."""
     out = []
     if model.likelihood != "none":
         out.append(log_likelihood(model, images, y, seeds(0, 1, 2)))
@@ -85,7 +85,7 @@ def found(model: GenerativeModel, images, y) -> list[torch.Tensor]:
 
 
 def device_is_real(x: torch.Tensor) -> bool:
-    """An emulated device has no generators of its own."""
+    """The emulated device has no generators of its own."""
     return x.device.type != "emulated"
 
 
@@ -102,7 +102,7 @@ def test_tokenizer_and_prior_train(vqvae, prior, dtype, optimizer, device):
 
 
 def test_the_codebook_is_the_cpus(vqvae, device):
-    """k-means, moving averages and revived codes, whose random picks come from the CPU."""
+    """k-means, moving averages and revived codes, whose random choices are made on the CPU."""
     images = [torch.rand(2, 3, 16, 16) * 2 - 1 for _ in range(12)]
     books = []
     for where in ("cpu", device):

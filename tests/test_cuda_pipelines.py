@@ -1,4 +1,4 @@
-"""Pipelines off the CPU: the same images from the same seeds, in batches that fit, in half precision, offloaded."""
+"""Pipelines on other devices than the CPU: same images for the same seeds, batching, half precision, offloading."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_codes_of_cpu_generators_are_the_cpus(pipe, device):
     pipe.to(device)
     there = pipe(PROMPTS, **how | {"generator": seeded(0, 1)})
     assert there.tokens.device.type == device
-    assert (here.tokens == there.tokens.cpu()).float().mean() > 0.9  # a rounded logit may tip a code over
+    assert (here.tokens == there.tokens.cpu()).float().mean() > 0.9  # rounding of logits may change single tokens
     picture = pipe(PROMPTS, num_candidates=2, generator=seeded(0, 1), output_type="np")
     assert picture.images.shape == (2, 16, 16, 3) and picture.scores.isfinite().all()
 
@@ -88,7 +88,7 @@ def test_dalle_in_half_precision(pipe, dtype, device):
 
 
 def test_sampling_waits_for_the_device_no_more_often_than_it_must(pipe, device):
-    """Each read of a number makes the CPU wait; a loop over 16 codes has none of its own."""
+    """Each read of a value makes the CPU wait; the loop over 16 tokens has none."""
     if device != "emulated":
         pytest.skip("reads are counted on the emulated device")
     from emulated_device import Accelerator
@@ -217,7 +217,7 @@ def test_small_batches_give_the_same_images(ldm, rows, device):
     assert np.abs(images(ldm, generator=seeded(*range(6)), **how) - whole).max() < 1e-2
 
 
-# --- what only a GPU can show ---------------------------------------------------------------------------------------
+# --- GPU only -------------------------------------------------------------------------------------------------------
 
 
 @CUDA
@@ -302,7 +302,7 @@ def test_the_embedded_systems_on_the_command_line(name, tmp_path, device):
         out = str(tmp_path / f"{where}.png")
         main(["generate", "an avocado armchair", "--pipeline", name, "--device", where, "--out", out])
     both = [np.asarray(Image.open(tmp_path / f"{where}.png"), float) for where in ("cpu", device)]
-    assert np.abs(both[0] - both[1]).mean() < 8  # of 255; a code may tip over
+    assert np.abs(both[0] - both[1]).mean() < 8  # of 255; single tokens may change
 
 
 def test_auto_pipeline_moves_all_its_parts(device):

@@ -1,4 +1,4 @@
-"""The training loop off the CPU: precisions, scaler, optimisers, averages, and checkpoints that change devices."""
+"""The training loop on other devices than the CPU: precisions, scaler, optimizers, averages, changes of device."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from t2i.training.recipes import RECIPES
 CUDA = pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.cuda)], indirect=True)
 TINY_CLIP = {"text_width": 32, "text_layers": 1, "image_width": 32, "image_layers": 1, "dim": 16}
 TINY_KL = {"channels": (8, 8, 8, 8), "latent_channels": 4}
-ALMOST = {"rel": 2e-2}  # rounding differs from device to device
+ALMOST = {"rel": 2e-2}  # rounding differs between devices
 
 
 @pytest.fixture
 def on_cpu(monkeypatch):
-    """Runs recipes on the CPU beside those on the device."""
+    """Runs recipes on the CPU for comparison with the device."""
 
     def train(made):
         with monkeypatch.context() as patch:
@@ -71,7 +71,7 @@ def _weights(run_folder):
 
 @pytest.mark.parametrize("first", ["cpu", "device"])
 def test_a_checkpoint_resumes_on_the_other_device(first, on_cpu, tmp_path, device):
-    """Optimiser, averages and random states of one device go on on the other, and by the same losses."""
+    """Optimizer, averages and random states continue on the other device with the same losses."""
     here, there = (on_cpu, run) if first == "cpu" else (run, on_cpu)
     how = {"checkpointing_steps": 3, "optimizer": "muon"}
     here(vqvae_recipe(tmp_path / "run", max_train_steps=3, **how))
@@ -156,7 +156,7 @@ def test_other_systems_train(name, tmp_path, device):
 
 
 def test_the_scaler_leaves_out_a_step_that_overflowed(device):
-    """Of Muon and AdamW together, in float16, as of one optimiser."""
+    """For Muon and AdamW together, in float16, as for one optimizer."""
     model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)).to(device)
     optimizer = make_optimizer(model, LoopConfig(optimizer="muon"))
     scaler = torch.amp.GradScaler(device, init_scale=2.0**10)
@@ -176,7 +176,7 @@ def test_the_scaler_leaves_out_a_step_that_overflowed(device):
 
 
 def test_a_run_of_another_precision_goes_on_in_float16(tmp_path, device):
-    """Its checkpoint has no scale of the gradients."""
+    """Its checkpoint has no gradient scaler state."""
     run(vqvae_recipe(tmp_path / "run", max_train_steps=3))
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator()

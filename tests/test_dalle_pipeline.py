@@ -1,4 +1,4 @@
-"""Laws of the DALL·E pipeline."""
+"""The DALL·E pipeline."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_one_generator_seeds_one_for_each_image(pipe):
 
 def test_many_images_are_made_in_batches_that_fit(pipe):
     whole = tokens(pipe, num_images_per_prompt=3, generator=seeded(*range(6)))
-    pipe.max_cache_bytes = 1  # so little that every image is a batch of its own
+    pipe.max_cache_bytes = 1  # so little that every image is a separate batch
     assert torch.equal(tokens(pipe, num_images_per_prompt=3, generator=seeded(*range(6))), whole)
 
 
 def test_guidance_at_one_is_no_guidance(pipe):
-    """At scale 1 nothing is subtracted, so what it would lead away from cannot matter; at 3 it does."""
+    """At scale 1 nothing is subtracted, so the negative prompt has no effect; at 3 it has."""
     plain, other = (
         [tokens(pipe, guidance_scale=s, negative_prompt=n, generator=seeded(0, 1)) for n in (None, "a tree")]
         for s in (1.0, 3.0)
@@ -101,7 +101,7 @@ def test_candidates_are_ranked_by_score(pipe):
 
 
 def test_scores_say_how_far_the_prompt_explains_the_picture(pipe):
-    """log p(codes | prompt) − log p(codes | no prompt), whatever guidance led away from."""
+    """log p(tokens | prompt) − log p(tokens | no prompt), independent of the negative prompt."""
     out = pipe("a red cat", negative_prompt="a tree", generator=seeded(3))
     codes, text, none = out.tokens.flatten(1), pipe._encode(["a red cat"]), pipe._encode([""])
     expected = pipe.prior.log_likelihood(text, codes) - pipe.prior.log_likelihood(none, codes)
@@ -133,7 +133,7 @@ def test_interrupt_stops_and_returns(pipe):
     out = pipe("a red cat", callback_on_step_end=stop, generator=seeded(1))
     assert (out.tokens.flatten()[5:] == 0).all()
     assert len(out.images) == 1
-    assert (tokens(pipe, "a red cat", generator=seeded(1)).flatten()[5:] != 0).any()  # and the next call goes on
+    assert (tokens(pipe, "a red cat", generator=seeded(1)).flatten()[5:] != 0).any()  # and the next call works normally
 
 
 def test_unknown_words_and_dropped_ends_are_named_in_a_line(pipe, caplog):

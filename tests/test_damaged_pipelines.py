@@ -1,4 +1,4 @@
-"""Folders of pipelines and LoRA files that are cut, mixed up or incomplete: refused by name, never filled in."""
+"""Truncated, mixed-up or incomplete pipeline folders and LoRA files: refused by name, never filled in."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ def test_a_text_encoder_in_training_is_verified_too(damaged):
 
 
 def lora_of(pipe) -> dict[str, torch.Tensor]:
-    """Of every query of the denoiser, in diffusers' names: eight layers."""
+    """LoRA weights for every query of the denoiser, under diffusers' names: eight layers."""
     state = {}
     for name, layer in pipe.unet.named_modules():
         if name.endswith("to_q"):

@@ -1,4 +1,4 @@
-"""Laws of noise schedules, objectives, guidance, samplers and the diffusion transformer."""
+"""Noise schedules, objectives, guidance, samplers and the diffusion transformer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_betas_are_those_of_diffusers(name, zero):
 
 
 def test_noise_added_at_once_is_noise_added_step_by_step():
-    """√(1 − β) x + √β ε, t times over (Ho et al. 2020, eq. 2), has eq. 4's mean and variance."""
+    """√(1 − β) x + √β ε, applied t times (Ho et al. 2020, eq. 2), has eq. 4's mean and variance."""
     schedule, mean, variance = NoiseSchedule(50), 1.0, 0.0
     x0, noise = samples(1, 3), samples(1, 3, seed=1)
     for t, beta in enumerate(schedule.betas.double()):
@@ -73,7 +73,7 @@ def test_every_prediction_gives_the_sample_and_the_noise(kind):
 
 
 def test_min_snr_weights_by_hand():
-    """Of γ = 5, with signal-to-noise ratios of 9 and 1 (Hang et al. 2023, § 3.4)."""
+    """For γ = 5 and signal-to-noise ratios of 9 and 1 (Hang et al. 2023, § 3.4)."""
     times = torch.tensor([0, 1])
     assert torch.allclose(HALVES.snr(times), torch.tensor([9.0, 1.0]).double(), atol=1e-5)
     expected = {"epsilon": [5 / 9, 1], "sample": [5, 1], "v_prediction": [5 / 10, 1 / 2]}
@@ -118,7 +118,7 @@ def test_timesteps_beyond_the_schedule_raise():
 
 # --- samplers -------------------------------------------------------------------------------------------------------
 
-MEAN, STD = 0.7, 0.4  # of a Gaussian, whose best denoiser is known
+MEAN, STD = 0.7, 0.4  # of a Gaussian, whose optimal denoiser is known
 RANDOM = ("ddpm", "euler-ancestral", "lcm")
 DDPM = NoiseSchedule(1000, "linear", 1e-4, 0.02)
 NOISY = [(DDPM, "epsilon"), (COSINE, "v_prediction"), (ZERO_SNR, "v_prediction"), (ZERO_SNR, "sample")]
@@ -139,7 +139,7 @@ def test_every_sampler_lands_on_a_gaussian_whose_score_is_known(name, case):
         seen, time = sampler.scale_model_input(x, t), t.reshape(1)
         a, s = schedule.coefficients(time, seen)
         variance = (a * STD) ** 2 + s**2
-        # E[x_0 | x_t]; LCM wants the end of the ODE's path through x_t instead: Luo et al. 2023, eq. 2.
+        # E[x_0 | x_t]; LCM predicts the end of the ODE trajectory through x_t instead: Luo et al. 2023, eq. 2.
         gain = STD / variance.sqrt() if name == "lcm" else a * STD**2 / variance
         said = schedule.join(kind, MEAN + gain * (seen - a * MEAN), seen, time)
         x = sampler.step(said, t, x, **({"generator": generator} if name in RANDOM else {})).prev_sample
@@ -154,7 +154,7 @@ def test_an_unknown_sampler_names_the_nearest():
 
 
 class NoFloat64(TorchDispatchMode):
-    """Here "meta" stands for a device without float64, as Apple's is."""
+    """Here "meta" stands for a device without float64, such as Apple's."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
@@ -211,7 +211,7 @@ def test_dynamic_thresholding_keeps_small_samples_and_shrinks_large_ones():
 
 
 class Says(nn.Module):
-    """A denoiser that gives one answer and remembers what it was asked."""
+    """A denoiser with a constant output that records its inputs."""
 
     def __init__(self, answer: Tensor):
         super().__init__()
@@ -248,7 +248,7 @@ def test_the_chance_of_a_sample_follows_from_its_generator():
 
 @pytest.mark.parametrize("offset", [0.0, 0.5])
 def test_noise_offset_moves_the_mean_of_channels(offset):
-    """The mean of n numbers of noise has the variance 1/n, and offset² on top."""
+    """The mean of n noise values has variance 1/n, plus offset²."""
     rng, objective = np.random.default_rng(0), DiffusionObjective(noise_offset=offset)
     drawn = [objective.draw((4, 5, 5), rng) for _ in range(1000)]
     means = np.stack([d["noise"].mean((1, 2)) for d in drawn])

@@ -1,4 +1,4 @@
-"""Laws of the cache on disk: whole or not there, made once, never that of something else."""
+"""The disk cache: complete or absent, computed once, never confused with another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The documentation: its options exist, its links lead somewhere, its Python compiles, its lists are the code's."""
+"""The documentation: options exist, links resolve, Python examples compile, and lists match the code."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from t2i.data.toybox import ATTRIBUTES, KINDS, RELATIONS
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md")))
-WORDS_OF = {"data": 2, "train": 2, "report": 2}  # words that name these commands, the others have one
+WORDS_OF = {"data": 2, "train": 2, "report": 2}  # number of words in these commands' names; the others have one
 
 
 def commands(text: str) -> list[list[str]]:
-    """What follows `t2i` in indented lines, code blocks and code in a sentence; shell variables are left out."""
+    """The words after `t2i` in indented lines, code blocks and inline code, without shell variables."""
     lines = re.findall(r"^(?:    )?t2i (.*)$", text.replace("\\\n", " "), flags=re.MULTILINE)
     lines += re.findall(r"`t2i ([^`]*)`", text)
     return [shlex.split(line.split(" #")[0]) for line in lines]

@@ -1,4 +1,4 @@
-"""Editing as a user types it: from another folder, and with mistakes."""
+"""Image editing as a user types it: from another folder, and with mistakes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pixels(images) -> np.ndarray:
 
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch, image, mask) -> Path:
-    """A folder of its own to call commands from, with an image and a mask in it."""
+    """A separate working directory with an image and a mask."""
     monkeypatch.chdir(tmp_path)
     image.save("photo.png")
     mask.save("mask.png")

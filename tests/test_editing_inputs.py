@@ -1,4 +1,4 @@
-"""What image to image and inpainting take, and in which order they use generators: as diffusers' classes do."""
+"""Inputs of image-to-image and inpainting, and the order in which they use generators: as in diffusers."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def theirs() -> StableDiffusionPipeline:
 
 @pytest.fixture(params=TASKS)
 def pair(request, theirs):
-    """diffusers' pipeline and ours for one task, with the same parts."""
+    """diffusers' pipeline and ours for one task, with the same components."""
     pipes = [cls.from_pipe(theirs) for cls in TASKS[request.param]]
     for pipe in pipes:
         pipe.set_progress_bar_config(disable=True)
@@ -52,7 +52,7 @@ def image() -> Image.Image:
 
 
 def half_white() -> torch.Tensor:
-    """A mask whose border no latent crosses: ours and diffusers' way of scaling masks down agree."""
+    """A mask whose edge coincides with latent borders, so that ours and diffusers' downscaling of masks agree."""
     mask = torch.zeros(1, 1, SIZE, SIZE)
     mask[..., : SIZE // 2] = 1
     return mask
@@ -98,7 +98,7 @@ def test_latents_take_the_place_of_an_image(pair, image):
     more = {"masked_image_latents": scaled} if "Inpaint" in type(pair[0]).__name__ else {}
     want = edited(pair[0], scaled, generator=generators[0], **more)
     assert (edited(pair[1], scaled, generator=generators[1]) - want).abs().max() < 1e-3
-    assert torch.equal(*(g.get_state() for g in generators))  # nothing is encoded, and so nothing sampled
+    assert torch.equal(*(g.get_state() for g in generators))  # nothing is encoded, so nothing is sampled
     for given in (scaled[0], [scaled], [scaled[0]]):
         assert torch.allclose(edited(pair[1], given, generator=seeded()), want, atol=1e-3)
     with pytest.raises(ValueError, match=r"the latents given as image, \(1, 4, 8, 8\), must be finite"):
@@ -149,7 +149,7 @@ def test_an_image_follows_from_its_generator_alone_or_among_others(pair, image, 
 @pytest.mark.parametrize("given", [{}, {"latents": torch.ones(1, parts.CHANNELS, parts.SIDE, parts.SIDE)}])
 @pytest.mark.parametrize("tiny", [False, True])
 def test_generators_are_used_in_diffusers_order(theirs, image, tiny, given):
-    """With noise that is given too, and with an autoencoder that has nothing to sample."""
+    """Also with given noise, and with a deterministic autoencoder."""
     channels = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
     blocks = {"num_encoder_blocks": (1,) * 4, "num_decoder_blocks": (1,) * 4}
     torch.manual_seed(0)

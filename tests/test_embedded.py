@@ -1,4 +1,4 @@
-"""The embedded systems: there, small, offline, and as good as the README says."""
+"""The embedded systems: available, small, offline, and as good as the README states."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_from_cold_to_file_in_seconds(name, seconds, tmp_path):
     ],
 )
 def test_the_score_on_a_few_prompts_is_far_above_chance(name, options, tmp_path):
-    """A broken set of weights shows here in seconds; the figures of the README come from 500 prompts a category."""
+    """Detects broken weights in seconds; the figures in the README use 500 prompts per category."""
     from t2i.cli import main
 
     out = tmp_path / "report"

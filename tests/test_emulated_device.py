@@ -1,4 +1,4 @@
-"""The emulated device refuses what CUDA refuses, and computes what the CPU computes."""
+"""The emulated device refuses what CUDA refuses, and computes the same results as the CPU."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_all_scores_what_it_can_and_says_what_it_left_out(folder, tmp_path, caps
     assert "clip_score was left out" in capsys.readouterr().out
     assert (out / "report.html").stat().st_size > 10_000
     first = (out / "report.json").read_bytes()
-    cli.main(args)  # the images are there; the same run gives the same bytes
+    cli.main(args)  # the images exist; the same run gives the same bytes
     assert (out / "report.json").read_bytes() == first
     reports.main(["diff", str(out / "report.json"), str(out / "report.json")])
     assert "FD[reader]" in capsys.readouterr().out
@@ -119,7 +119,7 @@ def test_what_toybox_has_no_scenes_of_needs_a_reference_which_is_said_first(metr
 
 
 class Classes(PixelExtractor):
-    """Pixels that are taken for logits."""
+    """Pixels interpreted as logits."""
 
     def logits(self, values):
         return values
@@ -222,7 +222,7 @@ def test_the_basic_suite_is_scored_by_category_with_tables(folder, tmp_path):
     assert (report.settings["guidance_scale"], report.settings["dtype"]) == (1.0, "bfloat16")
     tables = {table.title: table for table in report.tables}
     assert [row[0] for row in tables["Facts that are right"].rows] == list(BASIC)
-    assert sum(row[1] for row in tables["Kinds, worst first"].rows) == 2 * 4 + 2  # of relations both things
+    assert sum(row[1] for row in tables["Kinds, worst first"].rows) == 2 * 4 + 2  # with relations, both things count
     assert any(gallery.title == "relation: the worst" for gallery in report.galleries)
 
 

@@ -116,7 +116,7 @@ def test_all_processes_raise_what_went_wrong_on_one(tmp_path):
     (tmp_path / "fail.py").write_text(FAILING)
     command, on_cpu = launched(2, str(tmp_path / "fail.py"), str(tmp_path)), os.environ | {"ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=on_cpu)
-    assert done.returncode == 0, done.stderr  # neither waited for the other, nor was stopped from outside
+    assert done.returncode == 0, done.stderr  # neither process waited for the other, nor was killed
     first, second = ((tmp_path / f"{rank}.txt").read_text().splitlines() for rank in (0, 1))
     assert second == ["Odd: out of memory on cuda:1", "RuntimeError: no kernel", "FileNotFoundError: no weights"]
     assert first == [f"RuntimeError: {second[0]}", f"RuntimeError: {second[1]}", "OSError: no weights"]
@@ -143,7 +143,7 @@ def test_only_what_a_metric_looks_at_is_generated(folder, tmp_path, metric, made
 
 
 def test_a_metric_whose_images_cannot_be_generated_is_left_out(folder, tmp_path):
-    """But where the target's own images cannot be, the evaluation fails."""
+    """But if the target's own images cannot be generated, the evaluation fails."""
     run = EvalRun(config(folder, num_images=18, out=str(tmp_path / "out")))
     with torch.no_grad():
         for parameter in run.pipeline.image_tokenizer.decoder.parameters():
@@ -161,7 +161,7 @@ def test_a_metric_whose_images_cannot_be_generated_is_left_out(folder, tmp_path)
 
 
 def run(folder: Path, pipe, **recipe) -> Path:
-    """A run as `t2i train` leaves it, five steps of four samples behind it."""
+    """A run as `t2i train` leaves it, after five steps of four samples."""
     checkpoint = folder / "checkpoint-5"
     pipe.save_pretrained(checkpoint)
     (folder / "latest").symlink_to("checkpoint-5")
@@ -186,7 +186,7 @@ def test_near_copies_are_looked_for_in_what_the_run_has_seen(pipe, tmp_path):
 
 
 def test_a_run_that_keeps_latents_has_seen_no_more_than_these(pipe, tmp_path):
-    latest = run(tmp_path / "run", pipe, cache="runs/latents", cached_images=8)  # 20 samples: more than two rounds
+    latest = run(tmp_path / "run", pipe, cache="runs/latents", cached_images=8)  # 20 samples: more than two epochs
     found = training_data(None, str(latest), side=16, num=3)
     assert "all 8 images" in found.note
     world = Toybox("train", 16, 3, 8)
@@ -194,7 +194,7 @@ def test_a_run_that_keeps_latents_has_seen_no_more_than_these(pipe, tmp_path):
 
 
 def test_where_nothing_says_what_was_trained_on_it_must_be_given(pipe, tmp_path):
-    pipe.save_pretrained(tmp_path / "copy")  # without what its run knew
+    pipe.save_pretrained(tmp_path / "copy")  # without its run's metadata
     assert "nothing says which" in training_data(None, str(tmp_path / "copy"), side=16, num=3).note
     index = tmp_path / "copy" / "model_index.json"
     index.write_text(index.read_text().replace("DallePipeline", "StableDiffusionPipeline"))
@@ -211,7 +211,7 @@ def test_where_nothing_says_what_was_trained_on_it_must_be_given(pipe, tmp_path)
 
 
 def test_a_copy_is_found_whether_or_not_its_edges_were_cut(tmp_path):
-    """Training images are 16 × 24; some drawn ones are whole copies, and some the centre squares."""
+    """Training images are 16 × 24; some generated ones are full copies, and some their centre squares."""
     trained, drawn = pictures(tmp_path / "trained", 60, width=24), tmp_path / "drawn"
     drawn.mkdir()
     for i in range(12):
@@ -286,7 +286,7 @@ def test_what_a_folder_of_pictures_has_no_use_for_is_told(tmp_path):
     cli.main([*args, "--dtype", "float16", "--device", "auto", "--out", str(tmp_path / "out")])
     notes = " ".join(read_json(tmp_path / "out" / "report.json")["notes"])
     assert "--num-images, --dtype, --top-k had no effect" in notes
-    assert "12 generated and 12 real images in 512 dimensions" in notes  # a distance of covariances without full rank
+    assert "12 generated and 12 real images in 512 dimensions" in notes  # a distance of rank-deficient covariances
     with pytest.raises(ValueError, match="cannot use --device coda"):
         cli.main([*args, "--device", "coda", "--out", str(tmp_path / "out")])
     reports.main(["statistics", str(a), "--extractor", "pixels", "--device", "auto", "--out", str(tmp_path / "a.npz")])

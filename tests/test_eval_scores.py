@@ -1,4 +1,4 @@
-"""From features to scores: what is computed once stays the same, and what decides a comparison is told."""
+"""From features to scores: cached computations do not change results, and details that matter are reported."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_kernel_distance_has_the_interval_of_the_metric():
 
 
 def test_an_inception_score_has_its_extremes_and_a_ceiling():
-    """Each image surely of one of six classes, all as frequent: about 6 in each split. All alike: 1."""
+    """Each image certainly in one of six equally frequent classes: about 6 in each split. All equal: 1."""
     sure, alike = (Features(values, ABOUT, ("",) * 600) for values in (torch.eye(6).repeat(100, 1), torch.ones(600, 6)))
     [best] = inception_score(lambda values: 1e5 * values, sure)
     assert 5.5 < best.low < best.value < 6 and best.ceiling is None

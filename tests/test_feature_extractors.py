@@ -1,4 +1,4 @@
-"""Feature extractors: pixels in any form, no pattern left by resizing, and the same features however they are asked."""
+"""Feature extractors: pixels in any form, resizing without aliasing, and the same features however they are called."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def make_open_clip(folder):
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory) -> dict[str, str]:
-    """What to call each extractor; the models are random, in the layout of the real ones."""
+    """The name of each extractor; the models are random, in the format of the real ones."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models")
     made = {kind: globals()[f"make_{kind}"](folder / kind) for kind in MODELS}
@@ -83,7 +83,7 @@ def names(tmp_path_factory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def opened(names):
-    """Each extractor, opened once."""
+    """Each extractor, loaded once."""
     known: dict = {}
     return lambda kind: known[kind] if kind in known else known.setdefault(kind, open_extractor(names[kind]))
 
@@ -93,7 +93,7 @@ def opened(names):
 
 @pytest.mark.parametrize("value_range", ["0..1", "-1..1"])
 def test_floats_become_the_nearest_level(value_range):
-    """Every level comes back, and on average nothing is darkened or lightened by half a level."""
+    """Every level is recovered, and rounding is unbiased."""
     unit = torch.cat([torch.arange(256) / 255, torch.linspace(0, 1, 100_001)]).view(1, 1, 1, -1)
     images = unit if value_range == "0..1" else unit * 2 - 1
     levels = as_uint8(images, value_range)[0, 0, 0]
@@ -223,9 +223,9 @@ def test_a_reader_of_ones_own(tmp_path):
 
 @pytest.mark.parametrize("kind", ["clip", "open_clip"])
 def test_long_prompts_keep_the_end_token(kind, opened):
-    """Cut to the context with the end token in its last place, they are the same as what is left of them."""
+    """Truncated to the context with the end token in the last position, they equal their prefix."""
     letters = "a b c d e f g h i j k l m n o p"
-    kept = " ".join(letters.split()[: CONTEXT - 2])  # start and end take two places
+    kept = " ".join(letters.split()[: CONTEXT - 2])  # start and end tokens take two positions
     long, exact, short = opened(kind).encode_text([letters, kept, "a b c"])
     torch.testing.assert_close(long, exact, rtol=1e-5, atol=1e-6)
     assert (long - short).abs().max() > 1e-4
@@ -260,12 +260,12 @@ def test_names_hold_no_folders(opened):
 
 @pytest.fixture(scope="module")
 def inception_file(tmp_path_factory):
-    """Random weights in torch-fidelity's layout."""
+    """Random weights in torch-fidelity's format."""
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
 
     class Unloaded(module.FeatureExtractorInceptionV3):
         def load_state_dict(self, state_dict):
-            """The random weights that it was born with are to stay."""
+            """Keeps the random initialisation."""
 
     empty = io.BytesIO()
     torch.save({}, empty)
@@ -274,7 +274,7 @@ def inception_file(tmp_path_factory):
     state = Unloaded("inception", ["2048"], feature_extractor_weights_path=empty).state_dict()
     for name, weights in state.items():
         if name.endswith("conv.weight"):
-            weights *= 6**0.5  # torch's default shrinks what goes through a hundred layers to nothing
+            weights *= 6**0.5  # torch's default initialisation shrinks activations to nothing over a hundred layers
     torch.save(state, path)
     return path
 

@@ -1,4 +1,4 @@
-"""Fingerprints of data: other content, another one; the same content under another name, the same one."""
+"""Fingerprints of data: they change with the content, and do not depend on the name."""
 
 from __future__ import annotations
 

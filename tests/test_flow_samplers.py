@@ -1,4 +1,4 @@
-"""Laws of the samplers that follow a rectified flow."""
+"""Samplers for rectified flows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BY_NAME = pytest.mark.parametrize("name", FLOW_SCHEDULERS)
 
 
 def velocity(x: Tensor, t: Tensor) -> Tensor:
-    """E[ε − x_0 | x_σ], x_σ being normal with the mean (1 − σ) MEAN and this variance."""
+    """E[ε − x_0 | x_σ], where x_σ is normal with mean (1 − σ) MEAN and this variance."""
     sigma = t.double() / FLOW.num_train_timesteps
     variance = ((1 - sigma) * STD) ** 2 + sigma**2
     return -MEAN + (sigma - (1 - sigma) * STD**2) / variance * (x - (1 - sigma) * MEAN)
@@ -35,7 +35,7 @@ def landed(sampler) -> Tensor:
 
 
 def error(sampler) -> float:
-    """Root mean square, where the path from each noise ends on the line between the Gaussians."""
+    """Root mean square error; from each noise, the ODE ends on the line between the Gaussians."""
     return (landed(sampler) - (MEAN + STD * NOISE)).square().mean().sqrt().item()
 
 
@@ -54,7 +54,7 @@ def test_every_sampler_of_flows_lands_on_a_gaussian(name):
 def test_the_second_order_leaves_less_error_than_the_first(name):
     samplers = [make_scheduler(which, FLOW.scheduler_config()) for which in ("euler", name)]
     for sampler in samplers:
-        set_timesteps(sampler, 40 // sampler.order)  # as many passes
+        set_timesteps(sampler, 40 // sampler.order)  # equally many network evaluations
     assert error(samplers[1]) < error(samplers[0]) / 4
 
 
@@ -72,7 +72,7 @@ def test_equal_steps_of_euler_leave_less_error_than_those_of_diffusers(steps):
 def test_the_denoiser_is_told_the_very_time_that_the_sampler_is_at(name):
     sampler = make_scheduler(name, FLOW.scheduler_config())
     set_timesteps(sampler, 7)
-    at = torch.unique(sampler.sigmas)[1:]  # the last, 0, is asked about by none
+    at = torch.unique(sampler.sigmas)[1:]  # no sampler evaluates the last one, 0
     assert torch.allclose(torch.unique(sampler.timesteps) / 1000, at)
 
 
@@ -84,7 +84,7 @@ def test_the_shift_of_a_flow_stays():
         set_timesteps(sampler, 4)
     sigma = torch.tensor([1, 0.75, 0.5, 0.25])
     assert torch.allclose(euler.sigmas[:-1], 3 * sigma / (1 + 2 * sigma))
-    assert torch.allclose(euler.sigmas, multistep.sigmas, atol=2e-3)  # UniPC's grid is of 1/T more
+    assert torch.allclose(euler.sigmas, multistep.sigmas, atol=2e-3)  # UniPC's grid differs by 1/T
 
 
 @BY_NAME
@@ -125,7 +125,7 @@ def test_euler_by_name_is_the_sampler_of_a_flow(pipe):
 
 @BY_NAME
 def test_a_pipeline_draws_with_every_sampler_of_flows(pipe, photo, name):
-    """Under a limit that nothing reaches too, and from noise alone or from an image at strength 1 alike."""
+    """Also with a bound that nothing reaches, and equally from noise or from an image at strength 1."""
     drawn = pipe("a red cat", **options(name)).images
     limited = pipe("a red cat", **options(name, dynamic_threshold=1e6)).images
     assert torch.allclose(drawn, limited, atol=1e-3)
@@ -136,7 +136,7 @@ def test_a_pipeline_draws_with_every_sampler_of_flows(pipe, photo, name):
 
 @BY_NAME
 def test_what_is_kept_of_a_picture_is_on_the_line_to_its_noise(pipe, photo, name):
-    """Image to image starts on it, and inpainting puts the kept half back on it after each step."""
+    """Image-to-image starts on it, and inpainting restores the kept half to it after each step."""
     edit, inpaint = (cls.from_pipe(pipe) for cls in (LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline))
     noise = torch.randn(1, parts.CHANNELS, parts.SIDE, parts.SIDE, generator=torch.Generator().manual_seed(1))
     mask = Image.fromarray(np.arange(64)[None].repeat(64, 0) < 32)

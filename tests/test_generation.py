@@ -1,4 +1,4 @@
-"""Images in batch, and the prompts that they are made of."""
+"""Batch generation of images, and their prompts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SEEDS = (0, 1, 7)
 
 
 class Watched:
-    """A real pipeline, and the prompts that it was asked for; it stops as Ctrl-C does after `calls` calls."""
+    """A real pipeline that records its prompts, and stops as on Ctrl-C after `calls` calls."""
 
     def __init__(self, pipe, calls: int = 100):
         self.pipe, self.calls, self.asked = pipe, calls, []
@@ -43,7 +43,7 @@ class Watched:
 
 
 class Filled:
-    """Draws images of one value."""
+    """Generates images with a constant value."""
 
     def __init__(self, value: float):
         self.value = value
@@ -53,7 +53,7 @@ class Filled:
 
 
 class Small:
-    """A machine with room for `room` images; the image is noise of the generator."""
+    """A machine with memory for `room` images; each image is noise from its generator."""
 
     def __init__(self, room: int, error: type[RuntimeError] = torch.OutOfMemoryError):
         self.room, self.error, self.sizes = room, error, []
@@ -142,7 +142,7 @@ def tiny_stable_diffusion(tokenizer):
 
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     text = CLIPTextConfig(vocab_size=len(tokenizer), max_position_embeddings=16, eos_token_id=1, **sizes)
-    tokenizer = copy.deepcopy(tokenizer)  # the other tests share it
+    tokenizer = copy.deepcopy(tokenizer)  # shared with other tests
     tokenizer.model_max_length = 16
     unet = UNet2DConditionModel(
         sample_size=8,
@@ -163,7 +163,7 @@ def tiny_stable_diffusion(tokenizer):
     return pipe
 
 
-# --- going on where it was ------------------------------------------------------------------------------------------
+# --- resuming -------------------------------------------------------------------------------------------------------
 
 
 def test_only_what_is_missing_or_spoilt_is_made_again(pipe, tmp_path):
@@ -182,7 +182,7 @@ def test_a_stopped_run_goes_on(pipe, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         generate(Watched(pipe, calls=2), PROMPTS, SEEDS, tmp_path / "stopped", batch_size=2)
     log = tmp_path / "stopped" / "manifest-0.jsonl"
-    log.write_text(log.read_text()[:-30])  # a kill tears the last line
+    log.write_text(log.read_text()[:-30])  # a kill truncates the last line
     watched = Watched(pipe)
     manifest = generate(watched, PROMPTS, SEEDS, tmp_path / "stopped", batch_size=2)
     assert len(watched.asked) == 3, "two pictures were never made, and one was not recorded"
@@ -230,7 +230,7 @@ def test_a_folder_made_otherwise_is_refused(pipe, tmp_path):
         generate(pipe, PROMPTS, SEEDS, tmp_path)
 
 
-# --- trouble --------------------------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
@@ -351,7 +351,7 @@ def test_bad_prompts_are_refused(tmp_path, monkeypatch, name, text, said):
 
 
 def test_processes_that_are_not_connected_are_refused(pipe, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")  # launched for GPUs that are not there
+    monkeypatch.setenv("WORLD_SIZE", "2")  # launched for GPUs that do not exist
     monkeypatch.setattr(PartialState, "_shared_state", {})
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     if torch.cuda.is_available():
@@ -375,7 +375,7 @@ def test_two_gloo_processes_make_the_images_and_scores_of_one(pipe, tmp_path):
     for processes, out in ((1, tmp_path / "one"), (2, tmp_path / "two")):
         args = [str(tmp_path / "pipe"), *options, "--out", str(out)]
         command = launched(processes, "-m", "t2i.eval", *args)
-        on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also where there are GPUs
+        on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also on machines with GPUs
         done = subprocess.run(command, capture_output=True, text=True, timeout=400, env=on_cpu)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("report.html") == 1

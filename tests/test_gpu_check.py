@@ -38,7 +38,7 @@ def test_a_checkout_that_is_not_installed_has_a_version():
 
 @pytest.mark.slow
 def test_the_check_goes_its_way_on_a_cpu(tmp_path):
-    """From a folder of its own, by a path alone, as where t2i is not installed."""
+    """From a separate folder, by path only, as if t2i were not installed."""
     command = [sys.executable, str(SCRIPT), "--device", "cpu", "--quick", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Blind comparison by people: the page hides who drew what, and the tally keeps the laws of win rates and ratings."""
+"""Blind comparison by people: the page hides the systems, and the tally obeys the laws of win rates and ratings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROMPTS = ["a cat", "a <script>dog</script>", "a cow", "an eel", "a fox"]
 
 
 def systems(num: int = len(PROMPTS), names=NAMES) -> dict[str, list[Image.Image]]:
-    """Every image is of a colour of its own."""
+    """Every image has a unique colour."""
     return {name: [Image.new("RGB", (8, 8), (60 * k, 3 * i, 200)) for i in range(num)] for k, name in enumerate(names)}
 
 
@@ -38,21 +38,21 @@ def payload(text: str) -> dict:
 
 
 def key_for(names, num: int) -> dict:
-    """A key as make_page writes it, without the work of drawing a page."""
+    """A key as written by make_page, without generating a page."""
     pairs = [(i, a, b) for a, b in combinations(names, 2) for i in range(num)]
     questions = {f"q{k:05d}": {"prompt": i, "left": a, "right": b} for k, (i, a, b) in enumerate(pairs)}
     return {"page": "p", "systems": list(names), "prompts": [str(i) for i in range(num)], "questions": questions}
 
 
 def sheet(key: dict, choose, rater: str = "r", page: str | None = None) -> dict:
-    """The file of a rater who calls choose(prompt number, left, right) at each question; None leaves it open."""
+    """The answers of a rater who calls choose(prompt number, left, right) at each question; None skips it."""
     chosen = {q: choose(a["prompt"], a["left"], a["right"]) for q, a in key["questions"].items()}
     answers = [{"question": q, "choice": choice} for q, choice in chosen.items() if choice]
     return {"page": page or key["page"], "rater": rater, "answers": answers}
 
 
 def noisy(key: dict, strengths: dict[str, float], seed: int, rater: str = "r", ties: float = 0.0) -> dict:
-    """A rater who follows Bradley and Terry, strengths being in Elo."""
+    """A rater who follows the Bradley–Terry model, with strengths in Elo."""
     rng = np.random.default_rng(seed)
 
     def choose(_, left: str, right: str) -> str:
@@ -66,7 +66,7 @@ def noisy(key: dict, strengths: dict[str, float], seed: int, rater: str = "r", t
 
 
 def test_the_page_names_no_system(tmp_path):
-    """Neither in words, nor by the order of its images, nor in what the images carry along."""
+    """Neither in words, nor by the order of its images, nor in the images' metadata."""
     info = PngInfo()
     info.add_text("system", NAMES[0])
     Image.new("RGB", (8, 8)).save(tmp_path / "named.png", pnginfo=info)
@@ -81,7 +81,7 @@ def test_the_page_names_no_system(tmp_path):
     for shown in payload(text)["questions"]:
         for side in ("left", "right"):
             places[key["questions"][shown["id"]][side]].append(shown[side])
-    assert all(max(p) - min(p) >= len(PROMPTS) for p in places.values())  # no system's images lie in one block
+    assert all(max(p) - min(p) >= len(PROMPTS) for p in places.values())  # no system's images are contiguous
 
 
 def test_the_key_says_what_the_page_shows(tmp_path):
@@ -144,9 +144,9 @@ def test_a_rater_chooses_by_keyboard_undoes_stops_and_goes_on(browser, tmp_path)
     assert [a["choice"] for a in browser.run(kept)["answers"]] == ["right"]
     browser.screenshot(tmp_path / "phone.png", 390)
     assert browser.run("document.documentElement.scrollWidth") <= 390
-    browser.open(tmp_path / "human.html")  # as if on the next day
+    browser.open(tmp_path / "human.html")  # as on the next day
     assert browser.run("document.querySelector('.count').textContent") == "1 of 2 answered"
-    browser.press(" ", "ArrowLeft")  # the second key comes after the last question
+    browser.press(" ", "ArrowLeft")  # the second key is pressed after the last question
     files = """(() => { const make = URL.createObjectURL, blobs = [];
         URL.createObjectURL = (b) => { blobs.push(b); return make(b); };
         HTMLAnchorElement.prototype.click = function () { window.saved = this.download; };
@@ -163,7 +163,7 @@ def test_a_rater_chooses_by_mouse(browser, tmp_path):
     _, key = made(tmp_path, systems=systems(3, NAMES[:2]), prompts=PROMPTS[:3], seed=5)
     browser.open(tmp_path / "human.html")
     browser.click("[data-choice=right]")
-    browser.press(" ")  # after a click space means a tie, not the image once more
+    browser.press(" ")  # after a click, space means a tie and does not repeat the choice
     kept = browser.run(f"JSON.parse(localStorage.getItem('t2i-human-{key['page']}'))")
     assert [a["choice"] for a in kept["answers"]] == ["right", "tie"]
     assert browser.run("document.scripts.length") == 2 and browser.errors == []
@@ -196,7 +196,7 @@ def test_ties_are_half_a_win_and_sides_are_watched():
 
 
 def test_renaming_the_systems_changes_only_the_names():
-    """Also when the new names would be sorted otherwise, and when sides are exchanged throughout."""
+    """Also if the new names sort differently, and if sides are swapped throughout."""
     key = key_for(NAMES, 30)
     raters = [noisy(key, dict(zip(NAMES, (1200, 1000, 900), strict=True)), seed, str(seed), 0.2) for seed in range(3)]
     result = tally(raters, key)
@@ -254,9 +254,9 @@ def test_strengths_are_the_maximum_of_the_likelihood():
     best = likelihood(theta)
     for step in np.concatenate([np.eye(3), -np.eye(3)]) * 1e-3:
         assert likelihood(theta + step) < best
-    won = np.array([[0, 30.0], [10, 0]])  # two systems: the closed form, with half a win for both
+    won = np.array([[0, 30.0], [10, 0]])  # two systems: the closed form, with half a win for each
     assert np.ptp(bradley_terry(won[None])[0]) == pytest.approx(np.log(30.5 / 10.5))
-    huge = bradley_terry(np.array([[[0, 1e6, 1e6], [0, 0, 1e6], [0, 0, 0]]]))  # far apart, and still finite
+    huge = bradley_terry(np.array([[[0, 1e6, 1e6], [0, 0, 1e6], [0, 0, 0]]]))  # far apart, but finite
     assert np.isfinite(huge).all() and (np.diff(huge[0]) < -10).all()
 
 

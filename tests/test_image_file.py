@@ -1,4 +1,4 @@
-"""One reader of images: right values for every kind of file, and one sentence for what cannot be read."""
+"""Reading images: correct values for every kind of file, and a one-sentence error for unreadable ones."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_values_without_a_range_are_refused(tmp_path, values, said):
 
 
 def png_of_16_bits(colours: list[tuple[int, int, int]], key: tuple[int, int, int] | None = None) -> bytes:
-    """A PNG file of one row of colours, of which `key` is transparent. Pillow writes none."""
+    """A PNG file with one row of colours, of which `key` is transparent. Pillow cannot write it."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -146,7 +146,7 @@ def test_other_colour_spaces_become_rgb(tmp_path):
 
 @pytest.mark.parametrize("name", ["x.jpg", "x.png", "x.webp", "x.tiff", "x.avif"])
 def test_every_orientation_stands_upright(tmp_path, name):
-    """An image that is darker on the left and at the top, stored in each of the eight ways."""
+    """An image that is darker on the left and at the top, stored in each of the eight orientations."""
     upright = np.add.outer(np.linspace(0, 160, 32), np.linspace(0, 60, 48)).astype(np.uint8)
     stored = {
         2: upright[:, ::-1],
@@ -254,7 +254,7 @@ def test_what_cannot_be_read_is_one_sentence_with_the_name(tmp_path, content, sa
     with pytest.raises(ImageError, match=rf"^{tmp_path}/x\.png {said}") as caught:
         read_image(tmp_path / "x.png")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300 + len(str(tmp_path))
-    assert str(ImageError(str(caught.value))) == str(caught.value)  # as it is made again in another process
+    assert str(ImageError(str(caught.value))) == str(caught.value)  # pickling recreates it in another process
 
 
 def test_files_that_cannot_be_opened_say_why(tmp_path):

@@ -1,4 +1,4 @@
-"""Folders of images: every form that they have, what is left out and said, and captions that are none."""
+"""Image folders: all supported formats, reporting of what is left out, and invalid captions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _notes_are_said_again():
 
 
 def pictures(folder: Path, *names: str) -> Path:
-    """Images of different greys."""
+    """Images with different greys."""
     for i, name in enumerate(names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def row(name: str, text: object) -> dict:
 
 
 def texts(folder: Path, **options) -> list[str]:
-    """Captions, as items and alone."""
+    """Captions, with items and alone."""
     source = open_source(str(folder), 8, **options)
     found = [source[i]["text"] for i in range(len(source))]
     assert found == list(source.captions(100))
@@ -106,7 +106,7 @@ def test_text_files_beside_images_are_captions(tmp_path, capsys):
     assert f"1 image of {tmp_path} without a .txt file beside it is left out: c.png" in said
     assert "1 text file of" in said and "notes.txt" in said
     assert "1 caption in" in said and "empty, of d.png" in said
-    assert len(open_splits(str(tmp_path), 8).train) == 4  # which needs no captions
+    assert len(open_splits(str(tmp_path), 8).train) == 4  # captions are not needed
 
 
 def test_folders_are_classes(tmp_path, capsys):
@@ -154,7 +154,7 @@ def test_saved_data_sets_and_parquet_files_are_read_by_datasets(tmp_path):
     for name in ("saved", "splits", "pq [1]"):
         assert texts(tmp_path / name) == ["one", "two"]
         image = open_source(str(tmp_path / name), 8)[1]["image"]
-        assert np.abs(image[..., 0] - ramp / 257).max() < 1  # by our reader: 16 bits are scaled
+        assert np.abs(image[..., 0] - ramp / 257).max() < 1  # with our reader, 16 bits are scaled
     (tmp_path / "pq [1]" / "train-0.parquet").write_bytes(b"PAR1 no table")
     with pytest.raises(ValueError, match="cannot be read by datasets"):
         open_source(str(tmp_path / "pq [1]"), 8)
@@ -245,7 +245,7 @@ def test_the_unicode_form_of_a_name_does_not_matter(tmp_path, forms):
     assert texts(tmp_path / "texts") == ["two"]
 
 
-# --- tables that are none -------------------------------------------------------------------------------------------
+# --- invalid tables -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -334,14 +334,14 @@ def test_mistyped_folders_are_said_at_once(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"data/flowers/a\.png is a file"):
         open_source("data/flowers/a.png", 8)
     with pytest.raises(FileNotFoundError, match="there is no folder 'runs/x'; give"):
-        open_source("runs/x", 8)  # the Hub is not asked
+        open_source("runs/x", 8)  # without a request to the Hub
     with pytest.raises(FileNotFoundError, match="no folder 'someone/x', and of the Hub: it cannot be reached"):
         open_source("someone/x", 8)
-    assert time.monotonic() - start < 20  # with the import of datasets; asking the Hub again and again took longer
+    assert time.monotonic() - start < 20  # including the import of datasets; retried requests to the Hub took longer
 
 
 def test_ten_thousand_files_are_opened_soon(tmp_path):
-    """In 0.3 s on one core; the bound leaves room for a machine that is busy with ten other programs."""
+    """0.3 s on one core; the bound leaves room for a machine busy with ten other programs."""
     pictures(tmp_path, "0.png")
     content = (tmp_path / "0.png").read_bytes()
     for i in range(10_000):

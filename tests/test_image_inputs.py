@@ -1,4 +1,4 @@
-"""Images where they enter: masks and images of pipelines, sets that are scored, folders of generated images."""
+"""Image inputs: masks and images of pipelines, sets to score, folders of generated images."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from t2i.eval.images.sets import extract
 from t2i.pipelines.commands.common import open_input
 from t2i.pipelines.latent_diffusion.inputs import read_images, read_label_maps, read_masks
 
-ONE_OF_8 = 1, (8, 8)  # an image
+ONE_OF_8 = 1, (8, 8)  # one image
 
 
 def deep_mask() -> Image.Image:
-    """Dark grey, to keep, and white: 16 bits. Cut off at 255, as Pillow converts it, all of it would be white."""
+    """Dark grey (keep) and white, with 16 bits. Clipped at 255, as Pillow converts it, all of it would be white."""
     values = np.full((8, 8), 13_000, np.uint16)
     values[2:6, 2:6] = 65_535
     return Image.fromarray(values)
@@ -82,7 +82,7 @@ def test_a_few_of_other_formats_are_left_out_and_named(tmp_path):
 
 @pytest.fixture
 def generated(tmp_path) -> Path:
-    """Three images and their manifest, as `t2i.eval.generation.images` writes it."""
+    """Three images and their manifest, as written by `t2i.eval.generation.images`."""
     (tmp_path / "images").mkdir()
     entries = []
     for i in range(3):
@@ -109,7 +109,7 @@ def test_a_replaced_image_is_refused_by_name(generated):
         ValueError, match=r"holds other images than its manifest\.json names \(1 of 3\): images/1\.png;"
     ):
         image_files(generated)
-    (generated / "images" / "1.png").write_bytes(b"cut")  # which is no other image, and is skipped
+    (generated / "images" / "1.png").write_bytes(b"cut")  # not another image, so it is skipped
     features = extract(generated, open_extractor("pixels"), progress=False)
     assert [line.partition(":")[0] for line in features.skipped] == ["images/1.png"]
 

@@ -20,7 +20,7 @@ from t2i.eval.metrics import Gaussian, frechet_distance
 
 
 class Counting(PixelExtractor):
-    """Pixels, and how many images were embedded; `weights` and `preprocessing` tell one from another."""
+    """Pixels, with a count of embedded images; `weights` and `preprocessing` distinguish extractors."""
 
     def __init__(self, weights: str = "0" * 64, preprocessing: str = "area-32"):
         super().__init__()
@@ -36,7 +36,7 @@ def array(i: int, height: int = 20, width: int = 24) -> np.ndarray:
 
 
 def fill(folder, n: int = 7):
-    """n PNGs, in two folders and of two sizes."""
+    """n PNGs in two folders and two sizes."""
     for i in range(n):
         path = folder / ("b" if i % 3 else "a") / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +155,7 @@ def test_shards_are_all_items_once(world):
 
 @pytest.mark.parametrize("world", [1, 2, 9])
 def test_shares_are_put_together_in_order(tmp_path, world):
-    """Also of fewer items than processes; an image that cannot be read keeps its place."""
+    """Also for fewer items than processes; an unreadable image keeps its place."""
     (fill(tmp_path) / "cut.png").write_bytes(b"")
     one, items = run(tmp_path, pixels := open_extractor("pixels")), items_of(tmp_path)
     parts = [extract_items(shard(items, rank, world), pixels, progress=False) for rank in range(world)]
@@ -191,7 +191,7 @@ def test_the_cache_is_found_again_and_only_where_nothing_has_changed(tmp_path):
 
 
 def test_a_damaged_cache_is_computed_anew_and_said(tmp_path, capsys):
-    """Wherever a byte changes, or the file ends: the features are those of the network, and the cache mends."""
+    """For any changed byte or truncation: the features are the network's, and the cache is repaired."""
     folder, cache = fill(tmp_path / "set", 3), tmp_path / "cache"
     first = run(folder, Counting(), cache=cache)
     (path,) = cache.rglob("*.safetensors")

@@ -1,4 +1,4 @@
-"""Laws of the KL autoencoder, its adversary and its recipe."""
+"""The KL autoencoder, its discriminator and its recipe."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def recipe(folder: Path, model: dict | None = None, **loop):
-    """The tiny preset, made tinier."""
+    """The tiny preset, made even smaller."""
     tiny = RECIPES["kl-toybox"]("tiny")
     sizes = {"max_train_steps": 6, "train_batch_size": 4, "checkpointing_steps": 3, "dataloader_num_workers": 0}
     return dataclasses.replace(
@@ -138,11 +138,11 @@ def test_gradient_checkpointing_changes_no_gradient():
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(found[0].values(), found[1].values(), strict=True))
 
 
-# --- the game of two players ----------------------------------------------------------------------------------------
+# --- adversarial training -------------------------------------------------------------------------------------------
 
 
 def test_one_backward_pass_gives_each_player_the_gradient_of_its_own_loss():
-    """Compared with two backward passes in which the other player is frozen, both from the same weights."""
+    """Compared with two backward passes with the other network frozen, both from the same weights."""
     model, batch, drawn = objective().train(), images(4), noise(4)
     autoencoder, adversary = model.autoencoder, model.adversary
     model.loss(batch, drawn)["loss"].backward()
@@ -182,7 +182,7 @@ def test_the_discriminator_learns_alone_until_its_start_and_then_ramps_up():
     assert all(f["generator"] == 0 and f["adaptive_weight"] == 0 for f in found[:2])
     assert all(f["generator"] != 0 and f["adaptive_weight"] > 0 for f in found[2:])
     assert all(f["discriminator"] > 0 for f in found)
-    assert len({tuple(f) for f in found}) == 1  # the same names all along
+    assert len({tuple(f) for f in found}) == 1  # the same names in every step
 
 
 def test_before_its_start_the_autoencoder_trains_as_if_there_were_no_discriminator():
@@ -329,12 +329,12 @@ def test_a_checkpoint_is_an_autoencoder_with_its_scale(tmp_path):
 
 
 def test_a_resumed_run_is_one_that_never_stopped(tmp_path):
-    """Stopped while the discriminator's say grows: how far it has grown is part of the state."""
+    """Stopped while the adversarial weight ramps up: its progress is part of the state."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     how = {"max_train_steps": 4, "checkpointing_steps": 3}
     for folder in (whole, parts):
         run(recipe(folder, GAME, **how))
-    (parts / "checkpoint-4").rename(parts / ".checkpoint-4.part")  # what a kill after the first one leaves behind
+    (parts / "checkpoint-4").rename(parts / ".checkpoint-4.part")  # as after a kill after the first checkpoint
     run(recipe(parts, GAME, **how, resume="latest"))
     for name in ("loss", "generator", "discriminator", "adaptive_weight"):
         assert losses(parts, name) == losses(whole, name)
@@ -370,7 +370,7 @@ def test_a_killed_run_resumes_to_the_same_losses(tmp_path):
 def test_two_processes_with_half_the_batch_play_as_one(tmp_path):
     for processes in (1, 2):
         how = {"train_batch_size": 8 // processes, "max_train_steps": 5, "checkpointing_steps": 5}
-        on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also where there are GPUs
+        on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also on machines with GPUs
         args = command(tmp_path / str(processes), processes, **how)
         subprocess.run(args, check=True, capture_output=True, env=on_cpu)
     for name in ("loss", "discriminator", "adaptive_weight"):

@@ -1,4 +1,4 @@
-"""Laws of what latent diffusion does with more than text: image to image, inpainting, variations, interpolation."""
+"""Latent diffusion tasks beyond text-to-image: image-to-image, inpainting, variations, interpolation."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def image() -> Image.Image:
 
 @pytest.fixture(scope="module")
 def mask() -> Image.Image:
-    """A white block that no latent's border crosses, and so diffusers' way of scaling masks down agrees with ours."""
+    """A white block aligned with latent borders, so that diffusers' downscaling of masks agrees with ours."""
     white = np.zeros((SIZE, SIZE), np.uint8)
     white[16:48, 8:40] = 255
     return Image.fromarray(white)
@@ -102,7 +102,7 @@ def test_pictures_come_in_every_form_that_diffusers_takes(img2img, image):
 
 
 def test_encoding_an_image_keeps_no_graph(img2img, inpaint, image, mask):
-    """Otherwise the encoder's activations would stay in memory, for gradients that nobody takes."""
+    """Otherwise the encoder's activations would stay in memory for gradients that are never computed."""
     for pipe, more in ((img2img, {}), (inpaint, {"mask_image": mask})):
         encoded = []
         hook = pipe.vae.encoder.register_forward_hook(lambda module, given, out, to=encoded: to.append(out))
@@ -162,7 +162,7 @@ def test_an_edited_picture_depends_on_its_own_generator_and_picture_alone(img2im
     together = latents(
         img2img, PROMPTS, [image, other], 0.6, num_images_per_prompt=2, generator=seeded(0, 1, 2, 3), scheduler="ddpm"
     )
-    img2img.max_batch_bytes = 1  # so little that every image is a batch of its own
+    img2img.max_batch_bytes = 1  # so little that every image is a separate batch
     for i in range(4):
         picture = (image, other)[i // 2]
         alone = latents(img2img, PROMPTS[i // 2], picture, 0.6, generator=seeded(i), scheduler="ddpm")
@@ -219,7 +219,7 @@ def test_an_empty_mask_returns_the_picture(inpaint, image, dtype):
     black = Image.new("L", image.size)
     whole = quiet(LatentDiffusionInpaintPipeline.from_pipe(inpaint, dtype=dtype))
     out = whole("a red cat", image, black, num_inference_steps=2).images[0]
-    whole.to(dtype=torch.float32)  # the parts are shared
+    whole.to(dtype=torch.float32)  # the components are shared
     assert out.tobytes() == image.tobytes()
 
 
@@ -277,7 +277,7 @@ def test_one_prompt_with_two_seeds_and_two_prompts_with_one_seed(pipe):
     for way in (seeds, prompts):
         steps = np.abs(np.diff(way, axis=0)).mean((1, 2, 3))
         assert (steps > 0).all()
-        assert steps.max() < 2 * np.abs(way[0] - way[-1]).mean()  # on the way, not a detour
+        assert steps.max() < 2 * np.abs(way[0] - way[-1]).mean()  # on the way, no detour
 
 
 def test_slerp_keeps_to_the_sphere_at_even_speed():

@@ -1,4 +1,4 @@
-"""Laws of what users of diffusers do with a latent-diffusion pipeline beside calling it."""
+"""What users of diffusers do with a latent diffusion pipeline besides calling it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def draw(pipe, callback=None, tell=("latents", "prompt_embeds"), **how) -> np.nd
 
 
 def led(pipe, step, t, tensors):
-    """One step of a guidance that asks the denoiser for a gradient."""
+    """One step of a guidance that needs a gradient of the denoiser."""
     with torch.enable_grad():
         x = tensors["latents"].detach().requires_grad_()
         states = tensors["prompt_embeds"][-1:]
@@ -96,7 +96,7 @@ def test_a_callback_finds_the_sampler_at_work_and_the_pipeline_keeps_its_own(our
 
 @pytest.mark.parametrize("how", [{}, {"scheduler": "euler-ancestral"}, {"scheduler": "ddpm"}, {"eta": 1.0}])
 def test_how_many_are_drawn_at_once_changes_nothing(ours, how):
-    """Of one generator for all: how much memory is free must not decide what is drawn."""
+    """With one generator for all: the available memory must not change the images."""
     how = {"num_images_per_prompt": 3, "output_type": "latent", **HOW, **how}
     whole = ours(PROMPTS, generator=seeded(), **how).images
     ours.max_batch_bytes = 1
@@ -106,7 +106,7 @@ def test_how_many_are_drawn_at_once_changes_nothing(ours, how):
 
 @pytest.mark.parametrize("how", [{"num_images_per_prompt": 3}, {"eta": 1.0}])
 def test_one_generator_draws_what_it_draws_in_diffusers(ours, theirs, how):
-    """Several images by a sampler without noise, or one by any; and the next call begins where diffusers' does."""
+    """Several images with a deterministic sampler, or one with any; the next call continues as in diffusers."""
     generators = seeded(), seeded()
     for _ in range(2):
         ours_drew, they_drew = (

@@ -1,4 +1,4 @@
-"""Laws of what a sampling loop keeps: the same results, fewer products, and a U-Net left as it was."""
+"""Inference-time caching in the sampling loop: same results, fewer products, and an unmodified U-Net."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def attentions(model, name: str) -> list[Attention]:
 
 @pytest.fixture
 def small():
-    """As the recipe makes it: linear projections around attention, the memory layout of a CPU."""
+    """As built by the recipe: linear projections around attention, memory format for the CPU."""
     sizes = DenoiserConfig(channels=(16, 32), head_width=8, norm_groups=8)
     return make_denoiser(sizes, CHANNELS, SIDE, TEXT_WIDTH).eval()
 
@@ -49,7 +49,7 @@ def test_it_says_the_same(kind, masked, small):
     if kind == "adapted":
         targets = ["to_q", "to_k", "to_v", "to_out.0", "conv1"]
         model.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=targets))
-    several = [inputs(), inputs(), inputs(rows=3), inputs(side=4), inputs()]  # texts, batches and sizes in turn
+    several = [inputs(), inputs(), inputs(rows=3), inputs(side=4), inputs()]  # alternating texts, batch and image sizes
     if masked:
         for given in several:
             given["encoder_attention_mask"] = torch.arange(LENGTH) < torch.randint(1, LENGTH, (len(given["sample"]), 1))
@@ -91,7 +91,7 @@ def test_afterwards_the_unet_is_as_it_was(fails, small):
     assert not any("_conv_forward" in m.__dict__ for m in small.modules())
     assert all(torch.equal(w, weights[name]) for name, w in small.state_dict().items())
     with torch.no_grad():
-        for parameter in small.parameters():  # nothing of the old weights is kept
+        for parameter in small.parameters():  # nothing computed from the old weights is kept
             parameter.mul_(1.1)
     assert not torch.allclose(said(small, **given), expected, atol=1e-5)
     changed = said(small, **given)

@@ -1,4 +1,4 @@
-"""Laws of what a latent-diffusion pipeline is told: states in place of prompts, callbacks, draws within draws."""
+"""Text inputs of a latent diffusion pipeline: embeddings in place of prompts, callbacks, nested calls."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_bad_text_is_refused_in_one_sentence(pipe, wrong, says):
 
 
 def test_a_callback_may_change_the_text(pipe):
-    other = torch.cat(pipe.encode_prompt("a blue house")[::-1])  # without the prompt, with it
+    other = torch.cat(pipe.encode_prompt("a blue house")[::-1])  # unconditional, then conditional
 
     def change(pipe, step, timestep, tensors):
         return {"prompt_embeds": other}
@@ -92,7 +92,7 @@ def test_a_callback_may_change_the_text(pipe):
     how = {"callback_on_step_end": change, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
     changed, first = draw(pipe, "a cat", **how), draw(pipe, "a cat", num_inference_steps=1)
     assert not torch.equal(changed, draw(pipe, "a cat"))
-    # After the first step, which was the cat's, it is the house that is drawn.
+    # After the first step, which used the cat's states, the house is generated.
     assert torch.equal(draw(pipe, "a cat", num_inference_steps=1, **how), first)
 
 
@@ -114,7 +114,7 @@ def test_diffusers_own_callback_ends_guidance(pipe):
 def test_each_batch_begins_with_the_guidance_of_the_call(pipe):
     rows = LatentDiffusionPipeline(**pipe.components)
     rows.set_progress_bar_config(disable=True)
-    rows.max_batch_bytes = 1  # one row a batch
+    rows.max_batch_bytes = 1  # one row per batch
 
     def end(pipe, step, timestep, tensors):
         pipe._guidance_scale = 1.0
@@ -133,7 +133,7 @@ def test_a_callback_that_leaves_other_rows_is_refused(pipe):
         draw(pipe, "a cat", callback_on_step_end=halve, callback_on_step_end_tensor_inputs=["prompt_embeds"])
 
 
-# --- draws within draws ---------------------------------------------------------------------------------------------
+# --- nested calls ---------------------------------------------------------------------------------------------------
 
 
 def test_a_draw_within_a_draw_changes_neither(pipe):

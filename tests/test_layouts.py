@@ -1,4 +1,4 @@
-"""Laws of toybox's maps of labels, and of maps beside images."""
+"""Toybox's label maps, and label maps next to images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from t2i.data.toybox.backgrounds import NUM_VARIANTS, background
 
 @pytest.mark.parametrize(("size", "num"), [(64, 20), (96, 6)])
 def test_a_map_fits_its_picture_to_the_pixel(size, num):
-    """What changes with the colour lies inside of the map, but for soft edges; what is outside is ground or shadow."""
+    """Pixels that change with the colour are inside the map, except soft edges; those outside are ground or shadow."""
     soft = ImageFilter.MaxFilter(3)
     for scene in (Toybox(num=num, seed=2).scene(i)[0] for i in range(num)):
         labels = scene.layout(size)
@@ -29,17 +29,17 @@ def test_a_map_fits_its_picture_to_the_pixel(size, num):
         )
         changes = np.abs(black - white).max(-1)
         inside = labels > 0
-        assert changes[~inside].max() < 128  # less than half of a pixel is the object's
+        assert changes[~inside].max() < 128  # the object covers less than half of the pixel
         near = np.asarray(Image.fromarray(inside.astype(np.uint8)).filter(soft)) > 0
         assert changes[~near].max() == 0
         ground = [np.asarray(background(scene.background, size, v)).astype(int) for v in range(NUM_VARIANTS)]
         far = [np.where(near[..., None], 0, black - g) for g in ground]
         nearest = min(far, key=lambda d: np.abs(d).sum())
-        assert nearest.max() <= 0  # shadows darken the ground, nothing else touches it
+        assert nearest.max() <= 0  # shadows darken the ground, and nothing else changes it
         assert not nearest[0].any()  # and there are none at the top
         rim = inside & (np.asarray(Image.fromarray((~inside).astype(np.uint8)).filter(soft)) > 0)
         on_white = dataclasses.replace(scene, things=tuple(things[0]), background="white").render(size)
-        assert np.asarray(on_white).max(-1)[rim].mean() < 110  # black things: the map ends where they do
+        assert np.asarray(on_white).max(-1)[rim].mean() < 110  # black things: the map ends at their edge
         assert set(np.unique(labels)) - {0} <= {LABELS.index(t.kind) for t in scene.things}
 
 
@@ -71,7 +71,7 @@ def test_maps_on_disk_are_the_scenes_own_and_a_source_reads_them(tmp_path):
 
 
 def _as_names(folder: Path, lines: list[dict]) -> Path:
-    """The same data with the maps' names as plain text."""
+    """The same data with the maps' file names as plain text."""
     other = shutil.copytree(folder, folder.with_name("named"))
     named = [{"file_name": s["file_name"], "text": s["text"], "map": s["layout_file_name"]} for s in lines]
     (other / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in named))

@@ -1,4 +1,4 @@
-"""Laws of consistency distillation: where the way ends, the teacher's step, who learns, and what is saved."""
+"""Consistency distillation: the predicted endpoint, the teacher's step, what is trained, and what is saved."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXT = Text(STATES)
 
 
 class Believes(nn.Module):
-    """A denoiser that takes every latent for one and the same, and says so as `kind`."""
+    """A denoiser that predicts the same sample for every latent, parametrised as `kind`."""
 
     def __init__(self, x0: torch.Tensor, kind: str, schedule: NoiseSchedule = SCHEDULE):
         super().__init__()
@@ -41,7 +41,7 @@ class Believes(nn.Module):
 
 
 class Leans(nn.Module):
-    """One whose output is the mean of the text's states, whatever it sees."""
+    """A denoiser whose output is the mean of the text states, whatever its other inputs."""
 
     def __init__(self):
         super().__init__()
@@ -67,14 +67,14 @@ def test_a_teacher_that_knows_the_one_latent_leaves_nothing_to_learn(kind):
     x, t = noisy(39, 519)
     same = objective(knows, kind).loss(knows, x0.expand_as(x), x, t, STATES)
     assert same["mse"] < 1e-6
-    # One that errs everywhere alike agrees with itself; at the last step the teacher says where the way ends.
+    # A constant error is consistent with itself; at the last step the teacher predicts the endpoint.
     x, t = noisy(19, 19)
     wrong = objective(knows, kind).loss(Believes(x0 + 1, kind), x0.expand_as(x), x, t, STATES)
     assert wrong["mse"] == pytest.approx(1, rel=1e-2)
 
 
 class Drifts(nn.Module):
-    """One whose word depends on what it sees and when, as a real one's does."""
+    """A denoiser whose output depends on latent and timestep, as a real one's does."""
 
     def __init__(self, strength: float):
         super().__init__()
@@ -126,11 +126,11 @@ def test_the_teacher_steps_as_ddim_does():
         said = teacher(x, times, STATES).sample
         theirs = ddim.step(said, t, x).prev_sample
         ours = made.teachers_step(x, times, times - 20, TEXT[torch.tensor([0])])
-        assert torch.allclose(ours, theirs, atol=1e-4)  # its ᾱ are float32
+        assert torch.allclose(ours, theirs, atol=1e-4)  # diffusers' ᾱ are float32
 
 
 def test_the_teacher_is_guided():
-    """A denoiser that says the mean of its states, 1 with the prompt and 0 without, says 3 at guidance 3."""
+    """A denoiser that outputs the mean of its states, 1 with and 0 without the prompt, gives 3 at guidance scale 3."""
     x, t = noisy(519, 519)
     step = lambda scale, said: objective(Leans(), guidance_scale=scale).teachers_step(x, t, t - 20, said)  # noqa: E731
     led, told = step(3.0, Text(torch.ones(2, 1, 1))), step(1.0, Text(torch.full((2, 1, 1), 3.0)))
@@ -200,7 +200,7 @@ def test_a_run_resumed_is_one_that_never_stopped_and_diffusers_opens_it(teacher,
 
 
 def test_the_loss_falls(teacher, tmp_path):
-    """On one batch, over and over: what a few steps of plain gradient descent must do."""
+    """On one batch, repeatedly: a few steps of plain gradient descent must achieve it."""
     task = recipe(teacher, tmp_path).task()
     samples = NumberedSamples(task.source, task.prepare, 0)
     batch = default_collate([samples[i] for i in range(4)])

@@ -1,4 +1,4 @@
-"""Laws of the latent-diffusion recipe and of the latents' cache, on tiny real stages."""
+"""The latent diffusion recipe and its latent cache, on tiny real stages."""
 
 from __future__ import annotations
 
@@ -119,13 +119,13 @@ def test_images_edited_in_place_are_another_cache(vae, tmp_path):
     ImageOps.invert(Image.open(picture).convert("RGB")).save(picture)
     with pytest.raises(ValueError, match=r"from something else \(data_sha256: .*give another folder with --cache"):
         of_folder()
-    again = of_folder(None)  # without a name it gets another one
+    again = of_folder(None)  # without a folder name it uses another one
     assert again.folder != first.folder and again.fingerprint() != first.fingerprint()
     assert not np.array_equal(again.latents, first.latents)
 
 
 def test_two_data_sets_of_one_name_have_two_caches(stages, tmp_path):
-    """And a run that is told nothing of a cache goes on with its own."""
+    """And a run without a cache option uses its own."""
     made = {}
     for seed, name in enumerate(("a", "b")):
         folder = export(tmp_path / name / "photos", 6, seed=seed)
@@ -135,7 +135,7 @@ def test_two_data_sets_of_one_name_have_two_caches(stages, tmp_path):
         run(recipe(max_train_steps=1))
         run(recipe(max_train_steps=2, resume="latest"))
         made[name] = {p.name for p in tmp_path.glob("latents-photos-*")}
-    assert len(made["a"]) == 2 and len(made["b"]) == 4  # latents and text states of each
+    assert len(made["a"]) == 2 and len(made["b"]) == 4  # latents and text states for each
 
 
 def test_damaged_latents_are_refused(vae, tmp_path):
@@ -176,8 +176,8 @@ def test_a_share_of_captions_is_the_null_prompt(stages):
     dropped = np.mean([np.array_equal(s["ids"], null) for s in samples])
     assert dropped == pytest.approx(0.3, abs=0.07)
     latents = np.stack([s["latents"] for s in samples])
-    assert latents.std() == pytest.approx(1, abs=0.02)  # drawn anew each time, not the mean
-    with torch.no_grad():  # and the null prompt's states are those that guidance leads away from
+    assert latents.std() == pytest.approx(1, abs=0.02)  # sampled anew each time, not the mean
+    with torch.no_grad():  # and states of the empty prompt, for guidance
         states = pipe.text_encoder(torch.from_numpy(null)[None])[0]
     assert torch.equal(states, pipe._encode([""]).states)
 
@@ -226,7 +226,7 @@ def test_a_resumed_run_is_one_that_never_stopped(ldm, tmp_path, together):
     whole, parted = tmp_path / "whole", tmp_path / "parts"
     run(ldm(whole, **how))
     run(ldm(parted, **how))
-    shutil.rmtree(parted / "checkpoint-8")  # as a kill after the first checkpoint would have left it
+    shutil.rmtree(parted / "checkpoint-8")  # as after a kill after the first checkpoint
     run(ldm(parted, **how, resume="latest"))
     assert losses(parted) == losses(whole)
     weights = [p / "checkpoint-8" / "state" / "model.safetensors" for p in (whole, parted)]
@@ -255,12 +255,12 @@ def test_a_run_starts_from_the_pipeline_that_it_is_given(ldm, tmp_path):
 
 
 def test_what_is_computed_as_it_comes_trains_as_what_is_cached(ldm, tmp_path):
-    """But for rounding to half precision."""
+    """Up to rounding to half precision."""
     found = []
     for name in ("none", str(tmp_path / "cache")):
         task = ldm(tmp_path / "run", cache=name).task()
         sample = task.prepare(task.source[3], np.random.default_rng(0))
-        again = pickle.loads(pickle.dumps(task.prepare))(task.source[3], np.random.default_rng(0))  # by a data worker
+        again = pickle.loads(pickle.dumps(task.prepare))(task.source[3], np.random.default_rng(0))  # in a data worker
         assert sample.keys() == again.keys()
         assert all(np.array_equal(sample[key], again[key]) for key in sample)
         batch = {key: torch.as_tensor(np.asarray(x))[None] for key, x in sample.items()}
@@ -284,7 +284,7 @@ def test_captions_of_another_encoder_are_refused(ldm, tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_with_half_the_batch_train_as_one(ldm, stages, tmp_path):
-    """And make one cache together."""
+    """And fill one cache together."""
     runs = {}
     for processes in (1, 2):
         folder, cache = tmp_path / f"run{processes}", tmp_path / f"cache{processes}"

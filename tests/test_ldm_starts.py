@@ -1,4 +1,4 @@
-"""Laws of what a run of latent diffusion is made from: another pipeline, a text encoder, an autoencoder."""
+"""What a latent diffusion run is initialised from: another pipeline, a text encoder, an autoencoder."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ldm(stages, tmp_path):
 
 @pytest.fixture
 def other(ldm, tmp_path) -> str:
-    """A pipeline of the recipe's sizes whose text encoder says other things."""
+    """A pipeline with the recipe's sizes and a different text encoder."""
     task = ldm("first", cache="none").task()
     task.encoder.model.final_layer_norm.bias.data += 1
     task.pipeline().save_pretrained(tmp_path / "other")
@@ -53,12 +53,12 @@ def other(ldm, tmp_path) -> str:
 
 def test_captions_have_the_states_of_the_pipeline_that_a_run_starts_from(ldm, other):
     pipe = AutoPipeline.from_pretrained(other)
-    pipe._encode(["a red cat"])  # a tokenizer that was used before says so in its file, and is the same one
+    pipe._encode(["a red cat"])  # a used tokenizer has other settings in its file, but is the same one
     pipe.tokenizer.save_pretrained(Path(other) / "tokenizer")
     plain, task = ldm("plain").task(), ldm("started", init_from=other).task()
     text = task.source[0]["text"]
     states = task.prepare.texts.encode([text]).states
-    assert torch.allclose(states, pipe._encode([text]).states, atol=4e-3)  # kept in half precision
+    assert torch.allclose(states, pipe._encode([text]).states, atol=4e-3)  # stored in half precision
     assert (states - plain.prepare.texts.encode([text]).states).abs().max() > 0.5
     assert task.fingerprint["text_encoder_sha256"] != plain.fingerprint["text_encoder_sha256"]
 

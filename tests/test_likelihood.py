@@ -16,7 +16,7 @@ def some(n: int, side: int = 16) -> list[np.ndarray]:
 
 
 def test_it_is_the_sum_over_codes_drawn_one_by_one(pipe):
-    """Each code's probability is read off the cached decoding that sampling uses."""
+    """Each token's probability is taken from the cached decoding used for sampling."""
     images, caption = some(1), "a red cat"
     found = token_likelihood(pipe, images, [caption])
     codes = pipe.image_tokenizer.encode(to_tensor(torch.from_numpy(np.stack(images)))).flatten(1)

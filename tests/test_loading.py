@@ -1,4 +1,4 @@
-"""Errors of the data reach the user as one sentence, from data workers too."""
+"""Data errors reach the user as one sentence, also from data workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from t2i.data.loading import LoadingError, load_batches
 
 
 class Raising(Dataset):
-    """Items 0 to 7, but for number 5, which raises, or ends its process."""
+    """Items 0 to 7; number 5 raises, or kills its process."""
 
     def __init__(self, error: Exception | None):
         self.error = error
@@ -46,7 +46,7 @@ def test_what_an_item_raises_is_one_sentence_after_the_batches_before(workers, e
     with pytest.raises(LoadingError) as caught:
         next(batches)
     assert str(caught.value) == said
-    assert "Traceback" in caught.value.__notes__[0]  # for whoever asks for it
+    assert "Traceback" in caught.value.__notes__[0]  # available for debugging
 
 
 def test_faults_of_the_code_keep_their_traceback():

@@ -1,4 +1,4 @@
-"""Laws of LoRA: what is trained, what is saved, and that diffusers reads it as we do."""
+"""LoRA: what is trained, what is saved, and that diffusers loads it as we do."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_only_the_adapters_learn(recipe, tmp_path):
     torch.optim.SGD(task.model.parameters(), 0.1).step()
     changed = {n for n, p in task.pipe.unet.named_parameters() if not torch.equal(p, before[n])}
     assert changed
-    assert all(".lora_B." in name for name in changed)  # A is not moved while B is 0
+    assert all(".lora_B." in name for name in changed)  # A does not change while B is 0
 
 
 def test_moving_the_adapters_moves_the_denoiser_and_keeps_them_its_own(recipe, tmp_path):
@@ -151,7 +151,7 @@ def test_a_resumed_run_is_one_that_never_stopped(recipe, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     for folder in (whole, parts):
         run(recipe(folder, dropout=0.2, checkpointing_steps=2))
-    (parts / "checkpoint-4").rename(parts / ".checkpoint-4.part")  # what a kill on the way leaves behind
+    (parts / "checkpoint-4").rename(parts / ".checkpoint-4.part")  # as after a kill
     run(recipe(parts, dropout=0.2, checkpointing_steps=2, resume="latest"))
     assert losses(parts) == losses(whole)
     assert (parts / "checkpoint-4" / FILE).read_bytes() == (whole / "checkpoint-4" / FILE).read_bytes()
@@ -187,7 +187,7 @@ def test_another_pipeline_cannot_resume_it(recipe, trained, base, tmp_path):
 
 
 def test_what_a_denoiser_learnt_is_what_it_is_taught(tmp_path):
-    """Whether the scheduler was just made or comes from a folder, and whichever sampler a flow has."""
+    """Whether the scheduler is new or loaded from a folder, and for any flow sampler."""
     for kind in ("epsilon", "v_prediction", "flow"):
         given = DiffusionObjective(prediction_type=kind).scheduler()
         given.save_pretrained(tmp_path / kind)

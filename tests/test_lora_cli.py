@@ -1,4 +1,4 @@
-"""A LoRA at the command line: what is drawn with it, and mistakes."""
+"""A LoRA at the command line: images generated with it, and mistakes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOW = ["--num-inference-steps", "2", "--pipeline", "system"]
 
 
 def save_lora(model, folder: Path, seed: int = 0) -> None:
-    """As `t2i train lora` saves it, with weights that change something."""
+    """As saved by `t2i train lora`, with weights that have an effect."""
     model.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_k", "to_v", "to_out.0"]))
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
@@ -49,7 +49,7 @@ def saved(tmp_path_factory) -> Path:
 
 
 def wide():
-    """A denoiser whose matrices have other shapes."""
+    """A denoiser with matrices of other shapes."""
     config = dict(unet().config) | {"cross_attention_dim": 48, "block_out_channels": (24, 24)}
     return UNet2DConditionModel.from_config(config)
 
@@ -60,7 +60,7 @@ def elsewhere(saved, monkeypatch):
 
 
 def drawn(command: list[str], out: Path) -> tuple[np.ndarray, dict[str, str]]:
-    """The first image that a command draws, and what its file says."""
+    """The first image that a command generates, and its file's metadata."""
     main([*command, *HOW, "--out", f"{out}/"])
     picture = Image.open(min(out.glob("*.png")))
     return np.asarray(picture).astype(int), picture.text

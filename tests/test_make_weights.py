@@ -1,4 +1,4 @@
-"""The script that makes the embedded weights: from data to both systems with the tiny presets, and once again."""
+"""The script that trains the embedded weights: from data to both systems with the tiny presets, and again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_on_a_gpu_it_takes_less_than_ten_minutes_by_its_own_arithmetic(tmp_path)
 
 @pytest.mark.slow
 def test_the_way_of_a_gpu_is_gone_on_a_cpu(tmp_path):
-    """bfloat16, images rendered ahead, more workers: all but compiling, which takes long here."""
+    """bfloat16, images rendered in advance, more workers: everything but compiling, which takes long here."""
     how = ["--sizes", "tiny", "--rendered", "300", "--workers", "2", "--no-compile"]
     command = [sys.executable, str(SCRIPT), "--preset", "gpu", *how, "--runs", str(tmp_path / "runs")]
     subprocess.run([*command, "--out", str(tmp_path / "weights")], check=True)
@@ -53,4 +53,4 @@ def test_the_script_makes_all_weights_from_nothing(tmp_path):
         assert pipe("an avocado armchair").images[0].size == (64, 64)
     assert Reader.from_pretrained(tmp_path / "weights" / "reader").config
     again = subprocess.run([*command, "--out", str(tmp_path / "weights")], capture_output=True, text=True)
-    assert again.returncode == 0  # all is trained already: stored anew
+    assert again.returncode == 0  # everything is trained already and only stored again

@@ -1,4 +1,4 @@
-"""Laws of the search for near copies."""
+"""The search for near copies."""
 
 from __future__ import annotations
 

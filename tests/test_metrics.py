@@ -1,4 +1,4 @@
-"""Metrics of sets of features: closed forms, the definition written out, and the laws that they must keep."""
+"""Metrics of sets of features: closed forms, direct implementations of the definitions, and invariants."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rotation(d: int) -> torch.Tensor:
 
 
 def root_trace(a: torch.Tensor, b: torch.Tensor) -> float:
-    """tr (Σ₁ Σ₂)^½ by singular values of the two symmetric roots: slow, exact, and another way than the library's."""
+    """tr (Σ₁ Σ₂)^½ from singular values of both symmetric roots: slow, exact, and unlike the library's method."""
     roots = []
     for cov in (a, b):
         values, vectors = torch.linalg.eigh(cov)
@@ -37,7 +37,7 @@ def reference_fd(x: torch.Tensor, y: torch.Tensor) -> float:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_moments_of_offset_features_equal_numpys(dtype):
-    """Mean 1,000, standard deviation 0.1: a sum of squares minus a square of sums has lost eight digits."""
+    """Mean 1,000, standard deviation 0.1: a difference of sums of squares would lose eight digits."""
     g = torch.Generator().manual_seed(0)
     x = (1000 + 0.1 * torch.randn(3000, 16, generator=g, dtype=torch.float64)).to(dtype)
     moments = Moments()
@@ -114,7 +114,7 @@ def test_two_numbers():
 
 @pytest.mark.parametrize("n, m", [(10, 12), (10, 200), (200, 10), (200, 300), (40, 40), (2, 2)])
 def test_every_route_is_the_definition(n: int, m: int):
-    """Fewer and more samples than the 40 dimensions; features and their moments."""
+    """Fewer and more samples than the 40 dimensions; features and moments."""
     x, y = features(n, 40, 1), features(m, 40, 2, offset=0.1, scale=1.3)
     exact = reference_fd(x, y)
     for a in (x, Moments.of(x), Moments.of(x).gaussian()):
@@ -229,7 +229,7 @@ def test_the_distance_says_which_set_has_nan(count: int):
 
 
 def test_fd_infinity_removes_the_bias():
-    """Both sets come from one distribution: the distance is 0, but finite samples say more."""
+    """Both sets come from one distribution: the distance is 0, but finite samples give more."""
     d = 16
     reference = Gaussian(torch.zeros(d), torch.eye(d))
     generated = torch.randn(4000, d, generator=torch.Generator().manual_seed(1))
@@ -281,7 +281,7 @@ def test_the_error_of_kid_is_the_jackknife_written_out(block: int):
 
     def of_all(z: torch.Tensor) -> float:
         within = [((a @ b) / 3 + 1) ** 3 for i, a in enumerate(z) for j, b in enumerate(z) if i != j]
-        across = [((a @ b) / 3 + 1) ** 3 for a in z for b in y]  # that of the reference with itself moves nothing
+        across = [((a @ b) / 3 + 1) ** 3 for a in z for b in y]  # the reference's own term is constant
         return (sum(within) / len(within) - 2 * sum(across) / len(across)).item()
 
     without = [of_all(torch.cat([x[:i], x[i + 1 :]])) for i in range(9)]
@@ -299,9 +299,9 @@ def test_the_interval_of_kid_is_as_wide_as_new_samples_differ(offset: float, at_
     values, width = [i.value for i in found], np.mean([i.high - i.low for i in found])
     assert 0.8 < width / (2 * 1.96 * np.std(values, ddof=1)) < at_most
     assert np.mean([i.low <= np.mean(values) <= i.high for i in found]) > 0.8
-    if offset:  # of sets that are alike, most of the width is the draw of the subsets
+    if offset:  # for equal distributions, most of the width comes from the subsets
         narrower = np.mean([i.high - i.low for i in (interval(1600, seed) for seed in range(1, 6))])
-        assert width / narrower == pytest.approx(2, rel=0.15)  # 1/√N, though a subset has 100 samples of both
+        assert width / narrower == pytest.approx(2, rel=0.15)  # 1/√N, although a subset has 100 samples of each
 
 
 def test_cmmd_by_hand_and_by_blocks():
@@ -320,7 +320,7 @@ def test_cmmd_by_hand_and_by_blocks():
 
 
 def test_inception_score_has_its_extremes():
-    """K classes, each certain and as frequent: K. Every image alike: 1. Zeros are no NaN."""
+    """K certain, equally frequent classes: K. Equal predictions: 1. Zeros give no NaN."""
     certain = torch.eye(4).repeat(10, 1)
     assert metrics.inception_score(certain, splits=1, probabilities=True).mean == close(4.0)
     assert metrics.inception_score(1e5 * certain, splits=1).mean == close(4.0)
@@ -345,7 +345,7 @@ def test_inception_score_of_logits_is_that_of_their_probabilities():
 
 
 def prdc(generated: np.ndarray, reference: np.ndarray, k: int) -> tuple[float, float, float, float]:
-    """All four from the full matrices of subtracted points."""
+    """All four from full matrices of pairwise differences."""
     within = [np.linalg.norm(z[:, None] - z, axis=-1) for z in (generated, reference)]
     radii = [np.sort(d, axis=1)[:, k] for d in within]
     across = np.linalg.norm(generated[:, None] - reference, axis=-1)  # (N, M)
@@ -373,7 +373,7 @@ def test_manifold_metrics_do_not_depend_on_order_or_rotation():
 
 @pytest.mark.parametrize("block", [7, 2**22])
 def test_a_set_against_itself_and_against_one_far_away(block: int):
-    """Ties everywhere: each radius is a distance that is compared with it."""
+    """Ties everywhere: each radius is a distance that it is compared with."""
     x = features(100, 6, offset=1000, scale=0.1)
     same = metrics.precision_recall(x, x.clone(), block=block)
     assert (same.precision, same.recall) == (1, 1)

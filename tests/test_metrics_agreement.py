@@ -1,4 +1,4 @@
-"""The same numbers as torch-fidelity, torchmetrics and clean-fid on the same features, wherever they are exact."""
+"""Agreement with torch-fidelity, torchmetrics and clean-fid on the same features, wherever they are exact."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2i.eval.features import Extractor
 from t2i.eval.images.sets import extract
 from t2i.eval.metrics import clip_score, frechet_distance, kid
 
-RELATIVE = 1e-6  # how closely other tools must agree, where they are exact
+RELATIVE = 1e-6  # tolerance for agreement with other tools, where they are exact
 FID_KEY = "frechet_inception_distance"
 KID_KEYS = ("kernel_inception_distance_mean", "kernel_inception_distance_std")
 IS_KEYS = ("inception_score_mean", "inception_score_std")
@@ -52,7 +52,7 @@ def test_frechet_distance_agrees_with_torch_fidelity(n, m, d, offset):
 
 @pytest.mark.parametrize("n, m, d, offset", SETS.values(), ids=SETS)
 def test_frechet_distance_agrees_with_torchmetrics(n, m, d, offset):
-    """Far from the origin their raw sums of squares lose digits: there ours equals theirs of the moved features."""
+    """Far from the origin their raw sums of squares lose digits: there ours equals theirs of the shifted features."""
     torchmetrics = torchmetrics_of("image.fid")
     x, y = features(n, d, 1, offset), features(m, d, 2, offset + 0.1, scale=1.2)
 
@@ -68,7 +68,7 @@ def test_frechet_distance_agrees_with_torchmetrics(n, m, d, offset):
 
 
 class Corners(Extractor):
-    """Means of the four quarters of an image, by channel, D = 12: a network for images of any size."""
+    """Channel means of an image's four quarters, D = 12: a network for images of any size."""
 
     def __init__(self):
         super().__init__("corners", 12, "as-it-is", "0" * 64)
@@ -82,7 +82,7 @@ class Corners(Extractor):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_distance_of_folders_agrees_with_clean_fid(tmp_path):
-    """Without a resize, of which each has its own, the way from the files to the distance is the same."""
+    """Without resizing, which differs, the computation from files to distance is the same."""
     theirs = pytest.importorskip("cleanfid.fid", reason="clean-fid is not installed")
     rng, folders = np.random.default_rng(0), [tmp_path / "a", tmp_path / "b"]
     for folder, low in zip(folders, (0, 60), strict=True):
@@ -102,7 +102,7 @@ def test_kid_agrees_with_torch_fidelity_and_torchmetrics():
     ours = kid(x, y, subsets=10, subset_size=60)
     said = theirs.kid_features_to_metric(x, y, kid_subsets=10, kid_subset_size=60, verbose=False)
     assert (ours.mean, ours.std) == tuple(close(said[key], rel=RELATIVE) for key in KID_KEYS)
-    one = kid(x[:100], y[:100], subsets=1, subset_size=100).mean  # theirs draws by torch: compare without a draw
+    one = kid(x[:100], y[:100], subsets=1, subset_size=100).mean  # theirs samples with torch: compare without subsets
     assert one == close(torchmetrics.poly_mmd(y[:100], x[:100]).item(), rel=RELATIVE)
 
 
@@ -129,7 +129,7 @@ def test_precision_and_recall_agree_with_torch_fidelity(k: int):
 
 @pytest.mark.parametrize("away", [0.0, 4.0])
 def test_clip_score_agrees_with_torchmetrics(away: float):
-    """Their whole function, with a model whose embeddings are its input; once with a negative mean to clamp."""
+    """Their whole function, with a model that returns its inputs; once with a negative mean to clamp."""
     theirs = torchmetrics_of("functional.multimodal.clip_score")
     images, texts = features(20, 12, 1, offset=away), features(20, 12, 2, offset=-away)
     said = theirs.clip_score(list(images.view(20, 3, 2, 2)), list(texts.view(20, 3, 2, 2)), lambda: (Clip(), to_clip))
@@ -137,7 +137,7 @@ def test_clip_score_agrees_with_torchmetrics(away: float):
 
 
 def test_psnr_and_ssim_are_those_of_their_definitions():
-    """As computed in float64 from the definitions, before torchmetrics took over: PSNR has its precision, 1e-7."""
+    """As computed in float64 from the definitions: PSNR in torchmetrics is accurate to 1e-7."""
     x = pictures(0)
     y = (0.8 * x + 0.2 * pictures(1)).clamp(0, 1)
     psnr, ssim = metrics.psnr(y, x).per_sample, metrics.ssim(y, x).per_sample
@@ -146,7 +146,7 @@ def test_psnr_and_ssim_are_those_of_their_definitions():
 
 
 class Through(nn.Module):
-    """A feature extractor for torchmetrics that is given features."""
+    """A feature extractor for torchmetrics that receives features."""
 
     def __init__(self, num_features: int):
         super().__init__()

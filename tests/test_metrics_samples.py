@@ -41,7 +41,7 @@ def test_a_clip_score_has_a_named_variant():
 
 
 def test_r_precision():
-    """A perfect model scores 1; one that gives the same for everything, or nothing to do with it, about 1 / R."""
+    """A perfect model scores 1; constant or unrelated embeddings score about 1 / R."""
     texts = features(300, 16, 1)
     assert metrics.r_precision(texts, texts, candidates=20).value == 1
     assert metrics.r_precision(-texts, texts, candidates=20).value == 0
@@ -52,7 +52,7 @@ def test_r_precision():
     found = [metrics.r_precision(some, texts, candidates=50, block=b).per_sample for b in (1, 5000, 2**22)]
     assert 0.1 < found[0].mean() < 0.9
     assert (found[0] == found[1]).all() and (found[0] == found[2]).all()
-    everyone = metrics.r_precision(some, texts, candidates=300).value  # no draw: the nearest of all
+    everyone = metrics.r_precision(some, texts, candidates=300).value  # no sampling: the nearest of all
     nearest = nn.functional.normalize(some) @ nn.functional.normalize(texts).T
     assert everyone == close((nearest.argmax(1) == torch.arange(300)).double().mean().item())
     with pytest.raises(ValueError, match="from 2 to the number of texts, 300"):
@@ -67,7 +67,7 @@ def pictures(seed: int, n: int = 3, side: int = 24) -> torch.Tensor:
 
 
 def test_psnr_by_hand():
-    """Off by 0.1 everywhere: 20 dB. Each image on its own, then the mean."""
+    """Off by 0.1 everywhere: 20 dB. Computed per image, then averaged."""
     x = torch.full((2, 3, 8, 8), 0.5)
     y = x + torch.tensor([0.1, 0.01]).view(2, 1, 1, 1)
     found = metrics.psnr(x, y)
@@ -190,4 +190,4 @@ def test_a_proportion_needs_something_to_count():
         with pytest.raises(ValueError):
             metrics.proportion(right, n)
     assert metrics.share([True, False]) == metrics.proportion(1, 2)
-    assert metrics.proportion(2.5, 5).value == 0.5  # ties count half
+    assert metrics.proportion(2.5, 5).value == 0.5  # ties count as half

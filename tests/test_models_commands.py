@@ -1,4 +1,4 @@
-"""`t2i sample`, `t2i eval RUN` and `plot_fid_curve.py`: what is done with a block once it is trained."""
+"""`t2i sample`, `t2i eval RUN` and `plot_fid_curve.py`: commands for trained unconditional models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FITTED = ("pca",)
 
 
 def trained(name: str, folder: Path, **options) -> Path:
-    """A run of the tiny preset, made tinier."""
+    """A run of the tiny preset, made even smaller."""
     tiny = RECIPES[name]("tiny")
     if name in FITTED:
         run(dataclasses.replace(tiny, output_dir=str(folder), fitted=100, **options))
@@ -171,7 +171,7 @@ def test_bits_are_those_of_the_run_and_of_the_library(runs, tmp_path):
         assert bits["low"] < scores["bits"] < bits["high"]
         assert bits["value"] == pytest.approx(scores["nats"] / (64 * math.log(2)), rel=1e-5)
     compared = [name for name in found if " more than " in name]
-    assert compared == [f"nats/image more than {runs['vae']}: {runs['pixels']}"]  # others have images of other levels
+    assert compared == [f"nats/image more than {runs['vae']}: {runs['pixels']}"]  # the others differ in levels
     more = found[compared[0]]
     k, labels = first_levels(open_training_data(runs["vae"]).test, PreparePixels(2, 1), 20)
     vae, pixels = (nats(load_pretrained(runs[name]), from_levels(k, 2), labels).double() for name in ("vae", "pixels"))
@@ -199,7 +199,7 @@ def test_a_run_is_evaluated_as_a_pipeline_is(runs, tmp_path):
     assert (tmp_path / "out" / "report.json").read_bytes() == first and len(files) == 60
     assert times == {path: path.stat().st_mtime_ns for path in files}
     found, report = evaluated(tmp_path / "auto", str(runs["autoencoder"]), "--num-images", "60")
-    assert list(found) == ["linear probe of the latents"]  # which can neither sample nor score
+    assert list(found) == ["linear probe of the latents"]  # it can neither sample nor compute likelihoods
     assert any("fid was left out: Autoencoder models cannot sample" in note for note in report["notes"])
 
 

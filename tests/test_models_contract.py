@@ -1,4 +1,4 @@
-"""What every unconditional model holds to, whatever its family."""
+"""The interface of every unconditional model, in all families."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_samples_follow_from_their_own_generators(model):
     assert (steps - steps.round()).abs().max() < 1e-3 and steps.min() > -0.1 and steps.max() < model.levels - 0.9
     assert torch.equal(images, model.sample(3, y, seeds(1, 2, 3)))
     alone = model.sample(1, y if y is None else y[1:2], seeds(2))
-    assert (images[1:2] - alone).abs().mean() < 0.02  # rounding may tip a pixel over
+    assert (images[1:2] - alone).abs().mean() < 0.02  # rounding may change single pixels
     assert not torch.equal(images, model.sample(3, y, seeds(4, 5, 6)))
     assert model.sample(3, y, seeds(1, 2, 3), **model.preview_options).shape == images.shape
 

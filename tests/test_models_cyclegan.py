@@ -1,4 +1,4 @@
-"""Laws of unpaired translation: the pools, the game of four players, and the worlds it is scored on."""
+"""Unpaired translation: the image pools, the losses of all four networks, and the toybox domains."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def numbered(start: int, n: int) -> torch.Tensor:
 
 
 class Numbered:
-    """Images whose pixels all say which one it is."""
+    """Images whose pixels all encode their index."""
 
     def __init__(self, num: int):
         self.num = num
@@ -47,7 +47,7 @@ class Numbered:
 
 
 def recipe(folder: Path, data: dict | None = None, **loop):
-    """The tiny preset, made tinier."""
+    """The tiny preset, made even smaller."""
     tiny = RECIPES["cyclegan"]("tiny")
     sizes = {"max_train_steps": 4, "train_batch_size": 2, "checkpointing_steps": 2, "dataloader_num_workers": 0}
     return dataclasses.replace(
@@ -70,7 +70,7 @@ def test_a_pool_hands_through_until_it_is_full_and_then_half_the_time_something_
         now += [n for n, s in zip(range(start, start + 4), shown.tolist(), strict=True) if n == s]
         old += [int(s) for n, s in zip(range(start, start + 4), shown.tolist(), strict=True) if n != s]
     assert len(now) / 600 == pytest.approx(0.5, abs=0.06)
-    assert len(set(now)) == len(now) and len(set(old)) == len(old) and not set(now) & set(old)  # each is seen once
+    assert len(set(now)) == len(now) and len(set(old)) == len(old) and not set(now) & set(old)  # each is used once
     kept = set(pool.images[:, 0, 0, 0].int().tolist())
     assert set(now) | set(old) | kept == set(range(606))
 
@@ -91,7 +91,7 @@ def test_a_pool_goes_on_from_its_saved_state_and_draws_nothing_from_the_run():
 
 
 def test_one_backward_pass_gives_each_player_the_gradient_of_its_own_loss():
-    """Compared with the losses as the paper has them: its eq. 3 and §4, each with the other players frozen."""
+    """Compared with the losses in the paper: eq. 3 and §4, each with the other networks frozen."""
     players, (a, b) = game(), images()
     model, judges = players.model, (players.judge_a, players.judge_b)
     players.train().loss(a, b)["loss"].backward()
@@ -181,7 +181,7 @@ def test_pairs_are_the_same_scenes_and_differ_on_the_things_alone():
     white, zebra = data.pairs(6, seed=9)
     scenes = [OneLook("white", 32, 9, 6)[i]["scene"] for i in range(6)]
     for a, b, scene in zip(white, zebra, scenes, strict=True):
-        thing = scene.layout(64).reshape(32, 2, 32, 2).any((1, 3))  # with the outline's half pixels
+        thing = scene.layout(64).reshape(32, 2, 32, 2).any((1, 3))  # including partially covered pixels at the outline
         thing = np.pad(thing, 1)
         near = thing[1:-1, 1:-1] | thing[:-2, 1:-1] | thing[2:, 1:-1] | thing[1:-1, :-2] | thing[1:-1, 2:]
         assert scene.things[0].attribute == "white" and (a != b).any(-1).mean() > 0.03
@@ -192,7 +192,7 @@ def test_pairs_are_the_same_scenes_and_differ_on_the_things_alone():
 def test_samples_follow_from_their_number_and_no_pair_is_among_them():
     data, again = (Unpaired("toybox:white", "toybox:zebra", 16, seed=3) for _ in range(2))
     samples, later = (NumberedSamples(d, PrepareBoth(d.b), seed=3) for d in (data, again))
-    later = pickle.loads(pickle.dumps(later))  # as a data worker of a resumed run has them
+    later = pickle.loads(pickle.dumps(later))  # as in a data worker of a resumed run
     for i in (0, 7, len(data) + 7):
         assert all((samples[i][name] == later[i][name]).all() for name in ("a", "b"))
     assert data.a.scene(5)[0].to_dict() != data.b.scene(5)[0].to_dict()
@@ -208,14 +208,14 @@ def test_every_epoch_draws_other_partners_until_all_were_seen():
     for first, second in pairwise(partners):
         assert sum(first[i] == second[i] for i in first) < 0.1 * len(a)
     drawn = np.bincount(np.concatenate(epochs), minlength=len(b))
-    assert (drawn > 0).mean() > 0.95 and drawn.max() < 16  # of 4 on average
+    assert (drawn > 0).mean() > 0.95 and drawn.max() < 16  # 4 on average
 
 
 # --- the recipe -----------------------------------------------------------------------------------------------------
 
 
 def test_it_trains_is_scored_and_resumes_to_the_same_end(tmp_path):
-    """The pools are full when it stops, so that what they hold decides what the discriminators see later."""
+    """The pools are full when it stops, so that their contents affect the discriminators later."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(recipe(whole))
     scores = json.loads((whole / "latest" / "scores.json").read_text())
@@ -223,7 +223,7 @@ def test_it_trains_is_scored_and_resumes_to_the_same_end(tmp_path):
     assert CycleGAN.from_pretrained(whole / "latest").config.widths == [8, 16]
     assert (whole / "samples" / "step-000004.png").is_file()
     shutil.copytree(whole, parts, symlinks=True)
-    (parts / "checkpoint-4").rename(parts / ".checkpoint-4.part")  # what a kill after the first one leaves behind
+    (parts / "checkpoint-4").rename(parts / ".checkpoint-4.part")  # as after a kill after the first checkpoint
     run(recipe(parts, resume="latest"))
     weights = [p / "checkpoint-4" / "state" / "model.safetensors" for p in (whole, parts)]
     assert weights[0].read_bytes() == weights[1].read_bytes()

@@ -1,4 +1,4 @@
-"""Laws of denoising diffusion, of its bound, and of both ways to sample it."""
+"""Denoising diffusion: its bound, and both ways to sample it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ddpm(T: int = 6, **options) -> DDPM:
 
 
 class KnownImage(DDPM):
-    """Its network knows the image it is asked about."""
+    """A network that knows the image it is applied to."""
 
     image: torch.Tensor
 
@@ -29,7 +29,7 @@ class KnownImage(DDPM):
 
 
 class GaussianDDPM(DDPM):
-    """Its network knows that pixels are N(0.1, 0.2²), and says the mean of the noise."""
+    """A network that knows that pixels are N(0.1, 0.2²), and predicts the mean of the noise."""
 
     def noise(self, x, t, y=None):
         a, s = self._coefficients(t, x)
@@ -37,7 +37,7 @@ class GaussianDDPM(DDPM):
 
 
 def test_noise_comes_in_as_the_chain_of_small_steps_would_bring_it():
-    """Ho et al., eq. 2 step by step against eq. 4 at once."""
+    """Ho et al., eq. 2 step by step, against eq. 4 at once."""
     model = ddpm(10)
     x0 = digits(17, 1)[0].expand(2000, -1, -1, -1)
     x = x0
@@ -52,7 +52,7 @@ def test_noise_comes_in_as_the_chain_of_small_steps_would_bring_it():
 
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_every_term_of_the_bound_is_the_divergence_that_the_paper_writes(variance):
-    """Ho et al., eq. 5 to 7 with torch.distributions, given the model's own word on the noise."""
+    """Ho et al., eq. 5 to 7 with torch.distributions, given the model's noise prediction."""
     model = ddpm(variance=variance)
     images = digits(17, 3)[0]
     terms = model.terms(images, generator=seeds(0)[0])
@@ -72,7 +72,7 @@ def test_every_term_of_the_bound_is_the_divergence_that_the_paper_writes(varianc
             top = torch.where(k == 16, 1.0, first.cdf(images + 1 / 16))
             bottom = torch.where(k == 0, 0.0, first.cdf(images - 1 / 16))
             found = -(top - bottom).clamp(min=1e-300).log()
-            known = found < 500  # further out, this difference of doubles is 0
+            known = found < 500  # beyond that, this difference of doubles is 0
             assert known.float().mean() > 0.8
             logs = pixel_likelihoods.discretized_gaussian(images, means[1], model.posterior[2].sqrt().log().float(), 17)
             assert torch.allclose(-logs.double()[known], found[known], rtol=1e-2, atol=1e-2)
@@ -126,7 +126,7 @@ def test_samples_of_a_known_gaussian_have_its_mean_and_deviation(steps):
         assert images.mean().item() == pytest.approx(0.1, abs=0.01)
         assert images.std().item() == pytest.approx(0.2, rel=0.05)
         found.append(images.std().item())
-    assert found[0] < found[1] or steps  # β̃ is too little, β too much (Ho et al., § 3.2)
+    assert found[0] < found[1] or steps  # β̃ is too small, β too large (Ho et al., § 3.2)
 
 
 def test_ddim_with_all_steps_and_eta_1_is_ancestral_sampling():
@@ -180,7 +180,7 @@ def test_gradient_checkpointing_changes_no_gradient(name):
         loss.backward()
         found.append([p.grad.clone() for p in model.parameters()])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*found, strict=True))
-    assert kept[1] < kept[0]  # numbers that wait for the backward pass
+    assert kept[1] < kept[0]  # values saved for the backward pass
 
 
 @pytest.mark.parametrize(

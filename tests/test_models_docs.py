@@ -1,4 +1,4 @@
-"""docs/models.md: its commands run as printed, but for those that name a folder of the reader's; so does its Python."""
+"""docs/models.md: its commands run as printed, except those with a folder of the user's; so does its Python."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from t2i.cli import main
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "models.md").read_text()
-MADE = (  # by the commands, in the folder where they are run
+MADE = (  # created by the commands in their working directory
     "samples.png",
     "reports/eval/report.json",
     "reports/compare-tiny/compare.html",

@@ -1,4 +1,4 @@
-"""Laws of the normalising flows: exact inverses, exact determinants, densities that integrate to one."""
+"""Normalizing flows: exact inverses, exact determinants, densities that integrate to one."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def continuous(model, n: int = 3) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 
 def log_abs_det(function, x: torch.Tensor) -> torch.Tensor:
-    """By autograd, of one image (1, …)."""
+    """By autograd, for one image (1, …)."""
     J = jacobian(lambda v: function(v).flatten(), x)
     return torch.linalg.slogdet(J.reshape(x.numel(), x.numel()))[1]
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_under_autocast_only_networks_are_in_bfloat16(name):
-    """Of latents with eight bits, a density would be off by a nat."""
+    """With latents of eight bits of precision, a density would be off by a nat."""
     model = flow(name)
     images, y = continuous(model)
     kept = []
@@ -132,7 +132,7 @@ def test_the_density_is_the_priors_through_the_change_of_variables(name):
 
 @pytest.mark.parametrize("alpha", [0.0, 1e-4])
 def test_a_density_of_two_numbers_integrates_to_one(alpha):
-    """With the logit all of it lies over the square that images fill, but for what α leaves outside."""
+    """With the logit, all mass lies over the square of valid images, except what α leaves outside."""
     steps = [AdditiveCoupling(2, 8, 1, True), AdditiveCoupling(2, 8, 1, False), Scaling(2)]
     for parameter in torch.nn.ModuleList(steps).double().parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
@@ -147,7 +147,7 @@ def test_a_density_of_two_numbers_integrates_to_one(alpha):
 
 
 def test_discrete_images_are_scored_through_their_bins():
-    """For a uniform density the answer is known: every one of the L^N images has probability L^-N."""
+    """For a uniform density the answer is known: each of the L^N images has probability L^-N."""
     model = NICE(8, 1, 17)
     model.log_prob = lambda x, y: torch.full((len(x),), -64 * math.log(2.0))  # uniform on [-1, 1]^64
     images = digits(17, 4)[0]

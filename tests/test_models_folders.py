@@ -1,4 +1,4 @@
-"""What unconditional models learn from: folders of images, some of each class, and files that are what they claim."""
+"""Training data of unconditional models: image folders, images per class, and files with invalid contents."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from t2i.training.unconditional import UnconditionalDataConfig
 
 @pytest.fixture
 def classes(tmp_path) -> Path:
-    """Forty images of 9×7: red ones and blue ones, each the darker the later."""
+    """Forty images of 9×7, red and blue, each darker than the previous one."""
     for k, name in enumerate(("red", "blue")):
         (tmp_path / "shown" / name).mkdir(parents=True)
         for i in range(20):
@@ -40,7 +40,7 @@ def test_folders_in_a_folder_are_classes_and_both_parts_have_some_of_each(classe
     for item in items:
         assert item["text"] == splits.classes[item["label"]] and item["image"].shape == (8, 8, 3)
         assert bool(item["image"][..., 0].max()) == (item["text"] == "red")
-    assert {item["label"] for item in items[:18]} == {0, 1}  # the files are in order, class by class
+    assert {item["label"] for item in items[:18]} == {0, 1}  # the files are sorted by class
     assert list(splits.train.captions(5)) == [item["text"] for item in items[:5]]
 
 
@@ -86,7 +86,7 @@ def test_a_model_learns_from_some_of_each_class(tmp_path, classes):
     loop = dataclasses.replace(tiny.loop, output_dir=str(tmp_path / "run"))
     recipe = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, per_class=3, scored=20), loop=loop)
     task = recipe.task()
-    assert len(task.source) == 20  # and no more labels than it was told are seen
+    assert len(task.source) == 20  # and no more labels than requested are used
     assert sorted(task.validation[1].tolist()) == list(range(10)) and len(task.test[1]) == 20
     unlabelled = dataclasses.replace(recipe.data, data=str(classes / "red"))
     with pytest.raises(ValueError, match="no --per-class"):

@@ -1,4 +1,4 @@
-"""Laws of the generative adversarial networks: what the players want, and what keeps them in bounds."""
+"""Generative adversarial networks: their losses, and what regularises them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KINDS = ("minimax", "non_saturating", "hinge", "wasserstein", "least_squares")
 
 
 def recipe(name: str, folder: Path, model: dict | None = None, **loop):
-    """The tiny preset, made tinier."""
+    """The tiny preset, made even smaller."""
     tiny = RECIPES[name]("tiny")
     sizes = {"max_train_steps": 4, "train_batch_size": 8, "checkpointing_steps": 2, "dataloader_num_workers": 0}
     return dataclasses.replace(
@@ -58,7 +58,7 @@ def script(name: str):
     return module
 
 
-# --- what the players want ------------------------------------------------------------------------------------------
+# --- losses ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_first_losses_are_cross_entropies():
@@ -74,11 +74,11 @@ def test_the_first_losses_are_cross_entropies():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_players_pull_in_opposite_directions(kind):
-    judged = torch.randn(2, 20).requires_grad_()  # between the margins of the hinge, on the whole
+    judged = torch.randn(2, 20).requires_grad_()  # mostly between the margins of the hinge loss
     own, asked = discriminator_loss(kind, *judged), generator_loss(kind, judged[1])
     real, made = torch.autograd.grad(own, judged)[0]
     pushed = torch.autograd.grad(asked, judged)[0][1]
-    if kind == "least_squares":  # which also pulls back what is beyond 1
+    if kind == "least_squares":  # which also penalises values beyond 1
         near = (judged[1] > 0) & (judged[1] < 1)
         assert (made[near] > 0).all() and (pushed[near] < 0).all()
         return
@@ -142,7 +142,7 @@ def test_a_penalised_critic_measures_the_distance_of_two_points():
     """Two images 0.25 apart in each of 64 pixels: W₁ = 0.25 √64."""
     here = torch.full((16, 1, 8, 8), -0.125)
     judge = Discriminator(8, 1, 8, 0, False)
-    judge.features[3] = torch.nn.Identity()  # a group norm hides how bright an image is
+    judge.features[3] = torch.nn.Identity()  # a group norm would remove an image's brightness
     optimizer = torch.optim.Adam(judge.parameters(), 5e-3)
     there = -here
     for _ in range(200):
@@ -166,14 +166,14 @@ def test_spectral_norms_are_one_after_power_iterations():
     assert not any(isinstance(m, torch.nn.GroupNorm) for m in judge.modules())
 
 
-# --- the game -------------------------------------------------------------------------------------------------------
+# --- adversarial training -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_backward_pass_gives_each_player_the_gradient_of_its_own_loss(kind):
     options = {"num_classes": 10, "spectral_norm": True} if kind == "hinge" else {}
     options |= {"gradient_penalty": 10.0} if kind == "wasserstein" else {}
-    model = stirred(GAN(**SIZES, loss_kind=kind, **options)).eval()  # in training spectral norms iterate on
+    model = stirred(GAN(**SIZES, loss_kind=kind, **options)).eval()  # in training, spectral norms keep iterating
     images, y = digits(17)
     y = y if model.conditional else None
     torch.manual_seed(5)
@@ -199,7 +199,7 @@ def test_one_backward_pass_gives_each_player_the_gradient_of_its_own_loss(kind):
 
 
 def test_the_generator_moves_every_few_passes_and_not_a_bit_between():
-    """With momentum and weight decay, which would move weights whose gradient is zero."""
+    """With momentum and weight decay, which would change weights whose gradient is zero."""
     model, images = stirred(GAN(**SIZES, discriminator_steps=3)).train(), digits(17)[0]
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2, weight_decay=0.1)
     players, moved, names = (model.generator, model.discriminator), [], set()
@@ -214,7 +214,7 @@ def test_the_generator_moves_every_few_passes_and_not_a_bit_between():
         moved.append([not torch.equal(x, y) for x, y in zip(before, after, strict=True)])
     assert [g for g, _ in moved] == [False, False, True] * 3
     assert all(d for _, d in moved)
-    assert len(names) == 1  # the same numbers are logged all along
+    assert len(names) == 1  # the same values are logged in every step
 
 
 def test_evaluation_does_not_count_as_a_pass():
@@ -305,12 +305,12 @@ def test_the_score_is_a_distance_and_draws_nothing_from_the_run(tmp_path):
 
 
 def test_a_resumed_run_is_one_that_never_stopped(tmp_path):
-    """Stopped between two moves of the generator, of which every third pass has one."""
+    """Stopped between two generator updates, one of which happens in every third pass."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     how = {"max_train_steps": 6, "checkpointing_steps": 4}
     run(recipe("wgan-gp", whole, {"discriminator_steps": 3}, **how))
     shutil.copytree(whole, parts, symlinks=True)
-    (parts / "checkpoint-6").rename(parts / ".checkpoint-6.part")  # what a kill after the first one leaves behind
+    (parts / "checkpoint-6").rename(parts / ".checkpoint-6.part")  # as after a kill after the first checkpoint
     run(recipe("wgan-gp", parts, {"discriminator_steps": 3}, **how, resume="latest"))
     for name in ("loss", "distance", "penalty", "grad_norm"):
         assert logged(whole, name) == logged(parts, name)
@@ -323,10 +323,10 @@ def test_two_processes_move_together_and_the_generator_rests_in_both(tmp_path):
     flags = ["--preset", "tiny", "--report-to", "none", "--dataloader-num-workers", "0", "--scored", "20"]
     flags += ["--width", "8", "--discriminator-steps", "2", "--max-train-steps", "4", "--checkpointing-steps", "1"]
     flags += ["--checkpoints-total-limit", "9", "--train-batch-size", "8", "--output-dir", str(tmp_path / "run")]
-    on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also where there are GPUs
+    on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also on machines with GPUs
     subprocess.run(launched(2, "-m", "t2i.training", "wgan-gp", *flags), check=True, capture_output=True, env=on_cpu)
     states = [load_file(tmp_path / "run" / f"checkpoint-{i}" / "state" / "model.safetensors") for i in range(1, 5)]
-    for i, unmoved in ((1, False), (2, True), (3, False)):  # from the checkpoint before it
+    for i, unmoved in ((1, False), (2, True), (3, False)):  # compared with the previous checkpoint
         for player, same in (("generator", unmoved), ("discriminator", False)):
             names = [n for n in states[i] if n.startswith(f"model.{player}") and n.endswith("weight")]
             assert names and all(torch.equal(states[i][n], states[i - 1][n]) == same for n in names), (i, player)

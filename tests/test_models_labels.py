@@ -1,4 +1,4 @@
-"""Laws of what is done with labels: Bayes' rule, missing pixels, classifiers on an encoder, and the two experiments."""
+"""Uses of labels: Bayes' rule, missing pixels, classifiers on an encoder, and the two experiments."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 class Coins(Categorical):
-    """Every pixel a coin of its own for each class: p(x | y) is known, and so is p(y | x)."""
+    """Independent Bernoulli pixels for each class: p(x | y), and hence p(y | x), is known."""
 
     def __init__(self, white: Tensor):
         super().__init__()
@@ -51,7 +51,7 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 def upper(side: int, rows: int) -> Tensor:
-    """That so many rows of an image are known."""
+    """A mask with this number of rows known."""
     return (torch.arange(side) < rows)[:, None].expand(side, side)
 
 
@@ -109,7 +109,7 @@ def test_classes_that_are_alike_get_equal_probabilities(family, generator):
     generator = {"one": seeds(0)[0], "each": seeds(0, 1, 2)}.get(generator)
     first, second = (bayes_classify(model, images, generator=generator) for _ in range(2))
     assert torch.equal(first[:, 0], first[:, 1]) and not torch.equal(first[:, 0], first[:, 2])
-    assert not torch.equal(first, second)  # the next call draws anew
+    assert not torch.equal(first, second)  # the next call uses new random numbers
 
 
 def test_models_and_questions_that_do_not_fit_raise():
@@ -129,7 +129,7 @@ def test_models_and_questions_that_do_not_fit_raise():
 def test_naive_bayes_with_missing_pixels_is_naive_bayes_trained_without_them(fit, data):
     x, y = data
     known = np.random.default_rng(0).random(64) < 0.5
-    known[x.var(0).argmax()] = True  # by the largest variance of all, scikit-learn smooths the others
+    known[x.var(0).argmax()] = True  # scikit-learn smooths variances by the largest one
     hidden = np.where(known, x, 7.0)
     found = naive_bayes(fit(x, y), hidden, known)
     assert np.allclose(found, fit(x[:, known], y).predict_log_proba(x[:, known]), atol=1e-6)

@@ -1,4 +1,4 @@
-"""What latents mean: images of them, and the mutual information gap; data whose factors are known; the command."""
+"""Latents: traversals, the mutual information gap, data with known factors, and the command."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def test_a_traversal_moves_one_number_and_passes_through_the_picture(name):
     moved[0, 1] = 2.0
     assert torch.allclose(row[2:], model.decode(moved, None if y is None else y[:1]), atol=1e-4)
     sheets = {(r, s): traversals.traversals(model, images, y, r, s) for r, s in ((2, 5), (3, 5), (2, 7))}
-    cell, gap = 64, 8  # as contact_sheet lays them out: a gap, then each image and a gap
+    cell, gap = 64, 8  # as in contact_sheet: a gap, then each image and a gap
     assert all(sheet.width == gap + steps * (cell + gap) for (_, steps), sheet in sheets.items())
     one, rest = divmod(sheets[2, 5].height - gap, 2)
-    assert rest == 0 and one > cell + gap  # with a label under each
+    assert rest == 0 and one > cell + gap  # with a label below each
     assert sheets[2, 7].height == gap + 2 * one and sheets[3, 5].height == gap + 3 * one
 
 
 def test_use_is_the_kl_to_the_prior_and_rows_come_by_it():
     model, (images, _) = model_of("vae"), pictures(model_of("vae"), 8)
-    model.to_posterior.weight.data[[0, 3]] = 0  # mean and log σ of the first number: the prior's
+    model.to_posterior.weight.data[[0, 3]] = 0  # mean and log σ of the first dimension: the prior's
     model.to_posterior.bias.data[[0, 3]] = 0
     model.to_posterior.bias.data[1] = 40
     mean, log_std = model.posterior(images)
@@ -80,13 +80,13 @@ def test_the_use_of_codes_without_a_prior_is_their_variance():
     images = digits(17, 60)[0]
     used = traversals.use_of_latents(model, images)
     assert torch.allclose(used, model.encode(images).var(0, correction=0))
-    assert used.argsort(descending=True).tolist() == list(range(6))  # as principal components come
+    assert used.argsort(descending=True).tolist() == list(range(6))  # sorted as principal components are
 
 
 def test_the_plane_is_a_grid_of_equal_shares_of_the_prior():
     model, asked = plane_model(), []
     decode = model.decode
-    model.decode = lambda z: asked.append(z) or decode(z)  # to see where it looks
+    model.decode = lambda z: asked.append(z) or decode(z)  # record the latents that it decodes
     images = traversals.plane(model, 5)
     shares = Normal(0.0, 1.0).cdf(asked[0]).view(5, 5, 2)
     ramp = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
@@ -142,7 +142,7 @@ def test_noise_and_rotations_have_no_gap(factors):
     rotated = (square - 4.5) @ np.array([[1.0, 1.0], [-1.0, 1.0]])
     assert mig(square, square) == pytest.approx(1, abs=0.01)
     assert mig(rotated, square) < 0.02
-    twice = np.concatenate([factors, factors], axis=1)  # each told by two as well
+    twice = np.concatenate([factors, factors], axis=1)  # each encoded by two latents
     assert mig(twice, factors) == pytest.approx(0, abs=1e-9)
 
 
@@ -194,7 +194,7 @@ def test_factors_are_independent_and_cover_all_values():
 
 
 def test_a_picture_shows_its_factors():
-    """The same thing elsewhere is the same image moved; larger, it covers more; the caption names kind and colour."""
+    """The same thing elsewhere is the shifted image; larger, it covers more; the caption names kind and colour."""
     from t2i.data.factors import draw
 
     base = np.array([0, 0, 4, 4, 1])
@@ -202,10 +202,10 @@ def test_a_picture_shows_its_factors():
     for factor, axis in ((2, 1), (3, 0)):
         moved = base.copy()
         moved[factor] += 3
-        assert (draw(moved, 32) == np.roll(image, 3, axis)).all()  # a step is a pixel at this size
+        assert (draw(moved, 32) == np.roll(image, 3, axis)).all()  # a step is one pixel at this size
     covered = [(draw(np.array([0, 0, 4, 4, s]), 32) < 200).any(2).sum() for s in range(4)]
     assert all(np.diff(covered) > 0)
-    for size in (16, 32, 50):  # whole objects, whatever the size
+    for size in (16, 32, 50):  # no cropped objects at any size
         corners = [draw(np.array([k, 3, x, y, 3]), size) for k in range(4) for x in (0, 16) for y in (0, 16)]
         covered = np.array([(c < 200).any(2).sum() for c in corners]).reshape(4, 4)
         assert (np.ptp(covered, axis=1) <= 0.15 * covered.mean(1)).all()
@@ -236,7 +236,7 @@ def test_toybox_factors_are_data_of_the_blocks():
 def script():
     spec = importlib.util.spec_from_file_location("latents", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["latents"] = module  # dataclasses look their module up
+    sys.modules["latents"] = module  # dataclasses look up their module
     spec.loader.exec_module(module)
     return module
 
@@ -254,7 +254,7 @@ def test_the_command_draws_latents_and_scores_known_factors(tmp_path, script, ca
 
 
 def test_the_command_takes_labels_and_models_without_a_prior(tmp_path, script):
-    two = Autoencoder(8, 1, 17, widths=(8, 16), latent_dim=2)  # latents, but not of a prior that has a plane
+    two = Autoencoder(8, 1, 17, widths=(8, 16), latent_dim=2)  # latents without a prior, hence without a manifold plot
     for name, model in {"vae-conditional": model_of("vae-conditional"), "pca": model_of("pca"), "two": two}.items():
         model.save_pretrained(tmp_path / name)
         script.main([str(tmp_path / name), "--out", str(tmp_path / "out" / name), "--rows", "2", "--pictures", "40"])

@@ -1,4 +1,4 @@
-"""Laws of principal components, mixtures of Gaussians and the autoencoder."""
+"""Principal components, Gaussian mixtures and the autoencoder."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def fitted(rank: int = 8, components: int = 1, n: int = 300, **options) -> Linea
 
 def test_one_gaussian_is_probabilistic_pca():
     images = digits(17, 300)[0]
-    x = dequantize(images, 17, torch.Generator().manual_seed(0))  # as `fit` draws them
+    x = dequantize(images, 17, torch.Generator().manual_seed(0))  # as in `fit`
     model = fitted(ridge=0.0)
     ours = model.log_prob(x).numpy()
     theirs = PCA(8, svd_solver="full").fit(x.flatten(1).double().numpy()).score_samples(x.flatten(1).double().numpy())
-    # scikit-learn's mixture divides by n where its PCA divides by n - 1.
+    # scikit-learn's mixture divides by n, its PCA by n - 1.
     assert np.allclose(ours, theirs, atol=0.15)
 
 
@@ -75,7 +75,7 @@ def test_near_full_rank_the_density_is_the_normal_distribution_s(rank: int):
     inside = basis.t() @ scales @ scales.t() @ basis
     outside = model.noise.double() * (torch.eye(64) - basis.t() @ basis)
     mean = model.center.double() + model.means[0, 0].double() @ basis
-    # the digits' corners never change: what is left of them is the noise of their levels alone
+    # the digits' corners are constant: only dequantisation noise is left of them
     true = multivariate_normal(mean, inside + outside, allow_singular=rank == 64).logpdf(images.flatten(1).double())
     assert np.abs(model.log_prob(images).numpy() - true).max() < 0.05
 
@@ -87,7 +87,7 @@ def test_some_pixels_have_the_density_that_is_left_when_the_others_are_integrate
     model.noise.fill_(0.02)
     model.basis.copy_(torch.linalg.qr(torch.randn(4, 4))[0][:3])
     model.scales.copy_(torch.randn(2, 2, 3, 3).tril(-1) * 0.05 + torch.eye(3) * 0.15)
-    at, step = torch.linspace(-0.995, 0.995, 200), 2 / 200  # midpoints of bins; next to nothing lies outside
+    at, step = torch.linspace(-0.995, 0.995, 200), 2 / 200  # midpoints of bins; almost nothing lies outside
     images = torch.cartesian_prod(torch.tensor([0.1]), at, torch.tensor([-0.2]), at).view(-1, 1, 2, 2)
     known = torch.tensor([[True, False], [True, False]])
     for k in range(2):

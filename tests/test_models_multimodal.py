@@ -1,4 +1,4 @@
-"""Laws of the multimodal VAE: its posterior, its privacy, its captions, its bounds. And its recipe."""
+"""The multimodal VAE: posterior, private latents, captions, bounds; and its recipe."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tiny(vocab_size: int = 12, text_length: int = 3, **options) -> MultimodalVAE
 
 
 def pairs(n: int = 16, levels: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
-    """Digits, and captions of the digit plus one and, for the odd ones, another token."""
+    """Digits, and captions with the digit plus one and, for odd ones, another token."""
     images, y = digits(levels, n)
     return images, torch.stack([y + 1, torch.where(y % 2 == 1, 11, 0), torch.zeros_like(y)], dim=1)
 
@@ -75,8 +75,8 @@ def test_with_one_modality_the_posterior_is_its_expert_times_the_prior():
 
 @pytest.mark.parametrize("moved", ["image", "text"])
 def test_private_latents_do_not_touch_the_other_modality(moved):
-    """The posterior of one w is moved, the draws stay: so do the nats of the other modality, and their KL."""
-    model, (images, text) = tiny(image_dim=2, text_dim=2), pairs(4)  # of one size: a mix-up would not raise
+    """Moving the posterior of one w with the same noise keeps the nats of the other modality, and their KL."""
+    model, (images, text) = tiny(image_dim=2, text_dim=2), pairs(4)  # equal sizes: a mix-up would not raise
     other = "text" if moved == "image" else "image"
 
     def found() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
@@ -84,7 +84,7 @@ def test_private_latents_do_not_touch_the_other_modality(moved):
         return model.loss(images, text), model.elbo(images, text, seeds(0)[0]).detach()
 
     def move(by: float) -> None:
-        """The mean of w, which comes after that of z."""
+        """Move the mean of w, which follows that of z."""
         getattr(model, f"{moved}_encoder").out.bias.data[model.config.shared_dim :][:2] += by
 
     (before, bound), _ = found(), move(3.0)
@@ -93,7 +93,7 @@ def test_private_latents_do_not_touch_the_other_modality(moved):
         assert torch.equal(after[name], before[name])
     assert all((after[name] - before[name]).abs() > 1e-3 for name in (moved, f"kl_{moved}"))
 
-    # A decoder that is deaf leaves in the bound the other modality's nats, which stay, and the KL, which is known.
+    # With a decoder that ignores its input, the bound consists of the other modality's nats and the known KL.
     last = model.image_decoder.levels[-1] if moved == "image" else model.text_decoder.out
     last.weight.data.zero_()
     deaf_moved = found()[1]
@@ -103,7 +103,7 @@ def test_private_latents_do_not_touch_the_other_modality(moved):
     deaf = found()[1]
     near = kl_to_prior(model.experts(images, text)[which][1])
     assert (deaf_moved - deaf).mean().item() == pytest.approx(near - far, abs=1e-3) and near < far - 1
-    assert (moved_bound - bound).mean().item() != pytest.approx(near - far, abs=1e-3)  # with ears it also hears w
+    assert (moved_bound - bound).mean().item() != pytest.approx(near - far, abs=1e-3)  # the normal decoder also uses w
 
 
 # --- captions -------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def test_what_follows_the_end_of_a_caption_never_matters():
 def test_captions_are_a_distribution_and_drawn_from_it():
     model = stirred(tiny(vocab_size=3, text_length=2), 0.5)
     z, w = torch.randn(1, 3), torch.randn(1, 2)
-    every = torch.tensor([t for t in product(range(3), repeat=2) if t[0] or not t[1]])  # nothing after an end
+    every = torch.tensor([t for t in product(range(3), repeat=2) if t[0] or not t[1]])  # nothing follows the end token
     with torch.no_grad():
         nats = model._text_nats(every, z.expand(len(every), -1), w.expand(len(every), -1))
         assert nats.exp().sum().item() == pytest.approx(1, abs=1e-5)
@@ -148,7 +148,7 @@ def test_more_importance_samples_never_loosen_the_joint_bound_on_average(objecti
 
 
 def test_the_loss_is_the_three_bounds():
-    """Of MVAE, with the text's weight 1: from modalities that follow from no latents, each term is known."""
+    """For MVAE with text weight 1: if the modalities are independent of the latents, each term is known."""
     images, text = pairs()
     model = tiny(text_weight=1.0, objective="mvae")
     for layer in (model.image_decoder.first, model.text_decoder.start):
@@ -180,7 +180,7 @@ def test_a_gradient_reaches_every_parameter_and_the_loss_falls():
 
 
 def test_a_caption_follows_from_its_picture_and_a_picture_from_its_caption():
-    """Trained on ten digits, it names most of them, draws most nearest to their kind, and by way of z alone."""
+    """Trained on ten digits, it names most of them, generates most close to their class, using z only."""
     images, text = pairs(60)
     sizes = SIZES | {"shared_dim": 8, "image_dim": 4}
     model = trained(MultimodalVAE(12, 3, **VAE_SIZES | sizes), images, text, 100)
@@ -284,6 +284,6 @@ def test_scores_know_right_captions_and_colours():
     items = [data[i] for i in range(150)]
     images = to_tensor(torch.stack([torch.from_numpy(item["image"]) for item in items]))
     asked = [item["scene"].things[0].attribute for item in items]
-    assert multimodal.colours_right(images, asked) > 0.8  # grounds, outlines and details are not the thing's colour
+    assert multimodal.colours_right(images, asked) > 0.8  # backgrounds, outlines and details are not the thing's colour
     assert multimodal.colours_right(images, asked[1:] + asked[:1]) < 0.3
     assert multimodal.colours_right(images[:1], ["wood"]) is None

@@ -1,4 +1,4 @@
-"""Laws of the autoregressive models: causality, normalisation, sampling with and without a cache, completion."""
+"""Autoregressive models: causality, normalisation, sampling with and without a cache, completion."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def random_images(model: Autoregressive, n: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("channels", "levels", "classes"), [(1, 4, 0), (1, 4, 2), (3, 2, 0)])
 def test_the_probabilities_of_all_images_sum_to_one(make, channels, levels, classes):
-    """All 256 images of 2×2 pixels and 4 levels, or all 4,096 of two levels and three channels."""
+    """All 256 images of 2×2 pixels with 4 levels, or all 4,096 with two levels and three channels."""
     model = make(image_size=2, channels=channels, levels=levels, num_classes=classes)
     k = torch.tensor(list(itertools.product(range(levels), repeat=4 * channels))).view(-1, channels, 2, 2)
     for label in range(max(1, classes)):
@@ -57,7 +57,7 @@ def test_a_pixel_follows_from_those_before_it_alone(make, channels):
             other[:, :, i, j] = -other[:, :, i, j].sign() + (other[:, :, i, j] == 0)
             changed = ((model(other)[0] - before).abs() > 1e-6).flatten(1).any(0)
             later = torch.arange(64) > place
-            # Channels of a pixel see one another where a network, and not a mixture, ties them together.
+            # Channels of a pixel depend on one another through the network or through the mixture.
             if channels == 3 and isinstance(model, PixelCNN | GatedPixelCNN | PixelRNN):
                 later[place] = True
             assert not changed[~later].any()
@@ -66,7 +66,7 @@ def test_a_pixel_follows_from_those_before_it_alone(make, channels):
 
 
 def test_the_top_rows_are_scored_without_the_others(make):
-    """ln P of two rows is that of all images with these rows, and what lies below them changes nothing."""
+    """ln P of two rows is that of all images with these rows, and does not depend on the pixels below."""
     model = make(image_size=2, channels=1, levels=4, num_classes=0)
     k = torch.tensor(list(itertools.product(range(4), repeat=4))).view(-1, 1, 2, 2)
     with torch.no_grad():
@@ -92,7 +92,7 @@ def test_channels_follow_from_channels_before_them_alone():
 
 
 def test_the_gated_one_has_no_blind_spot():
-    """The pixel one above and four to the right: a masked 3×3 stack never gets there, two stacks do."""
+    """The pixel one above and four to the right: out of reach for masked 3×3 stacks, but not for two stacks."""
     for family, sees in ((PixelCNN, False), (GatedPixelCNN, True)):
         depth = {"blocks": 6} if family is PixelCNN else {"layers": 6}
         model = stirred(family(10, 1, 2, width=4, first_kernel=3, **depth), 0.2).eval()
@@ -144,7 +144,7 @@ def test_places_are_sorted_by_diagonals():
 
 
 def test_the_row_lstm_sees_a_triangle_and_the_diagonal_one_all_but_a_pixel():
-    """One LSTM over a 3×3 mask A: from place (6, 4), what the gradient reaches."""
+    """One LSTM with a 3×3 mask A: the receptive field of position (6, 4), by gradient."""
     seen = {}
     for kind in ("row", "diagonal"):
         model = stirred(PixelRNN(12, 1, 2, kind=kind, width=4, blocks=1, first_kernel=3), 0.2).eval()
@@ -152,10 +152,10 @@ def test_the_row_lstm_sees_a_triangle_and_the_diagonal_one_all_but_a_pixel():
         model(images)[0, :, 6, 4].sum().backward()
         seen[kind] = images.grad[0, 0] != 0
         assert not seen[kind][6, 4:].any() and not seen[kind][7:].any()
-    for i in range(6):  # a triangle: a place further to each side a row up
+    for i in range(6):  # a triangle: one position further to each side per row
         assert seen["row"][i].tolist() == [i - 4 <= j <= 10 - i for j in range(12)]
     unseen = (~seen["diagonal"]).flatten()[: 6 * 12 + 4].nonzero().flatten().tolist()
-    assert unseen == [5 * 12 + 11]  # the right end of the row above, as the docstring says
+    assert unseen == [5 * 12 + 11]  # the right end of the row above, as documented
 
 
 def test_bad_options_raise():

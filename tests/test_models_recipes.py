@@ -1,4 +1,4 @@
-"""The blocks' data and recipes: splits, levels, scores on held-out images, early stopping."""
+"""Data and recipes of the unconditional models: splits, levels, scores on held-out images, early stopping."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OTHERS = ("autoencoder", "hvae", "pixelrnn", "pixelcnn", "pixelcnn-pp", "nice", 
 
 
 def recipe(name: str, folder: Path, data: dict | None = None, conditional: bool = False, **loop):
-    """The tiny preset, made tinier."""
+    """The tiny preset, made even smaller."""
     tiny = RECIPES[name]("tiny")
     sizes = {"max_train_steps": 4, "train_batch_size": 8, "checkpointing_steps": 2, "dataloader_num_workers": 0}
     return dataclasses.replace(
@@ -50,7 +50,7 @@ def idx(path: Path, array: np.ndarray, pack=gzip.compress) -> Path:
 
 @pytest.fixture
 def idx_folder(tmp_path) -> Path:
-    """Twenty 8×8 images in MNIST's format, the label their brightness."""
+    """Twenty 8×8 images in MNIST's format, labelled by brightness."""
     folder = tmp_path / "idx"
     folder.mkdir()
     labels = np.arange(20, dtype=np.uint8) % 4
@@ -106,7 +106,7 @@ def test_fitted_blocks_are_scored_and_opened_too(name, tmp_path):
 
 
 def test_training_stops_when_held_out_pictures_get_no_better(tmp_path):
-    """At a learning rate this low nothing changes but by rounding; with patience 0 the run goes on."""
+    """At such a low learning rate only rounding changes anything; with patience 0 the run continues."""
     stuck = {"max_train_steps": 12, "checkpointing_steps": 1, "learning_rate": 1e-12}
     history = scores(run(recipe("vae", tmp_path / "run", {"patience": 1}, **stuck)))["history"]
     assert len(history) < 12
@@ -184,7 +184,7 @@ def test_a_bound_of_several_samples_is_scored_as_it_is_trained(tmp_path):
     losses = {}
     for samples in (1, 20):
         task = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, train_samples=samples)).task()
-        losses[samples] = task.score(task.validation)["loss"]  # of the same weights
+        losses[samples] = task.score(task.validation)["loss"]  # with the same weights
     assert losses[20] < losses[1] - 0.5
 
 

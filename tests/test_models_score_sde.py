@@ -1,4 +1,4 @@
-"""Laws of the score SDEs, and of what is led by a classifier, most of them where all is known exactly."""
+"""Score SDEs and classifier guidance, mostly on distributions whose score is known exactly."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALL = {"image_size": 2, "widths": (8,)}  # images whose density is known
 
 @pytest.mark.parametrize("name", SDES)
 def test_marginals_solve_the_sde(name):
-    """da/dt = f a and ds²/dt = 2 f s² + g²; and the clock runs back."""
+    """da/dt = f a and ds²/dt = 2 f s² + g²; and the time parameter is inverted correctly."""
     sde = SDES[name]()
     t = torch.linspace(0.01, 1, 50, dtype=torch.float64, requires_grad=True)
     a, s = sde.marginal(t)
@@ -75,7 +75,7 @@ class GaussianScore(ScoreSDE):
 
 
 class MixtureScore(ScoreSDE):
-    """The score under noise of N(±0.5, 0.1²) for all pixels together, either sign as likely; labels are the signs."""
+    """The score under noise of N(±0.5, 0.1²) for all pixels together, signs equally likely; labels are the signs."""
 
     def score(self, x, t, y=None):
         a, s = (along(c, x) for c in self.sde.marginal(t))
@@ -104,7 +104,7 @@ def test_every_sampler_lands_on_a_known_gaussian(sde, method):
 
 
 class NarrowScore(ScoreSDE):
-    """The score under noise of N(0, 0.015²) for each pixel: what the last steps leave of their noise shows."""
+    """The score under noise of N(0, 0.015²) for each pixel: noise left over by the last steps is visible."""
 
     def score(self, x, t, y=None):
         a, s = (along(c, x) for c in self.sde.marginal(t))
@@ -115,8 +115,8 @@ class NarrowScore(ScoreSDE):
 @pytest.mark.parametrize("method", ["sde", "pc", "ode"])
 def test_few_steps_are_enough_for_narrow_targets(sde, method):
     x = known(NarrowScore, sde, steps=50).sample(4000, generator=seeds(0)[0], method=method, rounded=False)
-    least = VE().sigma_min if sde == "ve" else 1e-3  # noise there is in the last images
-    # The ODE leaves it there; of the samplers at random, the mean given the last image is taken.
+    least = VE().sigma_min if sde == "ve" else 1e-3  # noise in the last images
+    # The ODE leaves it there; the stochastic samplers return the mean given the last image.
     narrow = math.hypot(0.015, least) if method == "ode" else 0.015**2 / math.hypot(0.015, least)
     assert x.std().item() == pytest.approx(narrow, rel=0.13)
     assert x.mean().abs() < 0.1 * narrow
@@ -132,14 +132,14 @@ def test_the_times_of_sampling_fall_from_the_last_to_the_first(sde):
 @pytest.mark.parametrize("sde", SDES)
 def test_the_likelihood_of_a_known_gaussian_is_its_density(sde):
     model = known(GaussianScore, sde, ode_steps=40, sigma_max=200.0)
-    noise = model.sde.marginal(torch.tensor(model.sde.first))[1].item()  # the least, which the density has too
+    noise = model.sde.marginal(torch.tensor(model.sde.first))[1].item()  # the minimum, which is part of the density too
     truth = MultivariateNormal(MEAN, COVARIANCE + noise**2 * torch.eye(4))
     images = truth.sample((6,)).clamp(-1, 1)
     images, true = images.view(6, 1, 2, 2), truth.log_prob(images)
     for how in ({}, {"tolerance": 1e-5}):
         found = model.log_prob(images, trace="exact", **how)
         assert (found - true).abs().max() < 0.005 * true.abs().mean()
-    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4).view(16, 1, 2, 2)  # all there are
+    signs = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0])] * 4).view(16, 1, 2, 2)  # all sign combinations
     x, gained = model._solve(images[:1].expand(16, -1, -1, -1), divergence=_divergence(signs))
     each = model.sde.prior_log_prob(x) + gained
     assert each.std() > 0.01  # pixels are correlated: the signs matter
@@ -186,7 +186,7 @@ def test_without_a_generator_an_image_decides_on_its_own_signs():
 
 @pytest.mark.parametrize("weighting", ["std", "likelihood"])
 def test_no_score_has_less_loss_than_the_true_one(weighting):
-    """For a Gaussian the least error of the noise is known: the mean of a² v / (a² v + s²)."""
+    """For a Gaussian the minimum noise error is known: the mean of a² v / (a² v + s²)."""
 
     class Scaled(GaussianScore):
         factor = 1.0
@@ -211,7 +211,7 @@ def test_no_score_has_less_loss_than_the_true_one(weighting):
     assert losses[0] == pytest.approx(weight * (a * v / (a * v + s)).mean().item(), rel=0.03)
 
 
-# --- led by a classifier --------------------------------------------------------------------------------------------
+# --- classifier guidance --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", ["sde", "pc", "ode"])
@@ -224,7 +224,7 @@ def test_led_samples_land_in_their_class(method):
     x = model.sample(400, generator=seeds(0)[0], **led).flatten(1)
     assert ((x.mean(1) > 0) == (target == 1)).all()
     signs = 2 * target[:, None] - 1
-    assert (x * signs).mean().item() == pytest.approx(0.5, abs=0.02)  # guidance 1 is p(x | y)
+    assert (x * signs).mean().item() == pytest.approx(0.5, abs=0.02)  # guidance scale 1 gives p(x | y)
     assert (x * signs - 0.5).std().item() == pytest.approx(0.1, rel=0.1)
     none = model.sample(400, generator=seeds(0)[0], guidance=0.0, **led).flatten(1)
     assert torch.allclose(none, free)

@@ -1,4 +1,4 @@
-"""Laws of the variational autoencoders and of what they say of pixels."""
+"""Variational autoencoders and their pixel distributions."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_under_autocast_the_kls_of_groups_are_of_float32():
 
 @pytest.mark.parametrize("name", ["vae", "vae-conditional"])
 def test_under_autocast_the_kl_is_of_float32(name):
-    """Of bfloat16, with its eight bits, it would be off by up to a per cent."""
+    """In bfloat16, with eight bits of precision, it would be off by up to a per cent."""
     model = stirred(MAKERS[name]()).eval()
     images, y = pictures(model)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -104,7 +104,7 @@ def test_more_importance_samples_never_loosen_the_bound_on_average(name):
 
 
 def test_the_weighted_bound_of_a_linear_model_comes_near_the_integral():
-    """With one latent number, ln p(x) is an integral over a line, which a fine grid gives."""
+    """With one latent dimension, ln p(x) is an integral over a line, computed on a fine grid."""
     model = trained(VAE(**VAE_SIZES, latent_dim=1))
     images = digits(2, 2)[0]
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_the_residual_posterior_starts_as_the_prior():
 
 
 def test_hierarchical_latents_are_those_that_made_the_picture():
-    """encode gives the means top-down, and decoding them is the pass that took them."""
+    """encode gives the means top-down, and decoding them is the pass that computed them."""
     model = stirred(MAKERS["hvae"]()).eval()
     images = digits(2, 4)[0]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Laws of the optimisers: who moves what, how far, and two of them as one."""
+"""Optimizers: parameter groups, update sizes, and two optimizers combined into one."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def network() -> nn.Sequential:
 
 
 def walk(model: nn.Module, optimizer, steps: range, scaler: torch.amp.GradScaler | None = None) -> None:
-    """As the loop goes: gradients of a scaled loss, unscaled and clipped, and a learning rate for each step."""
+    """As in the training loop: gradients of a scaled loss, unscaled and clipped, and a learning rate per step."""
     for step in steps:
         loss = model(torch.randn(4, 8, generator=torch.Generator().manual_seed(step))).square().mean()
         (scaler.scale(loss) if scaler else loss).backward()
@@ -90,7 +90,7 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 
 
 def accelerated(model: nn.Module, scaler: torch.amp.GradScaler | None) -> AcceleratedOptimizer:
-    Accelerator()  # whose state it asks for
+    Accelerator()  # initialises its shared state
     return AcceleratedOptimizer(make_optimizer(model, MUON), scaler=scaler)
 
 
@@ -113,8 +113,8 @@ def test_a_scaled_loss_makes_the_same_steps_and_one_update_of_the_scale_each():
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=3)
     walk(plain, accelerated(plain, None), range(4))
     walk(scaled, accelerated(scaled, scaler), range(4), scaler)
-    assert same(plain, scaled)  # to the bit: the scale is a power of two
-    assert scaler.state_dict()["_growth_tracker"] == 1  # of 4 updates
+    assert same(plain, scaled)  # bit-identical: the scale is a power of two
+    assert scaler.state_dict()["_growth_tracker"] == 1  # after 4 updates
     assert scaler.get_scale() == 2.0**17
 
 

@@ -1,4 +1,4 @@
-"""The package as a whole: light to import, complete when installed, honest about its parts."""
+"""The package as a whole: light to import, complete when installed, correctly declared."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_public_name_can_be_imported():
 
 
 def test_the_package_is_found_beside_the_clone(tmp_path):
-    """A clone is called t2i, and in its parent folder that folder must not hide the installed package."""
+    """A clone is called t2i; from its parent folder, it must not shadow the installed package."""
     (tmp_path / "t2i").mkdir()
     code = "import t2i, t2i.eval, t2i.pipelines, t2i.training; print(t2i.__file__, t2i.eval.__file__)"
     files = python(code, tmp_path).stdout.split()

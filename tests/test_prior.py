@@ -1,4 +1,4 @@
-"""Laws of the transformer prior."""
+"""The transformer prior."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def stream(prior):
 
 @torch.no_grad()
 def test_no_position_sees_a_later_one(prior, stream):
-    """Perturb each position of the stream in turn: what is predicted up to and including it must not change."""
+    """Perturb each position of the sequence in turn: predictions up to and including it must not change."""
     text, codes = stream
     T, N = text.shape[1], codes.shape[1]
     text_logits, image_logits = prior(text, codes)
@@ -34,7 +34,7 @@ def test_no_position_sees_a_later_one(prior, stream):
         moved = [(text_logits2 - text_logits).abs().amax(-1), (image_logits2 - image_logits).abs().amax(-1)]
         moved = torch.cat(moved, 1)  # (B, T + N), the largest change of any logit
         assert moved[:, : position + 1].max() < 1e-5, position
-        assert (moved[:, position + 1 :] > 1e-6).all(), position  # and all that follows does change
+        assert (moved[:, position + 1 :] > 1e-6).all(), position  # and all later ones do change
 
 
 @torch.no_grad()

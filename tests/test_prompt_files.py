@@ -1,4 +1,4 @@
-"""Files of prompts: what they are written as, and tables that are none."""
+"""Prompt files: encodings and formats, and invalid tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What diffusers saved, diffusers runs: Stable Diffusion's folders and single files, in Python and by commands."""
+"""Checkpoints saved by diffusers: Stable Diffusion folders and single files, in Python and by commands."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_a_folder_opens_as_diffusers_opens_it(theirs, tmp_path, made):
     assert np.array_equal(expected.images, found.images)
     assert expected.nsfw_content_detected == found.nsfw_content_detected
     assert found.images.shape[1:3] == ((4, 64) if made is from_before_0_9 else (SIZE, SIZE))  # 512 pixels wide
-    # With the parts that diffusers has mended our class makes the same image.
+    # With the components that diffusers has corrected, our class generates the same image.
     ours = LatentDiffusionPipeline.from_pipe(got)
     assert np.abs(np.asarray(images(ours, **how)) - np.asarray(expected.images)).max() < 1e-4
 
@@ -148,7 +148,7 @@ def test_pipelines_of_other_tasks_open_as_what_they_are(components, cls, tmp_pat
 def test_textual_inversion_and_ip_adapter_are_diffusers_own(theirs, image, tmp_path):
     torch.manual_seed(0)
     theirs.save_pretrained(tmp_path)
-    # The denoiser and text encoder are changed, so not those that tests share.
+    # The denoiser and text encoder are changed, so they must not be those shared by tests.
     pipe = AutoPipeline.from_pretrained(
         tmp_path,
         image_encoder=CLIPVisionModelWithProjection(CLIPVisionConfig(**TOWER, projection_dim=8)),
@@ -183,7 +183,7 @@ RESNET |= {"time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
 
 
 def original_name(name: str) -> str:
-    """Of a U-Net's weight in the original files, for the two levels of one layer that the tests' has."""
+    """The name of a U-Net weight in original files, for the two levels with one layer of the tests' U-Net."""
     if found := re.match(r"time_embedding\.linear_(\d)\.(.*)", name):
         return f"time_embed.{2 * int(found[1]) - 2}.{found[2]}"
     for ours, original in (("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2")):
@@ -206,7 +206,7 @@ def original_name(name: str) -> str:
 
 @pytest.fixture
 def original(theirs) -> dict[str, torch.Tensor]:
-    """Names and weights of an original file, but for the autoencoder."""
+    """Names and weights of an original file, without the autoencoder."""
     weights = {f"model.diffusion_model.{original_name(k)}": v for k, v in theirs.unet.state_dict().items()}
     text = theirs.text_encoder.state_dict().items()
     return weights | {f"cond_stage_model.transformer.text_model.{k}": v.contiguous() for k, v in text}
@@ -280,14 +280,14 @@ def test_every_option_of_a_call_does_what_it_does_in_diffusers(components, their
 @pytest.mark.parametrize("sampler", [DDIMScheduler, EulerAncestralDiscreteScheduler])
 @pytest.mark.parametrize("number", [1, 2])
 def test_one_generator_is_used_in_diffusers_order(theirs, image, mask, sampler, number, strength):
-    """Encoding, then the noise; of several images by samplers that add no noise of their own later."""
+    """Encoding, then noise; for several images, with samplers that add no noise themselves."""
     if number > 1 and sampler is not DDIMScheduler:
         pytest.skip("each image's later noise is from a generator of its own here")
     theirs.scheduler = sampler.from_config(theirs.scheduler.config)
     how = {"image": image, "strength": strength, "num_images_per_prompt": number, "num_inference_steps": 5}
     how |= {"output_type": "latent"}
     tasks = [(StableDiffusionInpaintPipeline, AutoPipelineForInpainting, {"mask_image": mask})]
-    if strength < 1:  # at 1 nothing of the image is left here, in diffusers' img2img a trace
+    if strength < 1:  # at 1 nothing of the image is kept here, but a trace in diffusers' img2img
         tasks.append((StableDiffusionImg2ImgPipeline, AutoPipelineForImage2Image, {}))
     for cls, loader, more in tasks:
         other = cls.from_pipe(theirs)
@@ -329,7 +329,7 @@ def test_a_denoiser_of_pictures_that_are_no_squares(components):
     unet = UNet2DConditionModel.from_config(components["unet"].config, sample_size=[4, 8])
     ours = LatentDiffusionPipeline(**components | {"unet": unet})
     assert images(ours, num_inference_steps=1).shape == (1, 32, 64, 3)
-    assert quiet(ours)("a cat", 64, 32, 1, output_type="np").images.shape == (1, 64, 32, 3)  # in diffusers' order
+    assert quiet(ours)("a cat", 64, 32, 1, output_type="np").images.shape == (1, 64, 32, 3)  # diffusers' argument order
     with pytest.raises(ValueError, match="trained on images of 32×64"):
         ours.image_size  # noqa: B018 - raises
 
@@ -363,7 +363,7 @@ def elsewhere(theirs, image, mask, tmp_path, monkeypatch) -> Path:
 
 
 def command(*args: str) -> np.ndarray:
-    shutil.rmtree("o", ignore_errors=True)  # or names that are taken get a number
+    shutil.rmtree("o", ignore_errors=True)  # otherwise existing names get a number
     main([*args, "--pipeline", "sd", "--num-images", "1", "--num-inference-steps", "3", "--out", "o/"])
     return np.asarray(Image.open(f"o/{'variation' if len(args) < 3 else 'a-red-cat'}-0.png")).astype(int)
 

@@ -1,4 +1,4 @@
-"""Images rendered ahead are those that are rendered as they are asked for."""
+"""Images rendered in advance equal those rendered on demand."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_an_array_of_images_is_a_source(folder):
     for sent in (source, pickle.loads(pickle.dumps(source))):
         for i in (0, 11):
             assert np.array_equal(sent[i]["image"], toybox[i]["image"]) and sent[i]["text"] == toybox[i]["text"]
-    source[0]["image"][:] = 0  # a copy: the file stays as it is
+    source[0]["image"][:] = 0  # a copy: the file is unchanged
     assert source[0]["image"].any()
 
 

@@ -1,4 +1,4 @@
-"""Reports for people and programs, and what changed between two of them."""
+"""Reports for people and programs, and comparison of two reports."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def report(**more) -> Report:
 
 
 def evil() -> Report:
-    """EVIL in every place that takes text."""
+    """EVIL in every field that takes text."""
     return Report(
         EVIL,
         settings={EVIL: EVIL, "nested": {EVIL: [EVIL]}},
@@ -75,7 +75,7 @@ def test_what_is_written_is_read_again(tmp_path):
     assert files == {
         str(p.relative_to(tmp_path / "b")): p.read_bytes() for p in (tmp_path / "b").rglob("*") if p.is_file()
     }
-    assert len(files) == 4  # nothing of another name is left
+    assert len(files) == 4  # no file of another name is left
 
 
 def test_numbers_of_numpy_become_plain_and_pictures_stay_out_of_the_json(tmp_path):
@@ -180,7 +180,7 @@ def browser(tmp_path_factory):
 
 
 def test_the_page_works_in_a_browser(browser, tmp_path):
-    """Images load, tables sort by mouse and by keyboard, nothing is wider than a phone, the console is silent."""
+    """Images load, tables sort by mouse and keyboard, nothing is wider than a phone, the console has no errors."""
     values = [Score(n, v, None, None, 1) for n, v in (("b", 10.0), ("a", 9.5), ("d", -1.0), ("c", 100.0))]
     values.append(Score("e", 1.0, 0.5, 1.5, 1, ceiling=2.0, skipped=1, details={"extractor": {"sha": "f" * 64}}))
     write(report(scores=values), tmp_path)
@@ -200,7 +200,7 @@ def test_the_page_works_in_a_browser(browser, tmp_path):
     browser.press(" ")
     assert browser.run(names) == "cbaed"
     assert browser.run("document.querySelector('th[aria-sort=descending]').textContent") == "Value"
-    for _ in range(2):  # a score without an interval stays at the end
+    for _ in range(2):  # a score without an interval stays last
         browser.run(header.format(2) + ".click()")
         assert browser.run(names)[0] == "e"
     browser.screenshot(tmp_path / "phone.png", 390)

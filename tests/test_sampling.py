@@ -1,4 +1,4 @@
-"""Laws of the draw of one token."""
+"""Sampling of one token."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from t2i.prior.sampling import check_sampling, draw, shortlist
 
 
 def kept(logits: torch.Tensor, **limits) -> list[set[int]]:
-    """The tokens that may be drawn, for each row."""
+    """The tokens that may be sampled, for each row."""
     left, tokens = shortlist(logits, **limits)
     return [set(t[x.isfinite()].tolist()) for x, t in zip(left, tokens, strict=True)]
 

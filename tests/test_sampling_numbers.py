@@ -1,4 +1,4 @@
-"""Numbers of a call: every sampler at every number of steps, and what is refused before any work."""
+"""Numeric arguments of a call: every sampler at every number of steps, and refusals before any work."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def sampled(sampler: SchedulerMixin, x: torch.Tensor, denoiser) -> torch.Tensor:
 
 @pytest.mark.parametrize(("kind", "name"), ALL, ids=["-".join(pair) for pair in ALL])
 def test_every_sampler_takes_any_number_of_steps_or_names_its_most(kind, name, latent_pipe):
-    """Few steps with a U-Net; many with a linear denoiser, whose numbers grow as much and which costs nothing."""
+    """Few steps with a U-Net; many with a linear denoiser, whose values grow as much at no cost."""
     text = torch.zeros(1, 4, latent_pipe.unet.config.cross_attention_dim)
     noise = torch.randn(1, 4, 8, 8)
     denoisers = {
@@ -69,7 +69,7 @@ def test_euler_ancestral_agrees_with_its_formula_where_float32_cancels():
     x = torch.full((1, 1, 1, 1), high)
     got = sampler.step(torch.zeros_like(x), sampler.timesteps[0], x, generator=torch.Generator().manual_seed(0))
     noise = torch.randn(1, generator=torch.Generator().manual_seed(0)).item()
-    v = 1 / (high**2 + 1)  # what the denoiser says the sample is, of a v of 0
+    v = 1 / (high**2 + 1)  # the sample predicted by a v of 0
     down, up = low**2 / high, low * (1 - (low / high) ** 2) ** 0.5
     assert high > 1000 * low
     assert got.prev_sample.item() == pytest.approx(high * v + (1 - v) * down + noise * up, rel=1e-4)

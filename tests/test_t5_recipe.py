@@ -1,4 +1,4 @@
-"""Laws of T5 on captions: what span corruption takes out, and what its checkpoints open with."""
+"""T5 on captions: span corruption, and which classes open its checkpoints."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def tokenizer():
 
 
 def restored(left: list[int], out: list[int]) -> list[int]:
-    """The text put together again from what was left and what was taken out."""
+    """The text reconstructed from the rest and the removed spans."""
     spans: dict[int, list[int]] = {}
     for token in out[:-1]:
         if token in SENTINELS:
@@ -112,7 +112,7 @@ def test_a_checkpoint_is_an_encoder_alone(trained):
     ends = tokens["input_ids"][torch.arange(2), ours.mask.sum(1) - 1]
     assert (ends == tokenizer.eos_token_id).all()
     assert tokenizer.decode(tokens["input_ids"][1], skip_special_tokens=True).strip() == "a wooden horse ☃"
-    whole = T5ForConditionalGeneration.from_pretrained(trained)  # its decoder is made anew: it was not kept
+    whole = T5ForConditionalGeneration.from_pretrained(trained)  # its decoder is newly initialised: it is not saved
     assert torch.equal(whole.shared.weight, encoder.shared.weight)
     scores = json.loads((trained / "scores.json").read_text())["held_out"]
     assert scores["loss"] > 0
@@ -125,7 +125,7 @@ def test_a_resumed_run_is_one_that_never_stopped(tmp_path):
     run(recipe("t5-toybox", tmp_path / "whole", TINY, **how))
     parts = tmp_path / "parts"
     run(recipe("t5-toybox", parts, TINY, **how))
-    (parts / "checkpoint-4").rename(parts / ".checkpoint-4.part")  # what a kill leaves behind
+    (parts / "checkpoint-4").rename(parts / ".checkpoint-4.part")  # as after a kill
     run(recipe("t5-toybox", parts, TINY, **how, resume="latest"))
     assert losses(parts) == losses(tmp_path / "whole")
 

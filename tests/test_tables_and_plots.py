@@ -1,4 +1,4 @@
-"""Tables as text and figures: nothing is lost on the way to a pipe or a page."""
+"""Tables as text and figures: nothing is lost when piped or printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of the text encoders: what padding, batches, long prompts and precision may change, and what not."""
+"""Text encoders: effects of padding, batching, long prompts and precision."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def clip_tokenizer(captions) -> CLIPTokenizer:
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory, captions, clip_tokenizer) -> dict[str, str]:
-    """What to call each encoder; the models are tiny and random, in the layout of the real ones."""
+    """The name of each encoder; the models are tiny and random, in the format of the real ones."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("encoders")
     clip = make_clip(clip_tokenizer, 16, 8, text=(32, 2, 2), vision=(16, 1, 2), dim=24)
@@ -59,12 +59,12 @@ def names(tmp_path_factory, captions, clip_tokenizer) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def opened(names):
-    """Each encoder, opened once."""
+    """Each encoder, loaded once."""
     known: dict = {}
     return lambda kind: known[kind] if kind in known else known.setdefault(kind, open_text_encoder(names[kind]))
 
 
-# --- one face -------------------------------------------------------------------------------------------------------
+# --- interface ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,7 +85,7 @@ def test_shapes_mask_and_freezing(opened, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prompt_is_encoded_by_itself(opened, kind):
-    """Neither its neighbours nor its place in the batch matter, and the null prompt is the empty one."""
+    """Neither its neighbours nor its position in the batch matter, and the null prompt is the empty one."""
     encoder = opened(kind)
     together = encoder.encode([*PROMPTS, LONG])
     for i, prompt in enumerate([*PROMPTS, LONG]):
@@ -105,7 +105,7 @@ def test_word_order_reaches_the_states(opened, kind):
 
 @pytest.mark.parametrize("kind", ["clip", "t5"])
 def test_padding_changes_nothing_before_it(opened, names, kind):
-    """The states of a text's own tokens are those it has without any padding: CLIP is causal, T5 masks."""
+    """The states of a text's own tokens are the same without padding: CLIP is causal, T5 masks it."""
     encoder = opened(kind)
     ids, mask = encoder.tokenize(["a red cat"])
     n = int(mask.sum())
@@ -144,7 +144,7 @@ def test_t5_states_are_those_of_transformers(opened, names):
 
 
 def test_t5_opens_with_the_vocabulary_of_the_published_models(names, tmp_path, captions):
-    """Google's T5 v1.1 comes with a model of SentencePiece, and no tokenizer.json."""
+    """Google's T5 v1.1 comes with a SentencePiece model, without tokenizer.json."""
     import sentencepiece
 
     folder = tmp_path / "t5"
@@ -223,7 +223,7 @@ def test_any_text_is_spelt_and_comes_back(clip_tokenizer, captions):
         train_clip_tokenizer(captions, 400, LENGTH)
     with pytest.raises(ValueError, match="every caption is empty"):
         train_clip_tokenizer(["", " "], 600, LENGTH)
-    assert len(train_t5_tokenizer(captions, 264, LENGTH)) == 264  # 6 sentinels, and nothing longer than a byte
+    assert len(train_t5_tokenizer(captions, 264, LENGTH)) == 264  # 6 sentinels, and no token longer than a byte
     with pytest.raises(ValueError, match="at least 264 tokens, not 263"):
         train_t5_tokenizer(captions, 263, LENGTH)
 

@@ -1,4 +1,4 @@
-"""How many threads a command uses, and how they wait, is decided before torch is imported."""
+"""The number of threads of a command, and their waiting policy, are set before torch is imported."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from t2i.checks import UsageError
 
 
 def openmp(code: str, **environment: str) -> list[str]:
-    """What a process has set after `code`: number of torch's threads, waiting policy."""
+    """Settings of a process after `code`: number of torch's threads, waiting policy."""
     code = f"from t2i.threads import configure_threads\n{code}\nimport os, torch\n"
     code += "print(torch.get_num_threads(), os.environ.get('OMP_WAIT_POLICY'))"
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_"))}

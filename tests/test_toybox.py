@@ -1,4 +1,4 @@
-"""Laws of the toybox world: determinism, the split, the captions, the layout."""
+"""The toybox world: determinism, the split, captions, placements."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_any_size_keeps_the_border_clear(size):
 
 
 def test_pairs_of_attributes_look_different():
-    """On every kind, at the size of a pair, the mean pixel distance between any two attributes is large."""
+    """For every kind, at the size used in pairs, the mean pixel distance between any two attributes is large."""
     for kind in KINDS:
         looks = [np.asarray(sprite(kind, a, 28)).astype(float)[..., :3] for a in ATTRIBUTES if a != kind]
         for i, a in enumerate(looks):

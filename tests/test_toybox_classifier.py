@@ -1,4 +1,4 @@
-"""The toybox classifier. Nothing here needs trained weights."""
+"""The toybox classifier; needs no trained weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def asked() -> list[Scene]:
 
 @pytest.fixture(scope="module")
 def fitted(asked: list[Scene]) -> tuple[Reader, list[float]]:
-    """A reader that knows the images of `asked` by heart, and its losses on the way there."""
+    """A classifier overfitted to the images of `asked`, and its losses in training."""
     reader, images, truth = tiny_reader(), pictures(asked), stack_targets(asked)
     optimizer, losses = torch.optim.AdamW(reader.parameters(), 4e-3), []
     for _ in range(80):
@@ -56,7 +56,7 @@ def fitted(asked: list[Scene]) -> tuple[Reader, list[float]]:
     return reader.eval(), losses
 
 
-# --- readings -------------------------------------------------------------------------------------------------------
+# --- predictions ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
@@ -107,7 +107,7 @@ def test_a_picture_is_read_alone_as_in_a_batch(fitted, asked):
 
 def test_every_parameter_has_a_gradient(asked):
     reader = tiny_reader()
-    with torch.no_grad():  # zeros at the start stop gradients on purpose
+    with torch.no_grad():  # zero initialisation blocks gradients by design
         for p in reader.parameters():
             p.add_(0.02 * torch.randn_like(p))
     reader.loss(pictures(asked), *stack_targets(asked))["loss"].backward()

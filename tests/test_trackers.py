@@ -1,4 +1,4 @@
-"""Where a run reports to: Accelerate's trackers."""
+"""Accelerate's trackers in training runs."""
 
 from __future__ import annotations
 

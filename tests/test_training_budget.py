@@ -1,4 +1,4 @@
-"""A run that is told how long to train, instead of how many steps."""
+"""Runs limited by training time instead of number of steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from t2i.training.unconditional import UnconditionalTask
 
 
 def recipe(folder: Path, seconds: float, **loop):
-    """A tiny run of so many seconds, with a checkpoint midway."""
+    """A tiny run of this many seconds, with a checkpoint midway."""
     tiny = RECIPES["nice"]("tiny")
     options = {"max_train_time": seconds, "max_train_steps": 1000, "checkpointing_steps": 500, "report_to": "none"}
     loop = {"output_dir": str(folder), "train_batch_size": 8, "dataloader_num_workers": 0} | options | loop
@@ -47,7 +47,7 @@ def test_checkpoints_keep_their_share_of_the_seconds():
         budget.spend(0.375)
         if budget.checkpoint_due:
             due.append(budget.seconds)
-    assert budget.step == 27 and budget.seconds == 27 * 0.375  # the first past ten seconds
+    assert budget.step == 27 and budget.seconds == 27 * 0.375  # the first after ten seconds
     assert due == [2.625, 5.25, 7.5, 10.125]
 
 
@@ -73,7 +73,7 @@ def test_pauses_do_not_count():
 
 
 def test_the_learning_rate_falls_with_the_seconds():
-    """As with the steps of a run that takes them evenly; how many are really taken does not matter."""
+    """As with the steps of a run at constant speed, whatever the actual number of steps."""
     config = LoopConfig(max_train_time=50.0, max_train_steps=100, lr_warmup_steps=10, learning_rate=1.0)
     by_steps = dataclasses.replace(config, max_train_time=None)
     for share in np.linspace(0.01, 1, 12):
@@ -101,7 +101,7 @@ def test_a_run_stops_at_the_first_step_past_its_seconds_and_goes_on_with_more(tm
     there = (int(p.name.split("-")[1]) for p in (tmp_path / "run").glob("checkpoint-*"))
     assert folder.name == f"checkpoint-{max(there)}"
     assert json.loads((folder / "scores.json").read_text())["history"][1:]  # one midway, one at the end
-    assert run(recipe(tmp_path / "run", 0.5, resume="latest")) == folder  # nothing is left
+    assert run(recipe(tmp_path / "run", 0.5, resume="latest")) == folder  # no time is left
     assert lines(tmp_path / "run") == first
     run(recipe(tmp_path / "run", 1.0, resume="latest"))
     more = lines(tmp_path / "run")
@@ -116,7 +116,7 @@ class SlowToShow(UnconditionalTask):
 
 
 def test_pictures_and_scores_are_not_training(tmp_path):
-    """A second for an image midway, in a run of a third of a second."""
+    """A one-second preview midway through a run of a third of a second."""
     asked = recipe(tmp_path / "run", 0.3)
     train(SlowToShow(asked.data, asked.model, asked.loop, conditional=False), asked.loop, {})
     assert len(list((tmp_path / "run" / "samples").iterdir())) == 2
@@ -127,7 +127,7 @@ def test_pictures_and_scores_are_not_training(tmp_path):
 def test_two_processes_stop_at_the_same_step(tmp_path):
     options = ["--max-train-time", "0.5", "--train-batch-size", "8", "--dataloader-num-workers", "0"]
     args = ["nice", "--preset", "tiny", *options, "--report-to", "none", "--output-dir", str(tmp_path / "run")]
-    on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also where there are GPUs
+    on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also on machines with GPUs
     command = launched(2, "-m", "t2i.training", *args)
     subprocess.run(command, check=True, capture_output=True, timeout=120, env=on_cpu)
     last = lines(tmp_path / "run")[-1]
@@ -142,6 +142,6 @@ def test_a_model_is_told_how_far_the_training_is(tmp_path):
     task = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, scored=20), loop=loop).task()
     assert task.model.progress == 1
     train(task, loop, {})
-    assert task.model.progress == 3 / 4  # of steps, before the last one
+    assert task.model.progress == 3 / 4  # of the steps, before the last one
     budget = Budget(LoopConfig(max_train_time=10.0), 7, 8.0)
     assert budget.done == 0.8 and [budget.done for _ in budget.steps() if budget.spend(1.5)] == [0.95, 1.0]

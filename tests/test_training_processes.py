@@ -1,4 +1,4 @@
-"""Several processes and a run: locks, signals, launchers."""
+"""Several processes in one run: locks, signals, launchers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def copy(tmp_path) -> Path:
     return tmp_path / "run"
 
 
-# --- one run a folder -----------------------------------------------------------------------------------------------
+# --- one run per folder ---------------------------------------------------------------------------------------------
 
 
 def holder(pid: int, host: str | None = None) -> str:
@@ -49,12 +49,12 @@ def test_two_runs_in_one_folder_are_refused_and_a_stale_lock_is_not(copy):
     finally:
         other.kill()
         other.wait()
-    resume(copy, steps=5)  # the process is gone
+    resume(copy, steps=5)  # the process has ended
     assert not (copy / LOCK).exists()
-    reused["pid"], reused["started"] = os.getpid(), 1.0  # its number is another's now
+    reused["pid"], reused["started"] = os.getpid(), 1.0  # its PID was reused
     (copy / LOCK).write_text(json.dumps(reused))
     resume(copy, steps=6)
-    (copy / LOCK).write_text('{"host": ')  # cut short
+    (copy / LOCK).write_text('{"host": ')  # truncated
     resume(copy, steps=7)
     (copy / LOCK).write_text(holder(1, "elsewhere"))
     with pytest.raises(FileExistsError, match=r"process 1 on elsewhere.*if it no longer runs, remove .*\.lock"):
@@ -65,11 +65,11 @@ def test_two_runs_in_one_folder_are_refused_and_a_stale_lock_is_not(copy):
 
 
 def started(folder: Path, processes: int = 1) -> subprocess.Popen:
-    """A long run with a data worker, in a session of its own, that has taken two steps."""
+    """A long run with a data worker, in a separate session, after two steps."""
     options = {"train-batch-size": 4, "max-train-steps": 10**5, "checkpointing-steps": 10**5, "report-to": "none"}
     words = [w for name, value in options.items() for w in (f"--{name}", str(value))]
     args = launched(processes, "-m", "t2i.training", "vqvae-toybox", "--preset", "tiny", *words)
-    on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also where there are GPUs
+    on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also on machines with GPUs
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": on_cpu}
     process = subprocess.Popen([*args, "--output-dir", str(folder)], start_new_session=True, **pipes)
     log = folder / "metrics.jsonl"
@@ -79,7 +79,7 @@ def started(folder: Path, processes: int = 1) -> subprocess.Popen:
 
 
 def test_sigterm_to_the_group_saves_and_ends_all_with_0(tmp_path):
-    """As schedulers send it: to the data worker too, and more than once."""
+    """As sent by schedulers: also to the data worker, and more than once."""
     process = started(tmp_path / "run")
     family = psutil.Process(process.pid).children(recursive=True)
     assert family
@@ -105,7 +105,7 @@ def test_workers_end_with_a_loop_that_is_killed(tmp_path):
 
 @pytest.mark.slow
 def test_sigterm_to_a_launcher_and_its_group_saves(tmp_path):
-    """The launcher hands the signal on, so that each process has it twice."""
+    """The launcher forwards the signal, so each process receives it twice."""
     process = started(tmp_path / "run", processes=2)
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=120)

@@ -34,7 +34,7 @@ def test_it_follows_from_the_seed():
 
 
 def test_the_images_of_a_prompt_stay_together(monkeypatch):
-    """Of 12 prompts with ten identical images each in either set: whoever sees one in training knows the others."""
+    """12 prompts with ten identical images each, in both sets: knowing one image of a prompt means knowing all."""
     rows = {}
 
     def fit(x, y, fitted, chosen):
@@ -44,12 +44,12 @@ def test_the_images_of_a_prompt_stay_together(monkeypatch):
     original = two_sample._fit
     monkeypatch.setattr(two_sample, "_fit", fit)
     prompts = [f"prompt {i // 10}" for i in range(120)]
-    # Which set an image is from can only be learned by heart, prompt by prompt.
+    # The set of an image can only be memorised, prompt by prompt.
     fake, real = noise(12, 1).repeat_interleave(10, 0), noise(12, 2).repeat_interleave(10, 0)
     found = two_sample_accuracy(fake, real, prompts, prompts)
     of = {part: {prompts[int(i) % 120] for i in indices} for part, indices in rows.items()}
     assert not of["fitted"] & of["chosen"]
-    assert found.n == 60 and len(of["fitted"] | of["chosen"]) == 9  # of 12: three are held out
+    assert found.n == 60 and len(of["fitted"] | of["chosen"]) == 9  # of 12, three are held out
     with pytest.raises(ValueError, match="too few for a two-sample test"):
         two_sample_accuracy(fake[:8], real, prompts[:8], prompts)
     with pytest.raises(ValueError, match="too few different prompts"):

@@ -1,4 +1,4 @@
-"""Laws of the VQ-VAE and its quantiser."""
+"""The VQ-VAE and its quantizer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_commitment_moves_the_encoder_only():
 
 
 def test_codes_follow_the_vectors():
-    """On vectors of four clusters, the moving averages find the four means."""
+    """On vectors in four clusters, the moving averages converge to the four means."""
     centres = torch.randn(4, 3) * 5
     quantizer = EMAQuantizer(4, 3, decay=0.9, kmeans_batches=1).train()
     for _ in range(60):
@@ -98,7 +98,7 @@ def test_one_image_is_encoded_as_in_a_batch(vqvae):
 
 
 def test_gradient_reaches_every_parameter(vqvae):
-    for parameter in vqvae.parameters():  # the blocks' last convolutions start at zero, and hide what is before them
+    for parameter in vqvae.parameters():  # the blocks' last convolutions are zero-initialised and hide earlier layers
         torch.nn.init.normal_(parameter, std=0.2)
     vqvae.train().loss(images(4))["loss"].backward()
     assert [n for n, p in vqvae.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -131,7 +131,7 @@ def test_gradient_checkpointing_changes_no_gradient():
     model.enable_gradient_checkpointing()
     model.loss(batch)["loss"].backward()
     assert all(torch.allclose(p.grad, plain[n], atol=1e-6) for n, p in model.named_parameters())
-    assert torch.equal(model.quantizer.codebook, book)  # and the codebook moved once, not twice
+    assert torch.equal(model.quantizer.codebook, book)  # and the codebook was updated once, not twice
 
 
 def test_save_and_load_are_bit_equal(vqvae, tmp_path):
@@ -141,7 +141,7 @@ def test_save_and_load_are_bit_equal(vqvae, tmp_path):
 
 
 def test_codes_do_not_depend_on_precision(vqvae):
-    """Under autocast the quantiser stays exact, and a model in half precision still encodes."""
+    """Under autocast the quantizer stays exact, and a model in half precision still encodes."""
     z, batch = torch.randn(500, 8), images(8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = vqvae.quantizer.nearest(z)

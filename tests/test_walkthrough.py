@@ -36,4 +36,4 @@ def test_the_walkthrough_runs_as_printed(tmp_path, monkeypatch):
         assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20]), run
         assert len(list(Path(f"runs/tiny-{run}/samples").glob("*.png"))) >= 2
     for picture in ("tiny.png", "tiny-ldm.png", "four-steps.png"):
-        assert np.array(Image.open(picture)).std() > 10  # something is on it
+        assert np.array(Image.open(picture)).std() > 10  # it is not blank
