@@ -12,7 +12,7 @@ from t2i.checks import UsageError
 from t2i.eval.config import EvalConfig
 from t2i.eval.evaluators import EVALUATORS
 
-# Names in the earlier spelling, `t2i eval METRIC --pipeline TARGET`, and what they are now.
+# Names of the earlier syntax, `t2i eval METRIC --pipeline TARGET`, and their present equivalents.
 _EARLIER_METRICS = {"all": None, "binding": "compositional", "composition": "compositional", "clip": "clip_score"}
 _EARLIER_OPTIONS = {
     "--num": "--num-images",

@@ -122,7 +122,7 @@ def test_all_processes_raise_what_went_wrong_on_one(tmp_path):
     assert first == [f"RuntimeError: {second[0]}", f"RuntimeError: {second[1]}", "OSError: no weights"]
 
 
-# --- what is drawn --------------------------------------------------------------------------------------------------
+# --- what is generated ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("metric, made", [("likelihood", []), ("lecture", ["lecture"]), ("bias", ["bias"])])

@@ -1,4 +1,4 @@
-"""Laws of the latent-diffusion pipeline."""
+"""The latent diffusion pipeline."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_safety_checker_is_kept_and_heard(pipe, objects, tmp_path):
     sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     tower = sizes | {"image_size": 32, "patch_size": 16}
     checker = StableDiffusionSafetyChecker(CLIPConfig(vision_config=tower, projection_dim=8))
-    with torch.no_grad():  # cosines lie above −1, and below 2
+    with torch.no_grad():  # cosines are above −1, and below 2
         checker.concept_embeds_weights.fill_(-2.0 if objects else 2.0)
     feature = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     Diffusers(**(pipe.components | {"safety_checker": checker, "feature_extractor": feature})).save_pretrained(tmp_path)
@@ -121,7 +121,7 @@ def test_save_and_load_give_the_same_images(pipe, tmp_path):
         assert torch.equal(draw(again, generator=seeded(0, 1)), draw(pipe, generator=seeded(0, 1)))
 
 
-# --- chance and batches ---------------------------------------------------------------------------------------------
+# --- randomness and batches -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scheduler", ["ddim", "euler-ancestral", "dpm++"])
@@ -138,7 +138,7 @@ def test_an_image_depends_on_its_own_generator_alone(pipe, scheduler):
 def test_many_images_are_made_in_batches_that_fit(pipe, scheduler):
     how = {"num_images_per_prompt": 2, "scheduler": scheduler}
     whole = draw(pipe, generator=seeded(0, 1, 2, 3), **how)
-    pipe.max_batch_bytes = 1  # so little that every image is a batch of its own
+    pipe.max_batch_bytes = 1  # so little that every image is a separate batch
     assert (draw(pipe, generator=seeded(0, 1, 2, 3), **how) - whole).abs().max() < 1e-5
 
 
@@ -155,7 +155,7 @@ def test_a_call_leaves_the_scheduler_and_what_it_is_given_as_they_were(pipe):
 
 
 def test_guidance_at_one_is_no_guidance(pipe):
-    """At scale 1 nothing is subtracted, so what it would lead away from cannot matter; at 3 it does."""
+    """At scale 1 nothing is subtracted, so the negative prompt has no effect; at 3 it has."""
     plain, other = (
         [draw(pipe, guidance_scale=s, negative_prompt=n, generator=seeded(0, 1)) for n in (None, "a tree")]
         for s in (1.0, 3.0)
@@ -175,7 +175,7 @@ def test_the_null_prompt_is_the_empty_one(pipe):
 
 
 def test_the_padding_of_t5_is_masked_and_so_says_nothing(pipe):
-    """Of CLIP it counts, as in Stable Diffusion."""
+    """For CLIP it is not masked, as in Stable Diffusion."""
     for encoder, counts in ((parts.t5(pipe.tokenizer), False), (pipe.text_encoder, True)):
         led = LatentDiffusionPipeline(**(pipe.components | {"text_encoder": encoder}))
         text = led._encode(["a red cat"])
@@ -214,7 +214,7 @@ def test_dynamic_thresholding_bounds_the_latents(pipe, scheduler):
     how = {"guidance_scale": 30.0, "scheduler": scheduler, "output_type": "latent", "generator": seeded(0)}
     assert draw(pipe, "a cat", **how).abs().max() > 1.01
     bounded = draw(pipe, "a cat", **(how | {"generator": seeded(0)}), dynamic_threshold=1.0)
-    assert bounded.abs().max() <= 1.01  # the last step ends in its x_0
+    assert bounded.abs().max() <= 1.01  # the last step ends at its x_0
 
 
 def test_another_size_is_drawn_where_the_stride_divides_it(pipe):
@@ -245,7 +245,7 @@ def test_interrupt_stops_and_returns(pipe):
 
     assert len(draw(pipe, callback_on_step_end=stop, generator=seeded(0, 1))) == 2
     assert steps == [0, 1]
-    draw(pipe, generator=seeded(0, 1))  # and the next call goes on
+    draw(pipe, generator=seeded(0, 1))  # and the next call works normally
     assert not pipe.interrupt
 
 

@@ -1,4 +1,4 @@
-"""Laws of the training loop, on the real recipes at tiny size."""
+"""The training loop, on the real recipes at tiny size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TINY_PRIOR = {"width": 32, "layers": 1, "heads": 2}
 
 
 def recipe(name: str, folder: Path, model: dict, **options):
-    """The recipe's tiny preset, made tinier."""
+    """The recipe's tiny preset, made even smaller."""
     tiny = RECIPES[name]("tiny")
     loop = {"max_train_steps": 6, "train_batch_size": 4, "checkpointing_steps": 3, "dataloader_num_workers": 0}
     own = {f.name for f in dataclasses.fields(tiny)} & options.keys()
@@ -99,7 +99,7 @@ def test_a_resumed_run_is_one_that_never_stopped(stage, prior_recipe, tmp_path):
     how = {"max_train_steps": 8, "checkpointing_steps": 4, "dataloader_num_workers": 1}
     run(make(tmp_path / "whole", **how))
     run(make(tmp_path / "parts", **how))
-    # What a kill after the first checkpoint leaves behind: later lines of the log, half a checkpoint.
+    # As after a kill after the first checkpoint: later lines of the log, half a checkpoint.
     parts = tmp_path / "parts"
     (parts / "checkpoint-8").rename(parts / ".checkpoint-8.part")
     with (parts / "metrics.jsonl").open("a") as log:
@@ -132,7 +132,7 @@ def test_a_killed_run_resumes_to_the_same_losses(tmp_path):
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
-    """Sent to the whole group of processes, data worker included, as a terminal does."""
+    """Sent to the whole process group, data worker included, as a terminal does."""
     sizes = ["--train-batch-size", "4", "--max-train-steps", "100000", "--checkpointing-steps", "100000"]
     args = command("vqvae-toybox", *sizes, "--output-dir", str(tmp_path / "run"), workers=1)
     process = subprocess.Popen(
@@ -155,7 +155,7 @@ def test_two_processes_with_half_the_batch_train_as_one(tmp_path):
         folder = tmp_path / str(processes)
         sizes = ["--train-batch-size", str(8 // processes), "--max-train-steps", "5", "--warmup-batches", "1"]
         args = command("vqvae-toybox", *sizes, "--output-dir", str(folder), processes=processes)
-        on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also where there are GPUs
+        on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also on machines with GPUs
         subprocess.run(args, check=True, capture_output=True, timeout=120, env=on_cpu)
         runs[processes] = losses(folder)
     assert np.allclose(runs[1], runs[2], rtol=1e-3)
@@ -164,7 +164,7 @@ def test_two_processes_with_half_the_batch_train_as_one(tmp_path):
 def test_processes_that_are_not_connected_are_refused(prior_recipe, tmp_path, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("there are GPUs to connect")
-    monkeypatch.setenv("WORLD_SIZE", "2")  # launched for GPUs that are not there
+    monkeypatch.setenv("WORLD_SIZE", "2")  # launched for GPUs that do not exist
     monkeypatch.setattr(PartialState, "_shared_state", {})
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
     with pytest.raises(ValueError, match="set ACCELERATE_USE_CPU=true"):
@@ -188,7 +188,7 @@ def test_every_sample_number_is_seen_once_whatever_the_processes():
 
 @pytest.mark.parametrize("precision", ["bf16"])
 def test_mixed_precision_trains(precision, tmp_path):
-    AcceleratorState._reset_state(reset_partial_state=True)  # a process has one precision, unless it starts anew
+    AcceleratorState._reset_state(reset_partial_state=True)  # a process keeps its precision unless the state is reset
     run(vqvae_recipe(tmp_path / "half", mixed_precision=precision, gradient_checkpointing=True))
     AcceleratorState._reset_state(reset_partial_state=True)
     run(vqvae_recipe(tmp_path / "full"))
@@ -254,7 +254,7 @@ def test_learning_rate_warms_up_and_falls():
 
 @pytest.fixture
 def picture_folder(tmp_path) -> Path:
-    """Eight discs, with columns under names of their own, one image transparent and one not square."""
+    """Eight discs, with unusual column names, one image transparent and one not square."""
     folder = tmp_path / "discs"
     folder.mkdir()
     lines = []

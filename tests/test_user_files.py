@@ -1,4 +1,4 @@
-"""Files and names that users hand in: texts, JSON, runs in place of checkpoints, captions that are too long."""
+"""Files and names given by users: texts, JSON, runs in place of checkpoints, captions that are too long."""
 
 from __future__ import annotations
 

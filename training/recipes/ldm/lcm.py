@@ -48,7 +48,7 @@ class LCMRecipe:
 
 
 def lcm(preset: str = "base") -> LCMRecipe:
-    """Latent consistency model: generates in four steps without guidance what its teacher needs twenty for.
+    """Latent consistency model: a denoiser that samples in four steps without guidance; its teacher needs twenty.
 
     `t2i generate "a red apple" --pipeline runs/lcm/latest --num-inference-steps 4 --guidance-scale 1`; diffusers'
     StableDiffusionPipeline opens the folder too. --image-size 0 uses the pipeline's image size.
