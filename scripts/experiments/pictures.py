@@ -19,7 +19,7 @@ from t2i.models.base import GenerativeModel, from_levels
 
 @dataclass(frozen=True)
 class Labelled:
-    """Training images (N, C, S, S) with L levels and labels (N,); as many fields for testing; K classes."""
+    """Training images (N, C, S, S) with L levels and labels (N,); the same for testing; K classes."""
 
     images: Tensor
     labels: Tensor

@@ -215,7 +215,7 @@ def _measure(config: BenchmarkConfig, out: Path, name: str, found: dict) -> None
 
 
 def _measure_real(config: BenchmarkConfig, out: Path, found: dict) -> None:
-    """Evaluate training images in place of samples, and pixels in place of latents, as an upper bound."""
+    """Evaluate training images in place of samples, and pixels in place of latents, as the best values to expect."""
     data = Data(config)
     images, labels = data.training(max(config.num_images, PROBED))
     found["about"] = "Training images in place of samples, pixels in place of latents."

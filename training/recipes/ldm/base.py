@@ -135,8 +135,8 @@ class PrepareLatent:
     shape: tuple[int, int, int]
 
     def __call__(self, item: dict, rng: np.random.Generator) -> dict:
-        """-> noise (C, h, w), timesteps, mask (L,); states (L, D), or ids (L,) if not cached; latents (C, h, w), or if
-        not cached images, uint8 (S, S, 3), and posterior_noise (C, h, w) to sample their latents with.
+        """-> noise (C, h, w), timesteps, mask (L,); states (L, D), or, if not cached, ids (L,); latents (C, h, w), or,
+        if not cached, images, uint8 (S, S, 3), and posterior_noise (C, h, w) to sample their latents with.
         """
         text = "" if rng.random() < self.dropout else item["text"]
         if isinstance(self.texts, Tokens):
