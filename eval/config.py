@@ -26,7 +26,7 @@ class EvalConfig(SamplingOptions):
     per line, a table (.jsonl, .csv, .parquet), or a folder of captioned images."""
     num_images: int | None = None
     """Maximum number of images to generate, spread evenly over toybox categories; for a likelihood, number of test
-    images. Default: 500, for an unconditional model 1,000."""
+    images. Default: 500, for an unconditional model 1000."""
     seed: int = 0
     """Seed for the prompts and the images."""
     reference: str | None = None
