@@ -1,7 +1,7 @@
-"""Images with captions, wherever they come from: toybox, a folder, Parquet and Arrow files, or a data set of the Hub.
+"""Sources of captioned images: toybox, an image folder, Parquet and Arrow files, or a dataset on the Hub.
 
-Every source has the interface `t2i.data.base.Source`.
-Shapes: S side of an image
+Every source implements `t2i.data.base.Source`.
+Shapes: S image side
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from t2i.folders import may_be_on_hub
 
 __all__ = ["TOYBOX_ITEMS", "Pictures", "Source", "open_source"]
 
-TOYBOX_ITEMS = 1_000_000  # items cost nothing until they are drawn
-PATIENCE = 5  # seconds, for the Hub to say whether it has a data set
+TOYBOX_ITEMS = 1_000_000  # items cost nothing until they are rendered
+PATIENCE = 5  # seconds to wait for the Hub to answer whether a dataset exists
 
 
 class Pictures:
-    """Images and captions of a Hugging Face data set, cropped to the centre square and resized.
+    """Images and captions of a Hugging Face dataset, center-cropped to a square and resized.
 
     Args:
-        dataset: a `datasets.Dataset` with an image and a text column.
-        size: side S of the images handed out.
-        captions: whether there must be a text column; otherwise texts are "" where there is none.
-        name: in messages.
+        dataset: a `datasets.Dataset` with an image column and a text column.
+        size: side S of the returned images.
+        captions: whether a text column is required; otherwise the texts are "" if it is missing.
+        name: name of the dataset in error messages.
 
-    Raises ValueError, listing the columns there are, when one of the two is missing.
+    Raises ValueError, listing the existing columns, if a required column is missing.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Pictures:
         if isinstance(value, dict) and value.get("bytes"):
             return read_square(value["bytes"], self.size, name)
         if isinstance(value, dict) and (path := value.get("path")):
-            if "://" in path:  # in an archive, which datasets opens
+            if "://" in path:  # inside an archive, which `datasets` opens
                 return square(self.dataset[int(index)][self.image_column], self.size)
             return read_square(path, self.size)
         raise ImageError(f"{name} in column {self.image_column!r} is no image; choose another with --image-column")
@@ -110,19 +110,18 @@ def open_source(
     seed: int = 0,
     captions: bool = True,
 ) -> Source:
-    """The source called `name`.
+    """Open the data source `name`.
 
     Args:
-        name: "toybox" (its training split); a folder of images (see `folder.py`), or of one array of them (see
-            `rendered.py`); a folder of Parquet files, or one
-            that `datasets` has saved; a data set of the Hub, OWNER/NAME; or the training part of "digits", "mnist",
-            "fashion", "cifar10" or a folder of IDX files (see `labelled.py`).
-        size: side of the images.
-        image_column, caption_column: of metadata and data sets.
-        seed: of toybox.
-        captions: whether each image must have one; otherwise its text is "" where there is none.
+        name: "toybox" (its training split); a folder of images (see `folder.py`) or with one array of images (see
+            `rendered.py`); a folder of Parquet files, or one saved by `datasets`; a dataset on the Hub, OWNER/NAME; or
+            the training split of "digits", "mnist", "fashion", "cifar10" or a folder of IDX files (see `labelled.py`).
+        size: image side in pixels.
+        image_column, caption_column: column names in metadata files and datasets.
+        seed: seed of toybox.
+        captions: whether every image must have a caption; otherwise missing captions are "".
 
-    Raises FileNotFoundError or ValueError with the remedy when it is none of them.
+    Raises FileNotFoundError or ValueError, with the remedy, if `name` is none of these.
     """
     name = str(name)
     if size < 1:
@@ -144,20 +143,20 @@ def open_source(
 
 
 def _saved(folder: Path):
-    """A data set that `datasets` has saved, or of Parquet files; None for any other folder."""
+    """The dataset in a folder saved by `datasets` or made of Parquet files; None for any other folder."""
     if tables_in(folder):
         return None
     parquet = sorted(str(path) for path in folder.glob("*.parquet"))
     saved = (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
     if not saved and not parquet:
         return None
-    import datasets  # slow to import, and image folders do without
+    import datasets  # slow to import, and not needed for image folders
 
     try:
         if not saved:
             return datasets.concatenate_datasets([datasets.Dataset.from_parquet(_literal(path)) for path in parquet])
         found = datasets.load_from_disk(str(folder))
-    except Exception as error:  # pyarrow's, the builders' and the file system's own
+    except Exception as error:  # raised by pyarrow, the dataset builders or the file system
         raise ValueError(f"{folder} cannot be read by datasets ({_line(error)}); save it again") from error
     if isinstance(found, datasets.DatasetDict) and "train" not in found:
         raise ValueError(f"{folder} has no split 'train' but {', '.join(found)}; give the folder of one of them")
@@ -165,18 +164,18 @@ def _saved(folder: Path):
 
 
 def _literal(path: str) -> str:
-    """A path in which `datasets` finds no pattern."""
+    """Escape a path, so that `datasets` does not read it as a glob pattern."""
     return "".join(f"[{c}]" if c in "*?[" else c for c in path)
 
 
 def _from_hub(name: str):
-    """The training split of a data set of the Hub, which must say soon that it has one; FileNotFoundError otherwise."""
+    """The training split of a dataset on the Hub; raises FileNotFoundError unless the Hub soon confirms it exists."""
     path = Path(name)
     if path.is_file():
         raise FileNotFoundError(f"{name} is a file; give the folder that holds the images")
     if not may_be_on_hub(name):
         raise FileNotFoundError(f"there is no folder {name!r}{_near(path)}; give 'toybox', a folder or a Hub data set")
-    import datasets  # slow to import, and toybox and image folders do without
+    import datasets  # slow to import, and not needed for toybox and image folders
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
@@ -188,7 +187,7 @@ def _from_hub(name: str):
         raise FileNotFoundError(f"the Hub gives {name} to those it knows only; run: hf auth login") from None
     except (RepositoryNotFoundError, HFValidationError):
         raise FileNotFoundError(f"there is no folder {name!r}, and the Hub has no such data set; {instead}") from None
-    except Exception as error:  # of the HTTP library, of which there have been several
+    except Exception as error:  # raised by the HTTP library, which differs between versions
         if not kept:
             said = _line(error) if isinstance(error, HfHubHTTPError) else "it cannot be reached"
             raise FileNotFoundError(f"there is no folder {name!r}, and of the Hub: {said}; {instead}") from error
@@ -196,19 +195,19 @@ def _from_hub(name: str):
         return datasets.load_dataset(name, split="train")
     except (FloatingPointError, KeyboardInterrupt):
         raise
-    except Exception as error:  # its builders raise whatever they meet
+    except Exception as error:  # dataset builders raise any kind of error
         raise ValueError(f"the Hub's {name} cannot be read ({_line(error)})") from error
 
 
 def _near(path: Path) -> str:
-    """A folder with a similar name, as a question."""
+    """A "did you mean" suffix naming a folder with a similar name, or ""."""
     beside = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)
     return f": did you mean {path.parent / near[0]}?" if near else ""
 
 
 def _undecoded(dataset, column: str):
-    """The data set with images as files' bytes, for `t2i.data.image_file` to read them."""
+    """The dataset with undecoded images, which `t2i.data.image_file` reads from their bytes."""
     import datasets
 
     if isinstance(dataset.features[column], datasets.Image):

@@ -1,4 +1,4 @@
-"""Toybox: a procedurally drawn world with known truth, infinite, seeded, offline.
+"""Toybox: procedurally rendered scenes with known ground truth; infinite, seeded, offline.
 
 >>> from t2i.data.toybox import Scene, Thing
 >>> scene = Scene((Thing("armchair", "avocado"),), background="studio")

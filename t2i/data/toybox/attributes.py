@@ -1,7 +1,7 @@
-"""What a surface can look like: ten colours and ten skins, and the texture that each lays over an object.
+"""The attributes of an object: ten colours and ten textures.
 
-A colour is one RGB value. A skin is a small painting (`skins.py`): stripes, bricks, a starry night; three of them, the
-cut fruits, follow the object's silhouette, so that an avocado armchair has the avocado's rind along its own outline.
+A colour is one RGB value. A texture is an image (`skins.py`): stripes, bricks, a starry night. Three textures, the cut
+fruits, follow the object's silhouette, so that an avocado armchair has the avocado's rind along its own outline.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from t2i.data.toybox.skins import FRUITS, PATTERNS
 
 Colour = tuple[int, int, int]
 
-# Far apart from each other, from the woods and bricks of the skins, and from the pale grounds.
+# Far apart from each other, from the wood and brick textures, and from the pale backgrounds.
 COLOURS: dict[str, Colour] = {
     "red": (222, 32, 38),
     "green": (42, 160, 62),
@@ -37,13 +37,13 @@ def tinted(colour: Colour, tint: tuple[float, float, float]) -> Colour:
 
 
 def pattern(name: str, size: int) -> Image.Image:
-    """The texture of a skin that needs no silhouette: RGB, `size` × `size`."""
+    """A texture that does not depend on the silhouette: RGB, `size` × `size`."""
     return PATTERNS[name](size)
 
 
 def fruit(name: str, mask: Image.Image, heart: tuple[float, float]) -> Image.Image:
-    """The texture of a cut fruit: RGB, as large as `mask` (mode L, the body's silhouette).
+    """The texture of a cut fruit: RGB, the size of `mask` (mode L, the body's silhouette).
 
-    `heart` is where pit or segments gather, in the unit square.
+    `heart` is the center of the pit or segments, in the unit square.
     """
     return FRUITS[name](mask, heart)

@@ -1,4 +1,4 @@
-"""Six calm, pale grounds. Each is a function of height alone, so that even a small model learns them at once."""
+"""Six plain, pale backgrounds. Each depends on height alone, so that even a small model learns them quickly."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image
 
 RGB = tuple[int, int, int]
-_SOFT = 0.012  # half the width of the edge between two areas, in units of the frame
+_SOFT = 0.012  # half the width of the edge between two areas, as a fraction of the image side
 
-NUM_VARIANTS = 3  # each ground comes with its horizon at one of three heights
+NUM_VARIANTS = 3  # each background has its horizon at one of three heights
 
 
 def _ramp(y: np.ndarray, stops: list[tuple[float, RGB]]) -> np.ndarray:
@@ -21,7 +21,7 @@ def _ramp(y: np.ndarray, stops: list[tuple[float, RGB]]) -> np.ndarray:
 
 
 def _split(y: np.ndarray, above: list[RGB], below: list[RGB], horizon: float) -> np.ndarray:
-    """Two gradients, from top to bottom each, that meet at a horizon with a soft edge."""
+    """Two vertical gradients that meet at a horizon with a soft edge."""
     return _ramp(y, [(0, above[0]), (horizon - _SOFT, above[1]), (horizon + _SOFT, below[0]), (1, below[1])])
 
 
@@ -68,8 +68,8 @@ BACKGROUNDS: tuple[str, ...] = tuple(_GROUNDS)
 
 @lru_cache(maxsize=128)
 def background(name: str, size: int, variant: int = 0) -> Image.Image:
-    """A ground, RGB `size` × `size`; `variant` in 0..NUM_VARIANTS - 1. Shared: paint on a copy."""
-    y = (np.arange(size * 4) + 0.5) / (size * 4)  # four lines a pixel, averaged: the horizon is anti-aliased
+    """A background, RGB `size` × `size`; `variant` in 0..NUM_VARIANTS - 1. The image is cached: paint on a copy."""
+    y = (np.arange(size * 4) + 0.5) / (size * 4)  # four lines per pixel, averaged: the horizon is anti-aliased
     lines = _GROUNDS[name](y, 0.04 * (variant - 1)).reshape(size, 4, 3).mean(axis=1)
     pixels = np.repeat(np.round(lines).astype(np.uint8)[:, None, :], size, axis=1)
     return Image.fromarray(pixels)

@@ -1,7 +1,7 @@
-"""What people would call a scene: several phrasings for each fact, and sometimes not every fact.
+"""Captions of scenes: several phrasings of each fact, some of which leave a fact out.
 
-The first phrasing of each list is the canonical one; it is the most frequent, and what `caption(scene)` gives without a
-generator.
+The first phrasing of each list is the canonical one: the most frequent, and the one that `caption(scene)` returns
+without a generator.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from t2i.data.toybox.attributes import ATTRIBUTES, COLOURS
 from t2i.data.toybox.description import SceneDescription, Thing
 from t2i.data.toybox.kinds import KINDS
 
-# "{}" is the kind, singular or plural; the article or the number is put before the whole.
+# "{}" is the kind, singular or plural; the article or the number precedes the whole phrase.
 _FRUIT = "avocado", "watermelon", "orange"
 PHRASINGS: dict[str, tuple[str, ...]] = {
     **{colour: (f"{colour} {{}}", f"{{}} that {{be}} {colour}") for colour in COLOURS},
@@ -50,7 +50,7 @@ OPENINGS = ("a picture of", "a drawing of", "an image of", "a painting of")
 
 NUMBERS = {2: ("two", "2"), 3: ("three", "3"), 4: ("four", "4")}
 
-# How often the canonical words are used, how often each optional part appears.
+# Probabilities of the canonical phrasing and of each optional part.
 P_FIRST_ADJECTIVE = 0.6
 P_FIRST_RELATION = 0.6
 P_FIRST_BACKGROUND = 0.75
@@ -58,7 +58,7 @@ P_DIGIT = 0.1
 P_BACKGROUND = 0.3
 P_OPENING = 0.25
 P_BARE = 0.05  # a thing without its attribute: "a cat"
-P_AND = 0.2  # things side by side without saying which is where: "a red cat and a blue car"
+P_AND = 0.2  # things side by side, their order unspecified: "a red cat and a blue car"
 
 
 def article(phrase: str) -> str:
@@ -67,21 +67,21 @@ def article(phrase: str) -> str:
 
 
 def _choose(options: Sequence[str], p_first: float, rng: np.random.Generator | None) -> str:
-    """The first option with probability `p_first`, else one of the others; always the first without a generator."""
+    """The first option with probability `p_first`, otherwise one of the others; without a generator, the first."""
     if rng is None or len(options) == 1 or rng.random() < p_first:
         return options[0]
     return options[1 + int(rng.random() * (len(options) - 1))]
 
 
 def _fill(phrasing: str, attribute: str, noun: str, plural: bool) -> str:
-    """A phrasing with the noun in it. Several things look like avocados, not like an avocado."""
+    """Insert the noun into a phrasing. Several things look like avocados, not like an avocado."""
     fruit = f"{attribute}s" if plural else article(attribute)
     text = phrasing.replace(f"{{a}} {attribute}", fruit)
     return text.format(noun, be="are" if plural else "is", look="look" if plural else "looks")
 
 
 def name(thing: Thing, rng: np.random.Generator | None = None, bare: bool = False) -> str:
-    """A thing with its article or number: "a red cat", "three wooden horses". `bare` leaves the attribute out."""
+    """A thing with its article or number: "a red cat", "three wooden horses". `bare` omits the attribute."""
     kind, plural = KINDS[thing.kind], thing.count > 1
     text = kind.plural if plural else kind.name
     if not bare:
@@ -99,7 +99,7 @@ def _maybe_bare(thing: Thing, rng: np.random.Generator | None) -> str:
 
 
 def caption(scene: SceneDescription, rng: np.random.Generator | None = None) -> str:
-    """A caption of the scene, lower case. Without `rng` the canonical one: "a red cat on top of a blue car"."""
+    """A lower-case caption of the scene; without `rng`, the canonical one: "a red cat on top of a blue car"."""
     text = _maybe_bare(scene.things[0], rng)
     if scene.relation is not None:
         relation = _choose(RELATION_PHRASES[scene.relation], P_FIRST_RELATION, rng)

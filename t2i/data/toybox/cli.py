@@ -18,24 +18,24 @@ from t2i.notes import count
 @dataclass(frozen=True)
 class Export:
     out: str = ""
-    """Folder to write; it must not exist or be empty."""
+    """Output folder; it must be empty or not exist."""
     num: int = 60_000
-    """Pictures."""
+    """Number of images."""
     split: Literal["train", "zero_shot", "all"] = "train"
-    """'train' has none of the held-out pairs, 'zero_shot' only those, 'all' asks no questions."""
+    """Pairs of attribute and kind: 'train' excludes the held-out pairs, 'zero_shot' has only those, 'all' has both."""
     size: int = 64
-    """Side of the pictures in pixels."""
+    """Image side in pixels."""
     seed: int = 0
     workers: int = 0
-    """Processes; 0 takes one a core. The bytes do not depend on it."""
+    """Number of worker processes; 0 uses one per core. The output does not depend on it."""
     layout: Literal["folder", "array"] = "folder"
-    """PNG files with metadata.jsonl, or one memory-mapped images.npy with metadata.jsonl."""
+    """Output format: PNG files with metadata.jsonl, or one memory-mapped images.npy with metadata.jsonl."""
     layouts: bool = False
-    """Write the map of what each pixel shows beside each picture: a PNG file with a palette, for `t2i layout`."""
+    """Also write the label map of each image, a PNG file with a palette, for `t2i layout`."""
 
 
 def main(args: Sequence[str]) -> None:
-    """Write the data set that `args` describe; raises UsageError for bad arguments."""
+    """Write the dataset described by `args`; raises UsageError for invalid arguments."""
     args = list(args)
     if not args or args[0] in ("-h", "--help"):
         print("usage: t2i data toybox --out DIR [options]; t2i data toybox --help lists them")

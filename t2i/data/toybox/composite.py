@@ -1,7 +1,7 @@
-"""From a painted object to pixels: a texture laid over the body, lit, outlined, with the details on top.
+"""Compositing of one object: a texture laid over the body, with lighting, outline, and the details on top.
 
-Everything that is drawn is drawn once, at a multiple of the wanted size, reduced to it and kept: the layers of a kind,
-the textures of the skins. Composing an object is then four operations on small pictures.
+The layers of a kind and the textures are drawn once, at a multiple of the final size, downsampled and cached. Composing
+an object is then four operations on small images.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ OUTLINE = (44, 38, 46)
 
 @dataclass(frozen=True)
 class Layers:
-    """One kind at one size, ready to be given a texture. All images are `size` × `size`.
+    """One kind at one size, without its texture. All images are `size` × `size`.
 
     Attributes:
         body: L, the surface that takes the texture.
         light: L, the light on it; 128 leaves the texture as it is.
-        detail: RGBA, what keeps its own colour.
-        alpha: L, body, details and outline together.
+        detail: RGBA, the parts that keep their own colour.
+        alpha: L, opacity of body, details and outline together.
     """
 
     body: Image.Image
@@ -37,9 +37,9 @@ class Layers:
 
 
 def _oversampling(size: int) -> int:
-    """How many times larger to draw: edges of small pictures need more, large ones cost more.
+    """The oversampling factor: edges of small images need more, large images cost more.
 
-    At least 96 pixels are drawn: below, thin parts of the drawings would round away.
+    At least 96 pixels are drawn: below that, thin parts would vanish by rounding.
     """
     return max(4 if size <= 96 else 3 if size <= 256 else 2, -(-96 // size))
 
@@ -47,7 +47,7 @@ def _oversampling(size: int) -> int:
 def _paint(kind: str, size: int, mirrored: bool) -> Painter:
     painter = Painter(size)
     KINDS[kind].draw(painter)
-    if mirrored:  # before the lighting, whose light stays at the top left
+    if mirrored:  # before the lighting, so that the light stays at the top left
         painter.mask, painter.light = ImageOps.mirror(painter.mask), ImageOps.mirror(painter.light)
         painter.detail = ImageOps.mirror(painter.detail)
     return painter
@@ -59,7 +59,7 @@ def _lit(painter: Painter) -> Image.Image:
     width = max(3, 2 * round(size / 90) + 1)
     crease = ImageChops.subtract(light.filter(ImageFilter.MaxFilter(width)), light, scale=0.9)
     crease = crease.point(lambda v: 0 if v < 8 else min(44, 14 + v))  # parts of one tone have no crease between them
-    # Where the blurred silhouette rises along the diagonal the surface faces the light, where it falls it turns away.
+    # Where the blurred silhouette rises along the diagonal, the surface faces the light; where it falls, it faces away.
     height = mask.filter(ImageFilter.BoxBlur(size / 24)).filter(ImageFilter.BoxBlur(size / 24))
     step = max(1, size // 40)
     lit = ImageChops.subtract(ImageChops.offset(height, -step), ImageChops.offset(height, step), scale=2.6, offset=128)
@@ -68,15 +68,15 @@ def _lit(painter: Painter) -> Image.Image:
     return ImageChops.subtract(light, ImageChops.multiply(crease, mask))
 
 
-# All caches together: some 30 MB for 64-pixel pictures, half a GB for 256. The layout keeps to few sizes so that these
-# entries suffice.
+# All caches together take about 30 MB for 64-pixel images and 0.5 GB for 256. The placement uses few sizes, so that
+# these entries suffice.
 @lru_cache(maxsize=1024)
 def layers(kind: str, size: int, mirrored: bool = False) -> Layers:
     """The layers of a kind (a name in KINDS) at `size` pixels."""
     factor = _oversampling(size)
     painter = _paint(kind, size * factor, mirrored)
     cover = ImageChops.lighter(painter.mask, painter.detail.getchannel("A"))
-    # A dark rim of about 1/64 of the box keeps a white cat on snow and a black one in the shade visible.
+    # A dark outline of about 1/64 of the box keeps a white cat on snow and a black one in shadow visible.
     edge = cover.filter(ImageFilter.BoxBlur(max(painter.size / 64, 0.6 * factor))).point(lambda v: 255 if v > 40 else 0)
     return Layers(
         body=painter.mask.reduce(factor),
@@ -100,10 +100,10 @@ def _fruit(name: str, kind: str, size: int, mirrored: bool) -> Image.Image:
 
 
 def compose(parts: Layers, texture: Image.Image) -> Image.Image:
-    """Lay `texture` (RGB, the layers' size) over the body; return the finished object as RGBA.
+    """Lay `texture` (RGB, the size of the layers) over the body; return the finished object as RGBA.
 
-    Hard light (PDF blend modes, ISO 32000-1 §11.3.5) leaves the texture as it is where the light is 128, multiplies
-    below and screens above.
+    Hard-light blending (ISO 32000-1 §11.3.5) keeps the texture where the light is 128, multiplies below and screens
+    above.
     """
     picture = Image.new("RGB", texture.size, OUTLINE)
     light = Image.merge("RGB", (parts.light,) * 3)
@@ -120,9 +120,9 @@ def sprite(
     mirrored: bool = False,
     tint: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> Image.Image:
-    """One finished object, RGBA, `size` × `size`, transparent around it.
+    """One finished object, RGBA, `size` × `size`, on a transparent background.
 
-    `tint` multiplies the channels of a colour; skins have colours of their own and ignore it.
+    `tint` multiplies the channels of a colour; textures ignore it.
     """
     if attribute in COLOURS:
         texture = Image.new("RGB", (size, size), tinted(COLOURS[attribute], tint))
@@ -135,5 +135,5 @@ def sprite(
 
 @cache
 def bounds(kind: str) -> tuple[float, float, float, float]:
-    """Where a kind's drawing lies in the unit square, outline included: x0, y0, x1, y1."""
+    """Bounding box of a kind's drawing in the unit square, outline included: x0, y0, x1, y1."""
     return tuple(v / 96 for v in layers(kind, 96).alpha.getbbox())

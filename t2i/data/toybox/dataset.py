@@ -1,4 +1,4 @@
-"""Toybox as a data set: indexed, or written to disk by several processes."""
+"""Toybox as a map-style dataset, and its export to disk by several processes."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from t2i.data.toybox.render import check_size
 from t2i.data.toybox.scene import Scene
 from t2i.data.toybox.split import SPLITS
 
-VERSION = 1  # of the images and captions: add one where a change of the code changes any of them
+VERSION = 1  # of the images and captions: increment it when a change of the code changes any of them
 LAYOUTS = ("folder", "array")
-_CHUNK = 256  # items a task: long enough to hide the cost of handing it over
+_CHUNK = 256  # items per task: enough to amortise the cost of dispatching it
 
 
 class Toybox:
-    """A map-style data set of `num` scenes.
+    """A map-style dataset of `num` scenes.
 
-    Item i depends on (seed, split, i) alone: neither `num` nor the order of access changes it.
+    Item i depends only on (seed, split, i), not on `num` or the order of access.
 
     Args:
         split: "train", "zero_shot" or "all".
-        size: side of the pictures in pixels.
-        seed: from 0 up; two seeds give two unrelated worlds of scenes.
-        num: how many items there are.
-        family: "single", "count", "relation", or None for the mixture.
+        size: image side in pixels.
+        seed: non-negative; different seeds give unrelated scenes.
+        num: number of items.
+        family: "single", "count", "relation", or None for a mixture of the three.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Toybox:
         return {"image": np.array(scene.render(self.size)), "text": text, "scene": scene}
 
     def scene(self, index: int) -> tuple[Scene, str]:
-        """Scene and caption of an item, not drawn; IndexError beyond the end."""
+        """Scene and caption of an item, without rendering it; IndexError beyond the end."""
         if not -self.num <= index < self.num:
             raise IndexError(f"index {index} is out of range for {self.num} items")
         rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index % self.num))
@@ -71,7 +71,7 @@ class Toybox:
         return (self.scene(i)[1] for i in range(min(limit, self.num)))
 
     def fingerprint(self) -> str:
-        """Of all that its images and captions follow from; see `t2i.data.fingerprint`."""
+        """Fingerprint of everything that determines the images and captions; see `t2i.data.fingerprint`."""
         return combine(type(self).__name__, VERSION, self.split, self.size, self.seed, self.num, self.family)
 
 
@@ -87,19 +87,19 @@ def export(
 ) -> Path:
     """Render `num` items of `Toybox(split, size, seed)` to disk; return the folder.
 
-    The bytes do not depend on `workers`. Everything is written to a hidden folder beside `out` and renamed at the end:
-    `out` is complete or absent. Worker processes are spawned, so a script calls this under `if __name__ == "__main__"`.
+    The output does not depend on `workers`. Files are written to a hidden folder next to `out`, which is renamed at the
+    end: `out` is complete or absent. Workers are spawned: call this under `if __name__ == "__main__"` in a script.
 
     Args:
         out: a folder that does not exist or is empty.
         layout: "folder" writes PNG files and metadata.jsonl with file_name, text, scene (what Hugging Face's
             `imagefolder` reads); "array" writes images.npy (uint8, num × size × size × 3) and metadata.jsonl.
-        layouts: write the map of labels beside each picture, `Scene.layout` as a PNG file with a palette, and its name
-            to metadata.jsonl as layout_file_name (what `imagefolder` reads as a column of pictures called layout).
+        layouts: also write the label map of each image, `Scene.layout` as a PNG file with a palette, and its name to
+            metadata.jsonl as layout_file_name (which `imagefolder` reads as an image column called layout).
 
     Raises:
         FileExistsError: `out` exists and is not an empty folder.
-        ValueError: an unknown layout or split, or layouts beside an array.
+        ValueError: an unknown layout or split, or label maps with an array.
     """
     check_choice("layout", layout, LAYOUTS)
     if layouts and layout != "folder":
@@ -127,7 +127,7 @@ def export(
         if out.exists():
             out.rmdir()
         partial_out.rename(out)
-    except BaseException:  # also on Ctrl-C: leave no half-made folder behind
+    except BaseException:  # also on Ctrl-C: leave no incomplete folder behind
         shutil.rmtree(partial_out, ignore_errors=True)
         raise
     return out
@@ -139,12 +139,12 @@ def _mapper(workers: int) -> Iterator:
     if workers <= 1:
         yield map
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:  # fork is unsafe beside torch's threads
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:  # fork is unsafe with torch's threads
         yield pool.imap
 
 
 def _write_chunk(data: Toybox, folder: Path, layout: str, layouts: bool, indices: Iterable[int]) -> list[dict]:
-    """Render some items into `folder`; return their metadata, one record an item."""
+    """Render items into `folder`; return their metadata, one record per item."""
     images = np.lib.format.open_memmap(folder / "images.npy", mode="r+") if layout == "array" else None
     records = []
     for i in indices:

@@ -1,6 +1,6 @@
-"""What is in a scene, as data.
+"""The description of a scene, as plain data.
 
-`t2i.data.toybox.scene.Scene` adds the caption and the image, which are made from it.
+`t2i.data.toybox.scene.Scene` adds the caption and the image made from it.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class Thing:
 
 @dataclass(frozen=True)
 class SceneDescription:
-    """One thing (1 to 4 of a kind), or two that stand in a relation: things[0] is `relation` things[1].
+    """One thing (1 to 4 of a kind), or two things in a relation: things[0] is `relation` things[1].
 
     Attributes:
         things: one Thing, or two of different kinds with count 1 each.
         relation: a name in RELATIONS for two things, None for one.
         background: a name in BACKGROUNDS.
-        jitter_seed: everything that the caption does not tell (sizes, places, mirroring, tints, the height of the
-            horizon) follows from this number, so that `render` is a pure function of the scene.
+        jitter_seed: seed of everything the caption does not specify (sizes, positions, mirroring, tints, height of the
+            horizon), so that `render` is a pure function of the scene.
 
-    Raises ValueError when made wrongly.
+    Raises ValueError for an invalid description.
     """
 
     things: tuple[Thing, ...]
@@ -62,7 +62,7 @@ class SceneDescription:
     jitter_seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "things", tuple(self.things))  # a list is welcome, a frozen scene needs a tuple
+        object.__setattr__(self, "things", tuple(self.things))  # a list is accepted, but a frozen scene needs a tuple
         check_choice("background", str(self.background), BACKGROUNDS)
         if isinstance(self.jitter_seed, bool) or not isinstance(self.jitter_seed, int) or self.jitter_seed < 0:
             raise ValueError(f"jitter_seed must be a whole number from 0 up, not {self.jitter_seed!r}")

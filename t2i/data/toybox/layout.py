@@ -1,7 +1,7 @@
-"""Where the objects of a scene stand, how large, which way round.
+"""Placement of the objects of a scene: position, size and orientation.
 
-Lengths are in 64ths of the frame and whole, so that a 64-pixel picture is the same picture as a 256-pixel one, and few
-enough sizes occur that `composite.layers` keeps them all.
+Lengths are integers in 64ths of the image side, so that images of 64 and 256 pixels show the same scene, and few enough
+sizes occur for `composite.layers` to cache them all.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from t2i.data.toybox.composite import bounds
 from t2i.data.toybox.description import SceneDescription
 
 UNITS = 64
-_MARGIN = 1  # kept free along the frame
+_MARGIN = 1  # kept free along the image's edges
 _FAR = UNITS - _MARGIN
 
 
 @dataclass(frozen=True)
 class Placement:
-    """One object: index of its thing, top left corner and side of its box in 64ths of the frame."""
+    """One object: index of its thing, top left corner and side of its box in 64ths of the image side."""
 
     thing: int
     x: int
     y: int
     size: int
     mirrored: bool
-    shadow: bool = True  # an object that stands on another throws none on the ground
+    shadow: bool = True  # an object on top of another casts none on the ground
 
 
 class Jitter:
@@ -47,7 +47,7 @@ class Jitter:
 
 
 def layout(scene: SceneDescription, jitter: Jitter) -> list[Placement]:
-    """The placements of all objects, in the order of painting. All boxes lie inside the frame."""
+    """The placements of all objects, in painting order. All boxes lie inside the image."""
     if scene.relation is not None:
         kinds = [thing.kind for thing in scene.things]
         if scene.relation in ("on top of", "below"):
@@ -62,17 +62,17 @@ def layout(scene: SceneDescription, jitter: Jitter) -> list[Placement]:
 def _single(jitter: Jitter) -> Placement:
     size = jitter.pick(40, 58, step=2)
     x = jitter.pick(_MARGIN, _FAR - size)
-    # Near the lower edge, where every ground is ground: nothing floats in the sky.
+    # Near the lower edge, which is ground in every background: nothing floats in the sky.
     y = _FAR - size - jitter.pick(0, min(10, _FAR - _MARGIN - size))
     return Placement(0, x, y, size, jitter.coin())
 
 
 def _stack(kinds: list[str], upper: int, jitter: Jitter) -> list[Placement]:
-    """One stands on the other: their drawings, not only their boxes, touch."""
+    """One object on top of the other: their drawings, not only their boxes, touch."""
     lower = 1 - upper
     top, base = jitter.pick(27, 31, step=2), jitter.pick(27, 31, step=2)
     y_base = jitter.pick(_FAR - base - 2, _FAR - base)
-    # One unit deep into the other, since outlines are soft and lids and heads are round.
+    # They overlap by one unit, since outlines are soft and lids and heads are round.
     _, head, _, _ = bounds(kinds[lower])
     _, _, _, foot = bounds(kinds[upper])
     y_top = max(_MARGIN, round(y_base + head * base - foot * top) + 1)
@@ -88,7 +88,7 @@ def _side_by_side(left: int, jitter: Jitter) -> list[Placement]:
     sizes = [jitter.pick(27, 31, step=2) for _ in range(2)]
     gap = jitter.pick(0, _FAR - _MARGIN - sum(sizes))
     x = jitter.pick(_MARGIN, _FAR - sum(sizes) - gap)
-    ground = jitter.pick(_FAR - 16, _FAR - 1)  # both stand on it, give or take a little
+    ground = jitter.pick(_FAR - 16, _FAR - 1)  # both stand on it approximately
     placements = []
     for thing, size in zip((left, 1 - left), sizes, strict=True):
         placements.append(Placement(thing, x, ground - size + jitter.pick(-1, 1), size, jitter.coin()))
@@ -97,7 +97,7 @@ def _side_by_side(left: int, jitter: Jitter) -> list[Placement]:
 
 
 def _group(count: int, jitter: Jitter) -> list[Placement]:
-    """Two in a row; three in a row or a triangle; four in a square. Each moves a little in a cell of its own."""
+    """Two in a row; three in a row or a triangle; four in a square. Each is jittered within its own cell."""
     if count == 2:
         size, y = 29, jitter.pick(16, 32)
         cells = [(1, y), (33, y)]

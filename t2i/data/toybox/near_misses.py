@@ -1,4 +1,4 @@
-"""Scenes that are almost another: telling them apart takes knowing who is what, and where."""
+"""Hard negatives: scenes that differ from another in one fact, such as which object has which attribute."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _TURNED = {"on top of": "below", "below": "on top of", "left of": "right of", "r
 
 
 def turned_round(scene: Scene) -> Scene:
-    """The same picture told from the other thing: "a red cat on top of a blue car", "a blue car below a red cat".
+    """The same image described from the other thing: "a red cat on top of a blue car", "a blue car below a red cat".
 
-    A scene of one thing is given back as it is.
+    A scene of one thing is returned unchanged.
     """
     if scene.relation is None:
         return scene
@@ -28,16 +28,16 @@ def turned_round(scene: Scene) -> Scene:
 
 
 def near_misses(scene: Scene, num: int, rng: np.random.Generator) -> list[Scene]:
-    """`num` scenes that differ in one fact from `scene`, and all from each other; the ground is the same.
+    """`num` distinct scenes that differ from `scene` in one fact; the background is the same.
 
-    Of two things the attributes change places first, and the things ("a blue cat on top of a red car", "a blue car on
-    top of a red cat"); then a kind, an attribute, a count or the relation becomes another. Held-out pairs appear only
-    where the scene itself has one. Where everything stands is drawn anew.
+    With two things, first the attributes are swapped, then the things ("a blue cat on top of a red car", "a blue car on
+    top of a red cat"); the others change a kind, an attribute, a count or the relation. Held-out pairs occur only if
+    the scene itself has one. Positions are sampled anew.
 
     Args:
-        scene: is left as it is.
+        scene: is not modified.
         num: at least 0.
-        rng: the only source of chance.
+        rng: the only source of randomness.
     """
     found, seen = [], {Reading.of(scene)}
     candidates = _candidates(scene, rng)
@@ -47,7 +47,7 @@ def near_misses(scene: Scene, num: int, rng: np.random.Generator) -> list[Scene]
             continue
         seed = int(rng.random() * 2**31)
         other = replace(scene, things=tuple(Thing(*t) for t in things), relation=relation, jitter_seed=seed)
-        reading = Reading.of(other)  # "left of" with the things exchanged is "right of"
+        reading = Reading.of(other)  # "left of" with the things swapped is "right of"
         if reading not in seen:
             seen.add(reading)
             found.append(other)
@@ -55,7 +55,7 @@ def near_misses(scene: Scene, num: int, rng: np.random.Generator) -> list[Scene]
 
 
 def _candidates(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[list[tuple[str, str, int]], str | None]]:
-    """Endless (kind, attribute, count) of each thing, and the relation; some are no scene that may be."""
+    """Infinite stream of (kind, attribute, count) of each thing and the relation; some are not valid scenes."""
     own = [(t.kind, t.attribute, t.count) for t in scene.things]
     if len(own) == 2:
         (kind, attribute, _), (kind2, attribute2, _) = own
@@ -86,5 +86,5 @@ def _allowed(things: Sequence[tuple[str, str, int]], scene: Scene) -> bool:
 
 
 def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    """As in scene.py: chance comes from rng.random() alone."""
+    """As in scene.py: uses only rng.random()."""
     return options[int(rng.random() * len(options))]

@@ -1,9 +1,9 @@
-"""Drawing one object: shapes in the unit square, split into what takes the attribute and what keeps its own colour.
+"""Drawing one object: shapes in the unit square, some of which take the attribute while others keep their own colour.
 
 Every kind is a function `draw(p: Painter)` that draws in a unit square (x to the right, y down, origin top left).
-A shape without `ink` belongs to the *body*: the surface that a colour or a skin is laid over. Its `tone` is the light
-that falls on it (1 neutral, 0 black, 2 white). A shape with `ink` is a *detail* that keeps its own colour whatever
-the attribute is: eyes, wheels, a visor. Shapes cover what was drawn before them.
+A shape without `ink` belongs to the *body*: the surface that takes the colour or texture. Its `tone` is the light on it
+(1 neutral, 0 black, 2 white). A shape with `ink` is a *detail* that keeps its own colour: eyes, wheels, a visor.
+Shapes cover what was drawn before them.
 """
 
 from __future__ import annotations
@@ -69,4 +69,4 @@ class Painter:
             return
         getattr(self._mask, shape)(where, fill=255, **how)
         getattr(self._light, shape)(where, fill=min(255, round(tone * 128)), **how)
-        getattr(self._detail, shape)(where, fill=(0, 0, 0, 0), **how)  # a body part covers the details before it
+        getattr(self._detail, shape)(where, fill=(0, 0, 0, 0), **how)  # a body part covers the details drawn before it

@@ -1,4 +1,4 @@
-"""The judge of toybox pictures: a small network that reads layout, kinds and attributes off them.
+"""The toybox classifier: a small network that predicts the layout, kinds and attributes of an image.
 
 Shapes: B batch · 3 channels · C channels · s = 64 / 2 ** levels grid side · L layouts · R regions · V = 2 slots
 """
@@ -45,19 +45,19 @@ _RELATION_LAYOUTS = {  # and whether things[0] comes first: above, or to the lef
     "right of": ("side by side", False),
 }
 
-# Where each slot of each layout is looked for.
+# The region of each slot in each layout.
 REGIONS = ("everywhere", "upper", "lower", "left", "right")
-_LOOK = {"stacked": ("upper", "lower"), "side by side": ("left", "right")}  # everywhere in the others
-_OUTSIDE = -4.0  # where attention to a half starts outside of it
+_LOOK = {"stacked": ("upper", "lower"), "side by side": ("left", "right")}  # the whole image in the others
+_OUTSIDE = -4.0  # initial attention logit outside of a half
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What is seen in a picture.
+    """Prediction for one image.
 
     Attributes:
         layout: a name in LAYOUTS.
-        things: (kind, attribute) of the first slot, which is the upper or left one, and of the second; the same twice
+        things: (kind, attribute) of the first slot, which is the upper or left one, and of the second; both are equal
             in layouts of one thing.
     """
 
@@ -66,7 +66,7 @@ class Reading:
 
     @classmethod
     def of(cls, scene: Scene) -> Reading:
-        """What a perfect reader would read. "a on top of b" and "b below a" are the same reading."""
+        """The correct prediction for a scene; the same for "a on top of b" and "b below a"."""
         things = [(thing.kind, thing.attribute) for thing in scene.things]
         if scene.relation is None:
             return cls(_COUNTS[scene.things[0].count], (things[0], things[0]))
@@ -79,7 +79,7 @@ class Reading:
 
 
 def targets(scene: Scene) -> tuple[int, tuple[int, int], tuple[int, int]]:
-    """The perfect reading as indices: layout in LAYOUTS, both kinds in KINDS, both attributes in ATTRIBUTES."""
+    """The correct prediction as indices: layout in LAYOUTS, both kinds in KINDS, both attributes in ATTRIBUTES."""
     reading, kinds = Reading.of(scene), tuple(KINDS)
     (kind, attribute), (kind2, attribute2) = reading.things
     return (
@@ -90,17 +90,17 @@ def targets(scene: Scene) -> tuple[int, tuple[int, int], tuple[int, int]]:
 
 
 class Reader(ModelMixin, ConfigMixin):
-    """Convolutions to a grid, five regions pooled from it; the layout that is read says which region each slot is in.
+    """A convolutional classifier with attention pooling over five regions; the predicted layout selects each slot's.
 
-    Pooling over everything would lose who is on top of whom, a flattened grid would have to learn every kind in every
-    place. Here one classifier names what is in a region, and the regions start as the picture and its four halves.
+    Global pooling would lose which object is on top, and a flattened grid would have to learn every kind at every
+    position. Here one head classifies any region, and the regions are initialised to the image and its four halves.
 
     Args:
-        channels: of each level, from fine to coarse; every level halves the side.
-        blocks: residual blocks of each level.
-        kinds, attributes: the names that it tells apart, in order; the world's own by default.
+        channels: number of channels of each level, from fine to coarse; every level halves the side.
+        blocks: number of residual blocks of each level.
+        kinds, attributes: class names, in order; by default those of toybox.
 
-    Raises ValueError for names other than the world's (a reader of another version), or levels that do not match.
+    Raises ValueError for names other than toybox's (a classifier of another version), or levels that do not match.
     """
 
     @register_to_config
@@ -122,10 +122,10 @@ class Reader(ModelMixin, ConfigMixin):
             layers.append(nn.Conv2d(before, width, 4, stride=2, padding=1))
             layers += [ResBlock(width) for _ in range(n)]
         self.trunk = nn.Sequential(*layers, nn.GroupNorm(8, C), nn.SiLU())
-        self.gaze = nn.Conv2d(C, len(REGIONS), 1)  # moves the attention to what is worth it
+        self.gaze = nn.Conv2d(C, len(REGIONS), 1)  # content-dependent attention logits
         nn.init.zeros_(self.gaze.weight)
         nn.init.zeros_(self.gaze.bias)
-        self.places = nn.Parameter(_halves(side))  # (R, s·s), attention before anything is seen
+        self.places = nn.Parameter(_halves(side))  # (R, s·s), attention logits by position
         self.to_layout = nn.Sequential(nn.Linear(len(REGIONS) * C, C), nn.SiLU(), nn.Linear(C, len(LAYOUTS)))
         self.to_names = nn.Sequential(nn.Linear(C, 2 * C), nn.SiLU(), nn.Linear(2 * C, len(kinds) + len(attributes)))
         self.register_buffer("look", _look(), persistent=False)  # (L, V, R)
@@ -133,7 +133,7 @@ class Reader(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs) -> Reader | tuple[Reader, dict]:
-        """As in diffusers; and the memory layout, which files do not carry, is the fast one again."""
+        """As in diffusers, with the channels-last memory format, which files do not store."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
         model.to(memory_format=torch.channels_last)
@@ -152,7 +152,7 @@ class Reader(ModelMixin, ConfigMixin):
         return layout, kinds, attributes
 
     def features(self, images: Tensor) -> Tensor:
-        """(B, 3, 64, 64) in [-1, 1] -> what is pooled from each region (B, R, C), all that the heads get to see.
+        """(B, 3, 64, 64) in [-1, 1] -> pooled features of each region (B, R, C), the input of the heads.
 
         Raises ValueError for another shape.
         """
@@ -163,15 +163,15 @@ class Reader(ModelMixin, ConfigMixin):
         return attention @ x.flatten(2).transpose(1, 2)
 
     def loss(self, images: Tensor, layout: Tensor, kinds: Tensor, attributes: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy and shares read right.
+        """Cross-entropy and accuracies.
 
         Args:
             images: (B, 3, 64, 64) in [-1, 1].
-            layout, kinds, attributes: indices (B,), (B, 2), (B, 2), as `targets` gives them.
+            layout, kinds, attributes: indices (B,), (B, 2), (B, 2), as returned by `targets`.
 
         Returns:
-            Scalars: `loss` to minimise; the accuracies `layout`, `kind`, `attribute`, and `all_right`, the share of
-            pictures with nothing read wrong.
+            Scalars: `loss` to minimise; the accuracies `layout`, `kind`, `attribute`, and `all_right`, the fraction of
+            images predicted entirely correctly.
         """
         logits, truths = self(images), (layout, kinds, attributes)
         loss = sum(F.cross_entropy(x.flatten(0, -2).float(), y.flatten()) for x, y in zip(logits, truths, strict=True))
@@ -181,7 +181,7 @@ class Reader(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def read(self, images: Tensor) -> list[Reading]:
-        """(B, 3, 64, 64) in [-1, 1] -> a reading of each."""
+        """(B, 3, 64, 64) in [-1, 1] -> the prediction for each image."""
         layouts, kinds, attributes = (x.argmax(-1).tolist() for x in self(images.to(self.device)))
         named = [
             tuple((self.config.kinds[k], self.config.attributes[a]) for k, a in zip(*slots, strict=True))
@@ -191,8 +191,7 @@ class Reader(ModelMixin, ConfigMixin):
 
 
 def load_reader(folder: str | Path | None = None) -> Reader:
-    """The classifier in `folder` (a model, or a run, whose newest checkpoint is taken), in float32; by default the
-    embedded one.
+    """Load the classifier in `folder` (a model, or a run's newest checkpoint) in float32; by default the embedded one.
 
     Raises FileNotFoundError or ValueError with the command that trains one.
     """
@@ -208,7 +207,7 @@ def load_reader(folder: str | Path | None = None) -> Reader:
 
 
 def predict(reader: Reader, images: Sequence[Image.Image], batch_size: int = 32) -> list[Reading]:
-    """What is in each image, of any size; the classifier sees its centre square at 64 × 64."""
+    """The prediction for each image, of any size; the classifier sees its center square at 64 × 64."""
     found: list[Reading] = []
     for start in range(0, len(images), batch_size):
         pixels = np.stack([square(image, IMAGE_SIZE) for image in images[start : start + batch_size]])
@@ -217,7 +216,7 @@ def predict(reader: Reader, images: Sequence[Image.Image], batch_size: int = 32)
 
 
 def _halves(side: int) -> Tensor:
-    """(R, side²) attention logits: 0 in the region, low outside."""
+    """(R, side²) attention logits: 0 inside the region, low outside."""
     upper = (torch.arange(side) < (side + 1) // 2)[:, None].expand(side, side)
     inside = {"everywhere": torch.ones(side, side, dtype=torch.bool), "upper": upper, "lower": ~upper}
     inside |= {"left": upper.T, "right": ~upper.T}
@@ -225,7 +224,7 @@ def _halves(side: int) -> Tensor:
 
 
 def _look() -> Tensor:
-    """(L, V, R): 1 where a layout has a slot in a region."""
+    """(L, V, R): 1 for the region of each layout's slot."""
     look = torch.zeros(len(LAYOUTS), 2, len(REGIONS))
     for i, layout in enumerate(LAYOUTS):
         for slot, region in enumerate(_LOOK.get(layout, ("everywhere", "everywhere"))):

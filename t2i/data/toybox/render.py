@@ -1,4 +1,4 @@
-"""From a scene to its picture: the ground, the shadows, the objects. And to the map of what each pixel shows."""
+"""Rendering of a scene as an image (background, shadows, objects) and as a label map."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHADOW = (70, 66, 84)
 
 
 def check_size(size: int) -> None:
-    """Raise ValueError for images that would be too small to show what the caption says."""
+    """Raise ValueError for images too small to show what the caption describes."""
     if size < 16:
         raise ValueError(f"toybox has images of at least 16×16 pixels, not {size}×{size}: give a larger --image-size")
 
@@ -25,7 +25,7 @@ def check_size(size: int) -> None:
 def render(scene: SceneDescription, size: int = 64) -> Image.Image:
     """The scene as RGB, `size` × `size` (at least 16). A pure function: the same scene gives the same bytes.
 
-    The outermost rows and columns show the ground alone.
+    The outermost rows and columns show only the background.
     """
     check_size(size)
     jitter = Jitter(scene.jitter_seed)
@@ -44,9 +44,9 @@ def render(scene: SceneDescription, size: int = 64) -> Image.Image:
 
 
 def label_map(scene: SceneDescription, size: int = 64) -> np.ndarray:
-    """What each pixel of `render(scene, size)` shows: uint8 (size, size), each an index into LABELS.
+    """The label of each pixel of `render(scene, size)`: uint8 (size, size), indices into LABELS.
 
-    A pixel belongs to the uppermost object that covers half of it or more, outline included; shadows are ground.
+    A pixel belongs to the topmost object that covers at least half of it, outline included; shadows are background.
     """
     check_size(size)
     labels = Image.new("L", (size, size), 0)
@@ -65,7 +65,7 @@ def _tint(jitter: Jitter) -> tuple[float, float, float]:
 
 
 def _pixels(placement: Placement, size: int) -> tuple[int, int, int]:
-    """Corner and side of a placement in pixels, clear of the outermost rows whatever the rounding."""
+    """Corner and side of a placement in pixels, clear of the outermost rows after rounding."""
     side = min(round(placement.size * size / UNITS), size - 2)
     x, y = (max(1, min(round(v * size / UNITS), size - 1 - side)) for v in (placement.x, placement.y))
     return x, y, side

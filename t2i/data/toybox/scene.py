@@ -1,4 +1,4 @@
-"""A scene: a description of what is in an image, with the caption and the image made from it."""
+"""A scene: the description of an image, with the caption and the image made from it."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Scene(SceneDescription):
         return render.render(self, size)
 
     def layout(self, size: int = 64) -> np.ndarray:
-        """What each pixel of `render(size)` shows: uint8 (size, size), each an index into LABELS, 0 the ground."""
+        """The label of each pixel of `render(size)`: uint8 (size, size), indices into LABELS, 0 the background."""
         return render.label_map(self, size)
 
     def caption(self, rng: np.random.Generator | None = None) -> str:
-        """A caption in one of several phrasings; without `rng` the canonical one."""
+        """A caption in one of several phrasings; without `rng`, the canonical one."""
         return captions.caption(self, rng)
 
     def to_dict(self) -> dict:
-        """Plain data that JSON can hold."""
+        """The scene as JSON-serialisable data."""
         things = [{"kind": t.kind, "attribute": t.attribute, "count": t.count} for t in self.things]
         return {
             "things": things,
@@ -65,7 +65,7 @@ class Scene(SceneDescription):
 
         Args:
             rng: the only source of randomness.
-            split: "train" has no held-out pair in any thing, "zero_shot" has one in every thing, "all" either.
+            split: "train" has no held-out pairs, in "zero_shot" every thing is one, "all" has both.
             family: one of FAMILIES; by default sampled (45 % single, 20 % count, 35 % relation).
         """
         check_choice("split", split, SPLITS)
@@ -94,16 +94,16 @@ def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
 
 
 def _pick_family(rng: np.random.Generator) -> str:
-    """A family, as often as FAMILIES says."""
+    """A family, with the probabilities in FAMILIES."""
     point = rng.random()
     for family, p in FAMILIES.items():
         point -= p
         if point < 0:
             return family
-    return family  # rounding of the sum
+    return family  # in case the probabilities sum to less than 1 by rounding
 
 
-# The pairs of each split, in a fixed order: the order of a set of strings changes from process to process.
+# The pairs of each split, in a fixed order: the order of a set of strings differs between processes.
 _EVERY = [(a, k) for a in ATTRIBUTES for k in KINDS if a != k]
 _PAIRS: dict[str, list[tuple[str, str]]] = {
     "train": [pair for pair in _EVERY if pair not in HELD_OUT],

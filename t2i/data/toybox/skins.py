@@ -1,8 +1,8 @@
-"""The ten skins, each a function that paints a texture.
+"""The ten textures, each painted by one function.
 
 *Patterns* `f(size) -> RGB image` need only the size. *Fruits* `f(mask, heart) -> RGB image` follow the silhouette in
-`mask`. All are painted without anti-aliasing at a multiple of the final size, which the caller reduces. Features are
-bold, a sixth of the box and more: at 64 pixels an object of a pair is 28 pixels wide and its stripes must survive it.
+`mask`. All are painted without anti-aliasing at a multiple of the final size; the caller downsamples them. Features are
+at least a sixth of the box: in a 64-pixel image an object of a pair is 28 pixels wide and its stripes must be visible.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ RGB = tuple[int, int, int]
 
 
 class _Canvas:
-    """A square picture addressed in units of its side, so that a pattern is written once for all sizes."""
+    """A square image with coordinates in units of its side, so that a pattern works at every size."""
 
     def __init__(self, size: int, ground: RGB):
         self.size = size
@@ -57,7 +57,7 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def zebra(size: int) -> Image.Image:
-    """Black stripes on white, leaning and waving."""
+    """Slanted, wavy black stripes on white."""
     x, y = _grid(size)
     phase = 4.6 * y + 1.5 * x + 0.34 * np.sin(2 * math.pi * (1.3 * x + 0.4 * y)) + 0.2
     black = (phase % 1.0 < 0.43)[..., None]
@@ -65,7 +65,7 @@ def zebra(size: int) -> Image.Image:
 
 
 def leopard(size: int) -> Image.Image:
-    """Tan fur with dark broken rings around a darker heart."""
+    """Tan fur with broken dark rings around darker centers."""
     c = _Canvas(size, (232, 176, 84))
     places = random.Random(3)  # only .random(), whose stream Python guarantees across versions
     for row in range(-1, 6):
@@ -112,7 +112,7 @@ def brick(size: int) -> Image.Image:
 
 
 def polka_dot(size: int) -> Image.Image:
-    """White dots on teal, staggered."""
+    """Staggered white dots on teal."""
     c = _Canvas(size, (0, 148, 150))
     for row in range(7):
         for column in range(-1, 5):
@@ -140,7 +140,7 @@ def starry_night(size: int) -> Image.Image:
 
 
 def rainbow(size: int) -> Image.Image:
-    """Six bands from red to violet, bent a little like the bow."""
+    """Six slightly curved bands from red to violet."""
     inks = np.array([(232, 40, 44), (255, 142, 26), (255, 224, 40), (48, 178, 74), (36, 110, 226), (142, 58, 186)])
     x, y = _grid(size)
     depth = y + 0.34 * (x - 0.5) ** 2 - 0.02
@@ -151,21 +151,21 @@ def rainbow(size: int) -> Image.Image:
 
 
 def _inside(mask: Image.Image, depth: float) -> Image.Image:
-    """The part of `mask` (L) that lies deeper than `depth` (in units of the side) under its outline, as an L mask.
+    """The part of `mask` (L) deeper than `depth` (in units of the side) inside its outline, as an L mask.
 
-    A blurred mask rises linearly across a straight edge: over a box of radius r it has passed 1/2 + depth / 2r at that
-    depth. Blur and threshold therefore erode, at a cost that does not grow with the depth.
+    A mask blurred with a box of radius r rises linearly across a straight edge, to 1/2 + depth / 2r at that depth.
+    Blurring and thresholding therefore erodes the mask, at a cost independent of the depth.
     """
     size = mask.width
     radius = 1.4 * depth * size
-    pad = math.ceil(radius) + 1  # nothing lies beyond the frame: without this a body touching it had no rind there
+    pad = math.ceil(radius) + 1  # empty beyond the image: otherwise a body touching its edge would have no rind there
     blurred = ImageOps.expand(mask, pad).filter(ImageFilter.BoxBlur(radius))
     level = 255 * (0.5 + 0.5 / 1.4)
     return blurred.crop((pad, pad, pad + size, pad + size)).point(lambda v: 255 if v > level else 0)
 
 
 def _layered(mask: Image.Image, rind: RGB, rings: list[tuple[float, RGB]]) -> Image.Image:
-    """The rind, then one ring of colour for each depth."""
+    """The rind, then one ring for each depth and colour."""
     image = Image.new("RGB", mask.size, rind)
     for depth, ink in rings:
         image.paste(ink, mask=_inside(mask, depth))
@@ -173,9 +173,9 @@ def _layered(mask: Image.Image, rind: RGB, rings: list[tuple[float, RGB]]) -> Im
 
 
 def avocado(mask: Image.Image, heart: Heart) -> Image.Image:
-    """Dark bumpy rind, green ring, pale flesh, a big shiny brown pit at the heart."""
+    """Dark bumpy rind, green ring, pale flesh, a big shiny brown pit at `heart`."""
     c = _Canvas(mask.width, (44, 62, 28))
-    for row in range(17):  # bumps: only the rind shows them
+    for row in range(17):  # bumps, visible only on the rind
         for column in range(17):
             c.disc((column + 0.5 * (row % 2)) / 16, row / 16, 0.016, (74, 92, 40))
     for depth, ink in ((0.034, (136, 178, 62)), (0.07, (206, 218, 116)), (0.105, (238, 236, 164))):
@@ -192,7 +192,7 @@ def watermelon(mask: Image.Image, heart: Heart) -> Image.Image:
     """Striped green rind, a thin white line, red flesh with black seeds."""
     c = _Canvas(mask.width, (22, 98, 42))
     x0, y0 = heart
-    for k in range(16):  # light rays from the heart: the rind shows them as stripes
+    for k in range(16):  # light rays from `heart`, visible as stripes on the rind
         ends = (2 * math.pi * (k + h) / 16 for h in (-0.22, 0.22))
         ray = [(x0, y0), *((x0 + 2 * math.cos(t), y0 + 2 * math.sin(t)) for t in ends)]
         c.polygon(ray, (120, 196, 84))
@@ -206,11 +206,11 @@ def watermelon(mask: Image.Image, heart: Heart) -> Image.Image:
 
 
 def orange(mask: Image.Image, heart: Heart) -> Image.Image:
-    """Orange peel, white pith, segments that radiate from the heart."""
+    """Orange peel, white pith, segments that radiate from `heart`."""
     image = _layered(mask, (246, 122, 8), [(0.042, (255, 244, 222))])
     flesh = _Canvas(mask.width, (255, 160, 30))
     x, y = heart
-    for k in range(10):  # juicier towards the rim of each segment
+    for k in range(10):  # darker towards the rim of each segment
         a, b = (2 * math.pi * (k + h) / 10 for h in (0.22, 0.78))
         wedge = [(x + r * math.cos(t), y + r * math.sin(t)) for r, t in ((0.12, (a + b) / 2), (1.5, a), (1.5, b))]
         flesh.polygon(wedge, (255, 138, 10))

@@ -1,7 +1,7 @@
 """The zero-shot split: attribute × kind pairs that never appear in training.
 
-Every kind is held out once or twice and no attribute more than three times, so a model has seen each half of every
-pair many times with other partners; what it has never seen is the two together.
+Every kind is held out once or twice and no attribute more than three times, so a model has seen both parts of every
+pair many times in other combinations, but never together.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ SPLITS = ("train", "zero_shot", "all")
 
 HELD_OUT: frozenset[tuple[str, str]] = frozenset(
     {
-        # A skin on a shape that nature and shops never gave it.
+        # Unusual combinations of a texture and a shape.
         ("avocado", "armchair"),
         ("avocado", "teapot"),
         ("watermelon", "car"),
@@ -27,7 +27,7 @@ HELD_OUT: frozenset[tuple[str, str]] = frozenset(
         ("starry night", "backpack"),
         ("starry night", "burger"),
         ("rainbow", "house"),
-        # Colours, the easier half.
+        # Colours, which are easier.
         ("red", "avocado"),
         ("red", "armchair"),
         ("blue", "apple"),
