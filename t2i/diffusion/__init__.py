@@ -1,1 +1,1 @@
-"""Diffusion: noise schedules, what a denoiser is trained to say, guidance, and the samplers by name."""
+"""Diffusion: noise schedules, training objectives, guidance, denoisers and samplers."""

@@ -1,11 +1,11 @@
-"""Inference-time caching for U-Nets: what does not change between the steps of a sampler is computed once.
+"""Inference-time caching for U-Nets: what is constant over the sampling steps is computed once.
 
     with constants_kept(unet):
         for t in timesteps:
             prediction = unet(x, t, encoder_hidden_states=states)
 
-The keys and values of the text are cached, the three projections of self-attention are fused into one product, and the
-weights of convolutions are reordered for their kernel once. The results are the same up to rounding.
+The keys and values of the text are cached, the three projections of self-attention are fused into one matrix product,
+and the weights of convolutions are reordered once for their kernel. The results are equal up to rounding.
 
 Shapes: B rows · N positions · L text positions · C width · H heads · d head width
 """
@@ -23,12 +23,11 @@ from torch import Tensor, nn
 
 from t2i.diffusion.packed_convolutions import keeps_its_weights, pack_convolutions
 
-PLAIN = (AttnProcessor, AttnProcessor2_0)  # the processors that are replaced; others are left alone
+PLAIN = (AttnProcessor, AttnProcessor2_0)  # the processors that are replaced; others are kept
 
 
 class CachedCrossAttention:
-    """Cross-attention that caches the keys and values of a text until it is given another, or this one is changed in
-    place."""
+    """Cross-attention that caches the keys and values of a text until another is given, or it is modified in place."""
 
     def __init__(self) -> None:
         # text (B, L, D) and its version; keys, values (B, H, L, d)
@@ -43,7 +42,7 @@ class CachedCrossAttention:
         temb: Tensor | None = None,
     ) -> Tensor:
         """(B, N, C), (B, L, D), bias (B, 1, L) -> (B, N, C); the arguments' names are diffusers'."""
-        known = self._known  # read once: another thread may run another pipeline with this U-Net
+        known = self._known  # read once: another thread may use this U-Net in another pipeline
         version = _version(encoder_hidden_states)
         if known is None or known[0] is not encoder_hidden_states or known[1] != version or torch.is_grad_enabled():
             keys, values = (_heads(part(encoder_hidden_states), attn.heads) for part in (attn.to_k, attn.to_v))
@@ -77,11 +76,11 @@ class FusedQKV:
 
 @contextmanager
 def constants_kept(denoiser: nn.Module) -> Iterator[None]:
-    """A context in which a U-Net caches its constants; afterwards it is unchanged.
+    """Context manager within which a U-Net caches its constants; it is restored on exit.
 
     For sampling: gradients reach the inputs of the U-Net, as guidance in a callback needs, but not all of its weights.
-    Left alone are other denoisers, attention processors other than diffusers' two plain ones, weights that are adapted
-    or moved by hooks, and a U-Net that an enclosing context caches already.
+    Not affected are other denoisers, attention processors other than diffusers' two default ones, weights that are
+    adapted or moved by hooks, and a U-Net already cached by an enclosing context.
     """
     with ExitStack() as undo:
         if isinstance(denoiser, UNet2DConditionModel):

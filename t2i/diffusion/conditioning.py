@@ -1,6 +1,6 @@
-"""What a denoiser is told of the prompt, and of what else it is to draw after.
+"""The conditioning of a denoiser: text states, and spatial conditions concatenated to the latents.
 
-Shapes: B batch · L text positions · D width of the text states · C, h, w latent · K channels beside the latent's
+Shapes: B batch · L text positions · D width of the text states · C, h, w latent · K condition channels
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from t2i.text.encoders import ClipTextEncoder, T5TextEncoder, TextEncoder
 
 @dataclass(frozen=True)
 class Text:
-    """States (B, L, D) and, for encoders whose padding says nothing, a mask (B, L) true where there is text.
+    """States (B, L, D) and, for encoders whose padding is to be masked, a mask (B, L), true where there is text.
 
-    With a prompt may come a grid (B, K, h, w), for denoisers that take further channels: see grid_conditions.py.
+    A denoiser with condition channels also takes a grid (B, K, h, w): see grid_conditions.py.
     """
 
     states: Tensor
@@ -29,7 +29,7 @@ class Text:
         return Text(*(None if part is None else part[rows] for part in (self.states, self.mask, self.grid)))
 
     def to(self, like: Tensor) -> Text:
-        """On the device of `like`, and states of its dtype."""
+        """Moved to the device of `like`, states and grid also to its dtype."""
         mask, grid = self.mask, self.grid
         mask, grid = None if mask is None else mask.to(like.device), None if grid is None else grid.to(like)
         return Text(self.states.to(like), mask, grid)
@@ -48,17 +48,17 @@ class Text:
 
 
 def beside(x: Tensor, grid: Tensor | None) -> Tensor:
-    """What a denoiser is given: latents (B, C, h, w), and behind them, if there is one, the grid (B, K, h, w)."""
+    """The input of a denoiser: latents (B, C, h, w), concatenated with the grid (B, K, h, w) if there is one."""
     return x if grid is None else torch.cat([x, grid.to(x.dtype)], 1)
 
 
 def encoder_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, clip_skip: int | None = None) -> TextEncoder:
-    """The face of a text encoder that is there already.
+    """Wrap a loaded text encoder in the interface `TextEncoder`.
 
     Args:
-        clip_skip: of CLIP, see `ClipTextEncoder`.
+        clip_skip: for CLIP only, see `ClipTextEncoder`.
 
-    Raises ValueError for what is neither CLIP nor T5, and for `clip_skip` of a T5.
+    Raises ValueError for a model that is neither CLIP nor T5, and for `clip_skip` with T5.
     """
     kind = {"clip_text_model": ClipTextEncoder, "t5": T5TextEncoder}.get(model.config.model_type)
     if kind is None:
@@ -70,5 +70,5 @@ def encoder_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, clip_
 
 
 def masks_padding(encoder: TextEncoder) -> bool:
-    """Whether a denoiser leaves out the states of padding: not of CLIP's, to which Stable Diffusion attends."""
+    """Whether a denoiser masks the states of padding: not those of CLIP, which Stable Diffusion attends to."""
     return not isinstance(encoder, ClipTextEncoder)

@@ -1,5 +1,5 @@
-"""Latent consistency distillation (Luo et al. 2023, arXiv 2310.04378): a denoiser learns to say at every point of a
-sampler's way where the way ends, so that a few steps do what took twenty, and guidance is in the weights.
+"""Latent consistency distillation (Luo et al. 2023, arXiv 2310.04378): a denoiser learns to predict the endpoint of the
+sampling trajectory from any of its points, so that a few steps replace twenty. Guidance is distilled into the weights.
 
 Shapes: B batch · C channels · h, w sides of a latent · L text positions · D width of the text states
 """
@@ -17,26 +17,26 @@ from t2i.diffusion.conditioning import Text
 from t2i.diffusion.guidance import guide
 from t2i.diffusion.schedule import NoiseSchedule
 
-SIGMA_DATA = 0.5  # diffusers' LCMScheduler has this number, and the next, in it
+SIGMA_DATA = 0.5  # this and the next constant are those of diffusers' LCMScheduler
 TIMESTEP_SCALING = 10.0
-HUBER = 0.001  # c of the pseudo-Huber loss, of one number
+HUBER = 0.001  # c of the elementwise pseudo-Huber loss
 
 
 @dataclass(frozen=True)
 class ConsistencyObjective:
-    """The distance between what a student says here, and one step of its teacher's way further on (algorithm 1).
+    """The distance between the student's predictions at two successive points of a teacher's trajectory (algorithm 1).
 
-    The teacher goes that step by DDIM with classifier-free guidance. The student's word further on, to which it is
-    drawn, is its own of this moment without gradient: an average of past weights does not help (Song and Dhariwal 2023,
-    arXiv 2310.14189, § 3.2). The guidance is one number, so that the student is a network like its teacher, and not a
-    further input.
+    The teacher takes one DDIM step with classifier-free guidance. The target is the prediction of the student with its
+    current weights at the next point, without gradient: averaged weights do not help (Song and Dhariwal 2023,
+    arXiv 2310.14189, § 3.2). The guidance scale is fixed and not an input, so that the student has the architecture of
+    its teacher.
 
     Args:
-        schedule, prediction_type: of the teacher; the student says what the teacher does.
-        teacher: a denoiser, called as diffusers' UNet2DConditionModel is; it is not trained.
+        schedule, prediction_type: noise schedule and prediction type of teacher and student.
+        teacher: a denoiser with the call signature of diffusers' UNet2DConditionModel; it is not trained.
         null: the states of the empty prompt, B = 1, and their mask if the denoiser takes one.
-        guidance_scale: of the teacher; 1 leaves it without.
-        steps: of the whole way, of which the student is asked for the end at each.
+        guidance_scale: guidance scale of the teacher; 1 disables guidance.
+        steps: number of steps of the teacher's whole trajectory.
 
     Raises ValueError for numbers out of range.
     """
@@ -55,9 +55,9 @@ class ConsistencyObjective:
             raise ValueError(f"guidance_scale must be at least 1, not {self.guidance_scale}")
 
     def draw(self, shape: tuple[int, int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The chance of one sample: noise, float32 (C, h, w); timesteps, the int64 number of a point on the way."""
+        """The random inputs of one sample: noise, float32 (C, h, w); timesteps, an int64 timestep of the trajectory."""
         stride = self.schedule.num_train_timesteps // self.steps
-        start = (rng.integers(self.steps) + 1) * stride - 1  # LCMScheduler's own grid: 19, 39, … 999
+        start = (rng.integers(self.steps) + 1) * stride - 1  # LCMScheduler's timesteps: 19, 39, … 999
         return {"noise": rng.standard_normal(shape, dtype=np.float32), "timesteps": start}
 
     def loss(
@@ -75,7 +75,7 @@ class ConsistencyObjective:
         x = self.schedule.add_noise(latents, noise, timesteps)
         said = self.end(denoiser, x, timesteps, text)
         with torch.no_grad():
-            onwards = timesteps - self.schedule.num_train_timesteps // self.steps  # −1: where the way ends
+            onwards = timesteps - self.schedule.num_train_timesteps // self.steps  # −1: the endpoint
             further = self.teachers_step(x, timesteps, onwards, text)
             there = onwards.clamp(min=0)
             target = torch.where(_wide(onwards < 0), further, self.end(denoiser, further, there, text))
@@ -84,14 +84,14 @@ class ConsistencyObjective:
         return {"loss": huber.mean(), "mse": error.detach().square().mean()}
 
     def end(self, denoiser: nn.Module, x: Tensor, timesteps: Tensor, text: Text) -> Tensor:
-        """c_skip(t) x + c_out(t) x̂_0 (eq. 9), which is x itself at t = 0: (B, C, h, w), (B,) -> (B, C, h, w)"""
+        """The predicted endpoint c_skip(t) x + c_out(t) x̂_0 (eq. 9), x at t = 0: (B, C, h, w), (B,) -> (B, C, h, w)"""
         x0, _ = self.schedule.split(self.prediction_type, _said(denoiser, x, timesteps, text), x, timesteps)
         scaled = _wide(timesteps * TIMESTEP_SCALING)
         norm = scaled.square() + SIGMA_DATA**2
         return (SIGMA_DATA**2 / norm) * x + (scaled / norm.sqrt()) * x0
 
     def teachers_step(self, x: Tensor, timesteps: Tensor, onwards: Tensor, text: Text) -> Tensor:
-        """Guided DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12) from `timesteps` to `onwards`, −1 for the end.
+        """Guided DDIM step (Song et al. 2021, arXiv 2010.02502, eq. 12) from `timesteps` to `onwards`, −1 for the end.
 
         (B, C, h, w), (B,) twice -> (B, C, h, w)
         """
@@ -105,7 +105,7 @@ class ConsistencyObjective:
         return torch.where(_wide(onwards < 0), x0, self.schedule.add_noise(x0, noise, onwards.clamp(min=0)))
 
     def scheduler(self) -> LCMScheduler:
-        """The sampler of a student: to the end, back to a point nearer it with new noise, and so on (algorithm 2)."""
+        """The student's sampler, which alternates predicting the endpoint and adding new noise (algorithm 2)."""
         config = self.schedule.scheduler_config(self.prediction_type)
         return LCMScheduler.from_config(
             config, original_inference_steps=self.steps, timestep_scaling=TIMESTEP_SCALING, clip_sample=False

@@ -1,9 +1,9 @@
 """A diffusion transformer with cross-attention to text (Peebles and Xie 2023, arXiv 2212.09748, § 3.2).
 
-The latent is cut into patches, which attend to each other and to the text; the timestep scales, shifts and gates every
-branch (adaLN-Zero: all gates start at 0, so that each block starts as the identity). As in PixArt-α (Chen et al. 2023,
-arXiv 2310.00426, § 2.3), one projection of the timestep serves all blocks, each of which adds a table of its own: a
-projection in each would be a quarter of the parameters.
+The latent is split into patches, which attend to each other and to the text; the timestep scales, shifts and gates
+every branch (adaLN-Zero: all gates start at 0, so that each block starts as the identity). As in PixArt-α (Chen et al.
+2023, arXiv 2310.00426, § 2.3), all blocks share one projection of the timestep, to which each adds a learned table:
+one projection per block would be a quarter of the parameters.
 
 Shapes: B batch · I channels in · O latent channels out · h, w sides of the latent · p patch side
 N = (h/p)(w/p) patches · C width · H heads · L text positions · D width of the text states
@@ -24,21 +24,21 @@ from torch.utils.checkpoint import checkpoint
 from t2i.nn.attention import attend
 from t2i.nn.linear import MLP, Linear
 
-TIME_WIDTH = 256  # sines and cosines of a timestep
+TIME_WIDTH = 256  # width of the sinusoidal timestep embedding
 
 
 class DiT(ModelMixin, ConfigMixin):
-    """A denoiser that is called as diffusers' UNet2DConditionModel is.
+    """A denoiser with the call signature of diffusers' UNet2DConditionModel.
 
     Args:
-        sample_size: side of the latents it is trained on; any multiple of the patch side can be given.
+        sample_size: side of the latents it is trained on; any multiple of the patch side is accepted.
         in_channels: I.
         cross_attention_dim: D.
         patch_size: p.
-        width, depth, heads: of the transformer.
-        out_channels: O; as many as it takes in by default.
+        width, depth, heads: width, number of blocks and number of attention heads.
+        out_channels: O; by default I.
 
-    Raises ValueError where the patches do not tile the latent or the heads do not divide the width.
+    Raises ValueError if the patches do not tile the latent or the heads do not divide the width.
     """
 
     _supports_gradient_checkpointing = True
@@ -89,7 +89,7 @@ class DiT(ModelMixin, ConfigMixin):
     ) -> UNet2DConditionOutput | tuple[Tensor]:
         """(B, I, h, w), timesteps (B,) or one, states (B, L, D), mask (B, L) true where there is text -> (B, O, h, w).
 
-        Raises ValueError for a latent that the patches do not tile, and for arguments of a UNet that are not None.
+        Raises ValueError for a latent that the patches do not tile, and for U-Net arguments that are not None.
         """
         if given := [name for name, value in others.items() if value is not None]:
             raise ValueError(f"a DiT takes no {given[0]}")
@@ -116,7 +116,7 @@ class DiT(ModelMixin, ConfigMixin):
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention, perceptron."""
+    """Transformer block: self-attention, cross-attention, MLP."""
 
     def __init__(self, width: int, heads: int, text_width: int):
         super().__init__()
@@ -138,7 +138,7 @@ class Block(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Patches attend to the text."""
+    """Cross-attention from the patches to the text."""
 
     def __init__(self, width: int, heads: int, text_width: int):
         super().__init__()
@@ -154,21 +154,21 @@ class CrossAttention(nn.Module):
 
 
 def sines(numbers: Tensor, width: int) -> Tensor:
-    """(…,) -> cosines and sines of them at width/2 frequencies from 1 down to 1/10000: float32 (…, width)"""
+    """(…,) -> their cosines and sines at width/2 frequencies from 1 down to 1/10000: float32 (…, width)"""
     frequencies = torch.exp(-math.log(10_000) * torch.arange(width // 2, device=numbers.device) / (width // 2))
     angles = numbers.float().unsqueeze(-1) * frequencies
     return torch.cat([angles.cos(), angles.sin()], -1)
 
 
 def positions(rows: int, columns: int, width: int) -> Tensor:
-    """Where each patch lies, half of the numbers for its row, half for its column: (rows · columns, width)"""
+    """Positional embeddings of the patches, half of them for the row, half for the column: (rows · columns, width)"""
     row, column = sines(torch.arange(rows), width // 2), sines(torch.arange(columns), width // 2)
     row, column = row[:, None].expand(-1, columns, -1), column[None].expand(rows, -1, -1)
     return torch.cat([row, column], -1).flatten(0, 1)
 
 
 def _norm(x: Tensor) -> Tensor:
-    """Layer norm without weights: the timestep brings them."""
+    """Layer norm without scale and shift, which the timestep provides."""
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 

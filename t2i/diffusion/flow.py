@@ -2,9 +2,9 @@
 
 Liu et al. 2023 (arXiv 2209.03003); Lipman et al. 2023 (arXiv 2210.02747).
 
-x_σ = (1 − σ) x_0 + σ ε for σ from 0 to 1, and the denoiser says the velocity dx/dσ = ε − x_0. Sampling follows it from
-σ = 1 down to 0, by default with Euler's method: diffusers' FlowMatchEulerDiscreteScheduler; schedulers.py has others. A
-timestep is T · σ, T its num_train_timesteps.
+x_σ = (1 − σ) x_0 + σ ε for σ from 0 to 1, and the denoiser predicts the velocity dx/dσ = ε − x_0. Sampling integrates
+it from σ = 1 to 0, by default with Euler's method (diffusers' FlowMatchEulerDiscreteScheduler); schedulers.py has
+others. A timestep is T · σ, with T = num_train_timesteps.
 
 Shapes: B batch · … the axes of a sample
 """
@@ -23,8 +23,8 @@ from torch import Tensor
 class RectifiedFlow:
     """Args:
     num_train_timesteps: T; only a scale, σ is continuous.
-    spread: of the times that are trained on: σ = sigmoid(spread · z), z normal (Esser et al. 2024, arXiv 2403.03206,
-        § 3.1): the middle of the way is the hardest.
+    spread: spread of the training times: σ = sigmoid(spread · z), z standard normal (Esser et al. 2024,
+        arXiv 2403.03206, § 3.1), since the middle of the trajectory is the hardest.
 
     Raises ValueError for numbers out of range.
     """
@@ -37,7 +37,7 @@ class RectifiedFlow:
             raise ValueError(f"a flow needs num_train_timesteps ≥ 1 and spread > 0, not {self}")
 
     def draw_timestep(self, rng: np.random.Generator) -> float:
-        """In (0, T)."""
+        """A random training timestep in (0, T)."""
         return self.num_train_timesteps / (1 + math.exp(-self.spread * rng.standard_normal()))
 
     def add_noise(self, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
@@ -50,16 +50,16 @@ class RectifiedFlow:
         return noise - x0
 
     def split(self, velocity: Tensor, x: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """(x_0, ε) by a denoiser's velocity at x_σ: (B, …), (B, …), (B,) -> (B, …) twice"""
+        """(x_0, ε) from the predicted velocity at x_σ: (B, …), (B, …), (B,) -> (B, …) twice"""
         sigma = self._sigma(timesteps, x)
         return x - sigma * velocity, x + (1 - sigma) * velocity
 
     def join(self, x0: Tensor, x: Tensor, timesteps: Tensor) -> Tensor:
-        """The velocity of a denoiser that believes in x_0, the inverse of `split`; not defined at σ = 0."""
+        """The velocity for a predicted x_0, the inverse of `split`; not defined at σ = 0."""
         return (x - x0) / self._sigma(timesteps, x)
 
     def scheduler_config(self) -> dict[str, Any]:
-        """What diffusers' FlowMatchEulerDiscreteScheduler is made from."""
+        """The config of diffusers' FlowMatchEulerDiscreteScheduler."""
         return {"num_train_timesteps": self.num_train_timesteps, "shift": 1.0}
 
     def _sigma(self, timesteps: Tensor, like: Tensor) -> Tensor:

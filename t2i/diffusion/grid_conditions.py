@@ -1,10 +1,10 @@
-"""Conditions that lie on the latent's grid: a denoiser takes them as channels beside the latent's.
+"""Spatial conditions on the latent's grid, which a denoiser takes as channels concatenated to the latents.
 
 Rombach et al. 2022 (arXiv 2112.10752, § 4.3.2 and 4.4): "by concatenating spatially aligned conditioning information to
-the input", one mechanism serves super-resolution and pictures from maps of labels.
+the input", for super-resolution and for generation from label maps.
 
-Shapes: B batch · H, W picture · h, w latent · f factor · r = stride / f side of a block
-K channels beside the latent's
+Shapes: B batch · H, W image · h, w latent · f factor · r = stride / f side of a block
+K condition channels
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from t2i.diffusion.dit import DiT
 
 @dataclass(frozen=True)
 class LowResolution:
-    """A picture with sides H/f, W/f. Each block of r × r pixels becomes the 3·r² channels of one latent: nothing is
-    lost, and r = 1, where the factor is the stride, leaves the picture as it is.
+    """A low-resolution image with sides H/f, W/f. Each block of r × r pixels becomes the 3·r² channels of one latent
+    position, without loss; if the factor is the stride, r = 1 and the image is unchanged.
 
-    Raises ValueError for a factor that is not at least 2 or does not divide the stride.
+    Raises ValueError for a factor below 2 or one that does not divide the stride.
     """
 
     factor: int
@@ -38,7 +38,7 @@ class LowResolution:
 
     @classmethod
     def of(cls, channels: int, stride: int) -> LowResolution | None:
-        """The one with K = `channels`; None where there is none."""
+        """The condition with K = `channels`; None if there is none."""
         side = isqrt(max(0, channels) // 3)
         if side < 1 or 3 * side**2 != channels or stride % side or side == stride:
             return None
@@ -64,9 +64,9 @@ class LowResolution:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A label for each pixel of the picture: of each latent's pixels, the share that has each label.
+    """A label for each pixel of the image: for each latent position, the fraction of its pixels with each label.
 
-    Raises ValueError for fewer than two labels or more than a byte can tell apart.
+    Raises ValueError for fewer than 2 or more than 256 labels.
     """
 
     labels: int
@@ -78,13 +78,13 @@ class LabelMap:
 
     @property
     def channels(self) -> int:
-        """K: one a label."""
+        """K: one per label."""
         return self.labels
 
     def grid(self, maps: Tensor) -> Tensor:
-        """Integers (B, H, W) from 0 to K - 1 -> shares (B, K, h, w) that sum to 1 over K.
+        """Integers (B, H, W) from 0 to K - 1 -> fractions (B, K, h, w) that sum to 1 over K.
 
-        Raises ValueError for sides that the stride does not divide and for a label that is not known.
+        Raises ValueError for sides that the stride does not divide and for unknown labels.
         """
         H, W = maps.shape[1:]
         if H % self.stride or W % self.stride:
@@ -99,8 +99,8 @@ GridCondition = LowResolution | LabelMap
 
 
 def widen(denoiser: UNet2DConditionModel | DiT, channels: int) -> None:
-    """Let a denoiser take so many channels more, behind those that it takes. Their weights are 0: it does as before,
-    until it has learnt to heed them. What it says keeps its number of channels.
+    """Append `channels` input channels to a denoiser in place. Their weights are 0, so that the output is unchanged
+    until it is fine-tuned to condition on them. The number of output channels stays the same.
     """
     first = "patches" if isinstance(denoiser, DiT) else "conv_in"
     old = getattr(denoiser, first)

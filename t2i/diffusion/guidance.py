@@ -1,4 +1,4 @@
-"""How closely a sampler follows the prompt, and what keeps strong guidance from burning the picture.
+"""Classifier-free guidance, and rescaling and thresholding against the over-saturation of strong guidance.
 
 Shapes: B batch · … the axes of a sample
 """
@@ -20,7 +20,7 @@ from t2i.diffusion.schedulers import of_flow
 
 @dataclass(frozen=True)
 class Guidance:
-    """How a sampler is led: by classifier-free guidance, rescaled or not, its x_0 under a threshold or not.
+    """Options of classifier-free guidance, optionally with rescaling and dynamic thresholding of x_0.
 
     Raises ValueError for numbers out of range."""
 
@@ -34,11 +34,11 @@ class Guidance:
 
     @property
     def guided(self) -> bool:
-        """Not up to a scale of 1, as in diffusers: then the model is followed as it is."""
+        """Whether guidance is enabled: as in diffusers, only with a scale above 1."""
         return self.scale > 1
 
     def __call__(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
-        """What a denoiser says with the prompt and without -> what the sampler is told, (B, …) each."""
+        """Predictions with the prompt and without -> guided prediction, (B, …) each."""
         guided = guide(conditional, unconditional, self.scale)
         return rescale(guided, conditional, self.rescale) if self.rescale else guided
 
@@ -46,16 +46,16 @@ class Guidance:
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598, eq. 6): u + scale · (c − u), (B, …) each.
 
-    1 is the conditional model; more follows the prompt more closely than the model would. The logits of autoregressive
-    models are led in the same way (Gafni et al. 2022, arXiv 2203.13131).
+    A scale of 1 is the conditional model; larger scales follow the prompt more closely. The logits of autoregressive
+    models are guided in the same way (Gafni et al. 2022, arXiv 2203.13131).
     """
     return unconditional + scale * (conditional - unconditional)
 
 
 def rescale(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
-    """Bring the guided output back to the conditional one's standard deviation, by a `share` of the way.
+    """Rescale the guided output to the standard deviation of the conditional one; `share` interpolates between the two.
 
-    Lin et al. 2023 (arXiv 2305.08891, eq. 15 and 16): (B, …), (B, …) -> (B, …); deviations are each sample's own.
+    Lin et al. 2023 (arXiv 2305.08891, eq. 15 and 16): (B, …), (B, …) -> (B, …); deviations are per sample.
     """
     axes = tuple(range(1, guided.ndim))
     same = guided * (conditional.std(axes, keepdim=True) / guided.std(axes, keepdim=True))
@@ -65,8 +65,8 @@ def rescale(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
 def dynamic_threshold(x0: Tensor, largest: float, ratio: float = 0.995) -> Tensor:
     """Dynamic thresholding (Saharia et al. 2022, arXiv 2205.11487, § 2.3): (B, …) -> (B, …)
 
-    Where the `ratio` quantile s of a sample's |x_0| exceeds `largest`, the sample is cut to [−s, s] and shrunk until s
-    is `largest`; any other sample stays as it is, but for what lies beyond ±`largest`.
+    If the `ratio` quantile s of a sample's |x_0| exceeds `largest`, the sample is clipped to [−s, s] and scaled by
+    `largest` / s; any other sample is only clipped to ±`largest`.
     """
     s = torch.quantile(x0.abs().flatten(1).float(), ratio, dim=1).clamp(min=largest).to(x0.dtype)
     s = s.view(-1, *(1,) * (x0.ndim - 1))
@@ -74,11 +74,11 @@ def dynamic_threshold(x0: Tensor, largest: float, ratio: float = 0.995) -> Tenso
 
 
 def thresholded(config: Mapping[str, Any], said: Tensor, x: Tensor, t: Tensor, largest: float) -> Tensor:
-    """What the denoiser would have said if its x_0 were under dynamic thresholding: (B, …) twice -> the same.
+    """The prediction `said` with dynamic thresholding applied to its x_0: (B, …) twice -> the same.
 
     Args:
-        config: the scheduler's, which tells what `said` means.
-        x: what the denoiser was given. Samplers that count in σ scale their state to it.
+        config: config of the scheduler, which determines the prediction type.
+        x: the denoiser's input, to which samplers in terms of σ scale their state.
     """
     times = t.reshape(1)
     if of_flow(config):

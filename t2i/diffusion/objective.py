@@ -1,10 +1,10 @@
-"""What a denoiser is trained to do: from latents, noise and a timestep to a loss.
+"""The training objective of a denoiser: from latents, noise and a timestep to a loss.
 
-Chance enters by `draw` alone, with the generator of the sample: so a resumed run is one that never stopped, and two
-processes with half the batch see what one sees.
+All randomness comes from `draw`, with a generator per sample: so a resumed run equals an uninterrupted one, and two
+processes with half the batch each equal one process.
 
 Shapes: B batch · C channels · h, w sides of a latent · L text positions · D width of the text states
-K channels beside the latent's
+K condition channels
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Prediction = Literal["epsilon", "sample", "v_prediction", "flow"]
 
 @dataclass(frozen=True)
 class DiffusionObjective:
-    """The squared error of what the denoiser says (Ho et al. 2020, eq. 14, and its kin).
+    """The squared error of the denoiser's prediction (Ho et al. 2020, eq. 14, and its variants).
 
     Args:
-        schedule: of the noise; a "flow" takes only its num_train_timesteps.
-        prediction_type: what the denoiser says: "epsilon", "sample", "v_prediction", or the velocity of a "flow".
-        min_snr_gamma: γ of min-SNR weighting (Hang et al. 2023, arXiv 2303.09556); None weighs all timesteps alike.
-        noise_offset: standard deviation of noise that is one number a channel, which lets a denoiser change the mean of
-            a picture (https://www.crosslabs.org/blog/diffusion-with-offset-noise).
+        schedule: noise schedule; a "flow" uses only its num_train_timesteps.
+        prediction_type: what the denoiser predicts: "epsilon", "sample", "v_prediction", or "flow" for the velocity.
+        min_snr_gamma: γ of min-SNR weighting (Hang et al. 2023, arXiv 2303.09556); None weights all timesteps equally.
+        noise_offset: standard deviation of additional noise that is constant over each channel, which lets a denoiser
+            change the mean of an image (https://www.crosslabs.org/blog/diffusion-with-offset-noise).
 
-    Raises ValueError for what cannot be, with the remedy.
+    Raises ValueError for invalid combinations, with the remedy.
     """
 
     schedule: NoiseSchedule = field(default_factory=NoiseSchedule)
@@ -67,7 +67,7 @@ class DiffusionObjective:
         return RectifiedFlow(self.schedule.num_train_timesteps)
 
     def draw(self, shape: tuple[int, int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The chance of one sample: noise, float32 (C, h, w); timesteps, an int64 scalar (of a flow float32)."""
+        """Random inputs of one sample: noise, float32 (C, h, w); timesteps, an int64 scalar (float32 for a flow)."""
         noise = rng.standard_normal(shape, dtype=np.float32)
         if self.noise_offset:
             noise += np.float32(self.noise_offset) * rng.standard_normal((shape[0], 1, 1), dtype=np.float32)
@@ -88,11 +88,11 @@ class DiffusionObjective:
         """Scalars: `loss` to minimise; `mse`, the same without weights.
 
         Args:
-            denoiser: called as diffusers' UNet2DConditionModel is.
+            denoiser: has the call signature of diffusers' UNet2DConditionModel.
             latents, noise: (B, C, h, w), the latents scaled to a standard deviation of about 1.
             timesteps: (B,)
-            states, mask: of the text, (B, L, D) and (B, L), the mask true where there is text.
-            grid: of denoisers that take further channels, (B, K, h, w).
+            states, mask: text states (B, L, D) and mask (B, L), true where there is text.
+            grid: for denoisers with condition channels, (B, K, h, w).
         """
         if self.flow:
             x, target = self.flow.add_noise(latents, noise, timesteps), self.flow.target(latents, noise)
@@ -107,7 +107,7 @@ class DiffusionObjective:
         return {"loss": (errors * weights.to(errors)).mean(), "mse": errors.detach().mean()}
 
     def scheduler(self) -> SchedulerMixin:
-        """A sampler for what is trained: DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095), for a flow Euler's method."""
+        """The default sampler: DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095), for a flow Euler's method."""
         if self.flow:
             return FlowMatchEulerDiscreteScheduler(**self.flow.scheduler_config())
         return DPMSolverMultistepScheduler(**self.schedule.scheduler_config(self.prediction_type))

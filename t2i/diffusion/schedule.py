@@ -1,8 +1,8 @@
-"""The noise schedule of a discrete diffusion process, and what follows from it.
+"""The noise schedule of a discrete diffusion process, and the quantities derived from it.
 
-x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (Ho et al. 2020, arXiv 2006.11239, eq. 4): as t grows, the sample fades and noise grows.
-A denoiser may say ε, x_0 ("sample") or v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans and Ho 2022, arXiv 2202.00512, app. D);
-each of the three follows from any other and x_t.
+x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (Ho et al. 2020, arXiv 2006.11239, eq. 4): the noise grows with t. A denoiser predicts ε,
+x_0 ("sample") or v = √ᾱ_t ε − √(1 − ᾱ_t) x_0 (Salimans and Ho 2022, arXiv 2202.00512, app. D); each of the three
+follows from any other and x_t.
 
 Shapes: T timesteps · B batch · … the axes of a sample
 """
@@ -25,14 +25,14 @@ PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """Under diffusers' names, and with its numbers.
+    """A noise schedule, with the names and values of diffusers.
 
     Args:
         num_train_timesteps: T.
         beta_schedule: "linear" (Ho et al. 2020), "scaled_linear" (linear in √β: latent diffusion) or
             "squaredcos_cap_v2" (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17: a cosine).
-        beta_start, beta_end: of the first two.
-        rescale_betas_zero_snr: nothing of the sample is left at the last timestep (Lin et al. 2023, arXiv 2305.08891).
+        beta_start, beta_end: first and last β of "linear" and "scaled_linear".
+        rescale_betas_zero_snr: whether the last timestep is pure noise (Lin et al. 2023, arXiv 2305.08891).
 
     Raises ValueError for numbers out of range.
     """
@@ -55,14 +55,14 @@ class NoiseSchedule:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> NoiseSchedule:
-        """The schedule of a diffusers scheduler, by its config. Raises ValueError for one that is none of ours."""
+        """The noise schedule in a diffusers scheduler's config. Raises ValueError for an unsupported one."""
         if config.get("trained_betas") is not None:
             raise ValueError("a scheduler with trained_betas has no schedule of a known form")
         names = ("num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "rescale_betas_zero_snr")
         return cls(**{name: config[name] for name in names if name in config})
 
     def scheduler_config(self, prediction_type: str) -> dict[str, Any]:
-        """What diffusers' schedulers are made from, so that they sample what was trained."""
+        """The config for diffusers' schedulers that matches this schedule and prediction type."""
         return {
             "num_train_timesteps": self.num_train_timesteps,
             "beta_schedule": self.beta_schedule,
@@ -70,8 +70,8 @@ class NoiseSchedule:
             "beta_end": self.beta_end,
             "rescale_betas_zero_snr": self.rescale_betas_zero_snr,
             "prediction_type": prediction_type,
-            "timestep_spacing": "trailing",  # starts where there is most noise, as training did (Lin et al., § 3.3)
-            "steps_offset": 1,  # StableDiffusionPipeline wants it; of no effect beside "trailing"
+            "timestep_spacing": "trailing",  # starts at the last training timestep (Lin et al., § 3.3)
+            "steps_offset": 1,  # required by StableDiffusionPipeline; no effect with "trailing"
         }
 
     # --- coefficients -----------------------------------------------------------------------------------------------
@@ -95,9 +95,9 @@ class NoiseSchedule:
         return (1 - self.betas.double()).cumprod(0)
 
     def coefficients(self, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-        """√ᾱ_t and √(1 − ᾱ_t) of timesteps (B,), with the dtype and the number of axes of `like`.
+        """√ᾱ_t and √(1 − ᾱ_t) of timesteps (B,), with the dtype and number of axes of `like`.
 
-        A timestep between two whole ones, as some samplers visit, gets what lies between theirs.
+        Fractional timesteps, which some samplers use, are interpolated.
         """
         last = self.num_train_timesteps - 1
         t = timesteps.cpu().double()
@@ -118,7 +118,7 @@ class NoiseSchedule:
         return a * x0 + s * noise
 
     def target(self, prediction_type: str, x0: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """What a denoiser of this kind should say: (B, …), (B, …), (B,) -> (B, …)"""
+        """The training target of this prediction type: (B, …), (B, …), (B,) -> (B, …)"""
         check_prediction(prediction_type)
         if prediction_type == "epsilon":
             return noise
@@ -128,9 +128,9 @@ class NoiseSchedule:
         return a * noise - s * x0
 
     def split(self, prediction_type: str, output: Tensor, x_t: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """(x_0, ε) by a denoiser's output: (B, …), (B, …), (B,) -> (B, …) twice.
+        """(x_0, ε) from a denoiser's output: (B, …), (B, …), (B,) -> (B, …) twice.
 
-        Of ε alone, x_0 does not follow where ᾱ_t = 0, nor ε of x_0 alone where ᾱ_t = 1: infinite, or NaN.
+        x_0 from ε is infinite or NaN where ᾱ_t = 0, and so is ε from x_0 where ᾱ_t = 1.
         """
         check_prediction(prediction_type)
         a, s = self.coefficients(timesteps, x_t)
@@ -141,7 +141,7 @@ class NoiseSchedule:
         return a * x_t - s * output, s * x_t + a * output
 
     def join(self, prediction_type: str, x0: Tensor, x_t: Tensor, timesteps: Tensor) -> Tensor:
-        """The output of a denoiser that believes in x_0: the inverse of `split`, (B, …), (B, …), (B,) -> (B, …)"""
+        """The denoiser output for a predicted x_0, the inverse of `split`: (B, …), (B, …), (B,) -> (B, …)"""
         check_prediction(prediction_type)
         if prediction_type == "sample":
             return x0
@@ -157,9 +157,9 @@ class NoiseSchedule:
         return (a / s).square()
 
     def min_snr_weight(self, prediction_type: str, timesteps: Tensor, gamma: float) -> Tensor:
-        """Of the squared error of each prediction (Hang et al. 2023, arXiv 2303.09556, § 3.4): (B,) -> (B,) float64.
+        """Weight of the squared error (Hang et al. 2023, arXiv 2303.09556, § 3.4): (B,) -> (B,) float64.
 
-        They are one weight, min(SNR, γ) on the error of x_0, seen through what the denoiser says.
+        For each prediction type, it is equivalent to the weight min(SNR, γ) on the error of x_0.
         """
         check_prediction(prediction_type)
         snr = self.snr(timesteps)
@@ -170,13 +170,13 @@ class NoiseSchedule:
 
 
 def check_prediction(prediction_type: str) -> None:
-    """Raise ValueError unless it is one of PREDICTIONS."""
+    """Raise ValueError unless `prediction_type` is one of PREDICTIONS."""
     if prediction_type not in PREDICTIONS:
         raise ValueError(f"unknown prediction_type {prediction_type!r}: choose one of {', '.join(PREDICTIONS)}")
 
 
 def _zero_terminal_snr(betas: Tensor) -> Tensor:
-    """Shift and scale √ᾱ so that its last value is 0 and its first what it was (Lin et al. 2023, algorithm 1)."""
+    """Shift and scale √ᾱ so that its last value is 0 and its first is unchanged (Lin et al. 2023, algorithm 1)."""
     root = (1 - betas).cumprod(0).sqrt()
     first, last = root[0].clone(), root[-1].clone()
     root = (root - last) * (first / (first - last))

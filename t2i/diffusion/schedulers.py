@@ -1,4 +1,4 @@
-"""The samplers by name: diffusers' schedulers, made from what a denoiser was trained with."""
+"""Samplers by name: diffusers' schedulers, configured with the noise schedule a denoiser was trained with."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ SCHEDULERS: dict[str, str] = {
     "ddim": "DDIMScheduler",  # Song et al. 2021, arXiv 2010.02502
     "euler": "EulerDiscreteScheduler",  # Karras et al. 2022, arXiv 2206.00364, first order
     "euler-ancestral": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",  # Karras et al. 2022, algorithm 1: two passes a step
+    "heun": "HeunDiscreteScheduler",  # Karras et al. 2022, algorithm 1: two passes per step
     "dpm++": "DPMSolverMultistepScheduler",  # Lu et al. 2022, arXiv 2211.01095
     "unipc": "UniPCMultistepScheduler",  # Zhao et al. 2023, arXiv 2302.04867
     "lcm": "LCMScheduler",  # Luo et al. 2023, arXiv 2310.04378
 }
-FLOW_SCHEDULERS: dict[str, str] = {  # those that can follow a rectified flow's velocity
+FLOW_SCHEDULERS: dict[str, str] = {  # those that support rectified flows
     "euler": "FlowMatchEulerDiscreteScheduler",
     "heun": "FlowMatchHeunDiscreteScheduler",
     "dpm++": "DPMSolverMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
-MAX_SIGMA = 160  # of Heun's method: twice what Karras et al. start from; of a latent nothing is left to see
+MAX_SIGMA = 160  # for Heun's method: twice the initial σ of Karras et al., at which a latent is practically pure noise
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
-    """The scheduler called `name`, with the noise schedule and the prediction type of another one's `config`.
+    """The scheduler called `name`, with the noise schedule and prediction type of another scheduler's `config`.
 
-    Raises UsageError, naming the nearest, for an unknown name, and ValueError for a denoiser that the sampler does not
-    understand: not all of them know what a flow's velocities mean.
+    Raises UsageError, naming the nearest match, for an unknown name, and ValueError for a sampler that does not support
+    the denoiser's prediction type: not all of them support flows.
     """
     check_choice("scheduler", name, SCHEDULERS)
     with _without_numpy_warning():
@@ -52,7 +52,7 @@ def _make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     if name == "euler-ancestral" and config.get("prediction_type") == "sample":
         raise ValueError('"euler-ancestral" knows no denoiser that says the sample itself: choose euler, or dpm++')
     cls = getattr(diffusers, SCHEDULERS[name])
-    # diffusers' own default would clip to [−1, 1], which is right for pixels; no schedulers but these know of it.
+    # diffusers clips to [−1, 1] by default, which is right for pixels; only these schedulers have the option.
     clips = {"clip_sample": config.get("clip_sample", False)} if name in ("ddpm", "ddim") else {}
     return cls.from_config(config, **clips, **(_within_reach(config) if name == "heun" else {}))
 
@@ -64,16 +64,16 @@ def set_timesteps(
     timesteps: Sequence[int] | None = None,
     sigmas: Sequence[float] | None = None,
 ) -> None:
-    """`sampler.set_timesteps`, but for a flow at the times that its steps are best spent on.
+    """`sampler.set_timesteps`, with better timesteps for flows.
 
-    Euler's N steps along a flow are 1/N long; diffusers' own grid takes N − 1 from σ = 1 to 1/T, and the last is next
-    to nothing. DPM-Solver++ and UniPC would tell the denoiser the times T · σ rounded down to integers.
+    Euler's N steps along a flow have length 1/N; with diffusers' default, N − 1 steps go from σ = 1 to 1/T and the last
+    does almost nothing. DPM-Solver++ and UniPC would round the timesteps T · σ down to integers.
 
     Args:
-        timesteps, sigmas: one of them in place of `num_inference_steps`.
+        timesteps, sigmas: custom timesteps or sigmas; at most one, instead of `num_inference_steps`.
 
-    Raises ValueError for both, for an empty one, for a sampler that does not take them, and for more steps than it
-    has: `check_steps`.
+    Raises ValueError for both, for an empty list, for a sampler that does not support them, and for too many steps (see
+    `check_steps`).
     """
     with _without_numpy_warning():
         _set_timesteps(sampler, num_inference_steps, device, timesteps, sigmas)
@@ -81,7 +81,7 @@ def set_timesteps(
 
 @contextmanager
 def _without_numpy_warning() -> Iterator[None]:
-    """diffusers hands tensors to numpy.array as numpy 2 would not have it, at every call of a pipeline."""
+    """Suppress numpy 2's warning about how diffusers converts tensors, which every pipeline call would show."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
         yield
@@ -110,13 +110,13 @@ def _set_timesteps(
         times = sampler.sigmas[: len(sampler.timesteps)] * sampler.config.num_train_timesteps
         sampler.timesteps = times.to(sampler.timesteps.device)
     if isinstance(sampler, EulerAncestralDiscreteScheduler):
-        # Its σ_down = √(σ² − σ_up²) cancels: in float32 a step from σ = 5000 to 2 takes the root of less than nothing.
+        # σ_down = √(σ² − σ_up²) suffers cancellation: in float32 a step from σ = 5000 to 2 has a negative radicand.
         sampler.sigmas = sampler.sigmas.double()
 
 
 def check_steps(sampler: SchedulerMixin, num_inference_steps: int) -> None:
-    """Raise ValueError unless the sampler can take so many steps: at most one for each timestep of the training's noise
-    schedule, of which a flow has any number; and of a consistency model's sampler as many as it was distilled with.
+    """Raise ValueError if the sampler cannot take this many steps: at most the number of training timesteps (unlimited
+    for a flow); for a consistency model's sampler, at most the number it was distilled with.
     """
     config, name = sampler.config, type(sampler).__name__
     most = None if of_flow(config) else config.num_train_timesteps
@@ -126,12 +126,12 @@ def check_steps(sampler: SchedulerMixin, num_inference_steps: int) -> None:
 
 
 def count_steps(sampler: SchedulerMixin) -> int:
-    """The steps that a sampler's timesteps are for: those of second order take two for each, but one for the last."""
+    """The number of sampling steps: second-order samplers have two timesteps per step, except for the last."""
     return -(-len(sampler.timesteps) // sampler.order)
 
 
 def of_flow(config: Mapping[str, Any]) -> bool:
-    """Whether a scheduler's config is a rectified flow's: it has no β, or its sampler, which takes both, says so."""
+    """Whether a scheduler's config is for a rectified flow: no β, or a sampler of both kinds that is set to flows."""
     return "beta_schedule" not in config or config.get("prediction_type") == "flow_prediction"
 
 
@@ -143,16 +143,15 @@ def _of_a_flow(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     shift = config.get("shift", config.get("flow_shift", 1.0))
     if name in ("euler", "heun"):
         return cls(num_train_timesteps=steps, shift=shift)
-    # The βs that these two have besides are not looked at.
+    # The βs in the config of these two are ignored.
     velocity = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift}
     return cls(num_train_timesteps=steps, **velocity)
 
 
 def _within_reach(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A schedule that ends at σ = √(1/ᾱ − 1) ≤ MAX_SIGMA, as an option of a scheduler.
+    """A noise schedule with σ = √(1/ᾱ − 1) ≤ MAX_SIGMA at the end, as an option of a scheduler.
 
-    Heun's steps are straight in σ, and overshoot where the first of them starts at thousands, or at the infinite σ of a
-    zero SNR.
+    Heun's steps are linear in σ, and overshoot if the first starts at a σ of thousands, or infinity for zero SNR.
     """
     if config.get("trained_betas") is not None:
         return {}

@@ -1,6 +1,6 @@
-"""From logits to a token: temperature, top-k, top-p, and a draw that belongs to one generator alone.
+"""Sampling of tokens from logits: temperature, top-k and top-p, with one generator per row.
 
-Shapes: B batch · K vocabulary · k tokens that may be drawn
+Shapes: B batch · K vocabulary · k candidate tokens
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from t2i.checks import check_options, check_real
 def shortlist(
     logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """What may be drawn: (B, K) -> logits (B, k) and the tokens (B, k) they belong to. Writes to nothing.
+    """The candidates: logits (B, K) -> logits (B, k) and their tokens (B, k). The input is not modified.
 
-    Temperature divides the logits; top-k keeps the k largest; top-p (nucleus, Holtzman et al. 2020, arXiv 1904.09751)
-    keeps the smallest set of the most probable tokens whose probability reaches p: the others stand at −∞.
+    Temperature divides the logits; top-k keeps the k largest; top-p (nucleus sampling, Holtzman et al. 2020,
+    arXiv 1904.09751) keeps the smallest set of most probable tokens whose probability reaches p; others are set to −∞.
     """
     logits = logits.float() / temperature
     K = logits.shape[-1]
@@ -31,15 +31,15 @@ def shortlist(
     logits, tokens = logits.topk(k, sorted=nucleus)
     if nucleus:
         p = logits.softmax(-1)
-        beyond = p.cumsum(-1) - p >= top_p  # what precedes a token already reaches p; the first is never beyond
+        beyond = p.cumsum(-1) - p >= top_p  # the preceding tokens already reach p; never true for the first
         logits = logits.masked_fill(beyond, -torch.inf)
     return logits, tokens
 
 
 def draw(logits: Tensor, tokens: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
-    """One of the tokens (B, k) a row, by their logits (B, k) -> (B,); row i from generator i alone (None: the global).
+    """Sample one of the tokens (B, k) per row by logits (B, k) -> (B,); row i uses only generator i (None: the global).
 
-    The exponential race: argmax of p / e with e ~ Exp(1) is a draw from p; only the noise needs a loop over rows.
+    Exponential race: argmax of p / e with e ~ Exp(1) is a sample from p; only the noise needs a loop over rows.
     """
     if generators is None:
         noise = torch.empty_like(logits).exponential_()
@@ -51,7 +51,7 @@ def draw(logits: Tensor, tokens: Tensor, generators: Sequence[torch.Generator] |
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raise ValueError, saying what to give instead, for a temperature, top-k or top-p that selects nothing."""
+    """Raise ValueError, with the remedy, for an invalid temperature, top-k or top-p."""
     if isinstance(temperature, Real) and temperature <= 0:
         raise ValueError(f"temperature must be above 0, not {temperature}; for the likeliest token use top_k=1")
     if isinstance(top_k, Integral) and top_k < 1:

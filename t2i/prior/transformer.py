@@ -1,8 +1,8 @@
 """A decoder-only transformer over [text tokens, image codes], as in DALL·E (Ramesh et al. 2021, arXiv 2102.12092).
 
-The stream is BOS, then T text tokens, then N = s² image codes in raster order. Text and codes have vocabularies of
-their own, and so separate output layers: position t of the text is predicted from what precedes it over the text
-vocabulary, code n from the whole text and the codes before it over the codebook.
+The sequence is BOS, T text tokens, then N = s² image codes in raster order. Text and codes have separate vocabularies
+and output layers: text token t is predicted from the preceding tokens over the text vocabulary, code n from the whole
+text and the preceding codes over the codebook.
 
 Shapes: B batch · T text length · N codes of an image · s grid side · V text vocabulary · K codebook size · C width
 """
@@ -47,8 +47,8 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
     Args:
         text_vocab_size, text_length: V and T.
         image_vocab_size, grid_size: K and s.
-        width, layers, heads: of the transformer.
-        text_loss_weight, image_loss_weight: 1 and 7 in the paper (§2.2), which cares most about the image.
+        width, layers, heads: width, number of blocks and number of attention heads.
+        text_loss_weight, image_loss_weight: weights of the two losses; 1 and 7 in the paper (§2.2).
         attention_backend: "sdpa" or "xformers".
     """
 
@@ -72,7 +72,7 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         super().__init__()
         self.gradient_checkpointing = False
         self.image_length = grid_size**2
-        # One padding token for each text position (§2.2), so that a short caption still says where it is.
+        # One padding token per text position (§2.2).
         self.text_tokens = nn.Embedding(text_vocab_size + text_length, width)
         self.bos = nn.Parameter(torch.zeros(width))
         self.text_positions = nn.Parameter(torch.zeros(text_length, width))
@@ -99,7 +99,7 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
                 nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * layers))
 
     def set_attention_backend(self, backend: str) -> None:
-        """ "sdpa" or "xformers"; raises ValueError for another, or where it is not installed."""
+        """Select "sdpa" or "xformers"; raises ValueError for any other, or one that is not installed."""
         check_backend(backend)
         for block in self.blocks:
             block.attention.backend = backend
@@ -123,9 +123,9 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         return self._text_logits(x[:, :T]), self._image_logits(x[:, T:])
 
     def loss(self, text: Tensor, codes: Tensor) -> dict[str, Tensor]:
-        """Text (B, T), codes (B, N) -> scalars: `loss` to minimise; `text` and `image`, nats a token.
+        """Text (B, T), codes (B, N) -> scalars: `loss` to minimise; `text` and `image`, nats/token.
 
-        A dropped caption (all padding) counts in the mean of the text loss as nothing: there is nothing to predict.
+        A dropped caption (all padding) counts as 0 in the mean of the text loss.
         """
         text_logits, image_logits = self(text, codes)
         target = self.place_padding(text)
@@ -146,18 +146,18 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
     # ------------------------------------------------------------------------------------------------- decoding
 
     def new_cache(self, batch: int) -> list[KVCache]:
-        """One cache a layer, with room for the whole stream."""
+        """One cache per layer, with room for the whole sequence."""
         length = 1 + self.config.text_length + self.image_length - 1
         width, heads = self.config.width, self.config.heads
         how = {"device": self.device, "dtype": self.dtype}
         return [KVCache(batch, heads, length, width // heads, **how) for _ in self.blocks]
 
     def prefill(self, text: Tensor, cache: list[KVCache]) -> Tensor:
-        """Read the text (B, T) into an empty cache; return the logits of the first code, (B, K)."""
+        """Add the text (B, T) to an empty cache; return the logits of the first code, (B, K)."""
         return self._decode(self._embed_text(text), cache)
 
     def step(self, code: Tensor, index: int, cache: list[KVCache]) -> Tensor:
-        """Read code number `index` (B,) into the cache; return the logits of the next code, (B, K)."""
+        """Add codes (B,), of position `index`, to the cache; return the logits of the next code, (B, K)."""
         return self._decode(self._embed_codes(code[:, None], index), cache)
 
     def _decode(self, x: Tensor, cache: list[KVCache]) -> Tensor:
@@ -176,7 +176,7 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
     # ------------------------------------------------------------------------------------------------ embedding
 
     def place_padding(self, text: Tensor) -> Tensor:
-        """Give each padding its position's own token, V + t: (B, T) -> a new tensor (B, T). Nothing is written to."""
+        """Replace the padding at position t by token V + t: (B, T) -> a new tensor (B, T)."""
         if text.ndim != 2 or text.shape[1] != self.config.text_length:
             raise ValueError(f"text must have the shape (B, {self.config.text_length}), not {tuple(text.shape)}")
         own = torch.arange(text.shape[1], device=text.device) + self.config.text_vocab_size
@@ -188,6 +188,6 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
 
     def _embed_codes(self, codes: Tensor, start: int) -> Tensor:
         s, n = self.config.grid_size, codes.shape[1]
-        top, bottom = start // s, -(-(start + n) // s)  # of the rows that are needed
+        top, bottom = start // s, -(-(start + n) // s)  # range of the rows that are needed
         positions = (self.rows[top:bottom] + self.columns).flatten(0, 1)  # (rows · s, C), raster order
         return self.image_tokens(codes) + positions.narrow(0, start - top * s, n)

@@ -1,4 +1,4 @@
-"""A patch discriminator beside an image tokenizer: sharper pictures than any mean of pixel errors gives.
+"""Adversarial training of an image tokenizer with a patch discriminator, for sharper images than pixel losses give.
 
 Esser et al. 2021, arXiv 2012.09841, eq. 6 and 7.
 Shapes: B batch · S image side
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from t2i.nn.discriminator import discriminator_loss, generator_loss, held
 
-LIMIT = 1e4  # of the adaptive weight
+LIMIT = 1e4  # maximum of the adaptive weight
 
 
 def adaptive_weight(reconstruction: Tensor, generator: Tensor, last_layer: Tensor, limit: float = LIMIT) -> Tensor:
     """λ = ‖∇ reconstruction‖ / (‖∇ generator‖ + 10⁻⁶), clamped to [0, limit], detached (Esser et al. 2021, eq. 7).
 
     Both gradients are with respect to `last_layer`, the weight of the decoder's last layer; under torch.distributed
-    they are those of the global batch, so that λ is one number on all processes. The graph is kept.
+    they are those of the global batch, so that λ is equal on all processes. The graph is retained.
     """
     losses = (reconstruction, generator)
     both = torch.stack([torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float() for loss in losses])
@@ -31,20 +31,19 @@ def adaptive_weight(reconstruction: Tensor, generator: Tensor, last_layer: Tenso
 
 
 class Adversary(nn.Module):
-    """The discriminator, its own loss, and what it asks of the tokenizer, as one sum for one backward pass.
+    """The discriminator, with its loss and the tokenizer's adversarial loss as one sum for one backward pass.
 
-    loss = share(step) · weight · λ · G(x̂; sg[D]) + L(D; x, sg[x̂]), with sg[·] a copy that takes no gradient. The first
-    term goes through the discriminator with detached weights, so it moves the tokenizer only; the second sees a
-    detached reconstruction, so it moves the discriminator only. Hence each player's gradient of the sum is the gradient
-    of its own loss, taken at the weights both had before the step: just what alternating updates compute when the
-    second player does not wait for the first one's move. One optimiser step over all parameters then makes both moves,
-    since AdamW treats every weight by itself. (What they do share is the clipping of the gradient's norm.)
+    loss = share(step) · weight · λ · G(x̂; sg[D]) + L(D; x, sg[x̂]), with sg[·] the stop-gradient. The first term uses
+    the discriminator with detached weights, so it trains the tokenizer only; the second uses a detached reconstruction,
+    so it trains the discriminator only. Hence the gradient of the sum is, for each of the two, that of its own loss at
+    the weights before the step, as in simultaneous updates. One optimizer step updates both, since AdamW treats each
+    weight independently (only the clipping of the gradient norm is shared).
 
     Args:
-        discriminator: images -> numbers, as PatchDiscriminator.
-        weight: of the generator's term, beside λ.
-        start: forward passes in training mode in which the discriminator learns alone.
-        ramp: forward passes after them in which the generator's term grows from nothing to its full weight.
+        discriminator: maps images to scores, as PatchDiscriminator.
+        weight: adversarial loss weight, multiplied by λ.
+        start: number of forward passes in training mode before the adversarial loss is added.
+        ramp: number of forward passes after that over which its weight grows from 0 to `weight`.
     """
 
     def __init__(self, discriminator: nn.Module, weight: float = 0.5, start: int = 0, ramp: int = 0):
@@ -58,18 +57,18 @@ class Adversary(nn.Module):
         )  # in training mode; saved, so that runs resume
 
     def share(self) -> float:
-        """How much of the generator's weight counts now: 0 up to pass `start`, 1 from `ramp` passes later."""
+        """Current fraction of the adversarial weight: 0 up to pass `start`, 1 from `ramp` passes later."""
         beyond = int(self.passes) - self.start
         return min(1.0, max(0.0, beyond / max(1, self.ramp)))
 
     def forward(self, recon: Tensor, images: Tensor, reconstruction: Tensor, last_layer: Tensor) -> dict[str, Tensor]:
-        """What is to be added to the tokenizer's loss, and what it is made of.
+        """The term to add to the tokenizer's loss, and its components.
 
-        Where no gradients are recorded there is no λ, and the generator's term is left out.
+        Without gradients λ is undefined, and the generator's term is omitted.
 
         Args:
             recon, images: (B, 3, S, S); recon with its graph.
-            reconstruction: the loss that λ balances the generator's term with, scalar.
+            reconstruction: scalar reconstruction loss, against which λ balances the generator's term.
             last_layer: weight of the decoder's last layer.
 
         Returns:

@@ -1,9 +1,9 @@
-"""The autoencoder of latent diffusion: an image as a small grid of latents.
+"""The KL autoencoder of latent diffusion, which encodes an image as a small grid of latents.
 
 Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models", arXiv 2112.10752, §3.1.
 
-The network is diffusers' `AutoencoderKL`, so that what is trained here opens in any of its pipelines; here are the
-objective it is trained with, and its face as an image tokenizer.
+The network is diffusers' `AutoencoderKL`, so that trained models load in any of its pipelines; this module adds the
+training objective and the interface of an image tokenizer.
 Shapes: B batch · 3 channels · S image side · C latent channels · s = S / stride side of the latents
 """
 
@@ -20,7 +20,7 @@ from t2i.images import check_images
 from t2i.tokenizers.adversarial import Adversary
 from t2i.tokenizers.losses import reconstruction_loss
 
-GROUPS = 8  # of the group norms
+GROUPS = 8  # number of groups of the group norms
 
 
 def make_autoencoder(
@@ -30,15 +30,15 @@ def make_autoencoder(
     latent_channels: int = 8,
     attention: bool = True,
 ) -> AutoencoderKL:
-    """A new `AutoencoderKL`, in the memory layout that is fast on a CPU.
+    """A new `AutoencoderKL`, in the channels-last memory format, which is fast on a CPU.
 
     Args:
-        image_size: side of the images it is trained on; any multiple of the stride can be encoded.
-        channels: of each level, from fine to coarse; the stride is 2 ** (len(channels) - 1).
-        layers: residual blocks of each of the encoder's levels; the decoder's have one more.
-        attention: whether the middle blocks attend.
+        image_size: side of the training images; any multiple of the stride can be encoded.
+        channels: number of channels of each level, from fine to coarse; the stride is 2 ** (len(channels) - 1).
+        layers: number of residual blocks of each level of the encoder; the decoder has one more.
+        attention: whether the middle blocks have self-attention.
 
-    Raises ValueError for channels that the norms cannot group and an image size that the stride does not divide.
+    Raises ValueError for channels that the group norms cannot divide and an image size that the stride does not divide.
     """
     if not channels or any(c < GROUPS or c % GROUPS for c in channels):
         raise ValueError(f"channels must be multiples of {GROUPS}, at least one of them, not {tuple(channels)}")
@@ -59,18 +59,18 @@ def make_autoencoder(
 
 
 def stride_of(autoencoder: AutoencoderKL | AutoencoderTiny) -> int:
-    """How many pixels' side one latent stands for."""
+    """The downsampling factor between images and latents."""
     return 2 ** (len(autoencoder.config.block_out_channels) - 1)
 
 
 def posterior(autoencoder: AutoencoderKL, images: Tensor) -> DiagonalGaussianDistribution:
-    """(B, 3, S, S) in [-1, 1] -> the Gaussian of its latents (B, C, s, s), not scaled, in float32.
+    """(B, 3, S, S) in [-1, 1] -> Gaussian posterior over unscaled latents (B, C, s, s), in float32.
 
     Raises ValueError for images of another shape or range.
     """
     check_images(images, stride_of(autoencoder))
     images = images.to(autoencoder.dtype).contiguous(memory_format=torch.channels_last)
-    # In half precision exp(log-variance) and its sum over the latents would lose their meaning.
+    # In half precision, exp(log-variance) and its sum over the latents would be too inaccurate.
     return DiagonalGaussianDistribution(autoencoder.encode(images).latent_dist.parameters.float())
 
 
@@ -83,8 +83,8 @@ def encode(
     """(B, 3, S, S) in [-1, 1] -> latents (B, C, s, s), scaled, in float32.
 
     Args:
-        generator: of a sample from the posterior, the default one by default.
-        sample: or else the posterior's mean. An autoencoder without a posterior (TAESD) has one answer only.
+        generator: generator for sampling; by default torch's.
+        sample: whether to sample from the posterior instead of taking its mean; ignored without one (TAESD).
 
     Raises ValueError for images of another shape or range.
     """
@@ -98,14 +98,14 @@ def encode(
 
 
 class KLObjective(nn.Module):
-    """The autoencoder and what it is trained for: reconstruction + kl_weight · KL (+ a discriminator's terms).
+    """The autoencoder with its training objective: reconstruction + kl_weight · KL (+ adversarial terms).
 
     Args:
         autoencoder: the network.
-        kl_weight: of KL(q(z|x) ‖ N(0, 1)) in nats an image, beside a reconstruction loss that is a mean over pixels.
-            (Beside a sum over pixels, as in the paper, it is 3·S² times as much.)
-        edge_weight: of the edges, see `reconstruction_loss`.
-        adversary: the discriminator, or none.
+        kl_weight: weight of KL(q(z|x) ‖ N(0, 1)) in nats per image, with a reconstruction loss averaged over pixels.
+            (With a sum over pixels, as in the paper, the equivalent weight is 3·S² times as large.)
+        edge_weight: weight of the edge term, see `reconstruction_loss`.
+        adversary: the discriminator with its losses, or None.
     """
 
     def __init__(
@@ -125,11 +125,11 @@ class KLObjective(nn.Module):
         self.autoencoder.enable_gradient_checkpointing()
 
     def loss(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
-        """Scalars: `loss` to minimise, and what it is made of; KL in nats an image.
+        """Scalars: `loss` to minimise, and its components; KL in nats per image.
 
         Args:
             images: (B, 3, S, S) in [-1, 1].
-            noise: (B, C, s, s), standard normal: it decides which latents are drawn.
+            noise: (B, C, s, s), standard normal, for sampling the latents.
 
         Raises ValueError as `posterior` does, and for noise of another shape than the latents'.
         """
@@ -149,16 +149,16 @@ class KLObjective(nn.Module):
 
 
 class KLTokenizer(nn.Module):
-    """Images ⇄ latents of standard deviation 1: the autoencoder with its own scaling."""
+    """Images ⇄ latents of standard deviation 1: the autoencoder with its scaling factor."""
 
     def __init__(self, autoencoder: AutoencoderKL):
         super().__init__()
-        # Files do not carry the memory layout.
+        # Files do not store the memory format.
         self.autoencoder = autoencoder.to(memory_format=torch.channels_last)
 
     @classmethod
     def from_pretrained(cls, folder: str, **kwargs) -> KLTokenizer:
-        """The `AutoencoderKL` in `folder`, or of the Hub, frozen. Arguments and errors are diffusers'."""
+        """The `AutoencoderKL` in `folder` or on the Hub, frozen. Arguments and errors are those of diffusers."""
         return cls(AutoencoderKL.from_pretrained(folder, **kwargs)).eval().requires_grad_(False)
 
     @property
@@ -170,7 +170,7 @@ class KLTokenizer(nn.Module):
         return self.autoencoder.device
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """(B, 3, S, S) in [-1, 1] -> latents (B, C, s, s), scaled; drawn with `generator`, or the mean without one.
+        """(B, 3, S, S) in [-1, 1] -> scaled latents (B, C, s, s), sampled with `generator`, or the mean without one.
 
         Raises ValueError for images of another shape or range.
         """
@@ -186,18 +186,18 @@ class KLTokenizer(nn.Module):
         return self.autoencoder.decode(z).sample.clamp(-1, 1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) in [-1, 1] -> the same, through the latents' means."""
+        """(B, 3, S, S) in [-1, 1] -> reconstructions from the posterior mean, of the same shape."""
         return self.decode(self.encode(images))
 
 
 @torch.no_grad()
 def measure_scaling_factor(autoencoder: AutoencoderKL, batches: Iterable[Tensor], seed: int = 0) -> float:
-    """1 / standard deviation of all latents drawn for the images of `batches`, each (B, 3, S, S) in [-1, 1].
+    """1 / standard deviation of the latents of `batches`, each of images (B, 3, S, S) in [-1, 1].
 
-    Of all channels and places together, as in the paper's appendix G, and of draws from the posterior, not its means.
-    Raises ValueError for no images, or latents that do not vary.
+    Computed over all channels and positions, as in the paper's appendix G, from samples of the posterior, not its mean.
+    Raises ValueError for no images, or constant latents.
     """
-    generator = torch.Generator().manual_seed(seed)  # a source of its own: the run's is not drawn from
+    generator = torch.Generator().manual_seed(seed)  # separate, so as not to advance the run's generator
     latents = [posterior(autoencoder, images.to(autoencoder.device)).sample(generator) for images in batches]
     if not latents:
         raise ValueError("the scaling factor needs at least one batch of images")

@@ -1,4 +1,4 @@
-"""Nearest-code vector quantisation with a codebook that follows the encoder by moving averages.
+"""Vector quantisation with a codebook updated by exponential moving averages.
 
 van den Oord, Vinyals, Kavukcuoglu 2017, "Neural Discrete Representation Learning", arXiv 1711.00937, §3 and
 appendix A.1.
@@ -16,13 +16,12 @@ EPSILON = 1e-5
 
 
 class EMAQuantizer(nn.Module):
-    """Codebook (K, D). In training mode every call moves the codes towards the vectors they were nearest to.
+    """Vector quantiser with a codebook (K, D); in training mode, every call moves the codes to their assigned vectors.
 
-    The first `warmup_batches` training calls let the vectors through as they are, so that encoder and decoder find a
-    common language before it is cut down to K words; the next `kmeans_batches` fit the codebook to them by k-means. A
-    code whose moving count falls under `dead_below` times the mean count is put on a random vector of the batch, and
-    its statistics start anew there. Under torch.distributed, all statistics are those of the global batch, so the
-    ranks' codebooks are equal.
+    The first `warmup_batches` training calls pass the vectors through unquantised, to train encoder and decoder first;
+    the next `kmeans_batches` fit the codebook by k-means. A code whose moving count falls below `dead_below` times the
+    mean count is reset to a random vector of the batch, with its statistics. Under torch.distributed, all statistics
+    are those of the global batch, so that the codebooks of all ranks are equal.
     """
 
     def __init__(
@@ -44,17 +43,17 @@ class EMAQuantizer(nn.Module):
         self.register_buffer("count", torch.ones(codes))  # moving N_i
         self.register_buffer("total", self.codebook.clone())  # moving m_i; a code is m_i / N_i
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
-        # How often each code was chosen, decayed so that about the last `usage_window` batches count.
+        # Frequency of each code, decayed so that about the last `usage_window` batches count.
         self.usage_decay = 1 - 1 / usage_window
         self.register_buffer("usage", torch.zeros(codes))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(N, D) -> quantised (N, D) with the straight-through gradient, codes (N,), commitment loss (scalar).
 
-        The commitment loss is ‖z − sg(e)‖² averaged over N and D: it moves the encoder only (eq. 3, third term). The
-        codebook takes no gradient.
+        The commitment loss is ‖z − sg(e)‖² averaged over N and D: it trains only the encoder (eq. 3, third term). The
+        codebook receives no gradient.
         """
-        with torch.autocast(z.device.type, enabled=False):  # distances and sums lose their meaning in half precision
+        with torch.autocast(z.device.type, enabled=False):  # half precision is too inaccurate for distances and sums
             z = z.float()
             if self.training and self.calls < self.warmup_batches:
                 self.calls += 1
@@ -71,7 +70,7 @@ class EMAQuantizer(nn.Module):
     def nearest(self, z: Tensor) -> Tensor:
         """(N, D) -> index of the nearest code (N,)"""
         e = self.codebook.float()  # |z − e|² = |z|² − 2 z·e + |e|², and |z|² is the same for all codes
-        with torch.autocast(z.device.type, enabled=False):  # in bfloat16 every fifth code would be another one
+        with torch.autocast(z.device.type, enabled=False):  # in bfloat16, every fifth code would differ
             return torch.addmm(e.square().sum(1), z.float(), e.T, beta=1, alpha=-2).argmin(1)
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -79,12 +78,12 @@ class EMAQuantizer(nn.Module):
         return F.embedding(codes, self.codebook)
 
     def perplexity(self) -> Tensor:
-        """exp of the entropy of the recent code frequencies: K when all are used alike, 1 when only one is."""
+        """exp of the entropy of the recent code frequencies: K if all codes are used equally, 1 if only one is used."""
         p = self.usage / self.usage.sum().clamp_min(EPSILON)
         return torch.exp(-(p * (p + EPSILON).log()).sum())
 
     def share_used(self) -> Tensor:
-        """The share of codes chosen at least once in about the last `usage_window` batches, in [0, 1]."""
+        """The fraction of codes used at least once in about the last `usage_window` batches, in [0, 1]."""
         return (self.usage > 1 / torch.e).float().mean()  # one choice decays to 1/e after usage_window batches
 
     @torch.no_grad()
@@ -98,7 +97,7 @@ class EMAQuantizer(nn.Module):
         self.count.lerp_(count, 1 - self.decay)  # N_i ← γ N_i + (1 − γ) n_i
         self.total.lerp_(total, 1 - self.decay)  # m_i ← γ m_i + (1 − γ) Σ z
         self._revive(z)
-        n = self.count.sum()  # Laplace smoothing keeps a rare code finite
+        n = self.count.sum()  # Laplace smoothing keeps rare codes finite
         smoothed = (self.count + EPSILON) / (n + K * EPSILON) * n
         self.codebook.copy_(self.total / smoothed[:, None])
         self.calls += 1
@@ -115,7 +114,7 @@ class EMAQuantizer(nn.Module):
 
     @torch.no_grad()
     def _fit_kmeans(self, z: Tensor, iterations: int = 5) -> None:
-        """Lloyd's algorithm on this batch, from random vectors on the first call and from the current codes after."""
+        """Lloyd's algorithm on this batch, from random vectors on the first call, then from the current codebook."""
         pool = _gather(z)
         K = self.codebook.shape[0]
         if self.calls == self.warmup_batches:
@@ -129,11 +128,11 @@ class EMAQuantizer(nn.Module):
             self.codebook.copy_(torch.where(count[:, None] > 0, means, self.codebook))
         self.count.copy_(count.clamp_min(EPSILON))
         self.total.copy_(self.codebook * self.count[:, None])
-        for statistic in (self.codebook, self.count, self.total):  # a GPU's sums may differ in the last digit
+        for statistic in (self.codebook, self.count, self.total):  # sums on GPUs may differ in the last digit
             _broadcast(statistic)
 
     def _generator(self) -> torch.Generator:
-        """Random picks that depend on the number of calls alone: equal on every rank and after a resume."""
+        """A generator that depends only on the number of calls: equal on every rank and after resuming."""
         return torch.Generator().manual_seed(int(self.calls))
 
 

@@ -1,4 +1,4 @@
-"""VQ-VAE: an image as a grid of codes (van den Oord et al. 2017, arXiv 1711.00937).
+"""VQ-VAE, which encodes an image as a grid of codes (van den Oord et al. 2017, arXiv 1711.00937).
 
 Shapes: B batch · 3 channels · S image side · s = S / stride grid side · D code width · K codes
 """
@@ -18,20 +18,20 @@ from t2i.tokenizers.quantizer import EMAQuantizer
 
 
 class VQVAE(ModelMixin, ConfigMixin):
-    """Encoder, nearest-code quantiser, decoder; each level of `channels` but the last halves the side.
+    """Convolutional encoder, vector quantiser and decoder; every level of `channels` halves the side.
 
     Args:
-        image_size: side of the square images it is trained on; any multiple of the stride can be encoded.
-        channels: channels of each level, from fine to coarse; the stride is 2 ** len(channels).
-        encoder_blocks, decoder_blocks: residual blocks of each level.
+        image_size: side of the square training images; any multiple of the stride can be encoded.
+        channels: number of channels of each level, from fine to coarse; the stride is 2 ** len(channels).
+        encoder_blocks, decoder_blocks: number of residual blocks of each level.
         codebook_size, code_width: K and D.
-        commitment_cost: β of eq. 3.
-        edge_weight: weight of the difference of neighbouring pixels' differences, which keeps contours sharp.
-        codebook_decay, warmup_batches: of the quantiser, see there.
+        commitment_cost: weight of the commitment loss, β of eq. 3.
+        edge_weight: weight of the edge term of the reconstruction loss, which keeps contours sharp.
+        codebook_decay, warmup_batches: decay and number of warm-up batches of the quantiser (see `EMAQuantizer`).
     """
 
     _supports_gradient_checkpointing = True
-    _keep_in_fp32_modules = ("quantizer",)  # its counts overflow float16
+    _keep_in_fp32_modules = ("quantizer",)  # its counts would overflow float16
 
     @register_to_config
     def __init__(
@@ -62,7 +62,7 @@ class VQVAE(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs) -> VQVAE | tuple[VQVAE, dict]:
-        """As in diffusers; and the memory layout, which files do not carry, is the fast one again."""
+        """As in diffusers, with the channels-last memory format, which files do not store."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
         model.to(memory_format=torch.channels_last)
@@ -80,7 +80,7 @@ class VQVAE(ModelMixin, ConfigMixin):
         return self.quantizer.nearest(z.permute(0, 2, 3, 1).reshape(-1, D)).view(B, h, w)
 
     def decode(self, codes: Tensor) -> Tensor:
-        """Codes (B, s, s) -> images (B, 3, S, S) in [-1, 1]. Raises ValueError for codes that are not in the book."""
+        """Codes (B, s, s) -> images (B, 3, S, S) in [-1, 1]. Raises ValueError for codes outside the codebook."""
         K = self.config.codebook_size
         if codes.ndim != 3 or codes.is_floating_point():
             raise ValueError(f"codes must be integers of shape (B, s, s), not {codes.dtype} {tuple(codes.shape)}")
@@ -90,11 +90,11 @@ class VQVAE(ModelMixin, ConfigMixin):
         return self._run(self.decoder, z.to(self.dtype)).clamp(-1, 1)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) in [-1, 1] -> the same, through the codes."""
+        """(B, 3, S, S) in [-1, 1] -> reconstructions from the codes, of the same shape."""
         return self.decode(self.encode(images))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, S, S) -> reconstruction (B, 3, S, S) not clamped, codes (B, s, s), commitment loss (scalar)."""
+        """(B, 3, S, S) -> unclamped reconstruction (B, 3, S, S), codes (B, s, s), commitment loss (scalar)."""
         z = self._latents(images)
         B, D, h, w = z.shape
         flat, codes, commitment = self.quantizer(z.permute(0, 2, 3, 1).reshape(-1, D))
@@ -102,9 +102,9 @@ class VQVAE(ModelMixin, ConfigMixin):
         return self._run(self.decoder, quantized.to(z.dtype)), codes.view(B, h, w), commitment
 
     def loss(self, images: Tensor) -> dict[str, Tensor]:
-        """(B, 3, S, S) in [-1, 1] -> scalars: `loss` to minimise, and what it is made of.
+        """(B, 3, S, S) in [-1, 1] -> scalars: `loss` to minimise, and its components.
 
-        What a reconstruction costs is in `losses.py`.
+        The reconstruction loss is in `losses.py`.
         """
         check_images(images, self.stride)
         recon, _, commitment = self(images)
@@ -148,6 +148,6 @@ def _decoder(channels: tuple[int, ...], blocks: tuple[int, ...], code_width: int
         layers += [ResBlock(width) for _ in range(blocks[level])]
         if level:
             layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, channels[level - 1], 3, padding=1)]
-    # The last doubling is a sub-pixel convolution (Shi et al. 2016, arXiv 1609.05158): no layer at full resolution.
+    # The last upsampling is a sub-pixel convolution (Shi et al. 2016, arXiv 1609.05158): no layer at full resolution.
     layers += [nn.GroupNorm(8, channels[0]), nn.SiLU(), nn.Conv2d(channels[0], 12, 3, padding=1), nn.PixelShuffle(2)]
     return nn.Sequential(*layers)
