@@ -1,4 +1,4 @@
-"""The unconditional models, one family a file, behind one face (`base.py`)."""
+"""The unconditional models, one family per file, with the shared interface `base.GenerativeModel`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a decoder's output says of an image: the probability of its pixels, in nats.
+"""Pixel likelihoods: log-probabilities of images under the distributions that decoders output, in nats.
 
 Shapes: B batch · C channels · S image side · L levels
 """
@@ -15,11 +15,11 @@ from torch import Tensor
 from t2i.models.base import Generators, from_levels, nearest_levels, normal, to_levels, uniform
 
 Pixels = Literal["bernoulli", "gaussian", "logistic"]
-MIN_LOG_SCALE = -7.0  # of a logistic, pixels in [-1, 1]; narrower ones fit a single level, and their gradient vanishes
+MIN_LOG_SCALE = -7.0  # of a logistic, for pixels in [-1, 1]; narrower ones cover a single level and have no gradient
 
 
 def check_pixels(pixels: str, levels: int) -> None:
-    """Raise ValueError for an unknown likelihood, or Bernoulli's for more than two levels."""
+    """Raise ValueError for an unknown likelihood, or "bernoulli" with more than two levels."""
     if pixels not in ("bernoulli", "gaussian", "logistic"):
         raise ValueError(f"unknown pixel likelihood {pixels!r}: choose 'bernoulli', 'gaussian' or 'logistic'")
     if pixels == "bernoulli" and levels != 2:
@@ -30,14 +30,14 @@ def check_pixels(pixels: str, levels: int) -> None:
 
 
 def outputs_of(pixels: Pixels) -> int:
-    """How many numbers of the decoder's output belong to each number of an image."""
+    """The number of distribution parameters per image value."""
     return 1 if pixels == "bernoulli" else 2
 
 
 def log_prob(pixels: Pixels, outputs: Tensor, images: Tensor, levels: int, known: Tensor | None = None) -> Tensor:
     """ln p(images | outputs): (B, 1 or 2 · C, S, S), (B, C, S, S) -> nats (B,); a density for "gaussian" alone.
 
-    Of the `known` numbers alone, bool (B, C, S, S), where it is given: each is independent of the others.
+    With `known`, bool (B, C, S, S), only of those values, which are independent of the others.
     """
     mean, log_scale = (outputs, None) if pixels == "bernoulli" else outputs.chunk(2, dim=1)
     if pixels == "bernoulli":
@@ -58,7 +58,7 @@ def mode(pixels: Pixels, outputs: Tensor) -> Tensor:
 
 
 def draw(pixels: Pixels, outputs: Tensor, levels: int, generator: Generators = None) -> Tensor:
-    """An image drawn from p(x | outputs), of L levels: (B, 1 or 2 · C, S, S) -> (B, C, S, S)"""
+    """Sample images of L levels from p(x | outputs): (B, 1 or 2 · C, S, S) -> (B, C, S, S)"""
     if pixels == "bernoulli":
         u = uniform(outputs.shape, generator, outputs.device, outputs.dtype)
         return from_levels(u < outputs.sigmoid(), 2)
@@ -70,36 +70,36 @@ def draw(pixels: Pixels, outputs: Tensor, levels: int, generator: Generators = N
 
 
 def discretized_logistic(images: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
-    """ln of the mass that a logistic gives to each value's bin; the outer bins reach to infinity.
+    """Log-probability of each value's bin under a logistic distribution; the outer bins extend to infinity.
 
-    All of one shape, images of L levels. Salimans et al. 2017 (PixelCNN++, arXiv 1701.05517), eq. 2.
+    All tensors have one shape; images of L levels. Salimans et al. 2017 (PixelCNN++, arXiv 1701.05517), eq. 2.
     """
     half = 1 / (levels - 1)  # of a bin around -1 + 2k/(L - 1)
     inverse = (-log_scale.clamp(min=MIN_LOG_SCALE)).exp()
     upper, lower = (images - mean + half) * inverse, (images - mean - half) * inverse
     k = to_levels(images, levels)
-    # σ(b) - σ(a) = σ(b) σ(-a) (1 - exp(a - b)), which loses nothing in the tails.
+    # σ(b) - σ(a) = σ(b) σ(-a) (1 - exp(a - b)), which is accurate in the tails.
     inside = F.logsigmoid(upper) + F.logsigmoid(-lower) + torch.log(-torch.expm1(-2 * half * inverse))
     return torch.where(k == 0, F.logsigmoid(upper), torch.where(k == levels - 1, F.logsigmoid(-lower), inside))
 
 
 def logistic_levels(mean: Tensor, log_scale: Tensor, u: Tensor, levels: int) -> Tensor:
-    """Draws of the discretised logistic by its inverse distribution function; u uniform in [0, 1), all of one shape."""
+    """Sample the discretised logistic by its inverse distribution function; u uniform in [0, 1), all of one shape."""
     u = u.clamp(1e-6, 1 - 1e-6)
     x = mean + log_scale.clamp(min=MIN_LOG_SCALE).exp() * (u.log() - (-u).log1p())
     return nearest(x, levels)
 
 
 def discretized_gaussian(images: Tensor, mean: Tensor, log_std: Tensor, levels: int) -> Tensor:
-    """ln of the mass that a Gaussian gives to each value's bin; the outer bins reach to infinity.
+    """Log-probability of each value's bin under a Gaussian; the outer bins extend to infinity.
 
-    Images of L levels and means of one shape, deviations that go with it. Ho et al. 2020 (arXiv 2006.11239), eq. 13.
+    Images of L levels and means of one shape, log_std broadcastable. Ho et al. 2020 (arXiv 2006.11239), eq. 13.
     """
     half = 1 / (levels - 1)  # of a bin around -1 + 2k/(L - 1)
     inverse = (-log_std).exp()
     upper, lower = (images - mean + half) * inverse, (images - mean - half) * inverse
     k = to_levels(images, levels)
-    # Φ(b) - Φ(a) = Φ(-a) - Φ(-b): of the two, the one in the lower tail, where the difference loses nothing.
+    # Φ(b) - Φ(a) = Φ(-a) - Φ(-b): take the one in the lower tail, where the difference is accurate.
     right = lower > 0
     b, a = torch.where(right, -lower, upper), torch.where(right, -upper, lower)
     log_b, log_a = torch.special.log_ndtr(b), torch.special.log_ndtr(a)
@@ -109,10 +109,10 @@ def discretized_gaussian(images: Tensor, mean: Tensor, log_std: Tensor, levels: 
 
 
 def nearest(images: Tensor, levels: int) -> Tensor:
-    """Any images (…) -> the same with L levels, each value the nearest of them."""
+    """Round images (…) to the nearest of L levels."""
     return from_levels(((images.clamp(-1, 1) + 1) * ((levels - 1) / 2)).round(), levels)
 
 
 def _bounded(log_scale: Tensor) -> Tensor:
-    """A Gaussian as narrow as it likes would take an infinite density from pixels that are always the same."""
+    """Bound the scale: on constant pixels, an arbitrarily narrow Gaussian would have infinite density."""
     return log_scale.clamp(-6.0, 2.0)

@@ -18,15 +18,15 @@ Backend = Literal["sdpa", "xformers"]
 
 
 class KVCache:
-    """Keys and values of one layer, written in place, so that a decoding step never allocates or copies the past."""
+    """Keys and values of one layer, preallocated and written in place."""
 
     def __init__(self, batch: int, heads: int, length: int, head_width: int, *, device=None, dtype=None):
-        # Keys, then values: (2, B, H, length, D). Never read before it is written, so it needs no clearing.
+        # Keys, then values: (2, B, H, length, D). Never read before being written, so it needs no initialisation.
         self.pairs = torch.empty(2, batch, heads, length, head_width, device=device, dtype=dtype)
         self.filled = 0
 
     def append(self, pairs: Tensor) -> Tensor:
-        """Store keys and values (2, B, H, L, D); return a view of all that is stored: (2, B, H, P + L, D)."""
+        """Store keys and values (2, B, H, L, D); return a view of all stored ones: (2, B, H, P + L, D)."""
         new, room = pairs.shape[3], self.pairs.shape[3]
         if self.filled + new > room:
             raise ValueError(f"the cache holds {room} positions, and position {self.filled + new - 1} was asked for")
@@ -63,7 +63,7 @@ def check_backend(backend: str) -> None:
 
 
 class CausalSelfAttention(nn.Module):
-    """Every position attends to itself and to those before it. Raises ValueError unless `heads` divides `width`."""
+    """Each position attends to itself and the preceding ones. Raises ValueError unless `heads` divides `width`."""
 
     def __init__(self, width: int, heads: int, backend: Backend = "sdpa"):
         super().__init__()
@@ -75,10 +75,10 @@ class CausalSelfAttention(nn.Module):
         self.out = Linear(width, width)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(B, L, C) -> (B, L, C). With a cache, x holds only the positions that come after those in the cache."""
+        """(B, L, C) -> (B, L, C). With a cache, x holds only the positions after those in the cache."""
         B, L, C = x.shape
         if cache is not None and cache.filled and L > 1:
-            # torch aligns its causal mask to the top left, which is right only without a past.
+            # torch aligns its causal mask to the top left, which is correct only with an empty cache.
             raise ValueError("after the first call, a cache takes one position at a time")
         qkv = self.qkv(x).view(B, L, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)  # (3, B, H, L, D)
         q, pairs = qkv[0], qkv[1:]

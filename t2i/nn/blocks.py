@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class ResBlock(nn.Module):
-    """x + conv(silu(norm(conv(silu(norm(x))))): pre-activation (He et al. 2016, arXiv 1603.05027), channels kept."""
+    """x + conv(silu(norm(conv(silu(norm(x))))): pre-activation (He et al. 2016, arXiv 1603.05027)."""
 
     def __init__(self, channels: int, groups: int = 8):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A discriminator of patches, the hinge losses, and how two players share one backward pass.
+"""A patch discriminator, the hinge losses, and joint training of two networks in one backward pass.
 
 Isola et al. 2017, arXiv 1611.07004, §3.2.2 (patches); Lim and Ye 2017, arXiv 1705.02894 (hinge losses).
 Shapes: B batch · S image side · h, w sides of the map of patches
@@ -15,12 +15,12 @@ from torch.func import functional_call
 
 
 class PatchDiscriminator(nn.Module):
-    """One number for each overlapping patch of an image, higher for real than for made.
+    """One score for each overlapping patch of an image, higher for real than for generated images.
 
-    Where real begins is the loss's own: at 0 with the hinge losses here.
+    The decision threshold depends on the loss; it is 0 for the hinge losses here.
 
-    Every level of `channels` halves the side. Its norms are over groups of channels and not over the batch, so that
-    what it says of one picture does not depend on others, nor on how many processes share them.
+    Every level of `channels` halves the side. Group norms instead of batch norms make the score of an image independent
+    of the others in the batch and of the number of processes.
     """
 
     def __init__(self, channels: tuple[int, ...] = (32, 64, 128), groups: int = 8):
@@ -39,18 +39,18 @@ class PatchDiscriminator(nn.Module):
 
 
 def discriminator_loss(real: Tensor, made: Tensor) -> Tensor:
-    """Hinge loss of the discriminator's numbers (any shape): ½ E[max(0, 1 − D(x))] + ½ E[max(0, 1 + D(x̂))]."""
+    """Hinge loss of the discriminator's scores (any shape): ½ E[max(0, 1 − D(x))] + ½ E[max(0, 1 + D(x̂))]."""
     return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + made.float()).mean())
 
 
 def generator_loss(made: Tensor) -> Tensor:
-    """−E[D(x̂)] of the discriminator's numbers (any shape)."""
+    """Generator loss −E[D(x̂)] of the discriminator's scores (any shape)."""
     return -made.float().mean()
 
 
 def held(player: nn.Module, *inputs: Tensor | None) -> Tensor:
-    """player(*inputs) with its weights held still: gradients go through it to the inputs, and none to its weights.
+    """player(*inputs) with detached weights: gradients flow through it to the inputs, but not to its weights.
 
-    So the sum of two players' losses has, for each of them, the gradient of its own loss alone.
+    So the gradient of the summed losses of two networks is, for each of them, that of its own loss.
     """
     return functional_call(player, {name: p.detach() for name, p in player.named_parameters()}, inputs)

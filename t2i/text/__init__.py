@@ -1,1 +1,1 @@
-"""Text: from captions to token ids."""
+"""Tokenizers and text encoders."""

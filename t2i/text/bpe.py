@@ -18,22 +18,22 @@ from t2i.notes import count
 
 logger = logging.getLogger(__name__)
 PAD_TOKEN = "<pad>"  # id 0
-MAX_WARNINGS = 5  # of prompts in one call
-MAX_WORDS = 10  # of a prompt, in a warning
-MAX_KNOWN_WORDS = 20_000  # beyond this a vocabulary knows words too rare for the list to mean anything
+MAX_WARNINGS = 5  # maximum number of warnings per call
+MAX_WORDS = 10  # maximum number of words of a prompt in a warning
+MAX_KNOWN_WORDS = 20_000  # longer lists contain words too rare to be informative
 
 
 class Encoded(NamedTuple):
-    """Prompts as a model takes them, and what of them it does not see."""
+    """Tokenised prompts, and what was truncated."""
 
     ids: Tensor  # (B, T) int64, padded with 0
-    dropped: list[str]  # for each prompt, the end that did not fit ("" where all did)
+    dropped: list[str]  # for each prompt, the end that was truncated ("" if none was)
 
 
 def train_bpe(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Learn at most `vocab_size` tokens; lower-cased, byte-level, so that no text is out of vocabulary.
+    """Train a lower-casing byte-level tokenizer with at most `vocab_size` tokens; no text is out of vocabulary.
 
-    The tokenizer also remembers which words it has seen (`known_words`, saved with it), to warn of those it has not.
+    The tokenizer also stores the words of the captions (`known_words`, saved with it), to warn of unknown ones.
     """
     captions = [str(c) for c in captions]
     if not any(c.strip() for c in captions):
@@ -52,7 +52,7 @@ def train_bpe(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFa
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], length: int) -> Encoded:
-    """Token ids of each prompt, cut or padded to `length`, and what was cut."""
+    """Token ids of each prompt, truncated or padded to `length`, and what was truncated."""
     batch = tokenizer(list(prompts), add_special_tokens=False)["input_ids"]
     ids = torch.zeros(len(prompts), length, dtype=torch.long)
     for row, tokens in zip(ids, batch, strict=True):
@@ -63,7 +63,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], length: i
 
 
 def known_words(captions: Iterable[str]) -> list[str]:
-    """The words of captions, to be kept with a tokenizer; none where there are too many for the list to mean anything.
+    """The words of captions, to be stored with a tokenizer; empty if there are more than MAX_KNOWN_WORDS.
 
     They are its `init_kwargs["known_words"]`, which `save_pretrained` writes.
     """
@@ -72,9 +72,9 @@ def known_words(captions: Iterable[str]) -> list[str]:
 
 
 def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> dict[str, str | None]:
-    """Words of a prompt that no training caption contained, in order, and of each the nearest that one did.
+    """The words of a prompt that no training caption contains, in order, each with the most similar one that does.
 
-    None are unknown where the tokenizer keeps no list.
+    Empty if the tokenizer stores no list of words.
     """
     known = set(tokenizer.init_kwargs.get("known_words") or [])
     unknown = dict.fromkeys(word for word in split_words(prompt) if word not in known) if known else {}
@@ -82,7 +82,7 @@ def unknown_words(tokenizer: PreTrainedTokenizerBase, prompt: str) -> dict[str, 
 
 
 def warn_of_unknown_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]) -> None:
-    """Log a warning for each prompt with words that were never seen in training, at most MAX_WARNINGS."""
+    """Log a warning for each prompt with words that do not occur in training captions, at most MAX_WARNINGS."""
     found = {prompt: words for prompt in dict.fromkeys(prompts) if (words := unknown_words(tokenizer, prompt))}
     for prompt, words in list(found.items())[:MAX_WARNINGS]:
         said = [f"{word} (did you mean {near}?)" if near else shortened(word)[1:-1] for word, near in words.items()]

@@ -1,6 +1,6 @@
-"""Text states on disk: a frozen encoder gives the same for the same text, so each text is encoded once.
+"""A disk cache of text states: with a frozen encoder, each text is encoded once.
 
-Shapes: N texts, each once · T tokens · C width
+Shapes: N distinct texts · T tokens · C width
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _DTYPES = {"float16": np.float16, "float32": np.float32}
 
 
 class CachedStates:
-    """The states of known texts; they stay on the disk. `encode(texts)` gives what the encoder would."""
+    """Memory-mapped states of cached texts. `encode(texts)` returns what the encoder would."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -38,12 +38,12 @@ class CachedStates:
         return len(self.texts)
 
     def __reduce__(self):
-        return CachedStates, (self.folder,)  # opened anew: pickled, the arrays would be copied
+        return CachedStates, (self.folder,)  # reopened: pickling the arrays would copy them
 
     def encode(self, prompts: Sequence[str]) -> TextStates:
-        """Prompts -> states (B, T, C) in float32 and their mask; `dropped` is left empty.
+        """Prompts -> states (B, T, C) in float32 and their mask; `dropped` is empty.
 
-        Raises KeyError for a text that the cache was not made for.
+        Raises KeyError for a text that is not in the cache.
         """
         unknown = [p for p in prompts if p not in self._row]
         if unknown:
@@ -56,14 +56,14 @@ class CachedStates:
 def cached_states(
     encoder: TextEncoder, texts: Iterable[str], folder: str | Path, dtype: str = "float16"
 ) -> CachedStates:
-    """The states of `texts` and of the empty prompt, from `folder`, or computed now and kept there.
+    """The states of `texts` and of the empty prompt, loaded from `folder`, or computed and stored there.
 
     Args:
-        texts: in any order, repeated or not.
-        dtype: "float16" or "float32", in which the states are kept.
+        texts: in any order, possibly with duplicates.
+        dtype: "float16" or "float32", the type in which the states are stored.
 
-    Raises FloatingPointError for a state that does not fit into float16, and as `disk_cache.open_or_fill` does for a
-    cache of another encoder (weights, precision, tokenizer, length) or other texts.
+    Raises FloatingPointError for a state out of float16's range, and as `disk_cache.open_or_fill` does for a cache of
+    another encoder (weights, precision, tokenizer, length) or other texts.
     """
     if dtype not in _DTYPES:
         raise ValueError(f"states are kept as one of {', '.join(_DTYPES)}, not {dtype!r}")

@@ -1,4 +1,4 @@
-"""Captions that are longer than a text encoder reads: said once, before training."""
+"""A warning, before training, about captions longer than a text encoder's maximum length."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from t2i.checks import shortened
 from t2i.notes import are
 
 logger = logging.getLogger(__name__)
-LOOKED_AT = 500  # captions, which takes a tenth of a second
+LOOKED_AT = 500  # number of captions checked, which takes 0.1 s
 
 
 def warn_of_long_captions(captions: Iterable[str], tokenizer: PreTrainedTokenizerBase, room: int) -> None:
-    """Log how many of the first captions have more than `room` tokens, special ones left out, and lose their end."""
+    """Log how many of the first captions have more than `room` tokens, not counting special ones, and are truncated."""
     first = list(islice(captions, LOOKED_AT))
     tokens = tokenizer(first, add_special_tokens=False, verbose=False)["input_ids"] if first else []
     long = [caption for caption, ids in zip(first, tokens, strict=True) if len(ids) > room]

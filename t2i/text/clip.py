@@ -1,6 +1,6 @@
-"""CLIP (Radford et al. 2021, arXiv 2103.00020): a vocabulary and a model to train, in transformers' own classes.
+"""CLIP (Radford et al. 2021, arXiv 2103.00020): training of tokenizer and model, with transformers' classes.
 
-Shapes: B pairs · T tokens · D width of the space that pictures and texts share
+Shapes: B pairs · T tokens · D dimension of the joint embedding space
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 from t2i.text.bpe import known_words
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-SUFFIX = "</w>"  # ends a word; tells "car" from the beginning of "carpet"
+SUFFIX = "</w>"  # end of a word; distinguishes "car" from the beginning of "carpet"
 MIN_VOCABULARY = 514  # every byte, every byte that ends a word, and the two special tokens
 MAX_LOGIT_SCALE = math.log(100)
 
 
 def train_clip_tokenizer(captions: Iterable[str], vocab_size: int, length: int) -> CLIPTokenizer:
-    """At most `vocab_size` tokens in CLIP's own order: bytes, bytes that end a word, merges, start, end.
+    """Train a tokenizer with at most `vocab_size` tokens in CLIP's order: bytes, word-final bytes, merges, start, end.
 
-    Texts are padded with the end token, as CLIP has it, and cut after `length` tokens, the end token among them. The
-    tokenizer also keeps the captions' words, see `known_words`.
+    Texts are padded with the end token, as in CLIP, and truncated to `length` tokens including the end token. The
+    tokenizer also stores the captions' words, see `known_words`.
 
-    Raises ValueError for captions that are all empty and for fewer than 514 tokens: no text would then be spelt whole.
+    Raises ValueError for captions that are all empty and for fewer than 514 tokens, which could not encode every text.
     """
     captions = [str(c) for c in captions]
     if not any(c.strip() for c in captions):
@@ -39,11 +39,11 @@ def train_clip_tokenizer(captions: Iterable[str], vocab_size: int, length: int) 
         raise ValueError(f"a CLIP vocabulary has at least {MIN_VOCABULARY} tokens, not {vocab_size}")
     if length < 3:
         raise ValueError(f"a text needs room for a start, a word and an end: length must be at least 3, not {length}")
-    like = CLIPTokenizer().backend_tokenizer  # its normaliser and its words
+    like = CLIPTokenizer().backend_tokenizer  # its normaliser and pre-tokenizer
     learner = Tokenizer(models.BPE(end_of_word_suffix=SUFFIX))
     learner.normalizer, learner.pre_tokenizer = like.normalizer, like.pre_tokenizer
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    # The trainer counts only letters that it has met as an end of a word, so that this never gives too few merges.
+    # The trainer counts only word-final letters that occur, so that this never gives too few merges.
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=alphabet, end_of_word_suffix=SUFFIX, show_progress=False
     )
@@ -69,13 +69,13 @@ def make_clip(
     vision: tuple[int, int, int],
     dim: int,
 ) -> CLIPModel:
-    """A new CLIP that knows the tokenizer's ids.
+    """A new CLIP for the vocabulary of a tokenizer.
 
     Args:
         text, vision: width, layers and heads of each tower.
         dim: D.
 
-    Raises ValueError where the patches do not tile the picture or the heads do not divide the width.
+    Raises ValueError if the patches do not tile the image or the heads do not divide the width.
     """
     if image_size % patch_size:
         raise ValueError(f"patches of {patch_size} pixels do not tile a picture of {image_size}")
@@ -94,7 +94,7 @@ def make_clip(
         vision_config=_tower(*vision, dim) | patches,
         projection_dim=dim,
     )
-    # On a CPU and at these lengths, one step of training with sdpa takes 1.5 times as long.
+    # On a CPU and at these lengths, a training step takes 1.5 times as long with sdpa.
     return CLIPModel._from_config(config, attn_implementation="eager")
 
 
@@ -111,27 +111,27 @@ def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
 def contrastive_loss(
     model: CLIPModel, images: Tensor, ids: Tensor, retold: Tensor | None = None, retold_weight: float = 1.0
 ) -> dict[str, Tensor]:
-    """Which text belongs to which picture, among all pairs of the batch, those of other processes too (figure 3).
+    """Symmetric contrastive loss between images and texts over the global batch of all processes (figure 3).
 
-    Where the same pictures are told in other words as well, a second loss of the same form asks which two texts belong
-    together (as in SimCSE's supervised form, Gao et al. 2021, arXiv 2104.08821, eq. 5).
+    With paraphrases of the captions (`retold`), a second loss of the same form between the two texts is added (as in
+    supervised SimCSE, Gao et al. 2021, arXiv 2104.08821, eq. 5).
 
-    open_clip's loss. Features are gathered with their gradient, so that two processes with half the batch each give,
-    averaged as DistributedDataParallel does it, the gradient that one process has of the whole.
+    Uses open_clip's loss. Features are gathered with gradients, so that two processes with half the batch each give,
+    averaged by DistributedDataParallel, the same gradient as one process with the whole batch.
 
     Args:
         images: (B, 3, S, S) in [-1, 1].
-        ids, retold: (B, T), as `tokenize` gives them; the same B on every process.
+        ids, retold: (B, T), as returned by `tokenize`; the same B on every process.
 
     Returns:
-        Scalars: `loss` to minimise; `image_to_text` and `text_to_image`, the shares that find their own among the B of
+        Scalars: `loss` to minimise; the retrieval accuracies `image_to_text` and `text_to_image` among the B pairs of
         this process, and with `retold` also `text_to_text`; `logit_scale`.
     """
     with torch.no_grad():
         model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
     pictures = model.visual_projection(model.vision_model(images).pooler_output)  # (B, D)
     texts = _embed(model, ids if retold is None else torch.cat([ids, retold]))  # (B, D) or (2 B, D)
-    with torch.autocast(images.device.type, enabled=False):  # times 100, bfloat16 would be off by a third
+    with torch.autocast(images.device.type, enabled=False):  # scaled by 100, bfloat16 would be off by a third
         pictures, texts = F.normalize(pictures.float(), dim=-1), F.normalize(texts.float(), dim=-1)
         texts, *again = texts.split(len(pictures))
         scale, contrast = model.logit_scale.float().exp(), _loss_over_processes()
@@ -144,7 +144,7 @@ def contrastive_loss(
 
 
 def _embed(model: CLIPModel, ids: Tensor) -> Tensor:
-    """(B, T) -> (B, D), without the padding that all have: what comes after the end changes nothing before it."""
+    """(B, T) -> (B, D), without common padding: with causal attention, tokens after the end have no effect."""
     longest = int((ids == model.config.text_config.eos_token_id).int().argmax(1).max()) + 1
     return model.text_projection(model.text_model(ids[:, :longest]).pooler_output)
 
@@ -159,5 +159,5 @@ def _loss_over_processes():
 
 @torch.no_grad()
 def _right(asked: Tensor, offered: Tensor) -> Tensor:
-    """The share of rows that are nearest to their own."""
+    """The fraction of rows most similar to the row of the same index."""
     return ((asked @ offered.T).argmax(1) == torch.arange(len(asked), device=asked.device)).float().mean()

@@ -1,4 +1,4 @@
-"""Frozen text encoders with one interface: prompts to the hidden states that a denoiser attends to.
+"""Frozen text encoders with one interface, from prompts to the hidden states that a denoiser attends to.
 
     encoder = open_text_encoder("runs/clip-toybox/latest")
     states, mask, dropped = encoder.encode(["a red cat on top of a blue car"])
@@ -40,7 +40,7 @@ T5_LENGTH = 128  # tokens, unless the tokenizer has fewer: T5 itself has no maxi
 
 
 class TextStates(NamedTuple):
-    """Prompts as a denoiser takes them."""
+    """Encoded prompts."""
 
     states: Tensor  # (B, T, C), of the encoder's dtype
     mask: Tensor  # (B, T) bool: True for tokens, special ones included, False for padding
@@ -48,16 +48,16 @@ class TextStates(NamedTuple):
 
 
 class TextEncoder(ABC):
-    """A text model of transformers and its fast tokenizer.
+    """A text model of transformers with its fast tokenizer.
 
     Prompts that are too long are truncated, with a warning the first time.
 
     Attributes:
-        name: what it was opened from.
-        model: in eval mode.
-        tokenizer: that of transformers.
-        length: tokens of a text, special ones included; every result is padded to it.
-        room: tokens of a text without the special ones.
+        name: name or folder that it was opened from.
+        model: the model, in eval mode.
+        tokenizer: its tokenizer, of transformers.
+        length: maximum number of tokens including special ones, to which every result is padded.
+        room: maximum number of tokens without special ones.
     """
 
     def __init__(self, name: str, model: nn.Module, tokenizer, length: int, room: int):
@@ -69,7 +69,7 @@ class TextEncoder(ABC):
 
     @property
     def device(self) -> torch.device:
-        """Where ids are put: of a model whose weights are brought for each pass, the hooks take them from anywhere."""
+        """The device for ids; if hooks load the model's weights for each forward pass, they also move the ids."""
         device = next(self.model.parameters()).device
         return torch.device("cpu") if device.type == "meta" else device
 
@@ -82,7 +82,7 @@ class TextEncoder(ABC):
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def join(self, ids: list[int]) -> str:
-        """The text that ids stand for."""
+        """Decode ids to text."""
         return self.tokenizer.decode(ids)
 
     def tokenize(self, texts: list[str]) -> tuple[Tensor, Tensor]:
@@ -97,9 +97,9 @@ class TextEncoder(ABC):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> TextStates:
-        """Prompts -> their states. A prompt's states do not depend on the others in the batch.
+        """Prompts -> their states, which do not depend on the other prompts in the batch.
 
-        Raises ValueError for no prompts or one that is no text, FloatingPointError where a state is not finite.
+        Raises ValueError for no prompts or one that is not a string, FloatingPointError if a state is not finite.
         """
         if isinstance(prompts, str) or len(prompts) == 0 or not all(isinstance(p, str) for p in prompts):
             raise ValueError("encode takes a list with at least one text")
@@ -170,7 +170,7 @@ class ClipTextEncoder(TextEncoder):
         use = getattr(self.model.config, "use_attention_mask", False)  # set in Stable Diffusion 2.1 unCLIP
         out = self.model(ids, attention_mask=mask if use else None, output_hidden_states=self.clip_skip > 0)
         if self.clip_skip:
-            tower = getattr(self.model, "text_model", self.model)  # CLIPTextModelWithProjection has it inside
+            tower = getattr(self.model, "text_model", self.model)  # inside CLIPTextModelWithProjection
             return tower.final_layer_norm(out.hidden_states[-1 - self.clip_skip])
         return out.last_hidden_state
 
@@ -196,16 +196,16 @@ def open_text_encoder(
     dtype: torch.dtype = torch.float32,
     length: int | None = None,
 ) -> TextEncoder:
-    """A frozen text encoder.
+    """Open a frozen text encoder.
 
     Args:
-        name_or_folder: "openai/clip-vit-large-patch14", "google/t5-v1_1-base" or another CLIP or T5 of the Hub;
-            a folder of either, or a folder in diffusers' layout with text_encoder/ and tokenizer/.
-        dtype: of the weights. T5 overflows in float16: it then takes bfloat16 on a GPU and float32 on a CPU.
-        length: tokens of a text, special ones included; by default the model's maximum, at most 128 for T5. Longer
-            texts are truncated.
+        name_or_folder: "openai/clip-vit-large-patch14", "google/t5-v1_1-base" or another CLIP or T5 on the Hub;
+            a folder with either, or a folder in diffusers' layout with text_encoder/ and tokenizer/.
+        dtype: dtype of the weights. T5 overflows in float16 and uses bfloat16 on a GPU and float32 on a CPU instead.
+        length: maximum number of tokens, special ones included; by default the model's maximum, at most 128 for T5.
+            Longer texts are truncated.
 
-    Raises FileNotFoundError where there is no such model, ValueError where it is neither CLIP nor T5.
+    Raises FileNotFoundError if there is no such model, ValueError if it is neither CLIP nor T5.
     """
     encoder = _open(str(name_or_folder), device, dtype, length)
     encoder.model.requires_grad_(False)
@@ -235,7 +235,7 @@ def _open(name: str, device: str | torch.device, dtype: torch.dtype, length: int
 
 
 def _tokenizer(name: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder, a run or the Hub, checked against the encoder."""
+    """The tokenizer in a folder or run or on the Hub, checked against the encoder."""
     folder = newest_in_run(name, "tokenizer_config.json")
     tokenizer = load_tokenizer(AutoTokenizer, folder) if folder.is_dir() else load(AutoTokenizer, name)
     check_tokenizer(tokenizer, model, folder)

@@ -1,4 +1,4 @@
-"""Models by name or folder, through transformers or open_clip: for text encoders and for evaluation."""
+"""Loading of pretrained models and tokenizers by name or folder, through transformers or open_clip."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from t2i.weights import load_model
 
 logger = logging.getLogger(__name__)
 CONFIG = "tokenizer_config.json"
-VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")  # their files
+VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "tokenizer.model")  # file names
 
 
 def load(cls, source: str | Path, *kinds: str, dtype: torch.dtype = torch.float32):
-    """`cls.from_pretrained`, from a folder without asking the Hub.
+    """`cls.from_pretrained`, without requests to the Hub for a local folder.
 
     Args:
-        source: a folder that save_pretrained wrote, or a name on the Hub.
-        kinds: the model types that will do; none for tokenizers and image processors.
-        dtype: of a model's weights.
+        source: a folder written by save_pretrained, or a name on the Hub.
+        kinds: accepted model types; none for tokenizers and image processors.
+        dtype: dtype of a model's weights.
 
-    Raises FileNotFoundError where there is none, ValueError where there is a model of another type
-    or a damaged checkpoint.
+    Raises FileNotFoundError if there is none, ValueError for a model of another type or a damaged checkpoint.
     """
     folder, source = newest_in_run(source, "config.json"), str(source)
     local = folder.is_dir()
@@ -50,7 +49,7 @@ def load(cls, source: str | Path, *kinds: str, dtype: torch.dtype = torch.float3
         found = config.model_type
         raise ValueError(f"{name} holds a model of type {found}, not {' or '.join(kinds)}; give another one")
     if local:
-        return load_model(cls, folder, strict=False, dtype=dtype)  # a tower of a whole model will do
+        return load_model(cls, folder, strict=False, dtype=dtype)  # one tower of a whole model is accepted
     try:
         return cls.from_pretrained(name, dtype=dtype)
     except (OSError, ValueError) as error:
@@ -59,19 +58,19 @@ def load(cls, source: str | Path, *kinds: str, dtype: torch.dtype = torch.float3
 
 
 def load_tokenizer(cls: type, folder: Path) -> PreTrainedTokenizerBase:
-    """A tokenizer of transformers from its folder.
+    """Load a tokenizer of transformers from its folder.
 
-    Raises FileNotFoundError where the folder has no vocabulary, from which transformers would make an empty tokenizer,
-    and ValueError for one that is damaged or of another kind.
+    Raises FileNotFoundError if the folder has no vocabulary (transformers would create an empty tokenizer), and
+    ValueError for one that is damaged or of another class.
     """
     files = [folder / name for name in VOCABULARIES if (folder / name).is_file()]
     if not files:
         raise FileNotFoundError(f"{folder} has no vocabulary ({VOCABULARIES[0]}): copy or train the tokenizer again")
     try:
         tokenizer = cls.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # the tokenizers library raises no other for a damaged or foreign file
+    except Exception as error:  # the tokenizers library raises nothing more specific
         for file in sorted(folder.glob("*.json")):
-            read_json(file)  # raises where the fault is in this one
+            read_json(file)  # raises if this file is at fault
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise ValueError(f"{files[0]} is damaged, or not the vocabulary of a {cls.__name__} ({reason})") from error
     longest = tokenizer.model_max_length
@@ -89,12 +88,14 @@ def load_tokenizer(cls: type, folder: Path) -> PreTrainedTokenizerBase:
 def check_tokenizer(
     tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, where: str | Path, strict: bool = True
 ) -> None:
-    """Raise ValueError, naming `where` the tokenizer is from, unless it is one that the text encoder can be trained on.
+    """Raise ValueError, naming the tokenizer's source `where`, unless it fits the text encoder.
 
-    T5's have room for more tokens than there are, though not for most of them; CLIP's know the number of the end token.
+    The vocabulary of a T5 may be larger than its tokenizer's, but not by more than 4 times; a CLIP's config states the
+    id of the end token.
 
     Args:
-        strict: whether CLIP's have no such room. In public checkpoints they may; it is logged as a warning.
+        strict: whether CLIP's vocabulary must not be larger. In public checkpoints it may be; this is logged as a
+            warning.
     """
     size, tokens, config = encoder.config.vocab_size, len(tokenizer), encoder.config
     remedy = "they do not belong together: copy or train the pipeline again"
@@ -110,23 +111,23 @@ def check_tokenizer(
         if (token := getattr(tokenizer, name)) is not None and not 0 <= token < size:
             raise ValueError(f"{where} has the {name} {token}, the text encoder a vocabulary of {size}: {remedy}")
     known = getattr(config, "eos_token_id", None)
-    if clip and known not in (None, 2, tokenizer.eos_token_id):  # 2 stands in the files of the first CLIPs
+    if clip and known not in (None, 2, tokenizer.eos_token_id):  # 2 is in the config of the first CLIPs
         raise ValueError(
             f"{where} ends texts with token {tokenizer.eos_token_id}, the text encoder with {known}: {remedy}"
         )
 
 
 def open_open_clip(source: str):
-    """A CLIP of open_clip (Ilharco et al. 2021, doi 10.5281/zenodo.5143773), in float32.
+    """Open a CLIP model of open_clip (Ilharco et al. 2021, doi 10.5281/zenodo.5143773) in float32.
 
     Args:
         source: "ARCH/PRETRAINED" with one of open_clip's tags ("ViT-B-32/openai"), "ARCH//path/to/file", or
             "hf-hub:OWNER/NAME".
 
     Returns:
-        The model, what prepares a picture for it, and the name by which open_clip knows its tokenizer.
+        The model, its image preprocessing, and open_clip's name of its tokenizer.
 
-    Raises ValueError for what open_clip does not know, FileNotFoundError where the file is missing.
+    Raises ValueError for names unknown to open_clip, FileNotFoundError if the file is missing.
     """
     import open_clip
 

@@ -1,6 +1,6 @@
-"""T5 (Raffel et al. 2020, arXiv 1910.10683): a vocabulary and a model to train, in transformers' own classes.
+"""T5 (Raffel et al. 2020, arXiv 1910.10683): training of tokenizer and model, with transformers' classes.
 
-Shapes: B texts · T tokens of what is left of a text · U tokens of what was taken out
+Shapes: B texts · T tokens of a corrupted text · U tokens of the target
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGene
 from t2i.text.bpe import train_bpe
 
 END = "</s>"
-IGNORED = -100  # a target that is none
-MIN_VOCABULARY = 258  # every byte, the padding and the end; the sentinels come on top
+IGNORED = -100  # target label without loss
+MIN_VOCABULARY = 258  # all bytes, padding and end tokens, without the sentinels
 
 
 def train_t5_tokenizer(captions: Iterable[str], vocab_size: int, length: int) -> PreTrainedTokenizerFast:
-    """Byte-pair vocabulary (see bpe.py) of at most `vocab_size` tokens, an end token and length / 2 sentinels among
-    them.
+    """Train a byte-pair tokenizer (see bpe.py) with at most `vocab_size` tokens, including an end token and length / 2
+    sentinels.
 
-    Padding is 0, as T5 has it. The end token closes every text; texts are cut after `length` tokens, it among them.
+    Padding is 0, as in T5. The end token closes every text; texts are truncated to `length` tokens including it.
 
-    Raises ValueError for captions that are all empty, a length below 3, and fewer than 258 tokens beside the sentinels:
-    no text would then be spelt whole.
+    Raises ValueError for captions that are all empty, a length below 3, and fewer than 258 tokens besides the
+    sentinels, which could not encode every text.
     """
     if length < 3:
         raise ValueError(f"a text needs room for words and an end: length must be at least 3, not {length}")
@@ -44,16 +44,16 @@ def train_t5_tokenizer(captions: Iterable[str], vocab_size: int, length: int) ->
 
 
 def sentinel_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """The ids that stand for spans taken out, in order."""
+    """The ids of the sentinel tokens, in order."""
     return [tokenizer.convert_tokens_to_ids(f"<extra_id_{i}>") for i in range(tokenizer.model_max_length // 2)]
 
 
 def make_t5(
     tokenizer: PreTrainedTokenizerFast, width: int, hidden: int, layers: int, decoder_layers: int, heads: int
 ) -> T5ForConditionalGeneration:
-    """A new T5 with gated GELU; input and output embeddings are one, as in transformers' every T5.
+    """A new T5 with gated GELU and tied input and output embeddings.
 
-    Raises ValueError where the heads do not divide the width.
+    Raises ValueError if the heads do not divide the width.
     """
     if width % heads:
         raise ValueError(f"{heads} heads do not divide a width of {width}")
@@ -65,7 +65,7 @@ def make_t5(
         num_layers=layers,
         num_decoder_layers=decoder_layers,
         num_heads=heads,
-        dropout_rate=0.0,  # texts never come twice in the same words and with the same gaps
+        dropout_rate=0.0,  # texts do not repeat with the same wording and the same spans
         feed_forward_proj="gated-gelu",
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -82,28 +82,28 @@ def corrupt_spans(
     rate: float = 0.15,
     mean_span: float = 3.0,
 ) -> tuple[list[int], list[int]]:
-    """Take spans out of a text (§3.1.4): "a [0] on top of [1] car end", "[0] red cat [1] a blue end".
+    """Span corruption of a text (§3.1.4): "a [0] on top of [1] car end", "[0] red cat [1] a blue end".
 
-    A share `rate` of the tokens, at least one, in spans of about `mean_span`. Spans do not touch; unlike in T5's own
-    code the text may begin with one and need not end with one, since in a text with a single span that would always be
-    its end.
+    A fraction `rate` of the tokens, at least one, is removed in spans of mean length `mean_span`, which are never
+    adjacent. Unlike in T5's code, the text may begin with a span and need not end with one: a single span would always
+    be at the end.
 
     Args:
-        tokens: of one text, without special ones.
-        rng: the only source of chance.
-        sentinels: the ids [0], [1], …, one for each span at most.
+        tokens: tokens of one text, without special ones.
+        rng: the only source of randomness.
+        sentinels: the ids [0], [1], …, an upper limit on the number of spans.
 
     Returns:
-        What is left and what was taken out, each closed by `end`. An empty text is left as it is.
+        The corrupted text and the target, each closed by `end`. An empty text is unchanged.
     """
     L = len(tokens)
     if L == 0:
         return [end], [end]
     taken = min(L, max(1, round(L * rate)))
     spans = max(1, min(round(taken / mean_span), taken, L - taken + 1, len(sentinels)))
-    lengths = _parts(taken - spans, spans, rng) + 1  # every span has a token
+    lengths = _parts(taken - spans, spans, rng) + 1  # every span has at least one token
     gaps = _parts(L - taken - (spans - 1), spans + 1, rng)
-    gaps[1:-1] += 1  # and so has what lies between two
+    gaps[1:-1] += 1  # and so has every gap between two spans
     left, out, at = [], [], 0
     for gap, length, sentinel in zip(gaps, lengths, sentinels, strict=False):
         left += [*tokens[at : at + gap], sentinel]
@@ -113,7 +113,7 @@ def corrupt_spans(
 
 
 def _parts(total: int, n: int, rng: np.random.Generator) -> np.ndarray:
-    """`total` as a sum of `n` numbers from 0 up, all ways equally likely."""
+    """A random partition of `total` into `n` ordered non-negative integers, all equally likely."""
     bars = np.sort(rng.choice(total + n - 1, n - 1, replace=False)) if n > 1 else np.zeros(0, int)
     edges = np.concatenate([[-1], bars, [total + n - 1]])
     return np.diff(edges) - 1
@@ -122,16 +122,16 @@ def _parts(total: int, n: int, rng: np.random.Generator) -> np.ndarray:
 def denoising_loss(
     model: T5ForConditionalGeneration, ids: Tensor, targets: Tensor, sentinels: Sequence[int]
 ) -> dict[str, Tensor]:
-    """Cross-entropy of what was taken out, and how much of it is told right.
+    """Cross-entropy and accuracy of the removed tokens.
 
     Args:
         ids: (B, T), padded with 0.
         targets: (B, U), padded with -100.
-        sentinels: their ids; they and the end count in the loss, not in the accuracy.
+        sentinels: their ids; they and the end token count in the loss, not in the accuracy.
 
     Returns:
-        Scalars: `loss`, the mean over texts of the mean over tokens, so that two halves of a batch have its mean;
-        `accuracy` of the text's own tokens.
+        Scalars: `loss`, the mean over texts of the mean over tokens, so that the mean over two half batches equals that
+        of the batch; `accuracy` of the text's own tokens.
     """
     ids = ids[:, : int((ids != model.config.pad_token_id).sum(1).max())]
     targets = targets[:, : int((targets != IGNORED).sum(1).max())]
