@@ -1,4 +1,4 @@
-"""What every source of images with captions is."""
+"""The interface of all sources of captioned images."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Protocol
 
 
 class Source(Protocol):
-    """A map-style data set of items {"image": uint8 (S, S, 3), "text": str}."""
+    """A map-style dataset of items {"image": uint8 (S, S, 3), "text": str}."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> dict: ...
 
     def captions(self, limit: int) -> Iterator[str]:
-        """Those of the first `limit` items, without their images."""
+        """The captions of the first `limit` items, without loading their images."""
         ...
 
     def fingerprint(self) -> str:
-        """Equal for equal content, whatever it is called: 64 hexadecimal digits, see `fingerprint.py`."""
+        """A hash of the content, independent of its name: 64 hexadecimal digits, see `fingerprint.py`."""
         ...

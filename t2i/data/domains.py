@@ -1,6 +1,6 @@
-"""Two sets of pictures with nothing to say which belongs to which: what unpaired translation learns from.
+"""Unpaired images of two domains, for training unpaired translation.
 
-Shapes: S side of the pictures
+Shapes: S image side
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from t2i.data.sources import TOYBOX_ITEMS, Source, open_source
 from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Toybox
 
 PREFIX = "toybox:"
-WORLDS = 2  # of scenes a seed: one for each domain, so that no scene is in both
+WORLDS = 2  # toybox seeds per seed: one for each domain, so that no scene is in both
 
 
 class OneLook(Toybox):
-    """Toybox scenes of one thing, whose attribute is always the same: a world of zebras, say.
+    """Toybox scenes of one thing with a fixed attribute, such as "zebra".
 
-    Two of them with one seed show the same scenes, in two looks.
+    Two instances with the same seed and different attributes show the same scenes.
 
-    Raises ValueError for an unknown attribute, and for one that is a kind of thing too.
+    Raises ValueError for an unknown attribute, and for one that is also a kind.
     """
 
     def __init__(self, attribute: str, size: int, seed: int = 0, num: int = TOYBOX_ITEMS):
@@ -42,17 +42,17 @@ class OneLook(Toybox):
 
 
 class Unpaired:
-    """Pictures of two domains: the items are those of the first; any of the second, `b`, may stand beside one.
+    """Images of two domains: the items are those of the first, combined with random items of the second, `b`.
 
-    Which one does is drawn anew each time an item is prepared (see `PrepareBoth`), so that none belongs to any other.
+    The image of `b` is sampled anew each time an item is prepared (see `PrepareBoth`), so that there are no pairs.
 
     Args:
-        a, b: "toybox:ATTRIBUTE" (see `OneLook`), or what `open_source` takes.
-        size: side of the pictures.
-        seed: of toybox's worlds.
-        columns: as `open_source` takes them.
+        a, b: "toybox:ATTRIBUTE" (see `OneLook`), or a source name as in `open_source`.
+        size: image side.
+        seed: seed of toybox.
+        columns: column names as in `open_source`.
 
-    Raises ValueError for two domains that are the same, and as `open_source` does.
+    Raises ValueError if the two domains are the same, and as `open_source` does.
     """
 
     def __init__(self, a: str, b: str, size: int, seed: int = 0, **columns: str):
@@ -74,7 +74,7 @@ class Unpaired:
         return combine(self.a.fingerprint(), self.b.fingerprint())
 
     def pairs(self, num: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """The same scenes in both looks, of a world of their own: uint8 (num, S, S, 3) each; None without the truth."""
+        """The same new scenes in both domains: uint8 (num, S, S, 3) each; None if a domain is not toybox."""
         if not all(isinstance(source, OneLook) for source in (self.a, self.b)):
             return None
         looks = [OneLook(source.attribute, self.size, seed, num) for source in (self.a, self.b)]
@@ -83,7 +83,7 @@ class Unpaired:
 
 @dataclass(frozen=True)
 class PrepareBoth:
-    """A picture of the first domain, and beside it one of the second, each as likely, whatever the first shows."""
+    """Combine an image of the first domain with one sampled uniformly from the second."""
 
     b: Source
 

@@ -1,9 +1,9 @@
-"""Toybox pictures of five things that vary independently of each other: for asking what a model's latents tell of them.
+"""Toybox images with five independent factors of variation, for measuring the disentanglement of latents.
 
-One object on white: its kind and colour, where its middle is across and down, and how large it is. Every combination is
-as likely as any other, and none is among the held-out pairs. A tenth of the 27,744 combinations, always the same ones,
-is for tests alone: the others are soon all seen.
-Shapes: S side
+The factors are the kind, colour, x and y position of the center, and size of one object on white. All combinations are
+equally likely, and none is among the held-out pairs. A fixed tenth of the 27,744 combinations is reserved for testing,
+since the others are soon all seen in training.
+Shapes: S image side
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from t2i.data.toybox.dataset import VERSION
 from t2i.data.toybox.layout import UNITS
 from t2i.data.toybox.scene import Thing
 
-# What each factor's values are. Lengths are in 64ths of the frame, in steps that are whole pixels at S = 32.
+# The values of each factor. Lengths are in 64ths of the image side, in steps that are whole pixels at S = 32.
 FACTORS: dict[str, tuple[str, ...] | tuple[int, ...]] = {
     "kind": ("heart", "house", "tree", "car"),
     "colour": ("red", "green", "blue", "yellow", "purple", "black"),
@@ -36,13 +36,13 @@ Part = Literal["all", "train", "test"]
 
 
 class ToyboxFactors:
-    """A map-style data set of `num` pictures; item i depends on (seed, i) alone.
+    """A map-style dataset of `num` images; item i depends only on (seed, i) and `part`.
 
     Args:
-        size: side of the pictures in pixels, at least 16.
-        seed: from 0 up; two seeds give unrelated pictures.
-        num: how many items there are.
-        part: the combinations that are for "train" or for "test", or "all".
+        size: image side in pixels, at least 16.
+        seed: non-negative; different seeds give unrelated images.
+        num: number of items.
+        part: which combinations of factors: those for "train", those for "test", or "all".
     """
 
     def __init__(self, size: int = 32, seed: int = 0, num: int = 10_000, part: Part = "all"):
@@ -56,13 +56,13 @@ class ToyboxFactors:
         return self.num
 
     def __getitem__(self, index: int) -> dict:
-        """dict(image=uint8 (S, S, 3), text=caption, label=kind, factors=which value of each in FACTORS, int64 (5,))"""
+        """dict(image=uint8 (S, S, 3), text=caption, label=kind, factors=indices of values in FACTORS, int64 (5,))"""
         chosen = self.factors(index)
         picture = draw(chosen, self.size)
         return {"image": picture, "text": _caption(chosen), "label": int(chosen[0]), "factors": chosen}
 
     def factors(self, index: int) -> np.ndarray:
-        """An item's factors, not drawn: int64 (5,); IndexError beyond the end."""
+        """An item's factors, without rendering it: int64 (5,); IndexError beyond the end."""
         if not 0 <= index < self.num:
             raise IndexError(f"index {index} is out of range for {self.num} items")
         rng = np.random.default_rng((self.seed, index))
@@ -81,14 +81,14 @@ class ToyboxFactors:
 
 @cache
 def held_out() -> np.ndarray:
-    """Which combinations are for tests: bool, an axis for each factor."""
+    """Which combinations are reserved for testing: bool, one axis per factor."""
     counts = [len(values) for values in FACTORS.values()]
     order = np.random.default_rng(0).permutation(np.prod(counts)).reshape(counts)
     return order < order.size // 10
 
 
 def draw(chosen: np.ndarray, size: int) -> np.ndarray:
-    """The picture with these values of FACTORS (5,): uint8 (size, size, 3), the same bytes always."""
+    """Render the image with these values of FACTORS (5,), deterministically: uint8 (size, size, 3)."""
     kind, colour, across, down, side = _values(chosen)
     pixels = round(side * size / UNITS)
     x, y = (int((middle - side / 2) * size / UNITS + 0.5) for middle in (across, down))

@@ -1,7 +1,7 @@
-"""What identifies the content of a data set: equal for equal images and captions, whatever the folder is called.
+"""Hashes of the content of a dataset: equal for equal images and captions, independent of the folder's name.
 
-Caches are keyed by it, and a resumed run must have the same. Times of modification are left out: a copied folder is the
-same data.
+They are the keys of caches, and are compared when a run is resumed. Modification times are not included: a copied
+folder is the same data.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-WHOLE = 2**15  # bytes: files up to here are read whole, of others half of it at each end
-SAMPLED = 10_000  # images of a Hugging Face data set whose bytes are read, spread evenly; sizes are read of all
+WHOLE = 2**15  # bytes: smaller files are read whole, of others half of this at each end
+SAMPLED = 10_000  # evenly spaced images of a Hugging Face dataset whose bytes are hashed; of all others, only the size
 
 
 def combine(*parts: object) -> str:
-    """SHA-256 of numbers, texts and other fingerprints, in their order; 64 hexadecimal digits."""
+    """SHA-256 of a sequence of numbers, texts and other fingerprints, as 64 hexadecimal digits."""
     found = hashlib.sha256()
     for part in parts:
         content = part if isinstance(part, bytes) else repr(part).encode("utf-8", "surrogatepass")
@@ -33,10 +33,10 @@ def of_texts(texts: Iterable[str]) -> str:
 
 
 def of_files(folder: Path, names: Iterable[str]) -> str:
-    """SHA-256 of files' relative names, sizes, and what stands at their heads and tails.
+    """SHA-256 of the relative names, sizes, first and last bytes of files.
 
-    A changed PNG always shows: the checksum of its pixels is at its end.
-    Raises FileNotFoundError where one is missing.
+    A changed PNG is always detected: the checksum of its pixels is at its end.
+    Raises FileNotFoundError if a file is missing.
     """
     found = hashlib.sha256()
     for name in names:
@@ -67,7 +67,7 @@ def of_dataset(dataset, image_column: str, *columns: str) -> str:
 
 
 def _image_bytes(value: object) -> bytes:
-    """What is kept of one image: its bytes, or its file's."""
+    """The encoded bytes of an image, from the dataset or from its file."""
     if not isinstance(value, dict):
         return repr(value).encode()
     if value.get("bytes") is not None:

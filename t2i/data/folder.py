@@ -1,14 +1,14 @@
-"""Folders of images, with captions or without: the one reader of training, evaluation and prompts.
+"""Folders of images with or without captions, for training, evaluation and prompts.
 
-What a folder may look like:
+Supported layouts:
 
-    metadata.jsonl, .csv or .parquet   a row for each image: its file_name, relative to the folder, and its text
-    NAME.txt beside NAME.png           the caption of one image
-    CLASS/NAME.png                     folders named after classes, which stand for captions where there are no others
-    NAME.png                           images alone, for what needs no captions
+    metadata.jsonl, .csv or .parquet   one row per image: its file_name, relative to the folder, and its text
+    NAME.txt next to NAME.png          the caption of one image
+    CLASS/NAME.png                     folders named after classes, which serve as captions if there are no others
+    NAME.png                           images only, where captions are not needed
 
-Names and captions are read and checked when a folder is opened, images when they are asked for. What is left out is
-counted and named on standard error.
+Names and captions are read and checked when a folder is opened, images when they are accessed. Files that are skipped
+are counted and named on standard error.
 
 Shapes: S side of an image
 """
@@ -26,29 +26,29 @@ from t2i.data.image_file import FORMATS, KINDS, OTHER_FORMATS, read_square
 from t2i.data.tables import OTHER_TABLES, TABLES, read_lines, read_table, text_of
 from t2i.notes import are, count, note, some
 
-METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # in capitals too
-SPLITS = ("train", "test", "val", "valid", "validation", "dev")  # folders that are no classes
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # case-insensitive
+SPLITS = ("train", "test", "val", "valid", "validation", "dev")  # folders that are splits, not classes
 _LIKE_TABLES = (*TABLES, *OTHER_TABLES)
 
 
 class ImageFolder:
-    """A folder of images as a source: items {"image": uint8 (S, S, 3), "text": str}, and "label" where it has classes.
+    """A folder of images as a source: items {"image": uint8 (S, S, 3), "text": str}, and "label" if it has classes.
 
     Args:
-        folder: see the module. One with `train/` and other splits, and no metadata of its own, is its `train/`.
-        size: S, of the centre square of each image.
-        image_column: of metadata: "image" is `file_name`, "NAME" is `NAME_file_name`, or a column of file names.
-        caption_column: of metadata.
-        captions: whether each image must have one; otherwise it is "" where there is none.
+        folder: see the module's docstring. In a folder of only `train/` and other splits, `train/` is used.
+        size: side S of the images, center-cropped and resized.
+        image_column: metadata column: "image" is `file_name`, "NAME" is `NAME_file_name` or a column of file names.
+        caption_column: metadata column with the captions.
+        captions: whether every image must have a caption; otherwise missing captions are "".
 
     Attributes:
-        names: of the images, relative to the folder.
-        texts: their captions.
-        classes: their names, in the order of the alphabet; none where an image lies beside the folders.
-        labels: of each image, its place in `classes`.
+        names: file names of the images, relative to the folder.
+        texts: captions of the images.
+        classes: class names in alphabetical order; empty if an image is outside of the class folders.
+        labels: index of each image's class in `classes`.
 
-    Raises FileNotFoundError for a folder without images or without captions, and for images that are not there;
-    ValueError, naming file and line, for captions that are none.
+    Raises FileNotFoundError for a folder without images or without captions, and for missing images; ValueError, naming
+    file and line, for invalid captions.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ImageFolder:
 
     def __getitem__(self, index: int) -> dict:
         """Raises ImageError, a ValueError, for an image that cannot be read."""
-        path = os.path.join(self.folder, self.names[index])  # noqa: PTH118 - of pathlib it takes five times as long
+        path = os.path.join(self.folder, self.names[index])  # noqa: PTH118 - pathlib takes five times as long
         item = {"image": read_square(path, self.size), "text": self.texts[index]}
         return item | {"label": self.labels[index]} if self.classes else item
 
@@ -112,9 +112,9 @@ class ImageFolder:
         return combine(self.size, of_files(self.folder, self.names), of_texts(self.texts), self.classes, self.labels)
 
     def column(self, name: str) -> list:
-        """The values of a column of the metadata, one for each item, or of `NAME_file_name`.
+        """The values of the metadata column `name` or `name`_file_name, one per item.
 
-        Raises KeyError, with the columns there are, where a row has none of that name.
+        Raises KeyError, with the existing columns, if a row lacks it.
         """
         if self.table is None:
             raise KeyError("none, for there is no metadata")
@@ -127,7 +127,7 @@ class ImageFolder:
                 values.append(row[found])
         return values
 
-    # --- the forms of a folder --------------------------------------------------------------------------------------
+    # --- layouts of a folder ----------------------------------------------------------------------------------------
 
     def _read_table(self, files: Sequence[str], image_column: str, caption_column: str, captions: bool) -> None:
         table, known, beside = self.table, set(files), set()
@@ -173,7 +173,7 @@ class ImageFolder:
         self._note_empty(captions)
 
     def _on_disk(self, name: str, forms: _Forms, where: str) -> str:
-        """The name as the disk has it. Raises ValueError where it is a folder's."""
+        """The name as it is on disk. Raises ValueError if it is a folder."""
         name = forms.find(name)
         if (self.folder / name).is_dir():
             raise ValueError(f"{where}: {name} is a folder; write an image's name, relative to {self.folder}")
@@ -193,7 +193,7 @@ class ImageFolder:
         self._note_empty(captions)
 
     def _read_classes(self) -> None:
-        """Where all images lie in folders, these are the classes, and captions where there are no others."""
+        """If all images are in subfolders, these are the classes, and the captions if there are no others."""
         of_each = [name.split("/", 1)[0] if "/" in name else "" for name in self.names]
         if of_each and all(of_each):
             self.classes = tuple(sorted(set(of_each)))
@@ -220,17 +220,17 @@ class ImageFolder:
 
 
 def scan(folder: Path) -> list[str]:
-    """Names, relative to the folder and in order, of all files in it and below but hidden ones; links are followed.
+    """Sorted relative names of all files in a folder and its subfolders, except hidden ones; links are followed.
 
-    Links that lead nowhere are counted and named on standard error.
+    Broken links are counted and named on standard error.
     """
     found: list[str] = []
     broken: list[str] = []
     seen: set[tuple[int, int]] = set()
 
     def walk(path: str, prefix: str) -> None:
-        status = os.stat(path)  # noqa: PTH116 - of strings, thousands of times
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above
+        status = os.stat(path)  # noqa: PTH116 - called thousands of times with strings
+        if (status.st_dev, status.st_ino) in seen:  # a link to a parent folder
             return
         seen.add((status.st_dev, status.st_ino))
         with os.scandir(path) as entries:
@@ -255,19 +255,19 @@ def scan(folder: Path) -> list[str]:
 
 
 def images_among(files: Sequence[str]) -> list[str]:
-    """Those of the files that are images of a format that is read, by the ends of their names."""
+    """The files that are images of supported formats, by suffix."""
     return [name for name in files if os.path.splitext(name)[1].lower() in FORMATS]  # noqa: PTH122
 
 
 def unread_among(files: Sequence[str]) -> list[str]:
-    """Those of the files that are images of other formats."""
+    """The files that are images of unsupported formats, by suffix."""
     return [name for name in files if os.path.splitext(name)[1].lower() in OTHER_FORMATS]  # noqa: PTH122
 
 
 def captions_of(folder: Path, caption_column: str = "text") -> dict[str, str]:
-    """{image: caption} of a folder, by names relative to it, the first of each; empty where there are none.
+    """{image: caption} of a folder, by relative name, with the first caption of each; empty if there are none.
 
-    Names of folders are no captions. Raises as `ImageFolder` does.
+    Class names do not count as captions. Raises as `ImageFolder` does.
     """
     files = scan(folder)
     if _table_of(folder) is None and not _texts_beside(images_among(files), files):
@@ -277,7 +277,7 @@ def captions_of(folder: Path, caption_column: str = "text") -> dict[str, str]:
 
 
 def check_name(name: str, where: str) -> str:
-    """A file's name in a table, without `./`; ValueError, naming the place, unless it lies below the table's folder."""
+    """A file name in a table, without `./`; ValueError, naming its position, unless it is below the table's folder."""
     parts = name.split("/")
     if not name.strip() or "\0" in name:
         raise ValueError(f"{where}: {name!r} names no file; write the image's name, relative to the folder")
@@ -289,7 +289,7 @@ def check_name(name: str, where: str) -> str:
 
 
 def tables_in(folder: Path) -> list[Path]:
-    """The metadata of a folder; more than one where it is not said which counts."""
+    """The metadata files of a folder; more than one is ambiguous."""
     found = [name for name in os.listdir(folder) if name.casefold() in METADATA]  # noqa: PTH208
     return [folder / name for name in sorted(found, key=lambda name: (METADATA.index(name.casefold()), name))]
 
@@ -305,20 +305,20 @@ def _table_of(folder: Path) -> Path | None:
 
 
 class _Forms:
-    """Names of files in another Unicode form than they are written in: macOS writes é as two characters."""
+    """Lookup of file names independent of their Unicode normal form: macOS writes é as two characters."""
 
     def __init__(self, files: Sequence[str]):
         self._files = files
         self._by_form: dict[str, str] = {}
 
     def find(self, name: str) -> str:
-        """The file of that name as it is on the disk; the name itself where there is none."""
-        if not self._by_form:  # most folders have no need of it
+        """The name of the file as it is on disk; `name` itself if there is none."""
+        if not self._by_form:  # built lazily: most folders do not need it
             self._by_form = {unicodedata.normalize("NFC", file): file for file in self._files}
         return self._by_form.get(unicodedata.normalize("NFC", name), name)
 
     def hint(self, names: Sequence[str]) -> str:
-        """A question, where a file has one of these names but for capitals."""
+        """A "did you mean" hint if a file has one of these names up to case."""
         alike = {file.casefold(): file for file in self._files}
         near = next((alike[name.casefold()] for name in names if name.casefold() in alike), None)
         return f"did you mean {near}? " if near else ""
@@ -329,7 +329,7 @@ def _is_text(name: str) -> bool:
 
 
 def _texts_beside(names: Sequence[str], files: Sequence[str]) -> dict[str, str]:
-    """Of the images that have one, the text file of the same name, whatever its Unicode form; a.txt before a.TXT."""
+    """{image: text file of the same name}, independent of the Unicode form; a.txt takes precedence over a.TXT."""
     texts = {unicodedata.normalize("NFC", file[:-4]): file for file in files if _is_text(file)}
     if not texts:
         return {}
@@ -338,14 +338,14 @@ def _texts_beside(names: Sequence[str], files: Sequence[str]) -> dict[str, str]:
 
 
 def _write_one(unread: Sequence[str]) -> str:
-    """The remedy for a folder without captions, which may be in other files."""
+    """The remedy for a folder without captions, which may be in unsupported files."""
     if not unread:
         return "write one of these"
     return f"{some(unread)} {are(unread)} not read: write captions as {METADATA[0]}, an object with these a line"
 
 
 def _without_splits(folder: Path, files: list[str]) -> tuple[Path, list[str]]:
-    """`train/` and its files, where that and other splits are all there is."""
+    """`train/` and its files, if the folder consists only of splits."""
     inner = {name.split("/", 1)[0] for name in files if "/" in name}
     beside = {name for name in files if "/" not in name and os.path.splitext(name)[1].lower() in FORMATS}  # noqa: PTH122
     if "train" not in inner or not inner <= set(SPLITS) or beside or _table_of(folder) is not None:

@@ -1,9 +1,9 @@
-"""Image files: the one reader of training, unconditional models, editing, masks and evaluation.
+"""Reading of image files, for training, unconditional models, editing, masks and evaluation.
 
-An image file becomes 8-bit RGB: rotated as its EXIF data say, scaled by its bit depth, on white where it is
-transparent; of an animation the first frame. What cannot be read is an `ImageError`, one sentence with the file's name.
+Images are converted to 8-bit RGB: rotated according to EXIF, scaled by bit depth, transparency on white; only the first
+frame of animations. Files that cannot be read raise `ImageError`, one sentence with the file's name.
 
-Shapes: H × W image · S side of a square one
+Shapes: H × W image · S side of a square image
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-FORMATS = {  # suffix: format, as it is called in messages
+FORMATS = {  # suffix: name of the format in messages
     ".png": "PNG",
     ".apng": "PNG",
     ".jpg": "JPEG",
@@ -32,7 +32,7 @@ FORMATS = {  # suffix: format, as it is called in messages
     ".ppm": "PNM",
     ".pnm": "PNM",
 }
-# Suffixes of images that are not read: in a folder they are named rather than passed over.
+# Suffixes of unsupported image formats: in a folder they are reported instead of ignored.
 OTHER_FORMATS = frozenset(
     {
         *(".arw", ".bpg", ".cr2", ".cr3", ".dds", ".dng", ".eps", ".exr", ".hdr", ".heic", ".heif", ".icns", ".ico"),
@@ -40,30 +40,30 @@ OTHER_FORMATS = frozenset(
     }
 )
 KINDS = tuple(dict.fromkeys(FORMATS.values()))
-# Pillow's decoders of these; it has others, some of which run programs, and a file's name does not say which it needs.
+# Pillow's decoders of these. Others are not used, since some run programs and file names do not tell the format.
 _DECODERS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM")
 _MAGIC = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"P5", b"P6")
 _MASKS = "a mask is black and white, white where to repaint"
-_SQUARED = 2  # times the side that is asked for: a JPEG is decoded no larger than needed, but with something to average
+_SQUARED = 2  # times the requested side: a JPEG is decoded no larger than needed, but large enough to downsample
 
 
 class ImageError(ValueError):
-    """An image file that cannot be read: one sentence with its name and what to do."""
+    """An image file that cannot be read: one sentence with its name and the remedy."""
 
 
 def read_image(path: str | Path) -> Image.Image:
-    """An image file -> RGB: rotated, scaled to 8 bits by its bit depth, on white where it is transparent.
+    """Read an image file as RGB: rotated, scaled to 8 bits by its bit depth, transparency on white.
 
-    Reads the formats of FORMATS, whatever the file is called. 32-bit integers must hold 16 bits, floats lie in [0, 1].
-    Raises ImageError, a ValueError, for what cannot be read: missing, empty, damaged, no image, of too many pixels.
+    Reads the formats in FORMATS, regardless of the suffix. 32-bit integers must fit in 16 bits, floats be in [0, 1].
+    Raises ImageError, a ValueError, if the file is missing, empty, damaged, not an image or has too many pixels.
     """
     return to_rgb(open_image(path), str(path))
 
 
 def read_square(file: str | Path | bytes, size: int, name: str | None = None) -> np.ndarray:
-    """Centre square of an image file, or of what one holds -> uint8 (S, S, 3); raises ImageError as `read_image` does.
+    """Center square of an image file, or of its content -> uint8 (S, S, 3); raises ImageError as `read_image` does.
 
-    A JPEG is decoded at a fraction of its size where that is still at least twice S: 1/8, 1/4 or 1/2.
+    A JPEG is decoded at 1/8, 1/4 or 1/2 of its size if that is still at least 2 S.
     """
     name = name or str(file)
     image = open_image(io.BytesIO(file) if isinstance(file, bytes) else file, name, at_least=_SQUARED * size)
@@ -71,7 +71,7 @@ def read_square(file: str | Path | bytes, size: int, name: str | None = None) ->
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
-    """Centre crop and resize to uint8 (size, size, 3), as `to_rgb` makes it."""
+    """Convert with `to_rgb`, center-crop and resize to uint8 (size, size, 3)."""
     image = to_rgb(image)
     width, height = image.size
     side = min(width, height)
@@ -82,12 +82,12 @@ def square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def open_image(file: str | Path | io.BytesIO, name: str | None = None, at_least: int | None = None) -> Image.Image:
-    """What an image file holds, in its own mode (the indices of a palette stay), decoded and rotated.
+    """Open an image file, decoded and rotated, in its own mode (palette indices are kept).
 
     Args:
-        file: its path, or a stream.
-        name: in messages, the path by default.
-        at_least: a JPEG may be decoded at a fraction of its size, as long as its shorter side stays so long.
+        file: path or stream.
+        name: name in messages; by default the path.
+        at_least: minimum length of the shorter side to which a JPEG may be downscaled in decoding.
 
     Raises ImageError as `read_image` does.
     """
@@ -102,21 +102,21 @@ def open_image(file: str | Path | io.BytesIO, name: str | None = None, at_least:
             image.load()
     except FileNotFoundError:
         raise ImageError(f"there is no picture {name}") from None
-    except Exception as error:  # decoders meet damaged files with whatever they run into
+    except Exception as error:  # decoders raise any kind of error for damaged files
         raise ImageError(f"{name} {_why(error, file)}") from error
     if min(image.size) < 1:
         raise ImageError(f"{name} has no pixels ({image.width}×{image.height}); remove it")
-    if deep and isinstance(key := image.info.get("transparency"), tuple):  # Pillow keeps 8 bits of the pixels alone
+    if deep and isinstance(key := image.info.get("transparency"), tuple):  # Pillow reduces only the pixels to 8 bits
         image.info["transparency"] = tuple(level >> 8 for level in key)
     if raw in ("L;2", "L;4") and isinstance(key := image.info.get("transparency"), int):
-        image.info["transparency"] = key * 255 // (2 ** int(raw[2:]) - 1)  # Pillow scales the pixels alone
+        image.info["transparency"] = key * 255 // (2 ** int(raw[2:]) - 1)  # Pillow scales only the pixels
     if image.format == "TIFF" and image.mode.startswith("I;16"):
         image = _tiff_levels(image)
     return _rotated(image)
 
 
 def _tiff_levels(image: Image.Image) -> Image.Image:
-    """Grey of a TIFF file to 16 bits from black to white, which Pillow hands out as they stand in the file."""
+    """Scale grey levels of a TIFF file, which Pillow returns unscaled, to 16 bits from black to white."""
     bits, inverted = image.tag_v2.get(258, (16,))[0], image.tag_v2.get(262) == 0  # BitsPerSample, WhiteIsZero
     if bits == 16 and not inverted:
         return image
@@ -127,22 +127,22 @@ def _tiff_levels(image: Image.Image) -> Image.Image:
 
 
 def _why(error: Exception, file: str | Path | io.BytesIO) -> str:
-    """What is wrong with a file that Pillow raised this for, and the remedy."""
+    """The reason and remedy for an error that Pillow raised for a file."""
     if isinstance(error, Image.DecompressionBombError):
         return f"has more than {2 * (Image.MAX_IMAGE_PIXELS or 0):,} pixels; scale it down first"
     if isinstance(error, MemoryError):
         return "does not fit into the memory that is left; scale it down first"
     if isinstance(error, UnidentifiedImageError):
         return _what_else(file)
-    if isinstance(error, OSError) and error.errno is not None:  # of the system, such as a missing permission
+    if isinstance(error, OSError) and error.errno is not None:  # from the system, such as a missing permission
         return f"cannot be read: {error.strerror}"
     return f"is damaged or cut short ({_line(error)}); fetch it again or remove it"
 
 
 def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
-    """An image of any mode -> RGB: scaled to 8 bits by its depth, on white where it is transparent.
+    """Convert an image of any mode to RGB: scaled to 8 bits by its bit depth, transparency on white.
 
-    Raises ImageError for values that have no fixed range: integers beyond 16 bits, and floats outside of [0, 1].
+    Raises ImageError for values without a fixed range: integers beyond 16 bits, and floats outside [0, 1].
     """
     mode = image.mode
     if mode == "RGB" and "transparency" not in image.info:
@@ -153,23 +153,23 @@ def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
         if mode in ("1", "L", "RGB") and "transparency" in image.info:
             return Image.fromarray(_without_key(image))
         if mode in ("RGBA", "LA", "PA", "RGBa", "La") or (mode == "P" and image.has_transparency_data):
-            image = image.convert("LA") if mode == "La" else image  # the only mode that Pillow makes of it
+            image = image.convert("LA") if mode == "La" else image  # the only mode to which Pillow converts it
             image = image.convert("RGBA")
             return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
         return image.convert("RGB")
-    except Exception as error:  # a mode that Pillow cannot convert, or one without its colour profile
+    except Exception as error:  # a mode that Pillow cannot convert, possibly for lack of a colour profile
         raise ImageError(f"{name} is of mode {mode}, which cannot be converted to RGB ({_line(error)})") from error
 
 
 def to_eight_bits(image: Image.Image, name: str = "the image") -> Image.Image:
-    """A grey image of 16 bits or of floats -> mode L, as `to_rgb` scales it; any other image as it is."""
+    """Convert grey images of 16 bits or floats to mode L, scaled as by `to_rgb`; others are returned unchanged."""
     return Image.fromarray(_grey_levels(image, name)) if image.mode.startswith(("I", "F")) else image
 
 
 def to_mask(image: Image.Image, name: str = "the mask") -> np.ndarray:
-    """A black and white image of any mode -> uint8 (H, W), scaled by its depth.
+    """Convert a black and white image of any mode to uint8 (H, W), scaled by its bit depth.
 
-    Raises ImageError where it has colours or is transparent in places.
+    Raises ImageError if it has colours or transparent pixels.
     """
     image = to_eight_bits(image, name)
     if image.mode in ("1", "L") and "transparency" not in image.info:
@@ -184,12 +184,12 @@ def to_mask(image: Image.Image, name: str = "the mask") -> np.ndarray:
 
 
 def name_of(image: Image.Image, otherwise: str) -> str:
-    """The file that an image was opened from, where it knows; else `otherwise`."""
+    """The file that an image was opened from, if known, else `otherwise`."""
     return str(getattr(image, "filename", "") or otherwise)
 
 
 def _grey_levels(image: Image.Image, name: str) -> np.ndarray:
-    """Of mode I, I;16… or F -> uint8 (H, W)."""
+    """Grey levels of an image of mode I, I;16… or F -> uint8 (H, W)."""
     values = np.asarray(image)
     low, high = float(values.min()), float(values.max())
     if image.mode == "F":
@@ -201,7 +201,7 @@ def _grey_levels(image: Image.Image, name: str) -> np.ndarray:
             raise ImageError(f"{name} has integers from {low:.0f} to {high:.0f}; save it with 8 or 16 bits, from 0 up")
         if (
             image.mode == "I" and image.format not in ("PNG", "PPM") and 0 < high < 256
-        ):  # nothing says whether they are of 8 or 16
+        ):  # it is unknown whether they have 8 or 16 bits
             raise ImageError(f"{name} has 32-bit integers up to {high:.0f} only; save it with 8 bits")
         levels = (values.astype(np.float32) / np.float32(257)).round().astype(np.uint8)
     key = image.info.get("transparency")
@@ -209,7 +209,7 @@ def _grey_levels(image: Image.Image, name: str) -> np.ndarray:
 
 
 def _without_key(image: Image.Image) -> np.ndarray:
-    """Pixels of the colour that stands for transparency become white: uint8 (H, W, 3)."""
+    """Replace the transparent colour by white: uint8 (H, W, 3)."""
     key, plain = image.info["transparency"], image.copy()
     del plain.info["transparency"]
     pixels = np.array(plain.convert("RGB"))
@@ -218,7 +218,7 @@ def _without_key(image: Image.Image) -> np.ndarray:
 
 
 def _rotated(image: Image.Image) -> Image.Image:
-    """As EXIF data say, where they can be read: damaged ones are common and say nothing."""
+    """Rotate according to EXIF data; damaged ones, which are common, are ignored."""
     try:
         if image.getexif().get(ExifTags.Base.Orientation, 1) == 1:
             return image
@@ -228,12 +228,12 @@ def _rotated(image: Image.Image) -> Image.Image:
 
 
 def _is_of_16_bits(image: Image.Image) -> bool:
-    """Whether Pillow, which has no mode for it, is about to cut colours of 16 bits down to 8."""
+    """Whether Pillow, which has no mode for 16-bit colours, would reduce them to 8 bits."""
     return image.format == "PNG" and any("16" in str(tile[3]) for tile in image.tile)
 
 
 def _what_else(file: str | Path | io.BytesIO) -> str:
-    """What a file is that Pillow does not know, and what to do about it."""
+    """The type of a file unknown to Pillow, and the remedy."""
     if isinstance(file, io.BytesIO):
         head = file.getvalue()[:512]
     else:

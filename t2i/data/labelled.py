@@ -1,7 +1,7 @@
-"""Small labelled images: scikit-learn's digits, MNIST and what has its format, Fashion-MNIST, CIFAR-10.
+"""Small labelled datasets: scikit-learn's digits, MNIST and others in its format, Fashion-MNIST, CIFAR-10.
 
-Items have a label beside image and text: {"image", "text", "label"}.
-Shapes: N images · S side
+Items are {"image", "text", "label"}.
+Shapes: N images · S image side
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from t2i.data.image_file import square
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
-HUB = {  # name: data set of the Hub, its image column, class names
+HUB = {  # name: dataset on the Hub, its image column, class names
     "mnist": ("ylecun/mnist", "image", DIGITS),
     "fashion": ("zalando-datasets/fashion_mnist", "image", CLOTHES),
     "cifar10": (
@@ -31,7 +31,7 @@ HUB = {  # name: data set of the Hub, its image column, class names
         ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     ),
 }
-MNIST = {  # MD5 of what its label files hold: MD5 of what the image files hold that belong to them
+MNIST = {  # MD5 of the content of a label file: MD5 of the content of its image file
     "a25bea736e30d166cdddb491f175f624": "6bbc9ace898e44ae57da46a324031adb",
     "27ae3e4e09519cfbb04c329615203637": "2646ac647ad5339dbf082846283269ea",
 }
@@ -39,15 +39,15 @@ FASHION = ("25c81989df183df01b3e8a0aad5dffbe", "bb300cfdad3c16e7a12a480ee83cd310
 
 
 class Labelled:
-    """Pictures in memory with their labels.
+    """Images in memory with labels.
 
     Args:
         images: uint8 (N, S, S) or (N, S, S, 3).
-        labels: integers (N,), each the place of its name in `names`.
-        names: of the classes.
-        size: side of the pictures handed out; by default their own.
+        labels: integers (N,), indices into `names`.
+        names: class names.
+        size: side of the returned images; by default that of `images`.
 
-    Raises ValueError where the shapes do not fit, or a label has no name.
+    Raises ValueError if the shapes do not match, or a label has no name.
     """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str], size: int | None = None):
@@ -79,12 +79,12 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Splits:
-    """Pictures to train on and to test on, and what is known of them.
+    """Training and test images, with their properties.
 
     Attributes:
-        channels: 1 where the pictures are grey, though they are handed out with three.
-        levels: how many values a pixel has.
-        classes: their names; none where there are no labels.
+        channels: 1 for grey images (returned with 3 channels nevertheless), else 3.
+        levels: number of levels of a pixel.
+        classes: class names; empty if there are no labels.
     """
 
     train: Source
@@ -95,32 +95,32 @@ class Splits:
 
 
 def is_labelled(name: str) -> bool:
-    """Whether `open_labelled` knows it."""
+    """Whether `open_labelled` can open `name`."""
     return name == "digits" or name in HUB or is_idx_folder(Path(name))
 
 
 def open_labelled(name: str, size: int | None = None) -> Splits:
-    """ "digits", one of HUB, or a folder of IDX files, in two parts; see `t2i.data.splits.open_splits`."""
+    """Open "digits", one of HUB, or a folder of IDX files, in two splits; see `t2i.data.splits.open_splits`."""
     if name == "digits":
         return _in_two(*_sklearn_digits(), DIGITS, 17, size, 1500)
     return _from_hub(name, size) if name in HUB else _from_idx(Path(name), size)
 
 
 def is_idx_folder(folder: Path) -> bool:
-    """Whether there are image files in MNIST's format."""
+    """Whether a folder has image files in MNIST's format."""
     return folder.is_dir() and any(folder.glob("*-images?idx3-ubyte*"))
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """An array of unsigned bytes from a file in MNIST's format, gzipped or not.
+    """Read an array of unsigned bytes from a file in MNIST's format, gzipped or not.
 
-    Raises ValueError, naming the file, when it is damaged, cut short, or of another format.
+    Raises ValueError, naming the file, if it is damaged, truncated, or of another format.
     """
     return _array(_content(path), path)
 
 
 def _array(content: bytes, path: Path) -> np.ndarray:
-    """What `read_idx` returns, from what the file at `path` holds."""
+    """The result of `read_idx`, from the content of the file at `path`."""
     if len(content) < 4 or content[:3] != b"\0\0\x08" or not 1 <= content[3] <= 4 or len(content) < 4 + 4 * content[3]:
         raise ValueError(f"{path} is not an IDX file of unsigned bytes")
     axes = content[3]
@@ -132,7 +132,7 @@ def _array(content: bytes, path: Path) -> np.ndarray:
 
 
 def _content(path: Path) -> bytes:
-    """What the file holds, unzipped. Raises ValueError, naming the file, when it is damaged."""
+    """The content of a file, decompressed. Raises ValueError, naming the file, if it is damaged."""
     content = path.read_bytes()
     if path.suffix != ".gz":
         return content
@@ -143,9 +143,9 @@ def _content(path: Path) -> bytes:
 
 
 def _published(files: Sequence[Path], contents: Sequence[bytes]) -> tuple[str, ...] | None:
-    """What the classes are called, where the labels are MNIST's or Fashion-MNIST's own: images first, labels second.
+    """The class names if the labels are those of MNIST or Fashion-MNIST; `files` are images and labels, in this order.
 
-    Raises ValueError, naming the file, where MNIST's labels stand beside other pictures than its own.
+    Raises ValueError, naming the file, if MNIST's labels come with other images.
     """
     images, labels = files
     pictures = MNIST.get(_md5(contents[1]))
@@ -190,7 +190,7 @@ def _in_two(
 
 
 def _sklearn_digits() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits  # slow to import, and the others do without
+    from sklearn.datasets import load_digits  # slow to import, and the other datasets do not need it
 
     digits = load_digits()
     return (digits.images * 255 / 16).round().astype(np.uint8), digits.target

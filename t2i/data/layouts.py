@@ -1,6 +1,6 @@
-"""Maps of labels beside pictures: toybox's own, or files that a data set names.
+"""Label maps of images: those of toybox, or files named in a dataset.
 
-Shapes: H, W map · S side of the pictures
+Shapes: H, W label map · S image side
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from t2i.notes import are, count, some
 
 
 def read_labels(image: Image.Image, labels: Sequence[str] | int) -> np.ndarray:
-    """A picture whose pixels are labels -> uint8 (H, W).
+    """An image whose pixels are labels -> uint8 (H, W).
 
     Args:
-        image: of mode P, whatever its palette, or L.
-        labels: names of those there are, or how many.
+        image: of mode P, with any palette, or L.
+        labels: names of the labels, or their number.
 
-    Raises ValueError for a picture of another mode, and for a label beyond those there are.
+    Raises ValueError for an image of another mode, and for labels out of range.
     """
     name = name_of(image, "the map")
     if image.mode not in ("P", "L"):
@@ -43,16 +43,16 @@ def read_labels(image: Image.Image, labels: Sequence[str] | int) -> np.ndarray:
 
 
 class WithLayouts:
-    """A source whose items have a "layout", uint8 (S, S), beside their picture.
+    """A source whose items also have a label map, "layout": uint8 (S, S).
 
     Args:
-        source: toybox, whose scenes have maps of their own; or a folder or a data set with a column of them.
-        column: of metadata or a data set: pictures of the same size as those of the image column, cropped and scaled
-            with them; or names of their files in `folder`.
-        labels: their names, that of 0 first.
-        folder: what files are named relative to.
+        source: toybox, whose scenes have label maps; or a folder or dataset with a column of them.
+        column: column of the metadata or dataset with label maps of the same size as the images, cropped and resized
+            like them; or with names of their files in `folder`.
+        labels: names of the labels, starting with label 0.
+        folder: folder that file names are relative to.
 
-    Raises ValueError where there is no such column, and for toybox with other labels than its own.
+    Raises ValueError if there is no such column, and for toybox with labels other than its own.
     """
 
     def __init__(self, source: Source, column: str, labels: Sequence[str], folder: Path | None = None):
@@ -106,7 +106,7 @@ class WithLayouts:
 
 
 def _maps_of(source: ImageFolder, column: str) -> list[str]:
-    """Names of the maps' files; they must be there."""
+    """File names of the label maps; raises ValueError if they are missing."""
     try:
         found = source.column(column)
     except KeyError as error:
@@ -122,7 +122,7 @@ def _maps_of(source: ImageFolder, column: str) -> list[str]:
 
 
 def square_map(image: Image.Image, size: int) -> Image.Image:
-    """Centre crop and resize as pictures are, but no pixel gets a label between two others'."""
+    """Center-crop and resize as for images, but without interpolating between labels."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)

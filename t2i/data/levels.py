@@ -1,4 +1,4 @@
-"""Images as integer levels, which the unconditional models are trained and scored on.
+"""Images as integer levels, on which the unconditional models are trained and scored.
 
 Shapes: C channels · S image side · n images
 """
@@ -40,7 +40,7 @@ class PreparePixels:
 
 
 def first_levels(source: Source, prepare: PreparePixels, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` images of a source as levels uint8 (n, C, S, S) and labels (n,), always with the same seeds."""
+    """The first `count` images of a source as levels uint8 (n, C, S, S) and labels (n,), with fixed seeds."""
     items = [prepare(source[i], np.random.default_rng((0, i))) for i in range(min(count, len(source)))]
     return torch.from_numpy(np.stack([item["k"] for item in items])), torch.tensor([item["label"] for item in items])
 

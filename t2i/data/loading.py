@@ -1,7 +1,7 @@
-"""Items of a data set in batches, from data workers too, whose errors arrive as they were raised: one sentence.
+"""Batches of a dataset, with the original one-line error messages of data workers.
 
-PyTorch puts the traceback of a worker into the message of the error that it raises again. Here a worker hands the
-failure over as what it read, and it is raised where the batch is asked for.
+PyTorch re-raises a worker's error with the traceback in its message. Here a worker returns the failure as an item, and
+it is raised when the batch is fetched.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-_EXPECTED = (ValueError, OSError, MemoryError)  # anything else is a fault of the code, and keeps its traceback
+_EXPECTED = (ValueError, OSError, MemoryError)  # any other error is a bug, and keeps its traceback
 
 
 class LoadingError(ValueError):
-    """An item of the data could not be made, as its message says."""
+    """An item of the dataset could not be loaded, for the reason in the message."""
 
 
 @dataclass(frozen=True)
 class _Failure:
-    """What a worker hands over instead of an item."""
+    """Returned by a worker instead of an item."""
 
     message: str
     trace: str
@@ -46,9 +46,9 @@ class _Careful(Dataset):
 def load_batches(dataset: Dataset, **options) -> Iterator:
     """The batches of a `DataLoader(dataset, **options)`.
 
-    Raises LoadingError, a ValueError, with the message of what the data set raised (ValueError, OSError or
-    MemoryError), in a worker or not; and where a worker died. Other errors are raised as PyTorch does. The workers end
-    with the generator.
+    Raises LoadingError, a ValueError, with the message of the dataset's error (ValueError, OSError or MemoryError),
+    with or without workers; and if a worker died. Other errors are raised as in PyTorch. The workers end with the
+    generator.
     """
     loader = iter(DataLoader(_Careful(dataset), collate_fn=_collate, **options))
     workers = loader._workers if isinstance(loader, _MultiProcessingDataLoaderIter) else []
@@ -57,14 +57,14 @@ def load_batches(dataset: Dataset, **options) -> Iterator:
             for batch in loader:
                 if isinstance(batch, _Failure):
                     error = LoadingError(batch.message)
-                    error.add_note(batch.trace)  # shown with a traceback only
+                    error.add_note(batch.trace)  # shown only with a traceback
                     raise error
                 yield batch
         finally:
-            # Not left to the garbage collector: an error's traceback would keep the workers, which may ignore signals.
+            # Not left to the garbage collector: an error's traceback would keep the workers alive.
             if workers:
                 loader._shutdown_workers()
-    except (RuntimeError, ConnectionError, EOFError) as error:  # by where it was when a worker died
+    except (RuntimeError, ConnectionError, EOFError) as error:  # which one depends on when the worker died
         if "DataLoader worker (pid" not in str(error) and not any(worker.exitcode for worker in workers):
             raise
         raise LoadingError(

@@ -1,6 +1,6 @@
-"""Images rendered ahead into one array: what `t2i data toybox --layout array` writes, as a source of data.
+"""Pre-rendered images in one array, as written by `t2i data toybox --layout array`, as a source.
 
-Rendering costs more than reading: a GPU would wait for it. The array stays on the disk, and in the system's cache.
+Rendering on the fly is slower than reading and could stall a GPU. The array is memory-mapped.
 
 Shapes: N images · S image side
 """
@@ -20,14 +20,14 @@ ARRAY, CAPTIONS = "images.npy", "metadata.jsonl"
 
 
 def is_rendered(folder: Path) -> bool:
-    """Whether there is an array of images with captions."""
+    """Whether a folder holds an array of images with captions."""
     return (folder / ARRAY).is_file() and (folder / CAPTIONS).is_file()
 
 
 class Rendered:
     """Items {"image": uint8 (S, S, 3), "text": str} of a folder with images.npy and metadata.jsonl.
 
-    Raises ValueError for images of another side than `size`, and where there is not a caption for each.
+    Raises ValueError if the side of the images is not `size`, or there is not one caption per image.
     """
 
     def __init__(self, folder: Path, size: int):
@@ -48,7 +48,7 @@ class Rendered:
         return len(self.texts)
 
     def __reduce__(self):
-        return Rendered, (self.folder, self.size)  # sent to another process by name: the array would go with it whole
+        return Rendered, (self.folder, self.size)  # reopened in another process: pickling would copy the whole array
 
     def __getitem__(self, index: int) -> dict:
         return {"image": np.array(self.images[index]), "text": self.texts[index]}
@@ -58,6 +58,6 @@ class Rendered:
         return islice(self.texts, limit)
 
     def fingerprint(self) -> str:
-        """Of all captions, and of SAMPLED images."""
+        """Fingerprint of all captions and of SAMPLED images."""
         sample = np.ascontiguousarray(self.images[:: max(1, len(self) // SAMPLED)])
         return combine(self.size, len(self), of_texts(self.texts), sample.tobytes())

@@ -1,8 +1,8 @@
-"""Which sample comes when: a pure function of (seed, sample number), so that resuming needs no state.
+"""The order of samples: a pure function of (seed, sample number), so that resuming needs no state.
 
-A run counts its samples: step s of a run with global batch G sees the numbers s·G … (s + 1)·G − 1, whatever the number
-of processes. Everything random about a sample (its place in the shuffled epoch, its caption, whether its text is
-dropped) follows from its number.
+A run numbers its samples: step s with global batch G uses the numbers s·G … (s + 1)·G − 1, for any number of processes.
+All randomness of a sample (its position in the shuffled epoch, its caption, whether its text is dropped) depends only
+on its number.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from t2i.data.sources import Source
 
 
 class NumberedSamples(Dataset):
-    """Sample number n: item π_e(n mod len) of the source in epoch e = n div len, prepared with a generator of its own.
+    """Sample number n: item π_e(n mod len) of the source in epoch e = n div len, prepared with its own generator.
 
-    `prepare(item, rng)` turns an item of the source into what the stage's model takes.
+    `prepare(item, rng)` converts an item of the source to the input of the stage's model.
     """
 
     def __init__(self, source: Source, prepare: Callable[[dict, np.random.Generator], dict], seed: int):
@@ -43,7 +43,7 @@ class NumberBatches:
     """The batches of one process, from `start_step` to the end: lists of sample numbers.
 
     A step's global batch is `accumulation` passes of `world` consecutive blocks; process `rank` takes block `rank` of
-    each. So two processes with half the batch see together just what one sees alone, in the same order.
+    each. So two processes with half the batch each see the same samples in the same order as one process.
     """
 
     def __init__(self, start_step: int, end_step: int, batch: int, accumulation: int, rank: int, world: int):

@@ -1,6 +1,6 @@
-"""Data in two parts, to train on and to test on, with labels where there are any.
+"""Datasets in two splits, for training and testing, with labels if there are any.
 
-Shapes: S side of the images
+Shapes: S image side
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from t2i.data.sources import TOYBOX_ITEMS, open_source
 from t2i.data.toybox import Toybox
 from t2i.data.toybox.kinds import KINDS
 
-TEST_SEED = 2**20  # toybox's test pictures come from another world than the run's, which is seeded from 0 up
-TEST_PICTURES = 1000  # of toybox
-FACTOR_PICTURES = 10_000  # to test on, of toybox-factors: information is counted, which takes many
+TEST_SEED = 2**20  # seed of toybox's test images, different from those of training runs
+TEST_PICTURES = 1000  # number of test images of toybox
+FACTOR_PICTURES = 10_000  # number of test images of toybox-factors: estimating mutual information takes many
 
 
 class Picked:
-    """Items of a source at these places, in their order."""
+    """The items of a source at these indices, in this order."""
 
     def __init__(self, source: Source, places: Sequence[int]):
         self.source, self.places = source, places
@@ -46,7 +46,7 @@ class Picked:
 
 
 class Part(Picked):
-    """Items `start` to `stop` of a source. Raises ValueError where it has not so many."""
+    """Items `start` to `stop` of a source. Raises ValueError if it has fewer."""
 
     def __init__(self, source: Source, start: int, stop: int):
         if not 0 <= start <= stop <= len(source):
@@ -55,7 +55,7 @@ class Part(Picked):
 
 
 class ToyboxKinds(Toybox):
-    """Toybox with one thing or several of a kind, its kind the label."""
+    """Toybox scenes with one thing, labelled with its kind."""
 
     def __init__(self, size: int, seed: int, num: int):
         super().__init__("train", size, seed, num, family="single")
@@ -66,9 +66,9 @@ class ToyboxKinds(Toybox):
 
 
 def few(source: Source, classes: Sequence[str], count: int, seed: int) -> tuple[Picked, Picked]:
-    """`count` items of each class, which the seed alone chooses: most to learn from, a fifth to choose a checkpoint by.
+    """`count` items of each class, selected by the seed: four fifths for training, a fifth for choosing a checkpoint.
 
-    Raises ValueError where a class has fewer.
+    Raises ValueError if a class has fewer.
     """
     found: list[list[int]] = [[] for _ in classes]
     for place in np.random.default_rng(seed).permutation(len(source)):
@@ -86,17 +86,17 @@ def few(source: Source, classes: Sequence[str], count: int, seed: int) -> tuple[
 def open_splits(
     name: str | Path, size: int | None = None, seed: int = 0, captions: bool = False, **columns: str
 ) -> Splits:
-    """The data called `name`, in two parts.
+    """Open the dataset `name` in two splits.
 
     Args:
-        name: "digits" (scikit-learn's, 8×8, the first 1,500 to train on), a folder of IDX files (MNIST's format; with
-            test files alone, their last tenth is for the test), "mnist", "fashion" or "cifar10" (from the Hub),
-            "toybox" (scenes of one thing), "toybox-factors" (see `factors.py`), a folder of images (see `folder.py`),
-            or what `open_source` knows (of both a tenth is for the test, drawn once and for all).
-        size: side of the pictures; by default their own, 32 for those that have none.
-        seed, captions, columns: as `open_source` takes them.
+        name: "digits" (scikit-learn's, 8×8, the first 1,500 for training), a folder of IDX files (MNIST's format; if
+            there are only test files, their last tenth is the test split), "mnist", "fashion" or "cifar10" (from the
+            Hub), "toybox" (scenes of one thing), "toybox-factors" (see `factors.py`), a folder of images (see
+            `folder.py`) or any source of `open_source` (for both, a fixed random tenth is the test split).
+        size: image side; by default that of the dataset, or 32 if it has none.
+        seed, captions, columns: as in `open_source`.
 
-    Raises ValueError or FileNotFoundError with the remedy, naming the file where one is damaged.
+    Raises ValueError or FileNotFoundError with the remedy, naming a damaged file.
     """
     name = str(name)
     if size is not None:
@@ -111,6 +111,6 @@ def open_splits(
         test = ToyboxFactors(size or 32, seed + TEST_SEED, FACTOR_PICTURES, "test")
         return Splits(train, test, 3, 256, FACTORS["kind"])
     source = open_source(name, size or 32, captions=captions, **columns)
-    # A folder may list one class after the other: each part should have some of all.
+    # A folder may list one class after the other, and both splits should have all classes.
     order, cut = np.random.default_rng(0).permutation(len(source)), len(source) - len(source) // 10
     return Splits(Picked(source, order[:cut]), Picked(source, order[cut:]), 3, 256, getattr(source, "classes", ()))

@@ -1,6 +1,6 @@
-"""Tables of captions and prompts: text files as lines, JSON lines, CSV and Parquet, each row with the place it has.
+"""Tables of captions and prompts: text files, JSON lines, CSV and Parquet, each row with its position in the file.
 
-Every fault is one sentence with the file, the line where there are lines, and the remedy.
+Every error is one sentence with the file, the line (if any) and the remedy.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from pathlib import Path
 from t2i.checks import shortened
 from t2i.files import read_text
 
-Row = tuple[str, dict]  # where it stands, as messages name it, and its values by column
+Row = tuple[str, dict]  # its position, as given in messages, and its values by column
 TABLES = (".jsonl", ".csv", ".parquet")
-OTHER_TABLES = (".json", ".tsv", ".tab", ".xlsx", ".xls", ".ods", ".yaml", ".yml")  # which are not read
+OTHER_TABLES = (".json", ".tsv", ".tab", ".xlsx", ".xls", ".ods", ".yaml", ".yml")  # unsupported
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
-    """(number, line) of the lines of a text file that are not empty, without white space around them.
+    """(number, line) of the non-empty lines of a text file, stripped of white space.
 
-    Lines end where editors end them (\\n, \\r\\n or \\r), and not at the other separators of `str.splitlines`, which
-    may stand in a caption. Raises FileNotFoundError and ValueError as `read_text` does.
+    Lines end at \\n, \\r\\n or \\r, and not at the other separators of `str.splitlines`, which may occur in captions.
+    Raises FileNotFoundError and ValueError as `read_text` does.
     """
     lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()]
 
 
 def read_table(path: Path) -> Iterator[Row]:
-    """The rows of a .jsonl, .csv or .parquet file; raises ValueError for anything else, and for what is damaged."""
+    """The rows of a .jsonl, .csv or .parquet file; raises ValueError for other or damaged files."""
     suffix = path.suffix.lower()
     read = {".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}.get(suffix)
     if read is None:
@@ -96,7 +96,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def text_of(row: dict, column: str, where: str) -> str:
-    """The text in a column of a row. ValueError, naming its place, where it is none or cannot be written as UTF-8."""
+    """The text in a column of a row; ValueError, naming its position, if it is not a string or not valid UTF-8."""
     if column not in row:
         raise ValueError(f"{where} has no {column!r}, only: {', '.join(map(str, row)) or 'nothing'}")
     text = row[column]
