@@ -1,4 +1,4 @@
-"""Command lines from dataclasses."""
+"""Parsing of command-line options into dataclasses."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import tyro
 from t2i.checks import UsageError, nearest, shortened
 
 T = TypeVar("T")
-LONGEST = 400  # characters of what is said of an option
+LONGEST = 400  # maximum length of an error message, in characters
 
 
 def parse(default: T, args: Sequence[str], prog: str, description: str = "") -> T:
-    """Override the fields of a dataclass by `--field-name value`; nested dataclasses' fields stand beside its own.
+    """Override the fields of a dataclass with `--field-name value`; fields of nested dataclasses have no prefix.
 
-    Raises UsageError in one line where tyro would print a box and exit, and for an option that is given twice of which
-    only the last would count; --help prints and exits as ever.
+    Raises a one-line UsageError where tyro would print a box and exit, and for an option that is given twice although
+    only the last value would count; --help prints and exits as usual.
     """
     said = io.StringIO()
     _check_repeated(default, args)
@@ -44,20 +44,20 @@ def parse(default: T, args: Sequence[str], prog: str, description: str = "") -> 
 
 
 def as_option(said: str, default: object) -> str:
-    """What is said of a field of the dataclass `default` (or of one in it), by the name of the option that sets it."""
+    """Replace the field name (of the dataclass `default` or one in it) that begins a message by the option's name."""
     field, _, rest = said.partition(" ")
     flag = f"--{field.replace('_', '-')}"
     return f"{flag} {rest}" if flag in _options(default) else said
 
 
 def _given(args: Sequence[str]) -> list[str]:
-    """The options among arguments, as `--field-name`; what follows a lone -- is none."""
+    """The options among arguments, as `--field-name`, up to a lone --."""
     end = list(args).index("--") if "--" in args else len(args)
     return [arg.split("=")[0].replace("_", "-") for arg in args[:end] if re.match(r"--[A-Za-z]", arg)]
 
 
 def _options(default: object) -> dict[str, str | None]:
-    """Every spelling of every option of a dataclass and of those in it: its own name, None where it may be repeated."""
+    """{spelling of an option: its name, or None if it may be repeated} for a dataclass and the dataclasses in it."""
     found: dict[str, str | None] = {}
     hints = get_type_hints(type(default), include_extras=True)
     for field in dataclasses.fields(default):  # type: ignore[arg-type]
@@ -83,7 +83,7 @@ def _check_repeated(default: object, args: Sequence[str]) -> None:
 
 
 def _usage_error(box: str, default: object, args: Sequence[str], prog: str) -> str:
-    """What a tyro error box says, in one line: a title, what is wrong, and further help, between rules."""
+    """Convert a tyro error box (title, error and further help, separated by rules) to one line."""
     options = list(_options(default))
     if unknown := [flag for flag in _given(args) if flag not in options]:
         near = nearest(unknown[0], options, cutoff=0.6)

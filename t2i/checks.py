@@ -1,5 +1,5 @@
-"""Checks of numbers and texts that a user gives, made before any work; each raises ValueError naming what is wrong, and
-of an option of the command line ("--seed") its subclass UsageError.
+"""Input validation, before any work is done; each check raises ValueError naming the fault, or its subclass UsageError
+for a command-line option ("--seed").
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
 
-MAX_SEED = 2**64 - 1  # of a torch.Generator
-MAX_SIDE = 2**14  # pixels of an image that is made: more of them take gigabytes each
+MAX_SEED = 2**64 - 1  # maximum seed of a torch.Generator
+MAX_SIDE = 2**14  # maximum side of a generated image in pixels: larger ones take gigabytes each
 
 
 class UsageError(ValueError):
-    """The command line asks for something that is not there."""
+    """An invalid command line."""
 
 
 def _error(name: str) -> type[ValueError]:
@@ -62,7 +62,7 @@ def check_options(options: Mapping[str, Any], flags: bool = False) -> None:
     """Raise ValueError for a sampling option of a pipeline that is out of range; None is the pipeline's default.
 
     Args:
-        options: by the names that a pipeline's call gives them. Names not listed here are not looked at.
+        options: options by argument name of a pipeline's `__call__`. Unknown names are ignored.
         flags: whether messages name command-line options ("--top-k") or arguments ("top_k").
     """
     for name, value in options.items():
@@ -73,10 +73,10 @@ def check_options(options: Mapping[str, Any], flags: bool = False) -> None:
 
 
 def check_distinct(name: str, values: Sequence[object], remedy: str = "give each once") -> None:
-    """Raise ValueError, naming the first value that is among `values` twice, of which one would have no effect.
+    """Raise ValueError, naming the first duplicate in `values`, which would have no effect.
 
     Args:
-        name: of an option of which they are the values, or what each of them is ("the prompt").
+        name: name of the option that has these values, or what each of them is ("the prompt").
     """
     for i, value in enumerate(values):
         if value in values[:i]:
@@ -85,7 +85,7 @@ def check_distinct(name: str, values: Sequence[object], remedy: str = "give each
 
 
 def check_prompts(name: str, given: object) -> list[str]:
-    """A prompt or a list of prompts -> the list. Raises ValueError for anything else, and as `check_text` does."""
+    """Convert a prompt or list of prompts to a list. Raises ValueError for anything else, and as `check_text` does."""
     if not isinstance(given, (str, list, tuple)):
         raise ValueError(f"{name} must be a string or a list of strings, not {given!r}")
     prompts = [given] if isinstance(given, str) else list(given)
@@ -97,7 +97,7 @@ def check_prompts(name: str, given: object) -> list[str]:
 
 
 def check_text(what: str, text: str) -> None:
-    """Raise ValueError for a text with lone surrogates: bytes of a terminal or a file that were not UTF-8."""
+    """Raise ValueError for a text with lone surrogates, which stand for bytes that were not UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -107,7 +107,7 @@ def check_text(what: str, text: str) -> None:
 
 
 def check_choice(what: str, name: str, known: Iterable[str]) -> None:
-    """Raise UsageError, naming the nearest right one, unless `name` is known."""
+    """Raise UsageError, naming the nearest match, unless `name` is known."""
     known = list(known)
     if name in known:
         return
@@ -117,8 +117,8 @@ def check_choice(what: str, name: str, known: Iterable[str]) -> None:
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str | None:
-    """Which of `known` is most like `name`: by initials ("lr": learning-rate), by a word of it ("vqvae": vqvae-toybox),
-    by its beginning, or else by its letters, of which a share `cutoff` must agree. None where nothing is.
+    """The best match for `name` among `known`: by initials ("lr": learning-rate), by a word ("vqvae": vqvae-toybox), by
+    prefix, or else by letters, with a similarity of at least `cutoff`. None if there is no match.
     """
     asked = _words(name)
 
@@ -143,7 +143,7 @@ def _words(name: str) -> list[str]:
 
 
 def shortened(value: object, length: int = 60) -> str:
-    """A value as a message quotes it: as Python writes it, and of a long one the beginning."""
+    """The `repr` of a value for messages, truncated if it is long."""
     if isinstance(value, str):
         return repr(value if len(value) <= length else value[:length] + "…")
     return said if len(said := repr(value)) <= length else said[:length] + "…"

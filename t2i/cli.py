@@ -1,4 +1,4 @@
-"""The `t2i` command, which runs the package's commands by name."""
+"""The `t2i` command, which dispatches to the package's commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from t2i.checks import check_choice
 from t2i.cli_errors import exit_on_bad_input
 from t2i.threads import configure_threads, take_threads_option
 
-COMMANDS = {  # name: (module:function that takes the arguments, what it does)
+COMMANDS = {  # name: (module:function that takes the arguments, description)
     "generate": ("t2i.pipelines.commands.generate:main", "images from prompts"),
     "edit": ("t2i.pipelines.commands.edit:edit", "image to image, and variations of an image"),
     "inpaint": ("t2i.pipelines.commands.edit:inpaint", "the masked part of an image, repainted"),
@@ -30,7 +30,7 @@ COMMANDS = {  # name: (module:function that takes the arguments, what it does)
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names; bad input ends in one line and a non-zero exit."""
+    """Run the command named by the first argument; bad input ends with one line and a non-zero exit status."""
     args = list(sys.argv[1:] if args is None else args)
     with exit_on_bad_input(args):
         if not args or args[0] in ("-h", "--help"):

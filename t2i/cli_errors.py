@@ -1,4 +1,4 @@
-"""Bad input as one clear line instead of a traceback."""
+"""One-line error messages instead of tracebacks for bad input."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 
-ALIASES = {"--best-of": "--num-candidates"}  # further names of options, by which messages call them where they are used
+ALIASES = {"--best-of": "--num-candidates"}  # alternative option names, which messages use if the user does
 LONG_WORD = r"\S{400,}"
 
 
 @contextlib.contextmanager
 def exit_on_bad_input(args: Sequence[str] = ()) -> Iterator[None]:
-    """Print what was wrong in one line and exit with 1; a stop by Ctrl-C exits with 130, a closed pipe with 141.
+    """Print errors in one line and exit with 1; Ctrl-C exits with 130, a closed pipe with 141.
 
     Args:
-        args: of the command, whose options are called by the names that were typed.
+        args: the command's arguments; messages name options as they were typed.
 
-    Errors that no input should cause keep their traceback. With T2I_DEBUG=1 in the environment all show it.
+    Unexpected errors keep their traceback. With T2I_DEBUG=1 in the environment, all errors show it.
     """
     try:
         yield
@@ -28,7 +28,7 @@ def exit_on_bad_input(args: Sequence[str] = ()) -> Iterator[None]:
             sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # as `t2i … | head` leaves it; there is nobody to tell
+    except BrokenPipeError:  # as in `t2i … | head`; there is no reader for a message
         _discard_stdout()
         sys.exit(141)
     except Exception as error:
@@ -39,12 +39,12 @@ def exit_on_bad_input(args: Sequence[str] = ()) -> Iterator[None]:
 
 
 def _cut(word: re.Match[str]) -> str:
-    """Such as a name that is longer than names of files can be: its beginning and its end."""
+    """Shorten an overlong word, such as a file name that is too long, to its beginning and end."""
     return f"{word[0][:60]}…{word[0][-20:]}"
 
 
 def _as_typed(said: str, args: Sequence[str]) -> str:
-    """A message with the names that were typed in place of those that options have otherwise."""
+    """A message with options named as they were typed."""
     given = {arg.split("=")[0].replace("_", "-") for arg in args}
     for alias, flag in ALIASES.items():
         if alias in given and flag not in given:
@@ -55,7 +55,7 @@ def _as_typed(said: str, args: Sequence[str]) -> str:
 
 
 def _one_line(error: Exception) -> str | None:
-    """What is said of an error of the input or of the machine; None for any other, which is a bug."""
+    """The one-line message for an error caused by input or environment; None for any other, which is a bug."""
     text = " ".join(str(error).split())
     if _disk_is_full(error):
         name = getattr(error, "filename", None)
@@ -68,7 +68,7 @@ def _one_line(error: Exception) -> str | None:
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
-    """Also where a library raises an error of its own for it."""
+    """Whether an error, or one of its causes, is a full disk."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
@@ -87,6 +87,6 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def _discard_stdout() -> None:
-    """So that the interpreter, as it ends, does not flush to the closed pipe once more."""
+    """Redirect stdout, so that the interpreter does not flush to the closed pipe again at exit."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

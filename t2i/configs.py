@@ -1,4 +1,4 @@
-"""The config file of a model, a scheduler or a tokenizer: verified against the class that it is to describe."""
+"""Validation of the config file of a model, scheduler or tokenizer against its class."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _SPACINGS = ("linspace", "leading", "trailing")
 
 
 def check_config(cls: type, file: Path, strict: bool, *needed: str) -> dict[str, Any]:
-    """What a config file says, where it is one of class `cls`.
+    """Read a config file and check it against class `cls`.
 
     Args:
-        strict: whether it must be of this very class, as what t2i has saved is; a scheduler of diffusers may otherwise
-            be opened by the config of another.
-        needed: what it must say.
+        strict: whether it must be of exactly this class, as if saved by t2i; otherwise a scheduler of diffusers may be
+            opened with the config of another.
+        needed: required keys.
 
-    Raises ValueError, naming the file and the value, for another class and for values that can never be right;
-    FileNotFoundError where there is no file. What the class does not know is named in a warning, and left out.
+    Raises ValueError, naming the file and the value, for another class and for invalid values; FileNotFoundError if
+    there is no file. Keys unknown to the class are ignored with a warning.
     """
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}, which describes the {cls.__name__}: copy or train it again")
@@ -53,14 +53,14 @@ def check_config(cls: type, file: Path, strict: bool, *needed: str) -> dict[str,
 
 
 def what_is_wrong(cls: type, file: Path) -> str | None:
-    """Why no model of class `cls` can be made as the file describes it; None where one can. Slow: for messages."""
+    """The reason why `cls` cannot be constructed from a config file, or None. Slow: only for error messages."""
     try:
         with init_empty_weights():
             if issubclass(cls, PreTrainedModel):
                 cls(cls.config_class.from_pretrained(str(file.parent)))  # type: ignore[union-attr]
             else:
                 cls.from_config(cls.load_config(str(file.parent)))  # type: ignore[attr-defined]
-    except Exception as error:  # whatever a constructor meets
+    except Exception as error:  # constructors raise any kind of error
         odd = _odd_value(cls, read_json(file))
         return odd or " ".join(str(error).split())[:200] or type(error).__name__
     return None
@@ -78,7 +78,7 @@ def _check_class(cls: type, file: Path, config: dict[str, Any], strict: bool) ->
 
 
 def _check_kind(cls: type[PreTrainedModel], file: Path, config: dict[str, Any]) -> None:
-    """Of a model of transformers, which may be a part of a larger one ("clip" holds a "clip_text_model")."""
+    """Check the model type of a transformers model, which may be part of a larger one ("clip", "clip_text_model")."""
     wanted, found = str(getattr(cls.config_class, "model_type", "")), config.get("model_type")
     if found is not None and not wanted.startswith(str(found)):
         raise ValueError(
@@ -87,7 +87,7 @@ def _check_kind(cls: type[PreTrainedModel], file: Path, config: dict[str, Any]) 
 
 
 def _odd_value(cls: type, config: dict[str, Any]) -> str | None:
-    """The first value of a type that the class cannot mean, to go by its default."""
+    """The first value whose type does not match that of the class's default."""
     for name, parameter in inspect.signature(cls).parameters.items():
         value, usual = config.get(name, parameter.default), type(parameter.default)
         if usual in (int, float):
@@ -111,7 +111,7 @@ def _is_size(value: object) -> bool:
     return value is None or _is_count(value) or (isinstance(value, list) and bool(value) and all(map(_is_count, value)))
 
 
-_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {  # by name: whether one can be right, and what those are
+_VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {  # name: (check, description of valid values)
     "prediction_type": (_PREDICTIONS.__contains__, f"one of {', '.join(_PREDICTIONS)}"),
     "timestep_spacing": (_SPACINGS.__contains__, f"one of {', '.join(_SPACINGS)}"),
     "num_train_timesteps": (_is_count, "a whole number from 1 on"),

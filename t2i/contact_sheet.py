@@ -1,4 +1,4 @@
-"""Contact sheets: pictures in a grid, each with its label under it."""
+"""Contact sheets: labelled images in a grid."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def contact_sheet(
     font_size: int = 13,
     max_lines: int = 2,
 ) -> Image.Image:
-    """Lay pictures out in a grid on white, a label of up to `max_lines` lines centred under each.
+    """Arrange images in a grid on white, with a centred label of up to `max_lines` lines below each.
 
     Args:
-        images: any sizes; each is fitted into a square of `cell` pixels (small ones are enlarged without blur).
-        labels: one a picture; long ones are wrapped, and cut with an ellipsis after the last line.
-        columns: pictures a row.
+        images: images of any size; each is fitted into a square of `cell` pixels (small ones enlarged without blur).
+        labels: one per image; long ones are wrapped, and truncated with an ellipsis after the last line.
+        columns: number of images per row.
 
     Returns:
-        RGB. Raises ValueError if there are no pictures or not one label for each.
+        RGB image. Raises ValueError if there are no images or not one label for each.
     """
     if not images or len(images) != len(labels):
         raise ValueError(f"need at least one picture and a label for each, got {len(images)} and {len(labels)}")
@@ -51,7 +51,7 @@ def contact_sheet(
 
 
 def _fit(image: Image.Image, cell: int) -> Image.Image:
-    """The picture scaled to the cell; whole factors are enlarged pixel by pixel, to show what a model really made."""
+    """Scale an image to the cell; integer factors use nearest-neighbour, to show the pixels that a model generated."""
     scale = cell / max(image.size)
     if scale == 1:
         return image
@@ -60,7 +60,7 @@ def _fit(image: Image.Image, cell: int) -> Image.Image:
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, max_lines: int) -> list[str]:
-    """At most `max_lines` lines no wider than `width` pixels; what does not fit ends in an ellipsis."""
+    """Wrap to at most `max_lines` lines of `width` pixels; text that does not fit is truncated with an ellipsis."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word

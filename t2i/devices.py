@@ -1,4 +1,4 @@
-"""Devices and precisions, as options name them."""
+"""Devices and precisions as named by options."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ M = TypeVar("M")
 
 
 def to_device(model: M, device: str) -> M:
-    """A model or a pipeline on a device, "auto" being the fastest there is; ValueError for one that cannot be used."""
+    """Move a model or pipeline to a device, "auto" for the fastest one; ValueError for an unavailable device."""
     device = fastest_device() if device == "auto" else device
     try:
         return model.to(device)
@@ -19,6 +19,6 @@ def to_device(model: M, device: str) -> M:
 
 def fastest_device() -> str:
     """ "cuda", "mps" or "cpu": what "auto" stands for."""
-    import torch  # not before: it takes seconds to import, and options name devices too
+    import torch  # imported here: it takes seconds, and options use this module too
 
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,12 +1,12 @@
-"""Arrays that are computed once and kept on disk.
+"""Disk caches of arrays that are computed once.
 
-A cache is a folder of files, usually NAME.npy, which are opened memory-mapped, with
+A cache is a folder of files, usually memory-mapped NAME.npy files, with
 
-    cache.json      the key: everything that the files were computed from, as plain data
-    manifest.json   sizes and digests of the files, compared whenever the cache is opened
+    cache.json      the key: everything that determines the content, as plain data
+    manifest.json   sizes and hashes of the files, checked whenever the cache is opened
 
-The folder appears whole or not at all. The processes of one launch fill it together; another launch that wants the
-same cache waits, and finds it made.
+The folder is created atomically. The processes of one launch fill it together; another launch that needs the same cache
+waits until it is complete.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ def open_or_fill(
     contents: str,
     remedy: str = "choose another folder",
 ) -> None:
-    """Have `folder` be a cache with this key, filling it if it is not there.
+    """Check that `folder` is a cache with this key, or create and fill it.
 
     Args:
-        key: names and values of everything that the contents follow from.
-        fill: writes the contents into a folder; all processes of the launch call it. What the first one creates before
-            its `wait_for_everyone` the others can open after theirs.
-        contents: what the cache holds, for messages: "latents".
-        remedy: what to do about a folder that cannot be used, for messages.
+        key: names and values of everything that determines the contents.
+        fill: writes the contents into a folder; called by all processes of the launch. Files created by the first
+            process before its `wait_for_everyone` can be opened by the others after theirs.
+        contents: description of the contents for messages, such as "latents".
+        remedy: remedy for an unusable folder, for messages.
 
     Raises:
         ValueError: the cache has another key, or is damaged.
-        FileExistsError: the folder is there and is no cache.
+        FileExistsError: the folder exists and is not a cache.
         OSError: the cache could not be written.
     """
     state = this_process()
@@ -57,7 +57,7 @@ def open_or_fill(
             lock = folder.with_name(f".{folder.name}.lock")
             stack.enter_context(alone(lock))
             stack.callback(lock.unlink, missing_ok=True)
-            missing = [not (folder / KEY).is_file()]  # another launch may have made it meanwhile
+            missing = [not (folder / KEY).is_file()]  # another launch may have created it meanwhile
         if state.num_processes > 1:
             broadcast_object_list(missing)
         if missing[0]:
@@ -66,7 +66,7 @@ def open_or_fill(
 
 
 def batches_of_this_process(num: int, batch: int, state: PartialState) -> Iterator[range]:
-    """The share of rows 0 … num - 1 that this process of the launch computes: every n-th batch."""
+    """The batches of rows 0 … num - 1 that this process computes: every n-th, for n processes."""
     for start in range(state.process_index * batch, num, state.num_processes * batch):
         yield range(start, min(start + batch, num))
 
@@ -76,7 +76,7 @@ def _fill(folder: Path, key: Mapping, fill: Callable[[Path, PartialState], None]
     try:
         with writing(folder):
             if state.is_main_process:
-                shutil.rmtree(part, ignore_errors=True)  # of a launch that was killed
+                shutil.rmtree(part, ignore_errors=True)  # left by a launch that was killed
                 part.mkdir()
             state.wait_for_everyone()
             fill(part, state)

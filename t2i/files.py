@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and their names."""
+"""Atomic writing of files and folders, and reading with one-line errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING
 
 try:
     import fcntl
-except ImportError:  # Windows: `alone` keeps nobody out there
+except ImportError:  # Windows, where `alone` does not lock
     fcntl = None
 
 from t2i.checks import UsageError
@@ -34,9 +34,9 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file under a temporary name, then rename it: there is never half of one, even after a power failure.
+    """Write a file atomically, by renaming a temporary one: it is never incomplete, even after a power failure.
 
-    Text is written as UTF-8. Raises OSError naming the file where it cannot be written; nothing is left behind then.
+    Text is written as UTF-8. Raises OSError naming the file if it cannot be written, leaving nothing behind.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -51,12 +51,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, data: dict | list) -> None:
-    """`write_whole` of data as JSON."""
+    """Write data as JSON, atomically."""
     write_whole(path, json.dumps(data, indent=2) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[dict]) -> None:
-    """`write_whole` of rows with equal keys, at least one, as CSV with a header."""
+    """Write rows, at least one, with equal keys as CSV with a header, atomically."""
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -65,9 +65,9 @@ def write_csv(path: Path, rows: Sequence[dict]) -> None:
 
 
 def read_text(path: str | Path) -> str:
-    """A text file's content without its byte order mark.
+    """The content of a text file without byte order mark.
 
-    Raises FileNotFoundError where there is no file; ValueError, naming file and line, where it is not UTF-8.
+    Raises FileNotFoundError if there is no file; ValueError, naming file and line, if it is not UTF-8.
     """
     path = Path(path)
     if not path.is_file():
@@ -91,7 +91,7 @@ def read_text(path: str | Path) -> str:
 def read_json(path: str | Path, *needed: str) -> dict:
     """The object in a JSON file, which must have the keys `needed`.
 
-    Raises FileNotFoundError where there is no file, ValueError, naming the file, where it holds anything else.
+    Raises FileNotFoundError if there is no file; ValueError, naming the file, if it contains anything else.
     """
     try:
         data = json.loads(read_text(path))
@@ -107,11 +107,11 @@ def read_json(path: str | Path, *needed: str) -> dict:
 
 
 def reserve(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memmap:
-    """A new array file of zeros, mapped into memory, all of whose room is taken on the disk already.
+    """Create a memory-mapped array file of zeros, with its disk space allocated.
 
-    Without that, a disk that fills up while the array is written to kills the process. Raises OSError for no room.
+    Otherwise the process would be killed if the disk fills up on writing. Raises OSError if there is not enough space.
     """
-    import numpy as np  # not before: commands are to start at once
+    import numpy as np  # imported here, to keep the start of commands fast
 
     array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
     if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
@@ -122,9 +122,9 @@ def reserve(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.memm
 
 @contextlib.contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill, which takes the name of `folder` when the context ends well, and is removed otherwise.
+    """Context manager that yields an empty folder, which replaces `folder` on success and is removed on failure.
 
-    A folder of that name is kept until then, as `.NAME.before` for the moment between two renames.
+    An existing `folder` is kept until then, as `.NAME.before` for the moment between two renames.
     """
     part, before = folder.with_name(f".{folder.name}.part"), folder.with_name(f".{folder.name}.before")
     for left in (part, before):
@@ -145,7 +145,7 @@ def replaced(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def alone(path: Path) -> Iterator[IO[str]]:
-    """The file, open to read and write, while no other process has it so; on file systems that have locks."""
+    """The file, opened for reading and writing with an exclusive lock, if the file system supports locks."""
     while True:
         with path.open("a+", encoding="utf-8") as file:
             if fcntl is not None:
@@ -159,10 +159,10 @@ def alone(path: Path) -> Iterator[IO[str]]:
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold what was written to a file, or the names in a folder."""
+    """Flush a file's content, or a folder's entries, to disk."""
     try:
         handle = os.open(path, os.O_RDONLY)
-    except PermissionError:  # Windows opens no folders
+    except PermissionError:  # Windows cannot open folders
         return
     try:
         os.fsync(handle)
@@ -172,9 +172,9 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def writing(what: str | Path) -> Iterator[None]:
-    """Say a full or broken disk in one way, whatever library met it: as an OSError that names `what` was being written.
+    """Convert errors of a full or broken disk, from any library, to an OSError that names `what` was being written.
 
-    torch raises RuntimeError for it and safetensors SafetensorError, neither with an errno.
+    torch raises RuntimeError and safetensors SafetensorError, both without errno.
     """
     from safetensors import SafetensorError
 
@@ -187,7 +187,7 @@ def writing(what: str | Path) -> Iterator[None]:
 
 
 def _disk_error(error: BaseException | None) -> str | None:
-    """What the disk said, where an error or one that it came from is the disk's."""
+    """The message of a disk error among an error and its causes, or None."""
     if error is None:
         return None
     text, number = str(error), getattr(error, "errno", None)
@@ -201,7 +201,7 @@ def _disk_error(error: BaseException | None) -> str | None:
 
 
 def check_folder(out: str, option: str = "--out") -> None:
-    """Raise UsageError for the value of an option that could not be a folder to write into."""
+    """Raise UsageError if the value of an option cannot be used as an output folder."""
     if not out:
         raise UsageError(f"{option} is empty; give a folder")
     if Path(out).exists() and not Path(out).is_dir():
@@ -210,7 +210,7 @@ def check_folder(out: str, option: str = "--out") -> None:
 
 
 def check_writable(out: str, folder: Path, option: str = "--out") -> None:
-    """Raise UsageError, naming the option and its value `out`, where a folder could not be made or written into."""
+    """Raise UsageError, naming the option and its value `out`, if a folder cannot be created or written to."""
     there = folder
     while not there.exists() and not there.is_symlink():
         there = there.parent
@@ -221,7 +221,7 @@ def check_writable(out: str, folder: Path, option: str = "--out") -> None:
     if not there.is_dir():
         raise UsageError(f"{option} {out} cannot be written: {there} is a file; give another folder")
     try:
-        with tempfile.TemporaryFile(dir=there):  # permissions alone say nothing of file systems that take no files
+        with tempfile.TemporaryFile(dir=there):  # permissions alone are not enough: a file system may be read-only
             pass
     except OSError as error:
         said = {errno.EACCES: "there is no permission to write", errno.ENOENT: "no file can be made"}
@@ -230,5 +230,5 @@ def check_writable(out: str, folder: Path, option: str = "--out") -> None:
 
 
 def slug(text: str) -> str:
-    """Lower case letters and digits of a text, in any script, joined by hyphens: for names of files."""
+    """Lower-case letters and digits of a text, in any script, joined by hyphens, for file names."""
     return re.sub(r"[\W_]+", "-", text.lower()).strip("-")

@@ -1,4 +1,4 @@
-"""What a name that a user gives may stand for: a folder here, the newest checkpoint of a run, or a model of the Hub."""
+"""Resolution of names given by a user: a local folder, the newest checkpoint of a run, or a model on the Hub."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ LOCAL = ("checkpoints", "data", "docs", "models", "out", "outputs", "reports", "
 
 
 def newest_in_run(folder: str | Path, file: str) -> Path:
-    """`folder` itself where it holds `file`; else the newest checkpoint in it that does; else `folder` as it is.
+    """`folder` itself if it contains `file`, else the newest checkpoint in it that does, else `folder`.
 
-    So the folder of a run stands for its newest checkpoint, also where links are not possible and `latest` is missing.
+    So a run's folder stands for its newest checkpoint, even if `latest` is missing where links are not supported.
     """
     folder = Path(folder)
     if (folder / file).is_file() or not folder.is_dir():
@@ -22,10 +22,10 @@ def newest_in_run(folder: str | Path, file: str) -> Path:
 
 
 def may_be_on_hub(name: str, bare: bool = False) -> bool:
-    """Whether the Hub is worth asking for `name`: not for what exists here, nor for a mistyped path.
+    """Whether `name` may be an id on the Hub, and not a local or mistyped path.
 
-    Ids of the Hub are OWNER/NAME; the oldest models' have no owner, and count where `bare` is true. A name is taken for
-    a path where its parent folder exists here, or is one that runs, data and reports are usually written to.
+    Hub ids are OWNER/NAME; those of the oldest models have no owner, and are accepted if `bare`. A name counts as a
+    path if its parent folder exists, or is one that runs, data and reports are usually written to.
     """
     path = Path(name)
     if path.exists() or name.startswith((".", "/", "~")) or "\\" in name or name.endswith("/"):

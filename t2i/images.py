@@ -1,4 +1,4 @@
-"""Pixels between the shapes and ranges of models, arrays and files."""
+"""Conversion of images between the shapes and ranges of models, arrays and files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")  # of a pipeline; latents stay as they are
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")  # of a pipeline; latents are not decoded
 
 
 def to_tensor(images: Tensor) -> Tensor:
@@ -16,16 +16,16 @@ def to_tensor(images: Tensor) -> Tensor:
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """(B, 3, H, W) in [-1, 1] -> RGB pictures"""
+    """(B, 3, H, W) in [-1, 1] -> RGB images"""
     pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return [Image.fromarray(p) for p in pixels.permute(0, 2, 3, 1).cpu().numpy()]
 
 
 def as_output(images: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
-    """(B, 3, H, W) in [-1, 1] -> by a pipeline's `output_type`, "pil": pictures, "pt": a tensor (B, 3, H, W) or
-    "np": an array (B, H, W, 3), both in [0, 1]
+    """(B, 3, H, W) in [-1, 1] -> the `output_type` of a pipeline: "pil" images, a "pt" tensor (B, 3, H, W) or an "np"
+    array (B, H, W, 3), both in [0, 1]
 
-    Raises FloatingPointError for images that are not finite, which would come out black.
+    Raises FloatingPointError for images that are not finite, which would be converted to black.
     """
     check_finite(images)
     if output_type == "pil":
@@ -35,7 +35,7 @@ def as_output(images: Tensor, output_type: str) -> list[Image.Image] | np.ndarra
 
 
 def check_finite(images: Tensor) -> None:
-    """Raise FloatingPointError for decoded images (B, …) that hold NaN or infinities."""
+    """Raise FloatingPointError for decoded images (B, …) with NaN or infinite values."""
     if not (whole := images.isfinite().flatten(1).all(1)).all():
         raise FloatingPointError(
             f"{int((~whole).sum())} of {len(images)} images are not finite (NaN) after decoding in {images.dtype}: the "

@@ -1,7 +1,7 @@
-"""The manifest of a checkpoint: what it is made of, by which a cut, altered or missing file is noticed.
+"""The manifest of a checkpoint, by which truncated, altered or missing files are detected.
 
-`checkpoint-N/manifest.json` lists each file under the checkpoint with its size in bytes and its SHA-256. It is written
-last, so a checkpoint that has one was complete.
+`checkpoint-N/manifest.json` lists each file of the checkpoint with its size in bytes and its SHA-256. It is written
+last, so a checkpoint with a manifest was complete.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from pathlib import Path, PurePosixPath
 from t2i.files import read_json, sync, write_json
 
 MANIFEST = "manifest.json"
-STATE = "state"  # the part of a checkpoint that only resuming a run reads
+STATE = "state"  # the part of a checkpoint that is only needed for resuming a run
 
 
 def write_manifest(folder: Path) -> None:
-    """Have the disk hold every file under `folder`, then write its manifest."""
+    """Flush every file under `folder` to disk, then write its manifest."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST)
     files = {path.relative_to(folder).as_posix(): _entry(path) for path in paths}
     for inner in (p for p in folder.rglob("*") if p.is_dir()):
@@ -27,17 +27,17 @@ def write_manifest(folder: Path) -> None:
 
 
 def add_to_manifest(folder: Path, name: str) -> None:
-    """List a file that was added to a folder after its manifest was written."""
+    """Add an entry for a file that was added to a folder after its manifest was written."""
     manifest = read_json(folder / MANIFEST, "files")
     write_json(folder / MANIFEST, {"files": manifest["files"] | {name: _entry(folder / name)}})
 
 
 def damage(folder: Path, resuming: bool = False) -> str | None:
-    """What is wrong with a checkpoint, as a phrase that names the file; None where it is as it was saved.
+    """The damage of a checkpoint, as a phrase that names the file; None if it is intact.
 
     Args:
-        folder: of a checkpoint with a manifest.
-        resuming: also read `state/`, and take a missing manifest for damage.
+        folder: folder of a checkpoint with a manifest.
+        resuming: also check `state/`, and treat a missing manifest as damage.
     """
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -65,7 +65,7 @@ def damage(folder: Path, resuming: bool = False) -> str | None:
 def verify(folder: str | Path) -> None:
     """Raise ValueError if `folder` is a damaged checkpoint, naming the file and the newest whole checkpoint of its run.
 
-    The state that only resuming reads is left out. A folder without a manifest is no checkpoint of a run and passes.
+    The state needed only for resuming is not checked. A folder without a manifest is not a checkpoint and passes.
     """
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
@@ -78,19 +78,19 @@ def verify(folder: str | Path) -> None:
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The folders called checkpoint-N of a run, oldest first."""
+    """The folders checkpoint-N of a run, oldest first."""
     found = [p for p in run.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name) and p.is_dir()]
     return sorted(found, key=lambda p: int(p.name.split("-")[1]))
 
 
 def newest_whole(run: Path, resuming: bool = False) -> Path | None:
-    """The newest checkpoint of a run that is as it was saved, `state/` too where it is to be resumed."""
+    """The newest intact checkpoint of a run, including `state/` if `resuming`."""
     whole = (p for p in reversed(checkpoints(run)) if (p / MANIFEST).is_file() and damage(p, resuming) is None)
     return next(whole, None)
 
 
 def _entry(path: Path) -> dict:
-    """Of a file that the disk holds from now on."""
+    """The manifest entry of a file, which is flushed to disk."""
     sync(path)
     return {"size": path.stat().st_size, "sha256": _sha256(path)}
 

@@ -1,4 +1,4 @@
-"""Remarks for a user on standard error, and how they count and name things."""
+"""Notes to the user on standard error, and helpers for their wording."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import sys
 from collections.abc import Sequence, Sized
 from functools import lru_cache
 
-SHOWN = 3  # names in a message
+SHOWN = 3  # maximum number of names in a message
 
 
 @lru_cache
 def note(text: str) -> None:
-    """A line on standard error, once, from the first of several processes."""
+    """Print a line on standard error, once, from the main process only."""
     if os.environ.get("RANK", "0") == "0":
         print(f"note: {text}", file=sys.stderr)
 
 
 def count(names: Sized, what: str) -> str:
-    """How many, in words for a message: "1 image", "2,000 images"."""
+    """The number of names with a noun, for messages: "1 image", "2,000 images"."""
     return f"{len(names):,} {what}{'' if len(names) == 1 else 's'}"
 
 
 def are(names: Sized) -> str:
-    """The verb that follows `count`."""
+    """The verb that follows `count`: "is" or "are"."""
     return "is" if len(names) == 1 else "are"
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few."""
+    """The first few names, for messages."""
     return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

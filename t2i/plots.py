@@ -1,4 +1,4 @@
-"""Figures: one style for every plot of the project, and how a figure becomes a file, an image or a part of a page."""
+"""Figures: the style of all plots, and conversion to files, images and SVG elements of a page."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-COLOURS = ("#3d5a98", "#b3541e", "#2f7d5b", "#8a4f9e", "#8f7412", "#a63d5c")  # of series, in this order
+COLOURS = ("#3d5a98", "#b3541e", "#2f7d5b", "#8a4f9e", "#8f7412", "#a63d5c")  # colours of series, in this order
 SOFT, RULE, CARD = "#6b6773", "#e4e1e6", "#ffffff"  # text and axes, grid lines, background
-# On a page, colours follow its light or dark theme: they are replaced by variables of its style sheet.
+# On a page, colours follow its light or dark theme: they are replaced by CSS variables.
 VARIABLES = {
     **{colour: f"var(--s{i})" for i, colour in enumerate(COLOURS)},
     SOFT: "var(--soft)",
@@ -31,11 +31,11 @@ VARIABLES = {
 
 
 def styled(plot: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a function that makes a figure: within it, figures have the project's style."""
+    """Decorator for functions that make figures, which applies the project's style."""
 
     @wraps(plot)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
-        import matplotlib  # takes half a second
+        import matplotlib  # slow to import
 
         with matplotlib.rc_context(_style()):
             return plot(*args, **kwargs)
@@ -44,14 +44,14 @@ def styled(plot: Callable[P, R]) -> Callable[P, R]:
 
 
 def new_figure(width: float = 6.4, height: float = 4.0) -> Figure:
-    """An empty figure of this size in inches, whose parts are arranged when it is rendered."""
+    """An empty figure of this size in inches, laid out when it is rendered."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_png(figure: Figure, path: Path, dpi: int = 120) -> None:
-    """Write the figure as a PNG, whole or not at all."""
+    """Write the figure as a PNG, atomically."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi)
     write_whole(path, file.getvalue())
@@ -68,11 +68,11 @@ def to_image(figure: Figure, dpi: int = 100) -> Image.Image:
 
 @styled
 def to_svg(figure: Figure, label: str, titles: Mapping[str, str]) -> str:
-    """The figure as an <svg> element for a page: transparent, in the page's colours and font, the same for equal data.
+    """The figure as an <svg> element for a page: transparent, in the page's colours and font, deterministic.
 
     Args:
-        label: text for readers that do not see it.
-        titles: tooltips, by the gid of the artist that they belong to.
+        label: accessible label, for screen readers.
+        titles: tooltips by gid of the artist.
     """
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
@@ -89,7 +89,7 @@ def to_svg(figure: Figure, label: str, titles: Mapping[str, str]) -> str:
         if parent.get("id") in titles:
             ElementTree.SubElement(parent, "title").text = titles[parent.attrib["id"]]
         if parent.tag == "g":
-            parent.attrib.pop("id", None)  # figures of one page would share them
+            parent.attrib.pop("id", None)  # they would clash between figures of one page
     root.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": label}
     return ElementTree.tostring(root, encoding="unicode", short_empty_elements=False)
 
@@ -108,7 +108,7 @@ def _style() -> dict:
         "grid.color": RULE,
         "xtick.color": SOFT,
         "ytick.color": SOFT,
-        "text.parse_math": False,  # a prompt may hold dollar signs
+        "text.parse_math": False,  # prompts may contain dollar signs
         "legend.frameon": False,
         "svg.fonttype": "none",  # text stays text
         "svg.hashsalt": "t2i",

@@ -1,4 +1,4 @@
-"""This process: which one of `accelerate launch` it is, and the most memory that it has held."""
+"""The current process: its state under `accelerate launch`, and its peak memory."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
-LONGEST_WAIT = timedelta(hours=24)  # for the slowest process; PyTorch's own limit is 10 minutes
+LONGEST_WAIT = timedelta(hours=24)  # timeout for the slowest process; PyTorch's default is 10 minutes
 
 
 def this_process() -> PartialState:
-    """This process among those that were launched. ValueError where several were that do not know of each other."""
+    """The state of this process among those launched. ValueError if several were launched but are not connected."""
     launched = int(os.environ.get("WORLD_SIZE", 1))
     waiting = {"timeout": LONGEST_WAIT} if launched > 1 else {}
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), **waiting)
-    if state.num_processes != launched:  # each would take itself for the only one, and all would write the same files
+    if state.num_processes != launched:  # each would consider itself the only one, and write the same files
         raise ValueError(
             f"{launched} processes were launched but they are not connected; where there is no GPU for them, "
             "set ACCELERATE_USE_CPU=true"
@@ -28,9 +28,9 @@ def this_process() -> PartialState:
 
 
 def most_memory() -> float | None:
-    """The most memory that this process has ever held, in MiB; None on Windows.
+    """The peak memory of this process, in MiB; None on Windows.
 
-    Linux hands ru_maxrss on from the process that started this one, so what it says of this one alone comes first.
+    On Linux, ru_maxrss is inherited from the parent process, so VmHWM is preferred.
     """
     status = Path("/proc/self/status")
     if status.is_file() and (held := re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(), re.MULTILINE)):

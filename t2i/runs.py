@@ -1,4 +1,4 @@
-"""The folder of a training run: the names of its files, and the data it was trained on."""
+"""The folder of a training run: names of its files, and the data it was trained on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from t2i.files import read_json
 if TYPE_CHECKING:
     from t2i.data.splits import Splits
 
-BEST = "best"  # folder of the model with the best score on the validation images
+BEST = "best"  # folder of the model with the best validation score
 RECIPE_FILE = "recipe.json"  # the options that the run was started with
 SCORES_FILE = "scores.json"  # of a checkpoint: its scores on held-out images
 
@@ -19,7 +19,7 @@ def read_recipe(folder: str | Path) -> dict:
     """The options that a run of an unconditional model was started with; {} for any other folder.
 
     Args:
-        folder: of the run, or of one of its checkpoints.
+        folder: folder of the run, or of one of its checkpoints.
     """
     for run in (Path(folder), Path(folder).parent):
         recipe = read_json(run / RECIPE_FILE) if (run / RECIPE_FILE).is_file() else {}
@@ -32,11 +32,11 @@ def open_training_data(folder: str | Path) -> Splits:
     """The data that an unconditional model was trained on.
 
     Args:
-        folder: of the run, or of one of its checkpoints.
+        folder: folder of the run, or of one of its checkpoints.
 
     Raises ValueError for any other folder, and as `open_splits` does.
     """
-    from t2i.data.splits import open_splits  # slow to import, and most need only the names above
+    from t2i.data.splits import open_splits  # slow to import, and most callers need only the names above
 
     recipe = read_recipe(folder)
     if not recipe:

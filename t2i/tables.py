@@ -1,4 +1,4 @@
-"""Tables as text."""
+"""Text tables."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Collection, Sequence
 
 
 def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> str:
-    """A heading and rows in aligned columns, one line per row, never wrapped: a pipe or a file gets every digit.
+    """A heading and rows in aligned columns, one line per row, never wrapped or truncated.
 
-    The heading is bold where standard output is a terminal, unless NO_COLOR is set; otherwise the text is plain.
+    The heading is bold if standard output is a terminal, unless NO_COLOR is set.
 
     Args:
-        rows: each as long as `head`.
-        right: indices of the columns that are aligned to the right.
+        rows: rows, each as long as `head`.
+        right: indices of the right-aligned columns.
     """
-    from rich.console import Console  # slow to import, and no --help needs it
+    from rich.console import Console  # slow to import, and --help does not need it
     from rich.table import Table
 
     terminal = sys.stdout is not None and sys.stdout.isatty() and not os.environ.get("NO_COLOR")

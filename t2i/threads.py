@@ -1,11 +1,11 @@
-"""How many CPU threads PyTorch uses, and how they wait for each other.
+"""The number of PyTorch's CPU threads, and their waiting policy.
 
-PyTorch's OpenMP threads spin at the end of every operation until the last one arrives. On an idle machine that saves
-the time of waking them; on a busy one, where a thread that another waits for is not running, small models become ten
-times slower and more. Passive waiting is within 1.2 of the best there, but costs a small model up to half of its speed
-on an idle machine. `python scripts/bench.py threads` measures both.
+PyTorch's OpenMP threads spin at the end of every operation until the last one arrives. On an idle machine this saves
+the time of waking them; on a busy one, where the awaited thread may not be running, small models become ten times
+slower and more. Passive waiting is within a factor of 1.2 of the best there, but costs a small model up to half of its
+speed on an idle machine. `python scripts/bench.py threads` measures both.
 
-All of this is read by OpenMP when PyTorch is imported, so it has to be decided before.
+OpenMP reads these settings when PyTorch is imported, so they have to be made before.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from pathlib import Path
 
 from t2i.checks import UsageError
 
-BUSY_PERCENT = 25  # of all cores, by other processes: above it, threads wait passively
+BUSY_PERCENT = 25  # load of all cores by other processes above which threads wait passively
 PROBE_SECONDS = 0.1
-# These have data workers, which share the cores: passive waiting is faster even on an idle machine.
+# These commands have data workers, which share the cores: passive waiting is faster even on an idle machine.
 LONG_COMMANDS = ("train", "eval", "report", "compare")
-_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "max 100000" or "200000 100000": microseconds a period
+_CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "max 100000" or "200000 100000": microseconds per period
 
 
 def take_threads_option(args: Sequence[str]) -> tuple[list[str], int | None]:
     """Split `--threads N` (or `--threads=N`) off a command line.
 
-    Raises UsageError where N is no positive integer or the option is given twice.
+    Raises UsageError if N is not a positive integer or the option is given twice.
     """
     rest, values, words = [], [], iter(args)
     for word in words:
@@ -46,13 +46,13 @@ def take_threads_option(args: Sequence[str]) -> tuple[list[str], int | None]:
 
 
 def configure_threads(command: str, threads: int | None = None) -> None:
-    """Set the number of PyTorch's threads and their waiting for a command, through OpenMP's environment variables.
+    """Set the number of PyTorch's threads and their waiting policy by OpenMP's environment variables.
 
-    Variables that the user has set stay as they are. Where torch is imported already, only their number can change.
+    Variables set by the user are kept. If torch is already imported, only the number of threads can change.
 
     Args:
-        command: of `t2i`.
-        threads: by default as many as this process may use at once.
+        command: command of `t2i`.
+        threads: number of threads; by default the number of cores available to this process.
     """
     if "torch" in sys.modules:
         if threads is not None:
@@ -67,7 +67,7 @@ def configure_threads(command: str, threads: int | None = None) -> None:
 
 
 def _cpu_quota() -> int | None:
-    """How many cores a container's CPU quota amounts to, where it is less than the cores that there are."""
+    """The number of cores of a container's CPU quota, if it is less than the number of cores."""
     try:
         quota, period = _CGROUP_QUOTA.read_text().split()
     except (OSError, ValueError):  # no cgroup v2
@@ -79,6 +79,6 @@ def _cpu_quota() -> int | None:
 
 
 def _busy() -> bool:
-    import psutil  # not before: most mistakes on a command line are found without
+    import psutil  # imported here: most errors on a command line are found without it
 
     return psutil.cpu_percent(interval=PROBE_SECONDS) > BUSY_PERCENT

@@ -1,4 +1,4 @@
-"""A model's weights: loaded and verified against the model, and what identifies them; likewise for tokenizers."""
+"""Loading of models with verification of their weights, and hashes of models and tokenizers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from t2i.configs import check_config, what_is_wrong
 
 logger = logging.getLogger(__name__)
 
-# What the libraries raise for damaged or foreign files: no more is known of it than what it says.
+# Raised by the libraries for damaged or foreign files, with no information but the message.
 UNUSABLE = (
     *(OSError, ValueError, RuntimeError, TypeError, LookupError, AttributeError),
     *(SafetensorError, StrictDataclassError),
@@ -29,19 +29,19 @@ UNUSABLE = (
 
 
 def load_model(cls: type, folder: str | Path, strict: bool = True, needed: Sequence[str] = (), **options) -> nn.Module:
-    """`cls.from_pretrained(folder)` of a class of diffusers or transformers, or of ours, in eval mode, where every
-    parameter of the model is in the folder's weights, in its shape, and the weights hold nothing else.
+    """`cls.from_pretrained(folder)` in eval mode, for a class of diffusers, transformers or t2i, checking that the
+    weights contain exactly the model's parameters, in their shapes.
 
-    The libraries fill what is missing with random numbers, and leave out what the model has no place for.
+    The libraries initialise missing weights randomly, and ignore unexpected ones.
 
     Args:
-        strict: whether weights that the model has no place for are an error, as of what t2i has saved; otherwise they
-            are a warning, for public checkpoints may carry more than they need.
-        needed: what config.json must say.
-        options: of `from_pretrained`.
+        strict: whether unexpected weights are an error, as for models saved by t2i; otherwise they are logged as a
+            warning, since public checkpoints may contain more than needed.
+        needed: required keys of config.json.
+        options: options of `from_pretrained`.
 
-    Raises FileNotFoundError where there is no model, and ValueError, naming the file, for weights or a configuration
-    that are damaged or do not belong together.
+    Raises FileNotFoundError if there is no model, and ValueError, naming the file, if the weights or the config are
+    damaged or do not match.
     """
     folder = Path(folder)
     check_config(cls, folder / "config.json", strict, *needed)
@@ -50,14 +50,14 @@ def load_model(cls: type, folder: str | Path, strict: bool = True, needed: Seque
     if not files and not any(folder.glob("*.bin")):
         raise FileNotFoundError(f"there are no weights in {folder} (*.safetensors): copy or train it again")
     if issubclass(cls, PreTrainedModel):
-        options["ignore_mismatched_sizes"] = True  # else the library prints a table, and its error does not say which
+        options["ignore_mismatched_sizes"] = True  # else the library prints a table, and its error does not name them
     try:
-        with quiet():  # what the libraries would warn of is an error here
+        with quiet():  # the libraries' warnings are errors here
             model, info = cls.from_pretrained(str(folder), output_loading_info=True, local_files_only=True, **options)
     except UNUSABLE as error:
         raise ValueError(_why_not(cls, folder, where, error)) from error
     missing = sorted(info["missing_keys"])
-    extra = sorted(key for key in info["unexpected_keys"] if not key.endswith("position_ids"))  # of older CLIPs
+    extra = sorted(key for key in info["unexpected_keys"] if not key.endswith("position_ids"))  # in older CLIPs
     described = _unfit(cls, folder, where)
     for key, found, wanted in sorted(info["mismatched_keys"]):
         raise ValueError(f"{described}: {key} is {tuple(found)}, not {tuple(wanted)}")
@@ -72,7 +72,7 @@ def load_model(cls: type, folder: str | Path, strict: bool = True, needed: Seque
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the warnings of diffusers and transformers."""
+    """Suppress the warnings of diffusers and transformers."""
     levels = [(library, library.get_verbosity()) for library in (diffusers_logging, transformers_logging)]
     for library, _ in levels:
         library.set_verbosity_error()
@@ -84,7 +84,7 @@ def quiet() -> Iterator[None]:
 
 
 def check_safetensors(folder: Path) -> list[Path]:
-    """The folder's .safetensors files. Raises ValueError for one that is cut or otherwise no such file."""
+    """The folder's .safetensors files. Raises ValueError for a truncated or invalid one."""
     files = sorted(folder.glob("*.safetensors"))
     for file in files:
         try:
@@ -100,7 +100,7 @@ def _unfit(cls: type, folder: Path, where: Path) -> str:
 
 
 def _why_not(cls: type, folder: Path, where: Path, error: BaseException) -> str:
-    """What a model could not be loaded for: its config file, its weights, or that they do not belong together."""
+    """The reason why a model could not be loaded: its config, its weights, or a mismatch of the two."""
     if wrong := what_is_wrong(cls, folder / "config.json"):
         return f"{folder / 'config.json'} cannot be loaded as a {cls.__name__} ({wrong}): copy or train it again"
     said = short(error)
@@ -110,7 +110,7 @@ def _why_not(cls: type, folder: Path, where: Path, error: BaseException) -> str:
 
 
 def short(error: BaseException) -> str:
-    """The first sentence of a library's message, which may go on for a page; without the tensors' wrapping."""
+    """The first sentence of a library's error message, without torch.Size."""
     text = re.sub(r"torch\.Size\(\[([\d, ]*)\]\)", r"(\1)", " ".join(str(error).split()) or type(error).__name__)
     return re.split(r"(?<=[a-z)\]])\. (?=[A-Z])", text)[0][:300]
 
@@ -121,7 +121,7 @@ def _some(keys: Collection[str]) -> str:
 
 
 def digest(model: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers as float32, in the order of their names."""
+    """SHA-256 of all parameters and buffers as float32, sorted by name."""
     state, found = model.state_dict(), hashlib.sha256()
     for name in sorted(state):
         found.update(state[name].detach().float().cpu().contiguous().numpy().tobytes())
@@ -129,9 +129,9 @@ def digest(model: nn.Module) -> str:
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
-    """SHA-256 of how a tokenizer of transformers turns a text into numbers.
+    """SHA-256 of everything that determines how a tokenizer of transformers encodes texts.
 
-    What it was last told to cut and to pad to is left out: the tokenizer keeps it, and it changes as it is used.
+    The truncation and padding lengths are not included: a tokenizer stores them, and they change with its use.
     """
     told = json.loads(tokenizer.backend_tokenizer.to_str())
     kept = {name: told[name] for name in ("normalizer", "pre_tokenizer", "model", "post_processor")}
