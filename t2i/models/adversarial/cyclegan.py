@@ -1,8 +1,8 @@
-"""CycleGAN: translation between two sets of images of which none belongs to any other.
+"""CycleGAN: unpaired translation between two image domains.
 
-Zhu et al. 2017, arXiv 1703.10593. Two generators and two discriminators, trained by one sum of their losses, see
+Zhu et al. 2017, arXiv 1703.10593. Two generators and two discriminators, trained with the sum of their losses, see
 `t2i/models/adversarial/gan.py`.
-Shapes: B batch · S image side · P images that a pool remembers
+Shapes: B batch · S image side · P size of the image pool
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ Domain = Literal["a", "b"]
 
 
 class CycleGAN(ModelMixin, ConfigMixin):
-    """The two generators: images of domain A as those of B would look, and back. It has no `sample`: it translates.
+    """The two generators, which translate images of domain A to B and back (there is no `sample`).
 
-    The generators are encoders and decoders of residual blocks (the paper's appendix 7.2) with the group norms and
-    activations of the other blocks.
+    The generators are encoder-decoder networks of residual blocks (appendix 7.2 of the paper), with the group norms and
+    activations of the other models.
 
     Args:
         widths: Channels of each level of the generators, from fine to coarse; each level after the first halves the
             resolution.
         blocks: Residual blocks per level, in the encoder and in the decoder.
 
-    Raises ValueError for widths that the norms cannot group.
+    Raises ValueError for widths that the group norms cannot divide.
     """
 
     @register_to_config
@@ -48,7 +48,7 @@ class CycleGAN(ModelMixin, ConfigMixin):
         self.to_a, self.to_b = (_generator(widths, blocks) for _ in range(2))
 
     def translate(self, images: Tensor, to: Domain = "b") -> Tensor:
-        """Images (B, 3, S, S) in [-1, 1] of the other domain -> their look in this one, the same shape and range.
+        """Images (B, 3, S, S) in [-1, 1] of the other domain -> translated to domain `to`, same shape and range.
 
         Raises ValueError for an unknown domain, and for images of another shape or range.
         """
@@ -59,11 +59,11 @@ class CycleGAN(ModelMixin, ConfigMixin):
 
 
 class Pool(nn.Module):
-    """Images made before, for the discriminator to see again (Shrivastava et al. 2017, arXiv 1612.07828, §2.3).
+    """A buffer of generated images for the discriminator (Shrivastava et al. 2017, arXiv 1612.07828, §2.3).
 
-    Every image made is put in while there is room. Then, half the time, it is exchanged for one that is there; else it
-    is handed through. Images and count are buffers, and the draws follow from the count: a resumed run is one that
-    never stopped. Under torch.distributed the images of all processes go through one pool, which each of them has.
+    Generated images are stored until the pool is full. Then, with probability ½, an image is swapped with a random
+    stored one, else it is passed through. Images and count are buffers, and the count seeds the randomness: a resumed
+    run equals an uninterrupted one. Under torch.distributed, all processes hold the same pool of everyone's images.
     """
 
     def __init__(self, room: int, size: int, seed: int):
@@ -74,7 +74,7 @@ class Pool(nn.Module):
 
     @torch.no_grad()
     def forward(self, made: Tensor) -> Tensor:
-        """(B, 3, S, S) -> as many images, detached: those made, some of them exchanged for older ones"""
+        """(B, 3, S, S) -> the same number of images, detached, some of them replaced by earlier ones"""
         everyone, rank = _gathered(made.detach())
         shown, room, seen = everyone.clone(), len(self.images), int(self.seen)
         rng = torch.Generator().manual_seed(2 * seen + self.seed)
@@ -89,7 +89,7 @@ class Pool(nn.Module):
 
 
 class CycleGANObjective(nn.Module):
-    """A CycleGAN with its discriminators, and what all four want.
+    """A CycleGAN with its discriminators and its training objective.
 
     Args:
         model: The generators.
@@ -123,9 +123,9 @@ class CycleGANObjective(nn.Module):
         self.pool_a, self.pool_b = Pool(pool, size, 0), Pool(pool, size, 1)
 
     def loss(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
-        """Images of both domains, (B, 3, S, S) each -> scalars: `loss`, all players' sum, and what it is made of.
+        """Images of both domains, (B, 3, S, S) each -> scalars: `loss`, the sum over all networks, and its components.
 
-        Full objective: eq. 3, with least squares for the logarithms of eq. 1 (§4), the discriminators' halved.
+        Full objective: eq. 3, with least-squares losses instead of eq. 1 (§4), halved for the discriminators.
         """
         made_b, made_a = self.model.translate(a, "b"), self.model.translate(b, "a")
         again_a, again_b = self.model.to_a(made_b), self.model.to_b(made_a)
@@ -134,7 +134,7 @@ class CycleGANObjective(nn.Module):
         cycle = (again_a.float() - a).abs().mean() + (again_b.float() - b).abs().mean()
         own = self._told_apart(self.judge_a, self.pool_a, a, made_a)
         own = own + self._told_apart(self.judge_b, self.pool_b, b, made_b)
-        # The paper's code minimises E (D − 1)² here, and halves the discriminators' sum alone: §4 and appendix 7.1.
+        # The paper's code minimises E (D − 1)² here, and halves only the discriminators' loss: §4 and appendix 7.1.
         loss = 2 * fooled + self.cycle * cycle + own
         parts = {"generator": fooled.detach(), "discriminator": own.detach(), "cycle": cycle.detach()}
         if self.identity > 0:
@@ -144,7 +144,7 @@ class CycleGANObjective(nn.Module):
         return {"loss": loss, **parts}
 
     def enable_gradient_checkpointing(self) -> None:
-        """Raises ValueError: there is none."""
+        """Not supported: raises ValueError."""
         raise ValueError("CycleGAN's networks have no gradient checkpointing; leave it out")
 
     def _told_apart(self, judge: nn.Module, pool: Pool, real: Tensor, made: Tensor) -> Tensor:
@@ -159,7 +159,7 @@ def _generator(widths: tuple[int, ...], blocks: int) -> nn.Sequential:
 
 
 def _gathered(images: Tensor) -> tuple[Tensor, int]:
-    """The images of all processes, in their order, and which of them this one is."""
+    """The images of all processes, in rank order, and this process's rank."""
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return images, 0
     images = images.contiguous()

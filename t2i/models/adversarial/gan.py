@@ -1,9 +1,9 @@
-"""Generative adversarial networks: a generator makes images, and a discriminator tells them from real ones.
+"""Generative adversarial networks: a generator of images, and a discriminator that distinguishes them from real ones.
 
-Goodfellow et al. 2014, arXiv 1406.2661; the networks are DCGAN's (Radford et al. 2016, arXiv 1511.06434), the slope's
-penalty is Gulrajani et al. 2017, arXiv 1704.00028, spectral norms and projection Miyato et al. 2018, arXiv 1802.05957,
-and Miyato and Koyama 2018, arXiv 1802.05637.
-Shapes: B batch · C channels · S image side · s side of the coarsest maps · Z latent numbers · L levels · W width
+Goodfellow et al. 2014, arXiv 1406.2661; networks of DCGAN (Radford et al. 2016, arXiv 1511.06434), gradient penalty of
+Gulrajani et al. 2017, arXiv 1704.00028, spectral norm of Miyato et al. 2018, arXiv 1802.05957, projection of Miyato and
+Koyama 2018, arXiv 1802.05637.
+Shapes: B batch · C channels · S image side · s side of the coarsest maps · Z latent dimensions · L levels · W width
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from t2i.models.base import GenerativeModel, Generators, Likelihood, normal
 from t2i.models.pixel_likelihoods import nearest
 from t2i.nn.discriminator import held
 
-GROUPS = 8  # of the group norms
-COARSEST = 4  # sides are halved down to it, or to the first odd one above
+GROUPS = 8  # number of groups of the group norms
+COARSEST = 4  # sides are halved down to this, or to the first odd number above it
 
 
 class ClassNorm(nn.Module):
-    """A group norm; with classes, its scale and shift are each class's own (BigGAN, arXiv 1809.11096, §3)."""
+    """Group norm, with a scale and shift per class if there are classes (BigGAN, arXiv 1809.11096, §3)."""
 
     def __init__(self, channels: int, num_classes: int):
         super().__init__()
@@ -45,10 +45,10 @@ class ClassNorm(nn.Module):
 
 
 class Generator(nn.Module):
-    """A linear layer to s×s maps, and norm, ReLU and a transposed convolution for each doubling.
+    """A linear layer to s×s maps, then norm, ReLU and a transposed convolution for each doubling of the side.
 
-    Two things differ from DCGAN: the norms are of groups of channels and not of batches, so that an image follows from
-    its own latents alone, and a 3×3 convolution at full size ends it, without which small sides had hardly a layer.
+    Differences from DCGAN: group norms instead of batch norms, so that an image depends only on its own latents, and a
+    final 3×3 convolution at full resolution, without which networks for small sides would have few layers.
     """
 
     def __init__(self, image_size: int, channels: int, latent_dim: int, width: int, num_classes: int):
@@ -74,8 +74,8 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """Strided convolutions and a linear layer; with labels, D(x, y) = wᵀφ(x) + e(y)ᵀφ(x) (projection, eq. 3).
 
-    φ(x) are all numbers of the last maps. The linear layer has no bias: a Wasserstein distance would not heed it.
-    With spectral norms, every weight's largest singular value is 1, and there are no other norms.
+    φ(x) are the flattened last maps. The linear layer has no bias, which would not affect a Wasserstein distance.
+    With spectral norm, the largest singular value of every weight is 1, and there are no other norms.
     """
 
     def __init__(self, image_size: int, channels: int, width: int, num_classes: int, spectral_norm: bool):
@@ -103,22 +103,22 @@ class Discriminator(nn.Module):
 
 
 class GAN(GenerativeModel):
-    """Generator and discriminator, trained by one sum of both losses in one backward pass.
+    """Generator and discriminator, trained with the sum of both losses in one backward pass.
 
-    The generator's term goes through the discriminator with its weights held, the discriminator's sees detached images:
-    so each player's gradient is that of its own loss alone, and AdamW, which treats every weight by itself, makes both
-    moves at once (see also `t2i/tokenizers/adversarial.py`).
+    The generator's loss uses the discriminator with detached weights, the discriminator's loss uses detached images: so
+    each network's gradient is that of its own loss, and AdamW, which treats each weight independently, updates both at
+    once (see also `t2i/tokenizers/adversarial.py`).
 
-    With `discriminator_steps` k, the generator's term is there in every k-th pass of training alone, which the saved
-    `passes` tells. In the others the generator has no gradient at all, not a zero one: optimisers leave weights without
-    gradient where they are and their momentum as it is, and clipping counts the discriminator's alone. Under
-    DistributedDataParallel such a model needs `find_unused_parameters`, which its stage sets.
+    With `discriminator_steps` k, the generator's loss is included only in every k-th training pass, counted by the
+    buffer `passes`. In the others the generator's gradient is None, not zero: optimizers skip such weights and their
+    momentum, and gradient clipping counts only the discriminator. Under DistributedDataParallel this requires
+    `find_unused_parameters`, which the training stage sets.
 
-    Both players see images with noise as wide as a level (Arjovsky and Bottou 2017, arXiv 1701.04862, §3): real ones
-    have L levels and made ones have not, which would tell them apart at a glance.
+    Both networks see images with noise of the width of a level (Arjovsky and Bottou 2017, arXiv 1701.04862, §3), since
+    real images have L levels and generated ones do not, which would be trivial to distinguish.
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`. The side is
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel`. The side is
             halved down to 4 or to the first odd number: 8, 16, 28, 32 and 64 work.
         latent_dim: Size of the latent vector, Z, which is standard normal.
         width: Channels at full resolution, W; they double each time the resolution is halved.
@@ -157,12 +157,12 @@ class GAN(GenerativeModel):
         self.latent_dim = latent_dim
         self.generator = Generator(image_size, channels, latent_dim, width, num_classes)
         self.discriminator = Discriminator(image_size, channels, width, num_classes, spectral_norm)
-        self.register_buffer("passes", torch.zeros((), dtype=torch.long))  # in training mode
+        self.register_buffer("passes", torch.zeros((), dtype=torch.long))  # number of passes in training mode
 
     def loss(self, images: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
-        """Images of L levels (B, C, S, S), labels (B,) -> scalars: `loss`, the players' sum; what they want.
+        """Images of L levels (B, C, S, S), labels (B,) -> scalars: `loss`, the sum of both losses, and its components.
 
-        `distance` is the difference of the discriminator's means, see there; `penalty` is there where it has a weight.
+        `distance` is the difference of the mean scores, see the method; `penalty` is present if it has a weight.
         """
         self._check(images, y)
         if self.training:
@@ -190,14 +190,14 @@ class GAN(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, generator: Generators = None) -> Tensor:
-        """The generator's images at their nearest levels. See `GenerativeModel`."""
+        """Generated images, rounded to the nearest levels. See `GenerativeModel`."""
         self._check_labels(y, n)
         return nearest(self._made(n, y, generator), self.levels)
 
     def discriminate(self, images: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images (B, C, S, S) -> the discriminator's numbers (B,), higher for real ones than for made ones.
+        """Images (B, C, S, S) -> the discriminator's scores (B,), higher for real than for generated images.
 
-        Where real ones begin is the loss's own, see `gan_losses`.
+        The decision threshold depends on the loss, see `losses.py`.
 
         Raises ValueError for other images.
         """
@@ -205,20 +205,20 @@ class GAN(GenerativeModel):
         return self.discriminator(images.to(self.dtype), y).float()
 
     def distance(self, real: Tensor, made: Tensor, y: Tensor | None = None) -> Tensor:
-        """E D(x) − E D(x̂) of real and made images, (B, C, S, S) each, with the same labels -> scalar.
+        """E D(x) − E D(x̂) of real and generated images, (B, C, S, S) each, with the same labels -> scalar.
 
-        Under "wasserstein" with a penalty the discriminator has a slope of about 1, and this estimates the distance W₁
-        between both distributions from below (Arjovsky et al. 2017, eq. 2 and §3). Of a discriminator whose slope is K
-        it is K times as much; spectral norms bound K, but by more than 1, since they are of kernels and not of
-        convolutions. Under other losses it says only who is ahead.
+        With "wasserstein" and a gradient penalty, the discriminator is about 1-Lipschitz, and this estimates the
+        distance W₁ between both distributions from below (Arjovsky et al. 2017, eq. 2 and §3). For a K-Lipschitz
+        discriminator it is K times as large; spectral norms bound K, but by more than 1, since they are of kernels and
+        not of convolutions. With other losses it only shows which network is ahead.
         """
         return self.discriminate(real, y).mean() - self.discriminate(made, y).mean()
 
     def generator_gradient_norms(self, images: Tensor, y: Tensor | None = None) -> dict[str, float]:
-        """Norm of the generator's gradient under the two forms of its first loss, with this discriminator.
+        """Norms of the generator's gradient with the "minimax" and "non_saturating" losses and this discriminator.
 
-        It is that of as many new images as are given, (B, C, S, S). Once the discriminator is sure, "minimax" leaves
-        next to nothing and "non_saturating" the most (Goodfellow et al. 2014, §3; Arjovsky and Bottou 2017, §2.2).
+        Computed on as many generated images as `images`, (B, C, S, S). If the discriminator is confident, "minimax" has
+        almost no gradient, "non_saturating" the largest (Goodfellow et al. 2014, §3; Arjovsky and Bottou 2017, §2.2).
         """
         self._check(images, y)
         with torch.enable_grad():
@@ -237,7 +237,7 @@ class GAN(GenerativeModel):
 
 
 def levels_of(image_size: int, width: int) -> tuple[int, list[int]]:
-    """Side of the coarsest maps, and channels from full size down to it. Raises ValueError for sizes with neither."""
+    """Side of the coarsest maps, and channels from full size down to it. Raises ValueError for unsupported sizes."""
     if width < GROUPS or width % GROUPS:
         raise ValueError(f"width must be a multiple of {GROUPS}, not {width}")
     side, widths = image_size, [width]

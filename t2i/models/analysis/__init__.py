@@ -1,1 +1,1 @@
-"""What trained models are used for: latent traversals, disentanglement, classification."""
+"""Analysis of trained models: latent traversals, disentanglement, classification."""

@@ -1,10 +1,9 @@
-"""Two ways to a class: p(x | y) by Bayes' rule, and p(y | x) outright (Ng and Jordan 2001, "On discriminative vs.
-generative classifiers").
+"""Generative classification, p(x | y) with Bayes' rule, and discriminative, p(y | x) (Ng and Jordan 2001, "On
+discriminative vs. generative classifiers").
 
-A model of p(x | y) also knows what to do when part of x is missing: what is known has a probability of its own. Naive
-Bayes leaves out the factors of missing numbers, an autoregressive model those of pixels at the end, a mixture of
-Gaussians has marginal distributions, all exact; a VAE leaves out the factors given its latents, within its bound.
-Shapes: B batch · C channels · S image side · N numbers of an image or features · K classes
+A generative classifier handles missing values by marginalisation: exactly in naive Bayes (any values), autoregressive
+models (pixels at the end) and mixtures of Gaussians; within its bound in a VAE, which omits factors given the latents.
+Shapes: B batch · C channels · S image side · N dimensions of an image or features · K classes
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 from t2i.models.base import GenerativeModel, Generators, density_images
 
 NaiveBayes = GaussianNB | BernoulliNB
-VAR_SMOOTHING = 0.02  # of the largest variance: pixels that never change would decide alone with scikit-learn's 1e-9
+VAR_SMOOTHING = 0.02  # fraction of the largest variance: with scikit-learn's 1e-9, constant pixels would dominate
 
 
 @torch.no_grad()
@@ -33,14 +32,14 @@ def bayes_classify(
     """ln p(y | x) by Bayes' rule from a model of p(x | y), or from a bound of it: (B, C, S, S) -> (B, K).
 
     Args:
-        images: of L levels; a density is scored on one dequantisation of them.
-        prior: p(y), (K,), above 0; by default all classes are as likely.
-        known: bool (S, S) or (B, S, S): the other pixels are ignored; `GenerativeModel.partial` says what a model
-            allows.
-        generator, samples: of the dequantisation and of bounds, see `log_likelihood`; noise is the same for all
-            classes, so that they differ by what the model says of them alone.
+        images: images of L levels; a density is scored on one dequantisation of them.
+        prior: p(y), (K,), above 0; by default uniform.
+        known: bool (S, S) or (B, S, S): the other pixels are ignored; see `GenerativeModel.partial` for what a model
+            supports.
+        generator, samples: for dequantisation and bounds, see `log_likelihood`; the noise is the same for all classes,
+            so that their scores differ only by the model.
 
-    Raises ValueError for a model that takes no labels, has no likelihood, or none of these pixels alone.
+    Raises ValueError for a model without labels or likelihood, or without a likelihood of the known pixels.
     """
     if not model.conditional or model.likelihood == "none":
         raise ValueError(f"need a model of p(x | y): a {type(model).__name__} trained with --conditional")
@@ -66,12 +65,12 @@ def bayes_classify(
 
 
 def fit_gaussian(x: np.ndarray, y: np.ndarray) -> GaussianNB:
-    """Naive Bayes of numbers: every class a mean and a variance of each. (B, N), (B,)"""
+    """Gaussian naive Bayes: mean and variance of each feature per class. (B, N), (B,)"""
     return GaussianNB(var_smoothing=VAR_SMOOTHING).fit(x, y)
 
 
 def fit_bernoulli(x: np.ndarray, y: np.ndarray, threshold: float = 0.5) -> BernoulliNB:
-    """Naive Bayes of bits: numbers above the threshold are one. (B, N), (B,)"""
+    """Bernoulli naive Bayes: values above the threshold count as 1. (B, N), (B,)"""
     return BernoulliNB(binarize=threshold).fit(x, y)
 
 
@@ -81,11 +80,11 @@ def fit_logistic(x: np.ndarray, y: np.ndarray) -> LogisticRegression:
 
 
 def naive_bayes(model: NaiveBayes, x: np.ndarray, known: np.ndarray | None = None) -> np.ndarray:
-    """ln p(y | the known numbers): missing ones are summed or integrated out, which leaves their factors out.
+    """ln p(y | known values): missing ones are marginalised out, by omitting their factors.
 
     Args:
-        model: fitted.
-        x: (B, N); what is missing may be anything finite.
+        model: fitted model.
+        x: (B, N); missing values may be any finite number.
         known: bool (N,) or (B, N); by default all.
 
     Returns:
@@ -113,7 +112,7 @@ def naive_bayes(model: NaiveBayes, x: np.ndarray, known: np.ndarray | None = Non
 
 
 def impute(x: np.ndarray, known: np.ndarray, means: np.ndarray) -> np.ndarray:
-    """Missing numbers replaced by their means over the training set: what a discriminative model has to make do with.
+    """Replace missing values by their means over the training set, as discriminative models require.
 
     x (B, N), known bool (N,) or (B, N), means (N,) -> (B, N)
     """

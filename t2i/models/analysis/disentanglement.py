@@ -1,9 +1,9 @@
-"""How far latents keep apart what varies apart: the mutual information gap.
+"""Disentanglement of latents: the mutual information gap (MIG).
 
-Chen et al. 2018, arXiv 1802.04942, § 4.1. The mutual information is that of the posterior means in 20 bins of equal
-width, as Locatello et al. 2019 (arXiv 1811.12359, appendix B) estimate it, and not Chen et al.'s, which integrates over
-the posterior: figures of the two ways are not to be compared.
-Shapes: N pictures · Z latent numbers · K factors
+Chen et al. 2018, arXiv 1802.04942, § 4.1. The mutual information is estimated from the posterior means in 20 bins of
+equal width, as by Locatello et al. 2019 (arXiv 1811.12359, appendix B), and not by integration over the posterior, as
+by Chen et al.: the two are not comparable.
+Shapes: N images · Z latent dimensions · K factors
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BINS = 20
 def mutual_information(latents: ArrayLike, factors: ArrayLike, bins: int = BINS) -> np.ndarray:
     """I(z_j; v_k) in nats: latents, finite numbers (N, Z), and factors, integers (N, K) -> (K, Z)
 
-    The estimate is too high by about (bins - 1)(values - 1) / 2N nats: take many pictures.
+    The estimate is biased upwards by about (bins - 1)(values - 1) / 2N nats: use many images.
     Raises ValueError for other shapes and values.
     """
     from sklearn.metrics import mutual_info_score  # slow to import
@@ -34,7 +34,7 @@ def entropies(factors: ArrayLike) -> np.ndarray:
 
 
 def gaps(information: np.ndarray, entropy: np.ndarray) -> np.ndarray:
-    """How much more the best latent tells of each factor than the second best, of all there is: (K, Z), (K,) -> (K,)
+    """Gap in information between the best and second best latent, normalised by entropy: (K, Z), (K,) -> (K,)
 
     Raises ValueError for a factor that never varies, and for fewer than two latents.
     """
@@ -49,7 +49,8 @@ def gaps(information: np.ndarray, entropy: np.ndarray) -> np.ndarray:
 def mig(latents: ArrayLike, factors: ArrayLike, bins: int = BINS) -> float:
     """The mean gap over the factors, in [0, 1] (Chen et al. 2018, eq. 6): (N, Z), (N, K) -> scalar
 
-    1: each factor is told whole by one latent and not at all by any other; 0: each is told by two as well.
+    1: each factor is fully determined by one latent, with no information in others; 0: two latents are equally
+    informative for each factor.
     Raises ValueError as `mutual_information` and `gaps` do.
     """
     return float(gaps(mutual_information(latents, factors, bins), entropies(factors)).mean())

@@ -1,6 +1,6 @@
-"""What an autoencoder's code is good for: a classifier on its encoder, frozen, tuned, or begun anew.
+"""Classifiers on the encoder of an autoencoder: frozen, fine-tuned, or trained from scratch.
 
-Shapes: B batch · C channels · S image side · Z latent numbers · K classes
+Shapes: B batch · C channels · S image side · Z latent dimensions · K classes
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ STARTS: tuple[Start, ...] = ("frozen", "tuned", "scratch")
 
 
 class Classifier(ModelMixin, ConfigMixin):
-    """The encoder of an `Autoencoder` of the same sizes, its latents brought to one scale, and a linear layer.
+    """The encoder of an `Autoencoder`, normalisation of its latents, and a linear layer.
 
     Args:
-        image_size, channels, levels, widths, blocks, latent_dim, dropout: of the autoencoder.
-        num_classes: K, 2 at least.
+        image_size, channels, levels, widths, blocks, latent_dim, dropout: arguments of the autoencoder.
+        num_classes: K, at least 2.
 
     Raises ValueError for sizes that do not fit together.
     """
@@ -50,7 +50,7 @@ class Classifier(ModelMixin, ConfigMixin):
 
     @classmethod
     def like(cls, autoencoder: Autoencoder, num_classes: int, weights: bool = True) -> Classifier:
-        """On an encoder of this form, with a copy of its weights or with new ones."""
+        """A classifier with the architecture of an autoencoder's encoder, optionally with a copy of its weights."""
         config = autoencoder.config
         names = ("image_size", "channels", "levels", "widths", "blocks", "latent_dim", "dropout")
         model = cls(num_classes=num_classes, **{name: config[name] for name in names})
@@ -64,7 +64,7 @@ class Classifier(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def predict(self, images: Tensor, batch: int = 500) -> Tensor:
-        """Images (B, C, S, S) in [-1, 1] -> the likeliest class of each (B,), `batch` at a time."""
+        """Images (B, C, S, S) in [-1, 1] -> most likely classes (B,), computed in batches of `batch`."""
         return torch.cat([self(part).argmax(1) for part in images.split(batch)])
 
 
@@ -79,19 +79,19 @@ def train_classifier(
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> Classifier:
-    """A classifier trained on a few labelled images with Adam and half a cosine down to nothing.
+    """Train a classifier on a few labelled images, with Adam and cosine decay of the learning rate to 0.
 
     Args:
-        autoencoder: whose encoder it has, which is left as it is.
+        autoencoder: the autoencoder whose encoder is used; it is not modified.
         images, labels: (B, C, S, S) in [-1, 1], and (B,) in [0, K).
-        start: "frozen": only the linear layer learns; "tuned": all of it, from the autoencoder's weights; "scratch":
-            all of it, from new ones.
-        steps, batch, learning_rate: of all three alike, but that the linear layer alone learns ten times as fast;
-            batches are drawn with replacement.
-        seed: of new weights, batches and dropout; torch's own generator is left as it was.
+        start: "frozen": train only the linear layer; "tuned": train all, from the autoencoder's weights; "scratch":
+            train all, from random weights.
+        steps, batch, learning_rate: the same for all three, except a ten times higher learning rate for "frozen";
+            batches are sampled with replacement.
+        seed: seed of new weights, batches and dropout; torch's global generator is not changed.
 
     Returns:
-        the classifier, in evaluation mode. Raises ValueError for an unknown start, and for images without labels.
+        The classifier, in eval mode. Raises ValueError for an unknown start, and for images without labels.
     """
     if start not in STARTS:
         raise ValueError(f"unknown start {start!r}: choose from {', '.join(STARTS)}")

@@ -1,8 +1,8 @@
-"""Pictures of what latents mean: one number moved, the plane of two, the way from one picture to another.
+"""Visualisations of latents: traversals of one dimension, the plane of two, and interpolations between images.
 
 For every model with `encode` and `decode`. Higgins et al. 2017 (β-VAE), fig. 2 (traversals); Kingma and Welling 2014,
 arXiv 1312.6114, fig. 4 (the plane).
-Shapes: B batch · C channels · S image side · Z latent numbers · T steps of a row
+Shapes: B batch · C channels · S image side · Z latent dimensions · T steps of a row
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from t2i.contact_sheet import contact_sheet
 from t2i.images import to_pil
 from t2i.models.base import GenerativeModel
 
-REACH = 2.0  # standard deviations of the prior, to both sides
+REACH = 2.0  # range of traversals, in standard deviations of the prior to both sides
 
 
 @torch.no_grad()
 def use_of_latents(model: GenerativeModel, images: Tensor, y: Tensor | None = None) -> Tensor:
-    """How much each latent number tells of images (B, C, S, S): (Z,), 0 for one that is not used.
+    """How informative each latent dimension is about images (B, C, S, S): (Z,), 0 for unused ones.
 
-    The mean KL of its posterior to the prior, in nats, where the model has it (`kl`), else the variance of its codes.
-    Raises ValueError for a model without latents, or whose latents are no rows of numbers.
+    The mean KL divergence of its posterior from the prior, in nats, if the model has `kl`, else the variance of its
+    codes. Raises ValueError for a model without latents, or whose latents are not vectors.
     """
     _check_latents(model)
     if hasattr(model, "kl"):
@@ -38,7 +38,7 @@ def use_of_latents(model: GenerativeModel, images: Tensor, y: Tensor | None = No
 
 @torch.no_grad()
 def traversal(model: GenerativeModel, z: Tensor, latent: int, values: Tensor, y: Tensor | None = None) -> Tensor:
-    """The code z (Z,) with one number put to each of the values (T,), decoded: mean images (T, C, S, S); y: ()"""
+    """Decode z (Z,) with one dimension set to each of the values (T,): mean images (T, C, S, S); y: ()"""
     codes = z.expand(len(values), -1).clone()
     codes[:, latent] = values.to(codes)
     return model.decode(codes, None if y is None else y.expand(len(values)))
@@ -48,10 +48,10 @@ def traversal(model: GenerativeModel, z: Tensor, latent: int, values: Tensor, y:
 def traversals(
     model: GenerativeModel, images: Tensor, y: Tensor | None = None, rows: int = 10, steps: int = 9
 ) -> Image.Image:
-    """The first picture's code with one number moved in each row, from low to high, the most used number first.
+    """Traversals of the first image's code: one dimension per row, from low to high, the most informative one first.
 
-    Numbers go from -2 to 2 where there is a standard normal prior, else as far in standard deviations of the codes of
-    all the images (B, C, S, S), by which also the use is judged. Raises ValueError as `use_of_latents` does.
+    Values range from -2 to 2 for a standard normal prior, else over as many standard deviations of the codes of all
+    images (B, C, S, S), which also determine the order. Raises ValueError as `use_of_latents` does.
     """
     used = use_of_latents(model, images, y)
     codes = model.encode(images, y)
@@ -71,10 +71,10 @@ def traversals(
 
 @torch.no_grad()
 def plane(model: GenerativeModel, side: int = 20) -> Tensor:
-    """The latents of a model with two of them, decoded: mean images (side², C, S, S), row by row.
+    """Decode a grid over a two-dimensional latent space: mean images (side², C, S, S), row by row.
 
-    A grid of equal shares of the prior: the unit square's, through the inverse normal distribution function. The first
-    number grows to the right, the second upwards. Raises ValueError unless the prior is N(0, 1) of two numbers.
+    The grid is uniform on the unit square, mapped by the inverse normal distribution function. The first dimension
+    increases to the right, the second upwards. Raises ValueError unless the prior is a two-dimensional N(0, 1).
     """
     _check_latents(model)
     if not has_plane(model):
@@ -86,7 +86,7 @@ def plane(model: GenerativeModel, side: int = 20) -> Tensor:
 
 
 def manifold(model: GenerativeModel, side: int = 20) -> Image.Image:
-    """`plane` as one picture without gaps."""
+    """`plane` as one image without gaps."""
     images = plane(model, side)
     rows = images.unflatten(0, (side, side)).permute(2, 0, 3, 1, 4)  # (C, side, S, side, S)
     return to_pil(rows.flatten(3).flatten(1, 2)[None].expand(-1, 3, -1, -1))[0]
@@ -94,9 +94,9 @@ def manifold(model: GenerativeModel, side: int = 20) -> Image.Image:
 
 @torch.no_grad()
 def between(model: GenerativeModel, first: Tensor, last: Tensor, steps: int = 9, y: Tensor | None = None) -> Tensor:
-    """The straight way between the codes of pictures (B, C, S, S) each: mean images (B, T, C, S, S)
+    """Linear interpolation between the codes of images (B, C, S, S) each: mean images (B, T, C, S, S)
 
-    With labels y (B,), both ends have the same.
+    Labels y (B,) apply to both ends.
     """
     _check_latents(model)
     a, b = model.encode(first, y), model.encode(last, y)
@@ -107,7 +107,7 @@ def between(model: GenerativeModel, first: Tensor, last: Tensor, steps: int = 9,
 def interpolations(
     model: GenerativeModel, first: Tensor, last: Tensor, y: Tensor | None = None, steps: int = 9
 ) -> Image.Image:
-    """`between`, a row for each pair of pictures (B, C, S, S), each row between the two pictures themselves."""
+    """`between`, with a row for each pair of images (B, C, S, S), enclosed by the two images themselves."""
     made = between(model, first, last, steps, y)
     rows = torch.cat([first[:, None], made, last[:, None]], dim=1)
     return _sheet(rows.flatten(0, 1), ["given", *[""] * steps, "given"] * len(first), steps + 2)
@@ -123,10 +123,10 @@ def _check_latents(model: GenerativeModel) -> None:
 
 
 def has_plane(model: GenerativeModel) -> bool:
-    """Whether it has two latents whose prior is N(0, 1)."""
+    """Whether the model has two latent dimensions with the prior N(0, 1)."""
     return _is_standard(model) and model.latent_dim == 2
 
 
 def _is_standard(model: GenerativeModel) -> bool:
-    """Whether its prior is N(0, 1); with labels, a VAE learns another for each."""
+    """Whether the model's prior is N(0, 1); with labels, a VAE learns one per class."""
     return hasattr(model, "kl") and not model.conditional

@@ -1,11 +1,11 @@
-"""What the autoregressive models of pixels share: convolutions that look back only, and sampling, naive and cached.
+"""Base classes of the autoregressive pixel models: causal convolutions, and sampling with and without a cache.
 
-Pixels come row by row, in a row from left to right, in a pixel channel by channel. A cached convolution can be asked
-for one row or one place of its output, and keeps what it was given: a new pixel recomputes what it can reach, and
-nothing twice (Ramachandran et al. 2017, arXiv 1704.06001).
+Pixels are in raster order, the channels within a pixel in sequence. A cached convolution computes one row or one
+position of its output and stores its inputs, so that for a new pixel nothing is computed twice (Ramachandran et al.
+2017, arXiv 1704.06001).
 
 Shapes: B batch · C image channels · S image side · P parameters of a pixel's distribution · I, O channels of a layer
-· s side of its maps · D uniform numbers that a pixel is drawn with
+· s side of its maps · D uniform numbers for sampling a pixel
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from t2i.models.base import GenerativeModel, Generators, Likelihood, Partial, fr
 
 
 class Memory:
-    """What the convolutions of one model have been given so far, of one batch of images."""
+    """Cache of the inputs of a model's convolutions, for one batch of images."""
 
     def __init__(self, batch: int, side: int, like: Tensor):
         self.batch, self.side, self.like = batch, side, like
         self.buffers: dict[nn.Module, Tensor] = {}
         self.weights: dict[nn.Module, Tensor] = {}
-        self.rows: dict = {}  # of the row at hand: what depends on the rows above alone
+        self.rows: dict = {}  # for the current row: what depends only on the rows above
         self.maps: dict = {}
 
     def zeros(self, channels: int, height: int, width: int) -> Tensor:
@@ -34,16 +34,16 @@ class Memory:
 
 
 class CausalConv(nn.Module):
-    """A convolution whose output at (i, j) has seen rows up to i and, of row i, what `columns` says.
+    """A causal convolution: its output at (i, j) depends on rows up to i and, in row i, on columns as set by `columns`.
 
     Args:
         inputs, outputs: I and O.
         kernel: rows and columns; the rows end at i, or at i - 1 with `shift_down`.
-        columns: "around" centres the kernel at j (only right where the inputs of row i know nothing of row i);
+        columns: "around" centres the kernel at j (valid only if the inputs of row i do not depend on row i's pixels);
             "left" ends it at j, or at j - 1 with `shift_right`.
-        stride: of rows and columns.
-        scale: how often the image's side is halved at the input.
-        mask: (O, I) of zeros and ones, on the kernel's last column: channels of the pixel itself that may be seen.
+        stride: stride of rows and columns.
+        scale: number of times the image side is halved at the input.
+        mask: (O, I) of zeros and ones, for the kernel's last column: which channels of the pixel itself are visible.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class CausalConv(nn.Module):
         return F.conv2d(x, self._weight(), self.bias, self.stride)[:, :, :side, :side]
 
     def write(self, memory: Memory, value: Tensor, i: int, j: int | None) -> None:
-        """Keep the input of place (i, j), (B, I, 1, 1), or of the whole row i, (B, I, 1, s)."""
+        """Store the input at position (i, j), (B, I, 1, 1), or of the whole row i, (B, I, 1, s)."""
         buffer = self._buffer(memory)[:, :, i + self.top]
         if j is None:
             buffer[:, :, self.left : self.left + value.shape[3]] = value[:, :, 0]
@@ -84,7 +84,7 @@ class CausalConv(nn.Module):
             buffer[:, :, j + self.left] = value[:, :, 0, 0]
 
     def read(self, memory: Memory, i: int, j: int | None) -> Tensor:
-        """The output at place (i, j), (B, O, 1, 1), or of the whole row i, (B, O, 1, s / stride)."""
+        """The output at position (i, j), (B, O, 1, 1), or of the whole row i, (B, O, 1, s / stride)."""
         rows = self._buffer(memory).narrow(2, i * self.stride, self.kernel[0])
         if self not in memory.weights:
             memory.weights[self] = self._weight().contiguous()
@@ -97,7 +97,7 @@ class CausalConv(nn.Module):
         return F.linear(patch.reshape(memory.batch, -1), weight.flatten(1), self.bias)[:, :, None, None]
 
     def step(self, memory: Memory, value: Tensor, i: int, j: int | None) -> Tensor:
-        """`write`, then `read` of the same place; with a stride, i and j are those of the input and divisible by it."""
+        """`write`, then `read` at the same position; i and j are those of the input, divisible by the stride."""
         if self.kernel == (1, 1):
             if j is None:
                 return F.conv2d(value, self._weight(), self.bias)
@@ -116,17 +116,17 @@ class CausalConv(nn.Module):
 
 
 def channel_mask(kind: str, inputs: Tensor, outputs: Tensor) -> Tensor:
-    """Which inputs an output may see of its own pixel: (I,) and (O,), the image channel of each -> (O, I).
+    """Mask of the inputs visible to each output within a pixel: image channels (I,) and (O,) -> (O, I).
 
-    "A": channels before its own; "B": its own too, where that is no longer the pixel's value but what was made of A's
-    (van den Oord et al. 2016, arXiv 1601.06759, §3.4).
+    "A": preceding channels only; "B": also the same channel, for layers after one with mask A (van den Oord et al.
+    2016, arXiv 1601.06759, §3.4).
     """
     before = inputs[None] < outputs[:, None]
     return (before if kind == "A" else before | (inputs[None] == outputs[:, None])).float()
 
 
 def channel_groups(width: int, channels: int) -> Tensor:
-    """`width` feature maps shared out among the image's channels: (width,) integers in [0, channels)"""
+    """Assignment of `width` feature maps to the image channels: (width,) integers in [0, channels)"""
     return torch.arange(width) * channels // width
 
 
@@ -139,24 +139,24 @@ def _last_column(mask: Tensor, kernel: tuple[int, int]) -> Tensor:
 class Autoregressive(GenerativeModel):
     """p(x) = Π p(x_i | x_1 … x_{i-1}) over pixels.
 
-    A model gives the parameters of every pixel's distribution in one pass (`forward`), and one place at a time
-    (`_begin_row`, `_at`, `_seen`); the rest is here.
+    Subclasses compute the parameters of every pixel's distribution in one pass (`forward`), and for one position at a
+    time (`_begin_row`, `_at`, `_seen`).
     """
 
     likelihood: ClassVar[Likelihood] = "exact"
     partial: ClassVar[Partial] = "last"
     draws: int  # D
-    channel_by_channel: bool  # whether a pixel's later channels change what the network sees of it
+    channel_by_channel: bool  # whether the network must be updated after each channel of a pixel
 
     def forward(self, images: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images of L levels (B, C, S, S) -> parameters (B, P, S, S); those of (i, j) follow from pixels before it."""
+        """Images of L levels (B, C, S, S) -> parameters (B, P, S, S); those at (i, j) depend on preceding pixels."""
         raise NotImplementedError
 
     def log_prob(self, images: Tensor, y: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """ln P(x | y), exact: images of L levels (B, C, S, S) -> nats (B,).
 
-        With `known`, ln P of those pixels, whatever comes after them: it sums to one, and falls away.
-        Raises ValueError for other images, and where an unknown pixel is before a known one.
+        With `known`, ln P of those pixels; the pixels after them are marginalised out.
+        Raises ValueError for other images, and if an unknown pixel precedes a known one.
         """
         self._check(images, y)
         nats = self._nats(images, y)  # (B, S, S)
@@ -168,31 +168,31 @@ class Autoregressive(GenerativeModel):
         return nats.flatten(1).sum(1)
 
     def _nats(self, images: Tensor, y: Tensor | None) -> Tensor:
-        """ln of each pixel's probability given those before it: (B, C, S, S) -> (B, S, S)"""
+        """Log-probability of each pixel given the preceding ones: (B, C, S, S) -> (B, S, S)"""
         raise NotImplementedError
 
     def _choose(self, parameters: Tensor, channel: int, u: Tensor, pixel: Tensor) -> Tensor:
-        """Draw one channel: parameters (B, P), uniform (B, D), the pixel (B, C) so far -> (B,) in [-1, 1]"""
+        """Sample one channel: parameters (B, P), uniform (B, D), the pixel (B, C) so far -> (B,) in [-1, 1]"""
         raise NotImplementedError
 
     def _memory(self, n: int, y: Tensor | None) -> Memory:
-        """A memory for n images, of which nothing is known."""
+        """An empty cache for n images."""
         return Memory(n, self.shape[1], next(self.parameters()))
 
     def _begin_row(self, memory: Memory, i: int) -> None:
-        """All rows before i are known."""
+        """Called when all rows before i are known."""
         raise NotImplementedError
 
     def _at(self, memory: Memory, i: int, j: int) -> Tensor:
-        """All pixels before (i, j) are known, and what `_seen` told of its channels -> parameters (B, P)"""
+        """Parameters (B, P) at (i, j), given all preceding pixels and the channels passed to `_seen`."""
         raise NotImplementedError
 
     def _seen(self, memory: Memory, pixel: Tensor, i: int, j: int) -> None:
-        """The pixel's channels so far: (B, C, 1, 1)"""
+        """Pass the pixel's channels so far, (B, C, 1, 1), to the network."""
         raise NotImplementedError
 
     def sample(self, n: int, y: Tensor | None = None, generator: Generators = None, cached: bool = True) -> Tensor:
-        """See `GenerativeModel`; not `cached`, every pixel takes a whole pass, and the images are the same."""
+        """See `GenerativeModel`; without `cached`, every pixel takes a full forward pass, with the same result."""
         nothing = torch.zeros(n, *self.shape, device=self.device, dtype=self.dtype)
         return self.complete(nothing, torch.zeros(self.shape[1:], dtype=torch.bool), y, generator, cached)
 
@@ -205,10 +205,10 @@ class Autoregressive(GenerativeModel):
         generator: Generators = None,
         cached: bool = True,
     ) -> Tensor:
-        """Draw the unknown pixels, each given all pixels before it, known or drawn.
+        """Sample the unknown pixels, each given all preceding pixels, known or sampled.
 
         Args:
-            images: (B, C, S, S) of L levels; only their known pixels are looked at.
+            images: (B, C, S, S) of L levels; only their known pixels are used.
             known: bool (S, S).
 
         Returns:
@@ -238,7 +238,7 @@ class Autoregressive(GenerativeModel):
 
 
 class Categorical(Autoregressive):
-    """Pixels from a softmax over the L levels of each channel: P = C · L, one channel's logits side by side."""
+    """Pixels with a softmax over the L levels of each channel: P = C · L, with the logits of a channel adjacent."""
 
     channel_by_channel = True
 

@@ -1,7 +1,7 @@
-"""A language model of characters: causal convolutions that look ever further back (van den Oord et al. 2016, WaveNet,
+"""A character-level language model with dilated causal convolutions (van den Oord et al. 2016, WaveNet,
 arXiv 1609.03499, §2).
 
-Shapes: B texts · T characters of the longest that is known · A letters of the alphabet · W width
+Shapes: B texts · T maximum length in characters · A size of the alphabet · W width
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from t2i.checks import shortened
 from t2i.models.base import Generators, uniform
 
-END = 0  # ends a text, and stands before its first character
+END = 0  # end of a text, also used before its first character
 
 
 class DilatedConv(nn.Module):
-    """A convolution over time whose output at t has seen t, t - d, … t - (k - 1)·d."""
+    """A convolution over time whose output at t depends on t, t - d, … t - (k - 1)·d."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int):
         super().__init__()
@@ -33,7 +33,7 @@ class DilatedConv(nn.Module):
         return self.conv(F.pad(x, (self.reach, 0)))
 
     def step(self, past: dict[nn.Module, Tensor], x: Tensor) -> Tensor:
-        """The next input (B, I, 1) -> the output at its place (B, O, 1); `past` keeps what is needed of the others."""
+        """The next input (B, I, 1) -> the output at its position (B, O, 1); `past` caches the earlier inputs."""
         before = past[self] if self in past else x.new_zeros(*x.shape[:2], self.reach)
         seen = torch.cat([before, x], dim=2)
         past[self] = seen[:, :, 1:]
@@ -50,14 +50,14 @@ class GatedBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, past: dict[nn.Module, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """(B, W, T), or with a past (B, W, 1) -> what goes on and what goes out, of the same shape each"""
+        """(B, W, T), or with a past (B, W, 1) -> residual and skip outputs, each of the same shape"""
         a, b = (self.conv(x) if past is None else self.conv.step(past, x)).chunk(2, dim=1)
         on, out = self.out(self.dropout(a.tanh() * b.sigmoid())).chunk(2, dim=1)
         return x + on, out
 
 
 class CharacterModel(ModelMixin, ConfigMixin):
-    """P(text) = Π P(character | those before it), and of its end.
+    """P(text) = Π P(character | preceding characters), including the end of the text.
 
     Args:
         alphabet: Every character, each once; character i has the id i + 1, and 0 is the end of a text.
@@ -103,21 +103,21 @@ class CharacterModel(ModelMixin, ConfigMixin):
         return ["".join(letters[i - 1] for i in row[: [*row, END].index(END)]) for row in ids.tolist()]
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Ids (B, t) -> logits (B, A + 1, t); those at t follow from the ids before t."""
+        """Ids (B, t) -> logits (B, A + 1, t); those at t depend on the ids before t."""
         before = F.pad(ids, (1, 0), value=END)[:, :-1]
         return self._run(self.embedding(before).transpose(1, 2))
 
     def log_prob(self, ids: Tensor) -> Tensor:
-        """ln P of each text and its end: ids (B, t) -> nats (B,).
+        """ln P of each text including its end: ids (B, t) -> nats (B,).
 
-        A text without an end is the beginning of one: ln P that a text begins so. Raises ValueError for other ids.
+        Without an end, it is ln P that a text begins with these characters. Raises ValueError for other ids.
         """
         self._check(ids)
         nats = -F.cross_entropy(self(ids).float(), ids, reduction="none")
         return (nats * counted(ids)).sum(1)
 
     def loss(self, ids: Tensor) -> dict[str, Tensor]:
-        """Ids (B, t) -> scalars: `loss`, nats a character, ends among them; `bits` a character."""
+        """Ids (B, t) -> scalars: `loss`, nats/character, counting ends; `bits`/character."""
         nats = -self.log_prob(ids).sum() / counted(ids).sum()
         return {"loss": nats, "bits": (nats / torch.tensor(2.0).log()).detach()}
 
@@ -125,10 +125,10 @@ class CharacterModel(ModelMixin, ConfigMixin):
     def sample(
         self, n: int, generator: Generators = None, prompt: str = "", temperature: float = 1.0, cached: bool = True
     ) -> list[str]:
-        """n texts that begin with the prompt, of T characters at most; the i-th follows from its generator alone.
+        """n texts of at most T characters that begin with the prompt; the i-th depends only on the i-th generator.
 
-        Not `cached`, every character takes a whole pass, and the texts are the same. Raises ValueError for a prompt
-        with unknown characters or longer than T, and a temperature of 0 or below.
+        Without `cached`, every character takes a full forward pass, with the same result. Raises ValueError for a
+        prompt with unknown characters or longer than T, and a temperature of 0 or below.
         """
         length = self.config.length
         if len(prompt) > length or not temperature > 0:
@@ -153,7 +153,7 @@ class CharacterModel(ModelMixin, ConfigMixin):
         return self.decode(ids)
 
     def _run(self, x: Tensor, past: dict[nn.Module, Tensor] | None = None) -> Tensor:
-        """Embedded characters (B, W, t) -> logits (B, A + 1, t) of those after them; with a past, of one more."""
+        """Embedded characters (B, W, t) -> logits (B, A + 1, t) of the next ones; with a past, of one more."""
         out = 0
         for block in self.stack:
             x, part = block(x, past)
@@ -169,12 +169,12 @@ class CharacterModel(ModelMixin, ConfigMixin):
 
 
 def counted(ids: Tensor) -> Tensor:
-    """What belongs to a text: characters (or tokens) and the first 0 after them, bool (B, t)"""
+    """Mask of what belongs to a text: characters (or tokens) and the first 0 after them, bool (B, t)"""
     return F.pad((ids == END).cumsum(1), (1, 0))[:, :-1] == 0
 
 
 def alphabet_of(texts: Iterable[str]) -> str:
-    """Every character of the texts, sorted. Raises ValueError where there is none."""
+    """All distinct characters of the texts, sorted. Raises ValueError if there are none."""
     letters = "".join(sorted(set().union(*texts)))
     if not letters:
         raise ValueError("there is no text to learn from: every line is empty")

@@ -1,4 +1,5 @@
-"""Gated PixelCNN: two stacks without a blind spot, and labels (van den Oord et al. 2016, arXiv 1606.05328, §2).
+"""Gated PixelCNN: two stacks without a blind spot, optionally class-conditional (van den Oord et al. 2016,
+arXiv 1606.05328, §2).
 
 Shapes: B batch · C image channels · S image side · L levels · W width
 """
@@ -15,12 +16,12 @@ from t2i.models.autoregressive.pixelcnn import check_sizes
 
 
 class GatedLayer(nn.Module):
-    """Fig. 2: the vertical stack sees the rows above, the horizontal one the pixels to the left, and the vertical one.
+    """Fig. 2: the vertical stack sees the rows above; the horizontal one the pixels to the left and the vertical stack.
 
     Args:
-        inputs: of which image channel each input of the horizontal stack is; the vertical one has as many.
-        kernel: odd. The vertical stack sees (kernel + 1) / 2 rows of it, the horizontal one as many columns.
-        first: its inputs are the image's pixels: the vertical stack begins a row higher, the horizontal mask is A.
+        inputs: image channel of each input of the horizontal stack; the vertical one has the same number.
+        kernel: odd kernel size, of which the vertical stack uses (kernel + 1) / 2 rows, the horizontal one columns.
+        first: whether the inputs are pixels: the vertical stack is then shifted by a row, and the horizontal mask is A.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class GatedLayer(nn.Module):
         return gate(v + for_v), across if self.first else h + across
 
     def labels(self, y: Tensor | None) -> tuple[Tensor | int, Tensor | int]:
-        """What labels (B,) add to the two stacks' gates, eq. 4: (B, 2·W, 1, 1) each"""
+        """The biases that labels (B,) add to the gates of the two stacks, eq. 4: (B, 2·W, 1, 1) each"""
         return (0, 0) if y is None else self.label(y)[:, :, None, None].chunk(2, dim=1)
 
 
@@ -59,7 +60,7 @@ class GatedPixelCNN(Categorical):
     """Gated layers, two 1×1 layers, and a softmax over the levels; with labels, p(x | y).
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel`.
         width: Channels, W, a multiple of `channels`.
         layers: Number of gated layers after the first.
         kernel: Kernel size of the layers after the first; odd. Each sees kernel // 2 rows further up: if the context
@@ -113,7 +114,7 @@ class GatedPixelCNN(Categorical):
         return memory
 
     def _begin_row(self, memory: Memory, i: int) -> None:
-        """The whole vertical stack, and what the horizontal one takes from it in this row."""
+        """Compute the vertical stack, and its contribution to the horizontal one in this row."""
         v = None
         for layer in (self.first, *self.stack):
             for_v, for_h = memory.maps[layer]

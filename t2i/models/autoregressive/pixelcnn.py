@@ -16,10 +16,9 @@ from t2i.models.autoregressive.causal import Categorical, CausalConv, Memory, ch
 
 
 class MaskedConv(nn.Module):
-    """A k × k convolution under mask A or B: its kernel's rows above, and what is left of the middle, with it.
+    """A k × k convolution with mask A or B, split into the kernel rows above and the left part of the middle row.
 
-    The two parts are kept apart, so that nothing is multiplied with zeros, and a row's share of the first is computed
-    once for the row.
+    With the split, nothing is multiplied with zeros, and the first part is computed once per row.
     """
 
     def __init__(self, inputs: Tensor, outputs: Tensor, kernel: int, kind: str):
@@ -38,7 +37,7 @@ class MaskedConv(nn.Module):
             memory.rows[self] = self.above.read(memory, i, None)
 
     def at(self, memory: Memory, value: Tensor, i: int, j: int) -> Tensor:
-        """(B, I, 1, 1), the input of place (i, j) -> (B, O, 1, 1)"""
+        """(B, I, 1, 1), the input at position (i, j) -> (B, O, 1, 1)"""
         found = self.left.step(memory, value, i, j)
         if self.above is None:
             return found
@@ -83,7 +82,7 @@ class Residual(Categorical):
     """A convolution with mask A, residual layers with mask B, two 1×1 layers, and a softmax over the levels."""
 
     def _assemble(self, width: int, first_kernel: int, layers: Iterable[nn.Module]) -> None:
-        """The layers take 2·W maps, shared out among the channels, and have `MaskedConv`'s `begin_row` and `at`."""
+        """Build the network. Layers take 2·W maps, divided among the channels, and have `begin_row` and `at`."""
         channels = self.shape[0]
         wide = channel_groups(2 * width, channels)
         logits = torch.arange(channels).repeat_interleave(self.levels)
@@ -129,10 +128,10 @@ class Residual(Categorical):
 class PixelCNN(Residual):
     """A 7×7 convolution with mask A, residual blocks with mask B, two 1×1 layers, and a softmax over the levels.
 
-    Its field of view has a blind spot: pixels above and to the right that no path reaches. `GatedPixelCNN` has none.
+    Its receptive field has a blind spot: pixels above and to the right that no path reaches. `GatedPixelCNN` has none.
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel`.
         width: Half of the channels between residual blocks, W, a multiple of `channels`.
         blocks: Number of residual blocks.
         kernel: Kernel size of the blocks' convolutions; odd.
@@ -162,7 +161,7 @@ class PixelCNN(Residual):
 
 
 def check_sizes(width: int, channels: int, blocks: int, *kernels: int) -> None:
-    """Raise ValueError unless the width can be shared out among the channels and the kernels have a middle."""
+    """Raise ValueError unless the width is a multiple of the channels and the kernel sizes are odd."""
     if width < channels or width % channels or blocks < 1:
         raise ValueError(f"width must be a multiple of {channels} and blocks at least 1, not {width} and {blocks}")
     if any(kernel < 3 or kernel % 2 == 0 for kernel in kernels):

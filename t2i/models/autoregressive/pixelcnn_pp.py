@@ -1,7 +1,7 @@
-"""PixelCNN++: a mixture of discretised logistics, and levels of resolution (Salimans et al. 2017, arXiv 1701.05517).
+"""PixelCNN++: mixtures of discretised logistics at several resolutions (Salimans et al. 2017, arXiv 1701.05517).
 
-Two streams of maps: the vertical one at (i, j) knows the rows above i, the horizontal one also row i before j. Both go
-down through the resolutions and up again, with skips between; the horizontal one takes from the vertical one.
+Two streams of feature maps: at (i, j), the vertical one sees the rows above i, the horizontal one also row i before j.
+Both go down through the resolutions and up again, with skip connections; the horizontal one is fed by the vertical one.
 
 Shapes: B batch · C image channels · S image side · L levels · W width · M logistics · P parameters of a pixel
 """
@@ -30,7 +30,7 @@ class GatedBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, beside: Tensor | None, y: Tensor | None, at: Whole | Place) -> Tensor:
-        """(B, W, s, s), (B, beside, s, s), labels (B,) -> (B, W, s, s); or one row or place of it, as `at` says"""
+        """(B, W, s, s), (B, beside, s, s), labels (B,) -> (B, W, s, s); or one row or position of it, as set by `at`"""
         h = at(self.first, concat_elu(x))
         if self.beside is not None:
             h = h + at(self.beside, concat_elu(beside))
@@ -52,7 +52,7 @@ class Stream(nn.Module):
     def __init__(self, width: int, resolutions: int, blocks: int, horizontal: bool, classes: int, dropout: float):
         super().__init__()
         how = {"kernel": (2, 2), "columns": "left"} if horizontal else {"kernel": (2, 3), "columns": "around"}
-        sides = width * horizontal  # what the vertical stream hands over
+        sides = width * horizontal  # channels from the vertical stream
 
         def block(beside: int, scale: int) -> GatedBlock:
             return GatedBlock(width, beside, classes, dropout, scale=scale, **how)
@@ -68,7 +68,7 @@ class Stream(nn.Module):
         self.up = nn.ModuleList(CausalConv(width, 4 * width) for _ in range(last))
 
     def forward(self, x: Tensor, sides: Sides | None, y: Tensor | None, at: Whole | Place) -> tuple[Tensor, Sides]:
-        """(B, W, S, S), and what the vertical stream's blocks gave -> (B, W, S, S), and what these gave"""
+        """(B, W, S, S), outputs of the vertical stream's blocks -> (B, W, S, S), outputs of these blocks"""
         gave: Sides = {}
         skips: list[list[Tensor]] = []
         deepest = at.deepest(len(self.down_blocks) - 1)
@@ -82,7 +82,7 @@ class Stream(nn.Module):
         if deepest == len(self.down):
             x = skips[deepest].pop()
         else:
-            at.write(self.down[deepest], x)  # the coarser resolution is not computed here, but will look at this
+            at.write(self.down[deepest], x)  # an input of the coarser resolution, which is not computed here
             x = at.kept(self, deepest)
         for s in reversed(range(deepest + 1)):
             for k, block in enumerate(self.up_blocks[s]):
@@ -98,7 +98,7 @@ Sides = dict[tuple[str, int, int], Tensor]  # (down or up, resolution, block): i
 
 
 class Whole:
-    """All places at once."""
+    """All positions at once."""
 
     def __call__(self, conv: CausalConv, x: Tensor) -> Tensor:
         return conv(x)
@@ -114,7 +114,7 @@ class Whole:
 
 
 class Place:
-    """One place, or one row where j is None: a resolution of half the side is computed at every other, and kept."""
+    """One position, or one row if j is None; each coarser resolution is computed at every other one, and cached."""
 
     def __init__(self, memory: Memory, i: int, j: int | None):
         self.memory, self.i, self.j = memory, i, j
@@ -131,12 +131,12 @@ class Place:
         return (together & -together).bit_length() - 1
 
     def side(self, x: Tensor, scale: int) -> Tensor:
-        """The vertical stream's (B, W, 1, s), of this row, at this place."""
+        """Select this position from the vertical stream's (B, W, 1, s) of this row."""
         j = self._at(scale)[1]
         return x[..., j : j + 1]
 
     def keep(self, stream: Stream, scale: int, x: Tensor) -> Tensor:
-        """Keep what a coarser resolution says of two rows, (B, W, 2, 2 or s), and take this place's."""
+        """Cache the output of a coarser resolution for two rows, (B, W, 2, 2 or s), and select this position."""
         i, j = self._at(scale)
         key = stream, scale
         if key not in self.memory.maps:
@@ -156,12 +156,12 @@ class Place:
 
 
 class PixelCNNpp(Autoregressive):
-    """The two streams, and of every pixel a mixture of discretised logistics.
+    """The two streams, with a mixture of discretised logistics for every pixel.
 
-    Left out of the paper's: weight normalisation, and its start from data.
+    Unlike the paper, without weight normalisation and its data-dependent initialisation.
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel`.
         width: Channels, W.
         resolutions: Number of resolutions, each half of the one before; the image side must be divisible by
             2 ** (resolutions - 1).
@@ -193,7 +193,7 @@ class PixelCNNpp(Autoregressive):
             raise ValueError(f"must be at least 1: {width=}, {resolutions=}, {blocks=}, {mixtures=}")
         if image_size % 2 ** (resolutions - 1):
             raise ValueError(f"an image side of {image_size} cannot be halved {resolutions - 1} times")
-        self.draws = channels + 1  # one chooses the logistic
+        self.draws = channels + 1  # one selects the mixture component
         inputs, parts = channels + 1, (width, resolutions, blocks)  # a channel of ones tells pixels from padding
         self.above = CausalConv(inputs, width, (2, 3), "around", shift_down=True)
         self.row_above = CausalConv(inputs, width, (1, 3), "around", shift_down=True)
@@ -216,7 +216,7 @@ class PixelCNNpp(Autoregressive):
         return (nats + weights).logsumexp(1)
 
     def _mixture(self, parameters: Tensor, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, P, …), (B, C, …) -> ln of the weights (B, M, …), means and log-scales (B, M, C, …), eq. 3."""
+        """(B, P, …), (B, C, …) -> log-weights (B, M, …), means and log-scales (B, M, C, …), eq. 3."""
         C, M = self.shape[0], self.config.mixtures
         logits, means, log_scales, mixing = parameters.split([M, M * C, M * C, M * C * (C - 1) // 2], dim=1)
         means, log_scales = (p.unflatten(1, (M, C)) for p in (means, log_scales))

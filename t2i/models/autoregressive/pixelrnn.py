@@ -26,10 +26,10 @@ def cell(gates: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class RowLSTM(nn.Module):
-    """From the top row down, all of a row at once (§3.1): a state sees three of the row above, so a triangle of pixels.
+    """Row by row from the top (§3.1); each state sees three states of the row above, so its context is a triangle.
 
     Args:
-        inputs: of which image channel each input is, (2·W,).
+        inputs: image channel of each input, (2·W,).
         width: W.
         channels: C.
     """
@@ -67,10 +67,10 @@ class RowLSTM(nn.Module):
 
 
 class DiagonalLSTM(nn.Module):
-    """From the top left corner over the diagonals, all of one at once: a state sees the one above and the one left.
+    """Diagonal by diagonal from the top left corner; each state sees the ones above and to the left.
 
-    Its cell comes from the left. The paper skews the image to make columns of diagonals (fig. 3), half of them empty;
-    here the places are sorted by diagonals, and nothing is computed that is not there.
+    Its cell state comes from the left. The paper skews the image so that diagonals are columns (fig. 3), half of which
+    is padding; here the positions are sorted by diagonals, without padding.
     """
 
     def __init__(self, width: int):
@@ -78,7 +78,7 @@ class DiagonalLSTM(nn.Module):
         self.state = nn.Conv1d(width, 4 * width, 2, bias=False)  # of the state above, and of the one to the left
 
     def forward(self, gates: Tensor) -> Tensor:
-        """What the input says, (B, 4·W, S, S) -> h (B, W, S, S)"""
+        """Contribution of the input to the gates, (B, 4·W, S, S) -> h (B, W, S, S)"""
         side = gates.shape[3]
         order = by_diagonals(side).to(gates.device)
         lengths = [*range(1, side + 1), *range(side - 1, 0, -1)]
@@ -94,22 +94,22 @@ class DiagonalLSTM(nn.Module):
         return torch.cat(found, dim=2)[..., order.argsort()].unflatten(2, (side, side))
 
     def step(self, gates: Tensor, above: Tensor, left: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """One place: (B, 4·W), the states above and left and the cell left, (B, W) each -> h and c (B, W)"""
+        """One position: (B, 4·W), the states above and left and the cell left, (B, W) each -> h and c (B, W)"""
         return cell(gates + F.linear(torch.stack([above, left], 2).flatten(1), self.state.weight.flatten(1)), memory)
 
 
 def by_diagonals(side: int) -> Tensor:
-    """The places i · S + j sorted by i + j, on a diagonal from the top: (S²,)"""
+    """The positions i · S + j sorted by i + j, within a diagonal from the top: (S²,)"""
     places = torch.arange(side)
     return (places[:, None] + places).flatten().argsort(stable=True)
 
 
 class DiagonalBiLSTM(nn.Module):
-    """Two of them, from the left and from the right (§3.2).
+    """Two diagonal LSTMs, from the left and from the right (§3.2).
 
-    What comes from the right is moved down by a row, so that no pixel sees one that is still to come; of the row above
-    it may see all channels, and has no mask. Together they see all pixels before but one, as in the paper: after mask A
-    the right end of the row above is known from the next row on, and where the first convolution reaches it.
+    The right one's output is shifted down by a row, so that no pixel sees a later one; it sees all channels of the row
+    above, so it has no mask. Together they see all preceding pixels but one, as in the paper: after mask A, the right
+    end of the row above is visible only from the next row on, or within the kernel of the first convolution.
     """
 
     def __init__(self, inputs: Tensor, width: int, channels: int):
@@ -125,7 +125,7 @@ class DiagonalBiLSTM(nn.Module):
         return self.left(self.input(x)) + F.pad(from_right, (0, 0, 1, -1))
 
     def begin_row(self, memory: Memory, i: int) -> None:
-        """What comes from the right, of the whole row i - 1, whose inputs are now known."""
+        """Compute the right LSTM for the whole row i - 1, whose inputs are now known."""
         if i == 0:
             memory.maps[self] = Diagonals(memory, self.left.state.weight.shape[1])
         else:
@@ -149,11 +149,11 @@ class DiagonalBiLSTM(nn.Module):
 
 
 class Diagonals:
-    """What a `DiagonalBiLSTM` keeps between places.
+    """The cache of a `DiagonalBiLSTM` between positions.
 
     Attributes:
-        h, c: of the left one, (B, W, S + 1), the last of each column, after a column of zeros.
-        right: h of the right one in the row above, (B, W, S); right_gates: what its input says in this row.
+        h, c: states of the left LSTM, (B, W, S + 1), the latest of each column, after a column of zeros.
+        right: h of the right LSTM in the row above, (B, W, S); right_gates: its input's gates in this row.
     """
 
     def __init__(self, memory: Memory, width: int):
@@ -187,7 +187,7 @@ class PixelRNN(Residual):
     """A 7×7 convolution with mask A, residual LSTMs, two 1×1 layers, and a softmax over the levels (table 1).
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel`.
         kind: 'row': LSTMs over the rows, whose context is a triangle of pixels; 'diagonal': over the diagonals, whose
             context is nearly all preceding pixels, at three times the cost.
         width: Channels of the LSTMs, W, a multiple of `channels`; half of those between them.

@@ -1,7 +1,7 @@
-"""Leading a score model by a classifier's gradient: ∇ ln p(x_t | y) = ∇ ln p(x_t) + ∇ ln p(y | x_t).
+"""Classifier guidance of a score model: ∇ ln p(x_t | y) = ∇ ln p(x_t) + ∇ ln p(y | x_t).
 
 Song et al. 2021, arXiv 2011.13456, § 5 and app. I; a scale above 1: Dhariwal and Nichol 2021, arXiv 2105.05233, § 4.
-Shapes: B batch · C channels · S image side · K classes · N pictures to train on
+Shapes: B batch · C channels · S image side · K classes · N training images
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ NoisyLogits = Callable[[Tensor, Tensor], Tensor]  # images (B, C, S, S) and time
 
 
 class NoisyClassifier(ModelMixin, ConfigMixin):
-    """p(y | x_t): which class a noisy image belongs to.
+    """A classifier of noisy images, p(y | x_t).
 
     Args:
-        image_size, channels: of the images; levels: of those it is trained on; num_classes: K.
-        widths: channels of each level, fine to coarse; every level but the first halves the side.
-        blocks: residual blocks a level.
+        image_size, channels, levels, num_classes: properties of the training images; K classes.
+        widths: number of channels of each level, from fine to coarse; every level after the first halves the side.
+        blocks: number of residual blocks per level.
 
     Raises ValueError for sizes that do not fit together.
     """
@@ -63,7 +63,7 @@ class NoisyClassifier(ModelMixin, ConfigMixin):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Noisy images (B, C, S, S), times (B,) in (0, 1] -> logits (B, K)"""
         time = self.time(self.frequencies(100 * t.to(x.device)).to(self.dtype))
-        h = (x / (1 + x.square().mean((1, 2, 3), keepdim=True)).sqrt()).to(self.dtype)  # at a σ of 50 too
+        h = (x / (1 + x.square().mean((1, 2, 3), keepdim=True)).sqrt()).to(self.dtype)  # unit variance, even at σ = 50
         for first, shift, *blocks in self.stages:
             h = first(h) + shift(time)[:, :, None, None]
             for block in blocks:
@@ -88,10 +88,10 @@ def fit_classifier(
     learning_rate: float = 1e-3,
     seed: int = 0,
 ) -> list[float]:
-    """Train it on images of L levels (N, C, S, S) and labels (N,), on its own device; the losses, one a step.
+    """Train on images of L levels (N, C, S, S) and labels (N,), on the classifier's device; returns the loss per step.
 
-    The seed is that of batches, times and noise; torch's own generator is left as it was.
-    Raises ValueError unless there is a label of its classes for each image.
+    The seed determines batches, times and noise; torch's global generator is not changed.
+    Raises ValueError unless every image has a valid label.
     """
     classes = classifier.config.num_classes
     if y.shape != images.shape[:1] or y.is_floating_point() or not 0 <= y.min() <= y.max() < classes:

@@ -1,8 +1,8 @@
-"""Denoising diffusion: noise is added in T small steps, and a network learns to take each of them back.
+"""Denoising diffusion: noise is added in T small steps, and a network learns to reverse each of them.
 
 Ho et al. 2020, arXiv 2006.11239 ("DDPM"); sampling in fewer steps: Song et al. 2021, arXiv 2010.02502 ("DDIM").
 As in the papers, x_0 is the image, x_1 … x_T ever noisier ones, and ᾱ_0 = 1.
-Shapes: B batch · C channels · S image side · T steps · k terms of the bound that are drawn
+Shapes: B batch · C channels · S image side · T steps · k sampled terms of the bound
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from t2i.models.base import PREVIEW_STEPS, GenerativeModel, Generators, Likeliho
 from t2i.models.diffusion.unet import make_unet
 from t2i.models.pixel_likelihoods import discretized_gaussian, nearest
 
-GUESS = 0.1  # variance of a pixel, by which `elbo` guesses which of the bound's terms are large
+GUESS = 0.1  # assumed variance of a pixel, from which `elbo` estimates the magnitudes of the bound's terms
 
 
 class DDPM(GenerativeModel):
     """q(x_t | x_{t-1}) = N(√(1 - β_t) x_{t-1}, β_t), and p(x_{t-1} | x_t), whose mean a U-Net gives by ε̂(x_t, t).
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel`.
         widths: Channels of each level of the U-Net, from fine to coarse; each level after the first halves the
             resolution.
         blocks: Residual blocks per level.
@@ -64,14 +64,14 @@ class DDPM(GenerativeModel):
             raise ValueError(f"unknown variance {variance!r}: choose 'small' or 'large'")
         self.unet = make_unet(image_size, channels, num_classes, widths, blocks, dropout)
         self.T = num_train_timesteps
-        # By t = 0 … T, float64. Where there is no such thing as β_0 or β̃_1, a one stands in.
+        # Indexed by t = 0 … T, float64; 1 where undefined (β_0, β̃_1).
         one = torch.ones(1, dtype=torch.float64)
         self.alpha_bar = torch.cat([one, self.schedule.alphas_cumprod])
         self.beta = torch.cat([one, self.schedule.betas.double()])
         before = torch.cat([one, self.alpha_bar[:-1]])
         self.x0_share = before.sqrt() * self.beta / (1 - self.alpha_bar).clamp(min=1e-30)  # of eq. 7's mean
         self.posterior = (1 - before) / (1 - self.alpha_bar).clamp(min=1e-30) * self.beta  # β̃_t, eq. 7
-        self.posterior[:2] = self.posterior[2]  # what p(x_0 | x_1) has, as in the authors' code
+        self.posterior[:2] = self.posterior[2]  # used for p(x_0 | x_1), as in the authors' code
         self.sigma2 = self.posterior.clone() if variance == "small" else self.beta.clone()
         self.sigma2[:2] = self.posterior[2]
 
@@ -79,11 +79,11 @@ class DDPM(GenerativeModel):
 
     def noise(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """ε̂: noisy images (B, C, S, S), t in 1 … T (B,), labels -> (B, C, S, S)"""
-        times = (t - 1).to(x.device) * (1000 / self.T)  # the network's frequencies are made for a thousand steps
+        times = (t - 1).to(x.device) * (1000 / self.T)  # the U-Net's timestep frequencies are made for 1000 steps
         return self.unet(x.to(self.dtype), times, y).sample.float()
 
     def denoised(self, x: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
-        """x̂_0: as `noise` takes them -> (B, C, S, S), clipped to [-1, 1], where all images lie."""
+        """The predicted x̂_0, with the arguments of `noise` -> (B, C, S, S), clipped to [-1, 1]."""
         return self._denoised(x, t, self.noise(x, t, y))
 
     def _denoised(self, x: Tensor, t: Tensor, noise: Tensor) -> Tensor:
@@ -98,8 +98,8 @@ class DDPM(GenerativeModel):
     def loss(self, images: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
         """As `GenerativeModel.loss`, but `loss` is the mean square error of the noise (L_simple, eq. 14).
 
-        `nats` and `bits` are those of the bound, guessed from the one t that each image happens to be at: the mean over
-        many steps is right, a single one says little.
+        `nats` and `bits` are those of the bound, estimated from one t per image: unbiased, but a single estimate has a
+        high variance.
         """
         self._check(images, y)
         t = torch.randint(1, self.T + 1, (len(images),), device=images.device)
@@ -117,8 +117,8 @@ class DDPM(GenerativeModel):
     def terms(self, images: Tensor, y: Tensor | None = None, generator: Generators = None) -> Tensor:
         """Each term of the bound, L_0 … L_T (eq. 5): images of L levels (B, C, S, S) -> nats (B, T + 1).
 
-        The bound is their sum. L_0 is -ln p(x_0 | x_1), the others KLs, and all but L_T are taken at one noisy image
-        each. This asks the network T times; `elbo` estimates the sum from a few.
+        The bound is their sum. L_0 is -ln p(x_0 | x_1), the others KL divergences, and all but L_T are estimated with
+        one noisy image each. This takes T network evaluations; `elbo` estimates the sum from a few.
         """
         self._check(images, y)
         found = []
@@ -129,10 +129,10 @@ class DDPM(GenerativeModel):
     def elbo(self, images: Tensor, y: Tensor | None = None, generator: Generators = None, samples: int = 1) -> Tensor:
         """A lower bound of ln P(x | y), estimated: images of L levels (B, C, S, S) -> nats (B,).
 
-        L_T and L_0 are computed, and of the T - 1 terms between, k = `samples` are drawn, a term with the probability
-        q_t, and counted 1 / (k q_t) times: right on average, whatever q. Each image's draws are its own, one from each
-        k-th part of q. A single estimate strays widely; the mean over many pictures, or over
-        many samples, does not. The network is asked k + 1 times.
+        L_T and L_0 are computed; of the T - 1 terms between, k = `samples` are sampled with probability q_t, with
+        weight 1 / (k q_t), which is unbiased for any q. Sampling is stratified (one term from each k-th part of q) and
+        independent for each image. A single estimate has a high variance, unlike the mean over many images or samples.
+        This takes k + 1 network evaluations.
         """
         self._check(images, y)
         if samples < 1:
@@ -148,19 +148,19 @@ class DDPM(GenerativeModel):
         return -bound
 
     def _at(self, images: Tensor, t: Tensor, y: Tensor | None, generator: Generators) -> Tensor:
-        """L_{t-1} (B,) at an x_t that is drawn; t (B,) on the CPU."""
+        """L_{t-1} (B,) at a sampled x_t; t (B,) on the CPU."""
         noise = normal(images.shape, generator, images.device, torch.float32)
         x = self.schedule.add_noise(images, noise, t - 1)
         return self._term(images, self.denoised(x, t, y), t)
 
     def _term(self, images: Tensor, denoised: Tensor, t: Tensor) -> Tensor:
-        """L_{t-1} where the network said x̂_0: images and x̂_0 (B, C, S, S), t (B,) -> nats (B,)"""
+        """L_{t-1} for the predicted x̂_0: images and x̂_0 (B, C, S, S), t (B,) -> nats (B,)"""
         t = t.cpu()
         sigma2, posterior, share = (
             of[t].view(-1, 1, 1, 1).to(images.device, torch.float32)
             for of in (self.sigma2, self.posterior, self.x0_share)
         )
-        # KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)), eq. 8: the means differ by their share of x_0 - x̂_0 alone.
+        # KL(q(x_{t-1} | x_t, x_0) ‖ p(x_{t-1} | x_t)), eq. 8: the means differ only by a multiple of x_0 - x̂_0.
         ratio = posterior / sigma2
         kl = 0.5 * ((share * (images - denoised)).square() / sigma2 + ratio - 1 - ratio.log())
         # At t = 1 the mean is x̂_0 itself, and the decoder a discretised Gaussian around it, eq. 13.
@@ -169,13 +169,13 @@ class DDPM(GenerativeModel):
         return torch.where(first, decoder, kl).flatten(1).sum(1)
 
     def _last(self, images: Tensor) -> Tensor:
-        """L_T = KL(q(x_T | x_0) ‖ N(0, 1)): (B,). Nothing of it is learned."""
+        """L_T = KL(q(x_T | x_0) ‖ N(0, 1)): (B,). It does not depend on the parameters."""
         left = self.alpha_bar[-1].item()
         constant = -left - torch.log1p(torch.tensor(-left, dtype=torch.float64)).item()
         return 0.5 * (left * images.float().square() + constant).flatten(1).sum(1)
 
     def _shares(self) -> Tensor:
-        """q_t of t = 2 … T, (T - 1,): what the terms would share if pixels were Gaussian with a variance of GUESS."""
+        """q_t of t = 2 … T, (T - 1,): the terms' fractions of the bound for Gaussian pixels with variance GUESS."""
         left, share, sigma2 = self.alpha_bar[2:], self.x0_share[2:], self.sigma2[2:]
         error = GUESS * (1 - left) / (GUESS * left + 1 - left)
         guess = share.square() * error / sigma2
@@ -185,7 +185,7 @@ class DDPM(GenerativeModel):
 
     @property
     def preview_options(self) -> dict[str, int]:
-        """DDIM's steps instead of all."""
+        """Fewer steps, with DDIM."""
         return {"steps": min(PREVIEW_STEPS, self.config.num_train_timesteps)}
 
     @torch.no_grad()
@@ -197,11 +197,11 @@ class DDPM(GenerativeModel):
         steps: int | None = None,
         eta: float = 0.0,
     ) -> Tensor:
-        """Noise becomes images. See `GenerativeModel`.
+        """Generate images from noise. See `GenerativeModel`.
 
         Args:
-            steps: without, all T of ancestral sampling (Ho et al., algorithm 2); with, so many of DDIM's.
-            eta: of DDIM, its share of fresh noise: 0 is a function of the first noise; 1 with T steps is ancestral
+            steps: number of DDIM steps; by default, all T steps of ancestral sampling (Ho et al., algorithm 2).
+            eta: amount of fresh noise in DDIM: 0 is deterministic given the initial noise; 1 with T steps is ancestral
                 sampling with the small variance.
 
         Raises ValueError for steps and eta out of range, and as `GenerativeModel` says.
@@ -216,17 +216,17 @@ class DDPM(GenerativeModel):
             x = self._mean(x, t, s, fresh, y)
             if ancestral:
                 fresh = self.sigma2[t].item() ** 0.5
-            if fresh and s:  # the last step shows its mean
+            if fresh and s:  # the last step returns the mean
                 x = x + fresh * normal(x.shape, generator, x.device, x.dtype)
         return nearest(x, self.levels)
 
     def fresh(self, t: int, s: int, eta: float = 1.0) -> float:
-        """σ of the noise that is added on the way from x_t to x_s, s < t (DDIM, eq. 16)."""
+        """σ of the noise added in the step from x_t to x_s, s < t (DDIM, eq. 16)."""
         left, then = self.alpha_bar[t].item(), self.alpha_bar[s].item()
         return eta * ((1 - then) / (1 - left)) ** 0.5 * (1 - left / then) ** 0.5
 
     def _mean(self, x: Tensor, t: int, s: int, fresh: float, y: Tensor | None) -> Tensor:
-        """The mean of x_s given x_t (DDIM, eq. 12): the image, and what is left of the noise that x_t says it has."""
+        """The mean of x_s given x_t (DDIM, eq. 12): the predicted image plus the remaining part of the noise."""
         left, then = self.alpha_bar[t].item(), self.alpha_bar[s].item()
         image = self.denoised(x, torch.full((len(x),), t), y)
         noise = (x - left**0.5 * image) / (1 - left) ** 0.5

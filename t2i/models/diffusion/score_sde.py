@@ -1,7 +1,7 @@
 """Score-based generation through stochastic differential equations (Song et al. 2021, arXiv 2011.13456).
 
-An SDE turns images into noise (`sde.py`); a network learns the score ∇ ln p_t(x) of what is on the way; and the score
-is all that the way back asks for, at random or along an ordinary differential equation, which has a likelihood too.
+An SDE turns images into noise (`sde.py`); a network learns the score ∇ ln p_t(x) of the noisy images, which is all that
+the reverse process needs: an SDE, or an ordinary differential equation, which also has a likelihood.
 Shapes: B batch · C channels · S image side · N = C·S·S · K classes
 """
 
@@ -34,19 +34,18 @@ from t2i.models.diffusion.unet import make_unet
 
 Score = Callable[[Tensor, Tensor], Tensor]  # of images (B, C, S, S) at times (B,)
 METHODS = ("sde", "pc", "ode")
-TEMPO = 4.0  # of the U-Net's clock: at 1000 t it would swing too fast for an ODE of few steps
+TEMPO = 4.0  # scale of the U-Net's time: with 1000 t, it would oscillate too fast for an ODE of few steps
 
 
 class ScoreSDE(GenerativeModel):
-    """An SDE, and a U-Net that gives the score at each of its times.
+    """An SDE, and a U-Net that predicts the score at all times.
 
-    One thing differs from the paper: the U-Net gives neither score nor noise but v (Salimans and Ho 2022, arXiv
-    2202.00512), of an input of about unit variance. Where there is almost nothing but noise, as at the σ = 50 of "ve",
-    the noise is then read off the input, and the network's errors count for little (Karras et al. 2022, arXiv
-    2206.00364, § 5).
+    Unlike in the paper, the U-Net predicts neither score nor noise but v (Salimans and Ho 2022, arXiv 2202.00512), from
+    an input scaled to about unit variance. Where the input is almost pure noise, as at the σ = 50 of "ve", the noise is
+    then taken from the input, and the network's errors have little effect (Karras et al. 2022, arXiv 2206.00364, § 5).
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel`.
         widths: Channels of each level of the U-Net, from fine to coarse; each level after the first halves the
             resolution.
         blocks: Residual blocks per level.
@@ -110,10 +109,10 @@ class ScoreSDE(GenerativeModel):
     # --- training ---------------------------------------------------------------------------------------------------
 
     def loss(self, images: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
-        """Denoising score matching (eq. 7): images of L levels (B, C, S, S), labels (B,) -> `loss`, a mean of numbers.
+        """Denoising score matching (eq. 7): images of L levels (B, C, S, S), labels (B,) -> `loss`, averaged.
 
-        With the weight s² it is the error of the noise, times uniform. With g², times are uniform in the logarithm of
-        the signal-to-noise ratio, where g² is a constant times s², and the loss is nats a number, but for a constant.
+        With the weight s², it is the error of the noise at uniform times. With g², times are uniform in the log-SNR,
+        where g² is a constant times s², and the loss is nats/dim up to a constant.
         """
         self._check(images, y)
         x0 = dequantize(images, self.levels)
@@ -142,14 +141,14 @@ class ScoreSDE(GenerativeModel):
     ) -> Tensor:
         """ln p(x | y) of continuous images (B, C, S, S) in [-1, 1], along the ODE (eq. 39) -> nats (B,).
 
-        Images of L levels are scored by `t2i.models.base.log_likelihood`. No gradient reaches the parameters: what is
-        trained is `loss`. The density is that of images with the least noise there is (`SDE.first`).
+        Images of L levels are scored by `t2i.models.base.log_likelihood`. No gradient reaches the parameters; `loss` is
+        for training. The density is that of images with the minimum noise (at time `SDE.first`).
 
         Args:
-            generator: of the signs by which the trace is estimated; without, each image's own bytes decide on them.
-            trace: of ∂(dx/dt)/∂x: "hutchinson" estimates it (eq. 40; right on average), "exact" asks N times as much.
-            tolerance: relative and absolute, of a solver that chooses its steps by the whole batch (Dormand and
-                Prince); without, `ode_steps` equal steps, and each image on its own.
+            generator: generator of the random signs for estimating the trace; by default seeded by each image's bytes.
+            trace: trace of ∂(dx/dt)/∂x: "hutchinson" (an unbiased estimate, eq. 40) or "exact" (N times the cost).
+            tolerance: relative and absolute tolerance of an adaptive solver (Dormand and Prince), with common steps for
+                the batch; by default, `ode_steps` equal steps, independently for each image.
 
         Raises ValueError for images of another shape or range.
         """
@@ -162,7 +161,7 @@ class ScoreSDE(GenerativeModel):
 
     @torch.no_grad()
     def encode(self, images: Tensor, y: Tensor | None = None, tolerance: float | None = None) -> Tensor:
-        """Images (B, C, S, S) -> the noise at the ODE's other end (B, N), about standard normal."""
+        """Images (B, C, S, S) -> the noise at the end of the ODE (B, N), about standard normal."""
         self._check(images, y)
         return (self._solve(images.float(), y, tolerance=tolerance)[0] / self.sde.prior_std).flatten(1)
 
@@ -185,9 +184,9 @@ class ScoreSDE(GenerativeModel):
         score: Score | None = None,
         divergence: Callable | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """From image to noise, or back: where x ends (B, C, S, S), and the integral of the divergence (B,).
+        """Integrate from image to noise, or back: final x (B, C, S, S), and the integral of the divergence (B,).
 
-        The clock is the logarithm of the signal-to-noise ratio: by it, nothing in the equation becomes infinite.
+        The time variable is the log-SNR, in which all terms of the equation are finite.
         """
         score = score or (lambda x, t: self.score(x, t, y))
 
@@ -211,7 +210,7 @@ class ScoreSDE(GenerativeModel):
         return path[-1], gained[-1]
 
     def _clock(self) -> tuple[float, float]:
-        """ln(a² / s²) at the first and the last time."""
+        """ln(a² / s²) at the first and last time."""
         ends = self.sde.log_snr(torch.tensor([self.sde.first, 1.0], dtype=torch.float64))
         return tuple(ends.tolist())
 
@@ -242,16 +241,16 @@ class ScoreSDE(GenerativeModel):
         guidance: float = 1.0,
         rounded: bool = True,
     ) -> Tensor:
-        """Noise becomes images. See `GenerativeModel`.
+        """Generate images from noise. See `GenerativeModel`.
 
         Args:
-            method: "sde", the reverse-time SDE by Euler and Maruyama (eq. 6); "pc", a step of Langevin dynamics after
-                each of these (algorithm 1); "ode", the ODE, and `decode` of the same noise.
-            steps: of the first two; by default the model's.
-            snr: of Langevin's steps, which are 2 (snr s)²: how far the score moves x beside the noise.
-            classifier, target, guidance: leads all images to the labels (n,) by ∇ ln p(target | x_t), times guidance
-                (§ 5 and app. I): logits (B, K) of images and times, such as a `NoisyClassifier`'s.
-            rounded: to L levels; without, as they come out.
+            method: "sde", the reverse-time SDE by the Euler-Maruyama method (eq. 6); "pc", with a Langevin step after
+                each of its steps (algorithm 1); "ode", the ODE, as in `decode`.
+            steps: number of steps of the first two; by default the model's.
+            snr: signal-to-noise ratio of the Langevin steps, of size 2 (snr s)².
+            classifier, target, guidance: classifier guidance towards labels (n,), with scale `guidance` (§ 5 and
+                app. I); the classifier returns logits (B, K) for images and times, as `NoisyClassifier` does.
+            rounded: whether to round to L levels.
 
         Raises ValueError for an unknown method, a classifier without targets, and as `GenerativeModel` says.
         """
@@ -272,7 +271,7 @@ class ScoreSDE(GenerativeModel):
                 if method == "pc":
                     x = self._langevin(x, then.expand(n), snr, score, generator)
             a, s = (along(c, x) for c in self.sde.marginal(times[-1:]))
-            x = (x + s.square() * score(x, times[-1].expand(n))) / a  # the last noise taken off (Tweedie)
+            x = (x + s.square() * score(x, times[-1].expand(n))) / a  # remove the remaining noise (Tweedie)
         return nearest_levels(x, self.levels) if rounded else x
 
     def _euler(self, x: Tensor, t: Tensor, step: float, score: Score, generator: Generators) -> Tensor:
@@ -282,10 +281,10 @@ class ScoreSDE(GenerativeModel):
         return x - step * (self.sde.drift(x, t) - g.square() * score(x, t)) + step**0.5 * g * noise
 
     def _langevin(self, x: Tensor, t: Tensor, snr: float, score: Score, generator: Generators) -> Tensor:
-        """x moved within p_t: its distribution stays, and errors of the steps before fade.
+        """A Langevin step within p_t, which reduces the errors of previous steps.
 
-        The paper divides the norm of the noise by that of the score, both over the whole batch. Here they are what they
-        are about, √N and √N / s, so that an image depends on no other.
+        The paper divides the norm of the noise by that of the score, both over the whole batch. Here their approximate
+        values √N and √N / s are used, so that images do not depend on each other.
         """
         step = 2 * (snr * along(self.sde.marginal(t)[1], x)).square()
         return x + step * score(x, t) + (2 * step).sqrt() * normal(x.shape, generator, x.device, x.dtype)
@@ -303,7 +302,7 @@ class ScoreSDE(GenerativeModel):
 
 
 def _divergence(signs: Tensor | None) -> Callable[[Callable, Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Velocity (B, C, S, S) and its divergence (B,), estimated by signs (B, C, S, S), or without them exact."""
+    """Velocity (B, C, S, S) and its divergence (B,), estimated with signs (B, C, S, S), or exact without them."""
 
     def of(velocity: Callable[[Tensor, Tensor], Tensor], clock: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

@@ -1,8 +1,8 @@
 """Noising as a stochastic differential equation, dx = f(t) x dt + g(t) dw, from the image at t = 0 to noise at t = 1.
 
 Song et al. 2021, arXiv 2011.13456 (§ 3.4, app. B and C). All three are linear, so that x_t = a(t) x_0 + s(t) ε; and for
-all of them d ln(a²/s²) / dt = -g² / s² (Kingma et al. 2021, arXiv 2107.00630, app. I): the logarithm of the
-signal-to-noise ratio is a clock that goes well with any of them.
+all of them d ln(a²/s²) / dt = -g² / s² (Kingma et al. 2021, arXiv 2107.00630, app. I), so that the log-SNR is a
+suitable time variable for all.
 Shapes: B batch · … the axes of a sample; times, a, s, f and g are (B,) or scalars
 """
 
@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LEAST_STD = 1e-3  # images with so much noise count as images: at t = 0 itself, scores may be infinite
+LEAST_STD = 1e-3  # standard deviation of the noise at the first time: at t = 0, scores may be infinite
 
 
 @dataclass(frozen=True)
 class SDE:
-    """What the three have in common."""
+    """Base class of the three SDEs."""
 
     prior_std: ClassVar[float] = 1.0
 
@@ -42,20 +42,20 @@ class SDE:
         raise NotImplementedError
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """ln(a² / s²), which falls from image to noise."""
+        """The log-SNR ln(a² / s²), which decreases from image to noise."""
         a, s = self.marginal(t)
         return 2 * (a.log() - s.log())
 
     @property
     def first(self) -> float:
-        """The least time that is trained on and sampled to."""
+        """The smallest time of training and sampling."""
         return float(self.time(torch.tensor(-2 * math.log(LEAST_STD), dtype=torch.float64)))
 
     def times(self, steps: int) -> Tensor:
-        """From 1 to `first` in so many steps of sampling, (steps + 1,), float64.
+        """Sampling times from 1 to `first`, (steps + 1,), float64.
 
-        Equal steps of t would be many times longer than the last times are: where g² / s² is about 1 / t, each step has
-        to be a share of the t it starts from. Equal steps of t's cube root are that, and short enough where t is large.
+        Uniform steps would be far too large for small t: where g² / s² is about 1 / t, a step has to be a fraction of
+        t. Uniform steps of the cube root of t satisfy this, and are small enough for large t.
         """
         return torch.linspace(1, self.first ** (1 / 3), steps + 1, dtype=torch.float64) ** 3
 
@@ -76,9 +76,9 @@ class SDE:
 
 @dataclass(frozen=True)
 class VP(SDE):
-    """Variance preserving, a² + s² = 1: DDPM's chain in the limit of many steps (eq. 11 and 32).
+    """Variance preserving, a² + s² = 1: the limit of DDPM for many steps (eq. 11 and 32).
 
-    Raises ValueError for β that do not rise.
+    Raises ValueError for β that do not increase.
     """
 
     beta_min: float = 0.1
@@ -109,14 +109,14 @@ class VP(SDE):
         return t * self.beta_min + 0.5 * t.square() * (self.beta_max - self.beta_min)
 
     def _when(self, grown: Tensor) -> Tensor:
-        """The inverse of `_grown`, in the form of the quadratic formula that does not subtract."""
+        """The inverse of `_grown`, by the quadratic formula in its form without cancellation."""
         slope = self.beta_max - self.beta_min
         return 2 * grown / (self.beta_min + (self.beta_min**2 + 2 * slope * grown).sqrt())
 
 
 @dataclass(frozen=True)
 class SubVP(VP):
-    """Less noise than VP at every time, s = 1 - a² instead of its root (eq. 12 and 33)."""
+    """Sub-variance preserving: less noise than VP, s = 1 - a² instead of √(1 - a²) (eq. 12 and 33)."""
 
     def marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
         grown = self._grown(t)
@@ -131,9 +131,9 @@ class SubVP(VP):
 
 @dataclass(frozen=True)
 class VE(SDE):
-    """Variance exploding: the image stays, and noise of σ_min (σ_max / σ_min)^t drowns it (eq. 9 and 31).
+    """Variance exploding: the image is not scaled, and noise of σ_min (σ_max / σ_min)^t is added (eq. 9 and 31).
 
-    Raises ValueError for σ that do not rise.
+    Raises ValueError for σ that do not increase.
     """
 
     sigma_min: float = 0.01
@@ -149,7 +149,7 @@ class VE(SDE):
 
     @property
     def first(self) -> float:
-        return 0.0  # where there is noise already
+        return 0.0  # where the noise is σ_min
 
     def times(self, steps: int) -> Tensor:
         return torch.linspace(1, self.first, steps + 1, dtype=torch.float64)  # g² / s² is constant
@@ -175,5 +175,5 @@ SDES = {"vp": VP, "ve": VE, "subvp": SubVP}
 
 
 def along(values: Tensor, x: Tensor) -> Tensor:
-    """Values (B,) or (), one for each sample (B, …), so that they can be multiplied."""
+    """Reshape values (B,) or () to broadcast with samples (B, …)."""
     return values.to(x.device, x.dtype).view(-1, *(1,) * (x.ndim - 1))

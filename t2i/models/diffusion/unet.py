@@ -1,4 +1,4 @@
-"""The network of the diffusion models: a small U-Net that knows how noisy its input is.
+"""The network of the diffusion models: a small time-conditional U-Net.
 
 Shapes: B batch · C channels · S image side
 """
@@ -16,8 +16,8 @@ def make_unet(
     """Diffusers' U-Net, with attention at the coarsest side: (B, C, S, S), times (B,), labels (B,) -> (B, C, S, S).
 
     Args:
-        widths: channels of each level, fine to coarse; every level but the first halves the side.
-        blocks: residual blocks a level on the way down; one more on the way up.
+        widths: number of channels of each level, from fine to coarse; every level after the first halves the side.
+        blocks: number of residual blocks per level on the way down; one more on the way up.
 
     Raises ValueError for sizes that do not fit together.
     """
@@ -38,7 +38,7 @@ def make_unet(
 
 
 def check_sizes(image_size: int, widths: tuple[int, ...], blocks: int, dropout: float = 0.0) -> None:
-    """Raise ValueError as `check_widths` does, and for no blocks and a dropout that is no share."""
+    """Raise ValueError as `check_widths` does, and for fewer than one block or an invalid dropout probability."""
     check_widths(image_size, widths)
     if blocks < 1 or not 0 <= dropout < 1:
         raise ValueError(f"blocks must be at least 1 and dropout in [0, 1), not {blocks=}, {dropout=}")

@@ -15,7 +15,7 @@ from t2i.models.flows.realnvp import check_scales
 
 
 class Invertible1x1(Bijection):
-    """A rotation of the channels at first, W = P L (U + diag(s)), whose determinant is Π s (eq. 10 and 11)."""
+    """Invertible 1×1 convolution W = P L (U + diag(s)), initially a rotation, with determinant Π s (eq. 10 and 11)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -28,14 +28,14 @@ class Invertible1x1(Bijection):
         self.log_scale = nn.Parameter(diagonal.abs().log())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # Never in half precision, whatever autocast says: images would be rounded at every step of the flow.
+        # Never in half precision, even under autocast: images would be rounded at every step of the flow.
         with torch.autocast(x.device.type, enabled=False):
             lower, upper = self._factors()
             weight = self.permutation @ lower @ upper
             return F.conv2d(x, weight[:, :, None, None]), self.log_scale.sum() * (x.shape[2] * x.shape[3])
 
     def inverse(self, z: Tensor) -> Tensor:
-        # In double, which not all devices have: two small solves cost nothing, and errors would add up over the steps.
+        # In float64, on the CPU, since not all devices have it: the solves are cheap, and errors would accumulate.
         lower, upper, permutation = (factor.cpu().double() for factor in (*self._factors(), self.permutation))
         inner = torch.linalg.solve_triangular(lower, permutation.t(), upper=False, unitriangular=True)
         inverse = torch.linalg.solve_triangular(upper, inner, upper=True).to(z)
@@ -48,10 +48,10 @@ class Invertible1x1(Bijection):
 
 
 class Glow(Flow):
-    """Levels of steps; after each but the last, half of the channels leave with a prior learned from the other half.
+    """Flow steps at several scales; after each but the last, half of the channels leave, with a learned prior.
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel` and `Flow`.
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel` and `Flow`.
         scales: Number of scales; each begins with a squeeze, which halves the resolution.
         steps: Steps of flow at each scale.
         width: Channels of the couplings' networks.

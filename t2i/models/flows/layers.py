@@ -1,7 +1,7 @@
-"""What the normalising flows share: their likelihood, their inverse, and layers that both are exact for.
+"""The base class of the normalising flows, and invertible layers.
 
-A flow maps an image to as many independent numbers: ln p(x) = ln p(z) + ln |det ∂z/∂x| (Dinh et al. 2015, arXiv
-1410.8516, eq. 1).
+A flow maps an image bijectively to independent latents: ln p(x) = ln p(z) + ln |det ∂z/∂x| (Dinh et al. 2015,
+arXiv 1410.8516, eq. 1).
 Shapes: B batch · C image channels · S image side · N = C·S·S · c, s channels and side of a layer's input
 """
 
@@ -18,7 +18,7 @@ from t2i.models.base import GenerativeModel, Generators, Likelihood, nearest_lev
 
 
 class Bijection(nn.Module):
-    """A layer with an exact inverse: x -> z and ln |det ∂z/∂x|, (B,) or a scalar that all images share."""
+    """A layer with an exact inverse: x -> z and ln |det ∂z/∂x|, (B,) or a scalar if it is the same for all images."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         raise NotImplementedError
@@ -45,7 +45,7 @@ class Logit(Bijection):
 
 
 class Squeeze(Bijection):
-    """(B, c, s, s) -> (B, 4·c, s/2, s/2): nothing is lost, and the determinant is 1."""
+    """(B, c, s, s) -> (B, 4·c, s/2, s/2), with determinant 1."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return F.pixel_unshuffle(x, 2), x.new_zeros(())
@@ -55,13 +55,13 @@ class Squeeze(Bijection):
 
 
 class ActNorm(Bijection):
-    """A scale and a shift of each channel, set by the first data to mean 0 and deviation 1 (Glow, §3.1)."""
+    """Scale and shift per channel, initialised by data to mean 0 and standard deviation 1 (Glow, §3.1)."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.shift = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
-        self.waiting = False  # for the data that set it
+        self.waiting = False  # whether the next data initialise it
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self.waiting:
@@ -77,12 +77,12 @@ class ActNorm(Bijection):
 
 
 class AffineCoupling(Bijection):
-    """Half of the input stays, and decides on a scale and a shift of the other (RealNVP, eq. 7 and 8).
+    """Affine coupling: one half of the input determines scale and shift of the other (RealNVP, eq. 7 and 8).
 
     Args:
-        network: of c/2 channels, or c with a mask, to twice as many.
-        bound: the logarithm of the scale lies in [-bound, bound]: no layer can blow up.
-        mask: (1, 1, s, s) of zeros and ones, what stays; without it, the first half of the channels does.
+        network: network from c/2 channels, or c with a mask, to twice as many.
+        bound: maximum absolute log-scale, for stability.
+        mask: (1, 1, s, s), 1 for the unchanged half; by default, it is the first half of the channels.
     """
 
     def __init__(self, network: nn.Module, bound: float = 2.0, mask: Tensor | None = None):
@@ -101,7 +101,7 @@ class AffineCoupling(Bijection):
         return self._whole(stays, (moves - shift) * (-log_scale).exp())
 
     def _affine(self, stays: Tensor) -> tuple[Tensor, Tensor]:
-        raw, shift = self.network(stays).to(stays.dtype).chunk(2, dim=1)  # under autocast only the network is in half
+        raw, shift = self.network(stays).to(stays.dtype).chunk(2, dim=1)  # under autocast, only the network is in half
         log_scale = self.bound * (raw / self.bound).tanh()
         return (log_scale, shift) if self.mask is None else (log_scale * (1 - self.mask), shift * (1 - self.mask))
 
@@ -113,11 +113,11 @@ class AffineCoupling(Bijection):
 
 
 class Split(nn.Module):
-    """The second half of the channels leaves for the latents (RealNVP, §3.6).
+    """Factor out the second half of the channels as latents (RealNVP, §3.6).
 
     Args:
         shape: (c, s, s) of the input.
-        learned: it leaves as (b - μ(a)) / σ(a), so that p(b | a) is learned and the latents are alike (Glow's prior).
+        learned: whether to normalise it to (b - μ(a)) / σ(a), so that p(b | a) is learned (Glow's prior).
     """
 
     def __init__(self, shape: tuple[int, int, int], learned: bool = False):
@@ -127,7 +127,7 @@ class Split(nn.Module):
         self.prior = zeros(nn.Conv2d(half, 2 * half, 3, padding=1)) if learned else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """-> what goes on, (B, c/2, s, s); what leaves, the same; log-determinant"""
+        """-> the remaining half, (B, c/2, s, s); the latents, of the same shape; log-determinant"""
         a, b = x.chunk(2, dim=1)
         if self.prior is None:
             return a, b, x.new_zeros(())
@@ -146,9 +146,9 @@ class Split(nn.Module):
 
 
 class Flow(GenerativeModel):
-    """Images to independent numbers and back: the steps are the family's, all else is here.
+    """Base class of the flows, which define only their steps.
 
-    The prior is a standard normal or logistic; with labels y, each has its own mean and scale of every number.
+    The prior is a standard normal or logistic; with labels y, mean and scale of every latent are learned per class.
     """
 
     likelihood: ClassVar[Likelihood] = "exact"
@@ -158,7 +158,7 @@ class Flow(GenerativeModel):
     def _assemble(
         self, steps: list[nn.Module], last: tuple[int, ...], prior: Literal["normal", "logistic"], alpha: float
     ) -> None:
-        """Steps, the shape that the last one gives, the prior, and α of the logit, 0 for none. Raises ValueError."""
+        """Set steps, output shape of the last one, prior, and α of the logit transform (0: none). Raises ValueError."""
         if not 0 <= alpha < 0.5:
             raise ValueError(f"alpha must lie in [0, 0.5), not {alpha}")
         self.transforms = nn.ModuleList([Logit(alpha), *steps] if alpha else steps)
@@ -171,7 +171,7 @@ class Flow(GenerativeModel):
 
     @torch.no_grad()
     def initialize(self, images: Tensor, y: Tensor | None = None) -> None:
-        """Let images of L levels (B, C, S, S) set the activation norms; before training, the same on all processes."""
+        """Initialise the activation norms with images of L levels (B, C, S, S), before training, equal on all ranks."""
         for layer in self.modules():
             if isinstance(layer, ActNorm):
                 layer.waiting = True
@@ -209,7 +209,7 @@ class Flow(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, generator: Generators = None, temperature: float = 1.0) -> Tensor:
-        """See `GenerativeModel`; deviations of the prior are multiplied by `temperature` (Glow, §6)."""
+        """See `GenerativeModel`; the prior's standard deviations are multiplied by `temperature` (Glow, §6)."""
         self._check_labels(y, n)
         shape = (n, math.prod(self.shape))
         if self.distribution == "normal":
@@ -221,7 +221,7 @@ class Flow(GenerativeModel):
 
     @torch.no_grad()
     def interpolate(self, first: Tensor, second: Tensor, steps: int = 8, y: Tensor | None = None) -> Tensor:
-        """On the straight line between the latents of images (B, C, S, S) -> (steps, B, C, S, S), ends included."""
+        """Linear interpolation between the latents of images (B, C, S, S) -> (steps, B, C, S, S), with both ends."""
         a, b = self.encode(first, y), self.encode(second, y)
         return torch.stack([self.decode(torch.lerp(a, b, share.item()), y) for share in torch.linspace(0, 1, steps)])
 
@@ -248,7 +248,7 @@ class Flow(GenerativeModel):
 
 
 def zeros(layer: nn.Conv2d | nn.Linear) -> nn.Module:
-    """The layer with its weights and biases at zero: what follows it begins as the identity."""
+    """Set the weights and biases of a layer to zero, so that the layer it parametrises starts as the identity."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

@@ -1,6 +1,6 @@
 """NICE: additive coupling (Dinh et al. 2015, "Non-linear Independent Components Estimation", arXiv 1410.8516).
 
-Shapes: B batch · N numbers of an image · H hidden width
+Shapes: B batch · N dimensions of an image · H hidden width
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from t2i.models.flows.layers import Bijection, Flow, zeros
 
 
 class AdditiveCoupling(Bijection):
-    """Every other number stays, and shifts those between: determinant 1 (eq. 6 and 7)."""
+    """Additive coupling: every other value determines a shift of the rest, with determinant 1 (eq. 6 and 7)."""
 
     def __init__(self, numbers: int, width: int, hidden: int, even: bool):
         super().__init__()
@@ -42,7 +42,7 @@ class AdditiveCoupling(Bijection):
 
 
 class Scaling(Bijection):
-    """A scale for each number: the only layer of NICE that changes volume (§3.3)."""
+    """A scale per dimension: the only layer of NICE that is not volume-preserving (§3.3)."""
 
     def __init__(self, numbers: int):
         super().__init__()
@@ -73,7 +73,7 @@ class NICE(Flow):
     """Additive couplings of fully connected networks, a scaling, and a logistic prior.
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel` and `Flow`.
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel` and `Flow`.
         couplings: Number of additive coupling layers; at least 3, so that every value can depend on every other.
         width: Hidden units of the couplings' networks.
         hidden: Hidden layers of each network.

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from t2i.models.flows.layers import ActNorm, AffineCoupling, Bijection, Flow, Split, Squeeze, zeros
 from t2i.nn.blocks import ResBlock
 
-GROUPS = 8  # of the group norms
+GROUPS = 8  # number of groups of the group norms
 
 
 class RealNVP(Flow):
-    """At each scale couplings with a checkerboard, a squeeze, couplings of channels, and half the channels leave.
+    """At each scale: checkerboard couplings, squeeze, channel-wise couplings, and half the channels factored out.
 
-    Two things differ from the paper: its networks' and flow's batch norms are group norms and activation norms, so
-    that an image's likelihood does not depend on its batch.
+    Unlike in the paper, the batch norms of networks and flow are group norms and activation norms, so that an image's
+    likelihood does not depend on its batch.
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel` and `Flow`.
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel` and `Flow`.
         scales: Number of times that the resolution is halved; a last scale has checkerboard couplings only.
         couplings: Couplings of each kind (checkerboard, channel-wise) at each scale; one more at the last.
         width: Channels of the couplings' residual networks.
@@ -79,7 +79,7 @@ class RealNVP(Flow):
 
 
 class Swap(Bijection):
-    """The halves of the channels change places, so that the next coupling moves the other one."""
+    """Swap the halves of the channels, so that the next coupling transforms the other one."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return x.roll(x.shape[1] // 2, dims=1), x.new_zeros(())

@@ -1,6 +1,6 @@
-"""The autoencoder: an image through a few numbers and back. It has no likelihood, and nothing to sample from.
+"""The autoencoder, which has no likelihood and cannot be sampled.
 
-Shapes: B batch · C channels · S image side · Z latent numbers
+Shapes: B batch · C channels · S image side · Z latent dimensions
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from t2i.models.latent_variable.vae import check_widths, decoder_levels, encoder
 
 
 class Autoencoder(GenerativeModel):
-    """Encoder and decoder of the VAE's form, and the mean square error between.
+    """Encoder and decoder as in the VAE, trained with the mean squared error.
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`; there are no labels.
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel`; without labels.
         widths: Channels of each level of the networks, from fine to coarse; each level after the first halves the
             resolution.
         blocks: Residual blocks per level.
@@ -61,7 +61,7 @@ class Autoencoder(GenerativeModel):
         )
 
     def loss(self, images: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
-        """Images (B, C, S, S), no labels -> scalars: `loss`, the mean square error of pixels in [-1, 1]."""
+        """Images (B, C, S, S), no labels -> scalars: `loss`, the mean squared error of pixels in [-1, 1]."""
         self._check(images, y)
         return {"loss": (self.decoder(self.encoder(images.to(self.dtype))).float() - images).square().mean()}
 

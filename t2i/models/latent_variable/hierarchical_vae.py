@@ -1,7 +1,7 @@
-"""A hierarchical variational autoencoder: groups of latents, coarse to fine, each given those above it.
+"""A hierarchical variational autoencoder: groups of latents, from coarse to fine, each conditioned on those above it.
 
-The idea of NVAE at small size (Vahdat and Kautz 2020, arXiv 2007.03898): the generative network runs top-down, and the
-posterior shares it (Sønderby et al. 2016, arXiv 1602.02282).
+A small NVAE (Vahdat and Kautz 2020, arXiv 2007.03898): the generative network runs top-down and is shared with the
+posterior (Sønderby et al. 2016, arXiv 1602.02282).
 Shapes: B batch · C channels · S image side · G groups · D latent channels of a group · s side of a group's maps
 """
 
@@ -23,7 +23,7 @@ from t2i.nn.blocks import ResBlock
 
 
 class Group(nn.Module):
-    """One group of latents z ~ N(μ_p, σ_p²), and its posterior N(μ_p + Δμ, (σ_p Δσ)²): residual, NVAE §3.2."""
+    """A group of latents z ~ N(μ_p, σ_p²), with the residual posterior N(μ_p + Δμ, (σ_p Δσ)²) (NVAE, §3.2)."""
 
     def __init__(self, width: int, latent_channels: int):
         super().__init__()
@@ -33,13 +33,13 @@ class Group(nn.Module):
         )
         self.merge = nn.Conv2d(latent_channels, width, 1)
         self.block = ResBlock(width)
-        for layer in (self.prior, self.posterior[-1]):  # at first the posterior is the prior, and that N(0, 1)
+        for layer in (self.prior, self.posterior[-1]):  # initially, posterior and prior are N(0, 1)
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def distributions(self, h: Tensor, features: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """-> mean and log σ of the posterior (the prior's without features), then of the prior; (B, D, s, s)"""
-        prior_mean, prior_log_std = self.prior(F.silu(h)).float().chunk(2, dim=1)  # so that the KL is float32 too
+        prior_mean, prior_log_std = self.prior(F.silu(h)).float().chunk(2, dim=1)  # so that the KL is float32
         prior_log_std = prior_log_std.clamp(-5, 3)
         if features is None:
             return prior_mean, prior_log_std, prior_mean, prior_log_std
@@ -52,10 +52,11 @@ class Group(nn.Module):
 
 
 class HierarchicalVAE(GenerativeModel):
-    """Bottom-up features of the image, then the groups top-down, then pixels.
+    """A bottom-up encoder, top-down groups of latents, and a distribution over pixels.
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`; labels enter at the top.
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel`; labels enter at the
+            top.
         widths: Channels of each level of the networks, from fine to coarse; each level after the first halves the
             resolution.
         groups: Groups of latents at each level.
@@ -70,7 +71,7 @@ class HierarchicalVAE(GenerativeModel):
     Raises ValueError for sizes that do not fit together.
     """
 
-    progress = 1.0  # how far the training has come, which is for the loop to tell
+    progress = 1.0  # fraction of the training that is done, set by the training loop
     likelihood: ClassVar[Likelihood] = "bound"
     latents: ClassVar[bool] = True
     partial: ClassVar[Partial] = "any"
@@ -122,7 +123,7 @@ class HierarchicalVAE(GenerativeModel):
         )
 
     def encode(self, images: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images (B, C, S, S) -> means of their latents, all groups in one row (B, Z)"""
+        """Images (B, C, S, S) -> means of their latents, all groups concatenated (B, Z)"""
         self._check(images, y)
         zs = self._run(self._features(images), [None] * len(self.group_shapes), y, len(images))[1]
         return torch.cat([z.flatten(1) for z in zs], dim=1)
@@ -137,7 +138,7 @@ class HierarchicalVAE(GenerativeModel):
         return mode(self.pixels, self._run(None, given, y, len(z), given=True)[0])
 
     def loss(self, images: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
-        """As `GenerativeModel.loss`, with warm-up and free nats; also `kl` and `reconstruction`, nats an image."""
+        """As `GenerativeModel.loss`, with warm-up and free nats; also `kl` and `reconstruction`, nats per image."""
         images, offset = density_images(self, images)
         reconstruction, kls = self._terms(images, y, None, images, None)
         nats = reconstruction.mean() + offset
@@ -154,7 +155,7 @@ class HierarchicalVAE(GenerativeModel):
         samples: int = 1,
         known: Tensor | None = None,
     ) -> Tensor:
-        """A lower bound of ln p(x | y), nats (B,); with several samples the importance-weighted one, see `VAE.elbo`."""
+        """A lower bound of ln p(x | y), nats (B,); importance-weighted with several samples, see `VAE.elbo`."""
         seen, known = seen_and_known(self, images, y, known)
         if samples == 1:
             reconstruction, kls = self._terms(images, y, generator, seen, known)
@@ -171,7 +172,7 @@ class HierarchicalVAE(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, generator: Generators = None, temperature: float = 1.0) -> Tensor:
-        """Groups from their priors, deviations times `temperature`, then pixels. See `GenerativeModel`."""
+        """See `GenerativeModel`; standard deviations of the priors are multiplied by `temperature`."""
         self._check_labels(y, n)
         noise = [temperature * e for e in self._noise(n, generator)]
         return draw(self.pixels, self._run(None, noise, y, n)[0], self.levels, generator)
@@ -179,7 +180,7 @@ class HierarchicalVAE(GenerativeModel):
     def _terms(
         self, images: Tensor, y: Tensor | None, generator: Generators, seen: Tensor, known: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """ln p(known pixels | z) in nats (B,), and the KL of each group, of posteriors given what is seen (B, G)"""
+        """ln p(known pixels | z) in nats (B,), and the KL divergence of each group (B, G), given the seen pixels"""
         self._check(images, y)
         outputs, _, told = self._run(self._features(seen), self._noise(len(images), generator), y, len(images))
         kls = torch.stack([gaussian_kl(*t).flatten(1).sum(1) for t in told], dim=1)
@@ -198,9 +199,9 @@ class HierarchicalVAE(GenerativeModel):
     def _run(
         self, features: list[Tensor] | None, noise: list[Tensor | None], y: Tensor | None, n: int, given: bool = False
     ) -> tuple[Tensor, list[Tensor], list[tuple[Tensor, ...]]]:
-        """Top-down -> outputs for the pixels, latents, and what `Group.distributions` told of each.
+        """The top-down pass -> outputs for the pixels, latents, and `Group.distributions` of each group.
 
-        `noise` of None takes the mean; `given` noise is the latents themselves.
+        If `noise` is None, the means are used; `given` means that the noise is the latents themselves.
         """
         h = self.start.expand(n, -1, -1, -1)
         if self.label is not None:

@@ -1,7 +1,7 @@
-"""The networks of the multimodal VAE: pictures by convolutions, captions by GRUs, from and to a few numbers.
+"""The networks of the multimodal VAE: convolutional for images, GRUs for captions.
 
-Captions are token ids (B, T), padded with 0. The first 0 is the end; what follows it is never looked at.
-Shapes: B batch · C channels · S image side · T text length · V vocabulary · D latent numbers
+Captions are token ids (B, T), padded with 0. The first 0 is the end; everything after it is ignored.
+Shapes: B batch · C channels · S image side · T text length · V vocabulary · D latent dimensions
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class TextEncoder(nn.Module):
 
     def forward(self, text: Tensor) -> Tensor:
         states, _ = self.gru(self.embed(text))  # (B, T, width)
-        last = counted(text).sum(1) - 1  # where the end is read, or the last of T tokens
+        last = counted(text).sum(1) - 1  # position of the end, or of the last of T tokens
         return self.out(states[torch.arange(len(text), device=text.device), last])
 
 
 class TextDecoder(nn.Module):
-    """A GRU that is told the latents at its start and at every token."""
+    """A GRU conditioned on the latents by its initial state and at every token."""
 
     def __init__(self, vocab_size: int, width: int, latent_dim: int, word_dropout: float):
         super().__init__()
@@ -71,8 +71,8 @@ class TextDecoder(nn.Module):
         self.out = nn.Linear(width, vocab_size)
 
     def forward(self, latents: Tensor, text: Tensor) -> Tensor:
-        """(B, D), (B, T) -> logits of each token, given those before it (B, T, V)"""
-        before = F.pad(text[:, :-1], (1, 0), value=END)  # the padding token stands for the beginning, too
+        """(B, D), (B, T) -> logits of each token given the preceding ones (B, T, V)"""
+        before = F.pad(text[:, :-1], (1, 0), value=END)  # the padding token also marks the beginning
         embedded = self.embed(before)
         if self.training and self.word_dropout:
             embedded = embedded * (torch.rand_like(embedded[..., :1]) >= self.word_dropout)
@@ -81,7 +81,7 @@ class TextDecoder(nn.Module):
         return self.out(states)
 
     def write(self, latents: Tensor, length: int, generator: Generators = None, greedy: bool = False) -> Tensor:
-        """(B, D) -> tokens (B, T), drawn by the generators or each time the likeliest; 0 from the end on"""
+        """(B, D) -> tokens (B, T), sampled with the generators, or greedily; 0 from the end on"""
         n, state = len(latents), self.start(latents).tanh()[None]
         u = None if greedy else uniform((n, length), generator, latents.device, latents.dtype)
         token, going, written = latents.new_zeros(n, dtype=torch.long), latents.new_ones(n, dtype=torch.bool), []

@@ -1,12 +1,12 @@
-"""A variational autoencoder of pictures and captions: what they share, and what each has for itself.
+"""A variational autoencoder of images and captions, with shared and private latents.
 
 Shared latents z and private ones w_i, w_t (Hsu and Glass 2018, arXiv 1805.11264):
 
     p(x, t) = ∫ p(z) p(w_i) p(w_t) p(x | z, w_i) p(t | z, w_t),    all priors N(0, 1).
 
-The posterior of z is the product of the prior and an expert for each modality that is there (Wu and Goodman 2018, MVAE,
-arXiv 1802.05335, §2.1): so one model answers for pictures alone, captions alone, and both.
-Shapes: B batch · C channels · S image side · T text length · V vocabulary · Z shared, W private latent numbers
+The posterior of z is the product of the prior and an expert for each given modality (Wu and Goodman 2018, MVAE,
+arXiv 1802.05335, §2.1), so that one model handles images, captions, and both.
+Shapes: B batch · C channels · S image side · T text length · V vocabulary · Z shared, W private latent dimensions
 """
 
 from __future__ import annotations
@@ -32,15 +32,16 @@ Gaussian = tuple[Tensor, Tensor]  # mean and log σ, (B, Z) each
 
 
 class MultimodalVAE(ModelMixin, ConfigMixin):
-    """Two encoders, two decoders, one space between.
+    """An encoder and a decoder for each modality, with a shared latent space.
 
-    Captions are token ids (B, T), padded with 0. The first 0 is the end and counts in the likelihood, what follows is
-    never looked at; a caption of T tokens needs no end. Images are as those of `GenerativeModel`.
+    Captions are token ids (B, T), padded with 0. The first 0 is the end and counts in the likelihood, everything after
+    it is ignored; a caption of T tokens needs no end. Images are as in `GenerativeModel`.
 
     Args:
         vocab_size: Size of the vocabulary with the padding token, V.
         text_length: Maximum length of a caption in tokens, T; longer captions are truncated.
-        image_size, channels, levels: Of the images; pixels of two levels are Bernoulli, of more discretised logistic.
+        image_size, channels, levels: Properties of the images; pixels are Bernoulli for two levels, otherwise
+            discretised logistic.
         widths: Channels of each level of the image networks, from fine to coarse; each level after the first halves the
             resolution.
         blocks: Residual blocks per level.
@@ -102,7 +103,7 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
     # --- posteriors -------------------------------------------------------------------------------------------------
 
     def experts(self, images: Tensor | None, text: Tensor | None) -> list[tuple[Gaussian, Gaussian]]:
-        """Of each modality, where it is given: its expert on z, not yet times the prior, and the posterior of its w."""
+        """For each given modality: its expert on z (not multiplied with the prior), and the posterior of its w."""
         shared, found = self.config.shared_dim, []
         if images is not None:
             check_images(images, self.shape)
@@ -113,9 +114,9 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
         return found
 
     def posterior(self, images: Tensor | None = None, text: Tensor | None = None) -> Gaussian:
-        """q(z | what is given): images (B, C, S, S), text (B, T), one of them or both -> mean and log σ (B, Z) each
+        """q(z | given modalities): images (B, C, S, S), text (B, T), or both -> mean and log σ (B, Z) each
 
-        Raises ValueError for none, and for images and text that are not this model's.
+        Raises ValueError for neither, and for images and text of the wrong shape or range.
         """
         if images is None and text is None:
             raise ValueError("a posterior needs images, text, or both")
@@ -124,14 +125,14 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
     # --- training and scores ----------------------------------------------------------------------------------------
 
     def loss(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """Images (B, C, S, S), text (B, T) -> scalars: `loss`, nats a number of the image; `nats` a pair, and its parts
+        """Images (B, C, S, S), text (B, T) -> scalars: `loss`, nats per image dimension; `nats` per pair; components:
 
-        `image`, `text`: nats of each modality given z from both; `kl_image`, `kl_text`, `kl_shared`: of the latents.
+        `image`, `text`: nats of each modality given z from both; `kl_image`, `kl_text`, `kl_shared`: KL divergences.
         """
         (zi, wi), (zt, wt) = self.experts(images, text)
         picture, caption = (images, wi), (text, wt)
         mopoe = self.config.objective == "mopoe"
-        untold = (text, tuple(torch.zeros_like(part) for part in wt))  # w_t from the prior, as when it is written
+        untold = (text, tuple(torch.zeros_like(part) for part in wt))  # w_t from the prior, as in generation
         parts = self._terms([zi, zt], picture, caption)
         bounds = [
             parts,
@@ -146,7 +147,7 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
     def _terms(
         self, experts: list[Gaussian], picture: tuple[Tensor, Gaussian] | None, caption: tuple[Tensor, Gaussian] | None
     ) -> dict[str, Tensor]:
-        """The bound's terms with z from these experts, of the modalities that are given with their posteriors of w."""
+        """The terms of the bound with z from these experts, for the modalities given with their posteriors of w."""
         q = product_of_experts(experts)
         z = _draw(q, None)
         terms = dict.fromkeys(("image", "text", "kl_image", "kl_text"), torch.zeros((), device=z.device))
@@ -164,7 +165,7 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
     def elbo(self, images: Tensor, text: Tensor, generator: Generators = None, samples: int = 1) -> Tensor:
         """A lower bound of ln p(x, t): images (B, C, S, S), text (B, T) -> nats (B,)
 
-        With one sample its KL is analytic; with K it is the importance-weighted one (Burda et al. 2016, eq. 8).
+        With one sample, the KL is analytic; with K, the bound is importance-weighted (Burda et al. 2016, eq. 8).
         """
         (zi, wi), (zt, wt) = self.experts(images, text)
         qs = [product_of_experts([zi, zt]), wi, wt]
@@ -197,9 +198,9 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def sample_both(self, n: int, generator: Generators = None) -> tuple[Tensor, Tensor]:
-        """n new pairs that belong together: images (n, C, S, S) of L levels, captions (n, T).
+        """Generate n pairs: images (n, C, S, S) of L levels, captions (n, T).
 
-        The i-th follows from the i-th generator alone, where there are n; so in the two below.
+        Given n generators, the i-th pair depends only on the i-th generator; likewise in the two methods below.
         """
         z = self._private(n, self.config.shared_dim, generator)
         wi, wt = (self._private(n, dim, generator) for dim in (self.config.image_dim, self.config.text_dim))
@@ -215,7 +216,7 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def text_given_image(self, images: Tensor, generator: Generators = None) -> Tensor:
-        """Images (B, C, S, S) -> captions (B, T) of likeliest tokens, with z from q(z | x) and w_t from the prior"""
+        """Images (B, C, S, S) -> captions (B, T), decoded greedily, with z from q(z | x) and w_t from the prior"""
         z = _draw(self.posterior(images), generator)
         w = self._private(len(images), self.config.text_dim, generator)
         return self.text_decoder.write(torch.cat([z, w], 1), self.config.text_length, greedy=True)
@@ -232,9 +233,9 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
 
 
 def product_of_experts(experts: Sequence[Gaussian]) -> Gaussian:
-    """N(0, 1) times Gaussians, made one (MVAE, §2.1): (B, Z) pairs of mean and log σ -> one pair
+    """The normalised product of N(0, 1) and Gaussians (MVAE, §2.1): pairs of mean and log σ (B, Z) -> one pair
 
-    Precisions add up; the mean is that of the means, weighted by them.
+    Precisions add up, and weight the mean of the means.
     """
     precisions = [(-2 * log_std).exp() for _, log_std in experts]
     total = 1 + sum(precisions)

@@ -1,8 +1,8 @@
-"""The variational autoencoder, its β and conditional forms, and the importance-weighted bound.
+"""The variational autoencoder, β-VAE and conditional VAE, and the importance-weighted bound.
 
 Kingma and Welling 2014, arXiv 1312.6114; Higgins et al. 2017 (β-VAE); Sohn et al. 2015 (conditional); Burda et al. 2016
 (importance-weighted), arXiv 1509.00519.
-Shapes: B batch · C channels · S image side · Z latent numbers · K samples of the bound
+Shapes: B batch · C channels · S image side · Z latent dimensions · K samples of the bound
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from t2i.models.base import GenerativeModel, Generators, Likelihood, Partial, de
 from t2i.models.pixel_likelihoods import Pixels, check_pixels, draw, log_prob, mode, outputs_of
 from t2i.nn.blocks import ResBlock
 
-GROUPS = 8  # of the group norms
-IMPUTED = 5  # times that unknown pixels are replaced by their reconstruction
+GROUPS = 8  # number of groups of the group norms
+IMPUTED = 5  # number of times that unknown pixels are replaced by their reconstruction
 
 
 class VAE(GenerativeModel):
-    """q(z | x) = N(μ(x), σ²(x)), p(z) = N(0, 1), and a decoder p(x | z) over pixels; with labels, all given y.
+    """q(z | x) = N(μ(x), σ²(x)), p(z) = N(0, 1), and a decoder p(x | z) over pixels, all conditioned on any labels y.
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`; with labels, the
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel`; with labels, the
             prior p(z | y) = N(μ_y, σ_y²) is learned.
         widths: Channels of each level of the networks, from fine to coarse; each level after the first halves the
             resolution.
@@ -86,7 +86,7 @@ class VAE(GenerativeModel):
         """Images (B, C, S, S) -> mean and log σ of q(z | x, y), (B, Z) each. Raises ValueError for other images."""
         self._check(images, y)
         features = self._with_label(self.encoder(images.to(self.dtype)).flatten(1), y)
-        mean, log_std = self.to_posterior(features).float().chunk(2, dim=1)  # so that the KL is float32 too
+        mean, log_std = self.to_posterior(features).float().chunk(2, dim=1)  # so that the KL is float32
         return mean, log_std.clamp(-7, 4)
 
     def encode(self, images: Tensor, y: Tensor | None = None) -> Tensor:
@@ -94,7 +94,7 @@ class VAE(GenerativeModel):
         return self.posterior(images, y)[0]
 
     def kl(self, images: Tensor, y: Tensor | None = None) -> Tensor:
-        """Images (B, C, S, S) -> KL(q(z | x, y) ‖ p(z | y)) of each latent number, in nats (B, Z)"""
+        """Images (B, C, S, S) -> KL(q(z | x, y) ‖ p(z | y)) per latent dimension, in nats (B, Z)"""
         mean, log_std = self.posterior(images, y)
         return gaussian_kl(mean, log_std, *self._prior(y, mean))
 
@@ -106,7 +106,7 @@ class VAE(GenerativeModel):
         return mode(self.pixels, self._outputs(z, y))
 
     def loss(self, images: Tensor, y: Tensor | None = None) -> dict[str, Tensor]:
-        """As `GenerativeModel.loss`, with β; also `kl` and `reconstruction`, nats an image."""
+        """As `GenerativeModel.loss`, with β; also `kl` and `reconstruction`, nats per image."""
         if self.config.train_samples > 1:
             nats = -log_likelihood(self, images, y, samples=self.config.train_samples).mean()
             return self._scalars(nats, nats)
@@ -126,9 +126,9 @@ class VAE(GenerativeModel):
     ) -> Tensor:
         """A lower bound of ln p(x | y): images (B, C, S, S) -> nats (B,).
 
-        With one sample E_q ln p(x|z) - KL(q ‖ p), the KL analytic (Kingma and Welling, eq. 10); with K the importance
-        weighted ln 1/K Σ p(x, z_k) / q(z_k | x) (Burda et al., eq. 8), which K brings nearer to ln p(x). With `known`
-        (see `GenerativeModel`) a bound of ln p of those pixels: given z, the others fall away.
+        With one sample, E_q ln p(x|z) - KL(q ‖ p) with the analytic KL (Kingma and Welling, eq. 10); with K, the
+        importance-weighted ln 1/K Σ p(x, z_k) / q(z_k | x) (Burda et al., eq. 8), which is tighter for larger K. With
+        `known` (see `GenerativeModel`), a bound of ln p of those pixels, which are independent of the others given z.
         """
         seen, known = seen_and_known(self, images, y, known)
         if samples == 1:
@@ -137,7 +137,7 @@ class VAE(GenerativeModel):
         mean, log_std = self.posterior(seen, y)
         noise = normal((len(images), samples, self.latent_dim), generator, images.device, self.dtype)
         weights = []
-        for k in range(samples):  # one after the other: K times the memory would not do for a large K
+        for k in range(samples):  # sequentially, since a large K would take K times the memory
             z = mean + log_std.exp() * noise[:, k]
             prior_mean, prior_log_std = self._prior(y, mean)
             ratio = gaussian(z, prior_mean, prior_log_std) - gaussian(z, mean, log_std)
@@ -146,7 +146,7 @@ class VAE(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, generator: Generators = None) -> Tensor:
-        """z from the prior, pixels from the decoder's distribution. See `GenerativeModel`."""
+        """Sample z from the prior, then pixels from the decoder. See `GenerativeModel`."""
         self._check_labels(y, n)
         noise = normal((n, self.latent_dim), generator, self.device, self.dtype)
         mean, log_std = self._prior(y, noise)
@@ -180,11 +180,11 @@ class VAE(GenerativeModel):
 def seen_and_known(
     model: GenerativeModel, images: Tensor, y: Tensor | None, known: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
-    """What the encoder is shown, and which numbers are known, bool (B, C, S, S); images (B, C, S, S) and None if all.
+    """The encoder's input (B, C, S, S), and which values are known, bool (B, C, S, S), or None if all.
 
-    Unknown pixels begin between black and white, and are replaced by their reconstruction a few times (Rezende et al.
-    2014, arXiv 1401.4082, appendix F, by means instead of draws): a bound is one with any posterior, but a poor one
-    where the encoder is shown what no picture looks like. Raises ValueError as `GenerativeModel._check_known`.
+    Unknown pixels are initialised to grey and repeatedly replaced by their reconstruction (Rezende et al. 2014,
+    arXiv 1401.4082, appendix F, with means instead of samples): the bound holds for any posterior, but is loose if the
+    encoder's input is unlike any image. Raises ValueError as `GenerativeModel._check_known` does.
     """
     if known is None:
         return images, None
@@ -209,7 +209,7 @@ def gaussian_kl(mean: Tensor, log_std: Tensor, prior_mean: Tensor, prior_log_std
 
 
 def check_widths(image_size: int, widths: tuple[int, ...]) -> None:
-    """Raise ValueError for channels that the norms cannot group and a side that the levels cannot halve."""
+    """Raise ValueError for channels that the group norms cannot divide and a side that the levels cannot halve."""
     if not widths or any(w < GROUPS or w % GROUPS for w in widths):
         raise ValueError(f"widths must be multiples of {GROUPS}, at least one of them, not {tuple(widths)}")
     if image_size % 2 ** (len(widths) - 1):
@@ -217,7 +217,7 @@ def check_widths(image_size: int, widths: tuple[int, ...]) -> None:
 
 
 def encoder_levels(channels: int, widths: tuple[int, ...], blocks: int, dropout: float) -> list[nn.Module]:
-    """One module a level: (B, …) at this level's side -> (B, width, s, s), the first at the images' own."""
+    """One module per level, each with output (B, width, s, s), the first at the image resolution."""
     levels, before = [], channels
     for i, width in enumerate(widths):
         first = nn.Conv2d(before, width, 4, 2, 1) if i else nn.Conv2d(before, width, 3, padding=1)
@@ -227,7 +227,7 @@ def encoder_levels(channels: int, widths: tuple[int, ...], blocks: int, dropout:
 
 
 def decoder_levels(widths: tuple[int, ...], blocks: int, dropout: float, outputs: int) -> list[nn.Module]:
-    """From (B, width, s, s) of the coarsest level to (B, outputs, S, S)."""
+    """Modules from (B, width, s, s) of the coarsest level to (B, outputs, S, S)."""
     layers: list[nn.Module] = []
     for i in reversed(range(len(widths))):
         layers += [ResBlock(widths[i]) for _ in range(blocks)]

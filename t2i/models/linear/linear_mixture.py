@@ -1,8 +1,8 @@
-"""Principal components and a mixture of Gaussians in their scores: what can be had without a network.
+"""PCA with a mixture of Gaussians over the scores: a generative model without a neural network.
 
-The density is exact: p(x) = p(scores) · N(what the components leave over; 0, σ²). With one Gaussian and full rank this
-is a normal distribution, with one and a lower rank probabilistic PCA (Tipping and Bishop 1999, eq. 6 and 7). With
-labels every class has a mixture of its own, in the scores of the same components.
+The density is exact: p(x) = p(scores) · N(residual; 0, σ²). With one Gaussian and full rank this is a normal
+distribution, with one Gaussian and a lower rank probabilistic PCA (Tipping and Bishop 1999, eq. 6 and 7). With labels,
+every class has its own mixture over the scores of the same components.
 Shapes: B batch · C channels · S image side · N = C·S·S · R rank · K Gaussians · Y classes, 1 without labels
 """
 
@@ -28,14 +28,14 @@ from t2i.models.base import (
     uniform,
 )
 
-MIN_NOISE = 1e-6  # variance left over by the components, at least
+MIN_NOISE = 1e-6  # minimum variance of the residual
 
 
 class LinearMixture(GenerativeModel):
-    """Fitted by scikit-learn's `PCA` and, by EM, its `GaussianMixture`, not by gradients.
+    """A linear model fitted with scikit-learn's `PCA` and `GaussianMixture` (EM), without gradients.
 
     Args:
-        image_size, channels, levels, num_classes: Of the images, see `GenerativeModel`.
+        image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel`.
         rank: Number of principal components, R.
         components: Number of Gaussians in the mixture over their scores, K; with labels, for each class. 1 is PCA.
         ridge: Added to the diagonal of the covariances.
@@ -66,16 +66,16 @@ class LinearMixture(GenerativeModel):
             raise ValueError(f"rank must lie in [1, {numbers}], components be ≥ 1: {rank=}, {components=}, {ridge=}")
         self.register_buffer("center", torch.zeros(numbers))
         self.register_buffer("basis", torch.eye(numbers)[:rank])  # (R, N), orthonormal rows
-        self.register_buffer("noise", torch.ones(()))  # variance of each number outside the rows' span
+        self.register_buffer("noise", torch.ones(()))  # variance per dimension outside the span of the rows
         self.register_buffer("shares", torch.full((classes, components), 1 / components))
         self.register_buffer("means", torch.zeros(classes, components, rank))
         self.register_buffer("scales", torch.eye(rank).repeat(classes, components, 1, 1))  # Cholesky factors
 
     def fit(self, images: Tensor, y: Tensor | None = None, seed: int = 0) -> list[list[float]]:
-        """Fit to images of L levels (B, C, S, S) and their labels (B,), where it takes them.
+        """Fit to images of L levels (B, C, S, S) and, if class-conditional, labels (B,).
 
-        Returns EM's mean log-likelihood of the scores, one for each round, of each class's mixture.
-        Raises ValueError for fewer images than the rank or the Gaussians need, and for other images.
+        Returns EM's mean log-likelihood of the scores after each iteration, for the mixture of each class.
+        Raises ValueError for too few images for the rank or the Gaussians, and for invalid images.
         """
         from sklearn.base import clone  # slow to import
         from sklearn.decomposition import PCA
@@ -109,14 +109,14 @@ class LinearMixture(GenerativeModel):
     def log_prob(self, images: Tensor, y: Tensor | None = None, known: Tensor | None = None) -> Tensor:
         """ln p(x | y), exact, of continuous images (B, C, S, S) in [-1, 1] -> nats (B,). Raises ValueError for others.
 
-        With `known` (see `GenerativeModel`) ln p of those pixels: a Gaussian without some of its numbers is one still.
+        With `known` (see `GenerativeModel`), ln p of those pixels, since marginals of Gaussians are Gaussian.
         """
         self._check(images, y)
         centred = images.to(self.center.dtype).flatten(1) - self.center
         parts = [torch.zeros(len(images), 1, dtype=torch.long) if y is None else y[:, None].cpu()]
         if known is not None:
             parts.append(self._check_known(known, len(images)).flatten(1).long().cpu())
-        # Each class has densities of its own, and so has each choice of known numbers.
+        # The densities depend on the class and on which values are known.
         kinds, kind_of = torch.cat(parts, 1).unique(dim=0, return_inverse=True)
         nats = centred.new_empty(len(images))
         for i, (k, *mask) in enumerate(kinds.tolist()):
@@ -130,7 +130,7 @@ class LinearMixture(GenerativeModel):
         """ln p of images (b, N) under each Gaussian of class k: (b, K)"""
         scores = centred @ self.basis.t()  # (B, R)
         outside = len(self.center) - len(self.basis)
-        # What is left over is next to nothing near full rank: a difference of squares would be rounding alone.
+        # Near full rank the residual is tiny: computed as a difference of squares, it would be only rounding error.
         left = (centred - scores @ self.basis).square().sum(1) if outside else 0.0
         nats = -0.5 * left / self.noise - 0.5 * outside * (2 * math.pi * self.noise).log()
         deviations = (scores[:, None] - self.means[k]).permute(1, 2, 0)  # (K, R, b)
@@ -140,7 +140,7 @@ class LinearMixture(GenerativeModel):
         return (nats + each).t()
 
     def _nats_of(self, centred: Tensor, k: int, known: Tensor) -> Tensor:
-        """ln p of the known numbers alone, bool (N,), of images (b, N) under each Gaussian of class k: (b, K)"""
+        """ln p of the known values, bool (N,), of images (b, N) under each Gaussian of class k: (b, K)"""
         if not known.any():
             return centred.new_zeros(len(centred), len(self.shares[k]))
         parts = (self.basis[:, known], self.scales[k], self.means[k], self.noise, centred[:, None, known])
@@ -163,7 +163,7 @@ class LinearMixture(GenerativeModel):
 
     @torch.no_grad()
     def sample(self, n: int, y: Tensor | None = None, generator: Generators = None, leftover: bool = True) -> Tensor:
-        """See `GenerativeModel`; without `leftover`, what the components do not span stays at its mean."""
+        """See `GenerativeModel`; without `leftover`, no residual noise is added outside the components' span."""
         self._check_labels(y, n)
         device, dtype = self.center.device, self.center.dtype
         y = torch.zeros(n, dtype=torch.long, device=device) if y is None else y
@@ -178,5 +178,5 @@ class LinearMixture(GenerativeModel):
 
 
 def nearest(images: Tensor, among: Tensor) -> Tensor:
-    """Of each image the nearest of others, Euclidean: (B, C, S, S), (M, C, S, S) -> places (B,) in `among`"""
+    """The nearest neighbour of each image, Euclidean: (B, C, S, S), (M, C, S, S) -> indices (B,) into `among`"""
     return torch.cdist(images.flatten(1), among.flatten(1)).argmin(1)
