@@ -18,7 +18,7 @@ def to_device(model: M, device: str) -> M:
 
 
 def fastest_device() -> str:
-    """ "cuda", "mps" or "cpu": what "auto" stands for."""
+    """The device that "auto" stands for: "cuda", "mps" or "cpu"."""
     import torch  # imported here: it takes seconds, and options use this module too
 
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"

@@ -10,7 +10,7 @@ from t2i.folders import newest_in_run
 from t2i.manifest import verify
 from t2i.runs import BEST
 
-CLASSES = {  # name in config.json: where it is
+CLASSES = {  # class name in config.json: module and class
     "LinearMixture": "t2i.models.linear.linear_mixture:LinearMixture",
     "Autoencoder": "t2i.models.latent_variable.autoencoder:Autoencoder",
     "VAE": "t2i.models.latent_variable.vae:VAE",
@@ -26,7 +26,7 @@ CLASSES = {  # name in config.json: where it is
     "ScoreSDE": "t2i.models.diffusion.score_sde:ScoreSDE",
     "GAN": "t2i.models.adversarial.gan:GAN",
 }
-OTHERS = {  # with faces of their own
+OTHERS = {  # with other interfaces
     "CycleGAN": "t2i.models.adversarial.cyclegan",
     "MultimodalVAE": "t2i.models.latent_variable.multimodal_vae",
     "CharacterModel": "t2i.models.autoregressive.characters",
@@ -34,9 +34,9 @@ OTHERS = {  # with faces of their own
 
 
 def load_pretrained(folder: str | Path):
-    """The model saved in `folder`, whatever its family, or the best one of a run's folder; ready to sample and score.
+    """Load the model of any family saved in `folder`, or the best one of a run, in eval mode.
 
-    Raises FileNotFoundError or ValueError where there is none, or a damaged one.
+    Raises FileNotFoundError or ValueError if there is none, or it is damaged.
     """
     folder = Path(folder)
     if not (folder / "config.json").is_file():
@@ -46,7 +46,7 @@ def load_pretrained(folder: str | Path):
     verify(folder)
     if not config.is_file():
         raise FileNotFoundError(f"there is no model in {folder}: it has no config.json")
-    from t2i.weights import load_model  # not before: it takes seconds to import
+    from t2i.weights import load_model  # imported here: it takes seconds
 
     name = read_json(config).get("_class_name")
     if name in OTHERS:

@@ -86,7 +86,7 @@ def name(thing: Thing, rng: np.random.Generator | None = None, bare: bool = Fals
     text = kind.plural if plural else kind.name
     if not bare:
         options = PHRASINGS[thing.attribute]
-        # "a cat that is red" is rarer than "a cat made of wood", which people do say
+        # "a cat that is red" is less natural than "a cat made of wood", and so rarer
         p_first = 0.9 if thing.attribute in COLOURS else P_FIRST_ADJECTIVE
         text = _fill(_choose(options, p_first, rng), thing.attribute, text, plural)
     if not plural:

@@ -1,4 +1,4 @@
-"""The 24 kinds of thing: how each is called, drawn, and where its heart is."""
+"""The 24 kinds of things, each with its name, drawing function and heart."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Kind:
     """One kind of thing.
 
     Attributes:
-        name: as captions say it, singular.
-        plural: as captions say it after a number.
-        draw: draws it in the unit square.
-        heart: the middle of its largest uninterrupted surface (x, y in the unit square); the avocado's pit goes there.
+        name: singular, as used in captions.
+        plural: plural, as used in captions.
+        draw: function that draws it in the unit square.
+        heart: center of its largest uninterrupted surface (x, y in the unit square), where the avocado's pit is.
     """
 
     name: str

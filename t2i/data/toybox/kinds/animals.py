@@ -13,7 +13,7 @@ def _eye(p: Painter, x: float, y: float, r: float) -> None:
 
 
 def _tube(p: Painter, curve: tuple[Point, Point, Point, Point], w0: float, w1: float, tone: float) -> None:
-    """A tail or an arm along a cubic Bézier curve, its width going from w0 to w1."""
+    """A tail or an arm along a cubic Bézier curve, with a width from w0 to w1."""
     (ax, ay), (bx, by), (cx, cy), (dx, dy) = curve
     for i in range(41):
         t = i / 40
@@ -27,7 +27,7 @@ def horse(p: Painter) -> None:
     p.polygon([(0.36, 0.60), (0.50, 0.60), (0.47, 0.95), (0.38, 0.95)], tone=0.7)  # far legs
     p.polygon([(0.56, 0.60), (0.70, 0.60), (0.65, 0.95), (0.56, 0.95)], tone=0.7)
     _tube(p, ((0.32, 0.10), (0.47, 0.08), (0.53, 0.26), (0.56, 0.43)), 0.14, 0.12, tone=0.6)  # mane
-    p.rect((0.24, 0.37, 0.81, 0.68), radius=0.15, tone=1.0)  # trunk
+    p.rect((0.24, 0.37, 0.81, 0.68), radius=0.15, tone=1.0)  # body
     p.polygon([(0.24, 0.56), (0.26, 0.24), (0.36, 0.10), (0.45, 0.20), (0.55, 0.42), (0.48, 0.60)], tone=1.0)  # neck
     p.polygon([(0.24, 0.50), (0.39, 0.62), (0.36, 0.95), (0.265, 0.95)], tone=1.0)  # near legs
     p.polygon([(0.65, 0.62), (0.81, 0.50), (0.79, 0.95), (0.695, 0.95)], tone=1.0)
@@ -47,7 +47,7 @@ def squirrel(p: Painter) -> None:
     p.arc((0.625, 0.115, 0.885, 0.385), 150, 390, width=0.07, tone=1.25)
     p.polygon([(0.15, 0.28), (0.15, 0.06), (0.30, 0.22)], tone=0.7)  # ears
     p.polygon([(0.28, 0.26), (0.37, 0.04), (0.46, 0.28)], tone=0.9)
-    p.ellipse((0.20, 0.42, 0.62, 0.95), tone=1.0)  # trunk
+    p.ellipse((0.20, 0.42, 0.62, 0.95), tone=1.0)  # body
     p.ellipse((0.20, 0.50, 0.40, 0.88), tone=1.4)  # belly
     p.ellipse((0.36, 0.60, 0.66, 0.95), tone=1.1)  # haunch
     p.ellipse((0.16, 0.86, 0.54, 0.965), tone=0.8)  # foot
@@ -78,7 +78,7 @@ def mouse(p: Painter) -> None:
     _tube(p, ((0.64, 0.87), (1.06, 0.97), (0.78, 0.60), (0.92, 0.38)), 0.09, 0.06, tone=0.8)  # tail
     p.ellipse((0.50, 0.10, 0.80, 0.42), tone=0.75)  # far ear
     p.ellipse((0.56, 0.16, 0.74, 0.36), tone=1.15)
-    p.ellipse((0.28, 0.34, 0.78, 0.92), tone=1.0)  # trunk
+    p.ellipse((0.28, 0.34, 0.78, 0.92), tone=1.0)  # body
     p.polygon([(0.06, 0.68), (0.26, 0.45), (0.44, 0.36), (0.60, 0.91), (0.24, 0.90), (0.07, 0.77)], tone=1.0)  # head
     p.ellipse((0.58, 0.65, 0.77, 0.91), tone=0.85)  # haunch
     p.ellipse((0.20, 0.84, 0.40, 0.94), tone=1.25)  # feet
@@ -93,7 +93,7 @@ def mouse(p: Painter) -> None:
 
 def cat(p: Painter) -> None:
     _tube(p, ((0.56, 0.90), (0.98, 0.94), (0.74, 0.66), (0.89, 0.56)), 0.12, 0.12, tone=0.75)  # tail
-    p.ellipse((0.18, 0.48, 0.72, 0.97), tone=0.85)  # trunk
+    p.ellipse((0.18, 0.48, 0.72, 0.97), tone=0.85)  # body
     p.ellipse((0.31, 0.56, 0.59, 0.94), tone=1.3)  # chest
     p.ellipse((0.22, 0.85, 0.43, 0.97), tone=1.1)  # paws
     p.ellipse((0.47, 0.85, 0.68, 0.97), tone=1.1)
@@ -118,7 +118,7 @@ def fish(p: Painter) -> None:
     _tube(p, ((0.30, 0.28), (0.42, 0.18), (0.50, 0.15), (0.60, 0.15)), 0.16, 0.12, tone=0.7)  # fins
     p.polygon([(0.30, 0.30), (0.58, 0.14), (0.66, 0.36)], tone=0.7)
     _tube(p, ((0.44, 0.74), (0.48, 0.82), (0.52, 0.86), (0.58, 0.86)), 0.14, 0.10, tone=0.7)
-    p.ellipse((0.04, 0.20, 0.78, 0.80), tone=1.0)  # trunk
+    p.ellipse((0.04, 0.20, 0.78, 0.80), tone=1.0)  # body
     p.arc((0.04, 0.26, 0.37, 0.74), -62, 62, width=0.045, tone=0.6)  # gill
     p.pie((0.42, 0.52, 0.64, 0.74), 300, 520, tone=0.7)  # side fin
     _eye(p, 0.20, 0.42, 0.09)

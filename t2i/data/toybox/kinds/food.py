@@ -1,4 +1,4 @@
-"""Things to eat."""
+"""Food."""
 
 from __future__ import annotations
 

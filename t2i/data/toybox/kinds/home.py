@@ -1,4 +1,4 @@
-"""Things of the house."""
+"""Household objects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def armchair(p: Painter) -> None:
         p.rect((x, 0.84, x + 0.12, 0.96), radius=0.02, ink=DARK)
     p.rect((0.15, 0.04, 0.85, 0.76), radius=0.18, tone=0.9)  # back
     p.rect((0.25, 0.13, 0.75, 0.70), radius=0.12, tone=1.1)  # its cushion
-    p.rect((0.20, 0.50, 0.80, 0.90), radius=0.03, tone=0.4)  # the shadow round the seat
+    p.rect((0.20, 0.50, 0.80, 0.90), radius=0.03, tone=0.4)  # shadow around the seat
     p.rect((0.24, 0.76, 0.76, 0.90), tone=0.8)  # front
     p.rect((0.24, 0.53, 0.76, 0.74), radius=0.06, tone=1.3)  # seat
     for x in (0.04, 0.74):  # arms
@@ -110,7 +110,7 @@ def shirt(p: Painter) -> None:
             (0.39, 0.15),
         ],
         tone=1.05,
-    )  # trunk
+    )  # body
     for x in (0.24, 0.76):  # armpits
         p.line([(x, 0.24), (x, 0.46)], 0.03, tone=0.5)
     p.rect((0.24, 0.88, 0.76, 0.94), tone=0.85)  # hem

@@ -1,4 +1,4 @@
-"""Plants and signs."""
+"""Plants and symbols."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ POT = (112, 110, 116)
 
 
 def _glow(p: Painter, box: Box) -> None:
-    """A soft highlight: steps of light too small to show as edges."""
+    """A soft highlight: gradations too small to show as edges."""
     x0, y0, x1, y1 = box
     for i in range(8):
         dx, dy = i * (x1 - x0) / 17, i * (y1 - y0) / 17
@@ -33,7 +33,7 @@ def tree(p: Painter) -> None:
 
 
 def _arm(p: Painter, x: float, top: float, y: float, tone: float) -> None:
-    """From the stem at height y out to x, round the corner, up to top."""
+    """An arm from the stem at height y out to x, then up to `top`."""
     p.rect((min(x, 0.5) - 0.10, y - 0.10, max(x, 0.5) + 0.10, y + 0.10), radius=0.10, tone=tone)
     p.rect((x - 0.10, top, x + 0.10, y + 0.10), radius=0.10, tone=tone)
 

@@ -38,7 +38,7 @@ def robot(p: Painter) -> None:
     p.rect((0.81, 0.56, 0.96, 0.84), radius=0.06, tone=0.8)
     p.rect((0.27, 0.82, 0.46, 0.96), radius=0.03, tone=0.75)  # legs
     p.rect((0.54, 0.82, 0.73, 0.96), radius=0.03, tone=0.75)
-    p.rect((0.23, 0.54, 0.77, 0.87), radius=0.05, tone=1.0)  # trunk
+    p.rect((0.23, 0.54, 0.77, 0.87), radius=0.05, tone=1.0)  # torso
     for x in (0.35, 0.65):  # eyes
         p.ellipse((x - 0.10, 0.21, x + 0.10, 0.41), ink=LIGHT)
         p.ellipse((x - 0.055, 0.255, x + 0.055, 0.365), ink=DARK)
