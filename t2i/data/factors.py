@@ -1,6 +1,6 @@
 """Toybox images with five independent factors of variation, for measuring the disentanglement of latents.
 
-The factors are the kind, colour, x and y position of the center, and size of one object on white. All combinations are
+The factors are the kind, colour, x and y position of the centre, and size of one object on white. All combinations are
 equally likely, and none is among the held-out pairs. A fixed tenth of the 27,744 combinations is reserved for testing,
 since the others are soon all seen in training.
 Shapes: S image side

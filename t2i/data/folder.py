@@ -36,7 +36,7 @@ class ImageFolder:
 
     Args:
         folder: see the module's docstring. In a folder of only `train/` and other splits, `train/` is used.
-        size: side S of the images, center-cropped and resized.
+        size: side S of the images, centre-cropped and resized.
         image_column: metadata column: "image" is `file_name`, "NAME" is `NAME_file_name` or a column of file names.
         caption_column: metadata column with the captions.
         captions: whether every image must have a caption; otherwise missing captions are "".

@@ -61,7 +61,7 @@ def read_image(path: str | Path) -> Image.Image:
 
 
 def read_square(file: str | Path | bytes, size: int, name: str | None = None) -> np.ndarray:
-    """Center square of an image file, or of its content -> uint8 (S, S, 3); raises ImageError as `read_image` does.
+    """Centre square of an image file, or of its content -> uint8 (S, S, 3); raises ImageError as `read_image` does.
 
     A JPEG is decoded at 1/8, 1/4 or 1/2 of its size if that is still at least 2 S.
     """
@@ -71,7 +71,7 @@ def read_square(file: str | Path | bytes, size: int, name: str | None = None) ->
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
-    """Convert with `to_rgb`, center-crop and resize to uint8 (size, size, 3)."""
+    """Convert with `to_rgb`, centre-crop and resize to uint8 (size, size, 3)."""
     image = to_rgb(image)
     width, height = image.size
     side = min(width, height)

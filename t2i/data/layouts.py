@@ -122,7 +122,7 @@ def _maps_of(source: ImageFolder, column: str) -> list[str]:
 
 
 def square_map(image: Image.Image, size: int) -> Image.Image:
-    """Center-crop and resize as for images, but without interpolating between labels."""
+    """Centre-crop and resize as for images, but without interpolating between labels."""
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)

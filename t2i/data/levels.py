@@ -28,9 +28,9 @@ class PreparePixels:
     shift: int = 0
 
     def __call__(self, item: dict, rng: np.random.Generator) -> dict:
-        """-> "k": levels, uint8 (C, S, S); "label": an integer, 0 where there is none"""
+        """-> "k": levels, uint8 (C, S, S); "label": an integer, 0 if there is none"""
         image = np.asarray(item["image"], np.float32).transpose(2, 0, 1) / 255  # (3, S, S)
-        if self.channels == 1:  # Rec. 601's luma; grey images stay as they are
+        if self.channels == 1:  # Rec. 601's luma; grey images are unchanged
             image = np.tensordot(np.float32([0.299, 0.587, 0.114]), image, 1)[None]
         if self.shift:
             image = _translated(image, *rng.integers(-self.shift, self.shift + 1, 2))

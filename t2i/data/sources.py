@@ -30,7 +30,7 @@ PATIENCE = 5  # seconds to wait for the Hub to answer whether a dataset exists
 
 
 class Pictures:
-    """Images and captions of a Hugging Face dataset, center-cropped to a square and resized.
+    """Images and captions of a Hugging Face dataset, centre-cropped to a square and resized.
 
     Args:
         dataset: a `datasets.Dataset` with an image column and a text column.

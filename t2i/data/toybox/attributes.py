@@ -44,6 +44,6 @@ def pattern(name: str, size: int) -> Image.Image:
 def fruit(name: str, mask: Image.Image, heart: tuple[float, float]) -> Image.Image:
     """The texture of a cut fruit: RGB, the size of `mask` (mode L, the body's silhouette).
 
-    `heart` is the center of the pit or segments, in the unit square.
+    `heart` is the centre of the pit or segments, in the unit square.
     """
     return FRUITS[name](mask, heart)

@@ -207,7 +207,7 @@ def load_reader(folder: str | Path | None = None) -> Reader:
 
 
 def predict(reader: Reader, images: Sequence[Image.Image], batch_size: int = 32) -> list[Reading]:
-    """The prediction for each image, of any size; the classifier sees its center square at 64 × 64."""
+    """The prediction for each image, of any size; the classifier sees its centre square at 64 × 64."""
     found: list[Reading] = []
     for start in range(0, len(images), batch_size):
         pixels = np.stack([square(image, IMAGE_SIZE) for image in images[start : start + batch_size]])

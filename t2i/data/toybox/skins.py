@@ -65,7 +65,7 @@ def zebra(size: int) -> Image.Image:
 
 
 def leopard(size: int) -> Image.Image:
-    """Tan fur with broken dark rings around darker centers."""
+    """Tan fur with broken dark rings around darker centres."""
     c = _Canvas(size, (232, 176, 84))
     places = random.Random(3)  # only .random(), whose stream Python guarantees across versions
     for row in range(-1, 6):

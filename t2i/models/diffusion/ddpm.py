@@ -23,7 +23,7 @@ GUESS = 0.1  # assumed variance of a pixel, from which `elbo` estimates the magn
 
 
 class DDPM(GenerativeModel):
-    """q(x_t | x_{t-1}) = N(√(1 - β_t) x_{t-1}, β_t), and p(x_{t-1} | x_t), whose mean a U-Net gives by ε̂(x_t, t).
+    """q(x_t | x_{t-1}) = N(√(1 - β_t) x_{t-1}, β_t), and p(x_{t-1} | x_t), whose mean follows from a U-Net's ε̂(x_t, t).
 
     Args:
         image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel`.

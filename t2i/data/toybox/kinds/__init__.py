@@ -17,7 +17,7 @@ class Kind:
         name: singular, as used in captions.
         plural: plural, as used in captions.
         draw: function that draws it in the unit square.
-        heart: center of its largest uninterrupted surface (x, y in the unit square), where the avocado's pit is.
+        heart: centre of its largest uninterrupted surface (x, y in the unit square), where the avocado's pit is.
     """
 
     name: str
