@@ -26,6 +26,7 @@ class Export:
     size: int = 64
     """Image side in pixels."""
     seed: int = 0
+    """Seed of the scenes."""
     workers: int = 0
     """Number of worker processes; 0 uses one per core. The output does not depend on it."""
     layout: Literal["folder", "array"] = "folder"

@@ -48,7 +48,7 @@ class Invertible1x1(Bijection):
 
 
 class Glow(Flow):
-    """Flow steps at several scales; after each but the last, half of the channels leave, with a learned prior.
+    """Flow steps at several scales; between them, half of the channels are split off, with a prior given the rest.
 
     Args:
         image_size, channels, levels, num_classes: Properties of the images, see `GenerativeModel` and `Flow`.
