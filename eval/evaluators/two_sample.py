@@ -114,8 +114,9 @@ def _fit(x: Tensor, y: Tensor, fit: Tensor, choose: Tensor) -> nn.Module:
 
 def _network() -> nn.Sequential:
     layers: list[nn.Module] = []
-    for before, width in ((3, WIDTH), (WIDTH, WIDTH), (WIDTH, 2 * WIDTH), (2 * WIDTH, 4 * WIDTH)):
-        layers += [nn.Conv2d(before, width, 3, stride=2, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
+    strides = ((3, WIDTH, 1), (WIDTH, WIDTH, 2), (WIDTH, 2 * WIDTH, 2), (2 * WIDTH, 4 * WIDTH, 2))
+    for before, width, stride in strides:
+        layers += [nn.Conv2d(before, width, 3, stride=stride, padding=1), nn.GroupNorm(8, width), nn.SiLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.2), nn.Linear(4 * WIDTH, 1))
 
 
