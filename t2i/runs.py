@@ -28,11 +28,12 @@ def read_recipe(folder: str | Path) -> dict:
     return {}
 
 
-def open_training_data(folder: str | Path) -> Splits:
+def open_training_data(folder: str | Path, remedy: str = "give the folder of such a run") -> Splits:
     """The data that an unconditional model was trained on.
 
     Args:
         folder: folder of the run, or of one of its checkpoints.
+        remedy: what a user can do instead, for the message.
 
     Raises ValueError for any other folder, and as `open_splits` does.
     """
@@ -40,6 +41,6 @@ def open_training_data(folder: str | Path) -> Splits:
 
     recipe = read_recipe(folder)
     if not recipe:
-        raise ValueError(f"{folder} is not a run of an unconditional model: give --data")
+        raise ValueError(f"{folder} is not a run of an unconditional model, whose recipe.json names its data: {remedy}")
     columns = {name: recipe[name] for name in ("image_column", "caption_column")}
     return open_splits(recipe["data"], recipe["image_size"], recipe["seed"], **columns)

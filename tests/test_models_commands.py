@@ -221,7 +221,7 @@ def test_bits_of_what_has_none_are_refused(runs, tmp_path):
     for argument, said in ((runs["autoencoder"], "neither a likelihood"), (runs["cyclegan"], "ways of its own")):
         with pytest.raises(SystemExit, match=said):
             main(["eval", str(argument), "--metrics", "likelihood", "--out", str(tmp_path / "x")])
-    with pytest.raises(ValueError, match="give --data"):
+    with pytest.raises(ValueError, match="give the folder of such a run"):
         open_training_data(runs["cyclegan"])
 
 

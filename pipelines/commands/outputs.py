@@ -57,7 +57,18 @@ def write_images(outputs: Sequence[Output], folder: bool) -> str:
     A file is overwritten only by the very same image of the same settings. Where a name is taken by anything else, the
     first free number is appended to the names of all images: a-cat-0-2.png.
     """
-    number = next(n for n in itertools.count(1) if all(_is_free(output, n) for output in outputs))
+    contents: dict[Path, tuple] = {}  # of the new images, each encoded once, and only if its name is taken
+
+    def is_free(output: Output, number: int) -> bool:
+        path = numbered(output.path, number)
+        if not (path.exists() or path.is_symlink()):
+            return True
+        if output.path not in contents:
+            _save(output, encoded := BytesIO(), output.path.suffix)
+            contents[output.path] = _content(encoded)
+        return _holds(path, contents[output.path])
+
+    number = next(n for n in itertools.count(1) if all(is_free(output, n) for output in outputs))
     paths = [_write(output, numbered(output.path, number)) for output in outputs]
     if not folder:
         return printable(paths[0])
@@ -81,16 +92,10 @@ def printable(path: str | Path) -> str:
     return os.fsencode(path).decode(errors="replace")
 
 
-def _is_free(output: Output, number: int) -> bool:
-    path = numbered(output.path, number)
-    return not (path.exists() or path.is_symlink()) or _is_same(path, output)
-
-
-def _is_same(path: Path, output: Output) -> bool:
+def _holds(path: Path, content: tuple) -> bool:
     """Whether a file holds this image, pixel for pixel, with the same record, by whatever version of t2i."""
     try:
-        _save(output, new := BytesIO(), path.suffix)
-        return _content(path) == _content(new)
+        return _content(path) == content
     except (OSError, ValueError, SyntaxError, LookupError, AttributeError, Image.DecompressionBombError):
         return False
 

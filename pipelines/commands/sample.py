@@ -138,6 +138,6 @@ def _test_images(model, options: Sample, indices: range):
     test = open_training_data(options.model).test
     if options.num_images > len(test):
         raise UsageError(f"there are {len(test)} test images to complete: set --num-images")
-    k, labels = first_levels(test, PreparePixels(model.levels, model.shape[0]), indices.stop)
-    images = from_levels(k, model.levels)[indices.start :]
-    return images.to(model.device), labels[indices.start :].to(model.device)
+    prepare = PreparePixels(model.levels, model.shape[0])
+    k, labels = first_levels(test, prepare, indices.stop, skip=indices.start)
+    return from_levels(k, model.levels).to(model.device), labels.to(model.device)

@@ -71,9 +71,9 @@ class _Editing(LatentDiffusionPipeline):
         one_each(generator, n)  # checks their number
         inpaints, encoded = repaint is not None, image.shape[1] != 3
         # A sample of the encoder's distribution, as in diffusers; its mean where no noise is added afterwards.
-        sample = 0 < strength < 1 or (strength == 1 and inpaints)
+        sample = strength > 0 and (strength < 1 or inpaints)
         latents = self._encode_images(image, n, generator, sample)
-        mask = self._mask(None if encoded else image, repaint, n) if inpaints else {}
+        mask = self._mask(None if encoded else image, repaint, n, latents.device) if inpaints else {}
         if inpaints and strength > 0:
             noise = self._noise(tuple(latents.shape), generator, options.get("latents"), latents.device)
             options = options | {"latents": noise}
@@ -99,10 +99,10 @@ class _Editing(LatentDiffusionPipeline):
             return torch.cat(rows).to(dtype)
         return encode(self.vae, image, generator, sample).repeat_interleave(each, 0).to(dtype)
 
-    def _mask(self, pixels: Tensor | None, repaint: Tensor, n: int) -> dict[str, Tensor | None]:
+    def _mask(self, pixels: Tensor | None, repaint: Tensor, n: int, device: torch.device) -> dict[str, Tensor | None]:
         """The mask of n images, the pixels it keeps, and the mask of the latents, as FromImage takes them."""
         pixels, repaint = (
-            None if given is None else given.to(self._execution_device).repeat_interleave(n // len(given), 0)
+            None if given is None else given.to(device).repeat_interleave(n // len(given), 0)
             for given in (pixels, repaint)
         )
         # A latent that covers any pixel to repaint is repainted.

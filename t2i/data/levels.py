@@ -39,9 +39,12 @@ class PreparePixels:
         return {"k": k.astype(np.uint8), "label": item.get("label", 0)}
 
 
-def first_levels(source: Source, prepare: PreparePixels, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` images of a source as levels uint8 (n, C, S, S) and labels (n,), with fixed seeds."""
-    items = [prepare(source[i], np.random.default_rng((0, i))) for i in range(min(count, len(source)))]
+def first_levels(source: Source, prepare: PreparePixels, count: int, skip: int = 0) -> tuple[Tensor, Tensor]:
+    """The first `count` images of a source, except the first `skip`, as levels uint8 (n, C, S, S) and labels (n,).
+
+    Image i has the seed (0, i).
+    """
+    items = [prepare(source[i], np.random.default_rng((0, i))) for i in range(skip, min(count, len(source)))]
     return torch.from_numpy(np.stack([item["k"] for item in items])), torch.tensor([item["label"] for item in items])
 
 
