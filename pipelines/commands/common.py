@@ -58,6 +58,8 @@ class PipelineOptions:
 
 @dataclass(frozen=True)
 class SeedOptions:
+    """How many images a command generates, and from which seeds."""
+
     num_images: int = 4
     """Images per prompt."""
     seed: int = 0
@@ -78,6 +80,8 @@ class SeedOptions:
 
 @dataclass(frozen=True)
 class LatentDiffusionOptions(DiffusionOptions, PipelineOptions):
+    """Options of the commands that need latent diffusion."""
+
     pipeline: str = "toybox/ldm"
     """A latent diffusion pipeline: an embedded system, a folder, or a model of the Hub."""
 

@@ -17,6 +17,8 @@ from t2i.pipelines.commands.common import ImageOptions, call_options, open_input
 
 @dataclass(frozen=True)
 class Upscale(ImageOptions):
+    """Options of `t2i upscale`."""
+
     image: Annotated[Positional[str], arg(metavar="IMAGE")] = ""
     """The low-resolution image."""
     prompt: Annotated[Positional[str], arg(metavar="PROMPT")] = ""
@@ -27,6 +29,8 @@ class Upscale(ImageOptions):
 
 @dataclass(frozen=True)
 class Layout(ImageOptions):
+    """Options of `t2i layout`."""
+
     map: Annotated[Positional[str], arg(metavar="MAP")] = ""
     """A label map: an image of mode P or L whose pixels are labels, as `t2i data toybox --layouts` writes them."""
     prompt: Annotated[Positional[str], arg(metavar="PROMPT")] = ""

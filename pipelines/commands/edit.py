@@ -28,6 +28,8 @@ from t2i.pipelines.commands.outputs import Output, check_out, write_images
 
 @dataclass(frozen=True)
 class Edit(ImageOptions):
+    """Options of `t2i edit`."""
+
     image: Annotated[Positional[str], arg(metavar="IMAGE")] = ""
     """The image to start from."""
     prompt: Annotated[Positional[str], arg(metavar="PROMPT")] = ""
@@ -38,6 +40,8 @@ class Edit(ImageOptions):
 
 @dataclass(frozen=True)
 class Inpaint(ImageOptions):
+    """Options of `t2i inpaint`."""
+
     image: Annotated[Positional[str], arg(metavar="IMAGE")] = ""
     """The image; outside of the mask it stays as it is, bit for bit."""
     mask: Annotated[Positional[str], arg(metavar="MASK")] = ""
@@ -50,6 +54,8 @@ class Inpaint(ImageOptions):
 
 @dataclass(frozen=True)
 class Interpolate(LatentDiffusionOptions):
+    """Options of `t2i interpolate`."""
+
     prompts: Positional[tuple[str, ...]] = ()
     """One prompt, or two to interpolate between, each in quotes."""
     num_images: int = 8

@@ -30,6 +30,8 @@ DEFAULT = "toybox/dalle"
 
 @dataclass(frozen=True)
 class Generate(SamplingOptions, PipelineOptions, SeedOptions):
+    """Options of `t2i generate`."""
+
     prompts: Positional[tuple[str, ...]] = ()
     """One or more prompts, each in quotes."""
     pipeline: UseAppendAction[tuple[str, ...]] = ()

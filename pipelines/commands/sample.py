@@ -22,6 +22,8 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Sample(SeedOptions):
+    """Options of `t2i sample`. Raises UsageError for values out of range."""
+
     model: Annotated[Positional[str], arg(metavar="RUN")] = ""
     """Folder of an unconditional model, or of a run, whose best checkpoint is used."""
     num_images: int = 64

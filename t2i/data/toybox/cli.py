@@ -17,6 +17,8 @@ from t2i.notes import count
 
 @dataclass(frozen=True)
 class Export:
+    """Options of `t2i data toybox`."""
+
     out: str = ""
     """Output folder; it must be empty or not exist."""
     num: int = 60_000
