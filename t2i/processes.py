@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import sys
 from datetime import timedelta
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
@@ -24,7 +26,16 @@ def this_process() -> PartialState:
             f"{launched} processes were launched but they are not connected; where there is no GPU for them, "
             "set ACCELERATE_USE_CPU=true"
         )
+    if launched > 1:
+        atexit.unregister(_disconnect)  # once, and as the first thing to be done at exit
+        atexit.register(_disconnect)
     return state
+
+
+def _disconnect() -> None:
+    """Leave the group of processes. Gloo's threads, where they outlive the interpreter, abort the process (SIGABRT)."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def most_memory() -> float | None:

@@ -86,10 +86,16 @@ def test_together_raises_what_went_wrong(error):
 
 
 FAILING = """
+import atexit
 import sys
 from pathlib import Path
+import torch
 from t2i.eval.distributed import together
 from t2i.processes import this_process
+
+@atexit.register  # before the first call of this_process, so it runs after what that registers
+def connected():
+    Path(sys.argv[1], f"{rank}.exit").write_text(str(torch.distributed.is_initialized()))
 
 rank = this_process().process_index
 
@@ -120,6 +126,8 @@ def test_all_processes_raise_what_went_wrong_on_one(tmp_path):
     first, second = ((tmp_path / f"{rank}.txt").read_text().splitlines() for rank in (0, 1))
     assert second == ["Odd: out of memory on cuda:1", "RuntimeError: no kernel", "FileNotFoundError: no weights"]
     assert first == [f"RuntimeError: {second[0]}", f"RuntimeError: {second[1]}", "OSError: no weights"]
+    still_connected = [(tmp_path / f"{rank}.exit").read_text() for rank in (0, 1)]
+    assert still_connected == ["False"] * 2, "gloo's threads would abort a process that ends beside them"
 
 
 # --- what is generated ----------------------------------------------------------------------------------------------
