@@ -33,21 +33,27 @@ _TORCH = ("PytorchStreamWriter", "inline_container", "file write failed", "unexp
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file atomically, by renaming a temporary one: it is never incomplete, even after a power failure.
+def write_whole(path: Path, content: str | bytes, durable: bool = True) -> None:
+    """Write a file atomically, by renaming a temporary one; several processes may write the same file.
 
     Text is written as UTF-8. Raises OSError naming the file if it cannot be written, leaving nothing behind.
+
+    Args:
+        durable: also flush it to disk, which takes milliseconds, so that it is not incomplete even after a power
+            failure.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with writing(path):
             part.write_bytes(content.encode() if isinstance(content, str) else content)
-            sync(part)
+            if durable:
+                sync(part)
             part.replace(path)
     except OSError:
         part.unlink(missing_ok=True)
         raise
-    sync(path.parent)
+    if durable:
+        sync(path.parent)
 
 
 def write_json(path: Path, data: dict | list) -> None:

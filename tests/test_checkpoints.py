@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -167,6 +168,19 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path):
         raise ZeroDivisionError
     assert [p.name for p in tmp_path.iterdir()] == ["file"] and not list((tmp_path / "file").iterdir())
     assert reserve(tmp_path / "array.npy", "float32", (3, 2)).shape == (3, 2)
+
+
+def test_processes_may_write_the_same_file(tmp_path):
+    code = "import sys; from pathlib import Path; from t2i.files import write_whole; sys.stdin.readline()\n"
+    code += "for _ in range(500): write_whole(Path(sys.argv[1]), 'whole' * 20_000, durable=False)"
+    start = [sys.executable, "-c", code, str(tmp_path / "file")]
+    both = [subprocess.Popen(start, stdin=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        process.stdin.write("go\n")
+        process.stdin.close()
+    assert [process.wait() for process in both] == [0, 0]
+    assert (tmp_path / "file").read_text() == "whole" * 20_000
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_leavings_of_a_kill_go_when_the_run_goes_on(copy):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from t2i.eval.features.base import Extractor
+from t2i.files import write_whole
 from t2i.notes import note
 
 
@@ -45,10 +45,7 @@ class FeatureCache:
         shas = torch.tensor([list(bytes.fromhex(sha)) for sha in images_sha256], dtype=torch.uint8)
         content = save({"values": values.float().contiguous(), "images": shas})
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{_digest(content)}.safetensors"
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")  # two processes may write the same file
-        part.write_bytes(content)
-        part.replace(path)
+        write_whole(self.folder / f"{_digest(content)}.safetensors", content)
 
 
 def _digest(content: bytes) -> str:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import io
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -298,18 +299,16 @@ def _prompts_digest(prompts: Sequence[Prompt]) -> dict:
 
 def _save(out: Path, item: Item, image: Image.Image) -> dict:
     """Write the image and return its manifest entry."""
-    path = out / item.file
-    part = path.with_name(f".{path.name}.part")
-    image.save(part, format="PNG")
-    sha256 = file_digest(part)
-    part.replace(path)
+    image.save(file := io.BytesIO(), format="PNG")
+    content = file.getvalue()
+    write_whole(out / item.file, content, durable=False)  # a damaged image is detected, and generated again
     return {
         "index": item.index,
         "key": item.prompt.key,
         "prompt": item.prompt.text,
         "seed": item.seed,
         "file": item.file,
-        "sha256": sha256,
+        "sha256": hashlib.sha256(content).hexdigest(),
         "black": image.getextrema() == ((0, 0),) * 3,
     }
 

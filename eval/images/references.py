@@ -9,6 +9,7 @@ Shapes: N images · D dimensions
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import zipfile
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from torch import Tensor
 import t2i
 from t2i.eval.features.base import Extractor, Features
 from t2i.eval.metrics import Gaussian, Moments
+from t2i.files import write_whole
 
 ARRAYS = ("mean", "cov", "features")
 REMEDY = "make it again with `t2i report statistics`"
@@ -100,11 +102,9 @@ def save_reference(
         "skipped": skipped,
         "sha256": _digest(arrays),
     }
+    np.savez(file := io.BytesIO(), metadata=np.array(json.dumps(metadata)), **arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    with part.open("wb") as file:
-        np.savez(file, metadata=np.array(json.dumps(metadata)), **arrays)
-    part.replace(path)
+    write_whole(path, file.getvalue())
 
 
 def load_reference(
