@@ -57,7 +57,7 @@ class EvalConfig(SamplingOptions):
     allow_mixed: bool = False
     """Accept folders with several image formats."""
     allow_mismatch: bool = False
-    """Accept statistics of a different extractor or image size; the report states the mismatch."""
+    """Accept statistics of a different extractor; the report states the mismatch."""
 
     def __post_init__(self) -> None:
         counts = {"num_images": 1, "batch_size": 1, "num_training_images": 2, "likelihood_samples": 1}

@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,7 @@ class Reference:
         features: float32 (N, D), or None if only the moments were kept.
         extractor: description of the feature extractor: name, dim, preprocess_id, weights_sha256.
         count: N.
-        image_size: (height, width) of the images before preprocessing; None if they differ or are unknown.
         source: description of the images.
-        version: of t2i.
         sha256: of the arrays.
         skipped: unreadable images, "name: why".
         mismatches: accepted mismatches, one sentence each.
@@ -49,57 +47,35 @@ class Reference:
     features: Tensor | None = field(repr=False)
     extractor: dict
     count: int
-    image_size: tuple[int, int] | None
     source: str
-    version: str
     sha256: str
     skipped: tuple[str, ...] = ()
     mismatches: tuple[str, ...] = ()
 
 
-def save_reference(
-    path: str | Path,
-    data: Features | Gaussian,
-    source: str,
-    image_size: tuple[int, int] | None = None,
-    extractor: Extractor | dict | None = None,
-    count: int | None = None,
-    keep_features: bool = False,
-) -> None:
-    """Write statistics atomically.
+def save_reference(path: str | Path, features: Features, source: str, keep_features: bool = False) -> None:
+    """Write the statistics of features atomically.
 
     Args:
         path: ends in .npz.
-        data: features, or a Gaussian, which requires `extractor` and `count`.
         source: description of the images: "COCO 2014 validation, captions of 30,000".
-        image_size: (height, width) of the images.
-        extractor, count: extractor and number of images of a Gaussian; known for `Features`.
         keep_features: also write the features, float32.
 
-    Raises ValueError for another ending, arguments missing for a Gaussian, another dimension, or fewer than two images.
+    Raises ValueError for another ending, or fewer than two images.
     """
     path = Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"statistics are written to a file that ends in .npz, not to {path}")
-    if isinstance(data, Features):
-        gaussian, about, count = Moments.of(data.values).gaussian(), data.extractor, len(data)
-        skipped = data.skipped
-    elif extractor is None or count is None or count < 2 or keep_features:
-        raise ValueError("a Gaussian needs its extractor and a count of at least 2, and has no features to keep")
-    else:
-        gaussian, about, skipped = data, _about(extractor), ()
-    if len(gaussian.mean) != about["dim"]:
-        raise ValueError(f"{about['name']} has {about['dim']} dimensions, the statistics have {len(gaussian.mean)}")
+    gaussian = Moments.of(features.values).gaussian()
     arrays = {"mean": gaussian.mean.cpu().numpy(), "cov": gaussian.cov.cpu().numpy()}
     if keep_features:
-        arrays["features"] = data.values.numpy()
+        arrays["features"] = features.values.numpy()
     metadata = {
-        "extractor": dict(about),
-        "count": count,
-        "image_size": image_size,
+        "extractor": features.extractor,
+        "count": len(features),
         "source": source,
         "version": t2i.__version__,
-        "skipped": skipped,
+        "skipped": features.skipped,
         "sha256": _digest(arrays),
     }
     np.savez(file := io.BytesIO(), metadata=np.array(json.dumps(metadata)), **arrays)
@@ -107,36 +83,25 @@ def save_reference(
     write_whole(path, file.getvalue())
 
 
-def load_reference(
-    path: str | Path,
-    extractor: Extractor | dict,
-    image_size: tuple[int, int] | None = None,
-    count: int | None = None,
-    allow_mismatch: bool = False,
-) -> Reference:
-    """Read statistics and compare them with what is being scored.
+def load_reference(path: str | Path, extractor: Extractor | dict, allow_mismatch: bool = False) -> Reference:
+    """Read statistics and compare their extractor with that of what is being scored.
 
     Args:
         extractor: the extractor of the features to compare with, or its description.
-        image_size: required (height, width) of the images, if any.
-        count: required number of images, if any.
         allow_mismatch: accept mismatches and list them in `mismatches`, for the report; a different number of
             dimensions is never accepted.
 
     Raises FileNotFoundError; and ValueError for pickles, for files of other tools, for damage, and for a mismatch.
     """
-    arrays, metadata = _read(Path(path))
-    reference = _reference(arrays, metadata, Path(path))
-    asked, made = _about(extractor), reference.extractor
+    reference = _reference(*_read(Path(path)), Path(path))
+    asked, made = extractor.describe() if isinstance(extractor, Extractor) else extractor, reference.extractor
     if made["dim"] != asked["dim"]:
         raise ValueError(f"{path} has {made['dim']} dimensions and {asked['name']} has {asked['dim']}; {REMEDY}")
-    pairs = [(f"extractor {key}", made[key], asked[key]) for key in ("name", "preprocess_id", "weights_sha256")]
-    pairs += [("image size", reference.image_size, None if image_size is None else tuple(image_size))]
-    pairs += [("count", reference.count, count)]
-    wrong = [f"its {what} is {have}, not {want}" for what, have, want in pairs if want is not None and have != want]
+    keys = [key for key in ("name", "preprocess_id", "weights_sha256") if made[key] != asked[key]]
+    wrong = tuple(f"its extractor {key} is {made[key]}, not {asked[key]}" for key in keys)
     if wrong and not allow_mismatch:
         raise ValueError(f"{path} does not fit: {'; '.join(wrong)}; {REMEDY}, or give allow_mismatch=True")
-    return Reference(**{**reference.__dict__, "mismatches": tuple(wrong)})
+    return replace(reference, mismatches=wrong)
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -163,15 +128,13 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
 def _reference(arrays: dict[str, np.ndarray], metadata: dict, path: Path) -> Reference:
     if metadata["sha256"] != _digest(arrays):
         raise ValueError(f"the arrays of {path} are not those that its metadata were written for; {REMEDY}")
-    size, features = metadata["image_size"], arrays.get("features")
+    features = arrays.get("features")
     return Reference(
         gaussian=Gaussian(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["cov"])),
         features=None if features is None else torch.from_numpy(features),
         extractor=metadata["extractor"],
         count=metadata["count"],
-        image_size=None if size is None else tuple(size),
         source=metadata["source"],
-        version=metadata["version"],
         sha256=metadata["sha256"],
         skipped=tuple(metadata.get("skipped", ())),  # files of version 0.1.0 have no such entry
     )
@@ -185,7 +148,3 @@ def _digest(arrays: dict[str, np.ndarray]) -> str:
             array = np.ascontiguousarray(arrays[name])
             digest.update(f"{name} {array.dtype.str} {array.shape} ".encode() + array.tobytes())
     return digest.hexdigest()
-
-
-def _about(extractor: Extractor | dict) -> dict:
-    return extractor.describe() if isinstance(extractor, Extractor) else dict(extractor)
