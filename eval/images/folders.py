@@ -30,34 +30,48 @@ def image_files(folder: str | Path, allow_mixed: bool = False) -> list[Path]:
         raise FileNotFoundError(f"there is no folder {folder}; give one with {', '.join(KINDS)} files")
     if (manifest := find_manifest(folder)) is not None:
         check_files(folder, manifest)
-        names = sorted(entry["file"] for entry in manifest["images"])
     else:
         _check(folder)
-        names = _of_one_format(folder, images_among(scan(folder)), allow_mixed)
+    names, remark = _select(folder, manifest, allow_mixed)
+    if manifest is None:
         if not names:
             raise FileNotFoundError(f"there are no images in {folder}; give a folder with {', '.join(KINDS)} files")
         _check_below(folder, [PurePosixPath(name) for name in names])
-    if said := left_out(folder, allow_mixed):
-        note(said)
+    if remark:
+        note(remark)
     return [folder / name for name in names]
 
 
 def left_out(folder: str | Path, allow_mixed: bool = False) -> str:
     """Which images of a folder `image_files` leaves out, as a sentence; empty if none."""
-    folder, said = Path(folder), []
-    if (manifest := find_manifest(folder)) is not None:
-        listed = {entry["file"] for entry in manifest["images"]}
+    folder = Path(folder)
+    return _select(folder, find_manifest(folder), allow_mixed)[1]
+
+
+def _select(folder: Path, manifest: dict | None, allow_mixed: bool) -> tuple[list[str], str]:
+    """Sorted names of the images of a folder, and which are left out, as a sentence."""
+    remarks = []
+    if manifest is not None:
+        names = sorted(entry["file"] for entry in manifest["images"])
         there = [f"images/{name}" for name in scan(folder / "images")] if (folder / "images").is_dir() else []
-        if unlisted := [name for name in images_among(there) if name not in listed]:
-            said.append(f"{count(unlisted, 'image')} not in manifest.json ({some(unlisted)})")
+        if unlisted := _without(images_among(there), names):
+            remarks.append(f"{count(unlisted, 'image')} not in manifest.json ({some(unlisted)})")
     else:
         files = scan(folder)
-        taken = set(_of_one_format(folder, images_among(files), allow_mixed))
-        if mixed := [name for name in images_among(files) if name not in taken]:
-            said.append(f"{count(mixed, 'image')} of another format than the others ({some(mixed)}), see --allow-mixed")
+        images = images_among(files)
+        names = _of_one_format(folder, images, allow_mixed)
+        if mixed := _without(images, names):
+            remarks.append(
+                f"{count(mixed, 'image')} of another format than the others ({some(mixed)}), see --allow-mixed"
+            )
         if unread := unread_among(files):
-            said.append(f"{count(unread, 'image')} of formats that are not read ({some(unread)})")
-    return f"left out of {folder}: {'; '.join(said)}." if said else ""
+            remarks.append(f"{count(unread, 'image')} of formats that are not read ({some(unread)})")
+    return names, f"left out of {folder}: {'; '.join(remarks)}." if remarks else ""
+
+
+def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
+    others = set(others)
+    return [name for name in names if name not in others]
 
 
 def _of_one_format(folder: Path, names: list[str], allow_mixed: bool) -> list[str]:
@@ -66,7 +80,7 @@ def _of_one_format(folder: Path, names: list[str], allow_mixed: bool) -> list[st
     if allow_mixed:
         return names
     if len(usual) > 1:
-        raise ValueError(f"{folder} mixes {' and '.join(usual)}; convert them to one, or give allow_mixed=True")
+        raise ValueError(f"{folder} mixes {' and '.join(usual)}; convert them to one, or give --allow-mixed")
     return [name for name, kind in zip(names, formats, strict=True) if kind in usual]
 
 

@@ -100,7 +100,7 @@ def load_reference(path: str | Path, extractor: Extractor | dict, allow_mismatch
     keys = [key for key in ("name", "preprocess_id", "weights_sha256") if made[key] != asked[key]]
     wrong = tuple(f"its extractor {key} is {made[key]}, not {asked[key]}" for key in keys)
     if wrong and not allow_mismatch:
-        raise ValueError(f"{path} does not fit: {'; '.join(wrong)}; {REMEDY}, or give allow_mismatch=True")
+        raise ValueError(f"{path} does not fit: {'; '.join(wrong)}; {REMEDY}, or give --allow-mismatch")
     return replace(reference, mismatches=wrong)
 
 
