@@ -185,7 +185,7 @@ def generate(
     check_options(pipeline, options)
     asked = {"prompts": _prompts_digest(prompts), "seeds": [int(seed) for seed in seeds]}
     header = describe(pipeline, name, options) | asked
-    entries = _read(out, header)
+    entries = _entries(out, list(_rows(out)), header)
     missing = [item for item in mine if not _is_there(out, item, entries)]
     (out / "images").mkdir(parents=True, exist_ok=True)
     log = out / f"manifest-{rank}.jsonl"
@@ -220,11 +220,10 @@ def merge(out: Path) -> dict:
 
     Raises ValueError if images are missing, or differ from their SHA-256.
     """
-    header = _headers(out)
-    if not header:
+    rows = list(_rows(out))
+    if (header := next((row["header"] for row in rows if "header" in row), None)) is None:
         raise FileNotFoundError(f"{out} has no manifest; make its images first")
-    header = header[0]
-    entries = _read(out, header)
+    entries = _entries(out, rows, header)
     try:
         count = header["prompts"]["num"] * len(header["seeds"])
     except (KeyError, TypeError):
@@ -351,19 +350,15 @@ def _rows(out: Path) -> Iterator[dict]:
             yield row
 
 
-def _headers(out: Path) -> list[dict]:
-    return [row["header"] for row in _rows(out) if "header" in row]
-
-
-def _read(out: Path, header: dict) -> dict[str, dict]:
-    """{file: entry} of a folder. Raises ValueError unless it was generated with the settings in `header`."""
-    for other in _headers(out):
+def _entries(out: Path, rows: Sequence[dict], header: dict) -> dict[str, dict]:
+    """{file: entry} of a folder's rows. Raises ValueError unless it was generated with the settings in `header`."""
+    for other in (row["header"] for row in rows if "header" in row):
         if odd := [key for key in {**header, **other} if header.get(key) != other.get(key)]:
             raise ValueError(
                 f"{out} was made with other settings ({', '.join(odd)}); give another folder, or remove this one"
             )
     entries: dict[str, dict] = {}
-    for row in _rows(out):
+    for row in rows:
         # Two processes may have recorded a file if their number changed between runs: the entry that matches counts.
         if "file" in row and (row["file"] not in entries or file_digest(out / row["file"]) == row["sha256"]):
             entries[row["file"]] = row
