@@ -32,20 +32,6 @@ def share_score(name: str, truths: Sequence[bool], ceiling: Sequence[bool] | Non
     return score(name, metrics.share(truths), fields.pop("better", "higher"), best, share=True, **fields)
 
 
-def set_score(
-    name: str,
-    statistic: Callable[[Array], float],
-    x: Tensor,
-    real: Tensor | None,
-    generated: Features,
-    details: dict,
-    better: str,
-    seed: int,
-) -> Score:
-    """A statistic of features (N, D) with its half-sample interval; the ceiling is that of real ones (M, D)."""
-    return set_scores([name], lambda rows: [statistic(rows)], x, real, generated, details, better, seed)[0]
-
-
 def set_scores(
     names: Sequence[str],
     statistic: Callable[[Array], Sequence[float]],
@@ -56,7 +42,12 @@ def set_scores(
     better: str,
     seed: int,
 ) -> list[Score]:
-    """`set_score` for several numbers that are computed together."""
+    """Statistics of features (N, D), computed together, with half-sample intervals.
+
+    Args:
+        x: the features of the generated images.
+        real: features of other real images (M, D), whose statistics are the ceilings.
+    """
     intervals = metrics.half_sample_intervals(x, statistic, RESAMPLES, seed)
     ceilings = [None] * len(names) if real is None else statistic(real)
     details, skipped, scores = details | {"resamples": RESAMPLES, "seed": seed}, len(generated.skipped), []
@@ -68,10 +59,12 @@ def set_scores(
 
 
 def features_of(reference: Features | Reference) -> Tensor | None:
+    """(N, D), or None if a statistics file has only the moments."""
     return reference.features if isinstance(reference, Reference) else reference.values
 
 
 def details(generated: Features, reference: Features | Reference) -> dict:
+    """Details of a score of a set: the extractor, what identifies the reference, and how many images are black."""
     if isinstance(reference, Reference):
         of = {"sha256": reference.sha256, "n": reference.count, "source": reference.source}
         of |= {"mismatches": list(reference.mismatches)} if reference.mismatches else {}

@@ -18,7 +18,7 @@ from t2i.eval.metrics.common import Array
 from t2i.eval.report import Curve, Score
 from t2i.eval.result import Result
 from t2i.eval.run import GENERATED, EvalRun
-from t2i.eval.scores import details, features_of, notes_on, set_score, set_scores
+from t2i.eval.scores import details, features_of, notes_on, set_scores
 
 INFINITY_POINTS = 15
 LEAST = 12  # minimum number of images: each half then has more than coverage's five neighbours
@@ -59,9 +59,11 @@ def set_metrics(
     x, about, target = generated.values, details(generated, reference), _moments(reference)
     others = None if real is None else real.values
     name = measure_name("FD", generated.extractor)
-    scores = [
-        set_score(name, lambda z: metrics.frechet_distance(z, target), x, others, generated, about, "lower", seed)
-    ]
+
+    def distance(z: Array) -> list[float]:
+        return [metrics.frechet_distance(z, target)]
+
+    scores = set_scores([name], distance, x, others, generated, about, "lower", seed)
     if len(x) // 10 > x.shape[1]:  # the smallest subset; with fewer samples than dimensions the bias is no line in 1/N
         line = metrics.fd_infinity(x, target, INFINITY_POINTS, seed=seed)
         fit = about | {"counts": list(line.counts), "distances": list(line.distances), "slope": line.slope}
@@ -89,13 +91,13 @@ def inception_score(
     """
     splits = min(10, len(generated) // 4)
 
-    def statistic(rows: Array) -> float:
-        return metrics.inception_score(rows, splits, seed=seed).mean
+    def statistic(rows: Array) -> list[float]:
+        return [metrics.inception_score(rows, splits, seed=seed).mean]
 
     logits, best = (None if of is None else classify(of.values) for of in (generated, real))
     about = {"extractor": generated.extractor, "splits": splits}
     name = measure_name("Inception score", generated.extractor)
-    return [set_score(name, statistic, logits, best, generated, about, "higher", seed)]
+    return set_scores([name], statistic, logits, best, generated, about, "higher", seed)
 
 
 def _moments(reference: Features | Reference) -> Tensor | metrics.Gaussian:

@@ -9,7 +9,7 @@ from t2i.eval.images.references import Reference
 from t2i.eval.report import Score
 from t2i.eval.result import Result
 from t2i.eval.run import GENERATED, EvalRun
-from t2i.eval.scores import details, features_of, notes_on, score, set_score
+from t2i.eval.scores import details, features_of, notes_on, score, set_scores
 
 
 def check(run: EvalRun) -> None:
@@ -49,6 +49,6 @@ def kernel_distances(
     scores = [score(name, found, "lower", best, skipped=len(generated.skipped), details=about | settings)]
     if generated.extractor["name"].startswith(("clip:", "open_clip:")):
         others = None if real is None else real.values
-        name = f"CMMD[{generated.extractor['name']}]"
-        scores.append(set_score(name, lambda z: metrics.cmmd(z, y), x, others, generated, about, "lower", seed))
+        names = [f"CMMD[{generated.extractor['name']}]"]
+        scores += set_scores(names, lambda z: [metrics.cmmd(z, y)], x, others, generated, about, "lower", seed)
     return scores
