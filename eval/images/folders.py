@@ -70,8 +70,8 @@ def _select(folder: Path, manifest: dict | None, allow_mixed: bool) -> tuple[lis
 
 
 def _without(names: Sequence[str], others: Sequence[str]) -> list[str]:
-    others = set(others)
-    return [name for name in names if name not in others]
+    known = set(others)
+    return [name for name in names if name not in known]
 
 
 def _of_one_format(folder: Path, names: list[str], allow_mixed: bool) -> list[str]:

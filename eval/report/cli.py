@@ -12,7 +12,7 @@ from t2i.arguments import parse
 from t2i.checks import UsageError, check_choice, check_distinct, check_seeds, check_whole
 from t2i.devices import Dtype
 from t2i.eval.config import SweepConfig
-from t2i.files import check_folder, check_writable
+from t2i.files import check_folder, check_writable, read_json
 
 
 @dataclass(frozen=True)
@@ -88,17 +88,15 @@ def diff(args: Sequence[str]) -> None:
         raise UsageError(
             f"give two files, as in: t2i report diff old/report.json new/report.json; not {len(ask.reports)}"
         )
-    from t2i.eval.report.diff import diff as compare
-    from t2i.eval.report.diff import table
-    from t2i.files import read_json
+    from t2i.eval.report import diff as comparison
 
     reports = [read_json(path) for path in ask.reports]
     for path, report in zip(ask.reports, reports, strict=True):
         try:
-            compare(report, report)
+            comparison.scores(report)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-    print(table(compare(*reports)))
+    print(comparison.table(comparison.diff(*reports)))
 
 
 def human(args: Sequence[str]) -> None:
