@@ -12,8 +12,13 @@ from t2i.checks import UsageError
 from t2i.eval.config import EvalConfig
 from t2i.eval.evaluators import EVALUATORS
 
-# Names of the earlier syntax, `t2i eval METRIC --pipeline TARGET`, and their present equivalents.
-_EARLIER_METRICS = {"all": None, "binding": "compositional", "composition": "compositional", "clip": "clip_score"}
+# The earlier syntax was `t2i eval METRIC --pipeline TARGET`: the present options for each METRIC, and names of options.
+_EARLIER_METRICS = {name: ["--metrics", name] for name in EVALUATORS} | {
+    "all": [],
+    "binding": ["--metrics", "compositional", "--prompts", "basic"],
+    "composition": ["--metrics", "compositional"],
+    "clip": ["--metrics", "clip_score"],
+}
 _EARLIER_OPTIONS = {
     "--num": "--num-images",
     "--training": "--training-data",
@@ -38,19 +43,15 @@ def main(args: Sequence[str]) -> None:
 
 
 def _respelled(args: list[str]) -> list[str]:
-    """The arguments in the present spelling, with a note if they were in the earlier one."""
-    known = _EARLIER_METRICS | {name: name for name in EVALUATORS}
-    if not args or args[0] not in known or "--pipeline" not in args[1:-1]:
+    """The arguments in the present syntax, with a note if they were in the earlier one."""
+    if not args or args[0] not in _EARLIER_METRICS or "--pipeline" not in args[1:-1]:
         return args
     metric, *rest = args
     at = rest.index("--pipeline")
-    target = rest[at + 1]
     options = [_EARLIER_OPTIONS.get(word, word) for word in rest[:at] + rest[at + 2 :]]
-    if metric == "binding":  # whose --num was of each of four categories
+    if metric == "binding":  # its --num was per category, of which there are four
         options = [str(4 * int(x)) if of == "--num-images" and x.isdigit() else x for of, x in pairwise(["", *options])]
-        options += ["--prompts", "basic"]
-    metrics = ["--metrics", known[metric]] if known[metric] else []
-    found = [target, *metrics, *options]
+    found = [rest[at + 1], *_EARLIER_METRICS[metric], *options]
     print(f"note: the command is now: t2i eval {shlex.join(found)}", file=sys.stderr)
     return found
 
