@@ -33,15 +33,7 @@ from t2i.eval.generation.prompts import BASIC, CATEGORIES, Prompt, open_prompts,
 from t2i.eval.images.folders import check_outside, image_files, left_out
 from t2i.eval.images.real import renders, split_images
 from t2i.eval.images.references import Reference, load_reference
-from t2i.eval.images.sets import (
-    Source,
-    collect,
-    extract_items,
-    items_of,
-    read_image,
-    to_image,
-    why_unreadable,
-)
+from t2i.eval.images.sets import Source, collect, extract_items, items_of, read_image, to_image, why_unreadable
 from t2i.eval.images.training import NEW as NEW_IMAGES
 from t2i.eval.images.training import TRAINING as TRAINING_IMAGES
 from t2i.eval.images.training import TrainingData, check, training_data, what_trained
@@ -76,7 +68,6 @@ class EvalRun:
         self.kind = self.models.kind
         self._features: dict[tuple[str, str, int | None], Features] = {}
         self._manifests: dict[str, dict | Exception] = {}
-        self._extra_prompts: dict[str, Sequence[Prompt]] = {}
         for folder in (self.target if self.kind == IMAGES else "", config.reference, config.training_data):
             if folder and Path(folder).is_dir():
                 check_outside(self.out, Path(folder))
@@ -164,14 +155,18 @@ class EvalRun:
         return found
 
     def generate(self, name: str, prompts: Sequence[Prompt]) -> list[Path]:
-        """Generate images of other prompts than the target's, in the folder `name` of the output folder."""
-        self._extra_prompts[name] = prompts
-        return self._generated(name)
+        """Generate images of other prompts than the target's, in the folder `name` of the output folder.
 
-    def _generated(self, name: str) -> list[Path]:
+        Raises UsageError for an unconditional model and for a folder of images.
+        """
+        if self.kind == UNCONDITIONAL:
+            raise UsageError(f"{self.target} is an unconditional model, and this needs a pipeline that takes prompts")
+        return self._generated(name, prompts)
+
+    def _generated(self, name: str, prompts: Sequence[Prompt] | None = None) -> list[Path]:
         if name not in self._manifests:
             try:
-                self.on_all(_generate, name, self._extra_prompts.get(name))
+                self.on_all(_generate, name, prompts)
             except FAILURES as error:
                 self._manifests[name] = error
         if isinstance(manifest := self._manifests[name], Exception):

@@ -86,6 +86,8 @@ def test_a_folder_of_pictures_is_scored_against_another(tmp_path, capsys):
         cli.main([*args[:-1], "pixels", "--out", str(out)])
     with pytest.raises(UsageError, match="folder of images"):
         cli.main([str(tmp_path / "a"), "--metrics", "bias", "--out", str(tmp_path / "x")])
+    with pytest.raises(UsageError, match="no unconditional model"):
+        cli.main([str(tmp_path / "a"), "--metrics", "unconditional", "--out", str(tmp_path / "x")])
     with pytest.raises(UsageError, match="does not say what its images show"):
         cli.main([str(tmp_path / "a"), "--metrics", "kid", "--out", str(tmp_path / "x")])
 

@@ -203,6 +203,12 @@ def test_a_run_is_evaluated_as_a_pipeline_is(runs, tmp_path):
     assert any("fid was left out: Autoencoder models cannot sample" in note for note in report["notes"])
 
 
+@pytest.mark.parametrize("metric", ["lecture", "bias"])
+def test_metrics_of_prompts_need_a_pipeline(runs, tmp_path, metric):
+    with pytest.raises(SystemExit, match="a pipeline that takes prompts"):
+        evaluated(tmp_path, str(runs["vae"]), "--metrics", metric)
+
+
 def test_more_samples_bring_the_bound_nearer(runs):
     k, labels = first_levels(open_training_data(runs["vae"]).test, PreparePixels(2, 1), 60)
     model, images = load_pretrained(runs["vae"]), from_levels(k, 2)

@@ -25,6 +25,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -34,7 +35,6 @@ from t2i.checks import UsageError
 from t2i.data.image_file import square
 from t2i.data.toybox import ATTRIBUTES, KINDS, Scene
 from t2i.data.toybox.reader import IMAGE_SIZE, Reading, predict
-from t2i.eval.evaluators import IMAGES
 from t2i.eval.evaluators.reconstruction import reconstruct
 from t2i.eval.generation.prompts import Prompt
 from t2i.eval.metrics import share
@@ -136,6 +136,10 @@ RULES: dict[str, Callable[[Reading, Reading], bool]] = {
 
 
 def evaluate(run: EvalRun) -> Result:
+    """Accuracy in each category, on all facts of real images, and of real images through the image tokenizer, if any.
+
+    Raises UsageError if no prompt has a scene, ValueError if no image of one can be read.
+    """
     prompts = check_scenes(run.prompts)
     predictions = dict(zip(run.files, zip(prompts, run.predictions(run.files), strict=True), strict=True))
     decided = {f: Answer(p, found) for f, (p, found) in predictions.items() if p.scene and not isinstance(found, str)}
@@ -149,7 +153,7 @@ def evaluate(run: EvalRun) -> Result:
     counts = Counter(prompt.category for prompt, _ in skipped)
     result = Result("compositional", category_scores(answers, real, counts, details))
     result.scores.append(_all_facts("real images", real, None, details))
-    if run.kind != IMAGES and hasattr(getattr(run.pipeline, "image_tokenizer", None), "reconstruct"):
+    if hasattr(getattr(run.pipeline, "image_tokenizer", None), "reconstruct"):
         coded = _answers(answers, run.on_all(_predict_reconstructions, scenes))
         result.scores.append(_all_facts("real images through the tokenizer", coded, real, details))
     result.tables.extend(tables(answers))
@@ -285,7 +289,7 @@ def caption(answer: Answer) -> str:
     return answer.prompt.text + ("" if answer.right else f" — predicted: {answer.prediction}")
 
 
-def thumbnail(run: EvalRun, file) -> Image.Image:
+def thumbnail(run: EvalRun, file: Path) -> Image.Image:
     """The image as the classifier receives it, 64 × 64."""
     return Image.fromarray(square(run.load(file), IMAGE_SIZE))
 

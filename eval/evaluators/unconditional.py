@@ -14,6 +14,7 @@ from torch import Tensor
 
 from t2i.checks import UsageError
 from t2i.data.levels import PreparePixels, first_levels
+from t2i.eval.evaluators import UNCONDITIONAL
 from t2i.eval.features import Extractor, as_uint8, measure_name
 from t2i.eval.metrics import frechet_distance, kid, proportion
 from t2i.eval.report import Gallery
@@ -29,6 +30,12 @@ SHOWN, STRIP_COLUMNS, STRIP_SIDE, STRIP_GAP = 16, 8, 28, 2
 
 
 def evaluate(run: EvalRun) -> Result:
+    """Accuracy of a linear probe of the latents, if the data have classes that the model is not given.
+
+    Raises UsageError for a target that is no unconditional model, and for a model without latents.
+    """
+    if run.kind != UNCONDITIONAL:
+        raise UsageError(f"{run.target} is no unconditional model, and this metric is of the latents of one")
     model, splits = run.model, run.splits
     if not model.latents:
         raise UsageError(f"a {type(model).__name__} has no latents")
