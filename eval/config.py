@@ -16,6 +16,11 @@ from t2i.pipelines.sampling_options import NUMERIC_OPTIONS, SamplingOptions
 
 @dataclass(frozen=True)
 class EvalConfig(SamplingOptions):
+    """Options of `t2i eval`.
+
+    Raises UsageError for values out of range, unknown metrics, and an output folder that cannot be written.
+    """
+
     targets: Annotated[Positional[tuple[str, ...]], arg(metavar="TARGET")] = ()
     """What to evaluate: an embedded system, a folder of a pipeline or run, a model on the Hub, a folder of images, or a
     run of an unconditional model; several of the latter have their likelihoods compared image by image."""
@@ -75,6 +80,8 @@ class EvalConfig(SamplingOptions):
 
 @dataclass(frozen=True)
 class SweepConfig(EvalConfig):
+    """Options of `t2i report sweep`. Raises UsageError as `EvalConfig` does, also for values of the swept option."""
+
     num_images: int | None = 180
     """Maximum number of images to generate for each value, spread evenly over toybox categories."""
     out: str = "reports/sweep"

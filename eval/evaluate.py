@@ -61,6 +61,7 @@ def check(run: EvalRun, metrics: Sequence[str]) -> None:
 
 
 def evaluator(name: str) -> ModuleType:
+    """The module of a metric in EVALUATORS, with `evaluate(run)` and perhaps `check(run)`."""
     return import_module(f"t2i.eval.evaluators.{name}")
 
 

@@ -32,6 +32,11 @@ SHOWN = 8  # pairs per swap in the gallery
 
 
 def evaluate(run: EvalRun) -> Result:
+    """For a changed kind and a changed attribute, how often the images follow it and keep the rest; and how far the
+    attributes that prompts leave open are from evenly distributed.
+
+    Raises UsageError for targets that are no pipeline, as `EvalRun.generate` does.
+    """
     seed, asked = run.config.seed, pairs(run.fraction(PAIRS), run.config.seed)
     prompts = pair_prompts(asked) + bare_prompts(run.fraction(BARE))
     files, details = run.generate("bias", prompts), {"reader_sha256": digest(run.models.classifier)}

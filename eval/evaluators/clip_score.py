@@ -22,6 +22,7 @@ PREFIX = {"hessel": "A photo depicts "}  # prompt prefix by variant: Hessel et a
 
 
 def check(run: EvalRun) -> None:
+    """Raise UsageError without `--clip` and `--variant`, or if the model has no text encoder."""
     name = run.config.clip
     if name is None or run.config.variant is None:
         raise UsageError("a CLIP score needs --clip (clip:NAME or open_clip:ARCH/PRETRAINED) and --variant")
@@ -30,6 +31,10 @@ def check(run: EvalRun) -> None:
 
 
 def evaluate(run: EvalRun) -> Result:
+    """The CLIP score by `--variant`, and R-precision.
+
+    Raises UsageError as `check` does, and for images without prompts; ValueError for fewer than two images.
+    """
     check(run)
     name, variant = run.config.clip, run.config.variant
     images = run.features(GENERATED, name)

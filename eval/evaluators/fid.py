@@ -27,10 +27,16 @@ NEIGHBOURS = (3, 5)  # their k
 
 
 def check(run: EvalRun) -> None:
+    """Raise for fewer than LEAST images and for an unusable reference, as `EvalRun.check_reference` does."""
     run.check_reference(LEAST)
 
 
 def evaluate(run: EvalRun) -> Result:
+    """Fréchet distance; precision, recall, density and coverage, if the reference's features are known; and the
+    Inception score, if the extractor has class logits.
+
+    Raises UsageError if there is no reference, ValueError for fewer than LEAST images.
+    """
     name, seed = run.config.extractor, run.config.seed
     generated, reference, real = run.features(GENERATED, name), run.reference(name), run.real(name)
     scores = set_metrics(generated, reference, real, seed)

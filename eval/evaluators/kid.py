@@ -13,10 +13,15 @@ from t2i.eval.scores import details, features_of, notes_on, score, set_scores
 
 
 def check(run: EvalRun) -> None:
+    """Raise for fewer than LEAST images and for an unusable reference, as `EvalRun.check_reference` does."""
     run.check_reference(LEAST)
 
 
 def evaluate(run: EvalRun) -> Result:
+    """KID, and for CLIP features CMMD.
+
+    Raises UsageError if there is no reference, ValueError for statistics without features, and for too few images.
+    """
     name = run.config.extractor
     generated, reference, real = run.features(GENERATED, name), run.reference(name), run.real(name)
     return Result(

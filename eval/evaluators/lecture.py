@@ -12,6 +12,10 @@ from t2i.weights import digest
 
 
 def evaluate(run: EvalRun) -> Result:
+    """Accuracy on the lecture's prompts that have a scene, and a gallery of all of them.
+
+    Raises UsageError for targets that are no pipeline, as `EvalRun.generate` does.
+    """
     prompts = open_prompts("lecture", seed=run.config.seed)
     files = run.generate("lecture", prompts)
     predictions = run.predictions(files)

@@ -39,6 +39,7 @@ BATCH = 100  # default batch size for unconditional models
 
 
 def check(run: EvalRun) -> None:
+    """Raise UsageError for a pipeline without image tokens, and for a model with neither a likelihood nor a bound."""
     if run.kind == UNCONDITIONAL:
         for folder in run.config.targets:
             if (model := run.models.unconditional(folder)).likelihood == "none":
@@ -48,6 +49,10 @@ def check(run: EvalRun) -> None:
 
 
 def evaluate(run: EvalRun) -> Result:
+    """nats/token of toybox images under a pipeline; nats/image and bits/dim of test images under unconditional models.
+
+    Raises UsageError as `check` does.
+    """
     check(run)
     return _unconditional(run) if run.kind == UNCONDITIONAL else _tokens(run)
 

@@ -16,10 +16,15 @@ SHOWN = 12  # generated images in the gallery
 
 
 def check(run: EvalRun) -> None:
+    """Raise UsageError if the training data are unknown."""
     run.check_training()
 
 
 def evaluate(run: EvalRun) -> Result:
+    """The share of near copies of training images, by the features of `--extractor` and by pixels.
+
+    Raises UsageError if the training data are unknown, ValueError if no image can be read.
+    """
     result = Result("memorization", notes=[run.training.note])
     side = run.side  # both sets are cropped to it, as a copy may have lost its edges
     for name in dict.fromkeys((run.config.extractor, "pixels")):

@@ -25,6 +25,7 @@ SHOWN = 12  # pairs in the gallery
 
 
 def evaluate(run: EvalRun) -> Result:
+    """PSNR and SSIM of real toybox images. Raises UsageError for a pipeline without an image tokenizer."""
     tokenizer = getattr(run.pipeline, "image_tokenizer", None)
     if not hasattr(tokenizer, "reconstruct"):
         raise UsageError(f"a {type(run.pipeline).__name__} has no image tokenizer that reconstructs")

@@ -29,10 +29,15 @@ LEAST = 16  # minimum number of images per set
 
 
 def check(run: EvalRun) -> None:
+    """Raise for fewer than LEAST images and for an unusable reference, as `EvalRun.check_reference` does."""
     run.check_reference(LEAST)
 
 
 def evaluate(run: EvalRun) -> Result:
+    """Accuracy of a classifier that is trained to tell generated from real images.
+
+    Raises UsageError if there is no reference, ValueError for fewer than LEAST images or too few different prompts.
+    """
     fake, groups = _images(run, GENERATED)
     real, real_groups = _images(run, REAL if run.from_toybox else REFERENCE)
     interval = two_sample_accuracy(fake, real, groups, real_groups, run.config.seed)

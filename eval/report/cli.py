@@ -17,12 +17,16 @@ from t2i.files import check_folder, check_writable, read_json
 
 @dataclass(frozen=True)
 class Diff:
+    """Options of `t2i report diff`."""
+
     reports: Positional[tuple[str, ...]] = ()
     """The old report.json and the new one."""
 
 
 @dataclass(frozen=True)
 class Human:
+    """Options of `t2i report human`. Raises UsageError for values out of range, and for answers without a key."""
+
     systems: tuple[str, ...] = ()
     """Systems to compare, at least two: embedded systems, folders or models on the Hub."""
     prompts: str = "lecture"
@@ -54,6 +58,8 @@ class Human:
 
 @dataclass(frozen=True)
 class Statistics:
+    """Options of `t2i report statistics`."""
+
     images: Positional[str] = ""
     """Folder of reference images."""
     out: str = "reference.npz"
