@@ -30,6 +30,12 @@ class DataConfig:
         return open_source(self.data, image_size or self.image_size, self.image_column, self.caption_column, seed)
 
 
+def check_fraction(name: str, value: float) -> None:
+    """Raise ValueError unless a value lies in [0, 1)."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must lie in [0, 1), not {value}")
+
+
 def check_image_size(size: int | None, least: int = 1) -> None:
     """Raise ValueError for an image_size below `least` (0 where it means a trained pipeline's image size)."""
     if size is not None:
@@ -106,8 +112,7 @@ class LoopConfig:
         check_real("weight_decay", self.weight_decay)
         check_seeds("seed", self.seed)
         for name in ("ema_decay", "adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+            check_fraction(name, getattr(self, name))
 
 
 def flatten(recipe) -> dict:

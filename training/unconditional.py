@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2i.checks import check_real, check_whole
 from t2i.contact_sheet import contact_sheet
 from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.sources import Source
@@ -53,11 +54,12 @@ class UnconditionalDataConfig:
 
     def __post_init__(self) -> None:
         check_image_size(self.image_size)
-        if self.levels is not None and not 2 <= self.levels <= 256:
-            raise ValueError(f"levels must lie in [2, 256], not {self.levels}")
-        for name, least in (("shift", 0), ("per_class", 2), ("patience", 0), ("validation", 1), ("scored", 1)):
-            if getattr(self, name) is not None and getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        if self.levels is not None:
+            check_real("levels", self.levels, 2, 256)
+        if self.per_class is not None:
+            check_whole("per_class", self.per_class, least=2)
+        for name, least in (("shift", 0), ("patience", 0), ("validation", 1), ("scored", 1)):
+            check_whole(name, getattr(self, name), least)
 
 
 class UnconditionalTask(Task):
@@ -148,10 +150,10 @@ class UnconditionalTask(Task):
 
 
 def _parts(splits: Splits, validation: int, name: str) -> tuple[Source, Source, Source]:
-    few = f"{name} has {count(splits.train, 'picture')} to train on, too few to"
+    too_few = f"{name} has {count(splits.train, 'picture')} to train on, too few to"
     if not len(splits.test):
-        raise ValueError(f"{few} test on others: give 10 at least")
+        raise ValueError(f"{too_few} test on others: give 10 at least")
     cut = len(splits.train) - min(validation, len(splits.train) // 5)
     if cut == len(splits.train):
-        raise ValueError(f"{few} hold some out: give 5 at least")
+        raise ValueError(f"{too_few} hold some out: give 5 at least")
     return Part(splits.train, 0, cut), Part(splits.train, cut, len(splits.train)), splits.test

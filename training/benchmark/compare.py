@@ -78,8 +78,8 @@ class BenchmarkConfig:
         if self.num_test_images is not None:
             check_whole("--num-test-images", self.num_test_images)
         check_seeds("--seed", self.seed)
-        if self.levels is not None and not 2 <= self.levels <= 256:
-            raise UsageError(f"--levels must lie in [2, 256], not {self.levels}")
+        if self.levels is not None:
+            check_real("--levels", self.levels, 2, 256)
         if self.learning_rate is not None:
             check_real("--learning-rate", self.learning_rate, above=True)
         if self.image_size is not None:

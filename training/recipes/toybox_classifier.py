@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
+from t2i.checks import check_real
 from t2i.contact_sheet import contact_sheet
 from t2i.data.sources import TOYBOX_ITEMS
 from t2i.data.toybox import Toybox
@@ -42,8 +43,7 @@ class ReaderRecipe:
 
     def __post_init__(self) -> None:
         for name in ("blur", "noise", "brightness"):
-            if not 0 <= getattr(self, name) <= 2:
-                raise ValueError(f"{name} must lie in [0, 2], not {getattr(self, name)}")
+            check_real(name, getattr(self, name), most=2)
 
     def task(self) -> ReaderTask:
         return ReaderTask(self)

@@ -18,7 +18,7 @@ from t2i.pipelines.dalle import DallePipeline
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, train_bpe
 from t2i.tokenizers.vqvae import VQVAE
-from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.config import DataConfig, LoopConfig, check_fraction, check_image_size
 from t2i.training.generative import GenerativeTask
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.training.recipes.text.base import learn_tokenizer
@@ -59,8 +59,7 @@ class PriorRecipe:
 
     def __post_init__(self) -> None:
         check_image_size(self.data.image_size)
-        if not 0 <= self.caption_dropout < 1:
-            raise ValueError(f"caption_dropout must lie in [0, 1), not {self.caption_dropout}")
+        check_fraction("caption_dropout", self.caption_dropout)
 
     def task(self) -> PriorTask:
         return PriorTask(self)

@@ -28,7 +28,7 @@ from t2i.pipelines.latent_diffusion import (
 )
 from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
 from t2i.tokenizers.kl import stride_of
-from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.config import DataConfig, LoopConfig, check_fraction, check_image_size
 from t2i.training.recipes.ldm.base import PrepareLatent, use_fast_attention
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, is_text_to_image, objective_of
 
@@ -48,8 +48,7 @@ class ConditionedRecipe:
 
     def __post_init__(self) -> None:
         check_image_size(self.data.image_size, least=0)
-        if not 0 <= self.caption_dropout < 1:
-            raise ValueError(f"caption_dropout must lie in [0, 1), not {self.caption_dropout}")
+        check_fraction("caption_dropout", self.caption_dropout)
 
 
 @dataclass(frozen=True)

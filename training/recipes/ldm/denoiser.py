@@ -12,6 +12,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 
+from t2i.checks import check_whole
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.objective import DiffusionObjective, Prediction
 from t2i.diffusion.schedule import NoiseSchedule
@@ -24,7 +25,7 @@ from t2i.processes import this_process
 from t2i.text.cache import cached_states
 from t2i.text.encoders import TextEncoder, open_text_encoder
 from t2i.tokenizers.kl import stride_of
-from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.config import DataConfig, LoopConfig, check_fraction, check_image_size
 from t2i.training.recipes.ldm.base import LatentDiffusionTask, use_fast_attention
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.weights import digest, load_model, tokenizer_digest
@@ -56,8 +57,7 @@ class DenoiserConfig:
         if len(self.channels) != len(self.attention):
             raise ValueError(f"{len(self.channels)} levels of channels need as many of attention, not {self.attention}")
         for name in ("layers", "head_width", "norm_groups", "width", "depth", "patch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            check_whole(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -97,10 +97,8 @@ class LDMRecipe:
 
     def __post_init__(self) -> None:
         check_image_size(self.data.image_size)
-        if not 0 <= self.caption_dropout < 1:
-            raise ValueError(f"caption_dropout must lie in [0, 1), not {self.caption_dropout}")
-        if self.cached_images < 1:
-            raise ValueError(f"cached_images must be at least 1, not {self.cached_images}")
+        check_fraction("caption_dropout", self.caption_dropout)
+        check_whole("cached_images", self.cached_images)
         self.objective()
 
     def objective(self) -> DiffusionObjective:

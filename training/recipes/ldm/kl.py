@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2i.checks import check_real, check_whole
 from t2i.images import to_tensor
 from t2i.nn.discriminator import PatchDiscriminator
 from t2i.tokenizers.adversarial import Adversary
@@ -46,11 +47,9 @@ class KLModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("layers", "latent_channels"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            check_whole(name, getattr(self, name))
         for name in ("kl_weight", "edge_weight", "discriminator_weight", "discriminator_start", "discriminator_ramp"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must be at least 0, not {getattr(self, name)}")
+            check_real(name, getattr(self, name))
 
 
 @dataclass(frozen=True)

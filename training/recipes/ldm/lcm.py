@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
+from t2i.checks import check_whole
 from t2i.diffusion.conditioning import Text, encoder_of, masks_padding
 from t2i.diffusion.consistency import ConsistencyObjective
 from t2i.diffusion.schedule import NoiseSchedule
@@ -40,8 +41,7 @@ class LCMRecipe:
 
     def __post_init__(self) -> None:
         check_image_size(self.data.image_size, least=0)
-        if self.cached_images < 1:
-            raise ValueError(f"cached_images must be at least 1, not {self.cached_images}")
+        check_whole("cached_images", self.cached_images)
 
     def task(self) -> LCMTask:
         return LCMTask(self)

@@ -13,7 +13,8 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.checks import check_whole
+from t2i.training.config import DataConfig, LoopConfig, check_fraction, check_image_size
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, objective_of, open_unet_pipeline
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # diffusers' names of the projections in an attention layer
@@ -43,11 +44,9 @@ class LoraRecipe:
     def __post_init__(self) -> None:
         check_image_size(self.data.image_size, least=0)
         for name in ("rank", "cached_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+            check_whole(name, getattr(self, name))
         for name in ("dropout", "caption_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must lie in [0, 1), not {getattr(self, name)}")
+            check_fraction(name, getattr(self, name))
 
     def task(self) -> LoraTask:
         return LoraTask(self)

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+from t2i.checks import check_real
 from t2i.contact_sheet import contact_sheet
 from t2i.data.sources import Source
 from t2i.data.toybox import Scene, Toybox
@@ -70,12 +71,9 @@ class ClipRecipe:
 
     def __post_init__(self) -> None:
         check_image_size(self.data.image_size)
-        if not 0 <= self.near_misses <= 8:
-            raise ValueError(f"near_misses must lie in [0, 8], not {self.near_misses}")
-        if not 0 <= self.two_things <= 1:
-            raise ValueError(f"two_things must lie in [0, 1], not {self.two_things}")
-        if not self.retold_weight >= 0:
-            raise ValueError(f"retold_weight must be at least 0, not {self.retold_weight}")
+        check_real("near_misses", self.near_misses, most=8)
+        check_real("two_things", self.two_things, most=1)
+        check_real("retold_weight", self.retold_weight)
         if self.loop.gradient_accumulation_steps != 1:
             raise ValueError(
                 "a contrastive loss compares the pairs of one forward pass, which accumulation does not make more; "

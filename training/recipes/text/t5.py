@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
+from t2i.checks import check_real
 from t2i.text.t5 import IGNORED, corrupt_spans, denoising_loss, make_t5, predict, sentinel_ids, train_t5_tokenizer
 from t2i.training.config import DataConfig, LoopConfig, check_image_size
 from t2i.training.previews import text_lines
@@ -41,10 +42,8 @@ class T5ModelConfig:
     """Mean length of a masked span, in tokens."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.corruption_rate <= 0.5:
-            raise ValueError(f"corruption_rate must lie in (0, 0.5], not {self.corruption_rate}")
-        if not self.mean_span >= 1:
-            raise ValueError(f"mean_span must be at least 1, not {self.mean_span}")
+        check_real("corruption_rate", self.corruption_rate, above=True, most=0.5)
+        check_real("mean_span", self.mean_span, least=1)
 
 
 @dataclass(frozen=True)

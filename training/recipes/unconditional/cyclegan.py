@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2i.checks import check_whole
 from t2i.contact_sheet import contact_sheet
 from t2i.data.domains import PrepareBoth, Unpaired
 from t2i.data.splits import TEST_SEED
@@ -37,8 +38,7 @@ class DomainsConfig:
 
     def __post_init__(self) -> None:
         check_image_size(self.image_size)
-        if self.scored < 1:
-            raise ValueError(f"scored must be at least 1, not {self.scored}")
+        check_whole("scored", self.scored)
 
 
 @dataclass(frozen=True)
