@@ -207,21 +207,29 @@ class ConditionedTask(FineTuningTask):
 
 
 class UpscaleTask(ConditionedTask):
-    next_command = "t2i upscale IMAGE --pipeline {run}/latest"
+    """Trains super-resolution, conditioned on downsampled images."""
 
     def __init__(self, recipe: UpscaleRecipe):
         grid = partial(LowResolution, recipe.factor)
         super().__init__(recipe, Reduced(recipe.factor), grid, LatentDiffusionUpscalePipeline)
 
+    @property
+    def next_command(self) -> str:
+        return "t2i upscale IMAGE --pipeline {run}/latest"
+
 
 class LayoutTask(ConditionedTask):
-    next_command = "t2i layout MAP PROMPT --pipeline {run}/latest"
+    """Trains images from label maps and captions."""
 
     def __init__(self, recipe: LayoutRecipe):
         labels = list(recipe.labels)
         pipeline = partial(LatentDiffusionLayoutPipeline, labels=labels)
         super().__init__(recipe, Layout(), partial(LabelMap, len(labels)), pipeline)
         self.source = WithLayouts(self.source, recipe.layout_column, recipe.labels, Path(recipe.data.data))
+
+    @property
+    def next_command(self) -> str:
+        return "t2i layout MAP PROMPT --pipeline {run}/latest"
 
 
 def _open(name: str) -> LatentDiffusionPipeline:

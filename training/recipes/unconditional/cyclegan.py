@@ -61,15 +61,14 @@ def cyclegan(preset: str = "base") -> CycleGANRecipe:
     if preset == "tiny":
         model = model_options(CycleGAN, widths=(16, 32))
         objective = model_options(CycleGANObjective, discriminator_channels=(16, 32))
-        loop = _loop("tiny-cyclegan", 200, 100, 1e-3)
+        loop = _loop("tiny-cyclegan", 1e-3, max_train_steps=200, checkpointing_steps=100)
         return CycleGANRecipe(DomainsConfig(image_size=16, scored=64), model, objective, loop)
-    return CycleGANRecipe(loop=_loop("cyclegan", 4_000, 250, 4e-4))
+    return CycleGANRecipe(loop=_loop("cyclegan", 4e-4, max_train_steps=4_000, checkpointing_steps=250))
 
 
-def _loop(name: str, steps: int, every: int, learning_rate: float) -> LoopConfig:
+def _loop(name: str, learning_rate: float, **steps: int) -> LoopConfig:
     game = {"adam_beta1": 0.5, "lr_warmup_steps": 0, "max_grad_norm": 1e3}  # see recipes/unconditional/adversarial.py
-    steps = {"max_train_steps": steps, "train_batch_size": 8, "checkpointing_steps": every}
-    return LoopConfig(f"runs/{name}", learning_rate=learning_rate, **steps, **game)
+    return LoopConfig(f"runs/{name}", learning_rate=learning_rate, train_batch_size=8, **steps, **game)
 
 
 class CycleGANTask(Task):
