@@ -45,6 +45,7 @@ class Budget:
 
     @property
     def spent(self) -> bool:
+        """Whether the limit is reached."""
         if self.config.max_train_time is None:
             return self.step >= self.config.max_train_steps
         return self.seconds >= self.config.max_train_time

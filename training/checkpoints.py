@@ -80,6 +80,7 @@ class Checkpoints:
         return checkpoints(self.run)
 
     def newest(self) -> Path | None:
+        """The newest checkpoint, if there is one."""
         return next(reversed(self.all()), None)
 
     def open(self, resume: str | None, recipe: dict) -> Path | None:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DataConfig:
+    """Images with captions to train on."""
+
     data: str = "toybox"
     """'toybox', a folder of images with captions (docs/data.md), or a dataset on the Hub."""
     image_column: str = "image"
@@ -44,6 +46,8 @@ def check_image_size(size: int | None, least: int = 1) -> None:
 
 @dataclass(frozen=True)
 class LoopConfig:
+    """The training loop, with the same options for every recipe."""
+
     output_dir: str = "runs/unnamed"
     """Output folder for checkpoints, previews and logs."""
     max_train_steps: int = 10_000

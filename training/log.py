@@ -64,6 +64,7 @@ class RunLog:
                 tracker.finish()
 
     def step(self, step: int, scalars: dict[str, float]) -> None:
+        """Log the scalars of a step, and advance the progress bar; trackers get every tenth step."""
         if not self.main:
             return
         line = {"step": step, "images": step * self.batch, **scalars}

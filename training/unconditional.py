@@ -28,6 +28,8 @@ from t2i.training.task import Evaluation, Task
 
 @dataclass(frozen=True)
 class UnconditionalDataConfig:
+    """Images to train on, and images held out to compare checkpoints."""
+
     data: str = "digits"
     """'digits', 'mnist', 'fashion', 'cifar10', 'toybox', 'toybox-factors', a folder of IDX files (MNIST's format), a
     folder of images (its subfolders are classes), or a dataset on the Hub."""

@@ -24,6 +24,8 @@ PREVIEW_SEED = 2**20  # seed of the previews' scenes; runs use seeds from 0 up
 
 @dataclass(frozen=True)
 class ReaderModelConfig:
+    """The convolutional network."""
+
     channels: tuple[int, ...] = (32, 64, 128)
     """Channels of each level, fine to coarse; every level halves the resolution."""
     blocks: tuple[int, ...] = (0, 1, 2)
@@ -32,6 +34,8 @@ class ReaderModelConfig:
 
 @dataclass(frozen=True)
 class ReaderRecipe:
+    """Options of `t2i train reader-toybox`."""
+
     blur: float = 0.9
     """Maximum blur radius in pixels, applied to half of the images, as images decoded by a tokenizer are soft."""
     noise: float = 0.04

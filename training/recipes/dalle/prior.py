@@ -27,6 +27,8 @@ from t2i.weights import digest, load_model, tokenizer_digest
 
 @dataclass(frozen=True)
 class PriorModelConfig:
+    """The text vocabulary, the transformer and its loss."""
+
     text_vocab_size: int = 1024
     """Maximum size of the text vocabulary, which is learned from the captions."""
     text_length: int = 24
@@ -47,6 +49,8 @@ class PriorModelConfig:
 
 @dataclass(frozen=True)
 class PriorRecipe:
+    """Options of `t2i train prior-toybox`."""
+
     tokenizer: str = "runs/vqvae-toybox/latest"
     """Folder of the trained image tokenizer (stage 1)."""
     caption_dropout: float = 0.1

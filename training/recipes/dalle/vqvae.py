@@ -19,6 +19,8 @@ from t2i.training.task import Task
 
 @dataclass(frozen=True)
 class VQVAEModelConfig:
+    """The encoder, the codebook and the decoder."""
+
     channels: tuple[int, ...] = (48, 128)
     """Channels of each level, fine to coarse; every level halves the resolution."""
     encoder_blocks: tuple[int, ...] = (0, 2)
@@ -37,6 +39,8 @@ class VQVAEModelConfig:
 
 @dataclass(frozen=True)
 class VQVAERecipe:
+    """Options of `t2i train vqvae-toybox`."""
+
     data: DataConfig = field(default_factory=DataConfig)
     model: VQVAEModelConfig = field(default_factory=VQVAEModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)

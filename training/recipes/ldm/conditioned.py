@@ -43,7 +43,8 @@ class ConditionedRecipe:
     """Fraction of samples trained without caption, for classifier-free guidance."""
     min_snr_gamma: float | None = 5.0
     """γ of min-SNR loss weighting; None weights all timesteps equally."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))  # 0: the pipeline's image size
+    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))
+    """Images with captions to train on; --image-size 0 stands for the pipeline's image size."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -53,6 +54,8 @@ class ConditionedRecipe:
 
 @dataclass(frozen=True)
 class UpscaleRecipe(ConditionedRecipe):
+    """Options of `t2i train upscale-toybox`."""
+
     caption_dropout: float = 0.5
     """Fraction of samples trained without caption, as images to upscale often have none."""
     factor: int = 4
@@ -64,6 +67,8 @@ class UpscaleRecipe(ConditionedRecipe):
 
 @dataclass(frozen=True)
 class LayoutRecipe(ConditionedRecipe):
+    """Options of `t2i train layout-toybox`."""
+
     labels: tuple[str, ...] = LABELS
     """Names of the labels, starting with label 0; default: toybox's."""
     layout_column: str = "layout"

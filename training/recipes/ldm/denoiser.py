@@ -33,6 +33,8 @@ from t2i.weights import digest, load_model, tokenizer_digest
 
 @dataclass(frozen=True)
 class DenoiserConfig:
+    """The denoiser's architecture and sizes."""
+
     denoiser: Literal["unet", "dit"] = "unet"
     """Architecture: a convolutional U-Net, or a diffusion transformer. diffusers.StableDiffusionPipeline opens only
     U-Nets conditioned on CLIP and not trained as flows."""
@@ -62,6 +64,8 @@ class DenoiserConfig:
 
 @dataclass(frozen=True)
 class LDMRecipe:
+    """Options of `t2i train ldm-toybox`."""
+
     autoencoder: str = "runs/kl-toybox/latest"
     """The trained KL autoencoder (stage 1): its folder, a pipeline's folder, an embedded system, or a model on the Hub.
     """
@@ -102,6 +106,7 @@ class LDMRecipe:
         self.objective()
 
     def objective(self) -> DiffusionObjective:
+        """The denoiser's loss. Raises ValueError for options that contradict each other."""
         gamma = None if self.prediction_type == "flow" else self.min_snr_gamma
         return DiffusionObjective(self.schedule, self.prediction_type, gamma, self.noise_offset)
 

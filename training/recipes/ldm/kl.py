@@ -23,6 +23,8 @@ from t2i.training.task import Task
 
 @dataclass(frozen=True)
 class KLModelConfig:
+    """The autoencoder, its loss, and an optional discriminator."""
+
     channels: tuple[int, ...] = (16, 32, 64, 128)
     """Channels of each level, fine to coarse; every level but the first halves the resolution."""
     layers: int = 1
@@ -54,6 +56,8 @@ class KLModelConfig:
 
 @dataclass(frozen=True)
 class KLRecipe:
+    """Options of `t2i train kl-toybox`."""
+
     data: DataConfig = field(default_factory=DataConfig)
     model: KLModelConfig = field(default_factory=KLModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)

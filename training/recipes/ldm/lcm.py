@@ -23,6 +23,8 @@ from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 
 @dataclass(frozen=True)
 class LCMRecipe:
+    """Options of `t2i train lcm`."""
+
     pipeline: str = "toybox/ldm"
     """Teacher pipeline: a folder or a model on the Hub, either latent diffusion or Stable Diffusion 1.x or 2.x."""
     guidance_scale: float = 2.0
@@ -36,7 +38,8 @@ class LCMRecipe:
     """Maximum number of images to cache, and then to train on."""
     validation_prompts: tuple[str, ...] = ()
     """Prompts of the images generated at each checkpoint; default: the first captions of the data."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))  # 0: the pipeline's image size
+    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))
+    """Images with captions to train on; --image-size 0 stands for the pipeline's image size."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:

@@ -22,6 +22,8 @@ PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # diffusers' names of the pr
 
 @dataclass(frozen=True)
 class LoraRecipe:
+    """Options of `t2i train lora`."""
+
     pipeline: str = "toybox/ldm"
     """Pipeline to fine-tune: a folder or a model on the Hub, either latent diffusion or Stable Diffusion 1.x or 2.x."""
     rank: int = 8
@@ -38,7 +40,8 @@ class LoraRecipe:
     """γ of min-SNR loss weighting; None weights all timesteps equally."""
     validation_prompts: tuple[str, ...] = ()
     """Prompts of the images generated at each checkpoint; default: the first captions of the data."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))  # 0: the pipeline's image size
+    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))
+    """Images with captions to train on; --image-size 0 stands for the pipeline's image size."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:

@@ -32,6 +32,8 @@ EVALUATED = 256  # pairs
 
 @dataclass(frozen=True)
 class ClipModelConfig:
+    """The text encoder and the image encoder."""
+
     vocab_size: int = 1024
     """Maximum vocabulary size, learned from the captions; 514 of the tokens suffice to spell any text."""
     text_length: int = 32
@@ -56,6 +58,8 @@ class ClipModelConfig:
 
 @dataclass(frozen=True)
 class ClipRecipe:
+    """Options of `t2i train clip-toybox`."""
+
     near_misses: int = 3
     """Number of hard negatives per toybox scene, each with one fact changed: attributes or places swapped, another
     kind, attribute, count or relation. Without them, a bag of words would suffice. Other data has none."""

@@ -22,6 +22,8 @@ from t2i.training.task import Evaluation
 
 @dataclass(frozen=True)
 class T5ModelConfig:
+    """The transformer, and how captions are masked."""
+
     vocab_size: int = 896
     """Maximum vocabulary size, learned from the captions; includes sentinels and the end token."""
     text_length: int = 32
@@ -48,6 +50,8 @@ class T5ModelConfig:
 
 @dataclass(frozen=True)
 class T5Recipe:
+    """Options of `t2i train t5-toybox`."""
+
     data: DataConfig = field(default_factory=DataConfig)
     model: T5ModelConfig = field(default_factory=T5ModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)

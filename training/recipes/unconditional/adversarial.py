@@ -20,6 +20,8 @@ from t2i.training.unconditional import UnconditionalDataConfig, UnconditionalTas
 
 @dataclass(frozen=True)
 class GANRecipe(UnconditionalRecipe):
+    """Options of the recipes of GANs."""
+
     data: UnconditionalDataConfig = field(default_factory=lambda: UnconditionalDataConfig(patience=0))
 
     def __post_init__(self) -> None:

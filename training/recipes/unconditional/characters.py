@@ -26,6 +26,8 @@ ALPHABET_CAPTIONS = 20_000  # number of toybox captions to collect the alphabet 
 
 @dataclass(frozen=True)
 class TextConfig:
+    """Texts to train on."""
+
     data: str = "toybox"
     """'toybox', a text file with one text per line, an image folder with metadata.jsonl, or a dataset on the Hub."""
     image_column: str = "image"
@@ -36,6 +38,8 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class CharactersRecipe:
+    """Options of `t2i train characters`."""
+
     data: TextConfig = field(default_factory=TextConfig)
     model: ModelOptions = field(default_factory=lambda: model_options(CharacterModel))
     loop: LoopConfig = field(default_factory=LoopConfig)

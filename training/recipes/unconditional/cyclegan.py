@@ -23,6 +23,8 @@ from t2i.training.task import Evaluation, Task
 
 @dataclass(frozen=True)
 class DomainsConfig:
+    """The two sets of images to translate between."""
+
     domain_a: str = "toybox:white"
     """Domain A: 'toybox:ATTRIBUTE' (one thing per image, with it), an image folder, or a dataset on the Hub."""
     domain_b: str = "toybox:zebra"
@@ -43,6 +45,8 @@ class DomainsConfig:
 
 @dataclass(frozen=True)
 class CycleGANRecipe:
+    """Options of `t2i train cyclegan`."""
+
     data: DomainsConfig = field(default_factory=DomainsConfig)
     model: ModelOptions = field(default_factory=lambda: model_options(CycleGAN))
     objective: ModelOptions = field(default_factory=lambda: model_options(CycleGANObjective))

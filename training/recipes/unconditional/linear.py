@@ -24,6 +24,8 @@ from t2i.training.unconditional import UnconditionalDataConfig, UnconditionalTas
 
 @dataclass(frozen=True)
 class LinearRecipe:
+    """Options of `t2i train pca` and `t2i train gmm`."""
+
     output_dir: str = "runs/pca"
     """Output folder for the model, its scores and samples."""
     fitted: int = 10_000

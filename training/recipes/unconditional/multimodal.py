@@ -35,6 +35,8 @@ MANY = 16  # importance samples of the reported bound
 
 @dataclass(frozen=True)
 class MultimodalRecipe:
+    """Options of `t2i train multimodal-vae`."""
+
     data: DataConfig = field(default_factory=lambda: DataConfig(image_size=32))
     text_vocab_size: int = 512
     """Maximum size of the text vocabulary, which is learned from the captions."""
