@@ -137,13 +137,17 @@ class Checkpoints:
                 else f"no checkpoint of {self.run} is whole: start again with another --output-dir"
             )
             raise ValueError(f"{origin} is damaged: {what}; {remedy}")
-        later = self.all()[self.all().index(origin) + 1 :]
-        if whole := [c.name for c in later if damage(c, resuming=True) is None]:
+        if whole := [c.name for c in self._after(origin) if damage(c, resuming=True) is None]:
             raise ValueError(
                 f"{origin} is not the newest checkpoint of {self.run}, which is {whole[-1]}; "
                 "remove the later ones first"
             )
         return origin
+
+    def _after(self, origin: Path) -> list[Path]:
+        """The checkpoints later than `origin`."""
+        found = self.all()
+        return found[found.index(origin) + 1 :]
 
     def _compare(self, recipe: dict) -> None:
         """Raise ValueError unless the run was started with this recipe and this data."""
@@ -180,7 +184,7 @@ class Checkpoints:
 
     def _set_aside_after(self, origin: Path) -> None:
         """Rename later, damaged checkpoints, and point `latest` to the origin."""
-        for later in self.all()[self.all().index(origin) + 1 :]:
+        for later in self._after(origin):
             aside = self.run / f"damaged-{later.name}"
             shutil.rmtree(aside, ignore_errors=True)
             later.rename(aside)

@@ -23,12 +23,9 @@ def main(args: Sequence[str]) -> None:
     check_choice("recipe", name, RECIPES)
     preset, options = _take(options, "--preset", default="base")
     check_choice("preset", preset, PRESETS)
-    recipe = parse(
-        RECIPES[name](preset),
-        options,
-        prog=f"t2i train {name}",
-        description=f"{RECIPES[name].about()}\n\nWith --preset {' or '.join(PRESETS)} first, which sets the defaults.",
-    )
+    about = RECIPES[name].about().replace("\ntiny: ", "\n\ntiny: ")  # tyro joins the lines of a paragraph
+    description = f"{about}\n\nWith --preset {' or '.join(PRESETS)} first, which sets the defaults."
+    recipe = parse(RECIPES[name](preset), options, prog=f"t2i train {name}", description=description)
     try:
         run(recipe, name)
     except ValueError as error:  # a value rejected by part of the recipe is reported as a bad option

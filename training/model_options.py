@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, ClassVar, get_type_hints
@@ -29,8 +28,8 @@ def model_options(model: type, **changed) -> ModelOptions:
 
 
 @cache
-def options_class(model: type, omitted: Collection[str] = SET_BY_DATA) -> type[ModelOptions]:
-    """A dataclass with a field for each constructor argument that has a default and is not in `omitted`.
+def options_class(model: type) -> type[ModelOptions]:
+    """A dataclass with a field for each constructor argument that has a default and is not in SET_BY_DATA.
 
     An option's help text is the argument's entry under "Args:" in the model's docstring.
     """
@@ -38,7 +37,7 @@ def options_class(model: type, omitted: Collection[str] = SET_BY_DATA) -> type[M
     fields = [
         (name, types[name], dataclasses.field(default=parameter.default))
         for name, parameter in inspect.signature(model).parameters.items()
-        if parameter.default is not inspect.Parameter.empty and name not in omitted
+        if parameter.default is not inspect.Parameter.empty and name not in SET_BY_DATA
     ]
     _, heading, arguments = (inspect.getdoc(model) or "").partition("Args:")
     namespace = {"model_class": model, "__module__": model.__module__, "__doc__": f"\n{heading}{arguments}"}

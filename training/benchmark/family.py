@@ -25,7 +25,16 @@ from t2i.cli_errors import exit_on_bad_input
 from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.sources import Source
 from t2i.data.splits import open_splits
-from t2i.eval.evaluators.unconditional import SHOWN, distances, encode, linear_probe, reconstruct, sample, strip
+from t2i.eval.evaluators.unconditional import (
+    PROBED,
+    SHOWN,
+    distances,
+    encode,
+    linear_probe,
+    reconstruct,
+    sample,
+    strip,
+)
 from t2i.eval.features import Extractor, open_extractor
 from t2i.files import read_json, write_json, write_whole
 from t2i.models import load_pretrained
@@ -39,7 +48,6 @@ from t2i.training.model_options import ModelOptions
 from t2i.training.recipes import RECIPES
 
 CHECKPOINTS = 4  # per run; few, because some models are slow to evaluate
-PROBED = 2000  # training images whose latents the linear probe is fitted to
 POINTS = 40  # number of points on a training curve
 LEAST_SAMPLING = 60.0  # minimum seconds allowed for sampling or encoding, however short the training budget
 
@@ -83,18 +91,17 @@ def configured(config: BenchmarkConfig, name: str, folder: Path):
         parts["conditional"] = False  # no labels to condition on
     if hasattr(recipe, "fit"):
         return dataclasses.replace(recipe, output_dir=str(folder), seed=config.seed, **parts)
-    often = math.ceil(recipe.loop.max_train_steps / CHECKPOINTS)
     loop = {
         "output_dir": str(folder),
         "seed": config.seed,
         "max_train_time": seconds(config.budget),
+        "checkpointing_steps": math.ceil(recipe.loop.max_train_steps / CHECKPOINTS),
         "report_to": "none",
+        "mixed_precision": config.mixed_precision,
+        "resume": "latest" if any(folder.glob("checkpoint-*")) else None,
     }
-    loop |= {"mixed_precision": config.mixed_precision}
     loop |= {} if config.learning_rate is None else {"learning_rate": config.learning_rate}
-    resume = "latest" if any(folder.glob("checkpoint-*")) else None
-    loop = dataclasses.replace(recipe.loop, checkpointing_steps=often, resume=resume, **loop)
-    return dataclasses.replace(recipe, loop=loop, **parts)
+    return dataclasses.replace(recipe, loop=dataclasses.replace(recipe.loop, **loop), **parts)
 
 
 def _for_levels(options: ModelOptions, levels: int | None) -> ModelOptions:
@@ -200,13 +207,8 @@ def _measure(config: BenchmarkConfig, out: Path, name: str, found: dict) -> None
     if model.latents:
         found["latents"] = _latents(model, data, limit)
     if not model.samples:
-        _show(
-            out,
-            name,
-            reconstruct(model, data.test[:SHOWN], data.labels[:SHOWN]),
-            "reconstructed test images",
-            found,
-        )
+        images = reconstruct(model, data.test[:SHOWN], data.labels[:SHOWN])
+        _show(out, name, images, "reconstructed test images", found)
         return
     images, per_thousand = sample(model, config.num_images, data.labels, config.seed, limit)
     found["sampling"] = {"seconds_per_1000": per_thousand, "samples": len(images)}

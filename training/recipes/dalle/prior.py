@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 
 import numpy as np
@@ -105,16 +105,9 @@ class PriorTask(GenerativeTask):
         }
         torch.manual_seed(seed)  # the same initial weights on every process
         self.model = TextImageTransformer(
-            text_vocab_size=len(self.tokenizer),
             image_vocab_size=self.image_tokenizer.config.codebook_size,
-            text_length=model.text_length,
             grid_size=self.image_tokenizer.grid_size,
-            width=model.width,
-            layers=model.layers,
-            heads=model.heads,
-            dropout=model.dropout,
-            text_loss_weight=model.text_loss_weight,
-            image_loss_weight=model.image_loss_weight,
+            **asdict(model) | {"text_vocab_size": len(self.tokenizer)},  # the captions may need fewer
         )
 
     def loss(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:

@@ -72,8 +72,10 @@ class CharactersTask(Task):
     def __init__(self, recipe: CharactersRecipe):
         data, self.recipe = recipe.data, recipe
         file = Path(data.data)
-        source = Captions([line for _, line in read_lines(file)]) if file.is_file() else None
-        source = source or open_source(data.data, 64, data.image_column, data.caption_column, recipe.loop.seed)
+        if file.is_file():
+            source = Captions([line for _, line in read_lines(file)])
+        else:
+            source = open_source(data.data, 64, data.image_column, data.caption_column, recipe.loop.seed)
         self.source, self.held_out = split_captions(source)
         count = ALPHABET_CAPTIONS if isinstance(source, Toybox) else len(source)
         alphabet = alphabet_of([*source.captions(count), *self.held_out])

@@ -47,22 +47,22 @@ class LinearRecipe:
         if folder.exists():
             raise FileExistsError(f"{run} holds a model: choose another --output-dir")
         loop = LoopConfig(self.output_dir, seed=self.seed)
-        stage = UnconditionalTask(self.data, self.model, loop, self.conditional)
-        some = range(min(self.fitted, len(stage.source)))
-        items = [stage.prepare(stage.source[i], np.random.default_rng((self.seed, i))) for i in some]
-        images = from_levels(torch.from_numpy(np.stack([item["k"] for item in items])), stage.model.levels)
+        task = UnconditionalTask(self.data, self.model, loop, self.conditional)
+        some = range(min(self.fitted, len(task.source)))
+        items = [task.prepare(task.source[i], np.random.default_rng((self.seed, i))) for i in some]
+        images = from_levels(torch.from_numpy(np.stack([item["k"] for item in items])), task.model.levels)
         labels = torch.tensor([item["label"] for item in items]) if self.conditional else None
-        bounds = stage.model.fit(images, labels, self.seed)
+        bounds = task.model.fit(images, labels, self.seed)
         (run / "samples").mkdir(parents=True, exist_ok=True)
         write_json(run / RECIPE_FILE, flatten(self))
         with replaced(folder) as part:
-            stage.save(part)
+            task.save(part)
             write_json(part / "em.json", bounds)
             write_manifest(part)
-        CheckpointEvaluator(stage, run).evaluate(folder)
-        stage.preview().save(run / "samples" / "step-000001.png")
-        beside_nearest(stage.model, images).save(run / "samples" / "nearest.png")
-        print(f"done; wrote {folder}, and in {run} samples/\nnext: {stage.next_command.replace('{run}', str(run))}")
+        CheckpointEvaluator(task, run).evaluate(folder)
+        task.preview().save(run / "samples" / "step-000001.png")
+        beside_nearest(task.model, images).save(run / "samples" / "nearest.png")
+        print(f"done; wrote {folder}, and in {run} samples/\nnext: {task.next_command.replace('{run}', str(run))}")
         return folder
 
 

@@ -134,10 +134,8 @@ class MultimodalTask(Task):
         scores = {"pairs": len(said), "nats": torch.cat(nats).mean().item(), "captions_right": right}
         asked = things_named(self.captions)
         if None not in asked and self.model.shape[0] == 3:
-            attributes, read = (
-                [attribute for _, attribute in asked],
-                [thing or ("", "") for thing in things_named(said)],
-            )
+            attributes = [attribute for _, attribute in asked]
+            read = [thing or ("", "") for thing in things_named(said)]
             scores["kinds"], scores["attributes"] = np.mean(np.equal(np.array(read), np.array(asked)), axis=0).tolist()
             scores["colours"] = colours_right(torch.cat(drawn), attributes)
             scores["colours_of_real"] = colours_right(from_levels(self.held_out[0], self.model.levels), attributes)
