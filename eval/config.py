@@ -86,7 +86,7 @@ class SweepConfig(EvalConfig):
     """Maximum number of images to generate for each value, spread evenly over toybox categories."""
     out: str = "reports/sweep"
     """Output folder for report.json, report.html, and a folder of images for each value."""
-    over: Literal[tuple(NUMERIC_OPTIONS)] = "guidance_scale"
+    over: Literal[tuple(NUMERIC_OPTIONS)] = "guidance_scale"  # pyright: ignore[reportInvalidTypeForm]
     """Sampling option to vary."""
     values: tuple[float, ...] = (1, 2, 3, 4, 6)
     """Values of the option."""

@@ -1,4 +1,4 @@
-"""The documentation: options exist, links resolve, Python examples import what there is or run, and lists match the code."""
+"""The documentation: options exist, links resolve, Python examples import and run, and lists match the code."""
 
 from __future__ import annotations
 

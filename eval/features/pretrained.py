@@ -118,8 +118,8 @@ class OpenClipExtractor(Extractor):
         super().__init__(name, dim, preprocess_id, digest(model), device)
 
     def prepare(self, images: Tensor) -> Tensor:
-        images = images.permute(0, 2, 3, 1).numpy()
-        return torch.stack([self.transform(Image.fromarray(p)) for p in images])
+        rows = images.permute(0, 2, 3, 1).numpy()
+        return torch.stack([self.transform(Image.fromarray(row)) for row in rows])
 
     def forward(self, prepared: Tensor) -> Tensor:
         return self.model.encode_image(prepared)

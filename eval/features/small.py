@@ -82,8 +82,8 @@ class ReaderExtractor(Extractor):
         super().__init__(name, dim, f"square-lanczos-{IMAGE_SIZE}", digest(self.model), device)
 
     def prepare(self, images: Tensor) -> Tensor:
-        images = images.permute(0, 2, 3, 1).numpy()
-        return to_tensor(torch.from_numpy(np.stack([square(Image.fromarray(p), IMAGE_SIZE) for p in images])))
+        rows = images.permute(0, 2, 3, 1).numpy()
+        return to_tensor(torch.from_numpy(np.stack([square(Image.fromarray(row), IMAGE_SIZE) for row in rows])))
 
     def forward(self, prepared: Tensor) -> Tensor:
         return self.model.features(prepared).flatten(1)

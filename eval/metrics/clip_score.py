@@ -86,5 +86,5 @@ def _cosines(images: Tensor, texts: Tensor) -> Tensor:
 
 
 def _mean(per_sample: Tensor) -> Scores:
-    per_sample = per_sample.double().cpu().numpy()
-    return Scores(float(per_sample.mean()), per_sample)
+    values = per_sample.double().cpu().numpy()
+    return Scores(float(values.mean()), values)

@@ -101,10 +101,9 @@ class _Editing(LatentDiffusionPipeline):
 
     def _mask(self, pixels: Tensor | None, repaint: Tensor, n: int, device: torch.device) -> dict[str, Tensor | None]:
         """The mask of n images, the pixels it keeps, and the mask of the latents, as FromImage takes them."""
-        pixels, repaint = (
-            None if given is None else given.to(device).repeat_interleave(n // len(given), 0)
-            for given in (pixels, repaint)
-        )
+        repaint = repaint.to(device).repeat_interleave(n // len(repaint), 0)
+        if pixels is not None:
+            pixels = pixels.to(device).repeat_interleave(n // len(pixels), 0)
         # A latent that covers any pixel to repaint is repainted.
         repaint_latents = F.max_pool2d(repaint.float(), stride_of(self.vae)).bool()  # (n, 1, h, w)
         return {"pixels": pixels, "repaint": repaint, "repaint_latents": repaint_latents}

@@ -33,9 +33,9 @@ def slerp(a: Tensor, b: Tensor, w: float) -> Tensor:
     It keeps the norm of Gaussian noise, which linear interpolation of independent samples reduces by up to 1/√2.
     """
     cosine = torch.nn.functional.cosine_similarity(a.double().flatten(), b.double().flatten(), 0).clamp(-1, 1)
-    angle, w = cosine.arccos(), torch.tensor(w, dtype=torch.float64)
+    angle = cosine.arccos()
     if angle.sin() < 1e-6:  # parallel
-        return torch.lerp(a, b, w.to(a.dtype))
+        return torch.lerp(a, b, w)
     weights = ((1 - w) * angle).sin() / angle.sin(), (w * angle).sin() / angle.sin()
     return (weights[0] * a.double() + weights[1] * b.double()).to(a.dtype)
 
