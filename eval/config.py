@@ -41,8 +41,8 @@ class EvalConfig(SamplingOptions):
     """Images to search for near copies: 'toybox' or a folder; default: the target's training data."""
     num_training_images: int | None = None
     """Maximum number of training images to search; default: ten per generated image, or all images of a folder."""
-    extractor: str = "reader"
-    """Feature extractor: reader, random, pixels, inception[:FILE], clip:…, open_clip:…, dinov2:…"""
+    extractor: str = "toybox"
+    """Feature extractor: toybox, random, pixels, inception[:FILE], clip:…, open_clip:…, dinov2:…"""
     clip: str | None = None
     """CLIP model of the CLIP score: clip:NAME_OR_FOLDER or open_clip:ARCH/PRETRAINED."""
     variant: str | None = None

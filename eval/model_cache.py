@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 
 from t2i.checks import UsageError, nearest
-from t2i.data.toybox.reader import Reader, load_reader
+from t2i.data.toybox.classifier import ToyboxClassifier, load_classifier
 from t2i.devices import Dtype
 from t2i.eval.config import EvalConfig
 from t2i.eval.distributed import usable_device
@@ -66,9 +66,9 @@ class ModelCache:
         return self._extractors[name]
 
     @cached_property
-    def classifier(self) -> Reader:
+    def classifier(self) -> ToyboxClassifier:
         """The toybox classifier."""
-        return load_reader(self.config.classifier).to(self.device).eval()
+        return load_classifier(self.config.classifier).to(self.device).eval()
 
 
 class UnconditionalSampler:

@@ -22,7 +22,7 @@ from t2i.checks import UsageError
 from t2i.data.image_file import ImageError, square
 from t2i.data.labelled import Splits
 from t2i.data.splits import open_splits
-from t2i.data.toybox.reader import IMAGE_SIZE, Reading, predict
+from t2i.data.toybox.classifier import IMAGE_SIZE, Prediction, predict
 from t2i.eval.config import EvalConfig
 from t2i.eval.distributed import FAILURES, interleave, together
 from t2i.eval.evaluators import IMAGES, UNCONDITIONAL
@@ -239,7 +239,7 @@ class EvalRun:
         prompts, named = {file: p.text for file, p in zip(self.files, self.prompts, strict=True)}, self.named
         return [prompts[named[name]] for name in features.names]
 
-    def predictions(self, files: Sequence[Path]) -> list[Reading | str]:
+    def predictions(self, files: Sequence[Path]) -> list[Prediction | str]:
         """The toybox classifier's prediction for each image; for an unreadable one, "name: why"."""
         return self.on_all(_predict, list(files))
 
@@ -377,8 +377,8 @@ def _extract(run: EvalRun, rows: slice, name: str, extractor: str, side: int | N
     return extract_items(items, run.models.extractor(extractor), run.batch_size, cache, progress=first, side=side)
 
 
-def _predict(run: EvalRun, rows: slice, files: Sequence[Path]) -> list[Reading | str]:
-    found: list[Reading | str] = []
+def _predict(run: EvalRun, rows: slice, files: Sequence[Path]) -> list[Prediction | str]:
+    found: list[Prediction | str] = []
     batch: list[Image.Image] = []
     for file in files[rows]:
         try:

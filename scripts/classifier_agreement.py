@@ -15,7 +15,7 @@ from t2i import AutoPipeline
 from t2i.arguments import parse
 from t2i.cli_errors import exit_on_bad_input
 from t2i.contact_sheet import contact_sheet
-from t2i.data.toybox.reader import Reading, load_reader, predict
+from t2i.data.toybox.classifier import Prediction, load_classifier, predict
 from t2i.eval.generation.images import seeded
 from t2i.eval.generation.prompts import basic_prompts
 from t2i.eval.metrics.proportion import share
@@ -45,8 +45,8 @@ def main(args: list[str]) -> None:
     prompts = basic_prompts("relation", NUM, SEED)
     generators = [seeded(SEED, *prompt.noise) for prompt in prompts]
     images = pipe([prompt.text for prompt in prompts], generator=generators).images
-    predictions = predict(load_reader(config.classifier), images)
-    right = [found == Reading.of(prompt.scene) for found, prompt in zip(predictions, prompts, strict=True)]
+    predictions = predict(load_classifier(config.classifier), images)
+    right = [found == Prediction.of(prompt.scene) for found, prompt in zip(predictions, prompts, strict=True)]
     by_eye = [i not in WRONG_BY_EYE for i in range(NUM)]
     labels = [
         f"{prompt.text} · {VERDICTS[eye, machine]}" for prompt, eye, machine in zip(prompts, by_eye, right, strict=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Thing
-from t2i.data.toybox.reader import load_reader, predict
+from t2i.data.toybox.classifier import load_classifier, predict
 from t2i.eval.evaluators.bias import (
     SWAPS,
     bare_prompts,
@@ -21,8 +21,8 @@ from t2i.eval.generation.images import Item, generate_batches
 
 
 @pytest.fixture(scope="module")
-def reader():
-    return load_reader()
+def classifier():
+    return load_classifier()
 
 
 class Painter:
@@ -54,9 +54,9 @@ def drawn(painter: Painter, prompts: list, seed: int = 0) -> list:
     return [image for _, images in generate_batches(painter, items, 16) for image in images]
 
 
-def pairs_of(painter: Painter, reader, num: int) -> dict:
+def pairs_of(painter: Painter, classifier, num: int) -> dict:
     asked = pairs(num, seed=0)
-    scores = counterfactual_scores(asked, predict(reader, drawn(painter, pair_prompts(asked))), {})
+    scores = counterfactual_scores(asked, predict(classifier, drawn(painter, pair_prompts(asked))), {})
     return {score.name: score for score in scores}
 
 
@@ -80,23 +80,23 @@ def test_pairs_differ_in_one_word_and_are_all_seen():
         assert differs == [pair.swap]
 
 
-def test_a_faithful_painter_follows_and_keeps(reader):
-    found = pairs_of(Painter(), reader, 12)
+def test_a_faithful_painter_follows_and_keeps(classifier):
+    found = pairs_of(Painter(), classifier, 12)
     for swap in SWAPS:
         assert found[f"swap of {swap}: followed"].value > 0.9
         assert found[f"swap of {swap}: rest kept"].value > 0.9
         assert found[f"swap of {swap}: rest kept"].ceiling > 0.9
 
 
-def test_a_painter_deaf_to_attributes_does_not_follow_them(reader):
-    found = pairs_of(Painter(deaf_to="attribute"), reader, 12)
+def test_a_painter_deaf_to_attributes_does_not_follow_them(classifier):
+    found = pairs_of(Painter(deaf_to="attribute"), classifier, 12)
     assert found["swap of attribute: followed"].value < 0.2
     assert found["swap of kind: followed"].value > 0.9
 
 
-def test_a_favourite_is_found(reader):
+def test_a_favourite_is_found(classifier):
     def score(painter: Painter, num: int):
-        return open_attributes_score(predict(reader, drawn(painter, bare_prompts(num))), 0, {})
+        return open_attributes_score(predict(classifier, drawn(painter, bare_prompts(num))), 0, {})
 
     one, even = score(Painter(favourite="zebra"), 48), score(Painter(), 96)
     assert next(iter(one.details["counts"])) == "zebra"

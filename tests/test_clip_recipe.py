@@ -19,8 +19,8 @@ from test_training import command, losses, recipe
 from transformers import AutoImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from t2i.data.toybox import HELD_OUT, Scene, Thing, Toybox
+from t2i.data.toybox.classifier import Prediction
 from t2i.data.toybox.near_misses import near_misses, turned_round
-from t2i.data.toybox.reader import Reading
 from t2i.eval.features import open_extractor
 from t2i.images import to_tensor
 from t2i.text.clip import contrastive_loss, make_clip, tokenize, train_clip_tokenizer
@@ -121,7 +121,7 @@ def test_near_misses_differ_in_one_fact():
         scene, _ = data.scene(i)
         others = near_misses(scene, 4, np.random.default_rng(i))
         assert others == near_misses(scene, 4, np.random.default_rng(i))
-        assert len({Reading.of(s) for s in (scene, *others)}) == 5
+        assert len({Prediction.of(s) for s in (scene, *others)}) == 5
         assert {s.background for s in others} == {scene.background}
         assert not any((t.attribute, t.kind) in HELD_OUT for s in others for t in s.things)
         for other in others:
@@ -148,7 +148,7 @@ def test_a_scene_turned_round_is_the_same_scene():
     for i in range(200):
         scene, _ = data.scene(i)
         turned = turned_round(scene)
-        assert Reading.of(turned) == Reading.of(scene)
+        assert Prediction.of(turned) == Prediction.of(scene)
         assert turned_round(turned) == scene
         assert (turned == scene) == (scene.relation is None)
 

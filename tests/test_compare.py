@@ -45,7 +45,7 @@ def test_every_family_of_blocks_is_compared_and_nothing_else():
     found = families()
     assert {block.__name__ for block in found.values()} == set(CLASSES)
     assert {"pca", "vae", "glow"} <= set(found) <= set(RECIPES)
-    assert not {"vqvae-toybox", "reader-toybox", "ldm-toybox"} & set(found)
+    assert not {"vqvae-toybox", "toybox-classifier", "ldm-toybox"} & set(found)
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])

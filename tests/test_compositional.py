@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from t2i.data.toybox import ATTRIBUTES, HELD_OUT, KINDS, Scene, Thing
-from t2i.data.toybox.reader import Reader, Reading, load_reader, predict
+from t2i.data.toybox.classifier import Prediction, ToyboxClassifier, load_classifier, predict
 from t2i.eval.evaluators import compositional
 from t2i.eval.evaluators.compositional import Answer, category_scores, check_scenes
 from t2i.eval.generation.images import Item, generate_batches
@@ -40,14 +40,14 @@ def prompts() -> list[Prompt]:
 
 
 @pytest.fixture(scope="module")
-def reader() -> Reader:
-    return load_reader()
+def classifier() -> ToyboxClassifier:
+    return load_classifier()
 
 
-def generated(pipeline, reader: Reader, prompts: list[Prompt], batch_size: int = 32) -> list[Answer]:
+def generated(pipeline, classifier: ToyboxClassifier, prompts: list[Prompt], batch_size: int = 32) -> list[Answer]:
     items = [Item(i, prompt, seed=0) for i, prompt in enumerate(prompts)]
     images = [image for _, batch in generate_batches(pipeline, items, batch_size) for image in batch]
-    predictions = predict(reader, images, batch_size)
+    predictions = predict(classifier, images, batch_size)
     return [Answer(prompt, found) for prompt, found in zip(prompts, predictions, strict=True)]
 
 
@@ -56,12 +56,12 @@ def shares(answers: list[Answer]) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def perfect(prompts, reader):
-    return generated(Renders(prompts), reader, prompts, batch_size=7)
+def perfect(prompts, classifier):
+    return generated(Renders(prompts), classifier, prompts, batch_size=7)
 
 
 def answer(category: str, scene: Scene, layout: str, first: tuple, second: tuple | None = None, key: str = "k/0"):
-    return Answer(Prompt(scene.caption(), category, scene, key), Reading(layout, (first, second or first)))
+    return Answer(Prompt(scene.caption(), category, scene, key), Prediction(layout, (first, second or first)))
 
 
 # --- what counts as right -------------------------------------------------------------------------------------------
@@ -97,8 +97,8 @@ def answer(category: str, scene: Scene, layout: str, first: tuple, second: tuple
     ],
 )
 def test_each_category_asks_about_what_it_is_named_after(category, scene, right, wrong):
-    assert all(answer(category, scene, *reading).right for reading in right)
-    assert not any(answer(category, scene, *reading).right for reading in wrong)
+    assert all(answer(category, scene, *prediction).right for prediction in right)
+    assert not any(answer(category, scene, *prediction).right for prediction in wrong)
 
 
 def test_every_category_of_prompts_is_judged():
@@ -145,10 +145,10 @@ def test_failures_list_the_worst_first():
 # --- the evaluation -------------------------------------------------------------------------------------------------
 
 
-def test_a_perfect_pipeline_reaches_the_ceiling(prompts, perfect, reader):
+def test_a_perfect_pipeline_reaches_the_ceiling(prompts, perfect, classifier):
     real = [
         Answer(p, found)
-        for p, found in zip(prompts, predict(reader, [p.scene.render(64) for p in prompts]), strict=True)
+        for p, found in zip(prompts, predict(classifier, [p.scene.render(64) for p in prompts]), strict=True)
     ]
     scores = {score.name: score for score in category_scores(perfect, real)}
     assert set(scores) == set(CATEGORIES)
@@ -158,18 +158,18 @@ def test_a_perfect_pipeline_reaches_the_ceiling(prompts, perfect, reader):
     assert all(np.array_equal(made[what], best[what]) for what in ("kinds", "attributes"))
 
 
-def test_swapped_places_cost_positions_alone(prompts, reader, perfect):
+def test_swapped_places_cost_positions_alone(prompts, classifier, perfect):
     def swapped(scene: Scene) -> Scene:
         return replace(scene, things=scene.things[::-1])
 
-    found = shares(generated(Renders(prompts, swapped), reader, prompts))
+    found = shares(generated(Renders(prompts, swapped), classifier, prompts))
     assert found["position"] == 0
-    for category in ("two objects", "attribute binding", "unseen combination of two"):
+    for category in ("two objects", "attribute binding", "held-out combination of two"):
         assert found[category] >= 0.8
     assert found["colour"] == shares(perfect)["colour"]
 
 
-def test_swapped_attributes_cost_the_binding_alone(prompts, reader):
+def test_swapped_attributes_cost_the_binding_alone(prompts, classifier):
     def swapped(scene: Scene) -> Scene:
         if scene.relation is None:
             return scene
@@ -178,37 +178,37 @@ def test_swapped_attributes_cost_the_binding_alone(prompts, reader):
             return scene
         return replace(scene, things=(Thing(a.kind, b.attribute), Thing(b.kind, a.attribute)))
 
-    found = shares(generated(Renders(prompts, swapped), reader, prompts))
+    found = shares(generated(Renders(prompts, swapped), classifier, prompts))
     assert found["attribute binding"] <= 0.35
     assert found["two objects"] >= 0.8 and found["position"] >= 0.8
 
 
-def test_predictions_and_noise_do_not_depend_on_the_batch(prompts, reader, perfect):
+def test_predictions_and_noise_do_not_depend_on_the_batch(prompts, classifier, perfect):
     one = Renders(prompts)
-    assert generated(one, reader, prompts, batch_size=1) == perfect
+    assert generated(one, classifier, prompts, batch_size=1) == perfect
     assert len(set(one.seeds)) == len(prompts)
 
 
 @pytest.mark.parametrize("size", [64, 128])
-def test_the_basic_suite_of_a_perfect_pipeline_is_right_at_any_size(reader, size):
+def test_the_basic_suite_of_a_perfect_pipeline_is_right_at_any_size(classifier, size):
     prompts = open_prompts("basic", 4, seed=0)
-    found = shares(generated(Renders(prompts, size=size), reader, prompts, batch_size=3))
+    found = shares(generated(Renders(prompts, size=size), classifier, prompts, batch_size=3))
     assert set(found) == set(BASIC) and np.mean(list(found.values())) > 0.9
 
 
-def test_a_swapped_relation_is_wrong_though_all_its_things_are_there(reader):
+def test_a_swapped_relation_is_wrong_though_all_its_things_are_there(classifier):
     prompts = open_prompts("basic", 4, seed=0)
     swapped = Renders(prompts, lambda s: s if s.relation is None else replace(s, things=s.things[::-1]))
-    found, right = (shares(generated(p, reader, prompts)) for p in (swapped, Renders(prompts)))
+    found, right = (shares(generated(p, classifier, prompts)) for p in (swapped, Renders(prompts)))
     assert found["relation"] == 0 and right["relation"] >= 0.75
     assert found["seen"] == right["seen"]
 
 
-def test_the_same_image_for_every_prompt_scores_near_chance(reader):
+def test_the_same_image_for_every_prompt_scores_near_chance(classifier):
     def same(prompt, generator=None, output_type="pil"):
         return SimpleNamespace(images=[Image.new("RGB", (64, 64), (90, 140, 60))] * len(prompt))
 
-    found = shares(generated(same, reader, open_prompts("basic", 28, seed=0)))
+    found = shares(generated(same, classifier, open_prompts("basic", 28, seed=0)))
     assert all(value <= 2 / 28 for value in found.values())
 
 

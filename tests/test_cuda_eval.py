@@ -9,7 +9,7 @@ from features import features
 from test_feature_extractors import LOCAL, make_clip, make_dinov2, pictures
 
 from t2i.data.toybox import Toybox
-from t2i.data.toybox.reader import load_reader
+from t2i.data.toybox.classifier import load_classifier
 from t2i.eval import metrics
 from t2i.eval.features import open_extractor
 from t2i.eval.features.base import exact_convolutions
@@ -70,9 +70,9 @@ def test_scores_of_features_on_the_device_are_the_cpus(name, device):
 def test_the_classifier_predicts_what_it_predicts_on_the_cpu(device):
     data = Toybox("all", num=16)
     images = to_tensor(torch.from_numpy(np.stack([data[i]["image"] for i in range(16)])))
-    model = load_reader()
-    here = model.read(images)
-    assert model.to(device).read(images) == here
+    model = load_classifier()
+    here = model.predict(images)
+    assert model.to(device).predict(images) == here
 
 
 def test_images_are_generated_in_batches(device):

@@ -114,7 +114,7 @@ def test_latent_diffusion_is_trained_and_opens(cache, learns, tmp_path, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, model", [("kl-toybox", TINY_KL), ("clip-toybox", TINY_CLIP), ("reader-toybox", {})])
+@pytest.mark.parametrize("name, model", [("kl-toybox", TINY_KL), ("clip-toybox", TINY_CLIP), ("toybox-classifier", {})])
 def test_other_stages_train(name, model, tmp_path, device):
     how = {"max_train_steps": 2, "checkpointing_steps": 2, "mixed_precision": "bf16"}
     folder = run(recipe(name, tmp_path / name, model, **how))

@@ -42,18 +42,18 @@ def test_all_scores_what_it_can_and_says_what_it_left_out(folder, tmp_path, caps
     args = [str(folder), "--num-images", "18", "--out", str(out)]
     cli.main(args)
     found = scores(out)
-    for name in ("colour", "unseen combination", "FD[reader]", "KID[reader]", "precision[reader]"):
+    for name in ("colour", "held-out combination", "FD[toybox]", "KID[toybox]", "precision[toybox]"):
         assert name in found
-    assert {"near copies[reader]", "near copies[pixels]", "prompts of the lecture"} <= found.keys()
+    assert {"near copies[toybox]", "near copies[pixels]", "prompts of the lecture"} <= found.keys()
     assert {"nats/token, zero_shot", "reconstruction: PSNR in dB"} <= found.keys()
-    assert found["FD[reader]"]["ceiling"] < found["FD[reader]"]["value"]  # noise is further from toybox than toybox is
+    assert found["FD[toybox]"]["ceiling"] < found["FD[toybox]"]["value"]  # noise is further from toybox than toybox is
     assert "clip_score was left out" in capsys.readouterr().out
     assert (out / "report.html").stat().st_size > 10_000
     first = (out / "report.json").read_bytes()
     cli.main(args)  # the images exist; the same run gives the same bytes
     assert (out / "report.json").read_bytes() == first
     reports.main(["diff", str(out / "report.json"), str(out / "report.json")])
-    assert "FD[reader]" in capsys.readouterr().out
+    assert "FD[toybox]" in capsys.readouterr().out
 
 
 def test_a_folder_of_pictures_is_scored_against_another(tmp_path, capsys):
@@ -150,7 +150,7 @@ def test_an_extractor_that_knows_classes_gives_an_inception_score(folder, tmp_pa
 def test_a_precision_is_told_and_its_pictures_are_not_taken_for_anothers(folder, tmp_path):
     args = [str(folder), "--num-images", "18", "--out", str(tmp_path / "out")]
     cli.main([*args, "--dtype", "bfloat16"])
-    assert {"nats/token, train", "reconstruction: SSIM", "FD[reader]", "colour"} <= scores(tmp_path / "out").keys()
+    assert {"nats/token, train", "reconstruction: SSIM", "FD[toybox]", "colour"} <= scores(tmp_path / "out").keys()
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["settings"]["dtype"] == "bfloat16"
     assert [note.split()[0] for note in report["notes"] if "left out" in note] == ["clip_score"]
@@ -187,7 +187,7 @@ def test_copied_training_pictures_are_found(tmp_path):
         (["x", "--seed", "-1"], "--seed must be at least 0"),
         (["x", "--nmu", "3"], "--nmu"),
         (["x", "--out", __file__], "is a file"),
-        (["{pipe}", "--metrics", "compositional", "--out", "{tmp}", "--classifier", "/nowhere"], "reader-toybox"),
+        (["{pipe}", "--metrics", "compositional", "--out", "{tmp}", "--classifier", "/nowhere"], "toybox-classifier"),
         (["{pipe}", "--metrics", "clip_score", "--out", "{tmp}"], "needs --clip"),
         (["{pipe}", "toybox/dalle", "--out", "{tmp}"], "one by one"),
         (["{pipe}", "--metrics", "fid", "--out", "{tmp}", "--num-images", "9"], "too few to compare"),

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from t2i.checks import UsageError
-from t2i.data.toybox.reader import Reader, load_reader
+from t2i.data.toybox.classifier import ToyboxClassifier, load_classifier
 from t2i.eval.features import Features, area_resize, as_uint8, measure_name, open_extractor
 from t2i.eval.features.base import INCEPTION_SHA256
 from t2i.images import to_tensor
@@ -20,7 +20,7 @@ from t2i.weights import digest
 SIDE, WIDTH, CONTEXT = 32, 32, 8  # of the tiny transformers
 END = "<|endoftext|>"
 RANDOM_SHA256 = "7f3c8f33a50b93d3"  # its first digits
-LOCAL = ("pixels", "random", "reader")
+LOCAL = ("pixels", "random", "toybox")
 MODELS = ("clip", "open_clip", "dinov2")
 
 
@@ -208,17 +208,17 @@ def test_random_weights_are_the_same_everywhere(opened):
 
 
 def test_reader_features_are_what_its_heads_see(opened):
-    reader, images = load_reader(), pictures(2, 64, 64)
+    classifier, images = load_classifier(), pictures(2, 64, 64)
     batch = to_tensor(images.permute(0, 2, 3, 1))
-    features = opened("reader")(images)
-    assert opened("reader").dim == 640
-    torch.testing.assert_close(reader.to_layout(features), reader(batch)[0], rtol=1e-4, atol=1e-4)
+    features = opened("toybox")(images)
+    assert opened("toybox").dim == 640
+    torch.testing.assert_close(classifier.to_layout(features), classifier(batch)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_a_reader_of_ones_own(tmp_path):
-    Reader(channels=(8, 16), blocks=(0, 1)).save_pretrained(tmp_path / "mine")
-    extractor = open_extractor(f"reader:{tmp_path / 'mine'}")
-    assert (extractor.name, extractor.dim) == ("reader:mine", 5 * 16)
+    ToyboxClassifier(channels=(8, 16), blocks=(0, 1)).save_pretrained(tmp_path / "mine")
+    extractor = open_extractor(f"toybox:{tmp_path / 'mine'}")
+    assert (extractor.name, extractor.dim) == ("toybox:mine", 5 * 16)
 
 
 @pytest.mark.parametrize("kind", ["clip", "open_clip"])

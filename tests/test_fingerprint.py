@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2i.data.domains import OneLook, Unpaired
+from t2i.data.domains import OneAttribute, Unpaired
 from t2i.data.factors import ToyboxFactors
 from t2i.data.labelled import Labelled
 from t2i.data.layouts import WithLayouts
@@ -97,8 +97,8 @@ def test_every_source_knows_what_it_is_made_from():
         *(Toybox(split, 16, seed, num) for split in ("train", "all") for seed in (0, 1) for num in (5, 6)),
         Toybox(size=32, num=5),
         Toybox(size=16, num=5, family="count"),
-        OneLook("white", 16, 0, 5),
-        OneLook("zebra", 16, 0, 5),
+        OneAttribute("white", 16, 0, 5),
+        OneAttribute("zebra", 16, 0, 5),
         *(ToyboxFactors(16, 0, 5, part) for part in ("all", "train", "test")),
         Unpaired("toybox:white", "toybox:zebra", 16),
         Unpaired("toybox:zebra", "toybox:white", 16),

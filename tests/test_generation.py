@@ -18,7 +18,7 @@ from launching import launched
 from PIL import Image
 from test_feature_extractors import make_clip
 
-from t2i.data.toybox import COLOURS, HELD_OUT, SKINS
+from t2i.data.toybox import COLOURS, HELD_OUT, TEXTURES
 from t2i.eval.distributed import is_main_process
 from t2i.eval.generation.images import Item, describe, generate, generate_batches, generate_on_all, merge, read_manifest
 from t2i.eval.generation.prompts import CATEGORIES, WORDINGS, Prompt, open_prompts
@@ -283,22 +283,22 @@ def test_bad_arguments_are_refused(pipe, tmp_path):
 def test_toybox_prompts_follow_from_seed_category_and_number():
     many, few = open_prompts("toybox", 30, seed=1), open_prompts("toybox", 9, seed=1)
     assert set(few) <= set(many) and len({p.key for p in many}) == len(many) == 30 * len(CATEGORIES)
-    assert not {p.scene for p in few} & {p.scene for p in open_prompts("toybox", 9, seed=2) if "unseen" not in p.key}
+    assert not {p.scene for p in few} & {p.scene for p in open_prompts("toybox", 9, seed=2) if "held-out" not in p.key}
     assert open_prompts("toybox/two-objects", 9, seed=1) == [p for p in few if p.category == "two objects"]
 
 
 def test_each_category_asks_what_it_says():
     of = {c: [p for p in open_prompts("toybox", 60, seed=3) if p.category == c] for c in CATEGORIES}
     things = {c: [t for p in prompts for t in p.scene.things] for c, prompts in of.items()}
-    assert {t.attribute for t in things["colour"]} <= set(COLOURS) and {t.attribute for t in things["skin"]} <= set(
-        SKINS
+    assert {t.attribute for t in things["colour"]} <= set(COLOURS) and {t.attribute for t in things["texture"]} <= set(
+        TEXTURES
     )
     assert {t.count for t in things["counting"]} == {2, 3, 4}
     for category, prompts in of.items():
-        assert {t.held_out for t in things[category]} == {category.startswith("unseen")}
-        two = category in ("position", "two objects", "attribute binding", "unseen combination of two")
+        assert {t.held_out for t in things[category]} == {category.startswith("held-out")}
+        two = category in ("position", "two objects", "attribute binding", "held-out combination of two")
         assert {len(p.scene.things) for p in prompts} == {1 + two}
-    assert {(t.attribute, t.kind) for t in things["unseen combination"]} == HELD_OUT
+    assert {(t.attribute, t.kind) for t in things["held-out combination"]} == HELD_OUT
 
 
 def test_wordings_of_a_scene_differ_and_tell_everything():

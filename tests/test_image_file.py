@@ -1,4 +1,4 @@
-"""Reading images: correct values for every kind of file, and a one-sentence error for unreadable ones."""
+"""Prediction images: correct values for every kind of file, and a one-sentence error for unreadable ones."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i.data.toybox.reader import Reader
+from t2i.data.toybox.classifier import ToyboxClassifier
 from t2i.pipelines import AutoPipeline
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_weights.py"
@@ -24,7 +24,7 @@ def test_on_a_gpu_it_takes_less_than_ten_minutes_by_its_own_arithmetic(tmp_path)
     assert not list(tmp_path.iterdir())
     lines = done.stdout.splitlines()
     recipes = [line.split()[0] for line in lines if "-toybox " in line]
-    assert recipes == ["vqvae-toybox", "prior-toybox", "kl-toybox", "clip-toybox", "ldm-toybox", "reader-toybox"]
+    assert recipes == ["vqvae-toybox", "prior-toybox", "kl-toybox", "clip-toybox", "ldm-toybox", "toybox-classifier"]
     assert "Assumed: an NVIDIA H200" in lines[0]
     assert 200 < int(re.search(r"In all (\d+) s", lines[-1])[1]) < 600
 
@@ -51,6 +51,6 @@ def test_the_script_makes_all_weights_from_nothing(tmp_path):
     for system in ("dalle", "ldm"):
         pipe = AutoPipeline.from_pretrained(tmp_path / "weights" / system)
         assert pipe("an avocado armchair").images[0].size == (64, 64)
-    assert Reader.from_pretrained(tmp_path / "weights" / "reader").config
+    assert ToyboxClassifier.from_pretrained(tmp_path / "weights" / "classifier").config
     again = subprocess.run([*command, "--out", str(tmp_path / "weights")], capture_output=True, text=True)
     assert again.returncode == 0  # everything is trained already and only stored again

@@ -14,7 +14,7 @@ import pytest
 import torch
 from generative_models import stirred
 
-from t2i.data.domains import OneLook, PrepareBoth, Unpaired
+from t2i.data.domains import OneAttribute, PrepareBoth, Unpaired
 from t2i.data.sampling import NumberedSamples, _permutation
 from t2i.models.adversarial.cyclegan import CycleGAN, CycleGANObjective, Pool
 from t2i.training.cli import run
@@ -164,7 +164,7 @@ def test_bad_input_raises(tmp_path):
     with pytest.raises(ValueError, match="at least 0"):
         CycleGANObjective(model, 16, cycle=-1.0)
     with pytest.raises(ValueError, match="did you mean zebra"):
-        OneLook("zebras", 16)
+        OneAttribute("zebras", 16)
     with pytest.raises(ValueError, match="both domains"):
         Unpaired("toybox:zebra", "toybox:zebra", 16)
     with pytest.raises(FileNotFoundError, match="no folder"):
@@ -179,7 +179,7 @@ def test_bad_input_raises(tmp_path):
 def test_pairs_are_the_same_scenes_and_differ_on_the_things_alone():
     data = Unpaired("toybox:white", "toybox:zebra", 32)
     white, zebra = data.pairs(6, seed=9)
-    scenes = [OneLook("white", 32, 9, 6)[i]["scene"] for i in range(6)]
+    scenes = [OneAttribute("white", 32, 9, 6)[i]["scene"] for i in range(6)]
     for a, b, scene in zip(white, zebra, scenes, strict=True):
         thing = scene.layout(64).reshape(32, 2, 32, 2).any((1, 3))  # including partially covered pixels at the outline
         thing = np.pad(thing, 1)
@@ -201,7 +201,7 @@ def test_samples_follow_from_their_number_and_no_pair_is_among_them():
 
 
 def test_every_epoch_draws_other_partners_until_all_were_seen():
-    a, b = OneLook("white", 16, 0, 100), Numbered(150)
+    a, b = OneAttribute("white", 16, 0, 100), Numbered(150)
     samples = NumberedSamples(a, PrepareBoth(b), seed=0)
     epochs = [[int(samples[n]["b"][0, 0, 0]) for n in range(e * len(a), (e + 1) * len(a))] for e in range(6)]
     partners = [dict(zip(_permutation(len(a), 0, e).tolist(), epoch, strict=True)) for e, epoch in enumerate(epochs)]

@@ -9,13 +9,19 @@ from diffusers import AutoencoderKL
 from PIL import Image
 
 from t2i.data.toybox import ATTRIBUTES, KINDS, RELATIONS, Scene, Thing, Toybox
-from t2i.data.toybox.reader import LAYOUTS, Reader, Reading, load_reader, predict, targets
+from t2i.data.toybox.classifier import LAYOUTS, Prediction, ToyboxClassifier, load_classifier, predict, targets
 from t2i.eval.evaluators.reconstruction import reconstruct
 from t2i.eval.generation.prompts import open_prompts
 from t2i.images import to_tensor
 from t2i.tokenizers.kl import KLTokenizer
 from t2i.training.config import LoopConfig
-from t2i.training.recipes.toybox_classifier import ReaderModelConfig, ReaderRecipe, ReaderTask, reader_toybox, spoil
+from t2i.training.recipes.toybox_classifier import (
+    ToyboxClassifierModelConfig,
+    ToyboxClassifierRecipe,
+    ToyboxClassifierTask,
+    spoil,
+    toybox_classifier,
+)
 from t2i.weights import digest
 
 NUM = 4
@@ -28,9 +34,9 @@ def stack_targets(scenes: list[Scene]) -> tuple[torch.Tensor, torch.Tensor, torc
     return torch.tensor(layout), torch.tensor(kinds), torch.tensor(attributes)
 
 
-def tiny_reader(seed: int = 0) -> Reader:
+def tiny_classifier(seed: int = 0) -> ToyboxClassifier:
     torch.manual_seed(seed)
-    return Reader(channels=(16, 32, 48), blocks=(0, 0, 1))
+    return ToyboxClassifier(channels=(16, 32, 48), blocks=(0, 0, 1))
 
 
 def pictures(scenes: list[Scene]) -> torch.Tensor:
@@ -43,17 +49,17 @@ def asked() -> list[Scene]:
 
 
 @pytest.fixture(scope="module")
-def fitted(asked: list[Scene]) -> tuple[Reader, list[float]]:
+def fitted(asked: list[Scene]) -> tuple[ToyboxClassifier, list[float]]:
     """A classifier overfitted to the images of `asked`, and its losses in training."""
-    reader, images, truth = tiny_reader(), pictures(asked), stack_targets(asked)
-    optimizer, losses = torch.optim.AdamW(reader.parameters(), 4e-3), []
+    classifier, images, truth = tiny_classifier(), pictures(asked), stack_targets(asked)
+    optimizer, losses = torch.optim.AdamW(classifier.parameters(), 4e-3), []
     for _ in range(80):
-        out = reader.loss(images, *truth)
+        out = classifier.loss(images, *truth)
         out["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(out["loss"].item())
-    return reader.eval(), losses
+    return classifier.eval(), losses
 
 
 # --- predictions ----------------------------------------------------------------------------------------------------
@@ -62,32 +68,32 @@ def fitted(asked: list[Scene]) -> tuple[Reader, list[float]]:
 @pytest.mark.parametrize("relation", RELATIONS)
 def test_a_relation_reads_the_same_from_both_sides(relation: str):
     cat, car = Thing("cat", "red"), Thing("car", "blue")
-    assert Reading.of(Scene((cat, car), relation)) == Reading.of(Scene((car, cat), TURNED[relation]))
-    assert Reading.of(Scene((cat, car), relation)) != Reading.of(Scene((car, cat), relation))
+    assert Prediction.of(Scene((cat, car), relation)) == Prediction.of(Scene((car, cat), TURNED[relation]))
+    assert Prediction.of(Scene((cat, car), relation)) != Prediction.of(Scene((car, cat), relation))
 
 
 def test_the_upper_and_the_left_thing_come_first():
     cat, car = Thing("cat", "red"), Thing("car", "blue")
     first = (("cat", "red"), ("car", "blue"))
-    assert Reading.of(Scene((cat, car), "on top of")) == Reading("stacked", first)
-    assert Reading.of(Scene((car, cat), "right of")) == Reading("side by side", first)
+    assert Prediction.of(Scene((cat, car), "on top of")) == Prediction("stacked", first)
+    assert Prediction.of(Scene((car, cat), "right of")) == Prediction("side by side", first)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_several_of_a_kind_are_one_thing_twice(count: int):
-    reading = Reading.of(Scene((Thing("apple", "green", count),)))
-    assert reading == Reading(LAYOUTS[count - 1], (("apple", "green"),) * 2)
-    assert str(reading) == f"{LAYOUTS[count - 1]}: green apple"
+    truth = Prediction.of(Scene((Thing("apple", "green", count),)))
+    assert truth == Prediction(LAYOUTS[count - 1], (("apple", "green"),) * 2)
+    assert str(truth) == f"{LAYOUTS[count - 1]}: green apple"
 
 
-def test_targets_are_the_indices_of_the_reading():
+def test_targets_are_the_indices_of_the_truth():
     data, kinds = Toybox("all", seed=5, num=300), list(KINDS)
     seen = set()
     for i in range(len(data)):
         scene, _ = data.scene(i)
         layout, ks, attributes = targets(scene)
         named = tuple((kinds[k], ATTRIBUTES[a]) for k, a in zip(ks, attributes, strict=True))
-        assert Reading(LAYOUTS[layout], named) == Reading.of(scene)
+        assert Prediction(LAYOUTS[layout], named) == Prediction.of(scene)
         seen.add(layout)
     assert seen == set(range(len(LAYOUTS)))
 
@@ -102,35 +108,35 @@ def test_the_reader_learns(fitted):
 
 def test_a_picture_is_read_alone_as_in_a_batch(fitted, asked):
     images = pictures(asked)
-    assert [fitted[0].read(image[None])[0] for image in images] == fitted[0].read(images)
+    assert [fitted[0].predict(image[None])[0] for image in images] == fitted[0].predict(images)
 
 
 def test_every_parameter_has_a_gradient(asked):
-    reader = tiny_reader()
+    classifier = tiny_classifier()
     with torch.no_grad():  # zero initialisation blocks gradients by design
-        for p in reader.parameters():
+        for p in classifier.parameters():
             p.add_(0.02 * torch.randn_like(p))
-    reader.loss(pictures(asked), *stack_targets(asked))["loss"].backward()
-    assert [name for name, p in reader.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+    classifier.loss(pictures(asked), *stack_targets(asked))["loss"].backward()
+    assert [name for name, p in classifier.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
 def test_the_base_reader_is_small_and_survives_half_precision(tmp_path, asked):
-    model = reader_toybox().model
-    reader = Reader(model.channels, model.blocks).eval()
-    assert sum(p.numel() for p in reader.parameters()) <= 1_400_000
-    reader.half().save_pretrained(tmp_path)
+    model = toybox_classifier().model
+    classifier = ToyboxClassifier(model.channels, model.blocks).eval()
+    assert sum(p.numel() for p in classifier.parameters()) <= 1_400_000
+    classifier.half().save_pretrained(tmp_path)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3_000_000
-    again = load_reader(tmp_path)
+    again = load_classifier(tmp_path)
     assert again.dtype == torch.float32
-    assert again.read(pictures(asked[:2])) == reader.float().read(pictures(asked[:2]))
-    assert digest(again) == digest(reader) != digest(tiny_reader())
+    assert again.predict(pictures(asked[:2])) == classifier.float().predict(pictures(asked[:2]))
+    assert digest(again) == digest(classifier) != digest(tiny_classifier())
 
 
 def test_wrong_shapes_and_other_worlds_are_refused():
     with pytest.raises(ValueError, match="64, 64"):
-        tiny_reader().read(torch.zeros(1, 3, 32, 32))
-    with pytest.raises(ValueError, match="t2i train reader-toybox"):
-        Reader(kinds=("cat",))
+        tiny_classifier().predict(torch.zeros(1, 3, 32, 32))
+    with pytest.raises(ValueError, match="t2i train toybox-classifier"):
+        ToyboxClassifier(kinds=("cat",))
 
 
 # --- the recipe -----------------------------------------------------------------------------------------------------
@@ -140,13 +146,13 @@ def test_the_recipe_trains_through_the_loop(tmp_path):
     from t2i.training.cli import run
 
     loop = LoopConfig(str(tmp_path / "run"), 2, 8, checkpointing_steps=2, report_to="none", dataloader_num_workers=0)
-    folder = run(ReaderRecipe(model=ReaderModelConfig((16, 32, 48), (0, 0, 1)), loop=loop))
-    assert len(load_reader(folder).read(torch.zeros(3, 3, 64, 64))) == 3
+    folder = run(ToyboxClassifierRecipe(model=ToyboxClassifierModelConfig((16, 32, 48), (0, 0, 1)), loop=loop))
+    assert len(load_classifier(folder).predict(torch.zeros(3, 3, 64, 64))) == 3
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 1
 
 
 def test_spoiling_is_gentle_and_belongs_to_the_sample():
-    stage = ReaderTask(reader_toybox("tiny"))
+    stage = ToyboxClassifierTask(toybox_classifier("tiny"))
     item = stage.source[3]
     before = item["image"].copy()
     one, same, other = (stage.prepare(item, np.random.default_rng(seed)) for seed in (1, 1, 2))
@@ -160,7 +166,7 @@ def test_spoiling_is_gentle_and_belongs_to_the_sample():
 
 
 def test_the_judge_trains_on_held_out_pairs_too():
-    source = ReaderTask(reader_toybox("tiny")).source
+    source = ToyboxClassifierTask(toybox_classifier("tiny")).source
     assert any(thing.held_out for i in range(500) for thing in source.scene(i)[0].things)
 
 
@@ -169,10 +175,10 @@ def test_the_judge_trains_on_held_out_pairs_too():
 
 def test_a_folder_must_hold_a_classifier(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "VQVAE"}')
-    with pytest.raises(ValueError, match=r"not a Reader.*t2i train reader-toybox"):
-        load_reader(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no toybox classifier in .*t2i train reader-toybox"):
-        load_reader(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match=r"not a ToyboxClassifier.*t2i train toybox-classifier"):
+        load_classifier(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no toybox classifier in .*t2i train toybox-classifier"):
+        load_classifier(tmp_path / "nowhere")
 
 
 def test_images_of_any_size_are_predicted_alike_one_by_one(fitted, asked):

@@ -17,7 +17,7 @@ import numpy as np
 
 from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Thing
 from t2i.data.toybox.captions import name
-from t2i.data.toybox.reader import Reading
+from t2i.data.toybox.classifier import Prediction
 from t2i.eval.evaluators.compositional import thumbnail
 from t2i.eval.generation.prompts import Prompt
 from t2i.eval.report import Gallery, Score
@@ -39,7 +39,7 @@ def evaluate(run: EvalRun) -> Result:
     """
     seed, asked = run.config.seed, pairs(run.fraction(PAIRS), run.config.seed)
     prompts = pair_prompts(asked) + bare_prompts(run.fraction(BARE))
-    files, details = run.generate("bias", prompts), {"reader_sha256": digest(run.models.classifier)}
+    files, details = run.generate("bias", prompts), {"classifier_sha256": digest(run.models.classifier)}
     predictions, bare = run.predictions(files), 3 * len(asked)
     scores = counterfactual_scores(asked, predictions[:bare], details)
     scores.append(open_attributes_score(predictions[bare:], seed, details))
@@ -94,7 +94,7 @@ def _prompts(what: str, texts: Sequence[str]) -> list[Prompt]:
     return [Prompt(text, what, None, f"{what}/{i:04}") for i, text in enumerate(texts)]
 
 
-def counterfactual_scores(asked: Sequence[Pair], predictions: Sequence[Reading], details: dict) -> list[Score]:
+def counterfactual_scores(asked: Sequence[Pair], predictions: Sequence[Prediction], details: dict) -> list[Score]:
     """For each of SWAPS, the share of pairs in which the word was followed, and in which the rest was kept.
 
     followed: each image shows the word of its prompt.
@@ -121,7 +121,7 @@ def counterfactual_scores(asked: Sequence[Pair], predictions: Sequence[Reading],
     return scores
 
 
-def open_attributes_score(predictions: Sequence[Reading], seed: int, details: dict) -> Score:
+def open_attributes_score(predictions: Sequence[Prediction], seed: int, details: dict) -> Score:
     """Non-uniformity of the attributes generated for `bare_prompts`: half the sum of |share − 1 / A|.
 
     0 if all are equally frequent, always below 1; the ceiling is the mean for equally many uniform random attributes.
@@ -135,15 +135,15 @@ def open_attributes_score(predictions: Sequence[Reading], seed: int, details: di
 
 
 def _asked(scene: Scene, place: int) -> str:
-    return _word(Reading.of(scene), place)
+    return _word(Prediction.of(scene), place)
 
 
-def _word(reading: Reading, place: int) -> str:
-    return reading.things[0][place]
+def _word(prediction: Prediction, place: int) -> str:
+    return prediction.things[0][place]
 
 
-def _rest(reading: Reading, place: int) -> tuple[str, str]:
-    return reading.layout, reading.things[0][1 - place]
+def _rest(prediction: Prediction, place: int) -> tuple[str, str]:
+    return prediction.layout, prediction.things[0][1 - place]
 
 
 def _from_even(counts: Sequence[int]) -> float:

@@ -2,15 +2,15 @@
 
 The toybox classifier predicts what is in an image. The category determines what must be right:
 
-    colour, skin, seen, zero_shot   kind and attribute of one thing
+    colour, texture, seen, zero_shot kind and attribute of one thing
     counting                        number and kind; any attribute
     count                           number, kind and attribute
     position                        both kinds in the right places; any attributes
     two objects                     both kinds, in any place
     attribute binding               both kinds, each with its own attribute, in any place
     paraphrase                      kind and attribute of one scene under several wordings, all of which must be right
-    unseen combination              kind and attribute, for pairs held out of the training data
-    unseen combination of two       as attribute binding, both pairs held out
+    held-out combination              kind and attribute, for pairs held out of the training data
+    held-out combination of two       as attribute binding, both pairs held out
     relation                        everything
 
 Images of two things must also be predicted to show two. The ceiling of each score is the classifier's accuracy on real
@@ -34,7 +34,7 @@ from PIL import Image
 from t2i.checks import UsageError
 from t2i.data.image_file import square
 from t2i.data.toybox import ATTRIBUTES, KINDS, Scene
-from t2i.data.toybox.reader import IMAGE_SIZE, Reading, predict
+from t2i.data.toybox.classifier import IMAGE_SIZE, Prediction, predict
 from t2i.eval.evaluators.reconstruction import reconstruct
 from t2i.eval.generation.prompts import Prompt
 from t2i.eval.metrics import share
@@ -56,11 +56,11 @@ class Answer:
     """An image's prompt and the classifier's prediction."""
 
     prompt: Prompt
-    prediction: Reading
+    prediction: Prediction
 
     @property
-    def truth(self) -> Reading:
-        return Reading.of(self.prompt.scene)
+    def truth(self) -> Prediction:
+        return Prediction.of(self.prompt.scene)
 
     @property
     def right(self) -> bool:
@@ -83,50 +83,50 @@ class Answer:
 # --- what counts as right -------------------------------------------------------------------------------------------
 
 
-def _kinds(reading: Reading) -> list[str]:
-    return [kind for kind, _ in reading.things]
+def _kinds(prediction: Prediction) -> list[str]:
+    return [kind for kind, _ in prediction.things]
 
 
-def _thing(truth: Reading, found: Reading) -> bool:
+def _thing(truth: Prediction, found: Prediction) -> bool:
     return found.things[0] == truth.things[0]
 
 
-def _number_and_kind(truth: Reading, found: Reading) -> bool:
+def _number_and_kind(truth: Prediction, found: Prediction) -> bool:
     return found.layout == truth.layout and _kinds(found)[0] == _kinds(truth)[0]
 
 
-def _number_and_thing(truth: Reading, found: Reading) -> bool:
+def _number_and_thing(truth: Prediction, found: Prediction) -> bool:
     return found.layout == truth.layout and _thing(truth, found)
 
 
-def _kinds_in_place(truth: Reading, found: Reading) -> bool:
+def _kinds_in_place(truth: Prediction, found: Prediction) -> bool:
     return found.layout == truth.layout and _kinds(found) == _kinds(truth)
 
 
-def _both_kinds(truth: Reading, found: Reading) -> bool:
+def _both_kinds(truth: Prediction, found: Prediction) -> bool:
     return found.layout in OF_TWO and sorted(_kinds(found)) == sorted(_kinds(truth))
 
 
-def _both_things(truth: Reading, found: Reading) -> bool:
+def _both_things(truth: Prediction, found: Prediction) -> bool:
     return found.layout in OF_TWO and sorted(found.things) == sorted(truth.things)
 
 
-def _everything(truth: Reading, found: Reading) -> bool:
+def _everything(truth: Prediction, found: Prediction) -> bool:
     return found == truth
 
 
-RULES: dict[str, Callable[[Reading, Reading], bool]] = {
+RULES: dict[str, Callable[[Prediction, Prediction], bool]] = {
     "seen": _thing,
     "zero_shot": _thing,
     "colour": _thing,
-    "skin": _thing,
+    "texture": _thing,
     "counting": _number_and_kind,
     "position": _kinds_in_place,
     "two objects": _both_kinds,
     "attribute binding": _both_things,
     "paraphrase": _thing,
-    "unseen combination": _thing,
-    "unseen combination of two": _both_things,
+    "held-out combination": _thing,
+    "held-out combination of two": _both_things,
     "relation": _everything,
     "count": _number_and_thing,
 }
@@ -149,7 +149,7 @@ def evaluate(run: EvalRun) -> Result:
     answers = list(decided.values())
     scenes = [answer.prompt.scene for answer in answers]
     real = _answers(answers, run.on_all(_predict_renders, scenes))
-    details = {"reader_sha256": digest(run.models.classifier)}
+    details = {"classifier_sha256": digest(run.models.classifier)}
     counts = Counter(prompt.category for prompt, _ in skipped)
     result = Result("compositional", category_scores(answers, real, counts, details))
     result.scores.append(_all_facts("real images", real, None, details))
@@ -299,7 +299,7 @@ def _all_facts(of: str, answers: Sequence[Answer], best: Sequence[Answer] | None
     return share_score(f"all facts, {of}", right, ceiling, details=details)
 
 
-def _answers(answers: Sequence[Answer], predictions: Sequence[Reading]) -> list[Answer]:
+def _answers(answers: Sequence[Answer], predictions: Sequence[Prediction]) -> list[Answer]:
     return [Answer(answer.prompt, found) for answer, found in zip(answers, predictions, strict=True)]
 
 
@@ -314,11 +314,11 @@ def _by_scene(answers: Sequence[Answer]) -> list[list[Answer]]:
 # --- work of all processes ------------------------------------------------------------------------------------------
 
 
-def _predict_renders(run: EvalRun, rows: slice, scenes: Sequence[Scene]) -> list[Reading]:
+def _predict_renders(run: EvalRun, rows: slice, scenes: Sequence[Scene]) -> list[Prediction]:
     return predict(run.models.classifier, [scene.render(IMAGE_SIZE) for scene in scenes[rows]], run.batch_size)
 
 
-def _predict_reconstructions(run: EvalRun, rows: slice, scenes: Sequence[Scene]) -> list[Reading]:
+def _predict_reconstructions(run: EvalRun, rows: slice, scenes: Sequence[Scene]) -> list[Prediction]:
     """Predictions for real images encoded and decoded by the image tokenizer."""
     tokenizer, found = run.pipeline.image_tokenizer, []
     size, own = getattr(tokenizer.config, "image_size", IMAGE_SIZE), scenes[rows]

@@ -23,5 +23,5 @@ def evaluate(run: EvalRun) -> Result:
     captions = [caption(answer) if answer.prompt.scene else answer.prompt.text for answer in answers]
     images = [(thumbnail(run, file), text) for file, text in zip(files, captions, strict=True)]
     right = [answer.right for answer in answers if answer.prompt.scene]
-    score = share_score("prompts of the lecture", right, details={"reader_sha256": digest(run.models.classifier)})
+    score = share_score("prompts of the lecture", right, details={"classifier_sha256": digest(run.models.classifier)})
     return Result("lecture", [score], galleries=[Gallery("Prompts of the lecture", images)])

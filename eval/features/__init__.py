@@ -9,13 +9,13 @@ from t2i.checks import UsageError, check_choice
 from t2i.eval.features.base import Extractor, Features, area_resize, as_uint8, measure_name
 from t2i.eval.features.inception import InceptionExtractor
 from t2i.eval.features.pretrained import ClipExtractor, Dinov2Extractor, OpenClipExtractor
-from t2i.eval.features.small import PixelExtractor, RandomExtractor, ReaderExtractor
+from t2i.eval.features.small import PixelExtractor, RandomExtractor, ToyboxExtractor
 
 __all__ = ["EXTRACTORS", "Extractor", "Features", "area_resize", "as_uint8", "measure_name", "open_extractor"]
 
 _ALONE: dict[str, Callable[..., Extractor]] = {"pixels": PixelExtractor, "random": RandomExtractor}
 _WITH_SOURCE: dict[str, Callable[..., Extractor]] = {
-    "reader": ReaderExtractor,
+    "toybox": ToyboxExtractor,
     "inception": InceptionExtractor,
     "clip": ClipExtractor,
     "open_clip": OpenClipExtractor,
@@ -30,7 +30,7 @@ def open_extractor(name: str, device: str = "cpu") -> Extractor:
     """The extractor called `name`, with its network in eval mode.
 
     Args:
-        name: "pixels", "random", "reader", "reader:FOLDER", "inception", "inception:/path/to/weights.pth",
+        name: "pixels", "random", "toybox", "toybox:FOLDER", "inception", "inception:/path/to/weights.pth",
             "clip:NAME_OR_FOLDER", "open_clip:ARCH/PRETRAINED", "open_clip:ARCH//path/to/file", "dinov2:NAME_OR_FOLDER".
             "@" and the first digits (at least six) of the weights' SHA-256 may follow.
         device: device of the network.

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from t2i.data.image_file import square
-from t2i.data.toybox.reader import IMAGE_SIZE, REGIONS, load_reader
+from t2i.data.toybox.classifier import IMAGE_SIZE, REGIONS, load_classifier
 from t2i.eval.features.base import Extractor, area_resize
 from t2i.images import to_tensor
 from t2i.weights import digest
@@ -68,7 +68,7 @@ class RandomExtractor(Extractor):
         return torch.cat(parts, 1)
 
 
-class ReaderExtractor(Extractor):
+class ToyboxExtractor(Extractor):
     """The toybox classifier's regions before its heads: D = 5 × channels, 640 for the embedded one.
 
     Args:
@@ -76,8 +76,8 @@ class ReaderExtractor(Extractor):
     """
 
     def __init__(self, folder: str | Path | None = None, device: str = "cpu"):
-        self.model = load_reader(folder).to(device)
-        name = "reader" if folder is None else f"reader:{Path(folder).name}"
+        self.model = load_classifier(folder).to(device)
+        name = "toybox" if folder is None else f"toybox:{Path(folder).name}"
         dim = len(REGIONS) * self.model.config.channels[-1]
         super().__init__(name, dim, f"square-lanczos-{IMAGE_SIZE}", digest(self.model), device)
 

@@ -3,7 +3,7 @@
 Suites: `toybox` (every category of CATEGORIES; `toybox/counting` is one of them), `basic` (the four categories of
 BASIC) and `lecture` (prompts as shown in lectures on text-to-image systems, with a scene where toybox has one). The
 categories of `toybox` are those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), and three that toybox adds: textures
-(skins), paraphrases, and pairs held out of the training data.
+(textures), paraphrases, and pairs held out of the training data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from t2i.checks import UsageError, check_choice, check_seeds, check_whole
 from t2i.data.folder import ImageFolder, captions_of
 from t2i.data.tables import OTHER_TABLES, TABLES, read_lines, read_table, text_of
-from t2i.data.toybox import ATTRIBUTES, COLOURS, HELD_OUT, SKINS, Scene, Thing
+from t2i.data.toybox import ATTRIBUTES, COLOURS, HELD_OUT, TEXTURES, Scene, Thing
 from t2i.data.toybox.captions import OPENINGS, RELATION_PHRASES, name
 from t2i.eval.generation.manifest import find_manifest
 from t2i.files import slug
@@ -38,14 +38,14 @@ class Category:
 
 CATEGORIES = {
     "colour": Category("train", "single", tuple(COLOURS)),
-    "skin": Category("train", "single", SKINS),
+    "texture": Category("train", "single", TEXTURES),
     "counting": Category("train", "count"),
     "position": Category("train", "relation"),
     "two objects": Category("train", "relation"),
     "attribute binding": Category("train", "relation"),
     "paraphrase": Category("train", "single"),
-    "unseen combination": Category("zero_shot", "single"),
-    "unseen combination of two": Category("zero_shot", "relation"),
+    "held-out combination": Category("zero_shot", "single"),
+    "held-out combination of two": Category("zero_shot", "relation"),
 }
 
 BASIC = {  # category: (split, family) of the scenes
@@ -62,10 +62,10 @@ _AVOCADO_ARMCHAIR = Scene((Thing("armchair", "avocado"),))
 
 # (prompt, category, scene). Toybox has no riding, writing or styles, so these have no scene.
 LECTURE: tuple[tuple[str, str, Scene | None], ...] = (
-    ("an avocado armchair", "unseen combination", _AVOCADO_ARMCHAIR),
-    ("an armchair in the shape of an avocado", "unseen combination", _AVOCADO_ARMCHAIR),
-    ("an armchair that looks like an avocado", "unseen combination", _AVOCADO_ARMCHAIR),
-    ("a zebra teapot", "skin", Scene((Thing("teapot", "zebra"),))),
+    ("an avocado armchair", "held-out combination", _AVOCADO_ARMCHAIR),
+    ("an armchair in the shape of an avocado", "held-out combination", _AVOCADO_ARMCHAIR),
+    ("an armchair that looks like an avocado", "held-out combination", _AVOCADO_ARMCHAIR),
+    ("a zebra teapot", "texture", Scene((Thing("teapot", "zebra"),))),
     ("a black apple and a green backpack", "attribute binding", _APPLE_AND_BACKPACK),
     ("a red cat on top of a blue car", "relation", _CAT_ON_CAR),
     ("a blue car on top of a red cat", "relation", _CAR_ON_CAT),
@@ -139,7 +139,7 @@ def toybox_prompts(category: str, num: int, seed: int) -> list[Prompt]:
     """`num` prompts of a category; prompt i depends on (seed, category, i) only.
 
     "paraphrase" has num // WORDINGS scenes (at least one), each in WORDINGS consecutive wordings, the canonical one
-    first. "unseen combination" cycles through the held-out pairs evenly.
+    first. "held-out combination" cycles through the held-out pairs evenly.
     """
     check_choice("category", category, CATEGORIES)
     keys = [f"{slug(category)}/{i:04}" for i in range(num)]
@@ -216,7 +216,7 @@ def _scene(category: str, i: int, seed: int) -> Scene:
     scene = Scene.sample(rng, asked.split, asked.family)
     while scene.things[0].attribute not in asked.attributes:
         scene = Scene.sample(rng, asked.split, asked.family)
-    return replace(scene, things=(held_out_thing(i),)) if category == "unseen combination" else scene
+    return replace(scene, things=(held_out_thing(i),)) if category == "held-out combination" else scene
 
 
 def _wording(scene: Scene, rng: np.random.Generator) -> str:

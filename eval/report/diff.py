@@ -22,7 +22,7 @@ DECIDING = {  # details that must agree for comparable scores, by the first or t
     "reference",
     "reference_sha256",
     "training",
-    "reader_sha256",
+    "classifier_sha256",
     "image_tokenizer_sha256",
     "variant",
 }

@@ -19,7 +19,7 @@ PREFIX = "toybox:"
 WORLDS = 2  # toybox seeds per seed: one for each domain, so that no scene is in both
 
 
-class OneLook(Toybox):
+class OneAttribute(Toybox):
     """Toybox scenes of one thing with a fixed attribute, such as "zebra".
 
     Two instances with the same seed and different attributes show the same scenes.
@@ -47,7 +47,7 @@ class Unpaired:
     The image of `b` is sampled anew each time an item is prepared (see `PrepareBoth`), so that there are no pairs.
 
     Args:
-        a, b: "toybox:ATTRIBUTE" (see `OneLook`), or a source name as in `open_source`.
+        a, b: "toybox:ATTRIBUTE" (see `OneAttribute`), or a source name as in `open_source`.
         size: image side.
         seed: seed of toybox.
         columns: column names as in `open_source`.
@@ -75,9 +75,9 @@ class Unpaired:
 
     def pairs(self, num: int, seed: int) -> tuple[np.ndarray, np.ndarray] | None:
         """The same new scenes in both domains: uint8 (num, S, S, 3) each; None if a domain is not toybox."""
-        if not all(isinstance(source, OneLook) for source in (self.a, self.b)):
+        if not all(isinstance(source, OneAttribute) for source in (self.a, self.b)):
             return None
-        looks = [OneLook(source.attribute, self.size, seed, num) for source in (self.a, self.b)]
+        looks = [OneAttribute(source.attribute, self.size, seed, num) for source in (self.a, self.b)]
         return tuple(np.stack([look[i]["image"] for i in range(num)]) for look in looks)
 
 
@@ -94,5 +94,5 @@ class PrepareBoth:
 
 def _open(name: str, size: int, seed: int, columns: dict[str, str]) -> Source:
     if name.startswith(PREFIX):
-        return OneLook(name.removeprefix(PREFIX), size, seed)
+        return OneAttribute(name.removeprefix(PREFIX), size, seed)
     return open_source(name, size, seed=seed, **columns, captions=False)

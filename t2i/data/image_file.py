@@ -1,4 +1,4 @@
-"""Reading of image files, for training, unconditional models, editing, masks and evaluation.
+"""Prediction of image files, for training, unconditional models, editing, masks and evaluation.
 
 Images are converted to 8-bit RGB: rotated according to EXIF, scaled by bit depth, transparency on white; only the first
 frame of animations. Files that cannot be read raise `ImageError`, one sentence with the file's name.

@@ -65,7 +65,7 @@ class BenchmarkConfig:
     num_test_images: int | None = None
     """Number of test images for the likelihood; default: the recipe's."""
     extractor: str = "auto"
-    """Feature extractor: reader, random, pixels, inception[:FILE], …; auto: reader for toybox, else random."""
+    """Feature extractor: toybox, random, pixels, inception[:FILE], …; auto: toybox for toybox data, else random."""
     learning_rate: float | None = None
     """Learning rate for all families; default: the recipe's."""
     mixed_precision: Literal["no", "bf16"] = "no"
@@ -180,7 +180,7 @@ def _resolved(config: BenchmarkConfig) -> BenchmarkConfig:
     splits = open_splits(config.data, config.image_size, config.seed)
     extractor = config.extractor
     if extractor == "auto":
-        extractor = "reader" if config.data == "toybox" else "random"
+        extractor = "toybox" if config.data == "toybox" else "random"
     budget = f"{seconds(config.budget):g}s"  # the same string for 10m and 600s
     return dataclasses.replace(config, levels=config.levels or splits.levels, extractor=extractor, budget=budget)
 

@@ -44,7 +44,7 @@ RECIPES: dict[str, Recipe] = {
     "layout-toybox": Recipe("ldm.conditioned:layout_toybox"),
     "vqvae-toybox": Recipe("dalle.vqvae:vqvae_toybox"),
     "prior-toybox": Recipe("dalle.prior:prior_toybox"),
-    "reader-toybox": Recipe("toybox_classifier:reader_toybox"),
+    "toybox-classifier": Recipe("toybox_classifier:toybox_classifier"),
     "characters": Recipe("unconditional.characters:characters"),
     "pca": Recipe("unconditional.linear:pca"),
     "gmm": Recipe("unconditional.linear:gmm"),

@@ -14,7 +14,7 @@ from t2i.checks import check_real
 from t2i.contact_sheet import contact_sheet
 from t2i.data.sources import TOYBOX_ITEMS
 from t2i.data.toybox import Toybox
-from t2i.data.toybox.reader import IMAGE_SIZE, Reader, Reading, targets
+from t2i.data.toybox.classifier import IMAGE_SIZE, Prediction, ToyboxClassifier, targets
 from t2i.images import to_pil, to_tensor
 from t2i.training.config import LoopConfig
 from t2i.training.task import Task
@@ -23,7 +23,7 @@ PREVIEW_SEED = 2**20  # seed of the previews' scenes; runs use seeds from 0 up
 
 
 @dataclass(frozen=True)
-class ReaderModelConfig:
+class ToyboxClassifierModelConfig:
     """The convolutional network."""
 
     channels: tuple[int, ...] = (32, 64, 128)
@@ -33,8 +33,8 @@ class ReaderModelConfig:
 
 
 @dataclass(frozen=True)
-class ReaderRecipe:
-    """Options of `t2i train reader-toybox`."""
+class ToyboxClassifierRecipe:
+    """Options of `t2i train toybox-classifier`."""
 
     blur: float = 0.9
     """Maximum blur radius in pixels, applied to half of the images, as images decoded by a tokenizer are soft."""
@@ -42,48 +42,48 @@ class ReaderRecipe:
     """Maximum standard deviation of pixel noise, relative to the range from black to white."""
     brightness: float = 0.08
     """Maximum relative change of brightness and contrast; more would turn white into grey."""
-    model: ReaderModelConfig = field(default_factory=ReaderModelConfig)
+    model: ToyboxClassifierModelConfig = field(default_factory=ToyboxClassifierModelConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
         for name in ("blur", "noise", "brightness"):
             check_real(name, getattr(self, name), most=2)
 
-    def task(self) -> ReaderTask:
-        return ReaderTask(self)
+    def task(self) -> ToyboxClassifierTask:
+        return ToyboxClassifierTask(self)
 
 
-def reader_toybox(preset: str = "base") -> ReaderRecipe:
+def toybox_classifier(preset: str = "base") -> ToyboxClassifierRecipe:
     """The toybox classifier: predicts placement, kinds and attributes in 64×64 toybox images.
 
     Trained on all pairs, including held-out ones: a classifier that had never seen an avocado armchair would be biased
     against the images whose score matters most. No pipeline is trained on its predictions.
 
-    base: `t2i train reader-toybox`, 5 minutes on two cores; its accuracy on real renders is the ceiling in the README
-    tiny: `t2i train reader-toybox --preset tiny`, half a minute on two cores, with a low accuracy
+    base: `t2i train toybox-classifier`, 5 minutes on two cores; its accuracy on real images is the ceiling
+    tiny: `t2i train toybox-classifier --preset tiny`, half a minute on two cores, with a low accuracy
     """
     if preset == "tiny":
-        run = "runs/tiny-reader"
-        model = ReaderModelConfig((16, 32, 64), (0, 0, 1))
+        run = "runs/tiny-toybox-classifier"
+        model = ToyboxClassifierModelConfig((16, 32, 64), (0, 0, 1))
         loop = LoopConfig(run, max_train_steps=100, train_batch_size=64, checkpointing_steps=50, lr_warmup_steps=20)
-        return ReaderRecipe(model=model, loop=loop)
-    run = "runs/reader-toybox"
+        return ToyboxClassifierRecipe(model=model, loop=loop)
+    run = "runs/toybox-classifier"
     loop = LoopConfig(run, max_train_steps=2_200, train_batch_size=64, checkpointing_steps=550, learning_rate=2e-3)
-    return ReaderRecipe(loop=loop)
+    return ToyboxClassifierRecipe(loop=loop)
 
 
-class ReaderTask(Task):
+class ToyboxClassifierTask(Task):
     """Trains on slightly degraded toybox images and their labels."""
 
     SHOWN = 24
     next_command = "t2i eval toybox/dalle --metrics compositional --classifier {run}/latest"
 
-    def __init__(self, recipe: ReaderRecipe):
+    def __init__(self, recipe: ToyboxClassifierRecipe):
         self.recipe = recipe
         self.source = Toybox("all", size=IMAGE_SIZE, seed=recipe.loop.seed, num=TOYBOX_ITEMS)
         self.prepare = PrepareScene(recipe.blur, recipe.noise, recipe.brightness)
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
-        self.model = Reader(recipe.model.channels, recipe.model.blocks)
+        self.model = ToyboxClassifier(recipe.model.channels, recipe.model.blocks)
 
     def loss(self, images: Tensor, layout: Tensor, kinds: Tensor, attributes: Tensor) -> dict[str, Tensor]:
         return self.model.loss(to_tensor(images), layout, kinds, attributes)
@@ -94,9 +94,9 @@ class ReaderTask(Task):
         items = [data[i] for i in range(self.SHOWN)]
         images = to_tensor(torch.from_numpy(np.stack([item["image"] for item in items])))
         labels = []
-        for reading, item in zip(self.model.read(images), items, strict=True):
-            truth = Reading.of(item["scene"])
-            labels.append(str(reading) if reading == truth else f"{reading} (truth: {truth})")
+        for prediction, item in zip(self.model.predict(images), items, strict=True):
+            truth = Prediction.of(item["scene"])
+            labels.append(str(prediction) if prediction == truth else f"{prediction} (truth: {truth})")
         return contact_sheet(to_pil(images), labels, columns=8, max_lines=4)
 
     def save(self, folder: Path) -> None:

@@ -6,7 +6,7 @@
 ('an avocado armchair', (64, 64))
 """
 
-from t2i.data.toybox.attributes import ATTRIBUTES, COLOURS, SKINS
+from t2i.data.toybox.attributes import ATTRIBUTES, COLOURS, TEXTURES
 from t2i.data.toybox.backgrounds import BACKGROUNDS
 from t2i.data.toybox.captions import vocabulary
 from t2i.data.toybox.dataset import Toybox, export
@@ -24,8 +24,8 @@ __all__ = [
     "KINDS",
     "LABELS",
     "RELATIONS",
-    "SKINS",
     "SPLITS",
+    "TEXTURES",
     "Kind",
     "Scene",
     "Thing",

@@ -1,14 +1,14 @@
 """The attributes of an object: ten colours and ten textures.
 
-A colour is one RGB value. A texture is an image (`skins.py`): stripes, bricks, a starry night. Three textures, the cut
-fruits, follow the object's silhouette, so that an avocado armchair has the avocado's rind along its own outline.
+A colour is one RGB value. A texture is an image (`textures.py`): stripes, bricks, a starry night. Three textures, the
+cut fruits, follow the object's silhouette, so that an avocado armchair has the avocado's rind along its own outline.
 """
 
 from __future__ import annotations
 
 from PIL import Image
 
-from t2i.data.toybox.skins import FRUITS, PATTERNS
+from t2i.data.toybox.textures import FRUITS, PATTERNS
 
 Colour = tuple[int, int, int]
 
@@ -26,9 +26,9 @@ COLOURS: dict[str, Colour] = {
     "gray": (136, 140, 146),
 }
 
-SKINS: tuple[str, ...] = (*FRUITS, *PATTERNS)
+TEXTURES: tuple[str, ...] = (*FRUITS, *PATTERNS)
 
-ATTRIBUTES: tuple[str, ...] = (*COLOURS, *SKINS)
+ATTRIBUTES: tuple[str, ...] = (*COLOURS, *TEXTURES)
 
 
 def tinted(colour: Colour, tint: tuple[float, float, float]) -> Colour:

@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageOps
 from t2i.data.toybox.attributes import COLOURS, fruit, pattern, tinted
 from t2i.data.toybox.kinds import KINDS
 from t2i.data.toybox.painter import Painter
-from t2i.data.toybox.skins import FRUITS
+from t2i.data.toybox.textures import FRUITS
 
 OUTLINE = (44, 38, 46)
 

@@ -9,8 +9,8 @@ from typing import TypeVar
 import numpy as np
 
 from t2i.data.toybox.attributes import ATTRIBUTES
+from t2i.data.toybox.classifier import Prediction
 from t2i.data.toybox.kinds import KINDS
-from t2i.data.toybox.reader import Reading
 from t2i.data.toybox.scene import MAX_COUNT, RELATIONS, Scene, Thing
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def near_misses(scene: Scene, num: int, rng: np.random.Generator) -> list[Scene]
         num: at least 0.
         rng: the only source of randomness.
     """
-    found, seen = [], {Reading.of(scene)}
+    found, seen = [], {Prediction.of(scene)}
     candidates = _candidates(scene, rng)
     while len(found) < num:
         things, relation = next(candidates)
@@ -47,9 +47,9 @@ def near_misses(scene: Scene, num: int, rng: np.random.Generator) -> list[Scene]
             continue
         seed = int(rng.random() * 2**31)
         other = replace(scene, things=tuple(Thing(*t) for t in things), relation=relation, jitter_seed=seed)
-        reading = Reading.of(other)  # "left of" with the things swapped is "right of"
-        if reading not in seen:
-            seen.add(reading)
+        meaning = Prediction.of(other)  # "left of" with the things swapped is "right of"
+        if meaning not in seen:
+            seen.add(meaning)
             found.append(other)
     return found
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from t2i.data.toybox.scene import Scene
 
-EMBEDDED = Path(__file__).parents[2] / "pipelines" / "weights" / "toybox" / "reader"
-REMEDY = "make one with: t2i train reader-toybox, and give its folder (runs/reader-toybox/latest)"
+EMBEDDED = Path(__file__).parents[2] / "pipelines" / "weights" / "toybox" / "classifier"
+REMEDY = "make one with: t2i train toybox-classifier, and give its folder (runs/toybox-classifier/latest)"
 
 IMAGE_SIZE = 64
 LAYOUTS = ("one", "two", "three", "four", "stacked", "side by side")
@@ -52,7 +52,7 @@ _OUTSIDE = -4.0  # initial attention logit outside of a half
 
 
 @dataclass(frozen=True)
-class Reading:
+class Prediction:
     """Prediction for one image.
 
     Attributes:
@@ -65,7 +65,7 @@ class Reading:
     things: tuple[tuple[str, str], tuple[str, str]]
 
     @classmethod
-    def of(cls, scene: Scene) -> Reading:
+    def of(cls, scene: Scene) -> Prediction:
         """The correct prediction for a scene; the same for "a on top of b" and "b below a"."""
         things = [(thing.kind, thing.attribute) for thing in scene.things]
         if scene.relation is None:
@@ -80,16 +80,16 @@ class Reading:
 
 def targets(scene: Scene) -> tuple[int, tuple[int, int], tuple[int, int]]:
     """The correct prediction as indices: layout in LAYOUTS, both kinds in KINDS, both attributes in ATTRIBUTES."""
-    reading, kinds = Reading.of(scene), tuple(KINDS)
-    (kind, attribute), (kind2, attribute2) = reading.things
+    truth, kinds = Prediction.of(scene), tuple(KINDS)
+    (kind, attribute), (kind2, attribute2) = truth.things
     return (
-        LAYOUTS.index(reading.layout),
+        LAYOUTS.index(truth.layout),
         (kinds.index(kind), kinds.index(kind2)),
         (ATTRIBUTES.index(attribute), ATTRIBUTES.index(attribute2)),
     )
 
 
-class Reader(ModelMixin, ConfigMixin):
+class ToyboxClassifier(ModelMixin, ConfigMixin):
     """A convolutional classifier with attention pooling over five regions; the predicted layout selects each slot's.
 
     Global pooling would lose which object is on top, and a flattened grid would have to learn every kind at every
@@ -115,7 +115,9 @@ class Reader(ModelMixin, ConfigMixin):
         if len(channels) != len(blocks):
             raise ValueError("channels and blocks must have one number for each level")
         if tuple(kinds) != tuple(KINDS) or tuple(attributes) != ATTRIBUTES:
-            raise ValueError("this reader knows another toybox than this one; make a new one: t2i train reader-toybox")
+            raise ValueError(
+                "this classifier is of another version of toybox; train one with: t2i train toybox-classifier"
+            )
         C, side = channels[-1], IMAGE_SIZE // 2 ** len(channels)
         layers: list[nn.Module] = []
         for before, width, n in zip((3, *channels), channels, blocks, strict=False):
@@ -132,7 +134,7 @@ class Reader(ModelMixin, ConfigMixin):
         self.to(memory_format=torch.channels_last)  # twice as fast on a CPU at these widths, never slower on a GPU
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs) -> Reader | tuple[Reader, dict]:
+    def from_pretrained(cls, *args, **kwargs) -> ToyboxClassifier | tuple[ToyboxClassifier, dict]:
         """As in diffusers, with the channels-last memory format, which files do not store."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
@@ -180,17 +182,17 @@ class Reader(ModelMixin, ConfigMixin):
         return {"loss": loss, **shares, "all_right": torch.cat(right, 1).all(1).float().mean()}
 
     @torch.no_grad()
-    def read(self, images: Tensor) -> list[Reading]:
+    def predict(self, images: Tensor) -> list[Prediction]:
         """(B, 3, 64, 64) in [-1, 1] -> the prediction for each image."""
         layouts, kinds, attributes = (x.argmax(-1).tolist() for x in self(images.to(self.device)))
         named = [
             tuple((self.config.kinds[k], self.config.attributes[a]) for k, a in zip(*slots, strict=True))
             for slots in zip(kinds, attributes, strict=True)
         ]
-        return [Reading(LAYOUTS[i], things) for i, things in zip(layouts, named, strict=True)]
+        return [Prediction(LAYOUTS[i], things) for i, things in zip(layouts, named, strict=True)]
 
 
-def load_reader(folder: str | Path | None = None) -> Reader:
+def load_classifier(folder: str | Path | None = None) -> ToyboxClassifier:
     """Load the classifier in `folder` (a model, or a run's newest checkpoint) in float32; by default the embedded one.
 
     Raises FileNotFoundError or ValueError with the command that trains one.
@@ -201,17 +203,17 @@ def load_reader(folder: str | Path | None = None) -> Reader:
     if not config.is_file():
         raise FileNotFoundError(f"there is no toybox classifier in {folder}; {REMEDY}")
     kind = read_json(config).get("_class_name")
-    if kind != "Reader":
-        raise ValueError(f"{folder} holds a {kind}, not a Reader; {REMEDY}")
-    return load_model(Reader, folder, dtype=torch.float32).requires_grad_(False)
+    if kind != "ToyboxClassifier":
+        raise ValueError(f"{folder} holds a {kind}, not a ToyboxClassifier; {REMEDY}")
+    return load_model(ToyboxClassifier, folder, dtype=torch.float32).requires_grad_(False)
 
 
-def predict(reader: Reader, images: Sequence[Image.Image], batch_size: int = 32) -> list[Reading]:
+def predict(classifier: ToyboxClassifier, images: Sequence[Image.Image], batch_size: int = 32) -> list[Prediction]:
     """The prediction for each image, of any size; the classifier sees its centre square at 64 × 64."""
-    found: list[Reading] = []
+    found: list[Prediction] = []
     for start in range(0, len(images), batch_size):
         pixels = np.stack([square(image, IMAGE_SIZE) for image in images[start : start + batch_size]])
-        found += reader.read(to_tensor(torch.from_numpy(pixels)))  # (B, 3, 64, 64)
+        found += classifier.predict(to_tensor(torch.from_numpy(pixels)))  # (B, 3, 64, 64)
     return found
 
 
