@@ -27,6 +27,11 @@ def are(names: Sized) -> str:
     return "is" if len(names) == 1 else "are"
 
 
+def with_article(name: str) -> str:
+    """A class name with its indefinite article: "a VAE", "an Autoencoder"."""
+    return f"a{'n' * (name[0] in 'AEIOaeio')} {name}"
+
+
 def some(names: Sequence[str]) -> str:
     """The first few names, for messages."""
     return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")

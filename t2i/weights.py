@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from t2i.configs import check_config, what_is_wrong
+from t2i.notes import with_article
 
 logger = logging.getLogger(__name__)
 
@@ -101,12 +102,13 @@ def _unfit(cls: type, folder: Path, where: Path) -> str:
 
 def _why_not(cls: type, folder: Path, where: Path, error: BaseException) -> str:
     """The reason why a model could not be loaded: its config, its weights, or a mismatch of the two."""
+    kind = with_article(cls.__name__)
     if wrong := what_is_wrong(cls, folder / "config.json"):
-        return f"{folder / 'config.json'} cannot be loaded as a {cls.__name__} ({wrong}): copy or train it again"
-    said = short(error)
-    if shapes := re.search(r"because (\S+ expected shape \(.*?\), but got \(.*?\))", said):
+        return f"{folder / 'config.json'} cannot be loaded as {kind} ({wrong}): copy or train it again"
+    reason = short(error)
+    if shapes := re.search(r"because (\S+ expected shape \(.*?\), but got \(.*?\))", reason):
         return f"{_unfit(cls, folder, where)}: {shapes[1]}"
-    return f"{where} cannot be loaded as a {cls.__name__}: {said}"
+    return f"{where} cannot be loaded as {kind}: {reason}"
 
 
 def short(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from t2i.checks import check_seeds
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.diffusion.schedulers import FLOW_SCHEDULERS, SCHEDULERS, make_scheduler, set_timesteps
-from t2i.pipelines import LatentDiffusionImg2ImgPipeline
+from t2i.pipelines import LatentDiffusionImg2ImgPipeline, LatentDiffusionPipeline
 
 CONFIGS = {
     kind: DDIMScheduler(**NoiseSchedule(beta_schedule=kind).scheduler_config("v_prediction"), clip_sample=False).config
@@ -163,6 +163,25 @@ def test_arguments_without_effect_are_said(latent_pipe, pipe, caplog):
         with caplog.at_level(logging.WARNING):
             call("a red cat", **options)
         assert [record.getMessage()[: len(says or "")] for record in caplog.records] == ([says] if says else [])
+
+
+def test_a_prompt_without_effect_at_strength_0_is_warned_of(latent_pipe, caplog):
+    edit = LatentDiffusionImg2ImgPipeline.from_pipe(latent_pipe)
+    image = Image.new("RGB", (64, 64))
+    for prompt, strength, warned in (("a red cat", 0, True), ("", 0, False), ("a red cat", 0.5, False)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            edit(prompt, image, strength, num_inference_steps=2, output_type="latent")
+        assert ["the prompt has no effect at strength 0" in r.getMessage() for r in caplog.records] == [True] * warned
+
+
+def test_ddim_with_eta_1_is_finite_from_almost_pure_noise(latent_pipe):
+    """There the noise added has, up to rounding, the whole variance of the next step: with 5 steps, more than that."""
+    config = NoiseSchedule(beta_schedule="squaredcos_cap_v2").scheduler_config("v_prediction")
+    scheduler = DDIMScheduler(**config, clip_sample=False)
+    pipe = LatentDiffusionPipeline.from_pipe(latent_pipe, scheduler=scheduler)
+    latents = pipe("a red cat", num_inference_steps=5, eta=1.0, output_type="latent").images
+    assert latents.isfinite().all()
 
 
 def test_unknown_words_are_named_with_their_prompt_and_the_nearest_word(latent_pipe, caplog):

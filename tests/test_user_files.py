@@ -155,6 +155,22 @@ def test_a_damaged_model_samples_no_black_images(tmp_path, monkeypatch):
         load_pretrained("vae")
 
 
+def test_sample_names_the_remedy_for_what_is_no_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("system").mkdir()
+    Path("system/model_index.json").write_text("{}")
+    resolve_name("t2i.models.latent_variable.autoencoder:Autoencoder")(image_size=8).save_pretrained("ae")
+    for folder, message in (
+        ("nowhere", "no model in nowhere, which does not exist: give the folder of a run"),
+        ("empty", "no model in empty: it has no config.json; give the folder of a run of an unconditional model"),
+        ("system", "system holds a pipeline, not an unconditional model: t2i generate PROMPT --pipeline system"),
+        ("ae", "an Autoencoder has nothing to sample from"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["sample", folder])
+
+
 def test_listing_the_recipes_loads_no_torch():
     code = "import sys; from t2i.cli import main; main(['train', '--help']); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -30,6 +30,7 @@ from t2i.eval.run import EvalRun
 from t2i.eval.scores import score
 from t2i.images import to_tensor
 from t2i.models.base import GenerativeModel, from_levels, log_likelihood
+from t2i.notes import with_article
 from t2i.pipelines import DallePipeline
 from t2i.runs import open_training_data
 from t2i.text.bpe import encode
@@ -43,7 +44,9 @@ def check(run: EvalRun) -> None:
     if run.kind == UNCONDITIONAL:
         for folder in run.config.targets:
             if (model := run.models.unconditional(folder)).likelihood == "none":
-                raise UsageError(f"{folder} holds a {type(model).__name__}, which has neither a likelihood nor a bound")
+                raise UsageError(
+                    f"{folder} holds {with_article(type(model).__name__)}, which has neither a likelihood nor a bound"
+                )
     elif not isinstance(run.pipeline, DallePipeline):
         raise UsageError(f"a {type(run.pipeline).__name__} has no likelihood of image tokens")
 

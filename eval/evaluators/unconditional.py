@@ -23,6 +23,7 @@ from t2i.eval.run import EvalRun
 from t2i.eval.scores import score
 from t2i.images import to_pil
 from t2i.models.base import GenerativeModel, from_levels
+from t2i.notes import with_article
 
 BATCH = 100  # batch size for sampling, encoding and feature extraction
 PROBED = 2000  # training images used to fit the linear probe
@@ -38,7 +39,7 @@ def evaluate(run: EvalRun) -> Result:
         raise UsageError(f"{run.target} is no unconditional model, and this metric is of the latents of one")
     model, splits = run.model, run.splits
     if not model.latents:
-        raise UsageError(f"a {type(model).__name__} has no latents")
+        raise UsageError(f"{with_article(type(model).__name__)} has no latents")
     prepare = PreparePixels(model.levels, model.shape[0])
     k, labels = first_levels(splits.test, prepare, run.num_images)
     test = from_levels(k, model.levels)

@@ -13,6 +13,7 @@ from tyro.conf import Positional, arg
 
 from t2i.arguments import parse
 from t2i.checks import UsageError, check_choice, check_real, check_whole
+from t2i.notes import with_article
 from t2i.pipelines.commands.common import SeedOptions, check_takes, print_summary, record, save_grid
 from t2i.pipelines.commands.outputs import Output, check_out, write_images
 
@@ -107,10 +108,10 @@ def _generate(model, options: Sample, indices: range):
     y = _labels(model, options, indices)
     if not options.complete:
         if not model.samples:
-            raise UsageError(f"a {name} has nothing to sample from: it only reconstructs given images")
+            raise UsageError(f"{with_article(name)} has nothing to sample from: it only reconstructs given images")
         return model.sample(len(indices), y, generators, **values)
     if not hasattr(model, "complete"):
-        raise UsageError(f"a {name} does not generate pixel by pixel: --complete needs a model that does")
+        raise UsageError(f"{with_article(name)} does not generate pixel by pixel: --complete needs a model that does")
     images, labels = _test_images(model, options, indices)
     known = torch.zeros(model.shape[1:], dtype=torch.bool)
     known[: model.shape[1] // 2] = True
@@ -123,7 +124,7 @@ def _labels(model, options: Sample, indices: range):
 
     if not model.conditional:
         if options.label is not None:
-            raise UsageError(f"a {type(model).__name__} that was trained without labels takes no --label")
+            raise UsageError(f"{with_article(type(model).__name__)} that was trained without labels takes no --label")
         return None
     if options.label is not None:
         check_choice("label", str(options.label), map(str, range(model.num_classes)))

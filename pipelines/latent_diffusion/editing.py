@@ -64,6 +64,8 @@ class _Editing(LatentDiffusionPipeline):
         check_whole("num_images_per_prompt", options.get("num_images_per_prompt", 1))
         check_whole("num_inference_steps", options.get("num_inference_steps") or 1)
         check_size(size, options)
+        if strength == 0 and prompt is not None and any([prompt] if isinstance(prompt, str) else prompt):
+            logger.warning("the prompt has no effect at strength 0: give a greater strength, or leave it out")
         prompts = self._count_prompts(prompt, options.get("prompt_embeds"))
         if len(image) not in (1, prompts):
             raise ValueError(f"give one image, or one for each prompt: there are {len(image)} for {prompts}")

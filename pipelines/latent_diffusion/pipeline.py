@@ -41,6 +41,9 @@ from t2i.pipelines.latent_diffusion.start import FromNoise
 from t2i.tokenizers.kl import stride_of
 
 logger = logging.getLogger(__name__)
+# diffusers' DDIM computes √(1 − ᾱ − σ²) in float32. At η = 1 and a first step from almost no signal σ² is 1 − ᾱ up to
+# rounding, which can make the radicand negative, and all latents NaN.
+MAX_ETA = 1 - 1e-6
 
 
 @dataclass
@@ -172,7 +175,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         with constants_kept(self.unet), self._restored_sampler(), self.progress_bar(total=steps * len(batches)) as bar:
             for rows in batches:
                 sampler = self.scheduler = new_sampler() if rows.start else first_sampler
-                step_options = _step_options(sampler, eta=eta, generator=generators and generators[rows])
+                step_options = _step_options(sampler, eta=min(eta, MAX_ETA), generator=generators and generators[rows])
                 times = start.times(sampler, num_inference_steps)
                 x = start.begin(sampler, times, latents[rows], rows)  # (R, C, h, w)
                 which = torch.arange(count)[rows] // num_images_per_prompt  # the prompt of each row

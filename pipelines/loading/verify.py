@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.configs import check_config
 from t2i.files import read_json
+from t2i.notes import with_article
 from t2i.text.pretrained import check_tokenizer, load_tokenizer
 from t2i.weights import UNUSABLE, load_model, quiet, short
 
@@ -104,7 +105,7 @@ def _load(cls: type, folder: Path, dtype: torch.dtype, strict: bool) -> Any:
             with quiet():
                 return cls.from_pretrained(str(folder))
         except (*UNUSABLE, NotImplementedError) as error:
-            raise ValueError(f"{config} does not describe a {cls.__name__}: {error}") from error
+            raise ValueError(f"{config} does not describe {with_article(cls.__name__)}: {error}") from error
     return load_model(cls, folder, strict, needed, dtype=dtype, variant=_variant(folder))
 
 

@@ -8,6 +8,7 @@ from pkgutil import resolve_name
 from t2i.files import read_json
 from t2i.folders import newest_in_run
 from t2i.manifest import verify
+from t2i.notes import with_article
 from t2i.runs import BEST
 
 CLASSES = {  # class name in config.json: module and class
@@ -45,18 +46,32 @@ def load_pretrained(folder: str | Path):
     config = folder / "config.json"
     verify(folder)
     if not config.is_file():
-        raise FileNotFoundError(f"there is no model in {folder}: it has no config.json")
+        raise FileNotFoundError(_no_model(folder))
     from t2i.weights import load_model  # imported here: it takes seconds
 
     name = read_json(config).get("_class_name")
     if name in OTHERS:
         raise ValueError(
-            f"{folder} holds a {name}, which is sampled in ways of its own: open it in Python with "
+            f"{folder} holds a {name}, which `t2i sample` and `t2i evaluate` do not take: open it in Python with "
             f"{OTHERS[name]}.{name}.from_pretrained({str(folder)!r})"
         )
     if name not in CLASSES:
-        raise ValueError(f"{folder} holds a {name}, which is none of the blocks: {', '.join(CLASSES)}")
+        raise ValueError(
+            f"{folder} holds {with_article(str(name))}, which is no unconditional model: there are {', '.join(CLASSES)}"
+        )
     model = load_model(resolve_name(CLASSES[name]), folder)
     if bad := [key for key, value in model.state_dict().items() if not value.isfinite().all()]:
         raise ValueError(f"{folder} holds numbers that are not finite, in {bad[0]}: train it again")
     return model
+
+
+def _no_model(folder: Path) -> str:
+    """Why `folder` holds no unconditional model, and what to do."""
+    if not folder.exists():
+        return f"there is no model in {folder}, which does not exist: give the folder of a run, such as runs/vae"
+    if (folder / "model_index.json").is_file():
+        return f"{folder} holds a pipeline, not an unconditional model: t2i generate PROMPT --pipeline {folder}"
+    return (
+        f"there is no model in {folder}: it has no config.json; give the folder of a run of an unconditional model, as "
+        "`t2i train vae` makes one"
+    )

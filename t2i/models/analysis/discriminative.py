@@ -15,6 +15,7 @@ from sklearn.naive_bayes import BernoulliNB, GaussianNB
 from torch import Tensor
 
 from t2i.models.base import GenerativeModel, Generators, density_images
+from t2i.notes import with_article
 
 NaiveBayes = GaussianNB | BernoulliNB
 VAR_SMOOTHING = 0.02  # fraction of the largest variance: with scikit-learn's 1e-9, constant pixels would dominate
@@ -42,9 +43,9 @@ def bayes_classify(
     Raises ValueError for a model without labels or likelihood, or without a likelihood of the known pixels.
     """
     if not model.conditional or model.likelihood == "none":
-        raise ValueError(f"need a model of p(x | y): a {type(model).__name__} trained with --conditional")
+        raise ValueError(f"need a model of p(x | y): {with_article(type(model).__name__)} trained with --conditional")
     if known is not None and model.partial == "none":
-        raise ValueError(f"a {type(model).__name__} cannot score a part of an image: leave out `known`")
+        raise ValueError(f"{with_article(type(model).__name__)} cannot score a part of an image: leave out `known`")
     classes = model.num_classes
     if prior is not None and (prior.shape != (classes,) or not (prior > 0).all()):
         raise ValueError(f"the prior must be {classes} probabilities above 0, not {prior}")

@@ -16,6 +16,7 @@ from torch import Tensor
 from t2i.contact_sheet import contact_sheet
 from t2i.images import to_pil
 from t2i.models.base import GenerativeModel
+from t2i.notes import with_article
 
 REACH = 2.0  # range of traversals, in standard deviations of the prior to both sides
 
@@ -32,7 +33,9 @@ def use_of_latents(model: GenerativeModel, images: Tensor, y: Tensor | None = No
         return model.kl(images, y).mean(0)
     codes = model.encode(images, y)
     if codes.ndim != 2:
-        raise ValueError(f"the latents of a {type(model).__name__} are no rows of numbers but {tuple(codes.shape[1:])}")
+        raise ValueError(
+            f"the latents of {with_article(type(model).__name__)} are no vectors but {tuple(codes.shape[1:])}"
+        )
     return codes.var(0, correction=0)
 
 
@@ -119,7 +122,7 @@ def _sheet(images: Tensor, labels: Sequence[str], columns: int) -> Image.Image:
 
 def _check_latents(model: GenerativeModel) -> None:
     if not model.latents:
-        raise ValueError(f"a {type(model).__name__} has no latents")
+        raise ValueError(f"{with_article(type(model).__name__)} has no latents")
 
 
 def has_plane(model: GenerativeModel) -> bool:
