@@ -24,10 +24,10 @@ def parse(default: T, args: Sequence[str], prog: str, description: str = "") -> 
     Raises a one-line UsageError where tyro would print a box and exit, and for an option that is given twice although
     only the last value would count; --help prints and exits as usual.
     """
-    said = io.StringIO()
+    stderr = io.StringIO()
     _check_repeated(default, args)
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(stderr):
             return tyro.cli(
                 type(default),
                 default=default,
@@ -39,15 +39,15 @@ def parse(default: T, args: Sequence[str], prog: str, description: str = "") -> 
     except SystemExit as exit_:
         if not exit_.code:
             raise
-        text = _usage_error(said.getvalue(), default, args, prog)
+        text = _usage_error(stderr.getvalue(), default, args, prog)
         raise UsageError(text if len(text) <= LONGEST else text[:LONGEST] + "…") from None
 
 
-def as_option(said: str, default: object) -> str:
+def as_option(message: str, default: object) -> str:
     """Replace the field name (of the dataclass `default` or one in it) that begins a message by the option's name."""
-    field, _, rest = said.partition(" ")
+    field, _, rest = message.partition(" ")
     flag = f"--{field.replace('_', '-')}"
-    return f"{flag} {rest}" if flag in _options(default) else said
+    return f"{flag} {rest}" if flag in _options(default) else message
 
 
 def _given(args: Sequence[str]) -> list[str]:
@@ -92,21 +92,21 @@ def _usage_error(box: str, default: object, args: Sequence[str], prog: str) -> s
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     parts = [" ".join(re.sub(r"[│╭╮╰╯─|+]+ ?", " ", part).split()) for part in re.split(r"[-─]{5,}", text)]
     parts = [part for part in parts if part]
-    said = re.sub(r"^Error parsing [A-Za-z][\w.]*: ", "", parts[1] if len(parts) > 1 else " ".join(parts))
-    if (named := as_option(said, default)) != said:
+    message = re.sub(r"^Error parsing [A-Za-z][\w.]*: ", "", parts[1] if len(parts) > 1 else " ".join(parts))
+    if (named := as_option(message, default)) != message:
         return named
-    if extra := re.match(r"Unrecognized options: (.*)", said):
+    if extra := re.match(r"Unrecognized options: (.*)", message):
         word = extra[1].split(", ")[0]
         quotes = "" if word.startswith("-") else "; a prompt of several words needs quotes"
         return f"unexpected argument {shortened(word)}{quotes}; {prog} --help lists the options"
-    flag = re.search(r"Error parsing (\S+):", said)
-    if flag and (number := re.search(r"(invalid literal for int|could not convert string to float).*?'(.*)", said)):
+    flag = re.search(r"Error parsing (\S+):", message)
+    if flag and (number := re.search(r"(invalid literal for int|could not convert string to float).*?'(.*)", message)):
         kind = "a whole number" if number[1].startswith("invalid") else "a number"
         return f"{flag[1]} must be {kind}, not {shortened(number[2].removesuffix(chr(39)))}"
-    if flag and "integer string conversion" in said:
+    if flag and "integer string conversion" in message:
         return f"{flag[1]} must be a whole number of fewer digits"
-    if choice := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)", said):
+    if choice := re.match(r"invalid choice '(.*)' for argument '(\S+)'\. Expected one of \((.*)\)", message):
         known = [name.strip(" '") for name in choice[3].split(",") if name.strip(" '") not in ("", "None")]
         near = nearest(choice[1], known)
         return f"{choice[2]} {choice[1]!r}: {f'did you mean {near}? ' if near else ''}there are {', '.join(known)}"
-    return said
+    return message

@@ -80,8 +80,8 @@ def check_distinct(name: str, values: Sequence[object], remedy: str = "give each
     """
     for i, value in enumerate(values):
         if value in values[:i]:
-            said = value if name.startswith("--") else shortened(value)
-            raise _error(name)(f"{name} {said} is given twice: {remedy}")
+            shown = value if name.startswith("--") else shortened(value)
+            raise _error(name)(f"{name} {shown} is given twice: {remedy}")
 
 
 def check_prompts(name: str, given: object) -> list[str]:
@@ -120,17 +120,17 @@ def nearest(name: str, known: Iterable[str], cutoff: float = 0.4) -> str | None:
     """The best match for `name` among `known`: by initials ("lr": learning-rate), by a word ("vqvae": vqvae-toybox), by
     prefix, or else by letters, with a similarity of at least `cutoff`. None if there is no match.
     """
-    asked = _words(name)
+    given = _words(name)
 
     def likeness(other: str) -> tuple[int, float]:
         words = _words(other)
         initials = "".join(word[0] for word in words)
         ratio = difflib.SequenceMatcher(None, name.lower(), other.lower()).ratio()
-        if len(words) > 1 and "".join(asked) == initials:
+        if len(words) > 1 and "".join(given) == initials:
             return 3, ratio
-        if asked and set(asked) <= set(words):
+        if given and set(given) <= set(words):
             return 2, ratio
-        if asked and len(asked[0]) > 1 and words and words[0].startswith(asked[0]) and len(asked) == 1:
+        if given and len(given[0]) > 1 and words and words[0].startswith(given[0]) and len(given) == 1:
             return 1, ratio
         return (0, ratio) if ratio >= cutoff else (-1, ratio)
 
@@ -146,7 +146,7 @@ def shortened(value: object, length: int = 60) -> str:
     """The `repr` of a value for messages, truncated if it is long."""
     if isinstance(value, str):
         return repr(value if len(value) <= length else value[:length] + "…")
-    return said if len(said := repr(value)) <= length else said[:length] + "…"
+    return text if len(text := repr(value)) <= length else text[:length] + "…"
 
 
 _OPTIONS: dict[str, tuple] = {

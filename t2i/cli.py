@@ -21,7 +21,7 @@ COMMANDS = {  # name: (module:function that takes the arguments, description)
     "data": ("t2i.data.toybox.cli:main", "write toybox images and captions to disk"),
     "train": ("t2i.training.cli:main", "train a model: t2i train lists the recipes"),
     "eval": ("t2i.eval.cli:main", "score a pipeline or a folder of images"),
-    "report": ("t2i.eval.report.cli:main", "compare reports, plot scores against an option, ask people"),
+    "report": ("t2i.eval.report.cli:main", "compare reports, plot scores against an option, collect human ratings"),
     "compare": (
         "t2i.training.benchmark.compare:main",
         "train the unconditional models for equal time",

@@ -32,10 +32,10 @@ def exit_on_bad_input(args: Sequence[str] = ()) -> Iterator[None]:
         _discard_stdout()
         sys.exit(141)
     except Exception as error:
-        said = None if os.environ.get("T2I_DEBUG") else _one_line(error)
-        if said is None:
+        message = None if os.environ.get("T2I_DEBUG") else _one_line(error)
+        if message is None:
             raise
-        sys.exit(f"error: {_as_typed(re.sub(LONG_WORD, _cut, said), args)}")
+        sys.exit(f"error: {_as_typed(re.sub(LONG_WORD, _cut, message), args)}")
 
 
 def _cut(word: re.Match[str]) -> str:
@@ -43,15 +43,15 @@ def _cut(word: re.Match[str]) -> str:
     return f"{word[0][:60]}…{word[0][-20:]}"
 
 
-def _as_typed(said: str, args: Sequence[str]) -> str:
+def _as_typed(message: str, args: Sequence[str]) -> str:
     """A message with options named as they were typed."""
     given = {arg.split("=")[0].replace("_", "-") for arg in args}
     for alias, flag in ALIASES.items():
         if alias in given and flag not in given:
-            said = said.replace(f"{alias}/{flag}", alias).replace(flag, alias)
+            message = message.replace(f"{alias}/{flag}", alias).replace(flag, alias)
         elif flag in given:
-            said = said.replace(f"{alias}/{flag}", flag)
-    return said
+            message = message.replace(f"{alias}/{flag}", flag)
+    return message
 
 
 def _one_line(error: Exception) -> str | None:
@@ -61,7 +61,7 @@ def _one_line(error: Exception) -> str | None:
         name = getattr(error, "filename", None)
         return f"no space left on the disk{f' to write {name}' if name else ''}: free some, and run it again"
     if isinstance(error, MemoryError) or _out_of_memory(error):
-        return f"not enough memory: ask for fewer or smaller images at once ({text[:150] or 'out of memory'})"
+        return f"not enough memory: generate fewer or smaller images at once ({text[:150] or 'out of memory'})"
     if isinstance(error, OSError) and error.strerror and error.filename:
         return f"{error.filename}: {error.strerror}"
     return text if isinstance(error, (ValueError, OSError, FloatingPointError)) else None

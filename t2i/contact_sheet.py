@@ -29,7 +29,7 @@ def contact_sheet(
         RGB image. Raises ValueError if there are no images or not one label for each.
     """
     if not images or len(images) != len(labels):
-        raise ValueError(f"need at least one picture and a label for each, got {len(images)} and {len(labels)}")
+        raise ValueError(f"need at least one image and a label for each, got {len(images)} and {len(labels)}")
     columns = max(1, min(columns, len(images)))
     rows = -(-len(images) // columns)
     font = ImageFont.load_default(font_size)
@@ -41,10 +41,10 @@ def contact_sheet(
     draw = ImageDraw.Draw(sheet)
     for i, (image, lines) in enumerate(zip(images, texts, strict=True)):
         x, y = gap + (i % columns) * step_x, gap + (i // columns) * step_y
-        picture = _fit(image.convert("RGB"), cell)
-        left, top = x + (cell - picture.width) // 2, y + (cell - picture.height) // 2
-        sheet.paste(picture, (left, top))
-        draw.rectangle((left - 1, top - 1, left + picture.width, top + picture.height), outline=_FRAME)
+        thumbnail = _fit(image.convert("RGB"), cell)
+        left, top = x + (cell - thumbnail.width) // 2, y + (cell - thumbnail.height) // 2
+        sheet.paste(thumbnail, (left, top))
+        draw.rectangle((left - 1, top - 1, left + thumbnail.width, top + thumbnail.height), outline=_FRAME)
         for k, text in enumerate(lines):
             draw.text((x + cell / 2, y + cell + 6 + k * line), text, fill=_INK, font=font, anchor="ma")
     return sheet

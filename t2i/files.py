@@ -197,8 +197,8 @@ def _disk_error(error: BaseException | None) -> str | None:
     if error is None:
         return None
     text, number = str(error), getattr(error, "errno", None)
-    if type(error).__name__ == "SafetensorError" and (told := re.search(r"os error (\d+)", text)):
-        number = int(told[1])
+    if type(error).__name__ == "SafetensorError" and (match := re.search(r"os error (\d+)", text)):
+        number = int(match[1])
     if number in _NO_ROOM:
         return os.strerror(number)
     if isinstance(error, RuntimeError) and any(words in text for words in _TORCH):
@@ -230,8 +230,8 @@ def check_writable(out: str, folder: Path, option: str = "--out") -> None:
         with tempfile.TemporaryFile(dir=there):  # permissions alone are not enough: a file system may be read-only
             pass
     except OSError as error:
-        said = {errno.EACCES: "there is no permission to write", errno.ENOENT: "no file can be made"}
-        why = said.get(error.errno or 0, error.strerror)
+        reasons = {errno.EACCES: "there is no permission to write", errno.ENOENT: "no file can be made"}
+        why = reasons.get(error.errno or 0, error.strerror)
         raise UsageError(f"{option} {out} cannot be written: {why} in {there.resolve()}; give another folder") from None
 
 

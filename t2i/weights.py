@@ -135,7 +135,7 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
 
     The truncation and padding lengths are not included: a tokenizer stores them, and they change with its use.
     """
-    told = json.loads(tokenizer.backend_tokenizer.to_str())
-    kept = {name: told[name] for name in ("normalizer", "pre_tokenizer", "model", "post_processor")}
-    kept["added"] = sorted((token["content"], token["id"]) for token in told["added_tokens"])
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = {name: content[name] for name in ("normalizer", "pre_tokenizer", "model", "post_processor")}
+    kept["added"] = sorted((token["content"], token["id"]) for token in content["added_tokens"])
     return hashlib.sha256(json.dumps([kept, tokenizer.pad_token_id], sort_keys=True).encode()).hexdigest()

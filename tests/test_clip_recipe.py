@@ -236,7 +236,7 @@ def test_configs_that_make_no_sense_say_so(tmp_path):
         clip_recipe(tmp_path, gradient_accumulation_steps=2)
     with pytest.raises(ValueError, match=r"near_misses must lie in \[0, 8\]"):
         clip_recipe(tmp_path, near_misses=9)
-    with pytest.raises(ValueError, match="do not tile a picture of 64"):
+    with pytest.raises(ValueError, match="do not tile an image of 64"):
         run(recipe("clip-toybox", tmp_path / "a", {**TINY, "patch_size": 24}))
     with pytest.raises(ValueError, match="3 heads do not divide a width of 16"):
         run(recipe("clip-toybox", tmp_path / "b", {**TINY, "text_heads": 3}))

@@ -306,7 +306,7 @@ def test_a_folder_of_pictures_trains_both_but_a_layout_needs_its_column(recipe, 
     with pytest.raises(ValueError, match=r"no column 'layout' of maps .* --layout-column"):
         recipe("layout", tmp_path / "c", str(plain)).task()
     stage = recipe("layout", tmp_path / "c", str(maps), labels=("ground", "thing")).task()
-    with pytest.raises(ValueError, match=r"picture 0: the map holds label .* only 2, from 0 on: ground, thing"):
+    with pytest.raises(ValueError, match=r"image 0: the map holds label .* only 2, from 0 on: ground, thing"):
         stage.source[0]
     for wrong, says in (({"labels": ("cat", "cat")}, "each once"), ({"caption_dropout": 1.0}, "caption_dropout")):
         with pytest.raises(ValueError, match=says):

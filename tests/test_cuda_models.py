@@ -119,7 +119,7 @@ def test_the_codebook_is_the_cpus(vqvae, device):
 def test_denoisers_train_and_lose_what_they_lose_on_the_cpu(denoiser, kind, device):
     objective = DiffusionObjective(prediction_type=kind, min_snr_gamma=None if kind == "flow" else 5.0)
     shape = (parts.CHANNELS, parts.SIDE, parts.SIDE)
-    drawn = [objective.draw(shape, np.random.default_rng(i)) for i in range(2)]
+    drawn = [objective.sample_noise(shape, np.random.default_rng(i)) for i in range(2)]
     batch = {k: torch.from_numpy(np.stack([d[k] for d in drawn])) for k in drawn[0]}
     batch |= {"latents": torch.randn(2, *shape), "states": torch.randn(2, 5, parts.TEXT_WIDTH)}
     batch["mask"] = torch.ones(2, 5, dtype=torch.bool)

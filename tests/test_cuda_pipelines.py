@@ -24,7 +24,7 @@ from t2i.pipelines import (
     LatentDiffusionInpaintPipeline,
     LatentDiffusionPipeline,
 )
-from t2i.prior.sampling import draw, shortlist
+from t2i.prior.sampling import sample_tokens, shortlist
 
 PROMPTS = ["a red cat", "a blue car on top of a tree"]
 STEPS = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "np"}
@@ -102,8 +102,8 @@ def test_sampling_waits_for_the_device_no_more_often_than_it_must(pipe, device):
 def test_tokens_are_drawn_where_the_logits_are(device):
     logits = torch.randn(3, 50, device=device)
     for how in ({}, {"top_k": 5}, {"top_p": 0.5}):
-        assert draw(*shortlist(logits, **how), seeded(0, 1, 2)).device.type == device
-    assert draw(*shortlist(logits), None).device.type == device
+        assert sample_tokens(*shortlist(logits, **how), seeded(0, 1, 2)).device.type == device
+    assert sample_tokens(*shortlist(logits), None).device.type == device
 
 
 # --- latent diffusion -----------------------------------------------------------------------------------------------

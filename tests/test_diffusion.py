@@ -240,7 +240,7 @@ def test_the_loss_is_the_weighted_error_of_what_is_said(kind):
 
 def test_the_chance_of_a_sample_follows_from_its_generator():
     objective = DiffusionObjective(noise_offset=0.1)
-    one, same, other = (objective.draw((2, 3, 3), np.random.default_rng(seed)) for seed in (0, 0, 1))
+    one, same, other = (objective.sample_noise((2, 3, 3), np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert np.array_equal(one["noise"], same["noise"])
     assert one["timesteps"] == same["timesteps"]
     assert not np.array_equal(one["noise"], other["noise"])
@@ -250,7 +250,7 @@ def test_the_chance_of_a_sample_follows_from_its_generator():
 def test_noise_offset_moves_the_mean_of_channels(offset):
     """The mean of n noise values has variance 1/n, plus offset²."""
     rng, objective = np.random.default_rng(0), DiffusionObjective(noise_offset=offset)
-    drawn = [objective.draw((4, 5, 5), rng) for _ in range(1000)]
+    drawn = [objective.sample_noise((4, 5, 5), rng) for _ in range(1000)]
     means = np.stack([d["noise"].mean((1, 2)) for d in drawn])
     assert means.var() == pytest.approx(1 / 25 + offset**2, rel=0.1)
     times = np.array([d["timesteps"] for d in drawn])
@@ -259,7 +259,7 @@ def test_noise_offset_moves_the_mean_of_channels(offset):
 
 def test_times_of_a_flow_lie_between_its_ends():
     rng, objective = np.random.default_rng(0), DiffusionObjective(prediction_type="flow")
-    times = np.array([objective.draw((1, 1, 1), rng)["timesteps"] for _ in range(1000)])
+    times = np.array([objective.sample_noise((1, 1, 1), rng)["timesteps"] for _ in range(1000)])
     assert 0 < times.min() < times.max() < 1000
     assert np.median(times) == pytest.approx(500, abs=30)
 
@@ -270,7 +270,7 @@ def test_times_of_a_flow_lie_between_its_ends():
         ({"prediction_type": "noise"}, "unknown prediction_type"),
         ({"min_snr_gamma": 0.0}, "above 0"),
         ({"noise_offset": 2.0}, r"\[0, 1\)"),
-        ({"prediction_type": "flow", "min_snr_gamma": 5.0}, "drop min_snr_gamma"),
+        ({"prediction_type": "flow", "min_snr_gamma": 5.0}, "min_snr_gamma does not apply"),
         ({"prediction_type": "epsilon", "schedule": ZERO_SNR}, "choose prediction_type v_prediction or sample"),
     ],
 )

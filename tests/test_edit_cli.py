@@ -118,8 +118,8 @@ def test_interpolate_numbers_its_pictures_and_ends_in_the_plain_ones(saved, pipe
 
 BAD_COMMANDS = [
     (["edit"], "give an image, as in: t2i edit photo.png"),
-    (["edit", "nowhere.png"], "there is no picture nowhere.png"),
-    (["edit", "notes.txt"], "notes.txt is not a picture that can be read"),
+    (["edit", "nowhere.png"], "there is no image nowhere.png"),
+    (["edit", "notes.txt"], "notes.txt is not an image that can be read"),
     (["edit", "photo.png", "x", "--strength", "2"], "--strength must lie in [0, 1]"),
     (["edit", "photo.png", "x", "--num-images", "0"], "--num-images must be at least 1"),
     (["edit", "photo.png", "x", "--seed", "-1"], "--seed must be at least 0"),
@@ -153,7 +153,7 @@ BAD_COMMANDS = [
 
 @pytest.mark.parametrize(("args", "says"), BAD_COMMANDS, ids=lambda a: " ".join(a) if isinstance(a, list) else "")
 def test_mistakes_at_the_command_line_end_in_one_clear_line(saved, elsewhere, args, says):
-    Path("notes.txt").write_text("no picture")
+    Path("notes.txt").write_text("no image")
     Image.new("L", (8, 8)).save("small.png")
     Image.new("RGBA", (SIZE, SIZE), (255, 255, 255, 9)).save("clear.png")
     before = sorted(elsewhere.rglob("*"))

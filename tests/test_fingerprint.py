@@ -14,7 +14,7 @@ from t2i.data.domains import OneAttribute, Unpaired
 from t2i.data.factors import ToyboxFactors
 from t2i.data.labelled import Labelled
 from t2i.data.layouts import WithLayouts
-from t2i.data.sources import Pictures, open_source
+from t2i.data.sources import ImageDataset, open_source
 from t2i.data.splits import Part, few, open_splits
 from t2i.data.toybox import LABELS, Toybox, export
 
@@ -68,15 +68,15 @@ def test_a_data_set_of_hugging_face_is_known_by_its_content(tmp_path):
 
     features = Features({"image": Image(), "text": Value("string")})
 
-    def made(level: int, text: str) -> Pictures:
+    def made(level: int, text: str) -> ImageDataset:
         images = [np.full((8, 8, 3), i, np.uint8) for i in (1, 2, level)]
-        return Pictures(Dataset.from_dict({"image": images, "text": ["a", "b", text]}, features=features), 8)
+        return ImageDataset(Dataset.from_dict({"image": images, "text": ["a", "b", text]}, features=features), 8)
 
     first = made(3, "c").fingerprint()
     assert made(3, "c").fingerprint() == first
     assert len({first, made(4, "c").fingerprint(), made(3, "d").fingerprint()}) == 3
     turned = made(3, "c").dataset.select([2, 1, 0])
-    assert Pictures(turned, 8).fingerprint() != first
+    assert ImageDataset(turned, 8).fingerprint() != first
 
 
 def test_every_source_knows_what_it_is_made_from():

@@ -243,10 +243,10 @@ def flipped() -> bytes:
         (bomb, "has more than 178,956,970 pixels; scale it down first"),
         (lambda: b"\n<!DOCTYPE html><html>404", "is a web page and not an image; fetch"),
         (lambda: b"version https://git-lfs.github.com/spec/v1\n", "is a pointer of Git LFS"),
-        (lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>', "is a drawing in SVG; convert it to PNG"),
+        (lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>', "is an SVG drawing; convert it to PNG"),
         (lambda: b"\0\0\0\x18ftypheic", "is HEIC; convert it to PNG or JPEG"),
-        (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not a picture that can be read"),
-        (lambda: b"no picture", r"is not a picture that can be read \(PNG, JPEG"),
+        (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image that can be read"),
+        (lambda: b"no image", r"is not an image that can be read \(PNG, JPEG"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence_with_the_name(tmp_path, content, said):
@@ -258,7 +258,7 @@ def test_what_cannot_be_read_is_one_sentence_with_the_name(tmp_path, content, sa
 
 
 def test_files_that_cannot_be_opened_say_why(tmp_path):
-    with pytest.raises(ImageError, match=r"there is no picture .*none\.png"):
+    with pytest.raises(ImageError, match=r"there is no image .*none\.png"):
         read_image(tmp_path / "none.png")
     with pytest.raises(ImageError, match="cannot be read: Is a directory"):
         read_image(tmp_path)

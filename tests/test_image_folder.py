@@ -103,7 +103,7 @@ def test_text_files_beside_images_are_captions(tmp_path, capsys):
         (tmp_path / f"{name}.txt").write_text(content, encoding="utf-8")
     assert texts(tmp_path) == ["one", "", "two lines"]
     said = capsys.readouterr().err
-    assert f"1 image of {tmp_path} without a .txt file beside it is left out: c.png" in said
+    assert f"1 image of {tmp_path} without a .txt file of its name is left out: c.png" in said
     assert "1 text file of" in said and "notes.txt" in said
     assert "1 caption in" in said and "empty, of d.png" in said
     assert len(open_splits(str(tmp_path), 8).train) == 4  # captions are not needed
@@ -130,12 +130,12 @@ def test_of_splits_the_training_one_is_read(tmp_path, capsys):
     for split in ("train", "test"):
         with_lines(pictures(tmp_path / split, "a.png"), row("a.png", f"of {split}"))
     assert texts(tmp_path) == ["of train"]
-    assert "train is read, and test beside it left out" in capsys.readouterr().err
+    assert "train is read, and test next to it left out" in capsys.readouterr().err
 
 
 def test_images_alone_are_for_models_that_need_no_captions(tmp_path):
     pictures(tmp_path, "a.png", "in/b.png")
-    with pytest.raises(FileNotFoundError, match=r"no metadata\.jsonl, metadata\.csv or .* no NAME\.txt beside them"):
+    with pytest.raises(FileNotFoundError, match=r"no metadata\.jsonl, metadata\.csv or .* no NAME\.txt next to them"):
         open_source(str(tmp_path), 8)
     assert texts(tmp_path, captions=False) == ["", ""]
     assert open_splits(str(tmp_path), 8).classes == ()
@@ -188,7 +188,7 @@ def test_captions_that_do_not_count_beside_a_table_are_said(tmp_path, capsys):
     (tmp_path / "a.txt").write_text("another")
     (tmp_path / "notes.txt").write_text("of no image")
     assert texts(tmp_path) == ["one", "two"]
-    said = f"captions are read from {tmp_path}/metadata.jsonl, and 1 text file beside images is left out: a.txt"
+    said = f"captions are read from {tmp_path}/metadata.jsonl, and 1 text file next to images is left out: a.txt"
     assert capsys.readouterr().err == f"note: {said}\n"
 
 
@@ -201,7 +201,7 @@ def test_links_to_nothing_are_said(tmp_path, capsys):
 
 
 def test_no_images_and_no_captions_are_two_things(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there are no pictures in .*; give a folder with PNG, JPEG"):
+    with pytest.raises(FileNotFoundError, match=r"there are no images in .*; give a folder with PNG, JPEG"):
         open_source(str(tmp_path), 8)
     pictures(tmp_path, "a.png")
     for name in ("captions.json", "metadata.json", "metadata.tsv"):
@@ -211,7 +211,7 @@ def test_no_images_and_no_captions_are_two_things(tmp_path):
         ):
             open_source(str(tmp_path), 8)
         (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=r"no NAME\.txt beside them; write one of these"):
+    with pytest.raises(FileNotFoundError, match=r"no NAME\.txt next to them; write one of these"):
         open_source(str(tmp_path), 8)
 
 
@@ -335,7 +335,7 @@ def test_mistyped_folders_are_said_at_once(tmp_path, monkeypatch):
         open_source("data/flowers/a.png", 8)
     with pytest.raises(FileNotFoundError, match="there is no folder 'runs/x'; give"):
         open_source("runs/x", 8)  # without a request to the Hub
-    with pytest.raises(FileNotFoundError, match="no folder 'someone/x', and of the Hub: it cannot be reached"):
+    with pytest.raises(FileNotFoundError, match="no folder 'someone/x', and the Hub says: it cannot be reached"):
         open_source("someone/x", 8)
     assert time.monotonic() - start < 20  # including the import of datasets; retried requests to the Hub took longer
 

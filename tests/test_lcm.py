@@ -91,7 +91,7 @@ def test_the_target_is_the_students_word_one_step_of_the_teacher_further_on():
     x0, states = noise.flip(0), torch.zeros(3, 1, 1)
     x = SCHEDULE.add_noise(x0, noise, t)
     with torch.no_grad():
-        further = made.teachers_step(x, t, t - 20, Text(states))
+        further = made.teacher_step(x, t, t - 20, Text(states))
         target = made.end(student, further, t - 20, Text(states))
         error = made.end(student, x, t, Text(states)) - target
         assert error.abs().max() > 1e-2
@@ -125,14 +125,14 @@ def test_the_teacher_steps_as_ddim_does():
         x, times = noisy(t)
         said = teacher(x, times, STATES).sample
         theirs = ddim.step(said, t, x).prev_sample
-        ours = made.teachers_step(x, times, times - 20, TEXT[torch.tensor([0])])
+        ours = made.teacher_step(x, times, times - 20, TEXT[torch.tensor([0])])
         assert torch.allclose(ours, theirs, atol=1e-4)  # diffusers' ᾱ are float32
 
 
 def test_the_teacher_is_guided():
     """A denoiser that outputs the mean of its states, 1 with and 0 without the prompt, gives 3 at guidance scale 3."""
     x, t = noisy(519, 519)
-    step = lambda scale, said: objective(Leans(), guidance_scale=scale).teachers_step(x, t, t - 20, said)  # noqa: E731
+    step = lambda scale, said: objective(Leans(), guidance_scale=scale).teacher_step(x, t, t - 20, said)  # noqa: E731
     led, told = step(3.0, Text(torch.ones(2, 1, 1))), step(1.0, Text(torch.full((2, 1, 1), 3.0)))
     assert torch.allclose(led, told, atol=1e-6)
     assert not torch.allclose(led, step(1.0, Text(torch.ones(2, 1, 1))), atol=1e-2)
@@ -149,7 +149,7 @@ def test_only_the_student_learns():
 
 def test_times_are_those_that_the_sampler_visits():
     made, rng = objective(Leans()), np.random.default_rng(0)
-    drawn = {int(made.draw((4, 2, 2), rng)["timesteps"]) for _ in range(2000)}
+    drawn = {int(made.sample_noise((4, 2, 2), rng)["timesteps"]) for _ in range(2000)}
     assert drawn == set(range(19, 1000, 20))
     for n in (1, 2, 4, 8):
         sampler = made.scheduler()

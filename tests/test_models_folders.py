@@ -32,7 +32,7 @@ def classes(tmp_path) -> Path:
 
 
 def test_folders_in_a_folder_are_classes_and_both_parts_have_some_of_each(classes):
-    (classes / "notes.txt").write_text("no picture")
+    (classes / "notes.txt").write_text("no image")
     splits = open_splits(str(classes), 8)
     assert (len(splits.train), len(splits.test), splits.classes) == (36, 4, ("blue", "red"))
     items = [*map(splits.train.__getitem__, range(36)), *map(splits.test.__getitem__, range(4))]
@@ -48,13 +48,13 @@ def test_a_folder_of_pictures_alone_has_no_classes(classes):
     flat = open_splits(str(classes / "red"))
     assert (len(flat.train), len(flat.test), flat.classes, flat.train[0]["text"]) == (18, 2, (), "")
     assert flat.train[0]["image"].shape == (32, 32, 3)
-    Image.new("RGB", (8, 8)).save(classes / "beside.png")
+    Image.new("RGB", (8, 8)).save(classes / "loose.png")
     assert open_splits(str(classes)).classes == ()
 
 
 def test_what_is_no_picture_says_which(classes, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no pictures in .*empty"):
+    with pytest.raises(FileNotFoundError, match=r"no images in .*empty"):
         open_splits(str(tmp_path / "empty"))
     for path in classes.rglob("*.png"):
         path.write_bytes(path.read_bytes()[:40])
@@ -77,7 +77,7 @@ def test_some_of_each_class_are_chosen_by_the_seed():
         assert labels == dict.fromkeys(range(10), count)
     assert not set(chosen[0][0].places) & set(chosen[0][1].places)
     assert chosen[0][0].places == chosen[1][0].places != chosen[2][0].places
-    with pytest.raises(ValueError, match="pictures of 'eight' to learn from, not 150"):
+    with pytest.raises(ValueError, match="images of 'eight' to learn from, not 150"):
         few(splits.train, splits.classes, 150, 0)
 
 
@@ -105,7 +105,7 @@ def test_mnist_is_told_from_what_has_its_labels(tmp_path, monkeypatch):
     monkeypatch.setattr(labelled, "MNIST", {known[0]: known[1]})
     assert open_splits(str(tmp_path)).classes == labelled.DIGITS
     write(images, np.full((20, 8, 8), 0, np.uint8))
-    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte does not hold MNIST's pictures"):
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte does not hold MNIST's images"):
         open_splits(str(tmp_path))
 
 

@@ -195,18 +195,18 @@ def test_factors_are_independent_and_cover_all_values():
 
 def test_a_picture_shows_its_factors():
     """The same thing elsewhere is the shifted image; larger, it covers more; the caption names kind and colour."""
-    from t2i.data.factors import draw
+    from t2i.data.factors import render
 
     base = np.array([0, 0, 4, 4, 1])
-    image = draw(base, 32)
+    image = render(base, 32)
     for factor, axis in ((2, 1), (3, 0)):
         moved = base.copy()
         moved[factor] += 3
-        assert (draw(moved, 32) == np.roll(image, 3, axis)).all()  # a step is one pixel at this size
-    covered = [(draw(np.array([0, 0, 4, 4, s]), 32) < 200).any(2).sum() for s in range(4)]
+        assert (render(moved, 32) == np.roll(image, 3, axis)).all()  # a step is one pixel at this size
+    covered = [(render(np.array([0, 0, 4, 4, s]), 32) < 200).any(2).sum() for s in range(4)]
     assert all(np.diff(covered) > 0)
     for size in (16, 32, 50):  # no cropped objects at any size
-        corners = [draw(np.array([k, 3, x, y, 3]), size) for k in range(4) for x in (0, 16) for y in (0, 16)]
+        corners = [render(np.array([k, 3, x, y, 3]), size) for k in range(4) for x in (0, 16) for y in (0, 16)]
         covered = np.array([(c < 200).any(2).sum() for c in corners]).reshape(4, 4)
         assert (np.ptp(covered, axis=1) <= 0.15 * covered.mean(1)).all()
     item = ToyboxFactors(32)[0]

@@ -170,7 +170,7 @@ def test_the_discretised_logistic_is_a_distribution(levels):
 def test_draws_come_as_often_as_their_probability_says(pixels):
     levels = 2 if pixels == "bernoulli" else 5
     outputs = torch.tensor([0.3] if pixels == "bernoulli" else [0.2, -1.0]).view(1, -1, 1, 1).expand(20000, -1, 1, 1)
-    drawn = to_levels(pixel_likelihoods.draw(pixels, outputs, levels), levels).flatten()
+    drawn = to_levels(pixel_likelihoods.sample_pixels(pixels, outputs, levels), levels).flatten()
     x = from_levels(torch.arange(levels), levels).view(-1, 1, 1, 1)
     expected = pixel_likelihoods.log_prob(pixels, outputs[:levels], x, levels).exp()
     assert torch.allclose(drawn.bincount(minlength=levels) / 20000, expected, atol=0.015)

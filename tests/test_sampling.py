@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from t2i.diffusion.guidance import guide
-from t2i.prior.sampling import check_sampling, draw, shortlist
+from t2i.prior.sampling import check_sampling, sample_tokens, shortlist
 
 
 def kept(logits: torch.Tensor, **limits) -> list[set[int]]:
@@ -52,7 +52,7 @@ def test_guidance_at_one_is_the_conditional_model():
 
 def test_draws_follow_the_distribution():
     p = torch.tensor([0.5, 0.3, 0.15, 0.05, 0.0])
-    drawn = draw(*shortlist(p.log().expand(40_000, -1)), None)
+    drawn = sample_tokens(*shortlist(p.log().expand(40_000, -1)), None)
     frequency = torch.bincount(drawn, minlength=5) / len(drawn)
     assert (frequency - p).abs().max() < 0.01  # four standard errors
     assert frequency[4] == 0
@@ -60,9 +60,10 @@ def test_draws_follow_the_distribution():
 
 def test_a_row_depends_on_its_own_generator_alone():
     logits = torch.randn(3, 50)
-    together = draw(*shortlist(logits, top_k=9), [torch.Generator().manual_seed(s) for s in (1, 2, 3)])
+    together = sample_tokens(*shortlist(logits, top_k=9), [torch.Generator().manual_seed(s) for s in (1, 2, 3)])
     alone = [
-        draw(*shortlist(logits[i : i + 1], top_k=9), [torch.Generator().manual_seed(i + 1)]).item() for i in range(3)
+        sample_tokens(*shortlist(logits[i : i + 1], top_k=9), [torch.Generator().manual_seed(i + 1)]).item()
+        for i in range(3)
     ]
     assert together.tolist() == alone
 

@@ -283,7 +283,7 @@ def test_pictures_are_squared_and_transparency_is_white(picture_folder):
 
 
 def test_folders_that_are_none_say_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there are no pictures in"):
+    with pytest.raises(FileNotFoundError, match="there are no images in"):
         open_source(str(tmp_path), 32)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         open_source("./nowhere", 32)

@@ -88,7 +88,7 @@ def _check_trained(options: Upscale | Layout, command: str) -> None:
 
 
 def _coloured(labels: Image.Image) -> Image.Image:
-    """A map without a palette looks black."""
+    """A label map in colours: without a palette, labels would be almost black."""
     import numpy as np
 
     from t2i.data.toybox import layout_image

@@ -22,7 +22,7 @@ from t2i.checks import check_prompts, check_real, check_whole, shortened
 from t2i.diffusion.guidance import guide
 from t2i.images import OUTPUT_TYPES, as_output
 from t2i.pipelines.generators import Generators, one_each, seeded_from
-from t2i.prior.sampling import check_sampling, draw, shortlist
+from t2i.prior.sampling import check_sampling, sample_tokens, shortlist
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, warn_of_unknown_words
 from t2i.tokenizers.vqvae import VQVAE
@@ -153,7 +153,7 @@ class DallePipeline(DiffusionPipeline):
                 for i in range(N):
                     if guided:
                         logits = guide(*logits.chunk(2), guidance_scale)  # (R, K)
-                    sampled[:, i] = draw(*shortlist(logits, temperature, top_k, top_p), batch_generators)
+                    sampled[:, i] = sample_tokens(*shortlist(logits, temperature, top_k, top_p), batch_generators)
                     if callback_on_step_end is not None:
                         tensors = {"codes": sampled, "logits": logits}
                         tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from t2i.checks import check_options, check_seeds, check_whole
 from t2i.diffusion.attention import constants_kept
-from t2i.diffusion.conditioning import Text, beside
-from t2i.diffusion.guidance import Guidance, thresholded
+from t2i.diffusion.conditioning import Text, concat_grid
+from t2i.diffusion.guidance import Guidance, threshold_prediction
 from t2i.diffusion.schedulers import count_steps, make_scheduler, set_timesteps
 from t2i.images import OUTPUT_TYPES, as_output
 from t2i.pipelines.generators import Generators, copied, for_steps, one_each
@@ -312,7 +312,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         scaled = sampler.scale_model_input(x, t) if hasattr(sampler, "scale_model_input") else x
         # With guidance both halves, without and with the prompt, run as one batch.
         both = torch.cat([scaled, scaled]) if guidance.guided else scaled  # (2R, C, h, w)
-        both = beside(both, text.grid)  # (2R, C + K, h, w)
+        both = concat_grid(both, text.grid)  # (2R, C + K, h, w)
         options = {"cross_attention_kwargs": cross_attention_kwargs} if cross_attention_kwargs else {}
         predicted = self.unet(
             both, t, encoder_hidden_states=text.states, encoder_attention_mask=text.mask, **options
@@ -321,7 +321,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
             unconditional, conditional = predicted.chunk(2)
             predicted = guidance(conditional, unconditional)
         if guidance.threshold is not None:
-            predicted = thresholded(sampler.config, predicted, scaled, t, guidance.threshold)
+            predicted = threshold_prediction(sampler.config, predicted, scaled, t, guidance.threshold)
         return predicted
 
     def _call_back(

@@ -18,7 +18,7 @@ from torch import Tensor
 from benchmarks.dalle_peer import DallePytorch, PeerError
 from benchmarks.timing import Benchmark, Row, Timed, clock, compare
 from t2i.checks import UsageError
-from t2i.prior.sampling import check_sampling, draw, shortlist
+from t2i.prior.sampling import check_sampling, sample_tokens, shortlist
 from t2i.prior.transformer import TextImageTransformer
 
 Peer = Literal["t2i-without-cache", "transformers", "dalle-pytorch"]
@@ -79,7 +79,7 @@ def ours(prior: TextImageTransformer, text: Tensor, top_k: int) -> Tensor:
     cache = prior.new_cache(len(text))
     logits = prior.prefill(text, cache)  # (B, K)
     for i in range(N):
-        codes[:, i] = draw(*shortlist(logits, 1.0, top_k), None)
+        codes[:, i] = sample_tokens(*shortlist(logits, 1.0, top_k), None)
         if i < N - 1:
             logits = prior.step(codes[:, i], i, cache)
     return codes
@@ -90,7 +90,7 @@ def without_cache(prior: TextImageTransformer, text: Tensor, top_k: int) -> Tens
     codes = torch.zeros(len(text), prior.image_length, dtype=torch.long)
     for i in range(prior.image_length):
         logits = prior(text, codes[:, :i])[1][:, -1]  # (B, K)
-        codes[:, i] = draw(*shortlist(logits, 1.0, top_k), None)
+        codes[:, i] = sample_tokens(*shortlist(logits, 1.0, top_k), None)
     return codes
 
 

@@ -77,8 +77,8 @@ class Unpaired:
         """The same new scenes in both domains: uint8 (num, S, S, 3) each; None if a domain is not toybox."""
         if not all(isinstance(source, OneAttribute) for source in (self.a, self.b)):
             return None
-        looks = [OneAttribute(source.attribute, self.size, seed, num) for source in (self.a, self.b)]
-        return tuple(np.stack([look[i]["image"] for i in range(num)]) for look in looks)
+        variants = [OneAttribute(source.attribute, self.size, seed, num) for source in (self.a, self.b)]
+        return tuple(np.stack([variant[i]["image"] for i in range(num)]) for variant in variants)
 
 
 @dataclass(frozen=True)

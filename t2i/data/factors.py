@@ -58,8 +58,8 @@ class ToyboxFactors:
     def __getitem__(self, index: int) -> dict:
         """dict(image=uint8 (S, S, 3), text=caption, label=kind, factors=indices of values in FACTORS, int64 (5,))"""
         chosen = self.factors(index)
-        picture = draw(chosen, self.size)
-        return {"image": picture, "text": _caption(chosen), "label": int(chosen[0]), "factors": chosen}
+        image = render(chosen, self.size)
+        return {"image": image, "text": _caption(chosen), "label": int(chosen[0]), "factors": chosen}
 
     def factors(self, index: int) -> np.ndarray:
         """An item's factors, without rendering it: int64 (5,); IndexError beyond the end."""
@@ -87,15 +87,15 @@ def held_out() -> np.ndarray:
     return order < order.size // 10
 
 
-def draw(chosen: np.ndarray, size: int) -> np.ndarray:
+def render(chosen: np.ndarray, size: int) -> np.ndarray:
     """Render the image with these values of FACTORS (5,), deterministically: uint8 (size, size, 3)."""
     kind, colour, across, down, side = _values(chosen)
     pixels = round(side * size / UNITS)
     x, y = (int((middle - side / 2) * size / UNITS + 0.5) for middle in (across, down))
-    picture = Image.new("RGB", (size, size), "white")
+    image = Image.new("RGB", (size, size), "white")
     thing = sprite(kind, colour, pixels)
-    picture.paste(thing, (x, y), mask=thing)
-    return np.array(picture)
+    image.paste(thing, (x, y), mask=thing)
+    return np.array(image)
 
 
 def _caption(chosen: np.ndarray) -> str:

@@ -76,8 +76,8 @@ class ImageFolder:
             if given != usual:
                 raise ValueError(f"{folder} has no metadata, in which {flag} {given} could be a column: leave it out")
         if not self.names:
-            raise FileNotFoundError(f"there are no pictures in {folder}; give a folder with {', '.join(KINDS)} files")
-        texts = _texts_beside(self.names, files)
+            raise FileNotFoundError(f"there are no images in {folder}; give a folder with {', '.join(KINDS)} files")
+        texts = _text_files_of(self.names, files)
         nested = [name for name in files if PurePosixPath(name).name.casefold() in METADATA]
         if captions and nested:
             raise ValueError(f"{folder} has its captions in {some(nested)}; give one of these folders alone")
@@ -89,7 +89,7 @@ class ImageFolder:
         if captions and not texts and len(self.classes) < 2:
             raise FileNotFoundError(
                 f"{folder} has no metadata.jsonl, metadata.csv or metadata.parquet with file_name and text of each "
-                f"image, and no NAME.txt beside them; {_write_one(unread)}"
+                f"image, and no NAME.txt next to them; {_write_one(unread)}"
             )
         if left := [name for name in unread if name.casefold().startswith(("metadata.", "caption"))]:
             note(f"{some(left)} of {folder} {are(left)} left out; captions are read from {METADATA[0]}")
@@ -130,7 +130,7 @@ class ImageFolder:
     # --- layouts of a folder ----------------------------------------------------------------------------------------
 
     def _read_table(self, files: Sequence[str], image_column: str, caption_column: str, captions: bool) -> None:
-        table, known, beside = self.table, set(files), set()
+        table, known, named = self.table, set(files), set()
         forms = _Forms(files)
         rows = read_table(table)
         if (first := next(rows, None)) is None:
@@ -146,9 +146,9 @@ class ImageFolder:
             text = text_of(row, caption_column, where) if captions or row.get(caption_column) is not None else ""
             if (before := pairs.setdefault((name, text), where)) != where:
                 raise ValueError(f"{where}: {name} with this caption is there already, in {before}; remove one of them")
-            beside.update(value for value in row.values() if isinstance(value, str) and value in known)
+            named.update(value for value in row.values() if isinstance(value, str) and value in known)
             if name not in known:
-                beside.add(name := self._on_disk(name, forms, where))
+                named.add(name := self._on_disk(name, forms, where))
             if name not in known and not (self.folder / name).is_file():
                 missing.append(name)
             elif (suffix := PurePosixPath(name).suffix.lower()) and suffix not in FORMATS:
@@ -166,9 +166,9 @@ class ImageFolder:
             note(f"{count(other, 'file')} of {table} in formats that are not read {are(other)} left out: {some(other)}")
         if not self.names:
             raise ValueError(f"{table} names no image that can be read; give {', '.join(KINDS)} files")
-        self._note_unlisted(set(files) - beside)
-        if texts := sorted(_texts_beside(self.names, files).values()):
-            left = f"{count(texts, 'text file')} beside images {are(texts)} left out: {some(texts)}"
+        self._note_unlisted(set(files) - named)
+        if texts := sorted(_text_files_of(self.names, files).values()):
+            left = f"{count(texts, 'text file')} next to images {are(texts)} left out: {some(texts)}"
             note(f"captions are read from {table}, and {left}")
         self._note_empty(captions)
 
@@ -179,17 +179,17 @@ class ImageFolder:
             raise ValueError(f"{where}: {name} is a folder; write an image's name, relative to {self.folder}")
         return name
 
-    def _read_texts(self, beside: dict[str, str], files: Sequence[str], captions: bool) -> None:
-        said = {name: " ".join(line for _, line in read_lines(self.folder / text)) for name, text in beside.items()}
-        if left := [name for name in self.names if name not in said]:
+    def _read_texts(self, text_files: dict[str, str], files: Sequence[str], captions: bool) -> None:
+        caption_of = {name: _read_caption(self.folder / file) for name, file in text_files.items()}
+        if left := [name for name in self.names if name not in caption_of]:
             what = f"{are(left)} left out" if captions else "have no caption" if len(left) > 1 else "has no caption"
-            note(f"{count(left, 'image')} of {self.folder} without a .txt file beside it {what}: {some(left)}")
-        used = set(beside.values())
+            note(f"{count(left, 'image')} of {self.folder} without a .txt file of its name {what}: {some(left)}")
+        used = set(text_files.values())
         if alone := [name for name in files if _is_text(name) and name not in used]:
             note(f"{count(alone, 'text file')} of {self.folder} without an image {are(alone)} left out: {some(alone)}")
         if captions:
-            self.names = [name for name in self.names if name in said]
-        self.texts = [said.get(name, "") for name in self.names]
+            self.names = [name for name in self.names if name in caption_of]
+        self.texts = [caption_of.get(name, "") for name in self.names]
         self._note_empty(captions)
 
     def _read_classes(self) -> None:
@@ -270,7 +270,7 @@ def captions_of(folder: Path, caption_column: str = "text") -> dict[str, str]:
     Class names do not count as captions. Raises as `ImageFolder` does.
     """
     files = scan(folder)
-    if _table_of(folder) is None and not _texts_beside(images_among(files), files):
+    if _table_of(folder) is None and not _text_files_of(images_among(files), files):
         return {}
     found = ImageFolder(folder, 1, caption_column=caption_column)
     return dict(reversed([*zip(found.names, found.texts, strict=True)]))
@@ -324,11 +324,15 @@ class _Forms:
         return f"did you mean {near}? " if near else ""
 
 
+def _read_caption(file: Path) -> str:
+    return " ".join(line for _, line in read_lines(file))
+
+
 def _is_text(name: str) -> bool:
     return name[-4:].lower() == ".txt"
 
 
-def _texts_beside(names: Sequence[str], files: Sequence[str]) -> dict[str, str]:
+def _text_files_of(names: Sequence[str], files: Sequence[str]) -> dict[str, str]:
     """{image: text file of the same name}, independent of the Unicode form; a.txt takes precedence over a.TXT."""
     texts = {unicodedata.normalize("NFC", file[:-4]): file for file in files if _is_text(file)}
     if not texts:
@@ -347,11 +351,11 @@ def _write_one(unread: Sequence[str]) -> str:
 def _without_splits(folder: Path, files: list[str]) -> tuple[Path, list[str]]:
     """`train/` and its files, if the folder consists only of splits."""
     inner = {name.split("/", 1)[0] for name in files if "/" in name}
-    beside = {name for name in files if "/" not in name and os.path.splitext(name)[1].lower() in FORMATS}  # noqa: PTH122
-    if "train" not in inner or not inner <= set(SPLITS) or beside or _table_of(folder) is not None:
+    loose = {name for name in files if "/" not in name and os.path.splitext(name)[1].lower() in FORMATS}  # noqa: PTH122
+    if "train" not in inner or not inner <= set(SPLITS) or loose or _table_of(folder) is not None:
         return folder, files
     if others := sorted(inner - {"train"}):
-        note(f"{folder / 'train'} is read, and {some(others)} beside it left out")
+        note(f"{folder / 'train'} is read, and {some(others)} next to it left out")
     return folder / "train", [name.removeprefix("train/") for name in files if name.startswith("train/")]
 
 

@@ -1,4 +1,4 @@
-"""Prediction of image files, for training, unconditional models, editing, masks and evaluation.
+"""Reading of image files, for training, unconditional models, editing, masks and evaluation.
 
 Images are converted to 8-bit RGB: rotated according to EXIF, scaled by bit depth, transparency on white; only the first
 frame of animations. Files that cannot be read raise `ImageError`, one sentence with the file's name.
@@ -101,7 +101,7 @@ def open_image(file: str | Path | io.BytesIO, name: str | None = None, at_least:
             deep, raw = _is_of_16_bits(image), str(image.tile[0][3]) if image.tile else ""
             image.load()
     except FileNotFoundError:
-        raise ImageError(f"there is no picture {name}") from None
+        raise ImageError(f"there is no image {name}") from None
     except Exception as error:  # decoders raise any kind of error for damaged files
         raise ImageError(f"{name} {_why(error, file)}") from error
     if min(image.size) < 1:
@@ -245,14 +245,14 @@ def _what_else(file: str | Path | io.BytesIO) -> str:
     if text.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS and not the image; run `git lfs pull`"
     if b"<svg" in text:
-        return "is a drawing in SVG; convert it to PNG"
+        return "is an SVG drawing; convert it to PNG"
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "is a web page and not an image; fetch it again or remove it"
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"msf1", b"hevc"):
         return "is HEIC; convert it to PNG or JPEG"
     if head.startswith(_MAGIC) or head[4:12] == b"ftypavif":
         return "is damaged or cut short; fetch it again or remove it"
-    return f"is not a picture that can be read ({', '.join(KINDS)}); convert or remove it"
+    return f"is not an image that can be read ({', '.join(KINDS)}); convert or remove it"
 
 
 def _line(error: Exception) -> str:

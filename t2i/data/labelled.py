@@ -52,7 +52,7 @@ class Labelled:
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, names: Sequence[str], size: int | None = None):
         if images.dtype != np.uint8 or images.ndim not in (3, 4) or labels.shape != images.shape[:1]:
-            raise ValueError(f"need uint8 pictures and a label for each, not {images.dtype} {images.shape}")
+            raise ValueError(f"need uint8 images and a label for each, not {images.dtype} {images.shape}")
         if len(labels) and not 0 <= labels.min() <= labels.max() < len(names):
             raise ValueError(f"labels must lie in [0, {len(names)}), not [{labels.min()}, {labels.max()}]")
         self.images, self.labels, self.names = images, labels, tuple(names)
@@ -148,11 +148,11 @@ def _published(files: Sequence[Path], contents: Sequence[bytes]) -> tuple[str, .
     Raises ValueError, naming the file, if MNIST's labels come with other images.
     """
     images, labels = files
-    pictures = MNIST.get(_md5(contents[1]))
-    if pictures is None:
+    expected = MNIST.get(_md5(contents[1]))
+    if expected is None:
         return CLOTHES if _md5(labels.read_bytes()) in FASHION else None
-    if _md5(contents[0]) != pictures:
-        raise ValueError(f"{images} does not hold MNIST's pictures, to which {labels.name} belongs; fetch it again")
+    if _md5(contents[0]) != expected:
+        raise ValueError(f"{images} does not hold MNIST's images, to which {labels.name} belongs; fetch it again")
     return DIGITS
 
 
@@ -174,7 +174,7 @@ def _from_idx(folder: Path, size: int | None) -> Splits:
             names = _published(files, contents) or tuple(f"class {k}" for k in range(int(labels.max()) + 1))
             parts[part] = images, labels, names
     if not parts:
-        raise FileNotFoundError(f"{folder} has images in MNIST's format but no labels beside them")
+        raise FileNotFoundError(f"{folder} has images in MNIST's format but no labels")
     if len(parts) == 1:
         images, labels, names = next(iter(parts.values()))
         return _in_two(images, labels, names, 256, size, len(labels) - len(labels) // 10)

@@ -15,7 +15,7 @@ from t2i.data.base import Source
 from t2i.data.fingerprint import combine, of_dataset, of_files
 from t2i.data.folder import ImageFolder, check_name
 from t2i.data.image_file import name_of, open_image
-from t2i.data.sources import Pictures
+from t2i.data.sources import ImageDataset
 from t2i.data.toybox import LABELS, Toybox
 from t2i.notes import are, count, some
 
@@ -63,7 +63,7 @@ class WithLayouts:
             return
         if isinstance(source, ImageFolder):
             self.folder, self.maps = source.folder, _maps_of(source, column)
-        elif isinstance(source, Pictures) and column in source.dataset.column_names:
+        elif isinstance(source, ImageDataset) and column in source.dataset.column_names:
             self.maps = source.dataset.select_columns([column])
         else:
             known = ", ".join(getattr(getattr(source, "dataset", None), "column_names", ["none"]))
@@ -82,7 +82,7 @@ class WithLayouts:
         found = ""
         if isinstance(self.source, ImageFolder):
             found = of_files(self.source.folder, self.maps)
-        elif isinstance(self.source, Pictures):
+        elif isinstance(self.source, ImageDataset):
             found = of_dataset(self.maps, self.column)
         return combine(self.source.fingerprint(), self.labels, found)
 
@@ -97,12 +97,12 @@ class WithLayouts:
         if isinstance(given, str):
             given = open_image((self.folder or Path()) / given)
         if not isinstance(given, Image.Image):
-            raise ValueError(f"the map of picture {index} in column {self.column!r} is no picture but {given!r}")
+            raise ValueError(f"the map of image {index} in column {self.column!r} is not an image but {given!r}")
         try:
             return read_labels(square_map(given, side), self.labels)
         except ValueError as error:
             name = f"{self.maps[index]}, of " if isinstance(self.source, ImageFolder) else ""
-            raise ValueError(f"{name}picture {index}: {error}") from None
+            raise ValueError(f"{name}image {index}: {error}") from None
 
 
 def _maps_of(source: ImageFolder, column: str) -> list[str]:

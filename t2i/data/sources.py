@@ -23,13 +23,13 @@ from t2i.data.rendered import Rendered, is_rendered
 from t2i.data.toybox import Toybox
 from t2i.folders import may_be_on_hub
 
-__all__ = ["TOYBOX_ITEMS", "Pictures", "Source", "open_source"]
+__all__ = ["TOYBOX_ITEMS", "ImageDataset", "Source", "open_source"]
 
 TOYBOX_ITEMS = 1_000_000  # items cost nothing until they are rendered
 PATIENCE = 5  # seconds to wait for the Hub to answer whether a dataset exists
 
 
-class Pictures:
+class ImageDataset:
     """Images and captions of a Hugging Face dataset, centre-cropped to a square and resized.
 
     Args:
@@ -136,10 +136,11 @@ def open_source(
         return Rendered(folder, size)
     if folder.is_dir():
         dataset = _saved(folder)
-        return (
-            ImageFolder(folder, size, **columns) if dataset is None else Pictures(dataset, size, name=name, **columns)
-        )
-    return Pictures(_from_hub(name), size, name=name, **columns)
+        if dataset is None:
+            return ImageFolder(folder, size, **columns)
+    else:
+        dataset = _from_hub(name)
+    return ImageDataset(dataset, size, name=name, **columns)
 
 
 def _saved(folder: Path):
@@ -189,8 +190,8 @@ def _from_hub(name: str):
         raise FileNotFoundError(f"there is no folder {name!r}, and the Hub has no such data set; {instead}") from None
     except Exception as error:  # raised by the HTTP library, which differs between versions
         if not kept:
-            said = _line(error) if isinstance(error, HfHubHTTPError) else "it cannot be reached"
-            raise FileNotFoundError(f"there is no folder {name!r}, and of the Hub: {said}; {instead}") from error
+            reason = _line(error) if isinstance(error, HfHubHTTPError) else "it cannot be reached"
+            raise FileNotFoundError(f"there is no folder {name!r}, and the Hub says: {reason}; {instead}") from error
     try:
         return datasets.load_dataset(name, split="train")
     except (FloatingPointError, KeyboardInterrupt):
@@ -201,8 +202,8 @@ def _from_hub(name: str):
 
 def _near(path: Path) -> str:
     """A "did you mean" suffix naming a folder with a similar name, or ""."""
-    beside = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
-    near = difflib.get_close_matches(path.name, beside, n=1)
+    siblings = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, siblings, n=1)
     return f": did you mean {path.parent / near[0]}?" if near else ""
 
 

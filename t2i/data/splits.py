@@ -20,8 +20,8 @@ from t2i.data.toybox import Toybox
 from t2i.data.toybox.kinds import KINDS
 
 TEST_SEED = 2**20  # seed of toybox's test images, different from those of training runs
-TEST_PICTURES = 1000  # number of test images of toybox
-FACTOR_PICTURES = 10_000  # number of test images of toybox-factors: estimating mutual information takes many
+TOYBOX_TEST_IMAGES = 1000  # number of test images of toybox
+FACTORS_TEST_IMAGES = 10_000  # number of test images of toybox-factors: estimating mutual information takes many
 
 
 class Picked:
@@ -80,7 +80,7 @@ def few(source: Source, classes: Sequence[str], count: int, seed: int) -> tuple[
                 parts = [[p for places in found for p in places[part]] for part in (slice(held, None), slice(held))]
                 return Picked(source, sorted(parts[0])), Picked(source, sorted(parts[1]))
     least = min(range(len(classes)), key=lambda k: len(found[k]))
-    raise ValueError(f"there are {len(found[least])} pictures of {classes[least]!r} to learn from, not {count}")
+    raise ValueError(f"there are {len(found[least])} images of {classes[least]!r} to learn from, not {count}")
 
 
 def open_splits(
@@ -105,10 +105,10 @@ def open_splits(
         return open_labelled(name, size)
     if name == "toybox":
         train = ToyboxKinds(size or 32, seed, TOYBOX_ITEMS)
-        return Splits(train, ToyboxKinds(size or 32, seed + TEST_SEED, TEST_PICTURES), 3, 256, tuple(KINDS))
+        return Splits(train, ToyboxKinds(size or 32, seed + TEST_SEED, TOYBOX_TEST_IMAGES), 3, 256, tuple(KINDS))
     if name == "toybox-factors":
         train = ToyboxFactors(size or 32, seed, TOYBOX_ITEMS, "train")
-        test = ToyboxFactors(size or 32, seed + TEST_SEED, FACTOR_PICTURES, "test")
+        test = ToyboxFactors(size or 32, seed + TEST_SEED, FACTORS_TEST_IMAGES, "test")
         return Splits(train, test, 3, 256, FACTORS["kind"])
     source = open_source(name, size or 32, captions=captions, **columns)
     # A folder may list one class after the other, and both splits should have all classes.

@@ -47,7 +47,7 @@ class Text:
         return Text(states, torch.cat(whole), grid)
 
 
-def beside(x: Tensor, grid: Tensor | None) -> Tensor:
+def concat_grid(x: Tensor, grid: Tensor | None) -> Tensor:
     """The input of a denoiser: latents (B, C, h, w), concatenated with the grid (B, K, h, w) if there is one."""
     return x if grid is None else torch.cat([x, grid.to(x.dtype)], 1)
 

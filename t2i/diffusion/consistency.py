@@ -54,7 +54,7 @@ class ConsistencyObjective:
         if not self.guidance_scale >= 1:
             raise ValueError(f"guidance_scale must be at least 1, not {self.guidance_scale}")
 
-    def draw(self, shape: tuple[int, int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def sample_noise(self, shape: tuple[int, int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """The random inputs of one sample: noise, float32 (C, h, w); timesteps, an int64 timestep of the trajectory."""
         stride = self.schedule.num_train_timesteps // self.steps
         start = (rng.integers(self.steps) + 1) * stride - 1  # LCMScheduler's timesteps: 19, 39, … 999
@@ -73,36 +73,38 @@ class ConsistencyObjective:
         """Scalars: `loss` to minimise, a pseudo-Huber distance; `mse`. See DiffusionObjective for the arguments."""
         text = Text(states, mask)
         x = self.schedule.add_noise(latents, noise, timesteps)
-        said = self.end(denoiser, x, timesteps, text)
+        predicted = self.end(denoiser, x, timesteps, text)
         with torch.no_grad():
-            onwards = timesteps - self.schedule.num_train_timesteps // self.steps  # −1: the endpoint
-            further = self.teachers_step(x, timesteps, onwards, text)
-            there = onwards.clamp(min=0)
-            target = torch.where(_wide(onwards < 0), further, self.end(denoiser, further, there, text))
-        error = said - target
+            next_timesteps = timesteps - self.schedule.num_train_timesteps // self.steps  # −1: the endpoint
+            next_x = self.teacher_step(x, timesteps, next_timesteps, text)
+            clamped = next_timesteps.clamp(min=0)
+            target = torch.where(_wide(next_timesteps < 0), next_x, self.end(denoiser, next_x, clamped, text))
+        error = predicted - target
         huber = (error.square() + HUBER**2).sqrt() - HUBER
         return {"loss": huber.mean(), "mse": error.detach().square().mean()}
 
     def end(self, denoiser: nn.Module, x: Tensor, timesteps: Tensor, text: Text) -> Tensor:
         """The predicted endpoint c_skip(t) x + c_out(t) x̂_0 (eq. 9), x at t = 0: (B, C, h, w), (B,) -> (B, C, h, w)"""
-        x0, _ = self.schedule.split(self.prediction_type, _said(denoiser, x, timesteps, text), x, timesteps)
+        x0, _ = self.schedule.split(self.prediction_type, _predict(denoiser, x, timesteps, text), x, timesteps)
         scaled = _wide(timesteps * TIMESTEP_SCALING)
         norm = scaled.square() + SIGMA_DATA**2
         return (SIGMA_DATA**2 / norm) * x + (scaled / norm.sqrt()) * x0
 
-    def teachers_step(self, x: Tensor, timesteps: Tensor, onwards: Tensor, text: Text) -> Tensor:
-        """Guided DDIM step (Song et al. 2021, arXiv 2010.02502, eq. 12) from `timesteps` to `onwards`, −1 for the end.
+    def teacher_step(self, x: Tensor, timesteps: Tensor, next_timesteps: Tensor, text: Text) -> Tensor:
+        """Guided DDIM step (Song et al. 2021, arXiv 2010.02502, eq. 12) from `timesteps` to `next_timesteps`;
+        −1 is the end.
 
         (B, C, h, w), (B,) twice -> (B, C, h, w)
         """
         if next(self.teacher.parameters()).device != x.device:
             self.teacher.to(x.device)
-        said = _said(self.teacher, x, timesteps, text)
+        predicted = _predict(self.teacher, x, timesteps, text)
         if self.guidance_scale != 1:
             null = self.null.to(x)[torch.zeros(len(x), dtype=torch.long, device=x.device)]
-            said = guide(said, _said(self.teacher, x, timesteps, null), self.guidance_scale)
-        x0, noise = self.schedule.split(self.prediction_type, said, x, timesteps)
-        return torch.where(_wide(onwards < 0), x0, self.schedule.add_noise(x0, noise, onwards.clamp(min=0)))
+            predicted = guide(predicted, _predict(self.teacher, x, timesteps, null), self.guidance_scale)
+        x0, noise = self.schedule.split(self.prediction_type, predicted, x, timesteps)
+        next_x = self.schedule.add_noise(x0, noise, next_timesteps.clamp(min=0))
+        return torch.where(_wide(next_timesteps < 0), x0, next_x)
 
     def scheduler(self) -> LCMScheduler:
         """The student's sampler, which alternates predicting the endpoint and adding new noise (algorithm 2)."""
@@ -112,7 +114,7 @@ class ConsistencyObjective:
         )
 
 
-def _said(denoiser: nn.Module, x: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+def _predict(denoiser: nn.Module, x: Tensor, timesteps: Tensor, text: Text) -> Tensor:
     return denoiser(x, timesteps, encoder_hidden_states=text.states, encoder_attention_mask=text.mask).sample.float()
 
 

@@ -110,8 +110,8 @@ class DiT(ModelMixin, ConfigMixin):
             else:
                 x = block(x, text, modulation, mask)
         shift, scale = (c[:, None] + self.last_table).unsqueeze(2).unbind(1)  # (B, 1, C) twice
-        said = self.last(_norm(x) * (1 + scale) + shift)  # (B, N, O·p²)
-        out = F.pixel_shuffle(said.transpose(1, 2).unflatten(2, (h // p, w // p)), p)  # (B, O, h, w)
+        x = self.last(_norm(x) * (1 + scale) + shift)  # (B, N, O·p²)
+        out = F.pixel_shuffle(x.transpose(1, 2).unflatten(2, (h // p, w // p)), p)  # (B, O, h, w)
         return UNet2DConditionOutput(sample=out) if return_dict else (out,)
 
 

@@ -36,7 +36,7 @@ class RectifiedFlow:
         if self.num_train_timesteps < 1 or not self.spread > 0:
             raise ValueError(f"a flow needs num_train_timesteps ≥ 1 and spread > 0, not {self}")
 
-    def draw_timestep(self, rng: np.random.Generator) -> float:
+    def sample_timestep(self, rng: np.random.Generator) -> float:
         """A random training timestep in (0, T)."""
         return self.num_train_timesteps / (1 + math.exp(-self.spread * rng.standard_normal()))
 

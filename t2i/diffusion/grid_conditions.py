@@ -54,12 +54,12 @@ class LowResolution:
         """K"""
         return 3 * self.block**2
 
-    def grid(self, pictures: Tensor) -> Tensor:
+    def grid(self, images: Tensor) -> Tensor:
         """(B, 3, H/f, W/f) in [-1, 1] -> (B, K, h, w). Raises ValueError for sides that r does not divide."""
-        h, w = pictures.shape[2:]
+        h, w = images.shape[2:]
         if h % self.block or w % self.block:
-            raise ValueError(f"a picture of {w}×{h} is not divisible by {self.block}: scale it first")
-        return F.pixel_unshuffle(pictures, self.block)
+            raise ValueError(f"an image of {w}×{h} is not divisible by {self.block}: scale it first")
+        return F.pixel_unshuffle(images, self.block)
 
 
 @dataclass(frozen=True)
@@ -113,5 +113,5 @@ def widen(denoiser: UNet2DConditionModel | DiT, channels: int) -> None:
         new.weight[:, : old.weight.shape[1]] = old.weight
         new.bias.copy_(old.bias)
     setattr(denoiser, first, new.to(old.weight))
-    takes, says = denoiser.config.in_channels, denoiser.config.out_channels or denoiser.config.in_channels
-    denoiser.register_to_config(in_channels=takes + channels, out_channels=says)
+    in_channels, out_channels = denoiser.config.in_channels, denoiser.config.out_channels or denoiser.config.in_channels
+    denoiser.register_to_config(in_channels=in_channels + channels, out_channels=out_channels)

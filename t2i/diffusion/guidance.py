@@ -73,8 +73,8 @@ def dynamic_threshold(x0: Tensor, largest: float, ratio: float = 0.995) -> Tenso
     return x0.clamp(-s, s) * (largest / s)
 
 
-def thresholded(config: Mapping[str, Any], said: Tensor, x: Tensor, t: Tensor, largest: float) -> Tensor:
-    """The prediction `said` with dynamic thresholding applied to its x_0: (B, …) twice -> the same.
+def threshold_prediction(config: Mapping[str, Any], predicted: Tensor, x: Tensor, t: Tensor, largest: float) -> Tensor:
+    """The prediction with dynamic thresholding applied to its x_0: (B, …) twice -> the same.
 
     Args:
         config: config of the scheduler, which determines the prediction type.
@@ -83,6 +83,6 @@ def thresholded(config: Mapping[str, Any], said: Tensor, x: Tensor, t: Tensor, l
     times = t.reshape(1)
     if of_flow(config):
         flow = RectifiedFlow(config["num_train_timesteps"])
-        return flow.join(dynamic_threshold(flow.split(said, x, times)[0], largest), x, times)
+        return flow.join(dynamic_threshold(flow.split(predicted, x, times)[0], largest), x, times)
     schedule, kind = NoiseSchedule.of(config), config["prediction_type"]
-    return schedule.join(kind, dynamic_threshold(schedule.split(kind, said, x, times)[0], largest), x, times)
+    return schedule.join(kind, dynamic_threshold(schedule.split(kind, predicted, x, times)[0], largest), x, times)

@@ -1,7 +1,7 @@
 """The training objective of a denoiser: from latents, noise and a timestep to a loss.
 
-All randomness comes from `draw`, with a generator per sample: so a resumed run equals an uninterrupted one, and two
-processes with half the batch each equal one process.
+All randomness comes from `sample_noise`, with a generator per sample: so a resumed run equals an uninterrupted one, and
+two processes with half the batch each equal one process.
 
 Shapes: B batch · C channels · h, w sides of a latent · L text positions · D width of the text states
 K condition channels
@@ -17,7 +17,7 @@ import numpy as np
 from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from torch import Tensor, nn
 
-from t2i.diffusion.conditioning import beside
+from t2i.diffusion.conditioning import concat_grid
 from t2i.diffusion.flow import RectifiedFlow
 from t2i.diffusion.schedule import PREDICTIONS, NoiseSchedule
 
@@ -49,14 +49,14 @@ class DiffusionObjective:
             raise ValueError(f"unknown prediction_type {self.prediction_type!r}: choose one of {', '.join(known)}")
         if self.min_snr_gamma is not None:
             if self.prediction_type == "flow":
-                raise ValueError("a flow has no SNR weights: its times are drawn where they count; drop min_snr_gamma")
+                raise ValueError("min_snr_gamma does not apply to flow matching: leave it out")
             if not self.min_snr_gamma > 0:
                 raise ValueError(f"min_snr_gamma must be above 0, not {self.min_snr_gamma}")
         if not 0 <= self.noise_offset < 1:
             raise ValueError(f"noise_offset must lie in [0, 1), not {self.noise_offset}")
         if self.prediction_type == "epsilon" and self.schedule.rescale_betas_zero_snr:
             raise ValueError(
-                "where the SNR is zero, the noise is the input and says nothing: with rescale_betas_zero_snr choose "
+                "epsilon prediction is undefined at zero terminal SNR: with rescale_betas_zero_snr choose "
                 "prediction_type v_prediction or sample"
             )
 
@@ -66,13 +66,13 @@ class DiffusionObjective:
             return None
         return RectifiedFlow(self.schedule.num_train_timesteps)
 
-    def draw(self, shape: tuple[int, int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def sample_noise(self, shape: tuple[int, int, int], rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Random inputs of one sample: noise, float32 (C, h, w); timesteps, an int64 scalar (float32 for a flow)."""
         noise = rng.standard_normal(shape, dtype=np.float32)
         if self.noise_offset:
             noise += np.float32(self.noise_offset) * rng.standard_normal((shape[0], 1, 1), dtype=np.float32)
         if self.flow:
-            return {"noise": noise, "timesteps": np.float32(self.flow.draw_timestep(rng))}
+            return {"noise": noise, "timesteps": np.float32(self.flow.sample_timestep(rng))}
         return {"noise": noise, "timesteps": rng.integers(self.schedule.num_train_timesteps)}
 
     def loss(
@@ -99,8 +99,9 @@ class DiffusionObjective:
         else:
             x = self.schedule.add_noise(latents, noise, timesteps)
             target = self.schedule.target(self.prediction_type, latents, noise, timesteps)
-        said = denoiser(beside(x, grid), timesteps, encoder_hidden_states=states, encoder_attention_mask=mask).sample
-        errors = (said.float() - target.float()).square().mean((1, 2, 3))  # (B,)
+        x = concat_grid(x, grid)
+        predicted = denoiser(x, timesteps, encoder_hidden_states=states, encoder_attention_mask=mask).sample
+        errors = (predicted.float() - target.float()).square().mean((1, 2, 3))  # (B,)
         if self.min_snr_gamma is None:
             return {"loss": errors.mean(), "mse": errors.detach().mean()}
         weights = self.schedule.min_snr_weight(self.prediction_type, timesteps, self.min_snr_gamma)

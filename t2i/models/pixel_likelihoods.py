@@ -57,7 +57,7 @@ def mode(pixels: Pixels, outputs: Tensor) -> Tensor:
     return outputs.chunk(2, dim=1)[0].clamp(-1, 1)
 
 
-def draw(pixels: Pixels, outputs: Tensor, levels: int, generator: Generators = None) -> Tensor:
+def sample_pixels(pixels: Pixels, outputs: Tensor, levels: int, generator: Generators = None) -> Tensor:
     """Sample images of L levels from p(x | outputs): (B, 1 or 2 · C, S, S) -> (B, C, S, S)"""
     if pixels == "bernoulli":
         u = uniform(outputs.shape, generator, outputs.device, outputs.dtype)

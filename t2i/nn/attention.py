@@ -29,7 +29,7 @@ class KVCache:
         """Store keys and values (2, B, H, L, D); return a view of all stored ones: (2, B, H, P + L, D)."""
         new, room = pairs.shape[3], self.pairs.shape[3]
         if self.filled + new > room:
-            raise ValueError(f"the cache holds {room} positions, and position {self.filled + new - 1} was asked for")
+            raise ValueError(f"the cache holds {room} positions, not position {self.filled + new - 1}")
         self.pairs.narrow(3, self.filled, new).copy_(pairs)
         self.filled += new
         return self.pairs.narrow(3, 0, self.filled)

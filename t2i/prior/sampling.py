@@ -36,7 +36,7 @@ def shortlist(
     return logits, tokens
 
 
-def draw(logits: Tensor, tokens: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+def sample_tokens(logits: Tensor, tokens: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
     """Sample one of the tokens (B, k) per row by logits (B, k) -> (B,); row i uses only generator i (None: the global).
 
     Exponential race: argmax of p / e with e ~ Exp(1) is a sample from p; only the noise needs a loop over rows.

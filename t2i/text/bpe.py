@@ -85,8 +85,8 @@ def warn_of_unknown_words(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[
     """Log a warning for each prompt with words that do not occur in training captions, at most MAX_WARNINGS."""
     found = {prompt: words for prompt in dict.fromkeys(prompts) if (words := unknown_words(tokenizer, prompt))}
     for prompt, words in list(found.items())[:MAX_WARNINGS]:
-        said = [f"{word} (did you mean {near}?)" if near else shortened(word)[1:-1] for word, near in words.items()]
-        listed = ", ".join(said[:MAX_WORDS]) + (", …" if len(said) > MAX_WORDS else "")
+        hints = [f"{word} (did you mean {near}?)" if near else shortened(word)[1:-1] for word, near in words.items()]
+        listed = ", ".join(hints[:MAX_WORDS]) + (", …" if len(hints) > MAX_WORDS else "")
         logger.warning("the prompt %s has words never seen in training: %s", shortened(prompt, 100), listed)
     if more := list(found)[MAX_WARNINGS:]:
         verb = "has" if len(more) == 1 else "have"

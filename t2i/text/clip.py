@@ -78,7 +78,7 @@ def make_clip(
     Raises ValueError if the patches do not tile the image or the heads do not divide the width.
     """
     if image_size % patch_size:
-        raise ValueError(f"patches of {patch_size} pixels do not tile a picture of {image_size}")
+        raise ValueError(f"patches of {patch_size} pixels do not tile an image of {image_size}")
     for width, _, heads in (text, vision):
         if width % heads:
             raise ValueError(f"{heads} heads do not divide a width of {width}")
@@ -129,18 +129,18 @@ def contrastive_loss(
     """
     with torch.no_grad():
         model.logit_scale.clamp_(max=MAX_LOGIT_SCALE)
-    pictures = model.visual_projection(model.vision_model(images).pooler_output)  # (B, D)
+    visual = model.visual_projection(model.vision_model(images).pooler_output)  # (B, D)
     texts = _embed(model, ids if retold is None else torch.cat([ids, retold]))  # (B, D) or (2 B, D)
     with torch.autocast(images.device.type, enabled=False):  # scaled by 100, bfloat16 would be off by a third
-        pictures, texts = F.normalize(pictures.float(), dim=-1), F.normalize(texts.float(), dim=-1)
-        texts, *again = texts.split(len(pictures))
-        scale, contrast = model.logit_scale.float().exp(), _loss_over_processes()
-        loss = contrast(pictures, texts, scale)
-        shares = {"image_to_text": _right(pictures, texts), "text_to_image": _right(texts, pictures)}
-        for other in again:
-            loss = loss + retold_weight * contrast(texts, other, scale)
-            shares["text_to_text"] = _right(texts, other)
-    return {"loss": loss, **shares, "logit_scale": scale.detach()}
+        visual, texts = F.normalize(visual.float(), dim=-1), F.normalize(texts.float(), dim=-1)
+        texts, *retold_texts = texts.split(len(visual))
+        scale, contrastive_loss = model.logit_scale.float().exp(), _loss_over_processes()
+        loss = contrastive_loss(visual, texts, scale)
+        accuracies = {"image_to_text": _accuracy(visual, texts), "text_to_image": _accuracy(texts, visual)}
+        for other in retold_texts:
+            loss = loss + retold_weight * contrastive_loss(texts, other, scale)
+            accuracies["text_to_text"] = _accuracy(texts, other)
+    return {"loss": loss, **accuracies, "logit_scale": scale.detach()}
 
 
 def _embed(model: CLIPModel, ids: Tensor) -> Tensor:
@@ -158,6 +158,6 @@ def _loss_over_processes():
 
 
 @torch.no_grad()
-def _right(asked: Tensor, offered: Tensor) -> Tensor:
+def _accuracy(queries: Tensor, candidates: Tensor) -> Tensor:
     """The fraction of rows most similar to the row of the same index."""
-    return ((asked @ offered.T).argmax(1) == torch.arange(len(asked), device=asked.device)).float().mean()
+    return ((queries @ candidates.T).argmax(1) == torch.arange(len(queries), device=queries.device)).float().mean()

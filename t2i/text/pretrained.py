@@ -79,9 +79,9 @@ def load_tokenizer(cls: type, folder: Path) -> PreTrainedTokenizerBase:
             f"{folder / CONFIG} says model_max_length {shortened(longest)}, which must be a whole number from 1 on: "
             "correct it"
         )
-    told = read_json(folder / CONFIG).get("tokenizer_class") if (folder / CONFIG).is_file() else None
-    if told is not None and not hasattr(transformers, str(told)):
-        logger.warning("%s is of class %s, and is read as one of %s", folder / CONFIG, told, cls.__name__)
+    declared = read_json(folder / CONFIG).get("tokenizer_class") if (folder / CONFIG).is_file() else None
+    if declared is not None and not hasattr(transformers, str(declared)):
+        logger.warning("%s is of class %s, and is read as one of %s", folder / CONFIG, declared, cls.__name__)
     return tokenizer
 
 

@@ -174,9 +174,9 @@ class GAN(GenerativeModel):
         twice = None if y is None else torch.cat([y, y])
         of_real, of_made = self.discriminator(torch.cat([real, made.detach()]), twice).chunk(2)
         own = discriminator_loss(kind, of_real, of_made)
-        asked = generator_loss(kind, held(self.discriminator, made, y)) if moves else None
+        generator_term = generator_loss(kind, held(self.discriminator, made, y)) if moves else None
         parts = {
-            "loss": own if asked is None else own + asked,
+            "loss": own if generator_term is None else own + generator_term,
             "discriminator": own.detach(),
             "generator": generator_loss(kind, of_made).detach(),
             "distance": (of_real.float().mean() - of_made.float().mean()).detach(),

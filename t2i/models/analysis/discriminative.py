@@ -52,10 +52,10 @@ def bayes_classify(
     x, _ = density_images(model, images, generator)  # the same for all classes
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    drawing = [generator] if isinstance(generator, torch.Generator) else list(generator)
-    states, scores = [g.get_state() for g in drawing], []
+    generators = [generator] if isinstance(generator, torch.Generator) else list(generator)
+    states, scores = [g.get_state() for g in generators], []
     for k in range(classes):
-        for g, state in zip(drawing, states, strict=True):
+        for g, state in zip(generators, states, strict=True):
             g.set_state(state)
         y = torch.full((len(x),), k, device=x.device)
         part = {} if known is None else {"known": known}

@@ -41,7 +41,7 @@ def gaps(information: np.ndarray, entropy: np.ndarray) -> np.ndarray:
     if information.shape[1] < 2:
         raise ValueError("a gap between the best latent and the second best needs two latents at least")
     if not (entropy > 0).all():
-        raise ValueError(f"factor {int(np.argmin(entropy))} has the same value in all pictures; leave it out")
+        raise ValueError(f"factor {int(np.argmin(entropy))} has the same value in all images; leave it out")
     second, best = np.sort(information, axis=1)[:, -2:].T
     return (best - second) / entropy
 

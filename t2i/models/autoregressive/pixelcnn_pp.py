@@ -18,22 +18,22 @@ from t2i.models.pixel_likelihoods import discretized_logistic, logistic_levels
 
 
 class GatedBlock(nn.Module):
-    """x + a · σ(b), where a and b come from x and from the `beside` channels of a skip: §2.3 and 2.5."""
+    """x + a · σ(b), where a and b come from x and from a skip connection of `skip_width` channels: §2.3 and 2.5."""
 
-    def __init__(self, width: int, beside: int, classes: int, dropout: float, **how):
+    def __init__(self, width: int, skip_width: int, classes: int, dropout: float, **how):
         super().__init__()
         self.first = CausalConv(2 * width, width, **how)
-        self.beside = CausalConv(2 * beside, width) if beside else None
+        self.beside = CausalConv(2 * skip_width, width) if skip_width else None  # its name in saved weights
         self.second = CausalConv(2 * width, 2 * width, **how)
         self.second.weight.data *= 0.1  # close to the identity at first
         self.label = nn.Embedding(classes, 2 * width) if classes else None
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, beside: Tensor | None, y: Tensor | None, at: Whole | Place) -> Tensor:
-        """(B, W, s, s), (B, beside, s, s), labels (B,) -> (B, W, s, s); or one row or position of it, as set by `at`"""
+    def forward(self, x: Tensor, skip: Tensor | None, y: Tensor | None, at: Whole | Place) -> Tensor:
+        """(B, W, s, s), (B, skip_width, s, s), labels (B,) -> (B, W, s, s); or the row or position set by `at`"""
         h = at(self.first, concat_elu(x))
         if self.beside is not None:
-            h = h + at(self.beside, concat_elu(beside))
+            h = h + at(self.beside, concat_elu(skip))
         a, b = self._labelled(at(self.second, self.dropout(concat_elu(h))), y).chunk(2, dim=1)
         return x + a * b.sigmoid()
 
@@ -54,8 +54,8 @@ class Stream(nn.Module):
         how = {"kernel": (2, 2), "columns": "left"} if horizontal else {"kernel": (2, 3), "columns": "around"}
         sides = width * horizontal  # channels from the vertical stream
 
-        def block(beside: int, scale: int) -> GatedBlock:
-            return GatedBlock(width, beside, classes, dropout, scale=scale, **how)
+        def block(skip_width: int, scale: int) -> GatedBlock:
+            return GatedBlock(width, skip_width, classes, dropout, scale=scale, **how)
 
         last = resolutions - 1
         self.down_blocks = nn.ModuleList(
@@ -87,8 +87,8 @@ class Stream(nn.Module):
         for s in reversed(range(deepest + 1)):
             for k, block in enumerate(self.up_blocks[s]):
                 skip = skips[s].pop()
-                beside = skip if sides is None else torch.cat([at.side(sides["up", s, k], s), skip], dim=1)
-                x = gave["up", s, k] = block(x, beside, y, at)
+                skip = skip if sides is None else torch.cat([at.side(sides["up", s, k], s), skip], dim=1)
+                x = gave["up", s, k] = block(x, skip, y, at)
             if s:
                 x = at.keep(self, s - 1, F.pixel_shuffle(at(self.up[s - 1], x), 2))
         return x, gave

@@ -105,10 +105,10 @@ class DDPM(GenerativeModel):
         t = torch.randint(1, self.T + 1, (len(images),), device=images.device)
         noise = torch.randn_like(images)
         x = self.schedule.add_noise(images, noise, t - 1)
-        said = self.noise(x, t, y)
-        error = (said - noise).square().flatten(1).sum(1).mean()
+        predicted = self.noise(x, t, y)
+        error = (predicted - noise).square().flatten(1).sum(1).mean()
         with torch.no_grad():
-            term = self._term(images, self._denoised(x, t, said), t)
+            term = self._term(images, self._denoised(x, t, predicted), t)
             nats = (self.T * term + self._last(images)).mean()
         return self._scalars(error, nats)
 
@@ -140,9 +140,9 @@ class DDPM(GenerativeModel):
         q = self._shares()
         u = uniform((len(images), samples), generator, torch.device("cpu"), torch.float64)
         parts = (torch.arange(samples) + u) / samples
-        drawn = torch.searchsorted(q.cumsum(0), parts).clamp(max=len(q) - 1)  # (B, k)
+        indices = torch.searchsorted(q.cumsum(0), parts).clamp(max=len(q) - 1)  # (B, k)
         bound = self._last(images) + self._at(images, torch.ones(len(images), dtype=torch.long), y, generator)
-        for column in drawn.unbind(1):
+        for column in indices.unbind(1):
             counted = (1 / (samples * q[column])).to(images.device, torch.float32)
             bound = bound + counted * self._at(images, column + 2, y, generator)
         return -bound

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from t2i.models.base import GenerativeModel, Generators, Likelihood, Partial, density_images, normal
 from t2i.models.latent_variable.vae import GROUPS, check_widths, encoder_levels, gaussian, gaussian_kl, seen_and_known
-from t2i.models.pixel_likelihoods import Pixels, check_pixels, draw, log_prob, mode, outputs_of
+from t2i.models.pixel_likelihoods import Pixels, check_pixels, log_prob, mode, outputs_of, sample_pixels
 from t2i.nn.blocks import ResBlock
 
 
@@ -164,8 +164,8 @@ class HierarchicalVAE(GenerativeModel):
         features = self._features(seen)
         weights = []
         for _ in range(samples):
-            outputs, zs, told = self._run(features, self._noise(len(images), generator), y, len(images))
-            pairs = zip(zs, told, strict=True)
+            outputs, zs, distributions = self._run(features, self._noise(len(images), generator), y, len(images))
+            pairs = zip(zs, distributions, strict=True)
             ratio = sum((gaussian(z, *t[2:]) - gaussian(z, *t[:2])).flatten(1).sum(1) for z, t in pairs)
             weights.append(log_prob(self.pixels, outputs.float(), images, self.levels, known) + ratio)
         return torch.stack(weights).logsumexp(0) - math.log(samples)
@@ -175,15 +175,15 @@ class HierarchicalVAE(GenerativeModel):
         """See `GenerativeModel`; standard deviations of the priors are multiplied by `temperature`."""
         self._check_labels(y, n)
         noise = [temperature * e for e in self._noise(n, generator)]
-        return draw(self.pixels, self._run(None, noise, y, n)[0], self.levels, generator)
+        return sample_pixels(self.pixels, self._run(None, noise, y, n)[0], self.levels, generator)
 
     def _terms(
         self, images: Tensor, y: Tensor | None, generator: Generators, seen: Tensor, known: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """ln p(known pixels | z) in nats (B,), and the KL divergence of each group (B, G), given the seen pixels"""
         self._check(images, y)
-        outputs, _, told = self._run(self._features(seen), self._noise(len(images), generator), y, len(images))
-        kls = torch.stack([gaussian_kl(*t).flatten(1).sum(1) for t in told], dim=1)
+        outputs, _, distributions = self._run(self._features(seen), self._noise(len(images), generator), y, len(images))
+        kls = torch.stack([gaussian_kl(*t).flatten(1).sum(1) for t in distributions], dim=1)
         return log_prob(self.pixels, outputs.float(), images, self.levels, known), kls
 
     def _features(self, images: Tensor) -> list[Tensor]:
@@ -207,16 +207,16 @@ class HierarchicalVAE(GenerativeModel):
         if self.label is not None:
             h = h + self.label(y)[:, :, None, None]
         zs: list[Tensor] = []
-        told: list[tuple[Tensor, ...]] = []
+        distributions: list[tuple[Tensor, ...]] = []
         for level in reversed(range(len(self.stacks))):
             for group in self.stacks[level]:
-                drawn = noise[len(zs)]
+                e = noise[len(zs)]
                 parts = group.distributions(h, None if features is None else features[level])
                 mean, log_std = parts[:2]
-                z = mean if drawn is None else drawn if given else mean + log_std.exp() * drawn
+                z = mean if e is None else e if given else mean + log_std.exp() * e
                 zs.append(z)
-                told.append(parts)
+                distributions.append(parts)
                 h = group(h, z)
             if level:
                 h = self.up[level - 1](h)
-        return self.head(h), zs, told
+        return self.head(h), zs, distributions

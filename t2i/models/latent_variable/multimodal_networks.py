@@ -76,8 +76,8 @@ class TextDecoder(nn.Module):
         embedded = self.embed(before)
         if self.training and self.word_dropout:
             embedded = embedded * (torch.rand_like(embedded[..., :1]) >= self.word_dropout)
-        told = latents[:, None].expand(-1, text.shape[1], -1)
-        states, _ = self.gru(torch.cat([embedded, told], dim=2), self.start(latents).tanh()[None])
+        repeated = latents[:, None].expand(-1, text.shape[1], -1)
+        states, _ = self.gru(torch.cat([embedded, repeated], dim=2), self.start(latents).tanh()[None])
         return self.out(states)
 
     def write(self, latents: Tensor, length: int, generator: Generators = None, greedy: bool = False) -> Tensor:

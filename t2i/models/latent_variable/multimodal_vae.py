@@ -25,7 +25,7 @@ from t2i.models.autoregressive.characters import counted
 from t2i.models.base import Generators, check_images, normal
 from t2i.models.latent_variable.multimodal_networks import ImageDecoder, ImageEncoder, TextDecoder, TextEncoder
 from t2i.models.latent_variable.vae import check_widths, gaussian, gaussian_kl
-from t2i.models.pixel_likelihoods import draw, log_prob, mode, outputs_of
+from t2i.models.pixel_likelihoods import log_prob, mode, outputs_of, sample_pixels
 
 Objective = Literal["mopoe", "mvae"]
 Gaussian = tuple[Tensor, Tensor]  # mean and log σ, (B, Z) each
@@ -130,14 +130,14 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
         `image`, `text`: nats of each modality given z from both; `kl_image`, `kl_text`, `kl_shared`: KL divergences.
         """
         (zi, wi), (zt, wt) = self.experts(images, text)
-        picture, caption = (images, wi), (text, wt)
+        image_pair, text_pair = (images, wi), (text, wt)
         mopoe = self.config.objective == "mopoe"
-        untold = (text, tuple(torch.zeros_like(part) for part in wt))  # w_t from the prior, as in generation
-        parts = self._terms([zi, zt], picture, caption)
+        without_text = (text, tuple(torch.zeros_like(part) for part in wt))  # w_t from the prior, as in generation
+        parts = self._terms([zi, zt], image_pair, text_pair)
         bounds = [
             parts,
-            self._terms([zi], picture, untold if mopoe else None),
-            self._terms([zt], picture if mopoe else None, caption),
+            self._terms([zi], image_pair, without_text if mopoe else None),
+            self._terms([zt], image_pair if mopoe else None, text_pair),
         ]
         weight = self.config.text_weight
         total = sum(b["image"] + b["kl_image"] + b["kl_shared"] + weight * (b["text"] + b["kl_text"]) for b in bounds)
@@ -145,19 +145,22 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
         return {"loss": total / (3 * math.prod(self.shape)), "nats": sum(parts.values()), **parts}
 
     def _terms(
-        self, experts: list[Gaussian], picture: tuple[Tensor, Gaussian] | None, caption: tuple[Tensor, Gaussian] | None
+        self,
+        experts: list[Gaussian],
+        image_pair: tuple[Tensor, Gaussian] | None,
+        text_pair: tuple[Tensor, Gaussian] | None,
     ) -> dict[str, Tensor]:
         """The terms of the bound with z from these experts, for the modalities given with their posteriors of w."""
         q = product_of_experts(experts)
         z = _draw(q, None)
         terms = dict.fromkeys(("image", "text", "kl_image", "kl_text"), torch.zeros((), device=z.device))
         terms["kl_shared"] = _kl(q).mean()
-        if picture is not None:
-            images, w = picture
+        if image_pair is not None:
+            images, w = image_pair
             terms["image"] = -self._image_nats(images, z, _draw(w, None)).mean()
             terms["kl_image"] = _kl(w).mean()
-        if caption is not None:
-            text, w = caption
+        if text_pair is not None:
+            text, w = text_pair
             terms["text"] = -self._text_nats(text, z, _draw(w, None)).mean()
             terms["kl_text"] = _kl(w).mean()
         return terms
@@ -173,15 +176,15 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
         noise = normal((len(images), samples, sum(sizes)), generator, images.device, self.dtype)
         weights = []
         for k in range(samples):
-            drawn = [
+            latents = [
                 mean + log_std.exp() * e for (mean, log_std), e in zip(qs, noise[:, k].split(sizes, 1), strict=True)
             ]
-            z, w_image, w_text = drawn
+            z, w_image, w_text = latents
             nats = self._image_nats(images, z, w_image) + self._text_nats(text, z, w_text)
             if samples == 1:
                 return nats - sum(_kl(q) for q in qs)
             zero = torch.zeros((), device=z.device, dtype=z.dtype)
-            ratios = [gaussian(x, zero, zero) - gaussian(x, *q) for x, q in zip(drawn, qs, strict=True)]
+            ratios = [gaussian(x, zero, zero) - gaussian(x, *q) for x, q in zip(latents, qs, strict=True)]
             weights.append(nats + torch.cat(ratios, dim=1).sum(1))
         return torch.stack(weights).logsumexp(0) - math.log(samples)
 
@@ -204,7 +207,7 @@ class MultimodalVAE(ModelMixin, ConfigMixin):
         """
         z = self._private(n, self.config.shared_dim, generator)
         wi, wt = (self._private(n, dim, generator) for dim in (self.config.image_dim, self.config.text_dim))
-        images = draw(self.pixels, self.image_decoder(torch.cat([z, wi], 1)), self.levels, generator)
+        images = sample_pixels(self.pixels, self.image_decoder(torch.cat([z, wi], 1)), self.levels, generator)
         return images, self.text_decoder.write(torch.cat([z, wt], 1), self.config.text_length, generator)
 
     @torch.no_grad()

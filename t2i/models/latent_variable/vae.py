@@ -15,7 +15,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from t2i.models.base import GenerativeModel, Generators, Likelihood, Partial, density_images, log_likelihood, normal
-from t2i.models.pixel_likelihoods import Pixels, check_pixels, draw, log_prob, mode, outputs_of
+from t2i.models.pixel_likelihoods import Pixels, check_pixels, log_prob, mode, outputs_of, sample_pixels
 from t2i.nn.blocks import ResBlock
 
 GROUPS = 8  # number of groups of the group norms
@@ -150,7 +150,7 @@ class VAE(GenerativeModel):
         self._check_labels(y, n)
         noise = normal((n, self.latent_dim), generator, self.device, self.dtype)
         mean, log_std = self._prior(y, noise)
-        return draw(self.pixels, self._outputs(mean + log_std.exp() * noise, y), self.levels, generator)
+        return sample_pixels(self.pixels, self._outputs(mean + log_std.exp() * noise, y), self.levels, generator)
 
     def _terms(
         self, images: Tensor, y: Tensor | None, generator: Generators, seen: Tensor, known: Tensor | None

@@ -149,7 +149,7 @@ class PrepareLatent:
             sample["latents"] = item["mean"].astype(np.float32) + item["std"].astype(np.float32) * noise
         else:
             sample |= {"images": item["image"], "posterior_noise": noise}
-        return sample | self.objective.draw(self.shape, rng)
+        return sample | self.objective.sample_noise(self.shape, rng)
 
 
 def use_fast_attention(denoiser: nn.Module) -> None:
