@@ -22,8 +22,8 @@ WORDS_OF = {"data": 2, "train": 2, "report": 2}  # number of words in these comm
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words after `t2i` in indented lines, code blocks and inline code, without shell variables."""
-    lines = re.findall(r"^(?:    )?t2i (.*)$", text.replace("\\\n", " "), flags=re.MULTILINE)
+    """The words after `t2i` at the beginning of a line, indented or not, and in inline code, without variables."""
+    lines = re.findall(r"^ *t2i (.*)$", text.replace("\\\n", " "), flags=re.MULTILINE)
     lines += re.findall(r"`t2i ([^`]*)`", text)
     return [shlex.split(line.split(" #")[0]) for line in lines]
 
