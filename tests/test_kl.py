@@ -52,13 +52,15 @@ def gradients(module: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in module.named_parameters()}
 
 
-def recipe(folder: Path, model: dict | None = None, **loop):
+def recipe(folder: Path, discriminator: dict | None = None, objective: dict | None = None, **loop):
     """The tiny preset, made even smaller."""
     tiny = RECIPES["kl-toybox"]("tiny")
     sizes = {"max_train_steps": 6, "train_batch_size": 4, "checkpointing_steps": 3, "dataloader_num_workers": 0}
     return dataclasses.replace(
         tiny,
-        model=dataclasses.replace(tiny.model, **TINY | (model or {})),
+        model=dataclasses.replace(tiny.model, **TINY),
+        objective=dataclasses.replace(tiny.objective, **objective or {}),
+        discriminator=dataclasses.replace(tiny.discriminator, **discriminator or {}),
         loop=dataclasses.replace(tiny.loop, output_dir=str(folder), report_to="none", **sizes | loop),
     )
 
@@ -306,7 +308,7 @@ def test_bad_arguments_raise():
     with pytest.raises(ValueError, match="must not be negative"):
         objective(kl_weight=-1.0)
     with pytest.raises(ValueError, match="kl_weight must be at least 0"):
-        recipe(Path("nowhere"), {"kl_weight": -1.0})
+        recipe(Path("nowhere"), objective={"kl_weight": -1.0})
 
 
 # --- the recipe -----------------------------------------------------------------------------------------------------

@@ -56,13 +56,13 @@ def test_what_is_left_and_what_was_taken_are_the_text(rate, mean_span):
         used = [t for t in left if t in SENTINELS]
         assert used == [t for t in out if t in SENTINELS] == SENTINELS[: len(used)]
         assert not any(a in SENTINELS and b in SENTINELS for a, b in pairwise(left))
-    assert corrupt_spans([], rng, SENTINELS, END) == ([END], [END])
+    assert corrupt_spans([], rng, SENTINELS, END, 0.15, 3.0) == ([END], [END])
 
 
 def test_every_place_of_a_text_is_taken_out_as_often():
     rng, counts = np.random.default_rng(0), np.zeros(10)
     for _ in range(4_000):
-        _, out = corrupt_spans(range(10), rng, SENTINELS, END, rate=0.1)
+        _, out = corrupt_spans(range(10), rng, SENTINELS, END, 0.1, 3.0)
         counts[out[1]] += 1
     assert counts.min() > 0.8 * counts.mean()
     assert counts.max() < 1.2 * counts.mean()
@@ -74,7 +74,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_halves(tokenizer):
     ids, targets = torch.zeros(6, 24, dtype=torch.long), torch.full((6, 24), IGNORED)
     for i, text in enumerate(texts):
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
-        left, out = corrupt_spans(tokens, np.random.default_rng(i), sentinels, tokenizer.eos_token_id)
+        left, out = corrupt_spans(tokens, np.random.default_rng(i), sentinels, tokenizer.eos_token_id, 0.15, 3.0)
         ids[i, : len(left)], targets[i, : len(out)] = torch.tensor(left), torch.tensor(out)
     whole, *halves = (
         denoising_loss(model, ids[rows], targets[rows], sentinels)["loss"]
@@ -92,7 +92,7 @@ def test_a_few_gaps_are_learned_by_heart(tokenizer):
     model = make_t5(tokenizer, width=32, hidden=32, layers=1, decoder_layers=1, heads=2).train()
     sentinels = sentinel_ids(tokenizer)
     text = tokenizer("a red cat on top of a blue car", add_special_tokens=False)["input_ids"]
-    left, out = corrupt_spans(text, np.random.default_rng(0), sentinels, tokenizer.eos_token_id, rate=0.4)
+    left, out = corrupt_spans(text, np.random.default_rng(0), sentinels, tokenizer.eos_token_id, 0.4, 3.0)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(40):
         found = denoising_loss(model, torch.tensor([left]), torch.tensor([out]), sentinels)
@@ -139,6 +139,6 @@ def test_captions_of_a_folder_train_too(shared_data, tmp_path):
 
 def test_configs_that_make_no_sense_say_so(tmp_path):
     with pytest.raises(ValueError, match=r"corruption_rate must lie in \(0, 0\.5\]"):
-        recipe("t5-toybox", tmp_path, {"corruption_rate": 0.9})
+        recipe("t5-toybox", tmp_path, {}, corruption_rate=0.9)
     with pytest.raises(ValueError, match="3 heads do not divide"):
         run(recipe("t5-toybox", tmp_path / "a", {**TINY, "heads": 3}))

@@ -16,9 +16,9 @@ from t2i.images import to_tensor
 from t2i.tokenizers.kl import KLTokenizer
 from t2i.training.config import LoopConfig
 from t2i.training.recipes.toybox_classifier import (
-    ToyboxClassifierModelConfig,
     ToyboxClassifierRecipe,
     ToyboxClassifierTask,
+    classifier_options,
     spoil,
     toybox_classifier,
 )
@@ -146,7 +146,7 @@ def test_the_recipe_trains_through_the_loop(tmp_path):
     from t2i.training.cli import run
 
     loop = LoopConfig(str(tmp_path / "run"), 2, 8, checkpointing_steps=2, report_to="none", dataloader_num_workers=0)
-    folder = run(ToyboxClassifierRecipe(model=ToyboxClassifierModelConfig((16, 32, 48), (0, 0, 1)), loop=loop))
+    folder = run(ToyboxClassifierRecipe(model=classifier_options(channels=(16, 32, 48), blocks=(0, 0, 1)), loop=loop))
     assert len(load_classifier(folder).predict(torch.zeros(3, 3, 64, 64))) == 3
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 1
 

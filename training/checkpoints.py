@@ -128,7 +128,7 @@ class Checkpoints:
             raise FileNotFoundError(f"there is nothing to resume in {resume}")
         origin = next((c for c in self.all() if c.resolve() == named.resolve()), None)
         if origin is None:
-            raise ValueError(f"{resume} is no checkpoint of {self.run}; give one of its own, or --resume latest")
+            raise ValueError(f"{resume} is no checkpoint of {self.run}; give one of that run, or --resume latest")
         if what := damage(origin, resuming=True):
             other = newest_whole(self.run, resuming=True)
             remedy = (
@@ -146,8 +146,8 @@ class Checkpoints:
 
     def _after(self, origin: Path) -> list[Path]:
         """The checkpoints later than `origin`."""
-        found = self.all()
-        return found[found.index(origin) + 1 :]
+        checkpoints = self.all()
+        return checkpoints[checkpoints.index(origin) + 1 :]
 
     def _compare(self, recipe: dict) -> None:
         """Raise ValueError unless the run was started with this recipe and this data."""

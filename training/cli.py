@@ -9,7 +9,7 @@ from pathlib import Path
 from t2i.arguments import as_option, parse
 from t2i.checks import UsageError, check_choice
 from t2i.files import check_folder
-from t2i.training.config import flatten
+from t2i.training.config import FittedRecipe, flatten
 from t2i.training.recipes import PRESETS, RECIPES
 
 
@@ -29,9 +29,9 @@ def main(args: Sequence[str]) -> None:
     try:
         run(recipe, name)
     except ValueError as error:  # a value rejected by part of the recipe is reported as a bad option
-        if (said := as_option(str(error), recipe)) == str(error):
+        if (message := as_option(str(error), recipe)) == str(error):
             raise
-        raise UsageError(said) from error
+        raise UsageError(message) from error
 
 
 def run(recipe, name: str | None = None) -> Path:
@@ -42,10 +42,11 @@ def run(recipe, name: str | None = None) -> Path:
     """
     from t2i.processes import this_process
 
-    check_folder(getattr(recipe, "loop", recipe).output_dir, "--output-dir")
-    together = this_process()  # raises before anything is written if launched processes are not connected
-    if hasattr(recipe, "fit"):  # models fitted in closed form or by EM
-        if together.num_processes > 1:
+    fitted = isinstance(recipe, FittedRecipe)
+    check_folder(recipe.output_dir if fitted else recipe.loop.output_dir, "--output-dir")
+    processes = this_process().num_processes  # raises before anything is written if they are not connected
+    if fitted:
+        if processes > 1:
             raise ValueError("this model is fitted by one process: start it without accelerate launch")
         return recipe.fit()
     from t2i.training.loop import train

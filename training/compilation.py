@@ -27,10 +27,10 @@ def repeated_blocks(model: nn.Module) -> Iterator[nn.Module]:
     """The outermost modules in ModuleLists and Sequentials, except torch's own layers."""
     for child in model.children():
         if isinstance(child, nn.ModuleList | nn.Sequential):
-            own = [part for part in child if _is_block(part)]
-            yield from own
+            blocks = [part for part in child if _is_block(part)]
+            yield from blocks
             for part in child:
-                if part not in own:
+                if part not in blocks:
                     yield from repeated_blocks(part)
         else:
             yield from repeated_blocks(child)

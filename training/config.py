@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from t2i.checks import MAX_SIDE, check_real, check_seeds, check_whole
@@ -25,11 +26,25 @@ class DataConfig:
     image_size: int = 64
     """Side of the square images in pixels."""
 
-    def open(self, seed: int, image_size: int | None = None) -> Source:
-        """Open the data; `image_size` overrides the config's. Raises as `open_source` does."""
+    def __post_init__(self) -> None:
+        check_image_size(self.image_size)
+
+    def open(self, seed: int) -> Source:
+        """Open the data. Raises as `open_source` does."""
         from t2i.data.sources import open_source  # deferred: takes seconds to import
 
-        return open_source(self.data, image_size or self.image_size, self.image_column, self.caption_column, seed)
+        return open_source(self.data, self.image_size, self.image_column, self.caption_column, seed)
+
+
+@dataclass(frozen=True)
+class FineTuningDataConfig(DataConfig):
+    """Images with captions to train on; --image-size 0 stands for the pipeline's image size."""
+
+    image_size: int = 0
+    """Side of the square images in pixels."""
+
+    def __post_init__(self) -> None:
+        check_image_size(self.image_size, least=0)
 
 
 def check_fraction(name: str, value: float) -> None:
@@ -117,6 +132,16 @@ class LoopConfig:
         check_seeds("seed", self.seed)
         for name in ("ema_decay", "adam_beta1", "adam_beta2"):
             check_fraction(name, getattr(self, name))
+
+
+class FittedRecipe:
+    """Base class of recipes of models that are fitted in closed form or by EM, without the training loop."""
+
+    output_dir: str
+
+    def fit(self) -> Path:
+        """Fit, score and save the model; returns its folder."""
+        raise NotImplementedError
 
 
 def flatten(recipe) -> dict:

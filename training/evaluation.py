@@ -35,23 +35,23 @@ class CheckpointEvaluator:
 
         A checkpoint that already has scores is left unchanged.
         """
-        if (checkpoint / SCORES_FILE).is_file() or (found := self.task.evaluate()) is None:
+        if (checkpoint / SCORES_FILE).is_file() or (evaluation := self.task.evaluate()) is None:
             return
-        scores, history = found.scores, self.history
-        if found.loss is not None:
-            history = [*history, found.loss]
+        scores, history = evaluation.scores, self.history
+        if evaluation.loss is not None:
+            history = [*history, evaluation.loss]
             scores = scores | {"history": history}
             *before, newest = _comparable(history)
             if not self.best.is_dir() or newest < min(before, default=math.inf):
-                self._keep(found)
+                self._keep(evaluation)
         write_json(checkpoint / SCORES_FILE, scores)  # last: a checkpoint without scores is evaluated on resume
         add_to_manifest(checkpoint, SCORES_FILE)
         self.history = history
 
-    def _keep(self, found: Evaluation) -> None:
+    def _keep(self, evaluation: Evaluation) -> None:
         with replaced(self.best) as part:
             self.task.save(part)
-            write_json(part / SCORES_FILE, found.scores | {"test": self.task.test_scores()})
+            write_json(part / SCORES_FILE, evaluation.scores | {"test": self.task.test_scores()})
             write_manifest(part)
 
 

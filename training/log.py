@@ -82,7 +82,7 @@ class RunLog:
         with tolerated(step, "preview"):
             self._save(step, preview())
         with tolerated(step, "curves"):
-            self._curves()
+            plot_curves(self.history, self.run / "curves.png")
 
     def _save(self, step: int, image: Image.Image) -> None:
         folder = self.run / "samples"
@@ -94,9 +94,6 @@ class RunLog:
                 tracker.log_images(images, step, dataformats="NHWC")
             elif tracker.name == "wandb":
                 tracker.log_images(images, step)
-
-    def _curves(self) -> None:
-        plot_curves(self.history, self.run / "curves.png")
 
 
 def tracker_of(report_to: str) -> str | None:

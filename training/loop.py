@@ -253,6 +253,6 @@ def _mean_over_processes(
 def _clip(parameters: list[nn.Parameter], max_norm: float) -> float:
     """Clip the norm of all gradients to `max_norm`; returns the norm before clipping."""
     norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    if (found := float(norm)) > max_norm:
+    if (total := float(norm)) > max_norm:
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
-    return found
+    return total

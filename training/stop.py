@@ -21,31 +21,31 @@ class StopRequest:
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
-        self._asked: float | None = None  # time of the request
+        self._requested: float | None = None  # time of the request
         self._before: dict = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
-            self._before = {s: signal.signal(s, self._ask) for s in self.SIGNALS}
+            self._before = {s: signal.signal(s, self._request) for s in self.SIGNALS}
         return self
 
     def __exit__(self, *exc) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame) -> None:
+    def _request(self, number: int, frame) -> None:
         now = time.monotonic()
-        if self._asked is not None and number == signal.SIGINT and now - self._asked > FORWARDED:
+        if self._requested is not None and number == signal.SIGINT and now - self._requested > FORWARDED:
             raise KeyboardInterrupt
-        if self._asked is None:
-            self._asked = now
+        if self._requested is None:
+            self._requested = now
 
     def requested(self, accelerator: Accelerator, finished: bool = False) -> bool:
         """Whether a stop was requested on any process, or any has `finished`; the same result on all of them."""
-        asked = self._asked is not None or finished
+        stop = self._requested is not None or finished
         if accelerator.num_processes == 1:
-            return asked
-        flag = torch.tensor(float(asked), device=accelerator.device)
+            return stop
+        flag = torch.tensor(float(stop), device=accelerator.device)
         return bool(accelerator.reduce(flag, reduction="sum") > 0)
 
 

@@ -91,7 +91,7 @@ class UnconditionalTask(Task):
         self.model = model.build(
             image_size=size, channels=channels, levels=levels, num_classes=len(splits.classes) if conditional else 0
         )
-        if hasattr(self.model, "initialize"):  # data-dependent initialisation, with the same data on all processes
+        if self.model.initializes:  # from the same data on all processes
             first = first_levels(self.source, still, 256)
             self.model.initialize(from_levels(first[0], levels), first[1] if conditional else None)
 
@@ -108,13 +108,13 @@ class UnconditionalTask(Task):
         n, device = self.SHOWN, self.model.device
         generator = torch.Generator().manual_seed(0)
         y = torch.arange(n, device=device) % len(self.classes) if self.classes else None
-        pictures = [self.model.sample(n, y, generator, **self.model.preview_options)] if self.model.samples else []
+        images = [self.model.sample(n, y, generator, **self.model.preview_options)] if self.model.samples else []
         labels = [self.classes[i] for i in y.tolist()] if self.classes else [""] * n
         if self.model.latents:
-            images, own = self._batch(self.validation, slice(8))
-            pictures += [images, self.model.decode(self.model.encode(images, own), own)]
-            labels = (labels if self.model.samples else []) + ["held out"] * len(images) + ["decoded"] * len(images)
-        shown = torch.cat([p.float().cpu() for p in pictures]).expand(-1, 3, -1, -1)
+            x, y = self._batch(self.validation, slice(8))
+            images += [x, self.model.decode(self.model.encode(x, y), y)]
+            labels = (labels if self.model.samples else []) + ["held out"] * len(x) + ["decoded"] * len(x)
+        shown = torch.cat([x.float().cpu() for x in images]).expand(-1, 3, -1, -1)
         return contact_sheet(to_pil(shown), labels, columns=8, cell=64)
 
     def save(self, folder: Path) -> None:
@@ -128,15 +128,15 @@ class UnconditionalTask(Task):
         return self.score(self.test)
 
     @torch.no_grad()
-    def score(self, pictures: tuple[Tensor, Tensor]) -> dict:
+    def score(self, held_out: tuple[Tensor, Tensor]) -> dict:
         """Mean nats and bits of held-out images, and `loss`, by which checkpoints are compared."""
         generator = torch.Generator().manual_seed(0)  # separate from the run's random state
-        found = [
-            self._score(generator, *self._batch(pictures, slice(i, i + self.BATCH)))
-            for i in range(0, len(pictures[1]), self.BATCH)
+        batches = [
+            self._score(generator, *self._batch(held_out, slice(i, i + self.BATCH)))
+            for i in range(0, len(held_out[1]), self.BATCH)
         ]
-        means = {name: float(torch.cat([f[name] for f in found]).double().mean()) for name in found[0]}
-        return {"kind": self.model.likelihood, "pictures": len(pictures[1]), **means}
+        means = {name: float(torch.cat([b[name] for b in batches]).double().mean()) for name in batches[0]}
+        return {"kind": self.model.likelihood, "pictures": len(held_out[1]), **means}
 
     def _score(self, generator: torch.Generator, images: Tensor, y: Tensor | None) -> dict[str, Tensor]:
         if self.model.likelihood == "none":
@@ -146,13 +146,13 @@ class UnconditionalTask(Task):
         nats = -log_likelihood(self.model, images, y, generator, samples).cpu()
         return {"loss": nats, "nats": nats, "bits": nats / (np.prod(self.model.shape) * np.log(2))}
 
-    def _batch(self, pictures: tuple[Tensor, Tensor], part: slice) -> tuple[Tensor, Tensor | None]:
-        images = from_levels(pictures[0][part].to(self.model.device), self.model.levels)
-        return images, pictures[1][part].to(self.model.device) if self.model.conditional else None
+    def _batch(self, held_out: tuple[Tensor, Tensor], part: slice) -> tuple[Tensor, Tensor | None]:
+        images = from_levels(held_out[0][part].to(self.model.device), self.model.levels)
+        return images, held_out[1][part].to(self.model.device) if self.model.conditional else None
 
 
 def _parts(splits: Splits, validation: int, name: str) -> tuple[Source, Source, Source]:
-    too_few = f"{name} has {count(splits.train, 'picture')} to train on, too few to"
+    too_few = f"{name} has {count(splits.train, 'image')} to train on, too few to"
     if not len(splits.test):
         raise ValueError(f"{too_few} test on others: give 10 at least")
     cut = len(splits.train) - min(validation, len(splits.train) // 5)

@@ -36,12 +36,11 @@ from t2i.data.toybox import Toybox
 from t2i.diffusion.schedulers import make_scheduler
 from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
 from t2i.text.clip import train_clip_tokenizer
-from t2i.tokenizers.kl import make_autoencoder
 from t2i.training.config import LoopConfig
 from t2i.training.loop import train
 from t2i.training.recipes.ldm.denoiser import LDMRecipe, LDMTask, make_denoiser
-from t2i.training.recipes.ldm.kl import KLModelConfig
-from t2i.training.recipes.text.clip import ClipModelConfig
+from t2i.training.recipes.ldm.kl import kl_toybox
+from t2i.training.recipes.text.clip import clip_toybox
 
 FULL = {"torch_dtype": torch.float32}  # whatever the files' dtype
 AGREE = 1e-3  # tolerance for latents of standard deviation 1 or more: rounding over all steps of a sampler
@@ -86,21 +85,22 @@ class Latent(Benchmark):
 def random_pipeline(folder: Path) -> None:
     """Save a pipeline with random weights and the sizes that the recipes train."""
     torch.manual_seed(0)
-    sizes, recipe = ClipModelConfig(), LDMRecipe()
-    tokenizer = train_clip_tokenizer(Toybox(num=500).captions(500), sizes.vocab_size, sizes.text_length)
+    clip, recipe = clip_toybox(), LDMRecipe()
+    sizes = clip.model
+    tokenizer = train_clip_tokenizer(Toybox(num=500).captions(500), clip.vocab_size, clip.text_length)
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=sizes.text_width,
         intermediate_size=4 * sizes.text_width,
         num_hidden_layers=sizes.text_layers,
         num_attention_heads=sizes.text_heads,
-        max_position_embeddings=sizes.text_length,
+        max_position_embeddings=clip.text_length,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    kl, size = KLModelConfig(), recipe.data.image_size
-    vae = make_autoencoder(size, kl.channels, kl.layers, kl.latent_channels, kl.attention)
+    kl, size = kl_toybox().model, recipe.data.image_size
+    vae = kl.build(image_size=size)
     unet = make_denoiser(recipe.model, kl.latent_channels, size // 2 ** (len(kl.channels) - 1), sizes.text_width)
     parts = vae, CLIPTextModel(config), tokenizer, unet, recipe.objective().scheduler()
     LatentDiffusionPipeline(*parts).save_pretrained(folder)

@@ -34,6 +34,7 @@ class GenerativeModel(ModelMixin, ConfigMixin):
         conditional: whether the model is class-conditional; if so, labels are required everywhere.
         shape: shape of an image, (C, S, S).
         levels: number of levels of training images and samples, L.
+        initializes: whether the model has `initialize(images, y=None)`, to be called with data before training.
         partial: which pixels may be unknown: "any", the "last" in raster order, or "none". If not "none", `log_prob`
             and `elbo` take `known`, bool (S, S) or (B, S, S), and score only those pixels, ignoring the others.
 
@@ -45,6 +46,7 @@ class GenerativeModel(ModelMixin, ConfigMixin):
     likelihood: ClassVar[Likelihood]
     latents: ClassVar[bool] = False
     samples: ClassVar[bool] = True
+    initializes: ClassVar[bool] = False
     partial: ClassVar[Partial] = "none"
     continuous: bool = False
 

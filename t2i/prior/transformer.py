@@ -45,10 +45,16 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
     """The prior p(text, codes) = p(text) p(codes | text).
 
     Args:
-        text_vocab_size, text_length: V and T.
-        image_vocab_size, grid_size: K and s.
-        width, layers, heads: width, number of blocks and number of attention heads.
-        text_loss_weight, image_loss_weight: weights of the two losses; 1 and 7 in the paper (§2.2).
+        text_vocab_size: Number of text tokens, V.
+        image_vocab_size: Number of image codes, K.
+        text_length: Text tokens per image, T; longer captions are truncated.
+        grid_size: Side of the grid of codes, s.
+        width: Width of the transformer, in channels.
+        layers: Number of transformer layers.
+        heads: Number of attention heads per layer.
+        dropout: Dropout probability in the transformer.
+        text_loss_weight: Weight of the text tokens' loss (1 in the paper, §2.2).
+        image_loss_weight: Weight of the image tokens' loss (7 in the paper, §2.2).
         attention_backend: "sdpa" or "xformers".
     """
 

@@ -64,22 +64,34 @@ def train_clip_tokenizer(captions: Iterable[str], vocab_size: int, length: int) 
 def make_clip(
     tokenizer: CLIPTokenizer,
     image_size: int,
-    patch_size: int,
-    text: tuple[int, int, int],
-    vision: tuple[int, int, int],
-    dim: int,
+    patch_size: int = 8,
+    text_width: int = 192,
+    text_layers: int = 4,
+    text_heads: int = 3,
+    image_width: int = 128,
+    image_layers: int = 5,
+    image_heads: int = 4,
+    dim: int = 192,
 ) -> CLIPModel:
     """A new CLIP for the vocabulary of a tokenizer.
 
     Args:
-        text, vision: width, layers and heads of each tower.
-        dim: D.
+        tokenizer: The tokenizer, which sets the size of the vocabulary and the length of texts.
+        image_size: Side of the images, in pixels.
+        patch_size: Side of the image encoder's patches, in pixels.
+        text_width: Width of the text encoder, in channels.
+        text_layers: Number of layers in the text encoder.
+        text_heads: Attention heads per layer in the text encoder.
+        image_width: Width of the image encoder, in channels.
+        image_layers: Number of layers in the image encoder.
+        image_heads: Attention heads per layer in the image encoder.
+        dim: Dimensions of the joint embedding space of images and texts, D.
 
     Raises ValueError if the patches do not tile the image or the heads do not divide the width.
     """
     if image_size % patch_size:
         raise ValueError(f"patches of {patch_size} pixels do not tile an image of {image_size}")
-    for width, _, heads in (text, vision):
+    for width, heads in ((text_width, text_heads), (image_width, image_heads)):
         if width % heads:
             raise ValueError(f"{heads} heads do not divide a width of {width}")
     ends = {
@@ -90,8 +102,8 @@ def make_clip(
     places = {"vocab_size": len(tokenizer), "max_position_embeddings": tokenizer.model_max_length}
     patches = {"image_size": image_size, "patch_size": patch_size}
     config = CLIPConfig(
-        text_config=_tower(*text, dim) | ends | places,
-        vision_config=_tower(*vision, dim) | patches,
+        text_config=_tower(text_width, text_layers, text_heads, dim) | ends | places,
+        vision_config=_tower(image_width, image_layers, image_heads, dim) | patches,
         projection_dim=dim,
     )
     # On a CPU and at these lengths, a training step takes 1.5 times as long with sdpa.

@@ -49,9 +49,22 @@ def sentinel_ids(tokenizer: PreTrainedTokenizerFast) -> list[int]:
 
 
 def make_t5(
-    tokenizer: PreTrainedTokenizerFast, width: int, hidden: int, layers: int, decoder_layers: int, heads: int
+    tokenizer: PreTrainedTokenizerFast,
+    width: int = 160,
+    hidden: int = 384,
+    layers: int = 4,
+    decoder_layers: int = 1,
+    heads: int = 5,
 ) -> T5ForConditionalGeneration:
     """A new T5 with gated GELU and tied input and output embeddings.
+
+    Args:
+        tokenizer: The tokenizer, which sets the size of the vocabulary.
+        width: Width of the transformer, in channels.
+        hidden: Width of the feed-forward layers, in channels.
+        layers: Number of encoder layers.
+        decoder_layers: Number of decoder layers; the decoder is used in training only.
+        heads: Attention heads per layer.
 
     Raises ValueError if the heads do not divide the width.
     """
@@ -79,8 +92,8 @@ def corrupt_spans(
     rng: np.random.Generator,
     sentinels: Sequence[int],
     end: int,
-    rate: float = 0.15,
-    mean_span: float = 3.0,
+    rate: float,
+    mean_span: float,
 ) -> tuple[list[int], list[int]]:
     """Span corruption of a text (§3.1.4): "a [0] on top of [1] car end", "[0] red cat [1] a blue end".
 

@@ -33,10 +33,11 @@ def make_autoencoder(
     """A new `AutoencoderKL`, in the channels-last memory format, which is fast on a CPU.
 
     Args:
-        image_size: side of the training images; any multiple of the stride can be encoded.
-        channels: number of channels of each level, from fine to coarse; the stride is 2 ** (len(channels) - 1).
-        layers: number of residual blocks of each level of the encoder; the decoder has one more.
-        attention: whether the middle blocks have self-attention.
+        image_size: Side of the training images; any multiple of the stride can be encoded.
+        channels: Channels of each level, from fine to coarse; every level but the first halves the resolution.
+        layers: Residual blocks per level of the encoder; the decoder has one more per level.
+        latent_channels: Number of latent channels.
+        attention: Use self-attention in the middle blocks.
 
     Raises ValueError for channels that the group norms cannot divide and an image size that the stride does not divide.
     """
@@ -101,11 +102,12 @@ class KLObjective(nn.Module):
     """The autoencoder with its training objective: reconstruction + kl_weight · KL (+ adversarial terms).
 
     Args:
-        autoencoder: the network.
-        kl_weight: weight of KL(q(z|x) ‖ N(0, 1)) in nats per image, with a reconstruction loss averaged over pixels.
-            (With a sum over pixels, as in the paper, the equivalent weight is 3·S² times as large.)
-        edge_weight: weight of the edge term, see `reconstruction_loss`.
-        adversary: the discriminator with its losses, or None.
+        autoencoder: The network.
+        kl_weight: Weight of the KL divergence from the standard normal, summed over an image's latents (the
+            reconstruction loss is averaged over pixels; with a sum, as in the paper, the equivalent weight is 3·S²
+            times as large).
+        edge_weight: Weight of the loss on differences between neighbouring pixels, see `reconstruction_loss`.
+        adversary: The discriminator with its losses, or None.
     """
 
     def __init__(

@@ -21,13 +21,18 @@ class VQVAE(ModelMixin, ConfigMixin):
     """Convolutional encoder, vector quantiser and decoder; every level of `channels` halves the side.
 
     Args:
-        image_size: side of the square training images; any multiple of the stride can be encoded.
-        channels: number of channels of each level, from fine to coarse; the stride is 2 ** len(channels).
-        encoder_blocks, decoder_blocks: number of residual blocks of each level.
-        codebook_size, code_width: K and D.
-        commitment_cost: weight of the commitment loss, β of eq. 3.
-        edge_weight: weight of the edge term of the reconstruction loss, which keeps contours sharp.
-        codebook_decay, warmup_batches: decay and number of warm-up batches of the quantiser (see `EMAQuantizer`).
+        image_size: Side of the square training images; any multiple of the stride can be encoded.
+        channels: Channels of each level, from fine to coarse; every level halves the resolution.
+        encoder_blocks: Number of residual blocks at each level of the encoder.
+        decoder_blocks: Number of residual blocks at each level of the decoder.
+        codebook_size: Number of codebook entries, K.
+        code_width: Dimensions of a codebook vector, D.
+        commitment_cost: Weight of the commitment loss, which keeps the encoder's outputs close to their codebook
+            vectors, β of eq. 3.
+        edge_weight: Weight of the edge term of the reconstruction loss, which keeps contours sharp.
+        codebook_decay: Decay of the quantizer's moving averages.
+        warmup_batches: Number of forward passes before quantization starts; until then the model is a plain
+            autoencoder.
     """
 
     _supports_gradient_checkpointing = True

@@ -92,10 +92,10 @@ class BenchmarkConfig:
 def seconds(budget: str) -> float:
     """'90s', '10m', '1.5h' or a number -> seconds. Raises UsageError for any other text, and for 0."""
     match = re.fullmatch(r"(\d+\.?\d*|\.\d+)([smh]?)", budget)
-    found = float(match[1]) * UNITS[match[2] or "s"] if match else 0.0
-    if not found > 0:
+    time = float(match[1]) * UNITS[match[2] or "s"] if match else 0.0
+    if not time > 0:
         raise UsageError(f"--budget is a time such as 90s, 10m or 1h, not {shortened(budget)}")
-    return found
+    return time
 
 
 def main(args: Sequence[str]) -> None:
@@ -116,20 +116,20 @@ def compare(config: BenchmarkConfig) -> Path:
     known = list(families())
     for name in config.families:
         check_choice("family", name, known)
-    asked = [REAL, *(name for name in known if name in (config.families or known))]
+    names = [REAL, *(name for name in known if name in (config.families or known))]
     config = _resolved(config)
     open_extractor(config.extractor)
     out = Path(config.out)
     _keep(config, out)
-    for i, name in enumerate(asked, 1):
+    for i, name in enumerate(names, 1):
         if result_file(out, name).is_file():
-            print(f"{i}/{len(asked)} {name}: already done", flush=True)
+            print(f"{i}/{len(names)} {name}: already done", flush=True)
         else:
-            print(f"{i}/{len(asked)} {name} … ({log_file(out, name)})", flush=True)
+            print(f"{i}/{len(names)} {name} … ({log_file(out, name)})", flush=True)
             _in_its_own_process(out, name, [sys.executable, "-m", "t2i.training.benchmark.family", str(out), name])
         error = read(out, name)["error"]
         if error:
-            print(f"{i}/{len(asked)} {name} failed: {error}; remove {result_file(out, name)} to try again", flush=True)
+            print(f"{i}/{len(names)} {name} failed: {error}; remove {result_file(out, name)} to try again", flush=True)
         results = [read(out, each) for each in [REAL, *known] if result_file(out, each).is_file()]
         page = write(results, settings(out), out)
     print(summary(results))
@@ -139,13 +139,16 @@ def compare(config: BenchmarkConfig) -> Path:
 
 def families() -> dict[str, type]:
     """Recipes of unconditional models and the class that each trains, in the order of RECIPES."""
-    from t2i.models.base import GenerativeModel
-    from t2i.training.model_options import ModelOptions
     from t2i.training.recipes import RECIPES
+    from t2i.training.recipes.unconditional.base import UnconditionalRecipe
+    from t2i.training.recipes.unconditional.linear import LinearRecipe
 
-    options = {name: getattr(recipe("base"), "model", None) for name, recipe in RECIPES.items()}
-    models = {name: o.model_class for name, o in options.items() if isinstance(o, ModelOptions)}
-    return {name: model for name, model in models.items() if issubclass(model, GenerativeModel)}
+    recipes = {name: recipe("base") for name, recipe in RECIPES.items()}
+    return {
+        name: recipe.model.constructor
+        for name, recipe in recipes.items()
+        if isinstance(recipe, UnconditionalRecipe | LinearRecipe)
+    }
 
 
 def result_file(out: Path, name: str) -> Path:

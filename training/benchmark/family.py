@@ -43,6 +43,7 @@ from t2i.processes import most_memory, this_process
 from t2i.runs import BEST, SCORES_FILE
 from t2i.training.benchmark.compare import REAL, BenchmarkConfig, result_file, seconds, settings, strip_file
 from t2i.training.cli import run as train
+from t2i.training.config import FittedRecipe
 from t2i.training.loop import NonFiniteLoss
 from t2i.training.model_options import ModelOptions
 from t2i.training.recipes import RECIPES
@@ -58,24 +59,24 @@ def run(out: Path, name: str) -> dict:
     An exception ends the evaluation and is stored in the result as "error"; Ctrl-C saves a checkpoint and no result.
     """
     config = settings(out)
-    found: dict = {"family": name, "error": None}
+    result: dict = {"family": name, "error": None}
     try:
         if name == REAL:
-            _measure_real(config, out, found)
+            _measure_real(config, out, result)
         else:
-            _train(config, out, name, found)
-            _measure(config, out, name, found)
+            _train(config, out, name, result)
+            _measure(config, out, name, result)
     except Exception as error:  # any error: the other families still run
         traceback.print_exc()
-        found["error"] = found["error"] or _sentence(error)
-    write_whole(result_file(out, name), json.dumps(found, indent=2, allow_nan=False) + "\n")
-    return found
+        result["error"] = result["error"] or _sentence(error)
+    write_whole(result_file(out, name), json.dumps(result, indent=2, allow_nan=False) + "\n")
+    return result
 
 
 def _sentence(error: Exception) -> str:
     """The error message up to the semicolon; the remedy after it applies to single runs only."""
-    said = " ".join(str(error).split()) or type(error).__name__
-    return said.split(";")[0] if isinstance(error, NonFiniteLoss) else said
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message.split(";")[0] if isinstance(error, NonFiniteLoss) else message
 
 
 # --- training -------------------------------------------------------------------------------------------------------
@@ -87,9 +88,9 @@ def configured(config: BenchmarkConfig, name: str, folder: Path):
     data = {name: getattr(config, name) for name in ("data", "levels", "image_size", "gray")} | {"patience": 0}
     data |= {} if config.num_test_images is None else {"scored": config.num_test_images}
     parts = {"data": dataclasses.replace(recipe.data, **data), "model": _for_levels(recipe.model, config.levels)}
-    if getattr(recipe, "conditional", False) and not open_splits(config.data, config.image_size, config.seed).classes:
+    if recipe.conditional and not open_splits(config.data, config.image_size, config.seed).classes:
         parts["conditional"] = False  # no labels to condition on
-    if hasattr(recipe, "fit"):
+    if isinstance(recipe, FittedRecipe):
         return dataclasses.replace(recipe, output_dir=str(folder), seed=config.seed, **parts)
     loop = {
         "output_dir": str(folder),
@@ -111,29 +112,29 @@ def _for_levels(options: ModelOptions, levels: int | None) -> ModelOptions:
     return options
 
 
-def _train(config: BenchmarkConfig, out: Path, name: str, found: dict) -> None:
-    """Train or resume the family; sets found["training"] and found["curve"]. A non-finite loss is an error."""
+def _train(config: BenchmarkConfig, out: Path, name: str, result: dict) -> None:
+    """Train or resume the family; sets result["training"] and result["curve"]. A non-finite loss is an error."""
     folder = out / "runs" / name
     recipe = configured(config, name, folder)
-    found["about"] = RECIPES[name].about().splitlines()[0]
-    fitted = hasattr(recipe, "fit")
+    result["about"] = RECIPES[name].about().splitlines()[0]
+    fitted = isinstance(recipe, FittedRecipe)
     if fitted:
         shutil.rmtree(folder, ignore_errors=True)  # left by a process that was killed after fitting
     began = time.perf_counter()
     try:
         train(recipe)
     except NonFiniteLoss as error:
-        found["error"] = _sentence(error)
+        result["error"] = _sentence(error)
     took = time.perf_counter() - began
-    training = {"fitted": fitted, "stable": found["error"] is None, "peak_memory_mb": _peak_memory(folder)}
+    training = {"fitted": fitted, "stable": result["error"] is None, "peak_memory_mb": _peak_memory(folder)}
     if fitted:
-        found["training"] = training | {"seconds": took, "max_images": recipe.fitted}
+        result["training"] = training | {"seconds": took, "max_images": recipe.fitted}
         return
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    if found["error"] is None and lines[-1]["seconds"] < seconds(config.budget):
+    if result["error"] is None and lines[-1]["seconds"] < seconds(config.budget):
         raise KeyboardInterrupt  # the loop has saved a checkpoint to resume from
-    found["training"] = training | _statistics(lines, folder)
-    found["curve"] = _curve(lines)
+    result["training"] = training | _statistics(lines, folder)
+    result["curve"] = _curve(lines)
 
 
 def _peak_memory(folder: Path) -> dict[str, float]:
@@ -182,53 +183,53 @@ def _curve(lines: list[dict]) -> dict:
 # --- measures -------------------------------------------------------------------------------------------------------
 
 
-def _measure(config: BenchmarkConfig, out: Path, name: str, found: dict) -> None:
-    """Evaluate the run's best checkpoint, adding results to `found` one by one."""
+def _measure(config: BenchmarkConfig, out: Path, name: str, result: dict) -> None:
+    """Evaluate the run's best checkpoint, adding results to `result` one by one."""
     best = out / "runs" / name / BEST
     if not best.is_dir():
-        found["error"] = found["error"] or "it has no best checkpoint"
+        result["error"] = result["error"] or "it has no best checkpoint"
         return
     scores = read_json(best / SCORES_FILE, "test")["test"]
     if not math.isfinite(scores["loss"]):
-        found["error"] = found["error"] or f"its test score is {scores['loss']}"
+        result["error"] = result["error"] or f"its test score is {scores['loss']}"
         return
     model = load_pretrained(best).to(this_process().device)
-    found["model"] = {
+    result["model"] = {
         "class": type(model).__name__,
         "parameters": sum(p.numel() for p in model.parameters()) or sum(b.numel() for b in model.buffers()),  # fitted
         "levels": model.levels,
         "shape": list(model.shape),
         "conditional": model.conditional,
     }
-    found["likelihood"] = {"kind": model.likelihood, "continuous": model.continuous} | {
+    result["likelihood"] = {"kind": model.likelihood, "continuous": model.continuous} | {
         key: scores[key] for key in ("nats", "bits", "pictures") if key in scores
     }
     data, limit = Data(config), max(LEAST_SAMPLING, seconds(config.budget))
     if model.latents:
-        found["latents"] = _latents(model, data, limit)
+        result["latents"] = _latents(model, data, limit)
     if not model.samples:
         images = reconstruct(model, data.test[:SHOWN], data.labels[:SHOWN])
-        _show(out, name, images, "reconstructed test images", found)
+        _show(out, name, images, "reconstructed test images", result)
         return
     images, per_thousand = sample(model, config.num_images, data.labels, config.seed, limit)
-    found["sampling"] = {"seconds_per_1000": per_thousand, "samples": len(images)}
-    _show(out, name, images, "samples", found)
-    found["distances"] = distances(_extractor(config), images, data.test)
+    result["sampling"] = {"seconds_per_1000": per_thousand, "samples": len(images)}
+    _show(out, name, images, "samples", result)
+    result["distances"] = distances(_extractor(config), images, data.test)
 
 
-def _measure_real(config: BenchmarkConfig, out: Path, found: dict) -> None:
+def _measure_real(config: BenchmarkConfig, out: Path, result: dict) -> None:
     """Evaluate training images in place of samples, and pixels in place of latents, as the best values to expect."""
     data = Data(config)
     images, labels = data.training(max(config.num_images, PROBED))
-    found["about"] = "Training images in place of samples, pixels in place of latents."
-    found["environment"] = _environment()
-    _show(out, REAL, images, "training images", found)
-    found["distances"] = distances(_extractor(config), images[: config.num_images], data.test)
-    found["data"] = {"classes": data.splits.classes, "shape": tuple(images[0].shape), "levels": config.levels}
-    found["latents"] = {"numbers": images[0].numel(), "accuracy": None}
+    result["about"] = "Training images in place of samples, pixels in place of latents."
+    result["environment"] = _environment()
+    _show(out, REAL, images, "training images", result)
+    result["distances"] = distances(_extractor(config), images[: config.num_images], data.test)
+    result["data"] = {"classes": data.splits.classes, "shape": tuple(images[0].shape), "levels": config.levels}
+    result["latents"] = {"numbers": images[0].numel(), "accuracy": None}
     if data.splits.classes:
         train, test = (x.flatten(1) for x in (images[:PROBED], data.test))
-        found["latents"]["accuracy"] = linear_probe(train, labels[:PROBED], test, data.labels)
+        result["latents"]["accuracy"] = linear_probe(train, labels[:PROBED], test, data.labels)
 
 
 class Data:
@@ -250,18 +251,18 @@ class Data:
 
 def _latents(model: GenerativeModel, data: Data, limit: float) -> dict:
     """Number of latent dimensions, and linear-probe accuracy unless the model is class-conditional."""
-    found = {"numbers": encode(model, data.test[:1], data.labels[:1]).shape[1], "accuracy": None}
+    result = {"numbers": encode(model, data.test[:1], data.labels[:1]).shape[1], "accuracy": None}
     if data.splits.classes and not model.conditional:
         images, labels = data.training(PROBED)
-        known, asked = encode(model, images, labels, limit), encode(model, data.test, data.labels, limit)
-        found["accuracy"] = linear_probe(known, labels[: len(known)], asked, data.labels[: len(asked)])
-        found["images"] = len(known)
-    return found
+        train, test = encode(model, images, labels, limit), encode(model, data.test, data.labels, limit)
+        result["accuracy"] = linear_probe(train, labels[: len(train)], test, data.labels[: len(test)])
+        result["images"] = len(train)
+    return result
 
 
-def _show(out: Path, name: str, images: Tensor, what: str, found: dict) -> None:
+def _show(out: Path, name: str, images: Tensor, what: str, result: dict) -> None:
     strip(images).save(strip_file(out, name))
-    found["strip"] = what
+    result["strip"] = what
 
 
 def _extractor(config: BenchmarkConfig) -> Extractor:

@@ -107,14 +107,14 @@ def _cells(result: dict, results: Sequence[dict]) -> dict[str, tuple[object, str
     fewer = _fewer(flat["samples"], max((r["distances"]["samples"] for r in results if r.get("distances")), default=0))
     less = _fewer(flat["num_test_images"], _test_images(results))
     accuracy = flat["probe_accuracy"]
-    found = {
+    cells = {
         "Stable": _stable(result),
         "Likelihood": (kind or "", kind or NONE),
         "Nats": _number(flat["nats"], "≤\u00a0" * bound, less),
         "Bits/dim": _number(flat["bits_per_dim"], "≤\u00a0" * bound, less),
     }
-    found |= {column: _number(figures.get(result["family"])) for column, figures in _published(results).items()}
-    found |= dict(zip(_names(results), (_number(flat[key], after=fewer) for key in ("fd", "kid")), strict=True))
+    cells |= {column: _number(figures.get(result["family"])) for column, figures in _published(results).items()}
+    cells |= dict(zip(_names(results), (_number(flat[key], after=fewer) for key in ("fd", "kid")), strict=True))
     step = flat["seconds_per_step"]
     probed = _fewer(_probed(result), max(map(_probed, results)))
     latents = _number(flat["latents"])
@@ -122,7 +122,7 @@ def _cells(result: dict, results: Sequence[dict]) -> dict[str, tuple[object, str
         latents = accuracy, f"{flat['latents']:,} · {accuracy:.1%}{probed}"
     if flat["latents"] is None and flat["class"]:
         latents = ("", "none")
-    found |= {
+    cells |= {
         "s/1,000 samples": _number(flat["seconds_per_1000_samples"]),
         "Latents": latents,
         "ms/step": _number(None if step is None else 1000 * step),
@@ -130,7 +130,7 @@ def _cells(result: dict, results: Sequence[dict]) -> dict[str, tuple[object, str
         "Peak memory in MB": _count(flat["peak_memory_mb"]),
     }
     on_gpu = any("gpu" in r.get("training", {}).get("peak_memory_mb", {}) for r in results)
-    return found | ({"GPU memory in MB": _count(flat["peak_gpu_memory_mb"])} if on_gpu else {})
+    return cells | ({"GPU memory in MB": _count(flat["peak_gpu_memory_mb"])} if on_gpu else {})
 
 
 def _stable(result: dict) -> tuple[str, str]:
@@ -214,11 +214,11 @@ def _notes(results: Sequence[dict], config: BenchmarkConfig) -> list[str]:
 
 def _fitted(results: Sequence[dict]) -> str:
     """Which families are fitted rather than trained in steps."""
-    found = {r["family"]: r["training"] for r in results if r.get("training", {}).get("fitted")}
-    if not found:
+    fitted = {r["family"]: r["training"] for r in results if r.get("training", {}).get("fitted")}
+    if not fitted:
         return ""
-    most = max(training["max_images"] for training in found.values())
-    return f" Exceptions: {' and '.join(found)}, fitted in closed form or by EM to at most {most:,} images."
+    most = max(training["max_images"] for training in fitted.values())
+    return f" Exceptions: {' and '.join(fitted)}, fitted in closed form or by EM to at most {most:,} images."
 
 
 def _settings(results: Sequence[dict], config: BenchmarkConfig) -> dict:

@@ -28,8 +28,8 @@ class Recipe:
         module, name = self.where.split(":")
         spec = find_spec(f"{__name__}.{module}")
         source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
-        found = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
-        return next((ast.get_docstring(node) or "" for node in found), "")
+        functions = (node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef) and node.name == name)
+        return next((ast.get_docstring(node) or "" for node in functions), "")
 
 
 PRESETS = ("base", "tiny")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,13 @@ from t2i.data.toybox import Toybox
 from t2i.data.toybox.classifier import IMAGE_SIZE, Prediction, ToyboxClassifier, targets
 from t2i.images import to_pil, to_tensor
 from t2i.training.config import LoopConfig
+from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.task import Task
 
 PREVIEW_SEED = 2**20  # seed of the previews' scenes; runs use seeds from 0 up
 
 
-@dataclass(frozen=True)
-class ToyboxClassifierModelConfig:
-    """The convolutional network."""
-
-    channels: tuple[int, ...] = (32, 64, 128)
-    """Channels of each level, fine to coarse; every level halves the resolution."""
-    blocks: tuple[int, ...] = (0, 1, 2)
-    """Number of residual blocks at each level."""
+classifier_options = partial(model_options, ToyboxClassifier, exclude=("kinds", "attributes"))
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,7 @@ class ToyboxClassifierRecipe:
     """Maximum standard deviation of pixel noise, relative to the range from black to white."""
     brightness: float = 0.08
     """Maximum relative change of brightness and contrast; more would turn white into grey."""
-    model: ToyboxClassifierModelConfig = field(default_factory=ToyboxClassifierModelConfig)
+    model: ModelOptions = field(default_factory=classifier_options)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -64,12 +59,12 @@ def toybox_classifier(preset: str = "base") -> ToyboxClassifierRecipe:
     """
     if preset == "tiny":
         run = "runs/tiny-toybox-classifier"
-        model = ToyboxClassifierModelConfig((16, 32, 64), (0, 0, 1))
+        model = classifier_options(channels=(16, 32, 64), blocks=(0, 0, 1))
         loop = LoopConfig(run, max_train_steps=100, train_batch_size=64, checkpointing_steps=50, lr_warmup_steps=20)
         return ToyboxClassifierRecipe(model=model, loop=loop)
     run = "runs/toybox-classifier"
     loop = LoopConfig(run, max_train_steps=2_200, train_batch_size=64, checkpointing_steps=550, learning_rate=2e-3)
-    return ToyboxClassifierRecipe(loop=loop)
+    return ToyboxClassifierRecipe(model=classifier_options(blocks=(0, 1, 2)), loop=loop)
 
 
 class ToyboxClassifierTask(Task):
@@ -83,7 +78,7 @@ class ToyboxClassifierTask(Task):
         self.source = Toybox("all", size=IMAGE_SIZE, seed=recipe.loop.seed, num=TOYBOX_ITEMS)
         self.prepare = PrepareScene(recipe.blur, recipe.noise, recipe.brightness)
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
-        self.model = ToyboxClassifier(recipe.model.channels, recipe.model.blocks)
+        self.model = recipe.model.build()
 
     def loss(self, images: Tensor, layout: Tensor, kinds: Tensor, attributes: Tensor) -> dict[str, Tensor]:
         return self.model.loss(to_tensor(images), layout, kinds, attributes)

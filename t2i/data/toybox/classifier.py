@@ -96,9 +96,10 @@ class ToyboxClassifier(ModelMixin, ConfigMixin):
     position. Here one head classifies any region, and the regions are initialised to the image and its four halves.
 
     Args:
-        channels: number of channels of each level, from fine to coarse; every level halves the side.
-        blocks: number of residual blocks of each level.
-        kinds, attributes: class names, in order; by default those of toybox.
+        channels: Channels of each level, from fine to coarse; every level halves the resolution.
+        blocks: Number of residual blocks at each level.
+        kinds: Names of the kinds, in order; by default those of toybox.
+        attributes: Names of the attributes, in order; by default those of toybox.
 
     Raises ValueError for names other than toybox's (a classifier of another version), or levels that do not match.
     """

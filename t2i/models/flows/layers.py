@@ -153,6 +153,7 @@ class Flow(GenerativeModel):
 
     likelihood: ClassVar[Likelihood] = "exact"
     latents: ClassVar[bool] = True
+    initializes: ClassVar[bool] = True
     continuous = True
 
     def _assemble(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -18,33 +18,14 @@ from t2i.pipelines.dalle import DallePipeline
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, train_bpe
 from t2i.tokenizers.vqvae import VQVAE
-from t2i.training.config import DataConfig, LoopConfig, check_fraction, check_image_size
+from t2i.training.config import DataConfig, LoopConfig, check_fraction
 from t2i.training.generative import GenerativeTask
+from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.training.recipes.text.base import learn_tokenizer
 from t2i.weights import digest, load_model, tokenizer_digest
 
-
-@dataclass(frozen=True)
-class PriorModelConfig:
-    """The text vocabulary, the transformer and its loss."""
-
-    text_vocab_size: int = 1024
-    """Maximum size of the text vocabulary, which is learned from the captions."""
-    text_length: int = 24
-    """Text tokens per image; longer captions are truncated."""
-    width: int = 192
-    """Width of the transformer, in channels."""
-    layers: int = 6
-    """Number of transformer layers."""
-    heads: int = 3
-    """Number of attention heads per layer."""
-    dropout: float = 0.0
-    """Dropout probability in the transformer."""
-    text_loss_weight: float = 1.0
-    """Weight of the text tokens' loss."""
-    image_loss_weight: float = 7.0
-    """Weight of the image tokens' loss."""
+prior_options = partial(model_options, TextImageTransformer, exclude=("grid_size", "attention_backend"))
 
 
 @dataclass(frozen=True)
@@ -58,11 +39,12 @@ class PriorRecipe:
     validation_prompts: tuple[str, ...] = ()
     """Prompts of the images generated at each checkpoint; default: the first captions of the data."""
     data: DataConfig = field(default_factory=DataConfig)
-    model: PriorModelConfig = field(default_factory=PriorModelConfig)
+    text_vocab_size: int = 1024
+    """Maximum size of the text vocabulary, which is learned from the captions."""
+    model: ModelOptions = field(default_factory=prior_options)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        check_image_size(self.data.image_size)
         check_fraction("caption_dropout", self.caption_dropout)
 
     def task(self) -> PriorTask:
@@ -77,15 +59,15 @@ def prior_toybox(preset: str = "base") -> PriorRecipe:
     """
     if preset == "tiny":
         run = "runs/tiny-prior"
-        model = PriorModelConfig(text_vocab_size=768, text_length=24, width=128, layers=3, heads=4)
+        model = prior_options(width=128, layers=3, heads=4)
         steps = {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20}
         loop = LoopConfig(run, train_batch_size=32, optimizer="muon", learning_rate=4e-3, **steps)
-        return PriorRecipe("runs/tiny-vqvae/latest", model=model, loop=loop)
+        return PriorRecipe("runs/tiny-vqvae/latest", text_vocab_size=768, model=model, loop=loop)
     run = "runs/prior-toybox"
     loop = LoopConfig(
         run, max_train_steps=5_000, train_batch_size=32, checkpointing_steps=300, optimizer="muon", learning_rate=4e-3
     )
-    return PriorRecipe(loop=loop, validation_prompts=TOYBOX_PROMPTS)
+    return PriorRecipe(model=prior_options(width=192, heads=3), loop=loop, validation_prompts=TOYBOX_PROMPTS)
 
 
 class PriorTask(GenerativeTask):
@@ -96,7 +78,7 @@ class PriorTask(GenerativeTask):
         self.validation_prompts = recipe.validation_prompts
         self.image_tokenizer = load_image_tokenizer(recipe.tokenizer, recipe.data.image_size)
         self.source = recipe.data.open(seed)
-        train = partial(train_bpe, vocab_size=model.text_vocab_size)
+        train = partial(train_bpe, vocab_size=recipe.text_vocab_size)
         self.tokenizer = learn_tokenizer(self.source, train, room=model.text_length)
         self.prepare = PreparePair(self.tokenizer, model.text_length, recipe.caption_dropout)
         self.fingerprint = {
@@ -104,10 +86,10 @@ class PriorTask(GenerativeTask):
             "text_tokenizer_sha256": tokenizer_digest(self.tokenizer),
         }
         torch.manual_seed(seed)  # the same initial weights on every process
-        self.model = TextImageTransformer(
+        self.model = model.build(
+            text_vocab_size=len(self.tokenizer),  # the captions may need fewer than `text_vocab_size`
             image_vocab_size=self.image_tokenizer.config.codebook_size,
             grid_size=self.image_tokenizer.grid_size,
-            **asdict(model) | {"text_vocab_size": len(self.tokenizer)},  # the captions may need fewer
         )
 
     def loss(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:
@@ -138,9 +120,9 @@ class PreparePair:
 
 def load_image_tokenizer(folder: str, image_size: int) -> VQVAE:
     """The frozen stage 1. Raises FileNotFoundError or ValueError, with the command that trains it."""
-    found = newest_in_run(folder, "config.json")
-    verify(found)
-    config = found / "config.json"
+    newest = newest_in_run(folder, "config.json")
+    verify(newest)
+    config = newest / "config.json"
     remedy = "make it with: t2i train vqvae-toybox, and give its folder with --tokenizer"
     if not config.is_file():
         raise FileNotFoundError(f"there is no image tokenizer in {folder}; {remedy}")

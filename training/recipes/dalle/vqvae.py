@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +13,12 @@ from torch import Tensor
 
 from t2i.images import to_tensor
 from t2i.tokenizers.vqvae import VQVAE
-from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.previews import reconstructions
 from t2i.training.task import Task
 
-
-@dataclass(frozen=True)
-class VQVAEModelConfig:
-    """The encoder, the codebook and the decoder."""
-
-    channels: tuple[int, ...] = (48, 128)
-    """Channels of each level, fine to coarse; every level halves the resolution."""
-    encoder_blocks: tuple[int, ...] = (0, 2)
-    """Number of residual blocks at each level of the encoder."""
-    decoder_blocks: tuple[int, ...] = (1, 3)
-    """Number of residual blocks at each level of the decoder."""
-    codebook_size: int = 1024
-    """Number of codebook entries."""
-    code_width: int = 16
-    """Dimensions of a codebook vector."""
-    commitment_cost: float = 0.25
-    """Weight of the commitment loss, which keeps the encoder's outputs close to their codebook vectors."""
-    warmup_batches: int = 150
-    """Number of forward passes before quantization starts; until then the model is a plain autoencoder."""
+vqvae_options = partial(model_options, VQVAE, exclude=("image_size", "edge_weight", "codebook_decay"))
 
 
 @dataclass(frozen=True)
@@ -42,11 +26,8 @@ class VQVAERecipe:
     """Options of `t2i train vqvae-toybox`."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    model: VQVAEModelConfig = field(default_factory=VQVAEModelConfig)
+    model: ModelOptions = field(default_factory=vqvae_options)
     loop: LoopConfig = field(default_factory=LoopConfig)
-
-    def __post_init__(self) -> None:
-        check_image_size(self.data.image_size)
 
     def task(self) -> VQVAETask:
         return VQVAETask(self)
@@ -60,12 +41,15 @@ def vqvae_toybox(preset: str = "base") -> VQVAERecipe:
     """
     if preset == "tiny":
         run = "runs/tiny-vqvae"
-        model = VQVAEModelConfig((32, 64), (0, 1), (0, 1), codebook_size=256, warmup_batches=40)
+        blocks = {"encoder_blocks": (0, 1), "decoder_blocks": (0, 1)}
+        model = vqvae_options(channels=(32, 64), **blocks, codebook_size=256, code_width=16, warmup_batches=40)
         loop = LoopConfig(run, max_train_steps=300, train_batch_size=16, checkpointing_steps=100, lr_warmup_steps=20)
         return VQVAERecipe(model=model, loop=loop)
     run = "runs/vqvae-toybox"
+    blocks = {"encoder_blocks": (0, 2), "decoder_blocks": (1, 3)}
+    model = vqvae_options(channels=(48, 128), **blocks, code_width=16, warmup_batches=150)
     loop = LoopConfig(run, max_train_steps=3_200, train_batch_size=32, checkpointing_steps=400, learning_rate=1e-3)
-    return VQVAERecipe(loop=loop)
+    return VQVAERecipe(model=model, loop=loop)
 
 
 class VQVAETask(Task):
@@ -77,7 +61,7 @@ class VQVAETask(Task):
         self.source = recipe.data.open(recipe.loop.seed)
         self.prepare = prepare_image
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
-        self.model = VQVAE(image_size=recipe.data.image_size, **asdict(recipe.model))
+        self.model = recipe.model.build(image_size=recipe.data.image_size)
 
     def loss(self, images: Tensor) -> dict[str, Tensor]:
         return self.model.loss(to_tensor(images))

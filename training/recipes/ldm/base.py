@@ -142,8 +142,8 @@ class PrepareLatent:
         if isinstance(self.texts, Tokens):
             sample = self.texts(text)
         else:
-            found = self.texts.encode([text])
-            sample = {"states": found.states[0], "mask": found.mask[0].long()}
+            encoded = self.texts.encode([text])
+            sample = {"states": encoded.states[0], "mask": encoded.mask[0].long()}
         noise = rng.standard_normal(self.shape, dtype=np.float32)
         if "mean" in item:
             sample["latents"] = item["mean"].astype(np.float32) + item["std"].astype(np.float32) * noise

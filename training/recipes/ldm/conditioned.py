@@ -28,7 +28,7 @@ from t2i.pipelines.latent_diffusion import (
 )
 from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
 from t2i.tokenizers.kl import stride_of
-from t2i.training.config import DataConfig, LoopConfig, check_fraction, check_image_size
+from t2i.training.config import FineTuningDataConfig, LoopConfig, check_fraction
 from t2i.training.recipes.ldm.base import PrepareLatent, use_fast_attention
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, is_text_to_image, objective_of
 
@@ -43,12 +43,10 @@ class ConditionedRecipe:
     """Fraction of samples trained without caption, for classifier-free guidance."""
     min_snr_gamma: float | None = 5.0
     """γ of min-SNR loss weighting; None weights all timesteps equally."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))
-    """Images with captions to train on; --image-size 0 stands for the pipeline's image size."""
+    data: FineTuningDataConfig = field(default_factory=FineTuningDataConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        check_image_size(self.data.image_size, least=0)
         check_fraction("caption_dropout", self.caption_dropout)
 
 

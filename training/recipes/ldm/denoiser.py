@@ -25,7 +25,7 @@ from t2i.processes import this_process
 from t2i.text.cache import cached_states
 from t2i.text.encoders import TextEncoder, open_text_encoder
 from t2i.tokenizers.kl import stride_of
-from t2i.training.config import DataConfig, LoopConfig, check_fraction, check_image_size
+from t2i.training.config import DataConfig, LoopConfig, check_fraction
 from t2i.training.recipes.ldm.base import LatentDiffusionTask, use_fast_attention
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.weights import digest, load_model, tokenizer_digest
@@ -33,7 +33,11 @@ from t2i.weights import digest, load_model, tokenizer_digest
 
 @dataclass(frozen=True)
 class DenoiserConfig:
-    """The denoiser's architecture and sizes."""
+    """The denoiser's architecture and sizes.
+
+    Not derived from a constructor: the U-Net is diffusers', whose many arguments are no options here, and one set of
+    options serves both architectures.
+    """
 
     denoiser: Literal["unet", "dit"] = "unet"
     """Architecture: a convolutional U-Net, or a diffusion transformer. diffusers.StableDiffusionPipeline opens only
@@ -100,7 +104,6 @@ class LDMRecipe:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        check_image_size(self.data.image_size)
         check_fraction("caption_dropout", self.caption_dropout)
         check_whole("cached_images", self.cached_images)
         self.objective()
@@ -243,7 +246,7 @@ def load_text_encoder(name: str) -> TextEncoder:
 
 
 def load_autoencoder(name: str) -> AutoencoderKL:
-    """The frozen stage 1, from its own folder, a pipeline's folder, an embedded system, or a model on the Hub.
+    """The frozen stage 1, from a folder, a pipeline's folder, an embedded system, or a model on the Hub.
 
     Raises FileNotFoundError or ValueError with the command that trains it.
     """
@@ -262,8 +265,8 @@ def load_autoencoder(name: str) -> AutoencoderKL:
         try:
             kind = AutoencoderKL.load_config(name).get("_class_name")
         except (OSError, ValueError) as error:
-            says = str(error).splitlines()[0]
-            raise FileNotFoundError(f"there is no autoencoder in {name}; {remedy}. The Hub says: {says}") from error
+            reason = str(error).splitlines()[0]
+            raise FileNotFoundError(f"there is no autoencoder in {name}; {remedy}. The Hub says: {reason}") from error
     if kind != "AutoencoderKL":
         raise ValueError(f"{name} holds a {kind}, not an AutoencoderKL; {remedy}")
     autoencoder = load_model(AutoencoderKL, folder) if local else AutoencoderKL.from_pretrained(name).eval()

@@ -13,7 +13,7 @@ from t2i.diffusion.schedule import NoiseSchedule
 from t2i.diffusion.schedulers import of_flow
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
-from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.config import FineTuningDataConfig, LoopConfig
 from t2i.training.recipes.ldm.base import LatentDiffusionTask
 from t2i.weights import digest
 
@@ -22,14 +22,14 @@ class FineTuningTask(LatentDiffusionTask):
     """Fine-tunes part of a trained pipeline; the rest is frozen.
 
     Args:
-        data: an `image_size` of 0 stands for the pipeline's image size.
+        data, loop: the recipe's options.
         pipe: the pipeline.
         objective, caption_dropout: see `LatentDiffusionTask`.
     """
 
     def __init__(
         self,
-        data: DataConfig,
+        data: FineTuningDataConfig,
         loop: LoopConfig,
         pipe: LatentDiffusionPipeline,
         objective: DiffusionObjective | ConsistencyObjective,

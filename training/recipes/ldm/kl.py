@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +17,19 @@ from t2i.images import to_tensor
 from t2i.nn.discriminator import PatchDiscriminator
 from t2i.tokenizers.adversarial import Adversary
 from t2i.tokenizers.kl import KLObjective, KLTokenizer, make_autoencoder, measure_scaling_factor, stride_of
-from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.previews import reconstructions
 from t2i.training.task import Task
 
+autoencoder_options = partial(model_options, make_autoencoder, exclude=("image_size",))
+objective_options = partial(model_options, KLObjective, exclude=("adversary",))
+
 
 @dataclass(frozen=True)
-class KLModelConfig:
-    """The autoencoder, its loss, and an optional discriminator."""
+class DiscriminatorConfig:
+    """The optional discriminator."""
 
-    channels: tuple[int, ...] = (16, 32, 64, 128)
-    """Channels of each level, fine to coarse; every level but the first halves the resolution."""
-    layers: int = 1
-    """Residual blocks per level of the encoder; the decoder has one more per level."""
-    latent_channels: int = 8
-    """Number of latent channels."""
-    attention: bool = True
-    """Use self-attention in the middle blocks."""
-    kl_weight: float = 1e-6
-    """Weight of the KL divergence from the standard normal, summed over an image's latents (the reconstruction loss is
-    averaged over pixels)."""
-    edge_weight: float = 1.0
-    """Weight of the loss on differences between neighbouring pixels."""
     discriminator_weight: float = 0.0
     """Weight of the adversarial loss, multiplied by its adaptive weight; 0: no discriminator."""
     discriminator_channels: tuple[int, ...] = (32, 64, 128)
@@ -48,10 +40,15 @@ class KLModelConfig:
     """Number of forward passes after that over which the adversarial loss rises to its full weight."""
 
     def __post_init__(self) -> None:
-        for name in ("layers", "latent_channels"):
-            check_whole(name, getattr(self, name))
-        for name in ("kl_weight", "edge_weight", "discriminator_weight", "discriminator_start", "discriminator_ramp"):
+        for name in ("discriminator_weight", "discriminator_start", "discriminator_ramp"):
             check_real(name, getattr(self, name))
+
+    def adversary(self) -> Adversary | None:
+        """A new discriminator with its losses; None if its weight is 0."""
+        if self.discriminator_weight == 0:
+            return None
+        discriminator = PatchDiscriminator(self.discriminator_channels)
+        return Adversary(discriminator, self.discriminator_weight, self.discriminator_start, self.discriminator_ramp)
 
 
 @dataclass(frozen=True)
@@ -59,11 +56,16 @@ class KLRecipe:
     """Options of `t2i train kl-toybox`."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    model: KLModelConfig = field(default_factory=KLModelConfig)
+    model: ModelOptions = field(default_factory=autoencoder_options)
+    objective: ModelOptions = field(default_factory=objective_options)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        check_image_size(self.data.image_size)
+        for name in ("layers", "latent_channels"):
+            check_whole(name, getattr(self.model, name))
+        for name in ("kl_weight", "edge_weight"):
+            check_real(name, getattr(self.objective, name))
 
     def task(self) -> KLTask:
         return KLTask(self)
@@ -78,7 +80,7 @@ def kl_toybox(preset: str = "base") -> KLRecipe:
     """
     if preset == "tiny":
         run = "runs/tiny-kl"
-        model = KLModelConfig((8, 16, 32, 64), latent_channels=4)
+        model = autoencoder_options(channels=(8, 16, 32, 64), latent_channels=4)
         loop = LoopConfig(run, max_train_steps=200, train_batch_size=16, checkpointing_steps=100, lr_warmup_steps=20)
         return KLRecipe(model=model, loop=loop)
     run = "runs/kl-toybox"
@@ -98,15 +100,10 @@ class KLTask(Task):
         model, size = recipe.model, recipe.data.image_size
         self.source = recipe.data.open(recipe.loop.seed)
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
-        autoencoder = make_autoencoder(size, model.channels, model.layers, model.latent_channels, model.attention)
+        autoencoder = model.build(image_size=size)
         side = size // stride_of(autoencoder)
         self.prepare = PrepareImageAndNoise((model.latent_channels, side, side))
-        adversary = None
-        if model.discriminator_weight > 0:
-            discriminator = PatchDiscriminator(model.discriminator_channels)
-            schedule = model.discriminator_start, model.discriminator_ramp
-            adversary = Adversary(discriminator, model.discriminator_weight, *schedule)
-        self.model = KLObjective(autoencoder, model.kl_weight, model.edge_weight, adversary)
+        self.model = recipe.objective.build(autoencoder, adversary=recipe.discriminator.adversary())
 
     def loss(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
         return self.model.loss(to_tensor(images), noise)

@@ -124,16 +124,16 @@ def _fill(key: dict, source: Source, autoencoder: AutoencoderKL, workers: int, p
         reserve(part / LATENTS, np.float16, (num, 2, autoencoder.config.latent_channels, side, side))
         write_whole(part / CAPTIONS, "".join(json.dumps(text) + "\n" for text in source.captions(num)))
     state.wait_for_everyone()
-    found = np.lib.format.open_memmap(part / LATENTS, mode="r+")
+    latents = np.lib.format.open_memmap(part / LATENTS, mode="r+")
     rows = list(batches_of_this_process(num, BATCH, state))
     images = load_batches(_Images(source), batch_sampler=rows, num_workers=workers, generator=torch.Generator())
     bar = tqdm(total=num, unit=" images", desc="latents", disable=not state.is_main_process)
     for some, batch in zip(rows, images, strict=True):
         both = torch.stack(latents_of(autoencoder, batch.to(autoencoder.device)), 1)  # (B, 2, C, h, w)
-        found[some.start : some.stop] = both.cpu().numpy().astype(np.float16)
+        latents[some.start : some.stop] = both.cpu().numpy().astype(np.float16)
         bar.update(min(len(some) * state.num_processes, num - bar.n))
     bar.close()
-    found.flush()
+    latents.flush()
 
 
 class _Images(Dataset):

@@ -15,7 +15,7 @@ from t2i.diffusion.consistency import ConsistencyObjective
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.diffusion.schedulers import of_flow
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
-from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.config import FineTuningDataConfig, LoopConfig
 from t2i.training.recipes.ldm.base import use_fast_attention
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, open_unet_pipeline
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
@@ -38,12 +38,10 @@ class LCMRecipe:
     """Maximum number of images to cache, and then to train on."""
     validation_prompts: tuple[str, ...] = ()
     """Prompts of the images generated at each checkpoint; default: the first captions of the data."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))
-    """Images with captions to train on; --image-size 0 stands for the pipeline's image size."""
+    data: FineTuningDataConfig = field(default_factory=FineTuningDataConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        check_image_size(self.data.image_size, least=0)
         check_whole("cached_images", self.cached_images)
 
     def task(self) -> LCMTask:

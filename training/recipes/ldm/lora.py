@@ -14,7 +14,7 @@ from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
 from t2i.checks import check_whole
-from t2i.training.config import DataConfig, LoopConfig, check_fraction, check_image_size
+from t2i.training.config import FineTuningDataConfig, LoopConfig, check_fraction
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, objective_of, open_unet_pipeline
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # diffusers' names of the projections in an attention layer
@@ -40,12 +40,10 @@ class LoraRecipe:
     """γ of min-SNR loss weighting; None weights all timesteps equally."""
     validation_prompts: tuple[str, ...] = ()
     """Prompts of the images generated at each checkpoint; default: the first captions of the data."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(image_size=0))
-    """Images with captions to train on; --image-size 0 stands for the pipeline's image size."""
+    data: FineTuningDataConfig = field(default_factory=FineTuningDataConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        check_image_size(self.data.image_size, least=0)
         for name in ("rank", "cached_images"):
             check_whole(name, getattr(self, name))
         for name in ("dropout", "caption_dropout"):

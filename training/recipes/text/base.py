@@ -22,7 +22,7 @@ Tokenizer = TypeVar("Tokenizer", bound=PreTrainedTokenizerBase)
 
 
 class TextTask(Task):
-    """Trains a transformers model with its own tokenizer.
+    """Trains a transformers model and its tokenizer.
 
     Args:
         source: the data; its first captions determine the vocabulary.

@@ -22,38 +22,13 @@ from t2i.data.toybox.near_misses import near_misses, turned_round
 from t2i.images import to_pil, to_tensor
 from t2i.text.clip import contrastive_loss, make_clip, tokenize, train_clip_tokenizer
 from t2i.text.pretrained import load
-from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.text.base import NEW_SEED, Scenes, TextTask
 from t2i.training.task import Evaluation
 from t2i.weights import digest
 
 EVALUATED = 256  # pairs
-
-
-@dataclass(frozen=True)
-class ClipModelConfig:
-    """The text encoder and the image encoder."""
-
-    vocab_size: int = 1024
-    """Maximum vocabulary size, learned from the captions; 514 of the tokens suffice to spell any text."""
-    text_length: int = 32
-    """Length of a text in tokens, including start and end tokens; longer captions are truncated."""
-    text_width: int = 192
-    """Width of the text encoder, in channels."""
-    text_layers: int = 4
-    """Number of layers in the text encoder."""
-    text_heads: int = 3
-    """Attention heads per layer in the text encoder."""
-    patch_size: int = 8
-    """Side of the image encoder's patches, in pixels."""
-    image_width: int = 128
-    """Width of the image encoder, in channels."""
-    image_layers: int = 5
-    """Number of layers in the image encoder."""
-    image_heads: int = 4
-    """Attention heads per layer in the image encoder."""
-    dim: int = 192
-    """Dimensions of the joint embedding space of images and texts."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +45,14 @@ class ClipRecipe:
     init_from: str | None = None
     """CLIP to initialise from, such as another run's `latest`; by default weights are random."""
     data: DataConfig = field(default_factory=DataConfig)
-    model: ClipModelConfig = field(default_factory=ClipModelConfig)
+    vocab_size: int = 1024
+    """Maximum vocabulary size, learned from the captions; 514 of the tokens suffice to spell any text."""
+    text_length: int = 32
+    """Length of a text in tokens, including start and end tokens; longer captions are truncated."""
+    model: ModelOptions = field(default_factory=lambda: model_options(make_clip))
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        check_image_size(self.data.image_size)
         check_real("near_misses", self.near_misses, most=8)
         check_real("two_things", self.two_things, most=1)
         check_real("retold_weight", self.retold_weight)
@@ -100,10 +78,12 @@ def clip_toybox(preset: str = "base") -> ClipRecipe:
     tiny: `t2i train clip-toybox --preset tiny`, a minute on one core
     """
     if preset == "tiny":
-        model = ClipModelConfig(768, 32, 64, 2, 2, image_width=64, image_layers=2, image_heads=2, dim=64)
+        text = {"text_width": 64, "text_layers": 2, "text_heads": 2}
+        image = {"image_width": 64, "image_layers": 2, "image_heads": 2}
+        model = model_options(make_clip, **text, **image, dim=64)
         steps = {"max_train_steps": 150, "checkpointing_steps": 75, "lr_warmup_steps": 20}
         loop = LoopConfig("runs/tiny-clip", train_batch_size=12, optimizer="muon", learning_rate=4e-3, **steps)
-        return ClipRecipe(model=model, loop=loop)
+        return ClipRecipe(vocab_size=768, model=model, loop=loop)
     steps = {"max_train_steps": 1_200, "checkpointing_steps": 200, "lr_warmup_steps": 50}
     return ClipRecipe(
         loop=LoopConfig("runs/clip-toybox", train_batch_size=24, optimizer="muon", learning_rate=4e-3, **steps)
@@ -117,22 +97,15 @@ class ClipTask(TextTask):
     next_command = "t2i train ldm-toybox --text-encoder {run}/latest, with the same --data and --image-size"
 
     def __init__(self, recipe: ClipRecipe):
-        self.recipe, model, size, seed = recipe, recipe.model, recipe.data.image_size, recipe.loop.seed
+        self.recipe, size, seed = recipe, recipe.data.image_size, recipe.loop.seed
         data = recipe.data.open(seed)
-        train = partial(train_clip_tokenizer, vocab_size=model.vocab_size, length=model.text_length)
-        super().__init__(data, train, room=model.text_length - 2)
+        train = partial(train_clip_tokenizer, vocab_size=recipe.vocab_size, length=recipe.text_length)
+        super().__init__(data, train, room=recipe.text_length - 2)
         self.source = Scenes(data) if isinstance(data, Toybox) else data
         self.held_out = held_out_pairs(data)
         self.prepare = PreparePairs(self.tokenizer, recipe.near_misses, recipe.two_things, size)
         torch.manual_seed(seed)  # the same initial weights on every process
-        self.model = make_clip(
-            self.tokenizer,
-            size,
-            model.patch_size,
-            text=(model.text_width, model.text_layers, model.text_heads),
-            vision=(model.image_width, model.image_layers, model.image_heads),
-            dim=model.dim,
-        )
+        self.model = recipe.model.build(self.tokenizer, size)
         if recipe.init_from:
             self.fingerprint["init_from_sha256"] = load_weights(self.model, recipe.init_from)
 
@@ -217,17 +190,17 @@ def embed_texts(model: CLIPModel, tokenizer: CLIPTokenizer, texts: Sequence[str]
 def cosines(model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, texts: Sequence[str]) -> Tensor:
     """uint8 (N, S, S, 3) and M texts -> (N, M)"""
     pixels = to_tensor(images).to(model.device)
-    pictures = F.normalize(model.visual_projection(model.vision_model(pixels).pooler_output), dim=-1).cpu()
-    return pictures @ embed_texts(model, tokenizer, texts).T
+    image_embeddings = F.normalize(model.visual_projection(model.vision_model(pixels).pooler_output), dim=-1).cpu()
+    return image_embeddings @ embed_texts(model, tokenizer, texts).T
 
 
 def retrieval(model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, texts: Sequence[str]) -> dict[str, float]:
     """Recall@1 among N pairs in both directions; may stay below 1, as two scenes can share a caption."""
-    found, own = cosines(model, tokenizer, images, texts), torch.arange(len(texts))
+    similarity, truth = cosines(model, tokenizer, images, texts), torch.arange(len(texts))
     return {
         "pairs": len(texts),
-        "image_to_text_recall_at_1": (found.argmax(1) == own).float().mean().item(),
-        "text_to_image_recall_at_1": (found.argmax(0) == own).float().mean().item(),
+        "image_to_text_recall_at_1": (similarity.argmax(1) == truth).float().mean().item(),
+        "text_to_image_recall_at_1": (similarity.argmax(0) == truth).float().mean().item(),
     }
 
 
@@ -240,12 +213,12 @@ def near_misses_right(model: CLIPModel, tokenizer: CLIPTokenizer, size: int, num
         "near_misses_seen_right": identified from the image; "near_misses_told_right": from the caption that begins with
         the other thing.
     """
-    data, seen, told = Toybox("train", size, NEW_SEED + 1, num, family="relation"), 0, 0
+    data, from_image, from_text = Toybox("train", size, NEW_SEED + 1, num, family="relation"), 0, 0
     for i in range(num):
         scene, _ = data.scene(i)
         texts = [s.caption() for s in (scene, *near_misses(scene, 3, np.random.default_rng(i)))]
         image = torch.from_numpy(np.array(scene.render(size)))[None]
         again, *words = embed_texts(model, tokenizer, [turned_round(scene).caption(), *texts])
-        seen += int(cosines(model, tokenizer, image, texts).argmax()) == 0
-        told += int((torch.stack(words) @ again).argmax()) == 0
-    return {"near_misses_seen_right": seen / num, "near_misses_told_right": told / num}
+        from_image += int(cosines(model, tokenizer, image, texts).argmax()) == 0
+        from_text += int((torch.stack(words) @ again).argmax()) == 0
+    return {"near_misses_seen_right": from_image / num, "near_misses_told_right": from_text / num}

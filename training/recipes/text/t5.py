@@ -14,38 +14,11 @@ from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
 from t2i.checks import check_real
 from t2i.text.t5 import IGNORED, corrupt_spans, denoising_loss, make_t5, predict, sentinel_ids, train_t5_tokenizer
-from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.previews import text_lines
 from t2i.training.recipes.text.base import TextTask, split_captions
 from t2i.training.task import Evaluation
-
-
-@dataclass(frozen=True)
-class T5ModelConfig:
-    """The transformer, and how captions are masked."""
-
-    vocab_size: int = 896
-    """Maximum vocabulary size, learned from the captions; includes sentinels and the end token."""
-    text_length: int = 32
-    """Length of a text in tokens, including the end token; longer captions are truncated."""
-    width: int = 160
-    """Width of the transformer, in channels."""
-    hidden: int = 384
-    """Width of the feed-forward layers, in channels."""
-    layers: int = 4
-    """Number of encoder layers."""
-    decoder_layers: int = 1
-    """Number of decoder layers; the decoder is used in training only."""
-    heads: int = 5
-    """Attention heads per layer."""
-    corruption_rate: float = 0.15
-    """Fraction of a caption's tokens to mask."""
-    mean_span: float = 3.0
-    """Mean length of a masked span, in tokens."""
-
-    def __post_init__(self) -> None:
-        check_real("corruption_rate", self.corruption_rate, above=True, most=0.5)
-        check_real("mean_span", self.mean_span, least=1)
 
 
 @dataclass(frozen=True)
@@ -53,11 +26,20 @@ class T5Recipe:
     """Options of `t2i train t5-toybox`."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    model: T5ModelConfig = field(default_factory=T5ModelConfig)
+    vocab_size: int = 896
+    """Maximum vocabulary size, learned from the captions; includes sentinels and the end token."""
+    text_length: int = 32
+    """Length of a text in tokens, including the end token; longer captions are truncated."""
+    model: ModelOptions = field(default_factory=lambda: model_options(make_t5))
+    corruption_rate: float = 0.15
+    """Fraction of a caption's tokens to mask."""
+    mean_span: float = 3.0
+    """Mean length of a masked span, in tokens."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        check_image_size(self.data.image_size)
+        check_real("corruption_rate", self.corruption_rate, above=True, most=0.5)
+        check_real("mean_span", self.mean_span, least=1)
 
     def task(self) -> T5Task:
         return T5Task(self)
@@ -70,9 +52,10 @@ def t5_toybox(preset: str = "base") -> T5Recipe:
     tiny: `t2i train t5-toybox --preset tiny`, half a minute on one core
     """
     if preset == "tiny":
-        model = T5ModelConfig(512, 32, width=64, hidden=128, layers=2, heads=2)
+        model = model_options(make_t5, width=64, hidden=128, layers=2, heads=2)
         steps = {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20}
-        return T5Recipe(model=model, loop=LoopConfig("runs/tiny-t5", train_batch_size=64, optimizer="muon", **steps))
+        loop = LoopConfig("runs/tiny-t5", train_batch_size=64, optimizer="muon", **steps)
+        return T5Recipe(vocab_size=512, model=model, loop=loop)
     steps = {"max_train_steps": 1_500, "checkpointing_steps": 250, "lr_warmup_steps": 100}
     return T5Recipe(
         loop=LoopConfig("runs/t5-toybox", train_batch_size=128, optimizer="muon", learning_rate=4e-3, **steps)
@@ -86,15 +69,14 @@ class T5Task(TextTask):
     next_command = "t2i train ldm-toybox --text-encoder {run}/latest, with the same --data"
 
     def __init__(self, recipe: T5Recipe):
-        model, seed = recipe.model, recipe.loop.seed
-        data = recipe.data.open(seed)
-        train = partial(train_t5_tokenizer, vocab_size=model.vocab_size, length=model.text_length)
-        super().__init__(data, train, room=model.text_length - 1)
+        data = recipe.data.open(recipe.loop.seed)
+        train = partial(train_t5_tokenizer, vocab_size=recipe.vocab_size, length=recipe.text_length)
+        super().__init__(data, train, room=recipe.text_length - 1)
         self.source, self.held_out = split_captions(data)
         self.sentinels = sentinel_ids(self.tokenizer)
-        self.prepare = PrepareSpans(self.tokenizer, self.sentinels, model.corruption_rate, model.mean_span)
-        torch.manual_seed(seed)  # the same initial weights on every process
-        self.model = make_t5(self.tokenizer, model.width, model.hidden, model.layers, model.decoder_layers, model.heads)
+        self.prepare = PrepareSpans(self.tokenizer, self.sentinels, recipe.corruption_rate, recipe.mean_span)
+        torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
+        self.model = recipe.model.build(self.tokenizer)
 
     def loss(self, ids: Tensor, targets: Tensor) -> dict[str, Tensor]:
         return denoising_loss(self.model, ids, targets, self.sentinels)

@@ -52,12 +52,12 @@ class GANTask(UnconditionalTask):
             raise ValueError("a distance between sets needs at least 2 images of each: set --scored and --validation")
 
     @torch.no_grad()
-    def score(self, pictures: tuple[Tensor, Tensor]) -> dict:
+    def score(self, held_out: tuple[Tensor, Tensor]) -> dict:
         """`loss`: the Fréchet distance of samples to these images (with their labels, if any)."""
         with torch.random.fork_rng(devices=[]):  # leaves the run's random state unchanged
             extractor = RandomExtractor(device=str(self.model.device))
-        real = from_levels(pictures[0], self.model.levels)
-        made, _ = sample(self.model, min(self.SAMPLED, len(real)), pictures[1])
+        real = from_levels(held_out[0], self.model.levels)
+        made, _ = sample(self.model, min(self.SAMPLED, len(real)), held_out[1])
         distance = frechet_distance(features(extractor, made), features(extractor, real))
         return {"kind": self.model.likelihood, "pictures": len(real), "samples": len(made), "loss": distance}
 

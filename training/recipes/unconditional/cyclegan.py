@@ -109,8 +109,8 @@ class CycleGANTask(Task):
         rows = [a, made_b, model.translate(made_b, "a"), b, made_a]
         if self.pairs is None:
             names = (*names[:3], "some B", names[4])
-        pictures = to_pil(torch.cat([row.float().cpu() for row in rows]))
-        return contact_sheet(pictures, [name for name in names for _ in a], columns=len(a), cell=64)
+        images = to_pil(torch.cat([row.float().cpu() for row in rows]))
+        return contact_sheet(images, [name for name in names for _ in a], columns=len(a), cell=64)
 
     def save(self, folder: Path) -> None:
         """Save the generators."""

@@ -16,14 +16,14 @@ from t2i.manifest import write_manifest
 from t2i.models.base import from_levels
 from t2i.models.linear.linear_mixture import LinearMixture, nearest
 from t2i.runs import RECIPE_FILE
-from t2i.training.config import LoopConfig, flatten
+from t2i.training.config import FittedRecipe, LoopConfig, flatten
 from t2i.training.evaluation import CheckpointEvaluator
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.unconditional import UnconditionalDataConfig, UnconditionalTask
 
 
 @dataclass(frozen=True)
-class LinearRecipe:
+class LinearRecipe(FittedRecipe):
     """Options of `t2i train pca` and `t2i train gmm`."""
 
     output_dir: str = "runs/pca"
@@ -38,7 +38,7 @@ class LinearRecipe:
     model: ModelOptions = field(default_factory=lambda: model_options(LinearMixture))
 
     def fit(self) -> Path:
-        """Fit, score and save the model; returns its folder.
+        """See `FittedRecipe`.
 
         Raises FileExistsError if the output folder already holds a model, and as the model does.
         """
@@ -61,12 +61,12 @@ class LinearRecipe:
             write_manifest(part)
         CheckpointEvaluator(task, run).evaluate(folder)
         task.preview().save(run / "samples" / "step-000001.png")
-        beside_nearest(task.model, images).save(run / "samples" / "nearest.png")
+        samples_and_nearest(task.model, images).save(run / "samples" / "nearest.png")
         print(f"done; wrote {folder}, and in {run} samples/\nnext: {task.next_command.replace('{run}', str(run))}")
         return folder
 
 
-def beside_nearest(model: LinearMixture, images: torch.Tensor, count: int = 8) -> Image.Image:
+def samples_and_nearest(model: LinearMixture, images: torch.Tensor, count: int = 8) -> Image.Image:
     """Samples above their nearest training images, which shows whether images were memorised."""
     y = torch.arange(count) % model.num_classes if model.conditional else None
     samples = model.sample(count, y, torch.Generator().manual_seed(0), leftover=False)

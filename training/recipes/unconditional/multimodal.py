@@ -23,7 +23,7 @@ from t2i.images import to_pil
 from t2i.models.base import from_levels
 from t2i.models.latent_variable.multimodal_vae import MultimodalVAE
 from t2i.text.bpe import encode, train_bpe
-from t2i.training.config import DataConfig, LoopConfig, check_image_size
+from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.task import Evaluation, Task
 from t2i.weights import tokenizer_digest
@@ -42,9 +42,6 @@ class MultimodalRecipe:
     """Maximum size of the text vocabulary, which is learned from the captions."""
     model: ModelOptions = field(default_factory=lambda: model_options(MultimodalVAE))
     loop: LoopConfig = field(default_factory=LoopConfig)
-
-    def __post_init__(self) -> None:
-        check_image_size(self.data.image_size)
 
     def task(self) -> MultimodalTask:
         return MultimodalTask(self)
@@ -84,8 +81,8 @@ class MultimodalTask(Task):
         count = min(SCORED, len(splits.test))
         items = [splits.test[i] for i in range(count)]
         self.captions = [_caption(item).lower() for item in items]  # the text tokenizer has no capital letters
-        drawn = [self.prepare(item, np.random.default_rng((0, i))) for i, item in enumerate(items)]
-        self.held_out = torch.stack([torch.from_numpy(d["k"]) for d in drawn]), torch.stack([d["text"] for d in drawn])
+        pairs = [self.prepare(item, np.random.default_rng((0, i))) for i, item in enumerate(items)]
+        self.held_out = torch.stack([torch.from_numpy(d["k"]) for d in pairs]), torch.stack([d["text"] for d in pairs])
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
         self.model = recipe.model.build(
             len(self.tokenizer), image_size=data.image_size, channels=splits.channels, levels=splits.levels
@@ -99,15 +96,16 @@ class MultimodalTask(Task):
         """Rows: images generated from captions, held-out images above their generated captions, and new pairs."""
         n, (images, text) = self.SHOWN, self._batch(slice(self.SHOWN))
         generator = torch.Generator().manual_seed(0)
-        drawn, said = self.model.image_given_text(text, generator), self.model.text_given_image(images, generator)
-        made, told = self.model.sample_both(n, generator)
-        pictures = torch.cat([drawn, images, made]).float().cpu().expand(-1, 3, -1, -1)
+        generated = self.model.image_given_text(text, generator)
+        captions = self.model.text_given_image(images, generator)
+        new_images, new_captions = self.model.sample_both(n, generator)
+        shown = torch.cat([generated, images, new_images]).float().cpu().expand(-1, 3, -1, -1)
         labels = [
             *(f"“{words}”" for words in self._words(text)),
-            *(f"seen: {words}" for words in self._words(said)),
-            *(f"both: {words}" for words in self._words(told)),
+            *(f"seen: {words}" for words in self._words(captions)),
+            *(f"both: {words}" for words in self._words(new_captions)),
         ]
-        return contact_sheet(to_pil(pictures), labels, columns=8, cell=96, max_lines=3)
+        return contact_sheet(to_pil(shown), labels, columns=8, cell=96, max_lines=3)
 
     def save(self, folder: Path) -> None:
         """Save the model and its tokenizer."""
@@ -124,20 +122,21 @@ class MultimodalTask(Task):
         accuracy of colours in images generated from captions, with `colours_of_real`, the same for the real images.
         """
         generator = torch.Generator().manual_seed(0)  # separate from the run's random state
-        nats, said, drawn = [], [], []
+        nats, captions, generated = [], [], []
         for i in range(0, len(self.held_out[0]), self.BATCH):
             images, text = self._batch(slice(i, i + self.BATCH))
             nats.append(-self.model.elbo(images, text, generator, MANY))
-            said += self._words(self.model.text_given_image(images, generator))
-            drawn.append(self.model.image_given_text(text, generator).float().cpu())
-        right = float(np.mean([a == b for a, b in zip(said, self.captions, strict=True)]))
-        scores = {"pairs": len(said), "nats": torch.cat(nats).mean().item(), "captions_right": right}
-        asked = things_named(self.captions)
-        if None not in asked and self.model.shape[0] == 3:
-            attributes = [attribute for _, attribute in asked]
-            read = [thing or ("", "") for thing in things_named(said)]
-            scores["kinds"], scores["attributes"] = np.mean(np.equal(np.array(read), np.array(asked)), axis=0).tolist()
-            scores["colours"] = colours_right(torch.cat(drawn), attributes)
+            captions += self._words(self.model.text_given_image(images, generator))
+            generated.append(self.model.image_given_text(text, generator).float().cpu())
+        right = float(np.mean([a == b for a, b in zip(captions, self.captions, strict=True)]))
+        scores = {"pairs": len(captions), "nats": torch.cat(nats).mean().item(), "captions_right": right}
+        things = things_named(self.captions)
+        if None not in things and self.model.shape[0] == 3:
+            attributes = [attribute for _, attribute in things]
+            named = [thing or ("", "") for thing in things_named(captions)]
+            equal = np.equal(np.array(named), np.array(things))
+            scores["kinds"], scores["attributes"] = np.mean(equal, axis=0).tolist()
+            scores["colours"] = colours_right(torch.cat(generated), attributes)
             scores["colours_of_real"] = colours_right(from_levels(self.held_out[0], self.model.levels), attributes)
         return scores
 
@@ -189,6 +188,6 @@ def colours_right(images: Tensor, attributes: list[str]) -> float | None:
     inks = torch.tensor(list(COLOURS.values())) / 127.5 - 1
     nearest = torch.cdist(images.permute(0, 2, 3, 1).flatten(1, 2), inks).argmin(2)  # (N, S·S)
     votes = F.one_hot(nearest, len(inks)) * thing.flatten(1)[..., None]
-    found = votes.sum(1).argmax(1).tolist()
-    right = [list(COLOURS)[n] == a for n, a in zip(found, attributes, strict=True) if a in COLOURS]
+    predicted = votes.sum(1).argmax(1).tolist()
+    right = [list(COLOURS)[n] == a for n, a in zip(predicted, attributes, strict=True) if a in COLOURS]
     return float(np.mean(right)) if right else None
