@@ -47,7 +47,7 @@ def tokenizer() -> CLIPTokenizer:
 
 def tiny_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     torch.manual_seed(0)
-    return make_clip(tokenizer, 16, 8, 16, 1, 2, 16, 1, 2, dim=8)
+    return make_clip(tokenizer, 16, 16, 1, 2, 8, 16, 1, 2, dim=8)
 
 
 def batch(tokenizer: CLIPTokenizer, n: int) -> dict:

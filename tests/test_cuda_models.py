@@ -140,7 +140,7 @@ def test_the_autoencoder_trains(dtype, device):
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_clip_trains(dtype, device):
     tokenizer = parts.clip_tokenizer()
-    model = make_clip(tokenizer, 16, 8, 32, 1, 2, 32, 1, 2, dim=16).to(device).train()
+    model = make_clip(tokenizer, 16, 32, 1, 2, 8, 32, 1, 2, dim=16).to(device).train()
     ids = tokenizer(["a red cat", "a blue car"], padding="max_length", return_tensors="pt")["input_ids"]
     images, ids = on(device, torch.rand(2, 3, 16, 16) * 2 - 1, ids)
     step(model, lambda: contrastive_loss(model, images, ids, ids), device, dtype)

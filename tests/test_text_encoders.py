@@ -42,7 +42,7 @@ def names(tmp_path_factory, captions, clip_tokenizer) -> dict[str, str]:
     """The name of each encoder; the models are tiny and random, in the format of the real ones."""
     torch.manual_seed(0)
     root = tmp_path_factory.mktemp("encoders")
-    clip = make_clip(clip_tokenizer, 16, 8, 32, 2, 2, 16, 1, 2, dim=24)
+    clip = make_clip(clip_tokenizer, 16, 32, 2, 2, 8, 16, 1, 2, dim=24)
     torch.nn.init.normal_(clip.text_model.embeddings.token_embedding.weight)
     clip.save_pretrained(root / "clip")
     clip_tokenizer.save_pretrained(root / "clip")

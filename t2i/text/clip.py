@@ -64,10 +64,10 @@ def train_clip_tokenizer(captions: Iterable[str], vocab_size: int, length: int) 
 def make_clip(
     tokenizer: CLIPTokenizer,
     image_size: int,
-    patch_size: int = 8,
     text_width: int = 192,
     text_layers: int = 4,
     text_heads: int = 3,
+    patch_size: int = 8,
     image_width: int = 128,
     image_layers: int = 5,
     image_heads: int = 4,
@@ -78,10 +78,10 @@ def make_clip(
     Args:
         tokenizer: The tokenizer, which sets the size of the vocabulary and the length of texts.
         image_size: Side of the images, in pixels.
-        patch_size: Side of the image encoder's patches, in pixels.
         text_width: Width of the text encoder, in channels.
         text_layers: Number of layers in the text encoder.
         text_heads: Attention heads per layer in the text encoder.
+        patch_size: Side of the image encoder's patches, in pixels.
         image_width: Width of the image encoder, in channels.
         image_layers: Number of layers in the image encoder.
         image_heads: Attention heads per layer in the image encoder.
