@@ -11,20 +11,20 @@ from t2i.cli_errors import exit_on_bad_input
 from t2i.threads import configure_threads, take_threads_option
 
 COMMANDS = {  # name: (module:function that takes the arguments, description)
-    "generate": ("t2i.pipelines.commands.generate:main", "images from prompts"),
-    "edit": ("t2i.pipelines.commands.edit:edit", "image to image, and variations of an image"),
-    "inpaint": ("t2i.pipelines.commands.edit:inpaint", "the masked part of an image, repainted"),
-    "interpolate": ("t2i.pipelines.commands.edit:interpolate", "images between two prompts or seeds"),
-    "upscale": ("t2i.pipelines.commands.conditioned:upscale", "super-resolution"),
-    "layout": ("t2i.pipelines.commands.conditioned:layout", "images from label maps"),
-    "sample": ("t2i.pipelines.commands.sample:main", "images from an unconditional model"),
-    "data": ("t2i.data.toybox.cli:main", "write toybox images and captions to disk"),
-    "train": ("t2i.training.cli:main", "train a model: t2i train lists the recipes"),
-    "eval": ("t2i.eval.cli:main", "score a pipeline or a folder of images"),
+    "generate": ("t2i.pipelines.commands.generate:main", "generate images from prompts"),
+    "edit": ("t2i.pipelines.commands.edit:edit", "change an image towards a prompt, or generate variations of it"),
+    "inpaint": ("t2i.pipelines.commands.edit:inpaint", "repaint the masked part of an image"),
+    "interpolate": ("t2i.pipelines.commands.edit:interpolate", "interpolate between two prompts or seeds"),
+    "upscale": ("t2i.pipelines.commands.conditioned:upscale", "upscale a low-resolution image"),
+    "layout": ("t2i.pipelines.commands.conditioned:layout", "generate images from a label map"),
+    "sample": ("t2i.pipelines.commands.sample:main", "generate images from an unconditional model"),
+    "data": ("t2i.data.toybox.cli:main", "render toybox images and captions to a folder"),
+    "train": ("t2i.training.cli:main", "train or fine-tune a model: t2i train lists the recipes"),
+    "eval": ("t2i.eval.cli:main", "evaluate a pipeline or a folder of images: t2i eval lists the metrics"),
     "report": ("t2i.eval.report.cli:main", "compare reports, plot scores against an option, collect human ratings"),
     "compare": (
         "t2i.training.benchmark.compare:main",
-        "train the unconditional models for equal time",
+        "train all unconditional models for the same time and compare them",
     ),
 }
 
@@ -50,7 +50,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def _usage() -> str:
     lines = ["usage: t2i COMMAND [options]; t2i COMMAND --help lists them", ""]
     lines += [f"  {name:11} {what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join([*lines, "", "  --threads N, with any command: CPU threads; by default one for each core"])
+    return "\n".join([*lines, "", "  --threads N, with any command: number of CPU threads; default: one per core"])
 
 
 if __name__ == "__main__":

@@ -44,7 +44,9 @@ def main(args: Sequence[str]) -> None:
         print("usage: t2i data toybox --out DIR [options]; t2i data toybox --help lists them")
         return
     check_choice("data set", args[0], ("toybox",))
-    ask = parse(Export(), args[1:], prog="t2i data toybox", description="Render toybox pictures with captions.")
+    ask = parse(
+        Export(), args[1:], prog="t2i data toybox", description="Render toybox images and captions to a folder."
+    )
     if not ask.out:
         raise UsageError("say where to: --out DIR")
     check_folder(ask.out)
