@@ -24,7 +24,7 @@ def main(args: Sequence[str]) -> None:
     preset, options = _take(options, "--preset", default="base")
     check_choice("preset", preset, PRESETS)
     about = RECIPES[name].about().replace("\ntiny: ", "\n\ntiny: ")  # tyro joins the lines of a paragraph
-    description = f"{about}\n\nWith --preset {' or '.join(PRESETS)} first, which sets the defaults."
+    description = f"{about}\n\n--preset {' or '.join(PRESETS)} sets the defaults of the options; base if not given."
     recipe = parse(RECIPES[name](preset), options, prog=f"t2i train {name}", description=description)
     try:
         run(recipe, name)

@@ -54,8 +54,8 @@ def toybox_classifier(preset: str = "base") -> ToyboxClassifierRecipe:
     Trained on all pairs, including held-out ones: a classifier that had never seen an avocado armchair would be biased
     against the images whose score matters most. No pipeline is trained on its predictions.
 
-    base: `t2i train toybox-classifier`, 5 minutes on two cores; its accuracy on real images is the ceiling
-    tiny: `t2i train toybox-classifier --preset tiny`, half a minute on two cores, with a low accuracy
+    base: `t2i train toybox-classifier`, 5 minutes on two cores
+    tiny: `t2i train toybox-classifier --preset tiny`, half a minute on two cores; inaccurate
     """
     if preset == "tiny":
         run = "runs/tiny-toybox-classifier"

@@ -54,8 +54,8 @@ class PriorRecipe:
 def prior_toybox(preset: str = "base") -> PriorRecipe:
     """A transformer with 3 M parameters over 24 text tokens and 256 image tokens.
 
-    base: `t2i train prior-toybox`, about two hours on two cores after the tokenizer; its scores are in the README
-    tiny: `t2i train prior-toybox --preset tiny`, a minute on two cores
+    base: `t2i train prior-toybox`, 100 minutes on two cores, after vqvae-toybox
+    tiny: `t2i train prior-toybox --preset tiny`, a minute on two cores, after the tiny vqvae-toybox
     """
     if preset == "tiny":
         run = "runs/tiny-prior"

@@ -86,8 +86,8 @@ def upscale_toybox(preset: str = "base") -> UpscaleRecipe:
 
     Images are rendered and encoded in every step, without a cache. --image-size 0 uses the pipeline's image size.
 
-    base: `t2i train upscale-toybox --mixed-precision bf16`, from the embedded system
-    tiny: `t2i train upscale-toybox --preset tiny`, a minute on two cores after the tiny ldm-toybox
+    base: `t2i train upscale-toybox --mixed-precision bf16`, from toybox/ldm
+    tiny: `t2i train upscale-toybox --preset tiny`, a minute on two cores, after the tiny ldm-toybox
     """
     if preset == "tiny":
         return UpscaleRecipe("runs/tiny-ldm/latest", loop=_loop("runs/tiny-upscale", tiny=True))
@@ -100,8 +100,8 @@ def layout_toybox(preset: str = "base") -> LayoutRecipe:
     Images are rendered and encoded in every step, without a cache. --image-size 0 uses the pipeline's image size. A
     folder of images needs a label map column ("layout_file_name" in each line of metadata.jsonl) and --labels.
 
-    base: `t2i train layout-toybox --mixed-precision bf16`, from the embedded system
-    tiny: `t2i train layout-toybox --preset tiny`, a minute on two cores after the tiny ldm-toybox
+    base: `t2i train layout-toybox --mixed-precision bf16`, from toybox/ldm
+    tiny: `t2i train layout-toybox --preset tiny`, a minute on two cores, after the tiny ldm-toybox
     """
     if preset == "tiny":
         return LayoutRecipe("runs/tiny-ldm/latest", loop=_loop("runs/tiny-layout", tiny=True))

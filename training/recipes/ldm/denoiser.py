@@ -120,11 +120,11 @@ class LDMRecipe:
 def ldm_toybox(preset: str = "base") -> LDMRecipe:
     """Latent diffusion of 64×64 images: a U-Net with 5 M parameters over 8×8 latents, conditioned on a small CLIP.
 
-    The U-Net has self- and cross-attention at 4×4 only, which on a CPU trains on half as many samples again in the
+    The U-Net has self- and cross-attention at 4×4 only, so that a CPU trains on 1.5 times as many samples in the
     same time. The text encoder is trained too: with a frozen one, the U-Net did not learn left from right.
 
-    base: `t2i train ldm-toybox --mixed-precision bf16`, after kl-toybox and clip-toybox
-    tiny: `t2i train ldm-toybox --preset tiny`, a minute on two cores after the tiny kl-toybox and clip-toybox
+    base: `t2i train ldm-toybox --mixed-precision bf16`, 75 minutes on two cores, after kl-toybox and clip-toybox
+    tiny: `t2i train ldm-toybox --preset tiny`, a minute on two cores, after the tiny kl-toybox and clip-toybox
     """
     if preset == "tiny":
         run = "runs/tiny-ldm"

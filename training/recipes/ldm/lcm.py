@@ -49,13 +49,13 @@ class LCMRecipe:
 
 
 def lcm(preset: str = "base") -> LCMRecipe:
-    """Latent consistency model: a denoiser that samples in four steps without guidance; its teacher needs twenty.
+    """Latent consistency model: a denoiser that samples in four steps without guidance; its teacher takes twenty.
 
     `t2i generate "a red apple" --pipeline runs/lcm/latest --num-inference-steps 4 --guidance-scale 1`; diffusers'
     StableDiffusionPipeline opens the folder too. --image-size 0 uses the pipeline's image size.
 
-    base: `t2i train lcm --mixed-precision bf16`, half an hour on two cores, from the embedded system
-    tiny: `t2i train lcm --preset tiny`, a minute on two cores after the tiny ldm-toybox
+    base: `t2i train lcm --mixed-precision bf16`, half an hour on two cores, from toybox/ldm
+    tiny: `t2i train lcm --preset tiny`, a minute on two cores, after the tiny ldm-toybox
     """
     if preset == "tiny":
         steps = {"max_train_steps": 50, "checkpointing_steps": 25, "lr_warmup_steps": 5}

@@ -79,7 +79,7 @@ def _sizes(tiny: bool) -> dict[str, int]:
 def gan(preset: str = "base") -> GANRecipe:
     """Generative adversarial network with DCGAN's architecture; --loss-kind selects another loss.
 
-    base: `t2i train gan --data FOLDER` of 28×28 IDX files
+    base: `t2i train gan --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train gan --preset tiny`, 8×8 digits, half a minute on one core
     """
     tiny = preset == "tiny"
@@ -89,7 +89,7 @@ def gan(preset: str = "base") -> GANRecipe:
 def wgan_gp(preset: str = "base") -> GANRecipe:
     """Wasserstein GAN with gradient penalty: several critic updates per generator update.
 
-    base: `t2i train wgan-gp --data FOLDER` of 28×28 IDX files
+    base: `t2i train wgan-gp --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train wgan-gp --preset tiny`, 8×8 digits, half a minute on one core
     """
     tiny = preset == "tiny"
@@ -100,7 +100,7 @@ def wgan_gp(preset: str = "base") -> GANRecipe:
 def sngan(preset: str = "base") -> GANRecipe:
     """Class-conditional GAN with spectral normalisation, hinge loss, conditional norms and a projection discriminator.
 
-    base: `t2i train sngan --data FOLDER` of 28×28 IDX files
+    base: `t2i train sngan --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train sngan --preset tiny`, 8×8 digits, half a minute on one core
     """
     tiny = preset == "tiny"

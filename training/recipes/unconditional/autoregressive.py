@@ -14,7 +14,7 @@ from t2i.training.unconditional import UnconditionalDataConfig
 def pixelcnn(preset: str = "base") -> UnconditionalRecipe:
     """PixelCNN: masked convolutions, on binarised images (more levels with --levels).
 
-    base: `t2i train pixelcnn --data FOLDER` of 28×28 IDX files
+    base: `t2i train pixelcnn --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train pixelcnn --preset tiny`, 8×8 digits, half a minute on one core
     """
     data = UnconditionalDataConfig(levels=2)
@@ -27,7 +27,7 @@ def pixelcnn(preset: str = "base") -> UnconditionalRecipe:
 def gated_pixelcnn(preset: str = "base") -> UnconditionalRecipe:
     """Gated PixelCNN, without a blind spot, on binarised images (more levels with --levels).
 
-    base: `t2i train gated-pixelcnn --data FOLDER` of 28×28 IDX files
+    base: `t2i train gated-pixelcnn --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train gated-pixelcnn --preset tiny`, 8×8 digits, half a minute on one core
     """
     data = UnconditionalDataConfig(levels=2)
@@ -40,7 +40,7 @@ def gated_pixelcnn(preset: str = "base") -> UnconditionalRecipe:
 def pixelcnn_pp(preset: str = "base") -> UnconditionalRecipe:
     """PixelCNN++: mixtures of discretised logistics, for images with many levels.
 
-    base: `t2i train pixelcnn-pp --data FOLDER` of 28×28 IDX files
+    base: `t2i train pixelcnn-pp --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train pixelcnn-pp --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
@@ -52,7 +52,7 @@ def pixelcnn_pp(preset: str = "base") -> UnconditionalRecipe:
 def pixelrnn(preset: str = "base") -> UnconditionalRecipe:
     """PixelRNN: LSTMs over rows or (--kind diagonal) diagonals, on binarised images (more levels with --levels).
 
-    base: `t2i train pixelrnn --data FOLDER` of 28×28 IDX files
+    base: `t2i train pixelrnn --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train pixelrnn --preset tiny`, 8×8 digits, half a minute on one core
     """
     data = UnconditionalDataConfig(levels=2)

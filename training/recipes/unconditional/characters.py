@@ -51,7 +51,7 @@ class CharactersRecipe:
 def characters(preset: str = "base") -> CharactersRecipe:
     """Character-level language model of captions: causal dilated convolutions over characters.
 
-    base: `t2i train characters`, toybox's captions
+    base: `t2i train characters`, on toybox's captions
     tiny: `t2i train characters --preset tiny`, half a minute on one core
     """
     if preset == "tiny":

@@ -59,7 +59,7 @@ class CycleGANRecipe:
 def cyclegan(preset: str = "base") -> CycleGANRecipe:
     """CycleGAN: translates white things to zebra stripes and back, trained without pairs.
 
-    base: `t2i train cyclegan`, 32×32 toybox images; --domain-a toybox:wood --domain-b toybox:brick for others
+    base: `t2i train cyclegan`, 32×32 toybox images; for another pair, --domain-a toybox:wood --domain-b toybox:brick
     tiny: `t2i train cyclegan --preset tiny`, 16×16, half a minute on one core
     """
     if preset == "tiny":

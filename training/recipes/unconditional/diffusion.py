@@ -15,7 +15,7 @@ from t2i.training.unconditional import UnconditionalDataConfig
 def ddpm(preset: str = "base") -> UnconditionalRecipe:
     """DDPM: a network that removes step by step the noise added to images.
 
-    base: `t2i train ddpm --data FOLDER` of 28×28 IDX files
+    base: `t2i train ddpm --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train ddpm --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
@@ -29,7 +29,7 @@ def score_sde(preset: str = "base") -> UnconditionalRecipe:
 
     The likelihood of an image takes hundreds of network evaluations, so few images are scored, and rarely.
 
-    base: `t2i train score-sde --data FOLDER` of 28×28 IDX files
+    base: `t2i train score-sde --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train score-sde --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":

@@ -12,7 +12,7 @@ from t2i.training.recipes.unconditional.base import UnconditionalRecipe, base_lo
 def nice(preset: str = "base") -> UnconditionalRecipe:
     """NICE: additive coupling layers, trained on dequantised images.
 
-    base: `t2i train nice --data FOLDER` of 28×28 IDX files
+    base: `t2i train nice --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train nice --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
@@ -23,7 +23,7 @@ def nice(preset: str = "base") -> UnconditionalRecipe:
 def realnvp(preset: str = "base") -> UnconditionalRecipe:
     """RealNVP: multi-scale affine coupling layers, trained on dequantised images.
 
-    base: `t2i train realnvp --data FOLDER` of 28×28 IDX files
+    base: `t2i train realnvp --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train realnvp --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
@@ -35,7 +35,7 @@ def realnvp(preset: str = "base") -> UnconditionalRecipe:
 def glow(preset: str = "base") -> UnconditionalRecipe:
     """Glow: actnorm and invertible 1×1 convolutions, trained on dequantised images.
 
-    base: `t2i train glow --data FOLDER` of 28×28 IDX files
+    base: `t2i train glow --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train glow --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":

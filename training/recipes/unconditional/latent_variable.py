@@ -13,7 +13,7 @@ from t2i.training.unconditional import UnconditionalDataConfig
 def autoencoder(preset: str = "base") -> UnconditionalRecipe:
     """Autoencoder: images compressed to a low-dimensional code and reconstructed.
 
-    base: `t2i train autoencoder --data FOLDER` of 28×28 IDX files
+    base: `t2i train autoencoder --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train autoencoder --preset tiny`, 8×8 digits, half a minute on one core
     """
     if preset == "tiny":
@@ -25,7 +25,7 @@ def autoencoder(preset: str = "base") -> UnconditionalRecipe:
 def vae(preset: str = "base") -> UnconditionalRecipe:
     """Variational autoencoder of binarised images (greyscale and colour: --levels 256 --pixels logistic).
 
-    base: `t2i train vae --data FOLDER` of 28×28 IDX files
+    base: `t2i train vae --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train vae --preset tiny`, 8×8 digits, half a minute on one core
     """
     data = UnconditionalDataConfig(levels=2)
@@ -38,7 +38,7 @@ def vae(preset: str = "base") -> UnconditionalRecipe:
 def hvae(preset: str = "base") -> UnconditionalRecipe:
     """Hierarchical variational autoencoder: groups of latents, from coarse to fine.
 
-    base: `t2i train hvae --data FOLDER` of 28×28 IDX files
+    base: `t2i train hvae --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train hvae --preset tiny`, 8×8 digits, half a minute on one core
     """
     data = UnconditionalDataConfig(levels=2)

@@ -77,7 +77,7 @@ def samples_and_nearest(model: LinearMixture, images: torch.Tensor, count: int =
 def pca(preset: str = "base") -> LinearRecipe:
     """PCA: a Gaussian over principal component scores.
 
-    base: `t2i train pca --data FOLDER` of 28×28 IDX files
+    base: `t2i train pca --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train pca --preset tiny`, 8×8 digits, seconds on one core
     """
     if preset == "tiny":
@@ -88,7 +88,7 @@ def pca(preset: str = "base") -> LinearRecipe:
 def gmm(preset: str = "base") -> LinearRecipe:
     """A Gaussian mixture over principal component scores, fitted by EM.
 
-    base: `t2i train gmm --data FOLDER` of 28×28 IDX files
+    base: `t2i train gmm --data FOLDER`, for images of 28×28 such as MNIST's
     tiny: `t2i train gmm --preset tiny`, 8×8 digits, seconds on one core
     """
     if preset == "tiny":
