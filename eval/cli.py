@@ -29,7 +29,7 @@ _EARLIER_OPTIONS = {
 
 def main(args: Sequence[str]) -> None:
     """Evaluate the targets given in `args`; raises UsageError for bad arguments."""
-    args = _respelled(list(args))
+    args = _in_present_syntax(list(args))
     if not args:
         print(f"usage: t2i eval TARGET [--metrics METRIC …] [options]; t2i eval --help lists them\n\n{_metrics()}")
         return
@@ -42,7 +42,7 @@ def main(args: Sequence[str]) -> None:
     evaluate(config)
 
 
-def _respelled(args: list[str]) -> list[str]:
+def _in_present_syntax(args: list[str]) -> list[str]:
     """The arguments in the present syntax, with a note if they were in the earlier one."""
     if not args or args[0] not in _EARLIER_METRICS or "--pipeline" not in args[1:-1]:
         return args
@@ -51,9 +51,9 @@ def _respelled(args: list[str]) -> list[str]:
     options = [_EARLIER_OPTIONS.get(word, word) for word in rest[:at] + rest[at + 2 :]]
     if metric == "binding":  # its --num was per category, of which there are four
         options = [str(4 * int(x)) if of == "--num-images" and x.isdigit() else x for of, x in pairwise(["", *options])]
-    found = [rest[at + 1], *_EARLIER_METRICS[metric], *options]
-    print(f"note: the command is now: t2i eval {shlex.join(found)}", file=sys.stderr)
-    return found
+    present = [rest[at + 1], *_EARLIER_METRICS[metric], *options]
+    print(f"note: the command is now: t2i eval {shlex.join(present)}", file=sys.stderr)
+    return present
 
 
 def _metrics() -> str:

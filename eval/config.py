@@ -36,7 +36,7 @@ class EvalConfig(SamplingOptions):
     """Seed for the prompts and the images."""
     reference: str | None = None
     """Real images to compare with: 'toybox' (renders of the prompts' scenes; the default), a folder, or a .npz of
-    statistics. For an unconditional model: data as for `t2i train`, whose test images are used; default: its own."""
+    statistics. For an unconditional model: data as for `t2i train`, whose test images are used; default: its run's."""
     training_data: str | None = None
     """Images to search for near copies: 'toybox' or a folder; default: the target's training data."""
     num_training_images: int | None = None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 from t2i.devices import fastest_device
 from t2i.processes import this_process
@@ -28,15 +29,10 @@ def shard(items: Sequence[T], rank: int, world: int) -> Sequence[T]:
 
 def interleave(shares: Sequence[Sequence[T]]) -> list[T]:
     """Inverse of `shard`: the shares of ranks 0, 1, … -> all items in order."""
-    whole: list = [None] * sum(map(len, shares))
+    items: list = [None] * sum(map(len, shares))
     for rank, share in enumerate(shares):
-        whole[rank :: len(shares)] = share
-    return whole
-
-
-def is_main_process() -> bool:
-    """Whether this process prints and writes; raises ValueError as `this_process` does."""
-    return this_process().is_main_process
+        items[rank :: len(shares)] = share
+    return items
 
 
 def together(work: Callable[[], object]) -> None:
@@ -50,31 +46,71 @@ def together(work: Callable[[], object]) -> None:
         work()
     except Exception as error:
         failed = error
-    told = gather_object([None if failed is None else _in_words(failed)])
-    if (first := next((rank for rank, words in enumerate(told) if words is not None), None)) is None:
+    failures = gather_object([None if failed is None else _portable(failed)])
+    if (first := next((rank for rank, failure in enumerate(failures) if failure is not None), None)) is None:
         return
-    kind, message = told[first]
+    kind, message = failures[first]
     raise failed if first == this_process().process_index else kind(message)
 
 
-def _in_words(error: Exception) -> tuple[type[Exception], str]:
+def _portable(error: Exception) -> tuple[type[Exception], str]:
     """A class known to every process, and a message, since not every exception can be pickled."""
     kind = next((kind for kind in FAILURES if isinstance(error, kind)), None)
     return (kind, str(error)) if kind else (RuntimeError, f"{type(error).__name__}: {error}")
 
 
-def device_of(asked: str, state: PartialState) -> str:
-    """The device of this process: with several processes, "auto" and "cuda" give each its own GPU."""
-    own = state.num_processes > 1 and asked in ("auto", state.device.type)
-    return str(state.device) if own else asked
+class Distributed:
+    """Base class of an object that every process has: the main process requests work, and all share it.
+
+    The main process works within `leading`, while the others `follow`.
+    """
+
+    def on_all(self, work: Callable[..., list], *args) -> list:
+        """The results of `work(run, rows, *args)` on every process, in the order of the items.
+
+        Args:
+            work: a module-level function that returns one result for each item of this process, items[rows].
+
+        Called by the main process. Raises on it what `work` raises on any process.
+        """
+        if this_process().num_processes > 1:
+            broadcast_object_list([(work, args)])
+        return self._perform(work, args)
+
+    def _perform(self, work: Callable[..., list], args: tuple) -> list:
+        state, results = this_process(), []
+        rows = slice(state.process_index, None, state.num_processes)
+        together(lambda: results.extend(work(self, rows, *args)))
+        return interleave(gather_object([results]))
+
+    def follow(self) -> None:
+        """Take part in the work distributed by the main process, until it leaves `leading`."""
+        while (request := broadcast_object_list([None])[0]) is not None:
+            with suppress(*FAILURES):  # raised on the main process too, by `together`
+                self._perform(*request)
+
+    @contextmanager
+    def leading(self) -> Iterator[None]:
+        """Context manager in which the main process evaluates, while the others `follow`."""
+        try:
+            yield
+        finally:
+            if this_process().num_processes > 1:
+                broadcast_object_list([None])
 
 
-def usable_device(asked: str) -> str:
+def device_of(name: str, state: PartialState) -> str:
+    """The device of this process: with several processes, "auto" and "cuda" give each a GPU of its own."""
+    assigned = state.num_processes > 1 and name in ("auto", state.device.type)
+    return str(state.device) if assigned else name
+
+
+def usable_device(name: str) -> str:
     """`device_of` this process; "auto" is the fastest available. Raises ValueError for an unusable device."""
-    device = device_of(asked, this_process())
+    device = device_of(name, this_process())
     device = fastest_device() if device == "auto" else device
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"cannot use --device {asked}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"cannot use --device {name}: {str(error).splitlines()[0]}") from error
     return device

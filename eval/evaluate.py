@@ -10,12 +10,13 @@ from types import ModuleType
 
 from t2i.checks import UsageError
 from t2i.eval.config import EvalConfig
-from t2i.eval.distributed import FAILURES, is_main_process
+from t2i.eval.distributed import FAILURES
 from t2i.eval.evaluators import EVALUATORS, UNCONDITIONAL
 from t2i.eval.images.folders import image_files
 from t2i.eval.report import Gallery, Report, publish
-from t2i.eval.result import Result
 from t2i.eval.run import EvalRun
+from t2i.eval.scores import Result
+from t2i.processes import this_process
 
 SHOWN = 32  # images in the first gallery
 
@@ -32,7 +33,7 @@ def evaluate(config: EvalConfig) -> Report | None:
     metrics = _metrics(config, run)
     check(run, config.metrics)
     Path(config.out).mkdir(parents=True, exist_ok=True)  # fails before generating rather than after
-    if not is_main_process():
+    if not this_process().is_main_process:
         run.follow()
         return None
     with run.leading():
@@ -55,7 +56,7 @@ def check(run: EvalRun, metrics: Sequence[str]) -> None:
         if name in (None, "toybox") or run.kind == UNCONDITIONAL:
             continue
         if not Path(name).exists():
-            raise FileNotFoundError(f"there are no images {name}; give 'toybox', a folder, or a .npz of statistics")
+            raise FileNotFoundError(f"there is no {name}; give 'toybox', a folder of images, or a .npz of statistics")
         if Path(name).is_dir():
             image_files(name, config.allow_mixed)
 
@@ -69,31 +70,31 @@ def _metrics(config: EvalConfig, run: EvalRun) -> list[str]:
     if len(config.targets) > 1:
         if run.kind != UNCONDITIONAL or set(config.metrics) - {"likelihood"}:
             raise UsageError(
-                "several targets are for the likelihood of unconditional models; evaluate others one by one and "
-                "compare their reports with: t2i report diff"
+                "several targets are allowed only for the likelihood of unconditional models; evaluate others one by "
+                "one and compare their reports with: t2i report diff"
             )
         return ["likelihood"]
     return list(config.metrics) or [name for name, (_, kinds) in EVALUATORS.items() if run.kind in kinds]
 
 
 def _results(run: EvalRun, metrics: Sequence[str]) -> list[Result]:
-    found = []
+    results = []
     for name in metrics:
         try:
-            found.append(evaluator(name).evaluate(run))
+            results.append(evaluator(name).evaluate(run))
         except FAILURES as error:
             named = run.config.metrics or len(run.config.targets) > 1
             if named or (run.generation_failed and not isinstance(error, UsageError)):
                 raise
-            found.append(Result(name, notes=[f"{name} was left out: {error}"]))
-    return found
+            results.append(Result(name, notes=[f"{name} was left out: {error}"]))
+    return results
 
 
 def _report(run: EvalRun, results: Sequence[Result]) -> Report:
     config, notes = run.config, [note for result in results for note in result.notes] + run.notes
     galleries = [gallery for result in results for gallery in result.galleries]
     num = run.num_images
-    if run.looked_at_images:
+    if run.has_images:
         texts, num = dict(zip(run.files, run.texts, strict=True)), len(run.files)
         shown = [(image, texts[file]) for file, image in islice(run.readable(), SHOWN)]
         galleries.append(Gallery("Images", shown))

@@ -1,20 +1,19 @@
 """One evaluation: the images of a target, the real images to compare them with, and their features.
 
-Evaluators run on the main process. Work that needs a network or many images is distributed over all processes (see
-`EvalRun.on_all`), while the others wait in `EvalRun.follow`: an evaluator reads as if for a single process.
+Evaluators run on the main process. Work that needs a network or many images is distributed over all processes by
+`on_all` (see `Distributed`): an evaluator reads as if for a single process.
 
 Shapes: S image side
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list, gather_object
 from PIL import Image
 
 import t2i
@@ -24,7 +23,7 @@ from t2i.data.labelled import Splits
 from t2i.data.splits import open_splits
 from t2i.data.toybox.classifier import IMAGE_SIZE, Prediction, predict
 from t2i.eval.config import EvalConfig
-from t2i.eval.distributed import FAILURES, interleave, together
+from t2i.eval.distributed import FAILURES, Distributed
 from t2i.eval.evaluators import IMAGES, UNCONDITIONAL
 from t2i.eval.features import Features
 from t2i.eval.generation.images import describe, generate_on_all
@@ -34,13 +33,17 @@ from t2i.eval.images.folders import check_outside, image_files, left_out
 from t2i.eval.images.real import renders, split_images
 from t2i.eval.images.references import Reference, load_reference
 from t2i.eval.images.sets import Source, collect, extract_items, items_of, read_image, to_image, why_unreadable
-from t2i.eval.images.training import NEW as NEW_IMAGES
-from t2i.eval.images.training import TRAINING as TRAINING_IMAGES
-from t2i.eval.images.training import TrainingData, check, training_data, what_trained
+from t2i.eval.images.training import (
+    NEW_PER_IMAGE,
+    SEARCHED_PER_IMAGE,
+    TrainingData,
+    check_training_data,
+    training_data,
+    what_trained,
+)
 from t2i.eval.model_cache import ModelCache, UnconditionalSampler
 from t2i.models.base import GenerativeModel
 from t2i.pipelines.sampling_options import SAMPLING_OPTIONS
-from t2i.processes import this_process
 from t2i.runs import open_training_data
 
 BATCH_SIZE = 32  # default
@@ -50,7 +53,7 @@ TRAINING, NEW = "training", "new"  # the set searched for near copies, and one n
 SUITES = {"toybox": len(CATEGORIES), "basic": len(BASIC)}  # number of categories over which --num-images is spread
 
 
-class EvalRun:
+class EvalRun(Distributed):
     """The data of one evaluation; everything is computed on first access and kept.
 
     Args:
@@ -71,45 +74,10 @@ class EvalRun:
         for folder in (self.target if self.kind == IMAGES else "", config.reference, config.training_data):
             if folder and Path(folder).is_dir():
                 check_outside(self.out, Path(folder))
-        if self.kind == IMAGES:
-            self.files  # noqa: B018 - raises
+        if self.kind == IMAGES:  # before any work
+            self.files = image_files(self.target, config.allow_mixed)
 
-    # --- processes --------------------------------------------------------------------------------------------------
-
-    def on_all(self, work: Callable[..., list], *args) -> list:
-        """The results of `work(run, rows, *args)` on every process, in the order of the items.
-
-        Args:
-            work: a module-level function that returns one result for each item of this process, items[rows].
-
-        Called by the main process. Raises on it what `work` raises on any process.
-        """
-        if this_process().num_processes > 1:
-            broadcast_object_list([(work, args)])
-        return self._perform(work, args)
-
-    def _perform(self, work: Callable[..., list], args: tuple) -> list:
-        state, own = this_process(), []
-        rows = slice(state.process_index, None, state.num_processes)
-        together(lambda: own.extend(work(self, rows, *args)))
-        return interleave(gather_object([own]))
-
-    def follow(self) -> None:
-        """Take part in the work distributed by the main process, until it leaves `leading`."""
-        while (request := broadcast_object_list([None])[0]) is not None:
-            with suppress(*FAILURES):  # raised on the main process too, by `together`
-                self._perform(*request)
-
-    @contextmanager
-    def leading(self) -> Iterator[None]:
-        """Context manager in which the main process evaluates, while the others `follow`."""
-        try:
-            yield
-        finally:
-            if this_process().num_processes > 1:
-                broadcast_object_list([None])
-
-    # --- what is scored ---------------------------------------------------------------------------------------------
+    # --- the evaluated images ---------------------------------------------------------------------------------------
 
     @property
     def pipeline(self):
@@ -145,14 +113,11 @@ class EvalRun:
 
     def _class_prompts(self) -> list[Prompt]:
         """The classes of the test images in turn, for a class-conditional model; "" for others."""
-        keys = [f"sample/{i:05}" for i in range(self.num_images)]
-        if not self.model.conditional:
-            return [Prompt("", "sample", None, key) for key in keys]
-        test, found = self.splits.test, []
-        labels = [test[i].get("label", 0) for i in range(min(len(test), self.num_images))]
-        for i, key in enumerate(keys):
-            found.append(Prompt(str(labels[i % len(labels)]), "sample", None, key))
-        return found
+        texts = [""]
+        if self.model.conditional:
+            test = self.splits.test
+            texts = [str(test[i].get("label", 0)) for i in range(min(len(test), self.num_images))]
+        return [Prompt(texts[i % len(texts)], "sample", None, f"sample/{i:05}") for i in range(self.num_images)]
 
     def generate(self, name: str, prompts: Sequence[Prompt]) -> list[Path]:
         """Generate images of other prompts than the target's, in the folder `name` of the output folder.
@@ -160,7 +125,7 @@ class EvalRun:
         Raises UsageError for an unconditional model and for a folder of images.
         """
         if self.kind == UNCONDITIONAL:
-            raise UsageError(f"{self.target} is an unconditional model, and this needs a pipeline that takes prompts")
+            raise UsageError(f"{self.target} is an unconditional model; this metric needs a pipeline with prompts")
         return self._generated(name, prompts)
 
     def _generated(self, name: str, prompts: Sequence[Prompt] | None = None) -> list[Path]:
@@ -182,8 +147,8 @@ class EvalRun:
         return isinstance(self._manifests.get(GENERATED), Exception)
 
     @property
-    def looked_at_images(self) -> bool:
-        """Whether the target's images existed or have been generated."""
+    def has_images(self) -> bool:
+        """Whether the target is a folder of images, or its images have been generated."""
         return self.kind == IMAGES or isinstance(self._manifests.get(GENERATED), dict)
 
     @cached_property
@@ -199,8 +164,6 @@ class EvalRun:
     @cached_property
     def files(self) -> list[Path]:
         """The target's images, in the order of the prompts; missing ones are generated."""
-        if self.kind == IMAGES:
-            return image_files(self.target, self.config.allow_mixed)
         return self._generated(GENERATED)
 
     @property
@@ -224,7 +187,7 @@ class EvalRun:
         """S: the shorter side of the first readable image. Raises ValueError if there is none."""
         for _, image in self.readable():
             return min(image.size)
-        raise ValueError(f"none of the {len(self.files)} images can be read; make them again")
+        raise ValueError(f"none of the {len(self.files)} images can be read; copy them again")
 
     @property
     def texts(self) -> list[str]:
@@ -255,27 +218,35 @@ class EvalRun:
             notes.append(f"{', '.join(given)} had no effect: all of the folder's images were scored as they are.")
         return notes
 
-    # --- what it is compared with -----------------------------------------------------------------------------------
+    # --- real images ------------------------------------------------------------------------------------------------
 
     @property
     def from_toybox(self) -> bool:
         """Whether the reference is toybox renders of the prompts' scenes."""
         return self.kind != UNCONDITIONAL and self.config.reference in (None, "toybox")
 
+    def data_of(self, folder: str) -> Splits:
+        """Training and test data for the unconditional model in `folder`: `--reference`, or its run's data.
+
+        Raises as `open_training_data` and `open_splits` do.
+        """
+        if (name := self.config.reference) is None:
+            return open_training_data(folder, "name its data with --reference, as for `t2i train`")
+        return open_splits(name, self.models.unconditional(folder).shape[1])
+
     @cached_property
     def splits(self) -> Splits:
-        """Training and test data of an unconditional model."""
-        name = self.config.reference
-        return open_training_data(self.target) if name is None else open_splits(name, self.model.shape[1])
+        """`data_of` the target."""
+        return self.data_of(self.target)
 
     @cached_property
     def training(self) -> TrainingData:
         """The images to search for near copies; raises as `training_data` does."""
         config = self.config
         if self.kind == UNCONDITIONAL and config.training_data is None:
-            num = config.num_training_images or TRAINING_IMAGES * len(self.files)
+            num = config.num_training_images or SEARCHED_PER_IMAGE * len(self.files)
             images = split_images(self.model, "training", self.splits.train, num)
-            new = split_images(self.model, "test", self.splits.test, NEW_IMAGES * len(self.files))
+            new = split_images(self.model, "test", self.splits.test, NEW_PER_IMAGE * len(self.files))
             return TrainingData(images, new, f"Near copies are searched among {len(images):,} training images.")
         options = {"most": config.num_training_images, "seed": config.seed, "allow_mixed": config.allow_mixed}
         return training_data(config.training_data, self._pipeline_name, self.side, len(self.files), **options)
@@ -283,7 +254,7 @@ class EvalRun:
     def check_training(self) -> None:
         """Raise before generating what `training` would raise afterwards."""
         if self.kind != UNCONDITIONAL:
-            check(self.config.training_data, self._pipeline_name, what_trained(self._pipeline_name))
+            check_training_data(self.config.training_data, self._pipeline_name, what_trained(self._pipeline_name))
 
     @property
     def _pipeline_name(self) -> str:
@@ -313,15 +284,17 @@ class EvalRun:
         as `load_reference` does.
         """
         if self.from_toybox and (self.kind == IMAGES or any(prompt.scene is None for prompt in self.prompts)):
-            shown = f"{self.target} does not say what its images show as"
-            shown = shown if self.kind == IMAGES else f"the prompts of {self.config.prompts} are no"
+            images = f"{self.target} is a folder of images"
+            cause = images if self.kind == IMAGES else f"{self.config.prompts} has other prompts than toybox's"
             raise UsageError(
-                f"{shown} scenes of toybox, the default of --reference: give real images to compare with by "
-                "--reference FOLDER, or a .npz of statistics"
+                f"{cause}, so there are no toybox scenes to compare with: give real images with --reference FOLDER, or "
+                "a .npz of statistics"
             )
         num = len(self.files if self.kind == IMAGES else self.prompts)
         if num < least:
-            raise UsageError(f"{num} image{'s are' if num > 1 else ' is'} too few to compare sets: give {least}")
+            raise UsageError(
+                f"{num} image{'s are' if num > 1 else ' is'} too few to compare sets: give at least {least}"
+            )
         if (self.config.reference or "").endswith(".npz"):
             self.reference(self.config.extractor)
 
@@ -334,8 +307,7 @@ class EvalRun:
         key = (name, extractor, side)
         if key not in self._features:
             self.images(name)  # generates missing images before the other processes take part
-            found = self.on_all(_extract, *key)
-            self._features[key] = collect(found, self.models.extractor(extractor))
+            self._features[key] = collect(self.on_all(_extract, *key), self.models.extractor(extractor))
         return self._features[key]
 
     def reference(self, extractor: str) -> Features | Reference:
@@ -348,14 +320,14 @@ class EvalRun:
         return self._shared(REAL, extractor) if self.from_toybox or self.kind == UNCONDITIONAL else None
 
     def _shared(self, name: str, extractor: str) -> Features | Reference:
-        found, file = self.models.references, self.config.reference or ""
-        if (name, extractor) not in found:
+        known, file = self.models.references, self.config.reference or ""
+        if (name, extractor) not in known:
             if file.endswith(".npz"):
                 model, allow = self.models.extractor(extractor), self.config.allow_mismatch
-                found[name, extractor] = load_reference(file, model, allow_mismatch=allow)
+                known[name, extractor] = load_reference(file, model, allow_mismatch=allow)
             else:
-                found[name, extractor] = self.features(name, extractor)
-        return found[name, extractor]
+                known[name, extractor] = self.features(name, extractor)
+        return known[name, extractor]
 
 
 # --- work of all processes ------------------------------------------------------------------------------------------
@@ -378,14 +350,14 @@ def _extract(run: EvalRun, rows: slice, name: str, extractor: str, side: int | N
 
 
 def _predict(run: EvalRun, rows: slice, files: Sequence[Path]) -> list[Prediction | str]:
-    found: list[Prediction | str] = []
     batch: list[Image.Image] = []
+    errors: list[str] = []  # one per file, "" for a readable one
     for file in files[rows]:
         try:
             batch.append(Image.fromarray(square(run.load(file), IMAGE_SIZE)))
-            found.append("")
+            errors.append("")
         except ImageError as error:
             name = file.relative_to(run.target if run.kind == IMAGES else run.out).as_posix()
-            found.append(f"{name}: {why_unreadable(error, file, name)}")
-    predicted = iter(predict(run.models.classifier, batch, run.batch_size))
-    return [next(predicted) if error == "" else error for error in found]
+            errors.append(f"{name}: {why_unreadable(error, file, name)}")
+    predictions = iter(predict(run.models.classifier, batch, run.batch_size))
+    return [error or next(predictions) for error in errors]

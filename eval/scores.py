@@ -1,4 +1,4 @@
-"""From features to scores: intervals, ceilings and details shared by several evaluators.
+"""The result of an evaluator, and scores with the intervals, ceilings and details that several evaluators share.
 
 Shapes: N images · D dimensions
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -14,11 +15,28 @@ from t2i.eval import metrics
 from t2i.eval.features import Features
 from t2i.eval.images.references import Reference
 from t2i.eval.metrics.common import Array
-from t2i.eval.report import Score
+from t2i.eval.report import Curve, Gallery, Score, Table
 from t2i.notes import are, count
 
 RESAMPLES = 50  # half samples for the interval of a distance; each costs as much as a distance
 SHARES = ("precision", "recall", "coverage")
+
+
+@dataclass(frozen=True)
+class Result:
+    """The part of a report that one evaluator contributes.
+
+    Attributes:
+        name: the evaluator's name, as in EVALUATORS.
+        notes: remarks, one sentence each, such as images that were skipped.
+    """
+
+    name: str
+    scores: list[Score] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    curves: list[Curve] = field(default_factory=list)
+    galleries: list[Gallery] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 def score(name: str, interval: metrics.Interval, better: str, ceiling: float | None = None, **fields) -> Score:
@@ -26,10 +44,12 @@ def score(name: str, interval: metrics.Interval, better: str, ceiling: float | N
     return Score(name, interval.value, interval.low, interval.high, interval.n, better, ceiling, **fields)
 
 
-def share_score(name: str, truths: Sequence[bool], ceiling: Sequence[bool] | None = None, **fields) -> Score:
-    """The share that is true (higher is better) with Wilson's interval; `ceiling`: other truths whose share it is."""
+def share_score(
+    name: str, truths: Sequence[bool], ceiling: Sequence[bool] | None = None, better: str = "higher", **fields
+) -> Score:
+    """The share of `truths` that are true, with Wilson's interval; its ceiling is the share of true `ceiling`."""
     best = None if ceiling is None else metrics.share(ceiling).value
-    return score(name, metrics.share(truths), fields.pop("better", "higher"), best, share=True, **fields)
+    return score(name, metrics.share(truths), better, best, share=True, **fields)
 
 
 def set_scores(
@@ -51,10 +71,10 @@ def set_scores(
     intervals = metrics.half_sample_intervals(x, statistic, RESAMPLES, seed)
     ceilings = [None] * len(names) if real is None else statistic(real)
     details, skipped, scores = details | {"resamples": RESAMPLES, "seed": seed}, len(generated.skipped), []
-    for name, found, ceiling in zip(names, intervals, ceilings, strict=True):
+    for name, interval, ceiling in zip(names, intervals, ceilings, strict=True):
         share = name.startswith(SHARES)
-        low, high = max(0.0, found.low), min(1.0, found.high) if share else found.high  # none of these can be negative
-        scores.append(Score(name, found.value, low, high, found.n, better, ceiling, skipped, details, share))
+        low, high = max(0.0, interval.low), min(1.0, interval.high) if share else interval.high  # never negative
+        scores.append(Score(name, interval.value, low, high, interval.n, better, ceiling, skipped, details, share))
     return scores
 
 
@@ -75,14 +95,10 @@ def details(generated: Features, reference: Features | Reference) -> dict:
 
 
 def set_details(features: Features) -> dict:
-    """Details that identify a set of images."""
+    """Details that identify a set of images, in any order: a SHA-256 of their hashes, and their number."""
+    sha256 = hashlib.sha256("".join(sorted(features.images_sha256)).encode()).hexdigest()
     skipped = {"skipped": len(features.skipped)} if features.skipped else {}
-    return {"sha256": images_digest(features.images_sha256), "n": len(features)} | skipped
-
-
-def images_digest(images_sha256: Sequence[str]) -> str:
-    """One SHA-256 of a set of images, computed from theirs, independent of their order."""
-    return hashlib.sha256("".join(sorted(images_sha256)).encode()).hexdigest()
+    return {"sha256": sha256, "n": len(features)} | skipped
 
 
 def notes_on(generated: Features, reference: Features | Reference | None = None) -> list[str]:

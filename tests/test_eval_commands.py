@@ -29,7 +29,7 @@ def scores(out: Path) -> dict[str, dict]:
     return {score["name"]: score for score in json.loads((out / "report.json").read_text())["scores"]}
 
 
-def test_every_metric_is_listed_and_has_its_module(capsys):
+def test_every_metric_is_listed_and_has_a_module(capsys):
     cli.main([])
     listed = capsys.readouterr().out
     for name in EVALUATORS:
@@ -37,7 +37,7 @@ def test_every_metric_is_listed_and_has_its_module(capsys):
         assert callable(evaluator(name).evaluate)
 
 
-def test_all_scores_what_it_can_and_says_what_it_left_out(folder, tmp_path, capsys):
+def test_default_metrics_are_those_of_the_target_and_omissions_are_reported(folder, tmp_path, capsys):
     out = tmp_path / "report"
     args = [str(folder), "--num-images", "18", "--out", str(out)]
     cli.main(args)
@@ -56,7 +56,7 @@ def test_all_scores_what_it_can_and_says_what_it_left_out(folder, tmp_path, caps
     assert "FD[toybox]" in capsys.readouterr().out
 
 
-def test_a_folder_of_pictures_is_scored_against_another(tmp_path, capsys):
+def test_a_folder_of_images_is_scored_against_another(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for name, low in (("a", 0), ("b", 0), ("c", 128)):
         (tmp_path / name).mkdir()
@@ -86,15 +86,15 @@ def test_a_folder_of_pictures_is_scored_against_another(tmp_path, capsys):
         cli.main([*args[:-1], "pixels", "--out", str(out)])
     with pytest.raises(UsageError, match="folder of images"):
         cli.main([str(tmp_path / "a"), "--metrics", "bias", "--out", str(tmp_path / "x")])
-    with pytest.raises(UsageError, match="no unconditional model"):
+    with pytest.raises(UsageError, match="not an unconditional model"):
         cli.main([str(tmp_path / "a"), "--metrics", "unconditional", "--out", str(tmp_path / "x")])
-    with pytest.raises(UsageError, match="does not say what its images show"):
+    with pytest.raises(UsageError, match="folder of images, so there are no toybox scenes"):
         cli.main([str(tmp_path / "a"), "--metrics", "kid", "--out", str(tmp_path / "x")])
 
 
-def test_a_damaged_file_that_is_compared_is_named_first(tmp_path):
+def test_a_damaged_reference_or_report_is_named_before_any_work(tmp_path):
     (tmp_path / "r.npz").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"r\.npz is damaged, .* make it again with `t2i report statistics`"):
+    with pytest.raises(ValueError, match=r"r\.npz is damaged, .* create it again with `t2i report statistics`"):
         args = ["toybox/dalle", "--metrics", "fid", "--reference", str(tmp_path / "r.npz"), "--num-images", "18"]
         cli.main([*args, "--out", str(tmp_path / "out")])
     (tmp_path / "r.json").write_text('{"scores": 3}')
@@ -104,18 +104,18 @@ def test_a_damaged_file_that_is_compared_is_named_first(tmp_path):
 
 
 @pytest.mark.parametrize("metric", ["fid", "kid", "two_sample"])
-def test_what_toybox_has_no_scenes_of_needs_a_reference_which_is_said_first(metric, tmp_path):
+def test_prompts_without_scenes_need_a_reference_before_any_work(metric, tmp_path):
     (tmp_path / "prompts.txt").write_text("a cat")
-    with_captions = tmp_path / "pictures"
+    with_captions = tmp_path / "captioned"
     with_captions.mkdir()
     Image.new("RGB", (16, 16)).save(with_captions / "a.png")
     (with_captions / "a.txt").write_text("a cat")
     out = tmp_path / "out"
-    for args, says in (
-        ([str(with_captions)], "pictures does not say what its images show as scenes of toybox"),
-        (["toybox/dalle", "--prompts", str(tmp_path / "prompts.txt")], "prompts of .*txt are no scenes of toybox"),
+    for args, cause in (
+        ([str(with_captions)], "captioned is a folder of images"),
+        (["toybox/dalle", "--prompts", str(tmp_path / "prompts.txt")], "txt has other prompts than toybox's"),
     ):
-        with pytest.raises(UsageError, match=f"{says}, the default of --reference: give real images"):
+        with pytest.raises(UsageError, match=f"{cause}, so there are no toybox scenes .*: give real images with"):
             cli.main([*args, "--metrics", metric, "--out", str(out)])
         assert not out.exists()
 
@@ -127,7 +127,7 @@ class Classes(PixelExtractor):
         return values
 
 
-def test_an_extractor_that_knows_classes_gives_an_inception_score(folder, tmp_path, monkeypatch):
+def test_an_extractor_with_class_logits_gives_an_inception_score(folder, tmp_path, monkeypatch):
     args = [
         str(folder),
         "--metrics",
@@ -147,29 +147,29 @@ def test_an_extractor_that_knows_classes_gives_an_inception_score(folder, tmp_pa
     assert 1 <= found["low"] <= found["value"] <= found["high"] and found["ceiling"] > 1
 
 
-def test_a_precision_is_told_and_its_pictures_are_not_taken_for_anothers(folder, tmp_path):
+def test_images_of_one_dtype_are_not_reused_for_another(folder, tmp_path):
     args = [str(folder), "--num-images", "18", "--out", str(tmp_path / "out")]
     cli.main([*args, "--dtype", "bfloat16"])
     assert {"nats/token, train", "reconstruction: SSIM", "FD[toybox]", "colour"} <= scores(tmp_path / "out").keys()
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["settings"]["dtype"] == "bfloat16"
     assert [note.split()[0] for note in report["notes"] if "left out" in note] == ["clip_score"]
-    with pytest.raises(ValueError, match=r"made with other settings .*dtype"):
+    with pytest.raises(ValueError, match=r"generated with other settings .*dtype"):
         cli.main(args)
     with pytest.raises(UsageError, match="dtype"):
         cli.main([*args, "--dtype", "float8"])
 
 
-def test_copied_training_pictures_are_found(tmp_path):
+def test_copied_training_images_are_near_copies(tmp_path):
     rng = np.random.default_rng(1)
-    for name in ("trained", "drawn"):
+    for name in ("trained", "generated"):
         (tmp_path / name).mkdir()
     for i in range(100):
         image = Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
         image.save(tmp_path / "trained" / f"{i}.png")
         if i < 30:
-            image.save(tmp_path / "drawn" / f"copy-{i}.png")
-    args = [str(tmp_path / "drawn"), "--training-data", str(tmp_path / "trained"), "--extractor", "pixels"]
+            image.save(tmp_path / "generated" / f"copy-{i}.png")
+    args = [str(tmp_path / "generated"), "--training-data", str(tmp_path / "trained"), "--extractor", "pixels"]
     cli.main([*args, "--metrics", "memorization", "--out", str(tmp_path / "out")])
     found = scores(tmp_path / "out")["near copies[pixels]"]
     assert found["value"] == 1
@@ -194,14 +194,14 @@ def test_copied_training_pictures_are_found(tmp_path):
         (["{pipe}", "--metrics", "fid", "--extractor", "incepton", "--out", "{tmp}"], "inception"),
     ],
 )
-def test_bad_input_is_one_sentence(args, message, folder, tmp_path):
+def test_bad_input_raises_one_sentence(args, message, folder, tmp_path):
     args = [a.format(tmp=tmp_path / "out", pipe=folder) for a in args]
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         cli.main(args)
     assert "\n" not in str(caught.value)
 
 
-def test_one_command_scores_many_metrics_on_the_same_images(folder, tmp_path):
+def test_several_metrics_score_the_same_images_as_each_alone(folder, tmp_path):
     args = [str(folder), "--num-images", "18", "--out", str(tmp_path / "out"), "--metrics"]
     cli.main([*args, "compositional", "fid", "kid"])
     together, files = scores(tmp_path / "out"), list((tmp_path / "out" / "images").iterdir())
@@ -229,7 +229,7 @@ def test_the_basic_suite_is_scored_by_category_with_tables(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("before", "today"),
+    ("earlier", "present"),
     [
         ("fid --pipeline X --reference R --num 20", "X --metrics fid --reference R --num-images 20"),
         ("all --num 9 --pipeline X", "X --num-images 9"),
@@ -237,8 +237,8 @@ def test_the_basic_suite_is_scored_by_category_with_tables(folder, tmp_path):
         ("binding --pipeline X --num 500", "X --metrics compositional --prompts basic --num-images 2000"),
     ],
 )
-def test_the_earlier_spelling_is_understood_and_said(before, today, capsys):
-    assert cli._respelled(before.split()) == today.split()
-    assert f"t2i eval {today}" in capsys.readouterr().err
-    assert cli._respelled(today.split()) == today.split()
+def test_the_earlier_syntax_is_accepted_with_a_note(earlier, present, capsys):
+    assert cli._in_present_syntax(earlier.split()) == present.split()
+    assert f"t2i eval {present}" in capsys.readouterr().err
+    assert cli._in_present_syntax(present.split()) == present.split()
     assert not capsys.readouterr().err

@@ -45,7 +45,7 @@ def noise(i: int, height: int = 16, width: int = 16) -> Image.Image:
     return Image.fromarray(np.random.default_rng(i).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def pictures(folder: Path, n: int, **sides: int) -> Path:
+def images_in(folder: Path, n: int, **sides: int) -> Path:
     folder.mkdir(parents=True)
     for i in range(n):
         noise(i, **sides).save(folder / f"{i:03}.png")
@@ -59,19 +59,19 @@ def scores(out: Path) -> dict[str, dict]:
 # --- devices and processes ------------------------------------------------------------------------------------------
 
 
-def test_each_of_several_processes_has_its_own_gpu():
+def test_each_of_several_processes_has_a_gpu_of_its_own():
     second = SimpleNamespace(num_processes=2, device=torch.device("cuda", 1))
-    assert [device_of(asked, second) for asked in ("auto", "cuda", "cuda:0", "cpu")] == [
+    assert [device_of(name, second) for name in ("auto", "cuda", "cuda:0", "cpu")] == [
         "cuda:1",
         "cuda:1",
         "cuda:0",
         "cpu",
     ]
     alone = SimpleNamespace(num_processes=1, device=torch.device("cuda", 0))
-    assert [device_of(asked, alone) for asked in ("auto", "cuda")] == ["auto", "cuda"]
+    assert [device_of(name, alone) for name in ("auto", "cuda")] == ["auto", "cuda"]
 
 
-def test_a_device_that_is_not_there_is_one_sentence():
+def test_an_unavailable_device_raises_one_sentence():
     assert usable_device("cpu") == "cpu"
     assert usable_device("auto") in ("cpu", "cuda", "mps")
     with pytest.raises(ValueError, match="cannot use --device coda"):
@@ -79,7 +79,7 @@ def test_a_device_that_is_not_there_is_one_sentence():
 
 
 @pytest.mark.parametrize("error", [FloatingPointError, torch.OutOfMemoryError, KeyError])
-def test_together_raises_what_went_wrong(error):
+def test_together_raises_the_error_of_the_work(error):
     with pytest.raises(error, match="too much"):
         together(lambda: (_ for _ in ()).throw(error("too much")))
     together(lambda: None)
@@ -103,7 +103,7 @@ class Odd(Exception):  # made of more than a message, and known in this file alo
     def __init__(self, what, where):
         super().__init__(f"{what} on {where}")
 
-def told(error):
+def caught(error):
     def work():
         if rank == 1:
             raise error
@@ -113,12 +113,12 @@ def told(error):
         return f"{type(raised).__name__}: {raised}"
 
 errors = Odd("out of memory", "cuda:1"), RuntimeError("no kernel"), FileNotFoundError("no weights")
-Path(sys.argv[1], f"{rank}.txt").write_text("\\n".join(map(told, errors)))
+Path(sys.argv[1], f"{rank}.txt").write_text("\\n".join(map(caught, errors)))
 """
 
 
 @pytest.mark.slow
-def test_all_processes_raise_what_went_wrong_on_one(tmp_path):
+def test_all_processes_raise_the_error_of_one(tmp_path):
     (tmp_path / "fail.py").write_text(FAILING)
     command, on_cpu = launched(2, str(tmp_path / "fail.py"), str(tmp_path)), os.environ | {"ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=on_cpu)
@@ -127,26 +127,26 @@ def test_all_processes_raise_what_went_wrong_on_one(tmp_path):
     assert second == ["Odd: out of memory on cuda:1", "RuntimeError: no kernel", "FileNotFoundError: no weights"]
     assert first == [f"RuntimeError: {second[0]}", f"RuntimeError: {second[1]}", "OSError: no weights"]
     still_connected = [(tmp_path / f"{rank}.exit").read_text() for rank in (0, 1)]
-    assert still_connected == ["False"] * 2, "gloo's threads would abort a process that ends beside them"
+    assert still_connected == ["False"] * 2, "gloo's threads would abort a process that ends before them"
 
 
 # --- what is generated ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("metric, made", [("likelihood", []), ("lecture", ["lecture"]), ("bias", ["bias"])])
-def test_only_what_a_metric_looks_at_is_generated(folder, tmp_path, metric, made):
+@pytest.mark.parametrize("metric, folders", [("likelihood", []), ("lecture", ["lecture"]), ("bias", ["bias"])])
+def test_only_the_images_of_the_given_metric_are_generated(folder, tmp_path, metric, folders):
     out = tmp_path / "out"
     args = [str(folder), "--num-images", "10", "--metrics", metric, "--out", str(out)]
     cli.main(args)
     assert not (out / "images").exists()
-    assert [path.parent.name for path in out.glob("*/manifest.json")] == made
+    assert [path.parent.name for path in out.glob("*/manifest.json")] == folders
     report = read_json(out / "report.json")
     assert report["settings"]["num_images"] == 10
     assert set(report["settings"]["weights_sha256"]) == {"prior", "image_tokenizer"}
     times = {path: path.stat().st_mtime_ns for path in out.glob("*/images/*")}
     first = (out / "report.json").read_bytes()
     cli.main(args)
-    assert times == {path: path.stat().st_mtime_ns for path in out.glob("*/images/*")}, "nothing is drawn again"
+    assert times == {path: path.stat().st_mtime_ns for path in out.glob("*/images/*")}, "nothing is generated again"
     assert (out / "report.json").read_bytes() == first
 
 
@@ -179,7 +179,7 @@ def run(folder: Path, pipe, **recipe) -> Path:
     return folder / "latest"
 
 
-def test_near_copies_are_looked_for_in_what_the_run_has_seen(pipe, tmp_path):
+def test_near_copies_are_searched_among_the_samples_of_the_run(pipe, tmp_path):
     latest = run(tmp_path / "run", pipe)
     assert what_trained(str(latest)).samples == 20
     found = training_data(None, str(latest), side=16, num=3)
@@ -193,7 +193,7 @@ def test_near_copies_are_looked_for_in_what_the_run_has_seen(pipe, tmp_path):
     assert "7 of the 20 images" in few.note
 
 
-def test_a_run_that_keeps_latents_has_seen_no_more_than_these(pipe, tmp_path):
+def test_a_run_with_cached_latents_has_seen_only_the_cached_images(pipe, tmp_path):
     latest = run(tmp_path / "run", pipe, cache="runs/latents", cached_images=8)  # 20 samples: more than two epochs
     found = training_data(None, str(latest), side=16, num=3)
     assert "all 8 images" in found.note
@@ -201,31 +201,31 @@ def test_a_run_that_keeps_latents_has_seen_no_more_than_these(pipe, tmp_path):
     assert {make().tobytes() for make in found.images.values()} == {world[i]["image"].tobytes() for i in range(8)}
 
 
-def test_where_nothing_says_what_was_trained_on_it_must_be_given(pipe, tmp_path):
+def test_unknown_training_data_must_be_given(pipe, tmp_path):
     pipe.save_pretrained(tmp_path / "copy")  # without its run's metadata
-    assert "nothing says which" in training_data(None, str(tmp_path / "copy"), side=16, num=3).note
+    assert "does not record which" in training_data(None, str(tmp_path / "copy"), side=16, num=3).note
     index = tmp_path / "copy" / "model_index.json"
     index.write_text(index.read_text().replace("DallePipeline", "StableDiffusionPipeline"))
     for foreign in ("owner/model", str(tmp_path / "copy"), ""):
-        with pytest.raises(UsageError, match=r"nothing says what .* was trained on.*--training-data FOLDER"):
+        with pytest.raises(UsageError, match=r"training data of .* is unknown.*--training-data FOLDER"):
             training_data(None, foreign, side=16, num=3)
     latest = run(tmp_path / "run", pipe, data="photos")
     with pytest.raises(UsageError, match=r"trained on photos.*--training-data FOLDER"):
         training_data(None, str(latest), side=16, num=3)
     assert len(training_data("toybox", "owner/model", side=16, num=3).images) == 30
-    with pytest.raises(UsageError, match="nothing says"):
-        args = [str(pictures(tmp_path / "a", 12)), "--extractor", "pixels"]
+    with pytest.raises(UsageError, match="is unknown"):
+        args = [str(images_in(tmp_path / "a", 12)), "--extractor", "pixels"]
         cli.main([*args, "--metrics", "memorization", "--out", str(tmp_path / "out")])
 
 
-def test_a_copy_is_found_whether_or_not_its_edges_were_cut(tmp_path):
+def test_full_and_centre_cropped_copies_are_near_copies(tmp_path):
     """Training images are 16 × 24; some generated ones are full copies, and some their centre squares."""
-    trained, drawn = pictures(tmp_path / "trained", 60, width=24), tmp_path / "drawn"
-    drawn.mkdir()
+    trained, generated = images_in(tmp_path / "trained", 60, width=24), tmp_path / "generated"
+    generated.mkdir()
     for i in range(12):
         copy = Image.open(trained / f"{i:03}.png")
-        (copy if i % 2 else copy.crop((4, 0, 20, 16))).save(drawn / f"{i:03}.png")
-    args = [str(drawn), "--training-data", str(trained), "--extractor", "pixels"]
+        (copy if i % 2 else copy.crop((4, 0, 20, 16))).save(generated / f"{i:03}.png")
+    args = [str(generated), "--training-data", str(trained), "--extractor", "pixels"]
     cli.main([*args, "--metrics", "memorization", "--out", str(tmp_path / "out")])
     found = scores(tmp_path / "out")["near copies[pixels]"]
     assert found["value"] == 1
@@ -237,38 +237,38 @@ def test_a_copy_is_found_whether_or_not_its_edges_were_cut(tmp_path):
 # --- folders --------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_with_a_manifest_has_exactly_its_pictures(folder, tmp_path):
+def test_a_folder_with_a_manifest_has_exactly_its_images(folder, tmp_path):
     out = tmp_path / "out"
     cli.main([str(folder), "--metrics", "kid", "--num-images", "18", "--extractor", "pixels", "--out", str(out)])
     noise(0).save(out / "images" / "stray.png")
     named = {entry["file"] for entry in read_json(out / "manifest.json")["images"]}
     assert {path.relative_to(out).as_posix() for path in image_files(out)} == named
     (out / "manifest.json").rename(out / "manifest-0.jsonl")
-    with pytest.raises(FileNotFoundError, match="not finished"):
+    with pytest.raises(FileNotFoundError, match="is incomplete"):
         image_files(out)
 
 
-def test_folders_with_pictures_for_people_are_refused(pipe, tmp_path):
+def test_output_folders_are_refused_as_sets_of_images(pipe, tmp_path):
     latest = run(tmp_path / "run", pipe)
-    pictures(tmp_path / "run" / "samples", 3)
+    images_in(tmp_path / "run" / "samples", 3)
     with pytest.raises(UsageError, match=r"is a training run.*did you mean the pipeline .*run/latest\?"):
         image_files(tmp_path / "run")
     assert EvalRun(config(tmp_path / "run")).kind == PIPELINE  # as a pipeline it is its newest checkpoint
     with pytest.raises(UsageError, match="is a pipeline"):
         image_files(latest)
-    args = [str(pictures(tmp_path / "a", 12)), "--extractor", "pixels"]
+    args = [str(images_in(tmp_path / "a", 12)), "--extractor", "pixels"]
     cli.main([*args, "--metrics", "fid", "--reference", str(tmp_path / "a"), "--out", str(tmp_path / "report")])
     with pytest.raises(UsageError, match="is a report"):
         image_files(tmp_path / "report")
     (tmp_path / "report").rename(tmp_path / "a" / "report")
-    with pytest.raises(UsageError, match=r"holds .*a/report, which is a report.*move it"):
+    with pytest.raises(UsageError, match=r"contains .*a/report, which is a report.*move it"):
         image_files(tmp_path / "a")
     with pytest.raises(UsageError, match="training run"):
         reports.main(["statistics", str(tmp_path / "run"), "--extractor", "pixels", "--out", str(tmp_path / "x.npz")])
 
 
-def test_a_report_does_not_go_into_the_pictures_that_it_is_of(tmp_path):
-    a, b = pictures(tmp_path / "a", 12), pictures(tmp_path / "b", 12)
+def test_a_report_is_not_written_into_the_images_it_evaluates(tmp_path):
+    a, b = images_in(tmp_path / "a", 12), images_in(tmp_path / "b", 12)
     for inside in (a, b):
         args = [str(a), "--metrics", "fid", "--reference", str(b), "--out", str(inside / "report")]
         with pytest.raises(UsageError, match=r"lies inside .*give another folder"):
@@ -276,9 +276,9 @@ def test_a_report_does_not_go_into_the_pictures_that_it_is_of(tmp_path):
     assert not (a / "report").exists()
 
 
-def test_a_mistyped_folder_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
+def test_a_mistyped_folder_is_not_requested_from_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    pictures(tmp_path / "data" / "photos", 1)
+    images_in(tmp_path / "data" / "photos", 1)
     for name, near in (("data/photo", "did you mean data/photos"), ("photos", "there is no folder photos")):
         with pytest.raises(FileNotFoundError, match=near) as caught:
             cli.main([name, "--metrics", "fid", "--out", str(tmp_path / "x")])
@@ -287,14 +287,16 @@ def test_a_mistyped_folder_is_not_looked_up_on_the_hub(tmp_path, monkeypatch):
         open_for_eval("toybox-dalle", "cpu")
 
 
-def test_what_a_folder_of_pictures_has_no_use_for_is_told(tmp_path):
-    a = pictures(tmp_path / "a", 12)
+def test_options_without_effect_on_a_folder_of_images_are_noted(tmp_path):
+    a = images_in(tmp_path / "a", 12)
     args = [str(a), "--metrics", "fid", "--reference", str(a), "--extractor", "random", "--num-images", "7"]
     args += ["--top-k", "3"]
     cli.main([*args, "--dtype", "float16", "--device", "auto", "--out", str(tmp_path / "out")])
     notes = " ".join(read_json(tmp_path / "out" / "report.json")["notes"])
     assert "--num-images, --dtype, --top-k had no effect" in notes
-    assert "12 generated and 12 real images in 512 dimensions" in notes  # a distance of rank-deficient covariances
+    assert (
+        "12 generated and 12 real images for 512 feature dimensions" in notes
+    )  # a distance of rank-deficient covariances
     with pytest.raises(ValueError, match="cannot use --device coda"):
         cli.main([*args, "--device", "coda", "--out", str(tmp_path / "out")])
     reports.main(["statistics", str(a), "--extractor", "pixels", "--device", "auto", "--out", str(tmp_path / "a.npz")])
@@ -303,19 +305,19 @@ def test_what_a_folder_of_pictures_has_no_use_for_is_told(tmp_path):
 # --- damaged images -----------------------------------------------------------------------------------------------
 
 
-def test_damaged_images_are_counted(folder, tmp_path):
-    made, out = tmp_path / "made", tmp_path / "out"
-    given = config(folder, prompts="toybox/colour", num_images=34, out=str(made), extractor="random")
+def test_damaged_images_are_skipped_counted_and_named(folder, tmp_path):
+    generated, out = tmp_path / "generated", tmp_path / "out"
+    given = config(folder, prompts="toybox/colour", num_images=34, out=str(generated), extractor="random")
     EvalRun(given).files  # noqa: B018 - generates
-    reference = pictures(tmp_path / "reference", 14)
+    reference = images_in(tmp_path / "reference", 14)
     (reference / "003.png").write_bytes(b"no image")
     run = EvalRun(replace(given, reference=str(reference), training_data=str(reference)))
     for file in run.files[:2]:
         file.write_bytes(file.read_bytes()[:60])
     results = [evaluator(name).evaluate(run) for name in ("compositional", "fid", "memorization")]
-    told = {score.name: score for result in results for score in result.scores}
+    scored = {score.name: score for result in results for score in result.scores}
     for name in ("colour", "FD[random]", "near copies[pixels]"):
-        assert (told[name].n, told[name].skipped) == (32, 2)
+        assert (scored[name].n, scored[name].skipped) == (32, 2)
     notes = " ".join(note for result in results for note in result.notes)
     assert f"skipped: images/{run.files[0].name}: " in notes
     assert "skipped of the reference: 003.png" in notes
@@ -323,16 +325,16 @@ def test_damaged_images_are_counted(folder, tmp_path):
     assert os.fspath(tmp_path) not in notes
     npz = tmp_path / "reference.npz"
     reports.main(["statistics", str(reference), "--extractor", "pixels", "--keep-features", "--out", str(npz)])
-    args = [str(made), "--metrics", "kid", "--reference", str(npz), "--extractor", "pixels", "--out", str(out)]
+    args = [str(generated), "--metrics", "kid", "--reference", str(npz), "--extractor", "pixels", "--out", str(out)]
     cli.main(args)
-    assert len(read_json(out / "report.json")["galleries"][0]["pictures"]) == 32
+    assert len(read_json(out / "report.json")["galleries"][0]["images"]) == 32
     assert any("skipped of the reference: 003.png" in note for note in read_json(out / "report.json")["notes"])
 
 
 # --- sweeps and differences -----------------------------------------------------------------------------------------
 
 
-def test_the_runs_of_a_sweep_share_what_they_can(folder, tmp_path):
+def test_the_runs_of_a_sweep_share_models_and_references(folder, tmp_path):
     first = EvalRun(config(folder, num_images=18, out=str(tmp_path / "a"), top_k=3))
     second = EvalRun(config(folder, num_images=18, out=str(tmp_path / "b"), top_k=5), first.models)
     assert first.pipeline is second.pipeline
@@ -341,11 +343,11 @@ def test_the_runs_of_a_sweep_share_what_they_can(folder, tmp_path):
     assert first.features(GENERATED, "pixels") is not second.features(GENERATED, "pixels")
 
 
-def test_scores_measured_otherwise_are_not_compared(folder, tmp_path, capsys):
-    drawn, files = tmp_path / "drawn", []
-    EvalRun(config(folder, num_images=18, out=str(drawn))).files  # noqa: B018 - generates
+def test_scores_of_different_training_images_are_not_compared(folder, tmp_path, capsys):
+    generated, files = tmp_path / "generated", []
+    EvalRun(config(folder, num_images=18, out=str(generated))).files  # noqa: B018 - generates
     for name, n in (("a", 30), ("b", 40)):
-        args = [str(drawn), "--training-data", str(pictures(tmp_path / name, n)), "--extractor", "pixels"]
+        args = [str(generated), "--training-data", str(images_in(tmp_path / name, n)), "--extractor", "pixels"]
         cli.main([*args, "--metrics", "memorization", "--out", str(tmp_path / f"report-{name}")])
         files.append(str(tmp_path / f"report-{name}" / "report.json"))
     capsys.readouterr()

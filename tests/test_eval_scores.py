@@ -10,7 +10,7 @@ import torch
 
 from t2i.eval import metrics
 from t2i.eval.evaluators.clip_score import clip_scores
-from t2i.eval.evaluators.fid import inception_score, set_metrics
+from t2i.eval.evaluators.fid import fidelity_scores, inception_score
 from t2i.eval.evaluators.kid import kernel_distances
 from t2i.eval.features import Features
 
@@ -22,7 +22,7 @@ def features(n: int, offset: float = 0.0) -> Features:
     return Features(torch.randn(n, 6) + offset, ABOUT, tuple(f"{i:064x}" for i in range(n)))
 
 
-def test_a_manifold_that_was_made_once_scores_as_its_features_do():
+def test_a_manifold_scores_as_its_features_do():
     x, y = torch.randn(50, 6), torch.randn(70, 6) + 0.3
     manifold = metrics.Manifold.of(y, k=(3, 5), block=200)
     assert metrics.precision_recall(x, manifold) == metrics.precision_recall(x, y)
@@ -33,7 +33,7 @@ def test_a_manifold_that_was_made_once_scores_as_its_features_do():
         metrics.precision_recall(x[:, :4], manifold)
 
 
-def test_numbers_computed_together_have_the_intervals_that_each_has_alone():
+def test_statistics_computed_together_have_the_intervals_of_each_alone():
     x = torch.randn(40, 3)
     both = metrics.half_sample_intervals(x, lambda rows: [rows.mean(), rows.std()], resamples=20, seed=4)
     statistics = (lambda r: [r.mean()], lambda r: [r.std()])
@@ -43,30 +43,30 @@ def test_numbers_computed_together_have_the_intervals_that_each_has_alone():
         assert (one.low, one.high) == (pytest.approx(other.low), pytest.approx(other.high))
 
 
-def test_the_four_scores_of_neighbourhoods_are_those_of_the_metrics():
+def test_precision_recall_density_and_coverage_are_those_of_the_metrics():
     x, y, real = features(40, 0.2), features(60), features(40)
-    told = {score.name: score for score in set_metrics(x, y, real)}
+    scores = {score.name: score for score in fidelity_scores(x, y, real)}
     expected = metrics.precision_recall(x.values, y.values), metrics.density_coverage(x.values, y.values)
     for name, value in vars(expected[0]).items() | vars(expected[1]).items():
         if name != "k":
-            assert told[f"{name}[tiny]"].value == value
+            assert scores[f"{name}[tiny]"].value == value
     best = metrics.precision_recall(real.values, y.values)
-    assert told["recall[tiny]"].ceiling == best.recall
+    assert scores["recall[tiny]"].ceiling == best.recall
 
 
-def test_r_precision_says_of_which_variant_its_texts_are():
+def test_r_precision_records_the_variant_of_its_texts():
     of = {v: clip_scores(features(20), torch.randn(20, 6), v)[1] for v in ("hessel", "cosine")}
     assert {v: score.details["variant"] for v, score in of.items()} == {"hessel": "hessel", "cosine": "cosine"}
     assert all(score.name.startswith("R-precision") for score in of.values())
 
 
-def test_a_kernel_distance_has_the_interval_of_the_metric():
+def test_kid_has_the_interval_of_the_metric():
     x, y = features(40, 0.2), features(60)
-    [told], expected = kernel_distances(x, y, subsets=5, seed=3), metrics.kid_interval(x.values, y.values, 5, 40, 3)
-    assert (told.value, told.low, told.high, told.n) == (expected.value, expected.low, expected.high, 40)
+    [score], expected = kernel_distances(x, y, subsets=5, seed=3), metrics.kid_interval(x.values, y.values, 5, 40, 3)
+    assert (score.value, score.low, score.high, score.n) == (expected.value, expected.low, expected.high, 40)
 
 
-def test_an_inception_score_has_its_extremes_and_a_ceiling():
+def test_the_inception_score_has_its_extremes_and_a_ceiling():
     """Each image certainly in one of six equally frequent classes: about 6 in each split. All equal: 1."""
     sure, alike = (Features(values, ABOUT, ("",) * 600) for values in (torch.eye(6).repeat(100, 1), torch.ones(600, 6)))
     [best] = inception_score(lambda values: 1e5 * values, sure)
@@ -76,7 +76,7 @@ def test_an_inception_score_has_its_extremes_and_a_ceiling():
     assert (worst.name, worst.details["splits"], worst.better) == ("Inception score[tiny]", 10, "higher")
 
 
-def test_the_example_of_the_docs_runs(tmp_path, monkeypatch):
+def test_the_example_in_the_documentation_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     [example] = re.findall(r"```python\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)
     exec(example, names := {})

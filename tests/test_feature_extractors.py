@@ -24,7 +24,7 @@ LOCAL = ("pixels", "random", "toybox")
 MODELS = ("clip", "open_clip", "dinov2")
 
 
-def pictures(n: int, height: int = 40, width: int = 40, seed: int = 0) -> torch.Tensor:
+def images_of(n: int, height: int = 40, width: int = 40, seed: int = 0) -> torch.Tensor:
     g = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (n, 3, height, width), generator=g, dtype=torch.uint8)
 
@@ -77,8 +77,8 @@ def names(tmp_path_factory) -> dict[str, str]:
     """The name of each extractor; the models are random, in the format of the real ones."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("models")
-    made = {kind: globals()[f"make_{kind}"](folder / kind) for kind in MODELS}
-    return {kind: kind for kind in LOCAL} | made
+    opened_names = {kind: globals()[f"make_{kind}"](folder / kind) for kind in MODELS}
+    return {kind: kind for kind in LOCAL} | opened_names
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def test_floats_become_the_nearest_level(value_range):
     assert abs(error.mean().item()) < 1e-3
 
 
-def test_every_usual_form_is_the_same_picture():
-    rgb = pictures(2)
+def test_every_usual_form_is_the_same_image():
+    rgb = images_of(2)
     rgba = torch.cat([rgb, torch.full_like(rgb[:, :1], 255)], 1)
     unit = rgb.double() / 255
     last = unit.permute(0, 2, 3, 1)
@@ -114,8 +114,8 @@ def test_every_usual_form_is_the_same_picture():
     assert torch.equal(as_uint8(rgb[0]), rgb[:1])
 
 
-def test_grey_is_repeated_and_transparent_is_white():
-    grey = pictures(2)[:, :1]
+def test_grey_is_repeated_and_transparent_becomes_white():
+    grey = images_of(2)[:, :1]
     same = grey.expand(-1, 3, -1, -1)
     assert torch.equal(as_uint8(grey), same)
     assert torch.equal(as_uint8(grey.permute(0, 2, 3, 1)), same)
@@ -127,7 +127,7 @@ def test_grey_is_repeated_and_transparent_is_white():
 
 
 @pytest.mark.parametrize(
-    "images, options, said",
+    "images, options, message",
     [
         (torch.full((1, 3, 8, 8), float("nan")), {}, "NaN"),
         (torch.full((1, 3, 8, 8), -0.5), {}, "right value_range"),
@@ -140,8 +140,8 @@ def test_grey_is_repeated_and_transparent_is_white():
         (torch.zeros(1, 3, 8, 8), {"value_range": "0..255"}, "value_range"),
     ],
 )
-def test_pictures_that_cannot_be_understood_raise(images, options, said):
-    with pytest.raises(ValueError, match=said):
+def test_ambiguous_or_invalid_images_raise(images, options, message):
+    with pytest.raises(ValueError, match=message):
         as_uint8(images, **options)
 
 
@@ -155,7 +155,7 @@ def test_a_one_pixel_checkerboard_becomes_flat_grey():
 
 @pytest.mark.parametrize("height, width", [(48, 37), (64, 64), (20, 32)])
 def test_area_resize_keeps_the_mean(height, width):
-    images = pictures(2, height, width)
+    images = images_of(2, height, width)
     small = area_resize(images, 32)
     assert small.shape == (2, 3, 32, 32)
     torch.testing.assert_close(small.mean((2, 3)), images.float().mean((2, 3)), rtol=1e-5, atol=1e-3)
@@ -165,8 +165,8 @@ def test_area_resize_keeps_the_mean(height, width):
 
 
 @pytest.mark.parametrize("kind", [*LOCAL, *MODELS])
-def test_one_by_one_is_all_at_once_and_the_order_stays(kind, opened):
-    extractor, images = opened(kind), pictures(3)
+def test_features_do_not_depend_on_batch_or_order(kind, opened):
+    extractor, images = opened(kind), images_of(3)
     features = extractor(images)
     assert features.shape == (3, extractor.dim)
     assert features.dtype == torch.float32
@@ -178,8 +178,8 @@ def test_one_by_one_is_all_at_once_and_the_order_stays(kind, opened):
 
 
 @pytest.mark.parametrize("kind", [*LOCAL[1:], *MODELS])
-def test_extraction_leaves_the_network_as_it_was(kind, opened):
-    extractor, images = opened(kind), pictures(2)
+def test_extraction_does_not_change_the_network(kind, opened):
+    extractor, images = opened(kind), images_of(2)
     network = extractor.layers if kind == "random" else extractor.model
     before, copy = digest(network), images.clone()
     assert not extractor(images).requires_grad
@@ -190,11 +190,11 @@ def test_extraction_leaves_the_network_as_it_was(kind, opened):
 
 
 @pytest.mark.parametrize("kind", [*LOCAL, *MODELS])
-def test_pictures_of_any_size_have_features_of_one_size(kind, opened):
-    assert opened(kind)(pictures(1, 50, 36)).shape == (1, opened(kind).dim)
+def test_images_of_any_size_have_features_of_one_size(kind, opened):
+    assert opened(kind)(images_of(1, 50, 36)).shape == (1, opened(kind).dim)
 
 
-def test_only_uint8_goes_in(opened):
+def test_only_uint8_images_are_accepted(opened):
     with pytest.raises(ValueError, match="use as_uint8"):
         opened("pixels")(torch.rand(1, 3, 8, 8))
 
@@ -207,15 +207,15 @@ def test_random_weights_are_the_same_everywhere(opened):
     assert opened("random").dim == 512
 
 
-def test_reader_features_are_what_its_heads_see(opened):
-    classifier, images = load_classifier(), pictures(2, 64, 64)
+def test_toybox_features_are_the_inputs_of_the_classifiers_heads(opened):
+    classifier, images = load_classifier(), images_of(2, 64, 64)
     batch = to_tensor(images.permute(0, 2, 3, 1))
     features = opened("toybox")(images)
     assert opened("toybox").dim == 640
     torch.testing.assert_close(classifier.to_layout(features), classifier(batch)[0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_reader_of_ones_own(tmp_path):
+def test_another_classifier_can_be_the_extractor(tmp_path):
     ToyboxClassifier(channels=(8, 16), blocks=(0, 1)).save_pretrained(tmp_path / "mine")
     extractor = open_extractor(f"toybox:{tmp_path / 'mine'}")
     assert (extractor.name, extractor.dim) == ("toybox:mine", 5 * 16)
@@ -234,10 +234,10 @@ def test_long_prompts_keep_the_end_token(kind, opened):
         opened(kind).encode_text("a b c")
 
 
-def test_clip_is_what_transformers_says(names, opened):
+def test_clip_features_equal_those_of_transformers(names, opened):
     from transformers import AutoProcessor, CLIPModel
 
-    folder, images = names["clip"].partition(":")[2], pictures(2, 50, 36)
+    folder, images = names["clip"].partition(":")[2], images_of(2, 50, 36)
     model, processor = CLIPModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     inputs = processor(text=["a b", "c"], images=list(images), return_tensors="pt", padding=True)
     with torch.no_grad():
@@ -249,7 +249,7 @@ def test_clip_is_what_transformers_says(names, opened):
         torch.testing.assert_close(torch.nn.functional.normalize(ours, dim=1), theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_names_hold_no_folders(opened):
+def test_names_contain_no_folders(opened):
     assert opened("clip").name == "clip:clip"
     assert opened("dinov2").name == "dinov2:dinov2"
     assert opened("open_clip").name == "open_clip:t2i-tiny/tiny.pt"
@@ -279,14 +279,14 @@ def inception_file(tmp_path_factory):
     return path
 
 
-def test_inception_is_torch_fidelitys_to_the_last_digits(inception_file):
+def test_inception_features_equal_torch_fidelitys(inception_file):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     theirs = FeatureExtractorInceptionV3("t", ["2048", "logits_unbiased"], str(inception_file))
-    ours, images = open_extractor(f"inception:{inception_file}"), pictures(2, 30, 50)
+    ours, images = open_extractor(f"inception:{inception_file}"), images_of(2, 30, 50)
     features, logits = theirs(images)
     before = digest(ours.model)
-    assert features.std() > 1e-3, "these weights tell nothing apart"
+    assert features.std() > 1e-3, "these weights do not distinguish the images"
     torch.testing.assert_close(ours(images), features, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours.logits(features), logits, rtol=1e-5, atol=1e-6)
     assert digest(ours.model) == before
@@ -295,31 +295,31 @@ def test_inception_is_torch_fidelitys_to_the_last_digits(inception_file):
     assert measure_name("FD", ours) == "FD[inception:random.pth]"
 
 
-def test_inception_opens_nothing_but_weights(tmp_path):
+def test_inception_loads_only_weights(tmp_path):
     pytest.importorskip("torch_fidelity")
-    with pytest.raises(FileNotFoundError, match="leave the path out"):
+    with pytest.raises(FileNotFoundError, match="omit the path"):
         open_extractor(f"inception:{tmp_path / 'none.pth'}")
     torch.save({"fc.weight": Image.new("RGB", (1, 1))}, path := tmp_path / "pickled.pth")
-    with pytest.raises(ValueError, match="safe to open"):
+    with pytest.raises(ValueError, match="not a safe file"):
         open_extractor(f"inception:{path}")
     torch.save({"fc.weight": torch.zeros(3, 3)}, path)
     with pytest.raises(ValueError, match="no Inception weights"):
         open_extractor(f"inception:{path}")
 
 
-def test_only_genuine_inception_is_called_fid():
+def test_only_the_official_inception_gives_a_fid():
     genuine = {"name": "inception", "weights_sha256": INCEPTION_SHA256}
     other = genuine | {"weights_sha256": "0" * 64}
-    assert [measure_name(metric, genuine) for metric in ("FD", "FID", "KID")] == ["FID", "FID", "KID"]
-    assert [measure_name(metric, other) for metric in ("FID", "KID")] == ["FD[inception]", "KID[inception]"]
-    assert measure_name("FID", open_extractor("random")) == "FD[random]"
+    assert [measure_name(metric, genuine) for metric in ("FD", "KID")] == ["FID", "KID"]
+    assert [measure_name(metric, other) for metric in ("FD", "KID")] == ["FD[inception]", "KID[inception]"]
+    assert measure_name("FD", open_extractor("random")) == "FD[random]"
 
 
 # --- names and hashes -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["random", "clip"])
-def test_another_hash_than_asked_for_raises(kind, names, opened):
+def test_weights_with_another_hash_than_named_raise(kind, names, opened):
     right = opened(kind).weights_sha256
     assert open_extractor(f"{names[kind]}@{right[:8]}").weights_sha256 == right
     with pytest.raises(ValueError, match="not 00000000…; get the right weights"):
@@ -331,7 +331,7 @@ def test_unknown_extractors_raise(tmp_path, names):
         open_extractor("pixel")
     with pytest.raises(UsageError, match="clip:NAME_OR_FOLDER"):
         open_extractor("clip")
-    with pytest.raises(UsageError, match="nothing after it"):
+    with pytest.raises(UsageError, match="random takes no argument"):
         open_extractor("random:3")
     for name in (f"clip:{tmp_path / 'none'}", f"dinov2:{tmp_path}", f"open_clip:ViT-B-32/{tmp_path / 'none.pt'}"):
         with pytest.raises(FileNotFoundError, match=r"there (is|are) no|finds no"):

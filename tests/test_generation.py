@@ -19,9 +19,9 @@ from PIL import Image
 from test_feature_extractors import make_clip
 
 from t2i.data.toybox import COLOURS, HELD_OUT, TEXTURES
-from t2i.eval.distributed import is_main_process
 from t2i.eval.generation.images import Item, describe, generate, generate_batches, generate_on_all, merge, read_manifest
 from t2i.eval.generation.prompts import CATEGORIES, WORDINGS, Prompt, open_prompts
+from t2i.processes import this_process
 
 PROMPTS = [Prompt("a red cat", "x", None, "x/0"), Prompt("a blue car", "x", None, "x/1")]
 SEEDS = (0, 1, 7)
@@ -31,14 +31,14 @@ class Watched:
     """A real pipeline that records its prompts, and stops as on Ctrl-C after `calls` calls."""
 
     def __init__(self, pipe, calls: int = 100):
-        self.pipe, self.calls, self.asked = pipe, calls, []
+        self.pipe, self.calls, self.prompts = pipe, calls, []
         self.components = pipe.components
 
     def __call__(self, prompt, generator=None, output_type="pil", top_k=64):
         if self.calls == 0:
             raise KeyboardInterrupt
         self.calls -= 1
-        self.asked += prompt
+        self.prompts += prompt
         return self.pipe(prompt, generator=generator, output_type=output_type, top_k=top_k)
 
 
@@ -73,7 +73,7 @@ def files(out: Path) -> dict[str, bytes]:
 # --- independence ---------------------------------------------------------------------------------------------------
 
 
-def test_the_noise_follows_from_key_and_seed():
+def test_the_noise_depends_on_key_and_seed_only():
     noise = {
         (p.key, s): torch.rand(4, generator=Item(i, p, s).generator()).tolist()
         for i, p in enumerate(PROMPTS)
@@ -101,7 +101,7 @@ def test_shares_of_processes_are_disjoint_and_complete(pipe, tmp_path):
     assert sorted(entry["index"] for share in shares for entry in share) == list(range(7))
 
 
-def test_the_manifest_says_what_was_made(pipe, tmp_path):
+def test_the_manifest_records_images_and_settings(pipe, tmp_path):
     manifest = generate(pipe, PROMPTS, SEEDS, tmp_path, name="tiny", top_k=5, temperature=None)
     assert [(e["key"], e["seed"]) for e in manifest["images"]] == [(p.key, s) for p in PROMPTS for s in SEEDS]
     header = manifest["header"]
@@ -115,7 +115,7 @@ def test_the_manifest_says_what_was_made(pipe, tmp_path):
     assert np.array_equal(Image.open(tmp_path / entry["file"]), expected)
 
 
-def test_a_diffusers_pipeline_works_as_ours_does(text_tokenizer, tmp_path):
+def test_a_diffusers_pipeline_generates_the_same_at_any_batch_size(text_tokenizer, tmp_path):
     pipe = tiny_stable_diffusion(text_tokenizer)
     how = {"num_inference_steps": 2, "height": 16, "width": 16}
     header = generate(pipe, PROMPTS, [0], tmp_path / "a", batch_size=2, **how)["header"]
@@ -126,7 +126,7 @@ def test_a_diffusers_pipeline_works_as_ours_does(text_tokenizer, tmp_path):
         assert a.shape == (16, 16, 3) and np.abs(a - b).max() <= 1
 
 
-def test_a_samplers_infinite_bounds_are_words_in_the_manifest(text_tokenizer):
+def test_infinite_scheduler_settings_are_strings_in_the_manifest(text_tokenizer):
     from diffusers import DPMSolverMultistepScheduler
 
     pipe = tiny_stable_diffusion(text_tokenizer)
@@ -166,55 +166,55 @@ def tiny_stable_diffusion(tokenizer):
 # --- resuming -------------------------------------------------------------------------------------------------------
 
 
-def test_only_what_is_missing_or_spoilt_is_made_again(pipe, tmp_path):
+def test_only_missing_or_damaged_images_are_generated_again(pipe, tmp_path):
     manifest = generate(Watched(pipe), PROMPTS, SEEDS, tmp_path)
     whole, names = files(tmp_path), [tmp_path / e["file"] for e in manifest["images"]]
     names[0].unlink()
     names[3].unlink()
-    names[5].write_bytes(b"not this picture")
+    names[5].write_bytes(b"not this image")
     watched = Watched(pipe)
     assert generate(watched, PROMPTS, SEEDS, tmp_path) == manifest
-    assert watched.asked == ["a red cat", "a blue car", "a blue car"]
+    assert watched.prompts == ["a red cat", "a blue car", "a blue car"]
     assert files(tmp_path) == whole
 
 
-def test_a_stopped_run_goes_on(pipe, tmp_path):
+def test_a_stopped_generation_resumes(pipe, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         generate(Watched(pipe, calls=2), PROMPTS, SEEDS, tmp_path / "stopped", batch_size=2)
     log = tmp_path / "stopped" / "manifest-0.jsonl"
     log.write_text(log.read_text()[:-30])  # a kill truncates the last line
     watched = Watched(pipe)
     manifest = generate(watched, PROMPTS, SEEDS, tmp_path / "stopped", batch_size=2)
-    assert len(watched.asked) == 3, "two pictures were never made, and one was not recorded"
+    assert len(watched.prompts) == 3, "two images were missing, and one was not recorded"
     assert manifest == generate(Watched(pipe), PROMPTS, SEEDS, tmp_path / "whole")
     assert files(tmp_path / "stopped") == files(tmp_path / "whole")
 
 
-def test_a_finished_folder_asks_for_nothing(pipe, tmp_path):
+def test_a_finished_folder_generates_nothing(pipe, tmp_path):
     manifest = generate(Watched(pipe), PROMPTS, SEEDS, tmp_path)
     assert generate(Watched(pipe, calls=0), PROMPTS, SEEDS, tmp_path) == manifest
 
 
-def test_a_run_goes_on_with_another_number_of_processes(pipe, tmp_path):
+def test_a_generation_resumes_with_another_number_of_processes(pipe, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         generate(Watched(pipe, calls=4), PROMPTS, SEEDS, tmp_path, batch_size=1)
-    made = 0
+    generated = 0
     for rank in (0, 1):
         watched = Watched(pipe)
         generate(watched, PROMPTS, SEEDS, tmp_path, rank, 2)
-        made += len(watched.asked)
-    assert made == 2 and len(merge(tmp_path)["images"]) == 6
+        generated += len(watched.prompts)
+    assert generated == 2 and len(merge(tmp_path)["images"]) == 6
 
 
 def test_an_unfinished_folder_is_not_merged(pipe, tmp_path):
     generate(pipe, PROMPTS, SEEDS, tmp_path, 0, 2)
-    with pytest.raises(ValueError, match=r"3 of 6 images; generate again"):
+    with pytest.raises(ValueError, match=r"3 of 6 images; run the same command again"):
         merge(tmp_path)
-    with pytest.raises(FileNotFoundError, match="generate again"):
+    with pytest.raises(FileNotFoundError, match="run the same command again"):
         read_manifest(tmp_path)
 
 
-def test_a_folder_made_otherwise_is_refused(pipe, tmp_path):
+def test_a_folder_of_other_settings_raises(pipe, tmp_path):
     generate(pipe, PROMPTS, SEEDS, tmp_path)
     for prompts, seeds, options, what in (
         (PROMPTS, SEEDS, {"top_k": 3}, "options"),
@@ -234,7 +234,7 @@ def test_a_folder_made_otherwise_is_refused(pipe, tmp_path):
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
-def test_out_of_memory_halves_the_batch_and_changes_no_picture(error):
+def test_out_of_memory_halves_the_batch_and_changes_no_image(error):
     items = [Item(i, PROMPTS[0], i) for i in range(9)]
     small, large = Small(2, error), Small(100)
     tight, roomy = ([i for _, images in generate_batches(p, items, 8) for i in images] for p in (small, large))
@@ -242,7 +242,7 @@ def test_out_of_memory_halves_the_batch_and_changes_no_picture(error):
     assert all(np.array_equal(a, b) for a, b in zip(tight, roomy, strict=True))
 
 
-def test_no_room_for_one_picture_raises_and_so_do_other_errors(tmp_path):
+def test_out_of_memory_for_one_image_and_other_errors_raise(tmp_path):
     with pytest.raises(torch.OutOfMemoryError):
         generate(Small(0), PROMPTS, SEEDS, tmp_path / "a")
 
@@ -258,12 +258,12 @@ def test_nan_raises_and_names_the_prompt(tmp_path):
         generate(Filled(float("nan")), PROMPTS, SEEDS, tmp_path)
 
 
-def test_black_pictures_are_counted(tmp_path):
+def test_black_images_are_counted(tmp_path):
     assert generate(Filled(0.0), PROMPTS, SEEDS, tmp_path / "black")["black"] == 6
     assert generate(Filled(0.1), PROMPTS, SEEDS, tmp_path / "grey")["black"] == 0
 
 
-def test_bad_arguments_are_refused(pipe, tmp_path):
+def test_bad_arguments_raise(pipe, tmp_path):
     for bad in ({"batch_size": 0}, {"rank": 2, "world": 2}, {"seeds": ()}, {"seeds": (1, 1)}, {"seeds": (-1,)}):
         with pytest.raises(ValueError, match="at least"):
             generate(pipe, PROMPTS, **({"seeds": SEEDS, "out": tmp_path} | bad))
@@ -280,14 +280,14 @@ def test_bad_arguments_are_refused(pipe, tmp_path):
 # --- prompts --------------------------------------------------------------------------------------------------------
 
 
-def test_toybox_prompts_follow_from_seed_category_and_number():
+def test_toybox_prompts_depend_on_seed_category_and_number_only():
     many, few = open_prompts("toybox", 30, seed=1), open_prompts("toybox", 9, seed=1)
     assert set(few) <= set(many) and len({p.key for p in many}) == len(many) == 30 * len(CATEGORIES)
     assert not {p.scene for p in few} & {p.scene for p in open_prompts("toybox", 9, seed=2) if "held-out" not in p.key}
     assert open_prompts("toybox/two-objects", 9, seed=1) == [p for p in few if p.category == "two objects"]
 
 
-def test_each_category_asks_what_it_says():
+def test_each_toybox_category_has_scenes_of_its_kind():
     of = {c: [p for p in open_prompts("toybox", 60, seed=3) if p.category == c] for c in CATEGORIES}
     things = {c: [t for p in prompts for t in p.scene.things] for c, prompts in of.items()}
     assert {t.attribute for t in things["colour"]} <= set(COLOURS) and {t.attribute for t in things["texture"]} <= set(
@@ -301,16 +301,16 @@ def test_each_category_asks_what_it_says():
     assert {(t.attribute, t.kind) for t in things["held-out combination"]} == HELD_OUT
 
 
-def test_wordings_of_a_scene_differ_and_tell_everything():
+def test_paraphrases_of_a_scene_differ_in_wording_only():
     prompts = open_prompts("toybox/paraphrase", 60)
     for i in range(0, 60, WORDINGS):
-        own = prompts[i : i + WORDINGS]
-        assert len({p.text for p in own}) == WORDINGS and len({p.scene for p in own}) == 1
-        assert own[0].text == own[0].scene.caption()
+        scene = prompts[i : i + WORDINGS]
+        assert len({p.text for p in scene}) == WORDINGS and len({p.scene for p in scene}) == 1
+        assert scene[0].text == scene[0].scene.caption()
     assert len({p.scene for p in prompts}) == 60 // WORDINGS
 
 
-def test_the_lecture_has_scenes_where_toybox_can_decide():
+def test_lecture_prompts_have_scenes_where_toybox_has_one():
     prompts = {p.text: p for p in open_prompts("lecture")}
     assert prompts["a horse riding an astronaut"].scene is None
     assert prompts["an armchair in the shape of an avocado"].scene.things[0].held_out
@@ -330,7 +330,7 @@ def test_prompts_from_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "said"),
+    ("name", "text", "message"),
     [
         ("toybx", None, "did you mean toybox"),
         ("toybox/two-object", None, "did you mean toybox/two-objects"),
@@ -341,16 +341,16 @@ def test_prompts_from_files(tmp_path):
         ("toybox", None, "num"),
     ],
 )
-def test_bad_prompts_are_refused(tmp_path, monkeypatch, name, text, said):
+def test_bad_prompts_raise_one_sentence(tmp_path, monkeypatch, name, text, message):
     monkeypatch.chdir(tmp_path)
     if text is not None:
         Path(name).write_text(text)
-    with pytest.raises((ValueError, FileNotFoundError), match=said) as caught:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         open_prompts(name)
     assert "\n" not in str(caught.value)
 
 
-def test_processes_that_are_not_connected_are_refused(pipe, tmp_path, monkeypatch):
+def test_processes_that_are_not_connected_raise(pipe, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # launched for GPUs that do not exist
     monkeypatch.setattr(PartialState, "_shared_state", {})
     monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
@@ -359,14 +359,14 @@ def test_processes_that_are_not_connected_are_refused(pipe, tmp_path, monkeypatc
     with pytest.raises(ValueError, match="ACCELERATE_USE_CPU"):
         generate_on_all(pipe, PROMPTS, SEEDS, tmp_path)
     with pytest.raises(ValueError, match="not connected"):
-        is_main_process()
+        this_process()
 
 
 # --- real processes -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_two_gloo_processes_make_the_images_and_scores_of_one(pipe, tmp_path):
+def test_two_processes_give_the_images_and_scores_of_one(pipe, tmp_path):
     """Features, predictions and text embeddings included."""
     pipe.save_pretrained(tmp_path / "pipe")
     options = ["--prompts", "basic", "--num-images", "20", "--batch-size", "1", "--device", "cpu"]

@@ -75,7 +75,7 @@ def test_the_page_names_no_system(tmp_path):
     text, key = made(tmp_path, systems=systems() | {NAMES[0]: [image] * len(PROMPTS)})
     assert NAMES[0] in json.dumps(key)
     assert not any(name in text for name in NAMES)
-    assert set(payload(text)) == {"page", "question", "questions", "pictures", "pixelated"}
+    assert set(payload(text)) == {"page", "question", "questions", "images", "pixelated"}
     text, key = made(tmp_path)
     places = {name: [] for name in NAMES}
     for shown in payload(text)["questions"]:
@@ -84,30 +84,30 @@ def test_the_page_names_no_system(tmp_path):
     assert all(max(p) - min(p) >= len(PROMPTS) for p in places.values())  # no system's images are contiguous
 
 
-def test_the_key_says_what_the_page_shows(tmp_path):
+def test_the_key_identifies_the_images_of_the_page(tmp_path):
     text, key = made(tmp_path)
-    data, drawn = payload(text), systems()
+    data, images = payload(text), systems()
     assert data["page"] == key["page"] and [q["id"] for q in data["questions"]] == list(key["questions"])
     for shown in data["questions"]:
-        asked = key["questions"][shown["id"]]
-        assert shown["prompt"] == PROMPTS[asked["prompt"]]
+        question = key["questions"][shown["id"]]
+        assert shown["prompt"] == PROMPTS[question["prompt"]]
         for side in ("left", "right"):
-            content = base64.b64decode(data["pictures"][shown[side]].split(",")[1])
+            content = base64.b64decode(data["images"][shown[side]].split(",")[1])
             with Image.open(io.BytesIO(content)) as image:
-                assert image.getpixel((0, 0)) == drawn[asked[side]][asked["prompt"]].getpixel((0, 0))
+                assert image.getpixel((0, 0)) == images[question[side]][question["prompt"]].getpixel((0, 0))
 
 
 @pytest.mark.parametrize("num", [1, 2, 7, 40])
-def test_every_pair_meets_once_a_prompt_and_sides_are_balanced(tmp_path, num: int):
+def test_every_pair_meets_once_per_prompt_with_balanced_sides(tmp_path, num: int):
     _, key = made(tmp_path, systems=systems(num), prompts=[str(i) for i in range(num)])
-    asked = key["questions"].values()
-    met = Counter((a["prompt"], frozenset((a["left"], a["right"]))) for a in asked)
+    questions = key["questions"].values()
+    met = Counter((a["prompt"], frozenset((a["left"], a["right"]))) for a in questions)
     assert len(met) == 3 * num and set(met.values()) == {1}
-    sides = Counter((a["left"], a["right"]) for a in asked)
+    sides = Counter((a["left"], a["right"]) for a in questions)
     assert all(abs(sides[a, b] - sides[b, a]) == num % 2 for a, b in combinations(NAMES, 2))
 
 
-def test_the_seed_fixes_the_page(tmp_path):
+def test_the_page_depends_on_the_seed_only(tmp_path):
     first, again, other = (made(tmp_path / str(i), seed=seed) for i, seed in enumerate((3, 3, 4)))
     assert first == again
     assert first[1]["page"] != other[1]["page"]
@@ -115,7 +115,7 @@ def test_the_seed_fixes_the_page(tmp_path):
     assert orders[0] != orders[1]
 
 
-def test_what_cannot_be_compared_is_refused(tmp_path):
+def test_one_system_or_missing_images_raise(tmp_path):
     with pytest.raises(ValueError, match="2 systems"):
         made(tmp_path, systems=systems(names=NAMES[:1]))
     with pytest.raises(ValueError, match="give one for each"):
@@ -133,7 +133,7 @@ def browser(tmp_path_factory):
     chromium.close()
 
 
-def test_a_rater_chooses_by_keyboard_undoes_stops_and_goes_on(browser, tmp_path):
+def test_a_rater_chooses_by_keyboard_undoes_and_resumes(browser, tmp_path):
     text, key = made(tmp_path, systems=systems(2, NAMES[:2]), prompts=PROMPTS[:2])
     kept = f"JSON.parse(localStorage.getItem('t2i-human-{key['page']}'))"
     loaded = "[...document.images].every((i) => i.complete && i.naturalWidth > 0) && document.images.length"
@@ -172,7 +172,7 @@ def test_a_rater_chooses_by_mouse(browser, tmp_path):
 # --- the tally ------------------------------------------------------------------------------------------------------
 
 
-def test_who_wins_everything_is_above_and_the_interval_leaves_out_one_half():
+def test_a_system_that_always_wins_has_an_interval_above_one_half():
     key = key_for(NAMES[:2], 10)
     result = tally([sheet(key, lambda _, left, right: "left" if left == NAMES[0] else "right")], key)
     [pair] = result["pairs"]
@@ -187,7 +187,7 @@ def test_who_wins_everything_is_above_and_the_interval_leaves_out_one_half():
     assert "–" in table(result)
 
 
-def test_ties_are_half_a_win_and_sides_are_watched():
+def test_ties_are_half_a_win_and_side_bias_is_reported():
     key = key_for(NAMES[:2], 8)
     result = tally([sheet(key, lambda i, *_: "tie" if i < 4 else "left")], key)
     assert result["pairs"][0]["rate"]["value"] == 0.75 and result["left"]["value"] == 0.75
@@ -195,7 +195,7 @@ def test_ties_are_half_a_win_and_sides_are_watched():
     assert [row["elo"] for row in result["elo"]] == [1000.0, 1000.0]
 
 
-def test_renaming_the_systems_changes_only_the_names():
+def test_renaming_systems_changes_only_the_names():
     """Also if the new names sort differently, and if sides are swapped throughout."""
     key = key_for(NAMES, 30)
     raters = [noisy(key, dict(zip(NAMES, (1200, 1000, 900), strict=True)), seed, str(seed), 0.2) for seed in range(3)]
@@ -209,8 +209,8 @@ def test_renaming_the_systems_changes_only_the_names():
     assert [p | {"a": new[p["a"]], "b": new[p["b"]]} for p in result["pairs"]] == renamed["pairs"]
 
     flipped = json.loads(json.dumps(key))
-    for asked in flipped["questions"].values():
-        asked["left"], asked["right"] = asked["right"], asked["left"]
+    for question in flipped["questions"].values():
+        question["left"], question["right"] = question["right"], question["left"]
     other = {"left": "right", "right": "left", "tie": "tie"}
     turned = [r | {"answers": [a | {"choice": other[a["choice"]]} for a in r["answers"]]} for r in raters]
     mirrored = tally(turned, flipped)
@@ -233,7 +233,7 @@ def test_elo_recovers_known_strengths():
     assert np.mean([row["elo"] for row in found]) == pytest.approx(1000)
 
 
-def test_intervals_hold_the_truth_about_as_often_as_they_say():
+def test_elo_intervals_cover_the_truth_in_95_percent_of_cases():
     known = dict(zip(NAMES, (1100.0, 1000.0, 900.0), strict=True))
     key = key_for(NAMES, 60)
     inside = [
@@ -244,7 +244,7 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert 0.88 < np.mean(inside) <= 1.0
 
 
-def test_strengths_are_the_maximum_of_the_likelihood():
+def test_strengths_maximise_the_likelihood():
     points = np.array([[0, 7.5, 3], [2.5, 0, 6], [5, 4, 0]])
     [theta] = bradley_terry(points[None])
 
@@ -260,7 +260,7 @@ def test_strengths_are_the_maximum_of_the_likelihood():
     assert np.isfinite(huge).all() and (np.diff(huge[0]) < -10).all()
 
 
-def test_what_was_left_open_is_counted_and_systems_that_never_met_have_no_rate():
+def test_unanswered_questions_are_counted_and_pairs_without_answers_have_no_rate():
     key = key_for(NAMES, 4)
 
     def partly(i: int, left: str, right: str) -> str | None:
@@ -275,22 +275,22 @@ def test_what_was_left_open_is_counted_and_systems_that_never_met_have_no_rate()
     assert over.name == f"{NAMES[0]} over {NAMES[1]}" and len(ratings) == 3
 
 
-def test_answers_that_do_not_belong_are_refused():
+def test_invalid_answers_raise():
     key = key_for(NAMES[:2], 3)
     good = sheet(key, lambda *_: "left")
     twice = good | {"answers": [*good["answers"], good["answers"][0]]}
     foreign = good | {"answers": [{"question": "q99999", "choice": "left"}]}
     odd = good | {"answers": [{"question": "q00000", "choice": "both"}]}
-    for answers, says in (
+    for answers, message in (
         ([good | {"page": "other"}], "answered page other"),
-        ([good, good], "there twice"),
+        ([good, good], "given twice"),
         ([twice], "answered question q00000 twice"),
         ([foreign], "does not offer"),
         ([odd], "does not offer"),
-        ([{"page": "p"}], "no answers of a rater"),
+        ([{"page": "p"}], "not the answers of a rater"),
         ([good | {"answers": []}], "no answers to count"),
         ([], "no answers to count"),
     ):
-        with pytest.raises(ValueError, match=says):
+        with pytest.raises(ValueError, match=message):
             tally(answers, key)
     assert tally([good, good | {"rater": "s"}], key)["answered"] == 6

@@ -51,12 +51,12 @@ def run(source, extractor, **options) -> Features:
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def test_pictures_come_in_the_order_of_their_names(tmp_path):
+def test_images_are_in_the_order_of_their_names(tmp_path):
     fill(tmp_path)
     (tmp_path / ".hidden").mkdir()
     for name in (".hidden/x.png", ".y.png", "z.png.part", ".z.png.part"):
         (tmp_path / name).write_bytes((tmp_path / "a" / "0.png").read_bytes())
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no image")
     names = ["a/0.png", "a/3.png", "a/6.png", "b/1.png", "b/2.png", "b/4.png", "b/5.png"]
     assert [p.relative_to(tmp_path).as_posix() for p in image_files(tmp_path)] == names
     features = run(tmp_path, pixels := open_extractor("pixels"))
@@ -74,7 +74,7 @@ def test_batches_and_threads_change_nothing(tmp_path, batch_size, workers):
     assert one.images_sha256 == other.images_sha256
 
 
-def test_arrays_are_sets_too():
+def test_arrays_are_sets_of_images():
     images = np.stack([array(i) for i in range(4)])
     features = run(images, pixels := open_extractor("pixels"))
     torch.testing.assert_close(features.values, pixels(torch.from_numpy(images).permute(0, 3, 1, 2)))
@@ -84,26 +84,26 @@ def test_arrays_are_sets_too():
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1", "CMYK"])
-def test_every_8_bit_mode_is_read(tmp_path, mode):
-    picture = Image.fromarray(array(1)).convert(mode)
-    picture.save(path := tmp_path / ("x.jpg" if mode == "CMYK" else "x.png"))
-    image = read_image(path)
-    assert image.shape == (3, 20, 24)
-    assert image.dtype == torch.uint8
+def test_every_8_bit_mode_is_supported(tmp_path, mode):
+    image = Image.fromarray(array(1)).convert(mode)
+    image.save(path := tmp_path / ("x.jpg" if mode == "CMYK" else "x.png"))
+    pixels = read_image(path)
+    assert pixels.shape == (3, 20, 24)
+    assert pixels.dtype == torch.uint8
     if mode in ("L", "RGBA", "P"):
-        assert torch.equal(image, torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1))
+        assert torch.equal(pixels, torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1))
 
 
-def test_transparent_files_lie_on_white(tmp_path):
+def test_transparent_files_are_composited_on_white(tmp_path):
     Image.new("RGBA", (8, 8), (10, 20, 30, 0)).save(tmp_path / "x.png")
     assert (read_image(tmp_path / "x.png") == 255).all()
 
 
-def test_what_cannot_be_read_is_named(tmp_path):
+def test_unreadable_images_are_skipped_and_named(tmp_path):
     fill(tmp_path, 3)
     whole = (tmp_path / "b" / "1.png").read_bytes()
     (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").write_bytes(b"")
     Image.fromarray(np.full((8, 8), 2.0, np.float32)).save(tmp_path / "deep.png", "TIFF")
     features = run(tmp_path, open_extractor("pixels"))
@@ -117,21 +117,21 @@ def test_what_cannot_be_read_is_named(tmp_path):
         run(tmp_path, open_extractor("pixels"))
 
 
-def test_black_pictures_are_counted(tmp_path):
+def test_black_images_are_counted(tmp_path):
     Image.new("RGB", (8, 8)).save(fill(tmp_path, 2) / "black.png")
     Image.new("RGB", (8, 8), (0, 0, 1)).save(tmp_path / "nearly.png")
     features = run(tmp_path, open_extractor("pixels"))
     assert (features.black, len(features)) == (("black.png",), 4)
 
 
-def test_formats_are_not_mixed_unawares(tmp_path):
+def test_mixed_formats_need_allow_mixed(tmp_path):
     Image.fromarray(array(9)).save(fill(tmp_path, 2) / "x.JPG", format="JPEG")
     with pytest.raises(ValueError, match="mixes JPEG and PNG"):
         run(tmp_path, open_extractor("pixels"))
     assert len(run(tmp_path, open_extractor("pixels"), allow_mixed=True)) == 3
 
 
-def test_nothing_to_read_raises(tmp_path):
+def test_folders_without_images_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match="no images in"):
         image_files(tmp_path)
     with pytest.raises(FileNotFoundError, match="no folder"):
@@ -144,7 +144,7 @@ def test_nothing_to_read_raises(tmp_path):
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 9])
-def test_shards_are_all_items_once(world):
+def test_shards_contain_every_item_once(world):
     items = [f"{i}" for i in range(7)]
     parts = [shard(items, rank, world) for rank in range(world)]
     assert sorted(item for part in parts for item in part) == items
@@ -154,7 +154,7 @@ def test_shards_are_all_items_once(world):
 
 
 @pytest.mark.parametrize("world", [1, 2, 9])
-def test_shares_are_put_together_in_order(tmp_path, world):
+def test_interleave_is_the_inverse_of_shard(tmp_path, world):
     """Also for fewer items than processes; an unreadable image keeps its place."""
     (fill(tmp_path) / "cut.png").write_bytes(b"")
     one, items = run(tmp_path, pixels := open_extractor("pixels")), items_of(tmp_path)
@@ -169,7 +169,7 @@ def test_shares_are_put_together_in_order(tmp_path, world):
 # --- the cache ------------------------------------------------------------------------------------------------------
 
 
-def test_the_cache_is_found_again_and_only_where_nothing_has_changed(tmp_path):
+def test_the_cache_is_used_only_for_unchanged_images_and_extractors(tmp_path):
     folder, cache = fill(tmp_path / "set"), tmp_path / "cache"
     first = run(folder, counting := Counting(), cache=cache)
     again = run(folder, counting, cache=cache)
@@ -190,7 +190,7 @@ def test_the_cache_is_found_again_and_only_where_nothing_has_changed(tmp_path):
     assert not list(cache.rglob("*.part"))
 
 
-def test_a_damaged_cache_is_computed_anew_and_said(tmp_path, capsys):
+def test_a_damaged_cache_is_recomputed_with_a_note(tmp_path, capsys):
     """For any changed byte or truncation: the features are the network's, and the cache is repaired."""
     folder, cache = fill(tmp_path / "set", 3), tmp_path / "cache"
     first = run(folder, Counting(), cache=cache)
@@ -210,7 +210,7 @@ def test_a_damaged_cache_is_computed_anew_and_said(tmp_path, capsys):
     assert counting.embedded == 0
 
 
-def test_a_picture_is_known_by_its_pixels_and_its_shape(tmp_path):
+def test_the_digest_of_an_image_depends_on_pixels_and_shape_only(tmp_path):
     Image.fromarray(array(1)).save(tmp_path / "x.png", compress_level=0)
     Image.fromarray(array(1)).save(tmp_path / "y.png", compress_level=9)
     x, y = read_image(tmp_path / "x.png"), read_image(tmp_path / "y.png")
@@ -227,7 +227,7 @@ def known() -> Features:
     return Features(torch.randn(9, 4), about, tuple(f"{i:064x}" for i in range(9)))
 
 
-def test_statistics_come_back_as_they_were(tmp_path, known):
+def test_saved_statistics_load_unchanged(tmp_path, known):
     path = tmp_path / "deep" / "x.npz"
     save_reference(path, known, "nine tests", keep_features=True)
     loaded = load_reference(path, known.extractor)
@@ -244,16 +244,16 @@ def test_statistics_come_back_as_they_were(tmp_path, known):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, message",
     [
-        ({"name": "other"}, "extractor name is tiny, not other"),
-        ({"preprocess_id": "area-3"}, "preprocess_id is area-2"),
-        ({"weights_sha256": "cd" * 32}, "weights_sha256 is abab"),
+        ({"name": "other"}, "computed with name tiny, not other"),
+        ({"preprocess_id": "area-3"}, "preprocess_id area-2"),
+        ({"weights_sha256": "cd" * 32}, "weights_sha256 abab"),
     ],
 )
-def test_statistics_of_something_else_raise(tmp_path, known, change, said):
+def test_statistics_of_another_extractor_raise(tmp_path, known, change, message):
     save_reference(path := tmp_path / "x.npz", known, "nine tests")
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         load_reference(path, known.extractor | change)
     allowed = load_reference(path, known.extractor | change, allow_mismatch=True)
     assert len(allowed.mismatches) == 1
@@ -261,7 +261,7 @@ def test_statistics_of_something_else_raise(tmp_path, known, change, said):
         load_reference(path, known.extractor | {"dim": 5}, allow_mismatch=True)
 
 
-def test_files_that_are_not_ours_are_refused(tmp_path, known):
+def test_files_without_statistics_raise(tmp_path, known):
     about, path = known.extractor, tmp_path / "x.npz"
     with pytest.raises(FileNotFoundError, match="no statistics"):
         load_reference(path, about)
@@ -269,28 +269,28 @@ def test_files_that_are_not_ours_are_refused(tmp_path, known):
     with pytest.raises(ValueError, match="pickled objects, which could run code"):
         load_reference(path, about)
     np.savez(path, mu=np.zeros(4), sigma=np.eye(4))
-    with pytest.raises(ValueError, match="does not say what made it"):
+    with pytest.raises(ValueError, match="no metadata that names its extractor"):
         load_reference(path, about)
     path.write_bytes(b"PK no zip")
     with pytest.raises(ValueError, match="damaged"):
         load_reference(path, about)
 
 
-def test_changed_statistics_are_noticed(tmp_path, known):
+def test_altered_statistics_raise(tmp_path, known):
     save_reference(path := tmp_path / "x.npz", known, "nine tests")
     with np.load(path, allow_pickle=False) as file:
         arrays = dict(file)
     assert json.loads(str(arrays["metadata"]))["count"] == 9
     arrays["cov"] = arrays["cov"] * 2
     np.savez(path, **arrays)
-    with pytest.raises(ValueError, match="not those that its metadata"):
+    with pytest.raises(ValueError, match="do not match the hash in its metadata"):
         load_reference(path, known.extractor, allow_mismatch=True)
 
 
-def test_statistics_that_lack_something_are_not_written(tmp_path, known):
+def test_invalid_statistics_are_not_written(tmp_path, known):
     one = Features(known.values[:1], known.extractor, known.images_sha256[:1])
     with pytest.raises(ValueError, match="at least 2 samples, not 1"):
         save_reference(tmp_path / "x.npz", one, "?")
-    with pytest.raises(ValueError, match=r"ends in \.npz"):
+    with pytest.raises(ValueError, match=r"must end in \.npz"):
         save_reference(tmp_path / "x.json", known, "?")
     assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import torch
 from t2i.eval.metrics import near_copies, nearest
 
 
-def test_nearest_is_what_a_loop_over_all_pairs_finds():
+def test_nearest_equals_a_loop_over_all_pairs():
     x, y = torch.randn(7, 5).double() + 1000, torch.randn(11, 5).double() + 1000
     every = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
     for block in (1, 30, 10_000):
@@ -18,7 +18,7 @@ def test_nearest_is_what_a_loop_over_all_pairs_finds():
         assert indices.tolist() == every.argmin(1).tolist()
 
 
-def test_copies_are_found_and_their_originals_named():
+def test_copies_are_detected_with_their_originals():
     training, held_out = torch.randn(300, 8), torch.randn(200, 8)
     copied = [5, 250, 17]
     found = near_copies(torch.cat([torch.randn(20, 8) + 50, training[copied] + 1e-3]), training, held_out)
@@ -26,7 +26,7 @@ def test_copies_are_found_and_their_originals_named():
     assert found.nearest[-3:].tolist() == copied
 
 
-def test_new_samples_score_as_new_real_ones_do():
+def test_new_samples_score_as_new_real_samples_do():
     training, held_out, generated = torch.randn(400, 4), torch.randn(2000, 4), torch.randn(2000, 4)
     found = near_copies(generated, training, held_out, quantile=0.1)
     assert len(found.real_copies) == 1000
@@ -43,7 +43,7 @@ def test_without_new_real_samples_each_training_sample_is_compared_with_the_othe
     assert alone.threshold == pytest.approx(np.quantile(first, 0.1))
 
 
-def test_bad_input_says_so():
+def test_bad_input_raises():
     x = torch.randn(5, 3)
     with pytest.raises(ValueError, match="quantile must lie"):
         near_copies(x, x, x, quantile=1.5)

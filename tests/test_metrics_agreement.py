@@ -136,7 +136,7 @@ def test_clip_score_agrees_with_torchmetrics(away: float):
     assert clip_score(images, texts, "torchmetrics").value == close(said.item(), rel=RELATIVE)
 
 
-def test_psnr_and_ssim_are_those_of_their_definitions():
+def test_psnr_and_ssim_equal_their_definitions():
     """As computed in float64 from the definitions: PSNR in torchmetrics is accurate to 1e-7."""
     x = pictures(0)
     y = (0.8 * x + 0.2 * pictures(1)).clamp(0, 1)

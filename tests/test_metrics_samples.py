@@ -20,7 +20,7 @@ IMAGES = torch.tensor([[2.0, 0.0], [3.0, 0.0], [0.0, 1.0]])
 TEXTS = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, -4.0]])  # cosines 1, −1, −1
 
 
-def test_clip_scores_clamp_in_their_own_order():
+def test_each_clip_score_clamps_as_its_definition_does():
     """Clamping each sample leaves a third of them; clamping the mean leaves nothing; the cosine is not clamped."""
     hessel, mean, cosine = (clip_score(IMAGES, TEXTS, v) for v in ("hessel", "torchmetrics", "cosine"))
     assert hessel.value == close(2.5 / 3) and hessel.per_sample.tolist() == [2.5, 0, 0]
@@ -29,7 +29,7 @@ def test_clip_scores_clamp_in_their_own_order():
     assert clip_score(IMAGES[:1], TEXTS[:1], "torchmetrics").value == 100
 
 
-def test_a_clip_score_has_a_named_variant():
+def test_a_clip_score_needs_a_known_variant():
     with pytest.raises(TypeError):
         clip_score(IMAGES, TEXTS)
     with pytest.raises(ValueError, match="must be one of hessel, torchmetrics, cosine, not 'clip'"):
@@ -40,7 +40,7 @@ def test_a_clip_score_has_a_named_variant():
         clip_score(torch.zeros(3, 2), TEXTS, "cosine")
 
 
-def test_r_precision():
+def test_r_precision_has_its_extremes_and_chance_level():
     """A perfect model scores 1; constant or unrelated embeddings score about 1 / R."""
     texts = features(300, 16, 1)
     assert metrics.r_precision(texts, texts, candidates=20).value == 1
@@ -76,7 +76,7 @@ def test_psnr_by_hand():
     assert metrics.psnr(x, x).value == math.inf
 
 
-def test_ssim_keeps_its_laws():
+def test_ssim_obeys_its_laws():
     x, y = pictures(0), pictures(1)
     assert metrics.ssim(x, x).value == close(1.0)
     assert metrics.ssim(x, y).value == close(metrics.ssim(y, x).value) and metrics.ssim(x, y).value < 0.2
@@ -108,7 +108,7 @@ def test_diversity_is_the_mean_over_pairs():
 # --- bootstrap ------------------------------------------------------------------------------------------------------
 
 
-def test_the_interval_of_a_mean_is_the_normal_one():
+def test_the_interval_of_a_mean_is_the_normal_interval():
     x = np.random.default_rng(0).normal(3, 2, size=400)
     found = metrics.bootstrap_interval(x, resamples=4000)
     half = 1.96 * x.std() / 20
@@ -117,7 +117,7 @@ def test_the_interval_of_a_mean_is_the_normal_one():
     assert found.high == pytest.approx(x.mean() + half, abs=0.1 * half)
 
 
-def test_the_fast_mean_is_the_mean(monkeypatch):
+def test_the_fast_path_for_means_equals_the_statistic(monkeypatch):
     x = np.random.default_rng(0).normal(size=50)
     fast, slow = metrics.bootstrap_interval(x, seed=3), metrics.bootstrap_interval(x, np.mean, seed=3)
     assert (fast.low, fast.high) == (close(slow.low), close(slow.high))
@@ -126,7 +126,7 @@ def test_the_fast_mean_is_the_mean(monkeypatch):
     assert metrics.bootstrap_interval(x, seed=4) != fast
 
 
-def test_the_interval_covers_the_truth_nineteen_times_in_twenty():
+def test_the_interval_covers_the_truth_in_95_percent_of_cases():
     rng = np.random.default_rng(1)
     intervals = [metrics.bootstrap_interval(rng.exponential(size=60), resamples=300, seed=i) for i in range(300)]
     assert 0.89 < np.mean([i.low <= 1 <= i.high for i in intervals]) < 0.98
@@ -144,7 +144,7 @@ def test_bootstrap_of_any_statistic_and_its_errors():
         metrics.bootstrap_interval(x, lambda rows: math.nan, resamples=3)
 
 
-def test_the_half_sample_interval_of_a_mean_is_the_usual_one():
+def test_the_half_sample_interval_of_a_mean_is_the_normal_interval():
     x = features(400, 1, 1)[:, 0].numpy()
     [found] = metrics.half_sample_intervals(x, lambda rows: [np.mean(rows)], resamples=2000)
     error = 1.96 * x.std(ddof=1) / 20
@@ -153,7 +153,7 @@ def test_the_half_sample_interval_of_a_mean_is_the_usual_one():
     assert found.low + found.high == pytest.approx(2 * found.value)
 
 
-def test_the_half_sample_interval_of_a_distance_is_as_wide_as_new_samples_differ():
+def test_the_half_sample_interval_of_a_distance_has_the_width_of_the_sampling_spread():
     reference = features(500, 6, 0)
 
     def distance(rows: np.ndarray) -> float:
@@ -185,7 +185,7 @@ def test_wilson_interval_against_known_values_and_scipy(right: int, n: int, low:
     assert (found.low, found.high) == (pytest.approx(peer.low, abs=1e-12), pytest.approx(peer.high, abs=1e-12))
 
 
-def test_a_proportion_needs_something_to_count():
+def test_invalid_counts_of_a_proportion_raise():
     for right, n in ((0, 0), (3, 2), (-1, 5)):
         with pytest.raises(ValueError):
             metrics.proportion(right, n)

@@ -25,9 +25,9 @@ def test_prompts_of_other_encodings_name_their_file(tmp_path, name):
         (
             "p.tsv",
             "prompt\tcategory\na cat\tx",
-            "is no form of prompts: save a prompt a line as .txt",
+            "is not a format of prompts: save a .txt with one per line",
         ),
-        ("P.JSON", '["a cat"]', "is no form of prompts"),
+        ("P.JSON", '["a cat"]', "is not a format of prompts"),
         ("p.csv", "words\na cat", 'line 2 has no "prompt" and no "text", only: words'),
         ("p.jsonl", '{"prompt": null}', "line 1: 'prompt' is no text but null"),
         ("p.jsonl", '{"prompt": " "}', "line 1: 'prompt' is empty; write a prompt"),

@@ -22,7 +22,7 @@ EVIL = """</script><script>document.title = "caught"</script><img src=x onerror=
 EXTRACTOR = {"name": "random", "preprocess_id": "antialias-64", "weights_sha256": "ab" * 32}
 
 
-def picture(seed: int = 0, size: int = 8) -> Image.Image:
+def image_of(seed: int = 0, size: int = 8) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8))
 
 
@@ -38,7 +38,7 @@ def report(**more) -> Report:
         "settings": {"seeds": [0, 1], "guidance": 3.0, "steps": None, "versions": {"t2i": "0.1.0"}},
         "scores": [share, score(), score("KID[random]", 0.01, 0.001), Score("bits/dim", 3.1, None, None, 10)],
         "curves": [Curve("against guidance", "guidance", "share", line)],
-        "galleries": [Gallery("failures", [(picture(0), "a cat"), (picture(1, 300), "a large dog")])],
+        "galleries": [Gallery("failures", [(image_of(0), "a cat"), (image_of(1, 300), "a large dog")])],
         "notes": ["all on one machine"],
         "tables": [Table("by class", ["class", "n", "loss"], [["cat", 3, 0.5], ["dog", 10, None]])],
     }
@@ -52,7 +52,7 @@ def evil() -> Report:
         settings={EVIL: EVIL, "nested": {EVIL: [EVIL]}},
         scores=[Score(EVIL, 1.0, 0.0, 2.0, 1, details={EVIL: EVIL})],
         curves=[Curve(EVIL, EVIL, EVIL, {EVIL: [(0, 1, None, None), (1, 2, None, None)]}), Curve(EVIL, EVIL, EVIL, {})],
-        galleries=[Gallery(EVIL, [(picture(), EVIL)])],
+        galleries=[Gallery(EVIL, [(image_of(), EVIL)])],
         notes=[EVIL],
         tables=[Table(EVIL, [EVIL], [[EVIL]])],
     )
@@ -61,15 +61,23 @@ def evil() -> Report:
 # --- numbers --------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_is_read_again(tmp_path):
+def test_a_written_report_loads_unchanged(tmp_path):
     first = report()
     write(first, tmp_path / "a")
     again = Report.load(tmp_path / "a" / "report.json")
     parts = [(r.scores, r.curves, r.settings, r.tables, r.notes) for r in (first, again)]
     assert parts[0] == parts[1]
-    for (image, caption), (before, same) in zip(again.galleries[0].pictures, first.galleries[0].pictures, strict=True):
+    for (image, caption), (before, same) in zip(again.galleries[0].images, first.galleries[0].images, strict=True):
         assert caption == same
         assert np.array_equal(np.array(image), np.array(before))
+    data = json.loads((tmp_path / "a" / "report.json").read_text())
+    data["galleries"][0]["pictures"] = data["galleries"][0].pop("images")  # as older reports call them
+    (tmp_path / "a" / "older.json").write_text(json.dumps(data))
+    assert [caption for _, caption in Report.load(tmp_path / "a" / "older.json").galleries[0].images] == [
+        "a cat",
+        "a large dog",
+    ]
+    (tmp_path / "a" / "older.json").unlink()
     write(again, tmp_path / "b")
     files = {str(p.relative_to(tmp_path / "a")): p.read_bytes() for p in (tmp_path / "a").rglob("*") if p.is_file()}
     assert files == {
@@ -78,19 +86,19 @@ def test_what_is_written_is_read_again(tmp_path):
     assert len(files) == 4  # no file of another name is left
 
 
-def test_numbers_of_numpy_become_plain_and_pictures_stay_out_of_the_json(tmp_path):
+def test_numpy_numbers_become_plain_and_images_are_files(tmp_path):
     numbers = {"f": np.float32(0.5), "i": np.int64(3), "t": (1, 2), "flag": True}
     write(report(settings=numbers, scores=[score(value=np.float64(3.0), n=np.int32(5))]), tmp_path)
     data = json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name))
     assert data["settings"] == {"f": 0.5, "i": 3, "t": [1, 2], "flag": True}
     assert data["scores"][0]["n"] == 5
     assert "base64" not in json.dumps(data)
-    for shown in data["galleries"][0]["pictures"]:
+    for shown in data["galleries"][0]["images"]:
         assert (tmp_path / shown["file"]).is_file()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_what_is_not_finite_is_refused(tmp_path, bad: float):
+def test_numbers_that_are_not_finite_raise(tmp_path, bad: float):
     for make in (
         lambda: Score("x", bad, 0.0, 1.0, 1),
         lambda: Score("x", 0.0, bad, 1.0, 1),
@@ -105,7 +113,7 @@ def test_what_is_not_finite_is_refused(tmp_path, bad: float):
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda: Score("x", 1.0, 2.0, 1.0, 1), "low ≤ high"),
         (lambda: Score("x", 1.0, None, 1.0, 1), "low ≤ high"),
@@ -118,12 +126,12 @@ def test_what_is_not_finite_is_refused(tmp_path, bad: float):
         (lambda: Table("x", ["a", "b"], [[1]]), "2 columns, but a row of 1"),
     ],
 )
-def test_what_makes_no_sense_is_refused(make, says: str):
-    with pytest.raises(ValueError, match=says):
+def test_inconsistent_values_raise(make, message: str):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_files_that_are_no_report_are_refused(tmp_path):
+def test_files_that_are_not_reports_raise(tmp_path):
     file = tmp_path / "report.json"
     with pytest.raises(FileNotFoundError, match="no file"):
         Report.load(file)
@@ -132,16 +140,16 @@ def test_files_that_are_no_report_are_refused(tmp_path):
         with pytest.raises(ValueError, match=says):
             Report.load(file)
     write(report(), tmp_path)
-    next((tmp_path / "pictures").iterdir()).unlink()
+    next((tmp_path / "gallery").iterdir()).unlink()
     with pytest.raises(FileNotFoundError, match="copy it there"):
         Report.load(file)
     file.write_text(json.dumps({"format": "t2i-report/1", "title": "x"}))
-    with pytest.raises(ValueError, match="not a whole report"):
+    with pytest.raises(ValueError, match="an incomplete report"):
         Report.load(file)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.13, 0.79), (-3, 40_000), (1e-6, 3e-6), (99.9, 100.2)])
-def test_ticks_are_few_round_and_enclose(low: float, high: float):
+def test_ticks_are_few_round_and_enclose_the_data(low: float, high: float):
     found = ticks(low, high)
     assert found[0] <= low < high <= found[-1] and 3 <= len(found) <= 7
     assert np.allclose(np.diff(found), found[1] - found[0])
@@ -150,7 +158,7 @@ def test_ticks_are_few_round_and_enclose(low: float, high: float):
 # --- the page -------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_asks_for_nothing_else():
+def test_the_page_loads_nothing_external():
     text = page(report())
     assert not re.search(r"(src|href)=(?!\"(data:|#))|url\(|@import|https?:", text)
     assert text.count("data:image/png;base64,") == 1 and text.count("data:image/jpeg;base64,") == 1
@@ -163,11 +171,11 @@ def test_every_text_is_escaped():
     assert text.count("&lt;script&gt;") >= 15
 
 
-def test_transparent_pixels_are_white_and_metadata_is_left_behind(tmp_path):
+def test_transparent_pixels_become_white_and_metadata_is_dropped(tmp_path):
     clear = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
     clear.info["comment"] = "secret"
     write(report(galleries=[Gallery("g", [(clear, "")])]), tmp_path)
-    [file] = (tmp_path / "pictures").iterdir()
+    [file] = (tmp_path / "gallery").iterdir()
     with Image.open(file) as image:
         assert image.getpixel((0, 0)) == (255, 255, 255) and image.info == {}
 
@@ -208,7 +216,7 @@ def test_the_page_works_in_a_browser(browser, tmp_path):
     assert browser.errors == []
 
 
-def test_a_prompt_cannot_run(browser, tmp_path):
+def test_a_prompt_cannot_run_as_code(browser, tmp_path):
     write(evil(), tmp_path)
     browser.open(tmp_path / "report.html")
     assert browser.run("document.title") == EVIL and browser.run("document.scripts.length") == 1
@@ -224,13 +232,13 @@ def written(tmp_path, scores: list[Score], **settings) -> dict:
     return read_json(tmp_path / "report.json")
 
 
-def test_a_report_does_not_differ_from_itself(tmp_path):
+def test_a_report_is_equal_to_itself(tmp_path):
     data = written(tmp_path, [score(), score("KID[random]", 0.01, 0.001)], seed=0)
     assert [(c.verdict, c.difference) for c in diff(data, data)] == [("within", 0.0)] * 2
 
 
 @pytest.mark.parametrize(("value", "verdict"), [(33.9, "within"), (34.1, "outside"), (25.9, "outside")])
-def test_outside_means_that_the_intervals_do_not_overlap(tmp_path, value: float, verdict: str):
+def test_outside_means_disjoint_intervals(tmp_path, value: float, verdict: str):
     a, b = written(tmp_path, [score()]), written(tmp_path, [score(value=value)])
     [change], [back] = diff(a, b), diff(b, a)
     assert change.verdict == back.verdict == verdict
@@ -239,7 +247,7 @@ def test_outside_means_that_the_intervals_do_not_overlap(tmp_path, value: float,
 
 
 @pytest.mark.parametrize(
-    ("details", "says"),
+    ("details", "reason"),
     [
         ({"extractor": EXTRACTOR | {"weights_sha256": "00" * 32}}, "extractor.weights_sha256"),
         ({"extractor": EXTRACTOR, "reference": {"sha256": "00" * 32}}, "reference.sha256"),
@@ -247,21 +255,21 @@ def test_outside_means_that_the_intervals_do_not_overlap(tmp_path, value: float,
         ({}, "extractor.name was random and is –"),
     ],
 )
-def test_what_was_measured_otherwise_is_not_compared(tmp_path, details: dict, says: str):
+def test_scores_with_different_deciding_details_are_not_compared(tmp_path, details: dict, reason: str):
     base = score(details={"extractor": EXTRACTOR})
     other = replace(base, details=details)
     if "reference" in details:
         base = replace(base, details=details | {"reference": {"sha256": "11" * 32}})
     [change] = diff(written(tmp_path, [base]), written(tmp_path, [other]))
-    assert change.verdict == "not comparable" and change.difference is None and says in change.reason
+    assert change.verdict == "not comparable" and change.difference is None and reason in change.reason
     assert f"not comparable: {change.reason}" in table([change])
-    told = replace(
+    annotated = replace(
         base, details=base.details | {"batch_size": 4, "crop.resize": None}
     )  # a detail that changes no number
-    assert diff(written(tmp_path, [base]), written(tmp_path, [told]))[0].verdict == "within"
+    assert diff(written(tmp_path, [base]), written(tmp_path, [annotated]))[0].verdict == "within"
 
 
-def test_settings_counts_and_lonely_scores_are_told(tmp_path):
+def test_changed_settings_counts_and_unmatched_scores_are_listed(tmp_path):
     old = written(tmp_path, [score(), score("only here")], seed=0, versions={"torch": "2.6", "t2i": "1"})
     new = written(tmp_path, [score(skipped=2), score("only there")], seed=1, versions={"torch": "2.7", "t2i": "1"})
     changes = diff(old, new)
@@ -270,12 +278,12 @@ def test_settings_counts_and_lonely_scores_are_told(tmp_path):
         ("only here", "only old"),
         ("only there", "only new"),
     ]
-    told = {c.name: (c.old, c.new) for c in changes[3:]}
-    assert told == {"seed": ("0", "1"), "versions.torch": ("2.6", "2.7"), "FD[random].skipped": ("0", "2")}
+    changed = {c.name: (c.old, c.new) for c in changes[3:]}
+    assert changed == {"seed": ("0", "1"), "versions.torch": ("2.6", "2.7"), "FD[random].skipped": ("0", "2")}
     assert len(table(changes).splitlines()) == 1 + 3 + 1 + 1 + 3
 
 
-def test_other_data_is_no_report():
+def test_data_that_is_not_a_report_raises():
     for data in ({}, {"seen": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 100}}):
         with pytest.raises(ValueError, match="not a report"):
             diff(data, data)

@@ -16,7 +16,7 @@ def folder(pipe, tmp_path) -> Path:
     return tmp_path / "pipe"
 
 
-def test_a_sweep_draws_a_curve(folder, tmp_path):
+def test_a_sweep_plots_scores_over_the_option(folder, tmp_path):
     args = [str(folder), "--num-images", "18", "--over", "num_candidates", "--values", "1", "2"]
     cli.main(["sweep", *args, "--out", str(tmp_path / "sweep")])
     report = json.loads((tmp_path / "sweep" / "report.json").read_text())
@@ -26,7 +26,7 @@ def test_a_sweep_draws_a_curve(folder, tmp_path):
     assert report["settings"]["num_candidates"] == [1.0, 2.0]
 
 
-def test_a_human_page_is_made_of_two_systems(folder, tmp_path, capsys):
+def test_a_human_page_of_two_systems_can_be_tallied(folder, tmp_path, capsys):
     other = tmp_path / "other"
     other.symlink_to(folder)
     systems = ["--systems", str(folder), str(other)]
@@ -37,8 +37,8 @@ def test_a_human_page_is_made_of_two_systems(folder, tmp_path, capsys):
     choices = [{"question": q, "choice": "left"} for q in key["questions"]]
     answers = {"page": key["page"], "rater": "r", "answers": choices}
     (tmp_path / "answers.json").write_text(json.dumps(answers))
-    said = ["--answers", str(tmp_path / "answers.json"), "--key", str(tmp_path / "human" / "key.json")]
-    cli.main(["human", *said, "--out", str(tmp_path / "tally")])
+    options = ["--answers", str(tmp_path / "answers.json"), "--key", str(tmp_path / "human" / "key.json")]
+    cli.main(["human", *options, "--out", str(tmp_path / "tally")])
     assert (tmp_path / "tally" / "report.html").is_file()
     assert str(folder) in capsys.readouterr().out
 
@@ -56,6 +56,6 @@ def test_a_human_page_is_made_of_two_systems(folder, tmp_path, capsys):
         (["statistics", "photos", "--out", "photos.txt"], "give a folder and a file"),
     ],
 )
-def test_bad_input_is_one_sentence(args, message):
+def test_bad_input_raises_one_sentence(args, message):
     with pytest.raises(ValueError, match=message):
         cli.main(args)

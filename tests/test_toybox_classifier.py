@@ -39,19 +39,19 @@ def tiny_classifier(seed: int = 0) -> ToyboxClassifier:
     return ToyboxClassifier(channels=(16, 32, 48), blocks=(0, 0, 1))
 
 
-def pictures(scenes: list[Scene]) -> torch.Tensor:
+def images_of(scenes: list[Scene]) -> torch.Tensor:
     return to_tensor(torch.from_numpy(np.stack([np.array(s.render(64)) for s in scenes])))
 
 
 @pytest.fixture(scope="module")
-def asked() -> list[Scene]:
+def scenes() -> list[Scene]:
     return [prompt.scene for prompt in open_prompts("basic", NUM, seed=0)]
 
 
 @pytest.fixture(scope="module")
-def fitted(asked: list[Scene]) -> tuple[ToyboxClassifier, list[float]]:
-    """A classifier overfitted to the images of `asked`, and its losses in training."""
-    classifier, images, truth = tiny_classifier(), pictures(asked), stack_targets(asked)
+def fitted(scenes: list[Scene]) -> tuple[ToyboxClassifier, list[float]]:
+    """A classifier overfitted to the images of `scenes`, and its losses in training."""
+    classifier, images, truth = tiny_classifier(), images_of(scenes), stack_targets(scenes)
     optimizer, losses = torch.optim.AdamW(classifier.parameters(), 4e-3), []
     for _ in range(80):
         out = classifier.loss(images, *truth)
@@ -66,7 +66,7 @@ def fitted(asked: list[Scene]) -> tuple[ToyboxClassifier, list[float]]:
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
-def test_a_relation_reads_the_same_from_both_sides(relation: str):
+def test_a_relation_and_its_inverse_have_one_prediction(relation: str):
     cat, car = Thing("cat", "red"), Thing("car", "blue")
     assert Prediction.of(Scene((cat, car), relation)) == Prediction.of(Scene((car, cat), TURNED[relation]))
     assert Prediction.of(Scene((cat, car), relation)) != Prediction.of(Scene((car, cat), relation))
@@ -80,13 +80,13 @@ def test_the_upper_and_the_left_thing_come_first():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_several_of_a_kind_are_one_thing_twice(count: int):
+def test_several_of_a_kind_are_represented_as_one_thing_twice(count: int):
     truth = Prediction.of(Scene((Thing("apple", "green", count),)))
     assert truth == Prediction(LAYOUTS[count - 1], (("apple", "green"),) * 2)
     assert str(truth) == f"{LAYOUTS[count - 1]}: green apple"
 
 
-def test_targets_are_the_indices_of_the_truth():
+def test_targets_are_the_indices_of_the_true_prediction():
     data, kinds = Toybox("all", seed=5, num=300), list(KINDS)
     seen = set()
     for i in range(len(data)):
@@ -101,26 +101,26 @@ def test_targets_are_the_indices_of_the_truth():
 # --- the network ----------------------------------------------------------------------------------------------------
 
 
-def test_the_reader_learns(fitted):
+def test_the_classifier_can_be_overfitted(fitted):
     _, losses = fitted
     assert all(np.isfinite(losses)) and losses[-1] < 0.1 * losses[0]
 
 
-def test_a_picture_is_read_alone_as_in_a_batch(fitted, asked):
-    images = pictures(asked)
+def test_predictions_do_not_depend_on_the_batch(fitted, scenes):
+    images = images_of(scenes)
     assert [fitted[0].predict(image[None])[0] for image in images] == fitted[0].predict(images)
 
 
-def test_every_parameter_has_a_gradient(asked):
+def test_every_parameter_has_a_gradient(scenes):
     classifier = tiny_classifier()
     with torch.no_grad():  # zero initialisation blocks gradients by design
         for p in classifier.parameters():
             p.add_(0.02 * torch.randn_like(p))
-    classifier.loss(pictures(asked), *stack_targets(asked))["loss"].backward()
+    classifier.loss(images_of(scenes), *stack_targets(scenes))["loss"].backward()
     assert [name for name, p in classifier.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
-def test_the_base_reader_is_small_and_survives_half_precision(tmp_path, asked):
+def test_the_base_classifier_is_small_and_predicts_the_same_from_half_precision(tmp_path, scenes):
     model = toybox_classifier().model
     classifier = ToyboxClassifier(model.channels, model.blocks).eval()
     assert sum(p.numel() for p in classifier.parameters()) <= 1_400_000
@@ -128,11 +128,11 @@ def test_the_base_reader_is_small_and_survives_half_precision(tmp_path, asked):
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 3_000_000
     again = load_classifier(tmp_path)
     assert again.dtype == torch.float32
-    assert again.predict(pictures(asked[:2])) == classifier.float().predict(pictures(asked[:2]))
+    assert again.predict(images_of(scenes[:2])) == classifier.float().predict(images_of(scenes[:2]))
     assert digest(again) == digest(classifier) != digest(tiny_classifier())
 
 
-def test_wrong_shapes_and_other_worlds_are_refused():
+def test_wrong_shapes_and_other_vocabularies_raise():
     with pytest.raises(ValueError, match="64, 64"):
         tiny_classifier().predict(torch.zeros(1, 3, 32, 32))
     with pytest.raises(ValueError, match="t2i train toybox-classifier"):
@@ -151,7 +151,7 @@ def test_the_recipe_trains_through_the_loop(tmp_path):
     assert len(list((tmp_path / "run" / "samples").glob("*.png"))) == 1
 
 
-def test_spoiling_is_gentle_and_belongs_to_the_sample():
+def test_the_augmentation_is_mild_and_depends_on_the_sample_only():
     stage = ToyboxClassifierTask(toybox_classifier("tiny"))
     item = stage.source[3]
     before = item["image"].copy()
@@ -165,7 +165,7 @@ def test_spoiling_is_gentle_and_belongs_to_the_sample():
     assert (spoil(before, np.random.default_rng(0), 0, 0, 0) == before).all()
 
 
-def test_the_judge_trains_on_held_out_pairs_too():
+def test_the_classifier_also_trains_on_held_out_pairs():
     source = ToyboxClassifierTask(toybox_classifier("tiny")).source
     assert any(thing.held_out for i in range(500) for thing in source.scene(i)[0].things)
 
@@ -173,7 +173,7 @@ def test_the_judge_trains_on_held_out_pairs_too():
 # --- its folder -----------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_must_hold_a_classifier(tmp_path):
+def test_a_folder_without_a_classifier_raises(tmp_path):
     (tmp_path / "config.json").write_text('{"_class_name": "VQVAE"}')
     with pytest.raises(ValueError, match=r"not a ToyboxClassifier.*t2i train toybox-classifier"):
         load_classifier(tmp_path)
@@ -181,8 +181,8 @@ def test_a_folder_must_hold_a_classifier(tmp_path):
         load_classifier(tmp_path / "nowhere")
 
 
-def test_images_of_any_size_are_predicted_alike_one_by_one(fitted, asked):
-    images = [scene.render(64) for scene in asked]
+def test_predictions_of_images_of_any_size_do_not_depend_on_the_batch(fitted, scenes):
+    images = [scene.render(64) for scene in scenes]
     assert predict(fitted[0], images, batch_size=3) == [predict(fitted[0], [image])[0] for image in images]
     wide = Image.new("RGB", (128, 64))
     wide.paste(images[0], (32, 0))
@@ -192,7 +192,7 @@ def test_images_of_any_size_are_predicted_alike_one_by_one(fitted, asked):
 # --- round trips ----------------------------------------------------------------------------------------------------
 
 
-def test_a_round_trip_is_in_the_precision_of_the_tokenizer():
+def test_reconstructions_are_computed_in_the_dtype_of_the_tokenizer():
     blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
     tokenizer = KLTokenizer(AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4, **blocks))
     images = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)

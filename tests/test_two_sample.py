@@ -19,21 +19,21 @@ def names(n: int, of: str = "") -> list[str]:
     return [f"{of}{i}" for i in range(n)]
 
 
-def test_equal_distributions_cannot_be_told_apart_and_different_ones_can():
+def test_accuracy_is_at_chance_for_equal_distributions_only():
     equal = two_sample_accuracy(noise(240, 1), noise(240, 2), names(240), names(240))
     assert equal.n == 120 and equal.low < 0.5 < equal.high
     different = two_sample_accuracy(noise(240, 1), noise(240, 2, low=60), names(240), names(240))
     assert different.value > 0.95
 
 
-def test_it_follows_from_the_seed():
+def test_the_accuracy_depends_on_the_seed_only():
     sets = noise(80, 1), noise(120, 2, low=20), names(80), names(120)
     random = torch.random.get_rng_state()
     assert two_sample_accuracy(*sets, seed=3) == two_sample_accuracy(*sets, seed=3)
     assert torch.equal(torch.random.get_rng_state(), random)
 
 
-def test_the_images_of_a_prompt_stay_together(monkeypatch):
+def test_all_images_of_a_prompt_are_in_one_split(monkeypatch):
     """12 prompts with ten identical images each, in both sets: knowing one image of a prompt means knowing all."""
     rows = {}
 

@@ -24,7 +24,10 @@ EVALUATORS: dict[str, tuple[str, tuple[str, ...]]] = {
     "reconstruction": ("PSNR and SSIM of real images through the image tokenizer.", (PIPELINE,)),
     "memorization": ("Share of near copies of training images.", KINDS),
     "bias": ("Effect of one word of the prompt; distribution of attributes it leaves open.", (PIPELINE,)),
-    "lecture": ("The lecture's prompts: an image each, and accuracy where toybox can decide.", (PIPELINE,)),
+    "lecture": (
+        "Well-known prompts from lectures: an image each, and accuracy where toybox has the scene.",
+        (PIPELINE,),
+    ),
     "unconditional": ("Linear-probe accuracy of a latent-variable model's latents.", (UNCONDITIONAL,)),
-    "two_sample": ("Accuracy of a network trained to tell generated from real images.", ()),
+    "two_sample": ("Accuracy of a network trained to tell generated from real images; not by default.", ()),
 }

@@ -21,9 +21,8 @@ from t2i.data.toybox.classifier import Prediction
 from t2i.eval.evaluators.compositional import thumbnail
 from t2i.eval.generation.prompts import Prompt
 from t2i.eval.report import Gallery, Score
-from t2i.eval.result import Result
 from t2i.eval.run import EvalRun
-from t2i.eval.scores import share_score
+from t2i.eval.scores import Result, share_score
 from t2i.weights import digest
 
 PAIRS, BARE = 0.05, 0.25  # fractions of --num-images: counterfactual pairs per swap, and bare prompts
@@ -37,14 +36,14 @@ def evaluate(run: EvalRun) -> Result:
 
     Raises UsageError for targets that are no pipeline, as `EvalRun.generate` does.
     """
-    seed, asked = run.config.seed, pairs(run.fraction(PAIRS), run.config.seed)
-    prompts = pair_prompts(asked) + bare_prompts(run.fraction(BARE))
+    seed, pairs = run.config.seed, sample_pairs(run.fraction(PAIRS), run.config.seed)
+    prompts = pair_prompts(pairs) + bare_prompts(run.fraction(BARE))
     files, details = run.generate("bias", prompts), {"classifier_sha256": digest(run.models.classifier)}
-    predictions, bare = run.predictions(files), 3 * len(asked)
-    scores = counterfactual_scores(asked, predictions[:bare], details)
+    predictions, bare = run.predictions(files), 3 * len(pairs)
+    scores = counterfactual_scores(pairs, predictions[:bare], details)
     scores.append(open_attributes_score(predictions[bare:], seed, details))
-    rows = [i for swap in SWAPS for i in [i for i, pair in enumerate(asked) if pair.swap == swap][:SHOWN]]
-    shown = [(thumbnail(run, files[k]), prompts[k].text) for i in rows for k in (i, len(asked) + i)]
+    rows = [i for swap in SWAPS for i in [i for i, pair in enumerate(pairs) if pair.swap == swap][:SHOWN]]
+    shown = [(thumbnail(run, files[k]), prompts[k].text) for i in rows for k in (i, len(pairs) + i)]
     return Result("bias", scores, galleries=[Gallery("One word changed", shown)])
 
 
@@ -57,7 +56,7 @@ class Pair:
     second: Scene
 
 
-def pairs(num: int, seed: int) -> list[Pair]:
+def sample_pairs(num: int, seed: int) -> list[Pair]:
     """`num` pairs for each of SWAPS. Pair i depends on (seed, swap, i) only; none is a held-out combination."""
     return [_pair(swap, np.random.default_rng((seed, SWAPS.index(swap), i, 5))) for swap in SWAPS for i in range(num)]
 
@@ -65,22 +64,22 @@ def pairs(num: int, seed: int) -> list[Pair]:
 def _pair(swap: str, rng: np.random.Generator) -> Pair:
     names = tuple(KINDS) if swap == "kind" else tuple(ATTRIBUTES)
     first = Scene.sample(rng, "train", "single")
-    own = first.things[0]
+    thing = first.things[0]
     for i in rng.permutation(len(names)):
-        if names[i] in (own.kind, own.attribute):  # the current word; and nothing is made of itself
+        if names[i] in (thing.kind, thing.attribute):  # the current word; and nothing is made of itself
             continue
-        thing = replace(own, **{swap: names[i]})
-        if not thing.held_out:
-            return Pair(swap, first, replace(first, things=(thing,)))
+        other = replace(thing, **{swap: names[i]})
+        if not other.held_out:
+            return Pair(swap, first, replace(first, things=(other,)))
     raise AssertionError("every kind and attribute is seen with more than one partner")
 
 
-def pair_prompts(asked: Sequence[Pair]) -> list[Prompt]:
+def pair_prompts(pairs: Sequence[Pair]) -> list[Prompt]:
     """The first prompt of each pair, the second of each, and the second of each again.
 
     Both prompts of a pair share a key, so that their images have the same generator; the third has its own key.
     """
-    first, second = [p.first.caption() for p in asked], [p.second.caption() for p in asked]
+    first, second = [p.first.caption() for p in pairs], [p.second.caption() for p in pairs]
     return [*_prompts("pair", first), *_prompts("pair", second), *_prompts("again", second)]
 
 
@@ -94,30 +93,30 @@ def _prompts(what: str, texts: Sequence[str]) -> list[Prompt]:
     return [Prompt(text, what, None, f"{what}/{i:04}") for i, text in enumerate(texts)]
 
 
-def counterfactual_scores(asked: Sequence[Pair], predictions: Sequence[Prediction], details: dict) -> list[Score]:
-    """For each of SWAPS, the share of pairs in which the word was followed, and in which the rest was kept.
+def counterfactual_scores(pairs: Sequence[Pair], predictions: Sequence[Prediction], details: dict) -> list[Score]:
+    """For each of SWAPS, the share of pairs in which the word was followed, and in which the rest was unchanged.
 
     followed: each image shows the word of its prompt.
-    rest kept: the other of kind and attribute, and the number of things, are predicted equal for both images; the
+    rest unchanged: the other of kind and attribute, and the number of things, are predicted equal for both images; the
     ceiling is the same for two images of one prompt with different generators.
 
     Args:
         predictions: for the images of `pair_prompts`, in order.
     """
-    n, scores = len(asked), []
+    n, scores = len(pairs), []
     first, second, again = predictions[:n], predictions[n : 2 * n], predictions[2 * n :]
     for place, swap in enumerate(SWAPS):
-        rows = [i for i, pair in enumerate(asked) if pair.swap == swap]
+        rows = [i for i, pair in enumerate(pairs) if pair.swap == swap]
         followed = [
-            _word(first[i], place) == _asked(asked[i].first, place)
-            and _word(second[i], place) == _asked(asked[i].second, place)
+            _word(first[i], place) == _word(Prediction.of(pairs[i].first), place)
+            and _word(second[i], place) == _word(Prediction.of(pairs[i].second), place)
             for i in rows
         ]
         kept = [_rest(first[i], place) == _rest(second[i], place) for i in rows]
         by_chance = [_rest(second[i], place) == _rest(again[i], place) for i in rows]
         about = details | {"ceiling": "two images of one prompt"}
-        scores.append(share_score(f"swap of {swap}: followed", followed, details=details))
-        scores.append(share_score(f"swap of {swap}: rest kept", kept, by_chance, details=about))
+        scores.append(share_score(f"counterfactual {swap}: followed", followed, details=details))
+        scores.append(share_score(f"counterfactual {swap}: rest unchanged", kept, by_chance, details=about))
     return scores
 
 
@@ -126,16 +125,12 @@ def open_attributes_score(predictions: Sequence[Prediction], seed: int, details:
 
     0 if all are equally frequent, always below 1; the ceiling is the mean for equally many uniform random attributes.
     """
-    num, counts = len(predictions), Counter(_word(found, SWAPS.index("attribute")) for found in predictions)
+    num, counts = len(predictions), Counter(_word(p, SWAPS.index("attribute")) for p in predictions)
     even = np.random.default_rng(seed).multinomial(num, [1 / len(ATTRIBUTES)] * len(ATTRIBUTES), size=1000)
     value, best = _from_even([counts[name] for name in ATTRIBUTES]), float(np.mean([_from_even(row) for row in even]))
-    about = details | {"ceiling": "as many even draws", "counts": dict(counts.most_common())}
-    name = "attributes left open: distance from even"
+    about = details | {"ceiling": "as many uniform samples", "counts": dict(counts.most_common())}
+    name = "unspecified attributes: total variation from uniform"
     return Score(name, value, None, None, num, "lower", best, details=about, share=True)
-
-
-def _asked(scene: Scene, place: int) -> str:
-    return _word(Prediction.of(scene), place)
 
 
 def _word(prediction: Prediction, place: int) -> str:

@@ -14,9 +14,8 @@ from t2i.checks import UsageError
 from t2i.eval import metrics
 from t2i.eval.features import Features
 from t2i.eval.report import Score
-from t2i.eval.result import Result
 from t2i.eval.run import GENERATED, EvalRun
-from t2i.eval.scores import notes_on, score
+from t2i.eval.scores import Result, notes_on, score
 
 PREFIX = {"hessel": "A photo depicts "}  # prompt prefix by variant: Hessel et al. 2021, section 3
 
@@ -51,11 +50,11 @@ def clip_scores(images: Features, texts: Tensor, variant: str, candidates: int =
         texts: (N, D), from the same extractor's `encode_text`.
     """
     about, skipped = {"extractor": images.extractor, "variant": variant}, len(images.skipped)
-    found = metrics.clip_score(images.values, texts, variant)
-    interval = metrics.bootstrap_interval(found.per_sample, seed=seed)
+    result = metrics.clip_score(images.values, texts, variant)
+    interval = metrics.bootstrap_interval(result.per_sample, seed=seed)
     low, high = sorted(max(0.0, end) if variant == "torchmetrics" else end for end in (interval.low, interval.high))
     name = f"CLIP score, {variant}[{images.extractor['name']}]"
-    scores = [Score(name, found.value, low, high, interval.n, "higher", None, skipped, about)]
+    scores = [Score(name, result.value, low, high, interval.n, "higher", None, skipped, about)]
     if (r := min(candidates, len(texts))) >= 2:
         precision = metrics.r_precision(images.values, texts, r, seed)
         interval = metrics.bootstrap_interval(precision.per_sample, seed=seed)
@@ -65,5 +64,5 @@ def clip_scores(images: Features, texts: Tensor, variant: str, candidates: int =
 
 
 def _encode(run: EvalRun, rows: slice, extractor: str, texts: Sequence[str]) -> list[Tensor]:
-    own = texts[rows]
-    return list(run.models.extractor(extractor).encode_text(own)) if own else []
+    mine = texts[rows]
+    return list(run.models.extractor(extractor).encode_text(mine)) if mine else []

@@ -39,9 +39,8 @@ from t2i.eval.evaluators.reconstruction import reconstruct
 from t2i.eval.generation.prompts import Prompt
 from t2i.eval.metrics import share
 from t2i.eval.report import Gallery, Score, Table
-from t2i.eval.result import Result
 from t2i.eval.run import EvalRun
-from t2i.eval.scores import share_score
+from t2i.eval.scores import Result, share_score
 from t2i.images import to_pil
 from t2i.plots import new_figure, styled, to_image
 from t2i.weights import digest
@@ -76,7 +75,7 @@ class Answer:
     @property
     def errors(self) -> int:
         """Number of wrong facts: the layout, and kind and attribute of each thing in the prompt."""
-        wrong = [a != b for truth, found in self.slots for a, b in zip(truth, found, strict=True)]
+        wrong = [a != b for truth, guess in self.slots for a, b in zip(truth, guess, strict=True)]
         return sum(wrong) + (self.prediction.layout != self.truth.layout)
 
 
@@ -87,32 +86,32 @@ def _kinds(prediction: Prediction) -> list[str]:
     return [kind for kind, _ in prediction.things]
 
 
-def _thing(truth: Prediction, found: Prediction) -> bool:
-    return found.things[0] == truth.things[0]
+def _thing(truth: Prediction, guess: Prediction) -> bool:
+    return guess.things[0] == truth.things[0]
 
 
-def _number_and_kind(truth: Prediction, found: Prediction) -> bool:
-    return found.layout == truth.layout and _kinds(found)[0] == _kinds(truth)[0]
+def _number_and_kind(truth: Prediction, guess: Prediction) -> bool:
+    return guess.layout == truth.layout and _kinds(guess)[0] == _kinds(truth)[0]
 
 
-def _number_and_thing(truth: Prediction, found: Prediction) -> bool:
-    return found.layout == truth.layout and _thing(truth, found)
+def _number_and_thing(truth: Prediction, guess: Prediction) -> bool:
+    return guess.layout == truth.layout and _thing(truth, guess)
 
 
-def _kinds_in_place(truth: Prediction, found: Prediction) -> bool:
-    return found.layout == truth.layout and _kinds(found) == _kinds(truth)
+def _kinds_in_place(truth: Prediction, guess: Prediction) -> bool:
+    return guess.layout == truth.layout and _kinds(guess) == _kinds(truth)
 
 
-def _both_kinds(truth: Prediction, found: Prediction) -> bool:
-    return found.layout in OF_TWO and sorted(_kinds(found)) == sorted(_kinds(truth))
+def _both_kinds(truth: Prediction, guess: Prediction) -> bool:
+    return guess.layout in OF_TWO and sorted(_kinds(guess)) == sorted(_kinds(truth))
 
 
-def _both_things(truth: Prediction, found: Prediction) -> bool:
-    return found.layout in OF_TWO and sorted(found.things) == sorted(truth.things)
+def _both_things(truth: Prediction, guess: Prediction) -> bool:
+    return guess.layout in OF_TWO and sorted(guess.things) == sorted(truth.things)
 
 
-def _everything(truth: Prediction, found: Prediction) -> bool:
-    return found == truth
+def _everything(truth: Prediction, guess: Prediction) -> bool:
+    return guess == truth
 
 
 RULES: dict[str, Callable[[Prediction, Prediction], bool]] = {
@@ -142,10 +141,10 @@ def evaluate(run: EvalRun) -> Result:
     """
     prompts = check_scenes(run.prompts)
     predictions = dict(zip(run.files, zip(prompts, run.predictions(run.files), strict=True), strict=True))
-    decided = {f: Answer(p, found) for f, (p, found) in predictions.items() if p.scene and not isinstance(found, str)}
-    skipped = [(p, found) for p, found in predictions.values() if isinstance(found, str)]
+    decided = {f: Answer(p, guess) for f, (p, guess) in predictions.items() if p.scene and not isinstance(guess, str)}
+    skipped = [(p, reason) for p, reason in predictions.values() if isinstance(reason, str)]
     if not decided:
-        raise ValueError(f"none of the {len(skipped)} images can be read; make them again")
+        raise ValueError(f"none of the {len(skipped)} images can be read; copy them again")
     answers = list(decided.values())
     scenes = [answer.prompt.scene for answer in answers]
     real = _answers(answers, run.on_all(_predict_renders, scenes))
@@ -159,7 +158,7 @@ def evaluate(run: EvalRun) -> Result:
     result.tables.extend(tables(answers))
     result.galleries.extend(_galleries(run, decided))
     result.galleries.append(Gallery("Confusion matrices", [(confusion_image(answers, real), "")]))
-    result.notes.extend(f"skipped: {found}" for _, found in skipped)
+    result.notes.extend(f"skipped: {reason}" for _, reason in skipped)
     if undecided := sum(prompt.scene is None for prompt in prompts):
         result.notes.append(f"{undecided} prompts have no scene, and their images are not scored.")
     return result
@@ -172,54 +171,50 @@ def check_scenes(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
     return prompts
 
 
-def category_scores(
-    answers: Sequence[Answer], real: Sequence[Answer], skipped: Counter | None = None, details: dict | None = None
-) -> list[Score]:
+def category_scores(answers: Sequence[Answer], real: Sequence[Answer], skipped: Counter, details: dict) -> list[Score]:
     """The accuracy in each category that occurs; for paraphrases, the share of scenes right in all wordings.
 
     Args:
         real: answers for real images of the same scenes, whose accuracy is the ceiling.
         skipped: number of unreadable images per category.
     """
-    given, best = outcomes(answers), outcomes(real)
-    skipped = skipped or Counter()
+    best = outcomes(real)
     return [
-        share_score(name, right, best[name], skipped=skipped[name], details=details or {})
-        for name, right in given.items()
+        share_score(name, right, best[name], skipped=skipped[name], details=details)
+        for name, right in outcomes(answers).items()
     ]
 
 
 def outcomes(answers: Sequence[Answer]) -> dict[str, list[bool]]:
     """Whether each image is right, by category; for paraphrases, whether each scene is right in all wordings."""
-    of = {name: [a for a in answers if a.prompt.category == name] for name in RULES}
-    found = {name: [a.right for a in own] for name, own in of.items() if own}
-    if "paraphrase" in found:
-        found["paraphrase"] = [all(a.right for a in own) for own in _by_scene(of["paraphrase"])]
-    return found
+    by_category = _by_category(answers)
+    right = {name: [a.right for a in some] for name, some in by_category.items()}
+    if "paraphrase" in right:
+        right["paraphrase"] = [all(a.right for a in scene) for scene in _by_scene(by_category["paraphrase"])]
+    return right
 
 
 def tables(answers: Sequence[Answer]) -> list[Table]:
     """Tables of right facts by category; of kinds and attributes, worst first; and of paraphrases."""
-    rows = []
-    for name in (name for name in RULES if any(a.prompt.category == name for a in answers)):
-        own = [a for a in answers if a.prompt.category == name]
-        facts = [share([all(t[i] == f[i] for t, f in a.slots) for a in own]).value for i in (0, 1)]
-        facts.append(share([a.prediction.layout == a.truth.layout for a in own]).value)
-        rows.append([name, *(f"{fact:.1%}" for fact in facts), len(own)])
+    by_category, rows = _by_category(answers), []
+    for name, some in by_category.items():
+        facts = [share([all(t[i] == f[i] for t, f in a.slots) for a in some]).value for i in (0, 1)]
+        facts.append(share([a.prediction.layout == a.truth.layout for a in some]).value)
+        rows.append([name, *(f"{fact:.1%}" for fact in facts), len(some)])
     found = [Table("Facts that are right", ["category", "kind", "attribute", "layout", "images"], rows)]
     for place, (what, _) in enumerate(NAMES.items()):
         pairs = [(truth[place], guess[place]) for a in answers for truth, guess in a.slots]
-        asked, wrong = Counter(truth for truth, _ in pairs), Counter(pair for pair in pairs if pair[0] != pair[1])
+        prompted, wrong = Counter(truth for truth, _ in pairs), Counter(pair for pair in pairs if pair[0] != pair[1])
         rows = []
-        for name, n in asked.items():
+        for name, n in prompted.items():
             instead = {guess: k for (truth, guess), k in wrong.most_common() if truth == name}
             rows.append([name, n, sum(instead.values()), ", ".join(f"{guess} {k}" for guess, k in instead.items())])
         rows.sort(key=lambda row: (-row[2] / row[1], row[0]))
-        found.append(
-            Table(f"{what.capitalize()}, worst first", [what, "asked for", "wrong", "predicted instead"], rows)
-        )
-    if own := [a for a in answers if a.prompt.category == "paraphrase"]:
-        found.append(Table("Paraphrases", ["what", "share", "low", "high", "n"], _paraphrase_rows(own)))
+        columns = [what, "in prompts", "wrong", "predicted instead"]
+        found.append(Table(f"{what.capitalize()}, worst first", columns, rows))
+    if "paraphrase" in by_category:
+        rows = _paraphrase_rows(by_category["paraphrase"])
+        found.append(Table("Paraphrases", ["what", "share", "low", "high", "n"], rows))
     return found
 
 
@@ -231,12 +226,12 @@ def _paraphrase_rows(answers: Sequence[Answer]) -> list[list]:
     reach 1.
     """
     scenes = _by_scene(answers)
-    found = {
-        "scenes right in all wordings": [all(a.right for a in own) for own in scenes],
+    truths = {
+        "all paraphrases right": [all(a.right for a in scene) for scene in scenes],
         "images right": [a.right for a in answers],
-        "scenes shown alike in all wordings": [len({a.prediction.things[0] for a in own}) == 1 for own in scenes],
+        "consistent across paraphrases": [len({a.prediction.things[0] for a in scene}) == 1 for scene in scenes],
     }
-    intervals = {name: share(truths) for name, truths in found.items()}
+    intervals = {name: share(values) for name, values in truths.items()}
     return [[name, *(f"{v:.1%}" for v in (i.value, i.low, i.high)), i.n] for name, i in intervals.items()]
 
 
@@ -265,7 +260,7 @@ def confusion_image(answers: Sequence[Answer], real: Sequence[Answer]) -> Image.
             matrix = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
             axes.set_xticks(range(len(names)), names, rotation=90)
             axes.set_yticks(range(len(names)), names)
-            axes.set(title=f"{what}, {title}", xlabel="predicted", ylabel="asked for")
+            axes.set(title=f"{what}, {title}", xlabel="predicted", ylabel="in the prompt")
             figure.colorbar(matrix, ax=axes, label="share of the row", shrink=0.8)
     return to_image(figure)
 
@@ -274,9 +269,9 @@ def _galleries(run: EvalRun, decided: dict) -> list[Gallery]:
     """For each category, the first right images, and the wrong ones with the most errors."""
     galleries = []
     for name in RULES:
-        own = [(file, answer) for file, answer in decided.items() if answer.prompt.category == name]
-        wrong = sorted((pair for pair in own if not pair[1].right), key=lambda pair: -pair[1].errors)
-        right = (pair for pair in own if pair[1].right)
+        some = [(file, answer) for file, answer in decided.items() if answer.prompt.category == name]
+        wrong = sorted((pair for pair in some if not pair[1].right), key=lambda pair: -pair[1].errors)
+        right = (pair for pair in some if pair[1].right)
         for title, pairs in ((f"{name}: right", right), (f"{name}: the worst", wrong)):
             shown = [(thumbnail(run, file), caption(answer)) for file, answer in islice(pairs, SHOWN)]
             if shown:
@@ -300,7 +295,13 @@ def _all_facts(of: str, answers: Sequence[Answer], best: Sequence[Answer] | None
 
 
 def _answers(answers: Sequence[Answer], predictions: Sequence[Prediction]) -> list[Answer]:
-    return [Answer(answer.prompt, found) for answer, found in zip(answers, predictions, strict=True)]
+    return [Answer(answer.prompt, guess) for answer, guess in zip(answers, predictions, strict=True)]
+
+
+def _by_category(answers: Sequence[Answer]) -> dict[str, list[Answer]]:
+    """The answers of each category that occurs, in the order of RULES."""
+    of = {name: [a for a in answers if a.prompt.category == name] for name in RULES}
+    return {name: some for name, some in of.items() if some}
 
 
 def _by_scene(answers: Sequence[Answer]) -> list[list[Answer]]:
@@ -320,9 +321,10 @@ def _predict_renders(run: EvalRun, rows: slice, scenes: Sequence[Scene]) -> list
 
 def _predict_reconstructions(run: EvalRun, rows: slice, scenes: Sequence[Scene]) -> list[Prediction]:
     """Predictions for real images encoded and decoded by the image tokenizer."""
-    tokenizer, found = run.pipeline.image_tokenizer, []
-    size, own = getattr(tokenizer.config, "image_size", IMAGE_SIZE), scenes[rows]
-    for start in range(0, len(own), run.batch_size):
-        real = np.stack([np.array(scene.render(size)) for scene in own[start : start + run.batch_size]])  # (B, S, S, 3)
-        found += predict(run.models.classifier, to_pil(reconstruct(tokenizer, torch.from_numpy(real))))
-    return found
+    tokenizer, mine, predictions = run.pipeline.image_tokenizer, scenes[rows], []
+    size = getattr(tokenizer.config, "image_size", IMAGE_SIZE)
+    for start in range(0, len(mine), run.batch_size):
+        real = np.stack([np.array(scene.render(size)) for scene in mine[start : start + run.batch_size]])
+        images = reconstruct(tokenizer, torch.from_numpy(real))  # (B, 3, S, S)
+        predictions += predict(run.models.classifier, to_pil(images))
+    return predictions

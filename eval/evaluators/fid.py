@@ -6,8 +6,7 @@ Shapes: N images · D dimensions · K classes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -16,14 +15,11 @@ from t2i.eval.features import Features, measure_name
 from t2i.eval.images.references import Reference
 from t2i.eval.metrics.common import Array
 from t2i.eval.report import Curve, Score
-from t2i.eval.result import Result
 from t2i.eval.run import GENERATED, EvalRun
-from t2i.eval.scores import details, features_of, notes_on, set_scores
+from t2i.eval.scores import Result, details, features_of, notes_on, set_scores
 
-INFINITY_POINTS = 15
 LEAST = 12  # minimum number of images: each half then has more than coverage's five neighbours
-MANIFOLD = {metrics.precision_recall: ("precision", "recall"), metrics.density_coverage: ("density", "coverage")}
-NEIGHBOURS = (3, 5)  # their k
+NEIGHBOURS = (3, 5)  # k of precision and recall, and of density and coverage
 
 
 def check(run: EvalRun) -> None:
@@ -32,14 +28,13 @@ def check(run: EvalRun) -> None:
 
 
 def evaluate(run: EvalRun) -> Result:
-    """Fréchet distance; precision, recall, density and coverage, if the reference's features are known; and the
-    Inception score, if the extractor has class logits.
+    """`fidelity_scores`, and the Inception score if the extractor has class logits.
 
     Raises UsageError if there is no reference, ValueError for fewer than LEAST images.
     """
     name, seed = run.config.extractor, run.config.seed
     generated, reference, real = run.features(GENERATED, name), run.reference(name), run.real(name)
-    scores = set_metrics(generated, reference, real, seed)
+    scores = fidelity_scores(generated, reference, real, seed)
     notes = notes_on(generated, reference) + _few_images(scores[0].name, generated, reference)
     if hasattr(extractor := run.models.extractor(name), "logits"):
         scores += inception_score(extractor.logits, generated, real, seed)
@@ -47,11 +42,11 @@ def evaluate(run: EvalRun) -> Result:
     return Result("fid", scores, curves=curves, notes=notes)
 
 
-def set_metrics(
+def fidelity_scores(
     generated: Features, reference: Features | Reference, real: Features | None = None, seed: int = 0
 ) -> list[Score]:
-    """Fréchet distance, also extrapolated to infinitely many images; and if the reference's features are known,
-    precision and recall, density and coverage.
+    """Fréchet distance, also extrapolated to infinitely many images if there are enough of them; and if the reference's
+    features are known, precision, recall, density and coverage.
 
     Args:
         generated, reference: from the same extractor.
@@ -61,28 +56,32 @@ def set_metrics(
     Raises ValueError for fewer than LEAST images.
     """
     if len(generated) < LEAST:
-        raise ValueError(f"{len(generated)} images are too few to compare sets: it takes {LEAST}, and better thousands")
-    x, about, target = generated.values, details(generated, reference), _moments(reference)
-    others = None if real is None else real.values
+        raise ValueError(
+            f"{len(generated)} images are too few to compare sets: {LEAST} are needed, and thousands are better"
+        )
+    x, about, moments = generated.values, details(generated, reference), _moments(reference)
+    real_x = None if real is None else real.values
     name = measure_name("FD", generated.extractor)
 
     def distance(z: Array) -> list[float]:
-        return [metrics.frechet_distance(z, target)]
+        return [metrics.frechet_distance(z, moments)]
 
-    scores = set_scores([name], distance, x, others, generated, about, "lower", seed)
+    scores = set_scores([name], distance, x, real_x, generated, about, "lower", seed)
     if len(x) // 10 > x.shape[1]:  # the smallest subset; with fewer samples than dimensions the bias is no line in 1/N
-        line = metrics.fd_infinity(x, target, INFINITY_POINTS, seed=seed)
+        line = metrics.fd_infinity(x, moments, seed=seed)
         fit = about | {"counts": list(line.counts), "distances": list(line.distances), "slope": line.slope}
         skipped = len(generated.skipped)
         scores.append(Score(f"{name} at infinity", line.value, None, None, len(x), "lower", None, skipped, fit))
     if (y := features_of(reference)) is None:
         return scores
     manifold = metrics.Manifold.of(y, NEIGHBOURS)  # computed once, not for each half of the generated images
-    for metric, parts in MANIFOLD.items():
-        names = [f"{part}[{generated.extractor['name']}]" for part in parts]
-        statistic = partial(_parts_of, metric, parts, manifold)
-        scores += set_scores(names, statistic, x, others, generated, about, "higher", seed)
-    return scores
+
+    def neighbourhoods(z: Array) -> list[float]:
+        pr, dc = metrics.precision_recall(z, manifold), metrics.density_coverage(z, manifold)
+        return [pr.precision, pr.recall, dc.density, dc.coverage]
+
+    names = [f"{part}[{generated.extractor['name']}]" for part in ("precision", "recall", "density", "coverage")]
+    return scores + set_scores(names, neighbourhoods, x, real_x, generated, about, "higher", seed)
 
 
 def inception_score(
@@ -114,11 +113,6 @@ def _moments(reference: Features | Reference) -> Tensor | metrics.Gaussian:
     return reference.values if n < d else metrics.Moments.of(reference.values).gaussian()
 
 
-def _parts_of(metric: Callable, parts: Sequence[str], manifold: metrics.Manifold, x: Array) -> list[float]:
-    found = metric(x, manifold)
-    return [getattr(found, part) for part in parts]
-
-
 def _curve(score: Score) -> Curve:
     points = [(n, d, None, None) for n, d in zip(score.details["counts"], score.details["distances"], strict=True)]
     return Curve("Distance against the number of images", "images", score.name, {score.name: points})
@@ -132,6 +126,6 @@ def _few_images(name: str, generated: Features, reference: Features | Reference)
     if not few:
         return []
     return [
-        f"{name} is of {' and '.join(few)} images in {dim:,} dimensions: such a covariance lacks rank and the distance "
-        "is too large; compare it with distances of as many images only."
+        f"{name} uses {' and '.join(few)} images for {dim:,} feature dimensions, so their covariance is rank-deficient "
+        "and the distance is biased upwards; compare it only with distances of as many images."
     ]

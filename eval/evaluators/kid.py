@@ -7,9 +7,8 @@ from t2i.eval.evaluators.fid import LEAST
 from t2i.eval.features import Features, measure_name
 from t2i.eval.images.references import Reference
 from t2i.eval.report import Score
-from t2i.eval.result import Result
 from t2i.eval.run import GENERATED, EvalRun
-from t2i.eval.scores import details, features_of, notes_on, score, set_scores
+from t2i.eval.scores import Result, details, features_of, notes_on, score, set_scores
 
 
 def check(run: EvalRun) -> None:
@@ -45,13 +44,15 @@ def kernel_distances(
     """
     y = features_of(reference)
     if y is None:
-        raise ValueError("KID needs the reference's features: save its statistics with them, or give a folder")
+        raise ValueError(
+            "KID needs the reference's features: give a folder, or statistics created with --keep-features"
+        )
     y = y.double()  # converted once, not for each half of the generated images
     x, size, about = generated.values, min(1000, len(generated), len(y)), details(generated, reference)
-    found = metrics.kid_interval(x, y, subsets, size, seed)
+    interval = metrics.kid_interval(x, y, subsets, size, seed)
     best = None if real is None else metrics.kid(real.values, y, subsets, min(size, len(real)), seed=seed).mean
     settings, name = {"subsets": subsets, "subset_size": size, "seed": seed}, measure_name("KID", generated.extractor)
-    scores = [score(name, found, "lower", best, skipped=len(generated.skipped), details=about | settings)]
+    scores = [score(name, interval, "lower", best, skipped=len(generated.skipped), details=about | settings)]
     if generated.extractor["name"].startswith(("clip:", "open_clip:")):
         others = None if real is None else real.values
         names = [f"CMMD[{generated.extractor['name']}]"]

@@ -1,25 +1,24 @@
-"""The prompts of the lecture's slides: one image each, and accuracy where toybox defines it."""
+"""Well-known prompts from lectures on text-to-image: one image each, and accuracy where toybox has the scene."""
 
 from __future__ import annotations
 
 from t2i.eval.evaluators.compositional import Answer, caption, thumbnail
 from t2i.eval.generation.prompts import open_prompts
 from t2i.eval.report import Gallery
-from t2i.eval.result import Result
 from t2i.eval.run import EvalRun
-from t2i.eval.scores import share_score
+from t2i.eval.scores import Result, share_score
 from t2i.weights import digest
 
 
 def evaluate(run: EvalRun) -> Result:
-    """Accuracy on the lecture's prompts that have a scene, and a gallery of all of them.
+    """Accuracy on the lecture prompts that have a scene, and a gallery of all of them.
 
     Raises UsageError for targets that are no pipeline, as `EvalRun.generate` does.
     """
     prompts = open_prompts("lecture", seed=run.config.seed)
     files = run.generate("lecture", prompts)
     predictions = run.predictions(files)
-    answers = [Answer(prompt, found) for prompt, found in zip(prompts, predictions, strict=True)]
+    answers = [Answer(prompt, guess) for prompt, guess in zip(prompts, predictions, strict=True)]
     captions = [caption(answer) if answer.prompt.scene else answer.prompt.text for answer in answers]
     images = [(thumbnail(run, file), text) for file, text in zip(files, captions, strict=True)]
     right = [answer.right for answer in answers if answer.prompt.scene]

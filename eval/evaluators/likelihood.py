@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,20 +18,17 @@ from tqdm import tqdm
 
 from t2i.checks import UsageError
 from t2i.data.levels import PreparePixels, first_levels
-from t2i.data.splits import open_splits
 from t2i.data.toybox import Toybox
 from t2i.eval.evaluators import UNCONDITIONAL
 from t2i.eval.evaluators.reconstruction import NEW_SEED, REAL
 from t2i.eval.metrics import Interval, bootstrap_interval
 from t2i.eval.report import Score, Table
-from t2i.eval.result import Result
 from t2i.eval.run import EvalRun
-from t2i.eval.scores import score
+from t2i.eval.scores import Result, score
 from t2i.images import to_tensor
 from t2i.models.base import GenerativeModel, from_levels, log_likelihood
 from t2i.notes import with_article
 from t2i.pipelines import DallePipeline
-from t2i.runs import open_training_data
 from t2i.text.bpe import encode
 from t2i.weights import digest
 
@@ -67,11 +63,10 @@ def _tokens(run: EvalRun) -> Result:
     """Likelihood of real toybox images given their captions: seen and held-out combinations."""
     scores, about = [], {"image_tokenizer_sha256": digest(run.pipeline.image_tokenizer), "unit": "nats/token"}
     for split in ("train", "zero_shot"):
-        found = run.on_all(_token_likelihood, split)
-        given, nothing = (np.array(values) for values in zip(*found, strict=True))
+        given, without = np.array(run.on_all(_token_likelihood, split)).T
         for name, values, better in (
             (f"nats/token, {split}", given, "lower"),
-            (f"nats/token explained by the caption, {split}", nothing - given, "higher"),
+            (f"nats/token explained by the caption, {split}", without - given, "higher"),
         ):
             scores.append(score(name, bootstrap_interval(values, seed=run.config.seed), better, details=about))
     return Result("likelihood", scores)
@@ -83,27 +78,17 @@ def _token_likelihood(run: EvalRun, rows: slice, split: str) -> list[tuple[float
     if not items:
         return []
     images, captions = [item["image"] for item in items], [item["text"] for item in items]
-    found = token_likelihood(run.pipeline, images, captions, run.batch_size)
-    return list(zip(found.given.tolist(), found.nothing.tolist(), strict=True))
-
-
-@dataclass(frozen=True, eq=False)
-class TokenLikelihood:
-    """Negative log-likelihoods in nats/token, (P,): `given` the caption, and with `nothing`, the empty caption."""
-
-    given: np.ndarray
-    nothing: np.ndarray
-
-    @property
-    def explained(self) -> np.ndarray:
-        """(P,): log p(tokens | caption) − log p(tokens), nats/token."""
-        return self.nothing - self.given
+    given, without = token_likelihood(run.pipeline, images, captions, run.batch_size)
+    return list(zip(given.tolist(), without.tolist(), strict=True))
 
 
 def token_likelihood(
     pipeline: DallePipeline, images: Sequence[np.ndarray], captions: Sequence[str], batch_size: int = 32
-) -> TokenLikelihood:
-    """−log p(tokens | caption) / N of images, each uint8 (S, S, 3) with S the pipeline's image size.
+) -> tuple[np.ndarray, np.ndarray]:
+    """−log p(tokens | caption) / N of images in nats/token, (P,); and the same with empty captions, (P,).
+
+    Args:
+        images: P arrays, uint8 (S, S, 3) with S the pipeline's image size.
 
     Raises ValueError for a pipeline without a token likelihood, and if images and captions differ in number.
     """
@@ -112,16 +97,16 @@ def token_likelihood(
     if len(images) != len(captions) or not len(images):
         raise ValueError(f"there must be one caption for each image, not {len(captions)} for {len(images)}")
     prior, tokenizer, device = pipeline.prior, pipeline.image_tokenizer, pipeline.device
-    given, nothing = [], []
+    given, without = [], []
     for start in range(0, len(images), batch_size):
         batch = torch.from_numpy(np.stack(images[start : start + batch_size]))  # (B, S, S, 3)
         with torch.no_grad():
             tokens = tokenizer.encode(to_tensor(batch).to(device, tokenizer.dtype)).flatten(1)  # (B, N)
         texts = captions[start : start + batch_size]
-        for parts, words in ((given, texts), (nothing, [""] * len(texts))):
+        for parts, words in ((given, texts), (without, [""] * len(texts))):
             ids = encode(pipeline.tokenizer, words, prior.config.text_length).ids.to(device)  # (B, T)
             parts.append(-prior.log_likelihood(ids, tokens).cpu() / tokens.shape[1])
-    return TokenLikelihood(torch.cat(given).double().numpy(), torch.cat(nothing).double().numpy())
+    return torch.cat(given).double().numpy(), torch.cat(without).double().numpy()
 
 
 # --- unconditional models -------------------------------------------------------------------------------------------
@@ -154,9 +139,8 @@ def _unconditional(run: EvalRun) -> Result:
 
 def _test_nats(run: EvalRun, folder: str, model: GenerativeModel) -> tuple[Tensor, Tensor]:
     """Test images as levels (n, C, S, S), and the nats of each (n,)"""
-    data, config = run.config.reference, run.config
-    splits = open_training_data(folder) if data is None else open_splits(data, model.shape[1])
-    k, labels = first_levels(splits.test, PreparePixels(model.levels, model.shape[0]), run.num_images)
+    config = run.config
+    k, labels = first_levels(run.data_of(folder).test, PreparePixels(model.levels, model.shape[0]), run.num_images)
     images = from_levels(k, model.levels)
     return k, nats(model, images, labels, config.seed, config.likelihood_samples, config.batch_size or BATCH).double()
 
@@ -173,9 +157,9 @@ def nats(
     model: GenerativeModel, images: Tensor, labels: Tensor, seed: int = 0, samples: int = 1, batch_size: int = BATCH
 ) -> Tensor:
     """−ln P of each image with L levels, (n, C, S, S) and (n,) -> (n,), with a progress bar. See `log_likelihood`."""
-    generator, found = torch.Generator().manual_seed(seed), []
+    generator, parts = torch.Generator().manual_seed(seed), []
     for start in tqdm(range(0, len(images), batch_size), type(model).__name__, unit="batch", leave=False):
         x = images[start : start + batch_size].to(model.device)
         y = labels[start : start + batch_size].to(model.device) if model.conditional else None
-        found.append(-log_likelihood(model, x, y, generator, samples).cpu())
-    return torch.cat(found)
+        parts.append(-log_likelihood(model, x, y, generator, samples).cpu())
+    return torch.cat(parts)

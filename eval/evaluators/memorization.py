@@ -8,9 +8,8 @@ from t2i.eval.features import Features
 from t2i.eval.images.sets import load_image, to_image
 from t2i.eval.metrics import NearCopies, near_copies
 from t2i.eval.report import Gallery, Score
-from t2i.eval.result import Result
 from t2i.eval.run import GENERATED, NEW, TRAINING, EvalRun
-from t2i.eval.scores import notes_on, set_details, share_score
+from t2i.eval.scores import Result, notes_on, set_details, share_score
 
 SHOWN = 12  # generated images in the gallery
 
@@ -30,29 +29,29 @@ def evaluate(run: EvalRun) -> Result:
     for name in dict.fromkeys((run.config.extractor, "pixels")):
         generated, trained = run.features(GENERATED, name, side), run.features(TRAINING, name, side)
         new = None if run.training.new is None else run.features(NEW, name, side).values
-        found = near_copies(generated.values, trained.values, new)
-        result.scores.append(_score(found, generated, trained))
-        result.galleries.append(_closest(found, run, generated, trained))
+        copies = near_copies(generated.values, trained.values, new)
+        result.scores.append(_score(copies, generated, trained))
+        result.galleries.append(_closest(copies, run, generated, trained))
         notes = notes_on(generated) + [f"skipped of the training images: {image}" for image in trained.skipped]
         result.notes.extend(note for note in notes if note not in result.notes)
     return result
 
 
-def _score(found: NearCopies, generated: Features, training: Features) -> Score:
+def _score(near: NearCopies, generated: Features, training: Features) -> Score:
     """The share of near copies; the ceiling is the share among new real images, which are no copies."""
     details = {"extractor": generated.extractor, "training": set_details(training)}
-    details |= {"threshold": found.threshold, "real_n": len(found.real_copies)}
+    details |= {"threshold": near.threshold, "real_n": len(near.real_copies)}
     name, skipped = f"near copies[{generated.extractor['name']}]", len(generated.skipped)
-    copies, real = found.copies.tolist(), found.real_copies.tolist()
-    return share_score(name, copies, real, better="lower", skipped=skipped, details=details)
+    copies, real = near.copies.tolist(), near.real_copies.tolist()
+    return share_score(name, copies, real, "lower", skipped=skipped, details=details)
 
 
-def _closest(found: NearCopies, run: EvalRun, generated: Features, trained: Features) -> Gallery:
+def _closest(near: NearCopies, run: EvalRun, generated: Features, trained: Features) -> Gallery:
     """The generated images nearest to a training image, each followed by that image."""
     images, named = [], run.named
-    for row in np.argsort(found.distances)[:SHOWN]:
-        near = f"distance {found.distances[row]:.3g}" + (", a near copy" if found.copies[row] else "")
-        original = run.training.images[trained.names[found.nearest[row]]]
+    for row in np.argsort(near.distances)[:SHOWN]:
+        caption = f"in training: distance {near.distances[row]:.3g}" + (", a near copy" if near.copies[row] else "")
+        original = run.training.images[trained.names[near.nearest[row]]]
         images.append((run.load(named[generated.names[row]]), "generated"))
-        images.append((to_image(load_image(original, run.side)), f"in training: {near}"))
+        images.append((to_image(load_image(original, run.side)), caption))
     return Gallery(f"Closest to training images [{generated.extractor['name']}]", images)

@@ -12,10 +12,9 @@ from torch import Tensor
 from t2i.checks import UsageError
 from t2i.data.toybox import Toybox
 from t2i.eval import metrics
-from t2i.eval.report import Gallery, Score
-from t2i.eval.result import Result
+from t2i.eval.report import Gallery
 from t2i.eval.run import EvalRun
-from t2i.eval.scores import score
+from t2i.eval.scores import Result, score
 from t2i.images import to_pil, to_tensor
 from t2i.weights import digest
 
@@ -35,17 +34,12 @@ def evaluate(run: EvalRun) -> Result:
     images, real = (torch.stack(parts).clamp(-1, 1) + 1) / 2, (to_tensor(originals) + 1) / 2  # (N, 3, S, S)
     pairs = zip(to_pil(2 * real[:SHOWN] - 1), to_pil(2 * images[:SHOWN] - 1), strict=True)
     shown = [(image, word) for pair in pairs for image, word in zip(pair, ("real", "reconstructed"), strict=True)]
-    scores = reconstruction_scores(images, real, digest(tokenizer), run.config.seed)
-    return Result("reconstruction", scores, galleries=[Gallery("Through the image tokenizer", shown)])
-
-
-def reconstruction_scores(images: Tensor, originals: Tensor, tokenizer_sha256: str, seed: int = 0) -> list[Score]:
-    """PSNR and SSIM for floats (N, 3, S, S) in [0, 1]."""
-    scores, details = [], {"image_tokenizer_sha256": tokenizer_sha256}
+    result = Result("reconstruction", galleries=[Gallery("Through the image tokenizer", shown)])
+    details = {"image_tokenizer_sha256": digest(tokenizer)}
     for name, metric in (("PSNR in dB", metrics.psnr), ("SSIM", metrics.ssim)):
-        interval = metrics.bootstrap_interval(metric(images, originals).per_sample, seed=seed)
-        scores.append(score(f"reconstruction: {name}", interval, "higher", details=details))
-    return scores
+        interval = metrics.bootstrap_interval(metric(images, real).per_sample, seed=run.config.seed)
+        result.scores.append(score(f"reconstruction: {name}", interval, "higher", details=details))
+    return result
 
 
 @torch.no_grad()
@@ -56,9 +50,6 @@ def reconstruct(tokenizer, images: Tensor) -> Tensor:
 
 
 def _reconstruct(run: EvalRun, rows: slice, originals: Tensor) -> list[Tensor]:
-    tokenizer, own = run.pipeline.image_tokenizer, originals[rows]
-    return (
-        [image for part in own.split(run.batch_size) for image in reconstruct(tokenizer, part).cpu()]
-        if len(own)
-        else []
-    )
+    mine = originals[rows]
+    batches = mine.split(run.batch_size) if len(mine) else ()
+    return [image for batch in batches for image in reconstruct(run.pipeline.image_tokenizer, batch).cpu()]

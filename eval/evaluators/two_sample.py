@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from t2i.eval.images.sets import items_of, load_image
 from t2i.eval.metrics import Interval, share
-from t2i.eval.result import Result
 from t2i.eval.run import GENERATED, REAL, REFERENCE, EvalRun
-from t2i.eval.scores import score
+from t2i.eval.scores import Result, score
 
 SIDE, WIDTH, BATCH = 64, 32, 64
 MOST = 2000  # maximum number of images per set
@@ -60,7 +59,7 @@ def two_sample_accuracy(
     """
     n = min(len(fake), len(real))
     if n < LEAST:
-        raise ValueError(f"{n} images are too few for a two-sample test: it takes {LEAST}, and better hundreds")
+        raise ValueError(f"{n} images are too few for a two-sample test: at least {LEAST} are needed")
     rng = np.random.default_rng((seed, 7))
     sets = []
     for images, groups in ((fake, fake_groups), (real, real_groups)):
@@ -76,9 +75,7 @@ def two_sample_accuracy(
     parts = {"fit": fitted, "choose": set(trained) - fitted, "test": set(order) - set(trained)}
     rows = {part: _balanced([i for i in range(2 * n) if of[i] in members], n, rng) for part, members in parts.items()}
     if min(map(len, rows.values())) < 2:
-        raise ValueError(
-            "the images have too few different prompts for a two-sample test: their split has an empty part"
-        )
+        raise ValueError("the images have too few different prompts for a two-sample test: its split has an empty part")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _fit(x, y, rows["fit"], rows["choose"])
@@ -137,7 +134,7 @@ def _prepare(images: Tensor) -> Tensor:
 
 
 def _images(run: EvalRun, name: str) -> tuple[Tensor, list[str]]:
-    """uint8 (N, 3, 64, 64), and the group of each: its prompt, for a render its scene's, else its own name."""
+    """uint8 (N, 3, 64, 64), and the group of each: its prompt, for a render its scene's, else its name."""
     texts = {path.as_posix(): text for path, text in zip(run.files, run.texts, strict=True)}
     by_key = {prompt.key: prompt.text for prompt in run.prompts} if run.from_toybox else {}
     images, groups = [], []

@@ -18,9 +18,8 @@ from t2i.eval.evaluators import UNCONDITIONAL
 from t2i.eval.features import Extractor, as_uint8, measure_name
 from t2i.eval.metrics import frechet_distance, kid, proportion
 from t2i.eval.report import Gallery
-from t2i.eval.result import Result
 from t2i.eval.run import EvalRun
-from t2i.eval.scores import score
+from t2i.eval.scores import Result, score
 from t2i.images import to_pil
 from t2i.models.base import GenerativeModel, from_levels
 from t2i.notes import with_article
@@ -36,7 +35,7 @@ def evaluate(run: EvalRun) -> Result:
     Raises UsageError for a target that is no unconditional model, and for a model without latents.
     """
     if run.kind != UNCONDITIONAL:
-        raise UsageError(f"{run.target} is no unconditional model, and this metric is of the latents of one")
+        raise UsageError(f"{run.target} is not an unconditional model, whose latents this metric evaluates")
     model, splits = run.model, run.splits
     if not model.latents:
         raise UsageError(f"{with_article(type(model).__name__)} has no latents")
@@ -48,7 +47,9 @@ def evaluate(run: EvalRun) -> Result:
     result = Result("unconditional", galleries=[Gallery("Through the latents", pairs)])
     latents = encode(model, test, labels)
     if model.conditional or not splits.classes:
-        result.notes.append("unconditional: no linear probe, as the data have no classes or the model is given them.")
+        result.notes.append(
+            "unconditional: no linear probe: the data have no classes, or the model is conditioned on them."
+        )
         return result
     k, known = first_levels(splits.train, prepare, PROBED)
     accuracy = linear_probe(encode(model, from_levels(k, model.levels), known), known, latents, labels)

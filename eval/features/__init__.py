@@ -44,7 +44,7 @@ def open_extractor(name: str, device: str = "cpu") -> Extractor:
     check_choice("extractor", kind, EXTRACTORS)
     if kind in _ALONE:
         if source:
-            raise UsageError(f"the extractor {kind} takes nothing after it, not {source!r}")
+            raise UsageError(f"the extractor {kind} takes no argument: {kind}, not {plain}")
         extractor = _ALONE[kind](device=device)
     elif not source and kind in _NEEDS_SOURCE:
         raise UsageError(f"the extractor {kind} needs a model: {kind}:{_NEEDS_SOURCE[kind]}")
@@ -53,6 +53,6 @@ def open_extractor(name: str, device: str = "cpu") -> Extractor:
     if not extractor.weights_sha256.startswith(expected.lower()):
         raise ValueError(
             f"the weights of {plain} have the SHA-256 {extractor.weights_sha256}, not {expected}…; "
-            "get the right weights, or leave the hash out"
+            "get the right weights, or omit the hash"
         )
     return extractor

@@ -68,12 +68,7 @@ class Extractor(ABC):
 
     def describe(self) -> dict:
         """{"name", "dim", "preprocess_id", "weights_sha256"}, plain data for JSON."""
-        return {
-            "name": self.name,
-            "dim": self.dim,
-            "preprocess_id": self.preprocess_id,
-            "weights_sha256": self.weights_sha256,
-        }
+        return {key: getattr(self, key) for key in ("name", "dim", "preprocess_id", "weights_sha256")}
 
 
 @contextmanager
@@ -129,17 +124,16 @@ def measure_name(metric: str, extractor: Extractor | Mapping) -> str:
     """Name of a score: "FID" and "KID" are reserved for FID's Inception network, identified by its weights' hash.
 
     Args:
-        metric: "FD" or "FID" (the Fréchet distance), "KID", or any other name.
+        metric: "FD" (the Fréchet distance), "KID", or any other name.
         extractor: an extractor or its description.
 
     Returns:
         "FID", "KID", … for that network; otherwise "FD[name]", "KID[name]", …
     """
     about = extractor.describe() if isinstance(extractor, Extractor) else extractor
-    frechet = metric in ("FD", "FID")
     if about["name"] == "inception" and about["weights_sha256"] == INCEPTION_SHA256:
-        return "FID" if frechet else metric
-    return f"{'FD' if frechet else metric}[{about['name']}]"
+        return "FID" if metric == "FD" else metric
+    return f"{metric}[{about['name']}]"
 
 
 # --- pixels ---------------------------------------------------------------------------------------------------------
@@ -180,7 +174,7 @@ def _channels_first(images: Tensor, layout: str | None) -> Tensor:
         raise ValueError(f"images must have the shape (N, C, H, W) or (N, H, W, C), not {shape}")
     first, last = images.shape[1] in _CHANNELS, images.shape[3] in _CHANNELS
     if layout is None and first and last:
-        raise ValueError(f"the shape {shape} may be NCHW or NHWC; say which with layout=")
+        raise ValueError(f"the shape {shape} may be NCHW or NHWC; give layout=")
     layout = layout or ("NCHW" if first else "NHWC")
     if not (first if layout == "NCHW" else last):
         raise ValueError(f"images of the shape {shape} have no 1, 3 or 4 channels; add that axis to grey ones")
@@ -191,7 +185,7 @@ def _levels(images: Tensor, value_range: str) -> Tensor:
     """Floats -> the nearest of 256 levels. Truncating instead would darken by half a level."""
     images = images.float()
     if images.isnan().any():
-        raise ValueError("there is NaN in the images; look at what made them")
+        raise ValueError("the images contain NaN; check how they were generated")
     lowest, low, high = (0.0 if value_range == "0..1" else -1.0), images.min().item(), images.max().item()
     if low < lowest - _ROUNDING or high > 1 + _ROUNDING:
         raise ValueError(

@@ -1,4 +1,8 @@
-"""On-disk feature cache, keyed by image, extractor and preprocessing."""
+"""On-disk feature cache, keyed by image, extractor and preprocessing.
+
+Unlike `t2i.disk_cache`, whose caches are computed as a whole from one key, it grows image by image, so that changed,
+added and interrupted sets reuse what is there.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ class FeatureCache:
             content = path.read_bytes()
             if path.stem != _digest(content):
                 path.unlink(missing_ok=True)
-                note(f"the cached features in {path} are damaged and are computed again")
+                note(f"the cached features in {path} are damaged and will be recomputed")
                 continue
             stored = load(content)
             shas = (row.tobytes().hex() for row in stored["images"].numpy())

@@ -39,11 +39,11 @@ class InceptionExtractor(Extractor):
         architecture, self._resize = _torch_fidelity()
         path = _official() if weights is None else Path(weights)
         if not path.is_file():
-            raise FileNotFoundError(f"there are no Inception weights in {path}; leave the path out to download them")
+            raise FileNotFoundError(f"there are no Inception weights in {path}; omit the path to download them")
         content = path.read_bytes()  # the same bytes are hashed, checked and loaded
         sha256 = hashlib.sha256(content).hexdigest()
         if weights is None and sha256 != INCEPTION_SHA256:
-            raise ValueError(f"{path} has not the SHA-256 of the official weights; delete it to download it again")
+            raise ValueError(f"{path} lacks the SHA-256 of the official weights; delete it to download it again")
         _check(content, path)
         net = architecture("inception", [str(FEATURES)], feature_extractor_weights_path=io.BytesIO(content))
         trunk = nn.Sequential(*(part for name, part in net.named_children() if name != "fc"))  # in execution order
@@ -95,6 +95,6 @@ def _check(content: bytes, path: Path) -> None:
     try:
         state = torch.load(io.BytesIO(content), weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not a file of weights that is safe to open; give torch-fidelity's") from error
+        raise ValueError(f"{path} is not a safe file of weights; give torch-fidelity's") from error
     if not isinstance(state, dict) or getattr(state.get("fc.weight"), "shape", None) != (CLASSES, FEATURES):
-        raise ValueError(f"{path} holds no Inception weights in torch-fidelity's layout; leave the path out for those")
+        raise ValueError(f"{path} has no Inception weights in torch-fidelity's format; omit the path to download them")

@@ -143,10 +143,5 @@ def _chunks(texts: Sequence[str]) -> list[list[str]]:
 
 
 def _fingerprint(settings: dict) -> str:
-    """Twelve hexadecimal digits that depend on all settings."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=_plain).encode()).hexdigest()[:12]
-
-
-def _plain(value):
-    """The size mappings of transformers as plain JSON data."""
-    return dict(value)
+    """Twelve hexadecimal digits that depend on all settings, of which some are size mappings of transformers."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=dict).encode()).hexdigest()[:12]

@@ -51,8 +51,8 @@ class RandomExtractor(Extractor):
         for before, after in zip((3, *RANDOM_CHANNELS), RANDOM_CHANNELS, strict=False):
             layer = nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False)
             # Scaled integers: the last digits of normal deviates differ between processors.
-            draw = torch.randint(-127, 128, layer.weight.shape, generator=generator)
-            layer.weight.data = draw.float() * (math.sqrt(6 / (9 * before)) / 127)  # He et al. 2015, uniform
+            integers = torch.randint(-127, 128, layer.weight.shape, generator=generator)
+            layer.weight.data = integers.float() * (math.sqrt(6 / (9 * before)) / 127)  # He et al. 2015, uniform
             layers.append(layer)
         self.layers = nn.ModuleList(layers).eval().requires_grad_(False).to(device)
         super().__init__("random", 2 * sum(RANDOM_CHANNELS), f"area-{RANDOM_SIDE}", digest(self.layers), device)

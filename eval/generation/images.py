@@ -45,7 +45,7 @@ from t2i.weights import digest
 
 Pipeline = Callable[..., object]
 
-OWN = ("prompt", "generator", "output_type", "num_images_per_prompt", "return_dict")  # arguments set here
+RESERVED = ("prompt", "generator", "output_type", "num_images_per_prompt", "return_dict")  # arguments set here
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # messages of CUDA, Linux, Windows
 
 
@@ -83,10 +83,12 @@ def check_options(pipeline: Pipeline, options: dict) -> None:
 
     A pipeline with **kwargs is assumed to accept every name.
     """
-    if own := [option for option in options if option in OWN]:
-        raise ValueError(f"{own[0]} is set by the evaluation itself; leave it out of the options")
-    if odd := [option for option in ("generator", *options) if not _takes(pipeline, option)]:
-        raise ValueError(f"{type(pipeline).__name__} takes no {odd[0]}")
+    for option in options:
+        if option in RESERVED:
+            raise ValueError(f"{option} is set by the evaluation itself; leave it out of the options")
+    for option in ("generator", *options):
+        if not _takes(pipeline, option):
+            raise ValueError(f"{type(pipeline).__name__} takes no {option}")
 
 
 def call(pipeline: Pipeline, prompts: Sequence[str], generators: Sequence[torch.Generator], **options) -> list:
@@ -98,7 +100,7 @@ def call(pipeline: Pipeline, prompts: Sequence[str], generators: Sequence[torch.
         options["output_type"] = "np"  # floats: converted to eight bits, a NaN would be black or arbitrary
     images = pipeline(list(prompts), generator=list(generators), **options).images
     if len(images) != len(prompts):
-        raise ValueError(f"the pipeline gave {len(images)} images for {len(prompts)} prompts")
+        raise ValueError(f"the pipeline returned {len(images)} images for {len(prompts)} prompts")
     return [_to_rgb(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
 
 
@@ -118,7 +120,7 @@ def generate_batches(
             images = None
         if images is None:  # outside of `except`, whose traceback would keep the tensors alive
             batch_size = len(batch) // 2
-            tqdm.write(f"out of memory: going on with batches of {batch_size}")
+            tqdm.write(f"out of memory: continuing with batches of {batch_size}")
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             continue
@@ -127,8 +129,8 @@ def generate_batches(
 
 
 def _takes(pipeline: Pipeline, argument: str) -> bool:
-    takes = inspect.signature(pipeline).parameters
-    return argument in takes or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in takes.values())
+    parameters = inspect.signature(pipeline).parameters
+    return argument in parameters or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
 
 
 def _to_rgb(image: Image.Image | np.ndarray | torch.Tensor, prompt: str) -> Image.Image:
@@ -143,8 +145,8 @@ def _to_rgb(image: Image.Image | np.ndarray | torch.Tensor, prompt: str) -> Imag
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    said = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or any(words in said for words in NO_MEMORY)
+    message = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or any(words in message for words in NO_MEMORY)
 
 
 # --- a folder of images -------------------------------------------------------------------------------------------
@@ -183,19 +185,19 @@ def generate(
     mine = shard(items, rank, world)
     options = {key: value for key, value in options.items() if value is not None}
     check_options(pipeline, options)
-    asked = {"prompts": _prompts_digest(prompts), "seeds": [int(seed) for seed in seeds]}
-    header = describe(pipeline, name, options) | asked
+    requested = {"prompts": _prompts_digest(prompts), "seeds": [int(seed) for seed in seeds]}
+    header = describe(pipeline, name, options) | requested
     entries = _entries(out, list(_rows(out)), header)
-    missing = [item for item in mine if not _is_there(out, item, entries)]
+    missing = [item for item in mine if file_digest(out / item.file) != entries.get(item.file, {}).get("sha256", "")]
     (out / "images").mkdir(parents=True, exist_ok=True)
     log = out / f"manifest-{rank}.jsonl"
     _start_log(log, header)
     there, silent = len(mine) - len(missing), rank != 0 or not missing
     with tqdm(total=len(mine), initial=there, unit=" images", desc=out.name, disable=silent) as bar:
         for batch, images in generate_batches(pipeline, missing, batch_size, **options):
-            made = [_save(out, item, image) for item, image in zip(batch, images, strict=True)]
-            entries |= {entry["file"]: entry for entry in made}
-            _append(log, "".join(json.dumps(entry) + "\n" for entry in made))
+            new = [_save(out, item, image) for item, image in zip(batch, images, strict=True)]
+            entries |= {entry["file"]: entry for entry in new}
+            _append(log, "".join(json.dumps(entry) + "\n" for entry in new))
             bar.update(len(batch))
     return merge(out) if world == 1 else _manifest(header, [entries[item.file] for item in mine])
 
@@ -203,7 +205,7 @@ def generate(
 def generate_on_all(
     pipeline: Pipeline, prompts: Sequence[Prompt], seeds: Sequence[int], out: Path, batch_size: int = 32, **options
 ) -> dict:
-    """`generate` on every process of `accelerate launch` (or on this one only); each returns the whole manifest.
+    """`generate` on every process of `accelerate launch` (or on this one); each returns the manifest of all images.
 
     Raises ValueError if several processes were launched that are not connected; and on all of them what `generate`
     raises on one.
@@ -222,16 +224,16 @@ def merge(out: Path) -> dict:
     """
     rows = list(_rows(out))
     if (header := next((row["header"] for row in rows if "header" in row), None)) is None:
-        raise FileNotFoundError(f"{out} has no manifest; make its images first")
+        raise FileNotFoundError(f"{out} has no manifest; generate its images first")
     entries = _entries(out, rows, header)
     try:
         count = header["prompts"]["num"] * len(header["seeds"])
     except (KeyError, TypeError):
-        raise ValueError(f"the manifest of {out} does not say of how many prompts it is; {REMEDY}") from None
-    whole = [e for e in entries.values() if file_digest(out / e["file"]) == e["sha256"]]
-    if len(whole) != count:
-        raise ValueError(f"{out} has {len(whole)} of {count} images; generate again with the same settings to go on")
-    manifest = _manifest(header, whole)
+        raise ValueError(f"the manifest of {out} lacks its numbers of prompts and seeds; {REMEDY}") from None
+    intact = [e for e in entries.values() if file_digest(out / e["file"]) == e["sha256"]]
+    if len(intact) != count:
+        raise ValueError(f"{out} has {len(intact)} of {count} images; run the same command again to finish it")
+    manifest = _manifest(header, intact)
     write_whole(out / "manifest.json", json.dumps(manifest, indent=1) + "\n")
     for log in out.glob("manifest-*.jsonl"):
         log.unlink()
@@ -241,7 +243,7 @@ def merge(out: Path) -> dict:
 def read_manifest(out: Path) -> dict:
     """The manifest of a complete folder; FileNotFoundError if it is incomplete, ValueError if it is damaged."""
     if (manifest := find_manifest(out)) is None:
-        raise FileNotFoundError(f"{out} has no manifest.json; generate again with the same settings to finish it")
+        raise FileNotFoundError(f"{out} has no manifest.json; run the same command again to finish it")
     return manifest
 
 
@@ -250,12 +252,12 @@ def describe(pipeline: Pipeline, name: str, options: dict) -> dict:
 
     Plain data for JSON; other values are converted to strings.
     """
-    takes = inspect.signature(pipeline).parameters
-    defaults = {key: p.default for key, p in takes.items() if isinstance(p.default, (bool, int, float, str))}
+    parameters = inspect.signature(pipeline).parameters
+    defaults = {key: p.default for key, p in parameters.items() if isinstance(p.default, (bool, int, float, str))}
     parts = getattr(pipeline, "components", {})
     weights = {key: digest(part) for key, part in parts.items() if isinstance(part, nn.Module)}
     scheduler = parts.get("scheduler")
-    found = {
+    header = {
         "pipeline": name or type(pipeline).__name__,
         "class": type(pipeline).__name__,
         "weights_sha256": weights,
@@ -263,23 +265,18 @@ def describe(pipeline: Pipeline, name: str, options: dict) -> dict:
         "num_inference_steps": options.get("num_inference_steps", defaults.get("num_inference_steps")),
         "guidance_scale": options.get("guidance_scale", defaults.get("guidance_scale")),
         "options": options,
-        "dtype": precision(pipeline),
+        "dtype": str(getattr(pipeline, "dtype", None)).removeprefix("torch."),  # "None" without a dtype
         "device": getattr(getattr(pipeline, "device", None), "type", None),
         "versions": {"t2i": t2i.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
     }
-    return json.loads(json.dumps(found, default=str))  # as it will be read back
-
-
-def precision(pipeline: Pipeline) -> str:
-    """ "float32", "bfloat16", …; "None" for a pipeline without a dtype."""
-    return str(getattr(pipeline, "dtype", None)).removeprefix("torch.")
+    return json.loads(json.dumps(header, default=str))  # as it will be read back
 
 
 def _settings(config: dict) -> dict:
     """The config without diffusers' internal entries, such as a list whose order differs between processes; infinite
     bounds, which some schedulers have, as strings."""
-    own = {key: value for key, value in config.items() if not key.startswith("_")}
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in own.items()}
+    public = {key: value for key, value in config.items() if not key.startswith("_")}
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in public.items()}
 
 
 def _items(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Item]:
@@ -287,7 +284,7 @@ def _items(prompts: Sequence[Prompt], seeds: Sequence[int]) -> list[Item]:
         raise ValueError("give at least one prompt, and at least one seed; seeds are different numbers from 0 up")
     items = [Item(i, prompt, int(seed)) for i, (prompt, seed) in enumerate(product(prompts, seeds))]
     if len({item.file for item in items}) < len(items):
-        raise ValueError("two prompts have the same key; give each its own")
+        raise ValueError("two prompts have the same key; keys must be unique")
     return items
 
 
@@ -310,10 +307,6 @@ def _save(out: Path, item: Item, image: Image.Image) -> dict:
         "sha256": hashlib.sha256(content).hexdigest(),
         "black": image.getextrema() == ((0, 0),) * 3,
     }
-
-
-def _is_there(out: Path, item: Item, entries: dict[str, dict]) -> bool:
-    return item.file in entries and file_digest(out / item.file) == entries[item.file]["sha256"]
 
 
 def _manifest(header: dict, entries: Sequence[dict]) -> dict:
@@ -355,7 +348,7 @@ def _entries(out: Path, rows: Sequence[dict], header: dict) -> dict[str, dict]:
     for other in (row["header"] for row in rows if "header" in row):
         if odd := [key for key in {**header, **other} if header.get(key) != other.get(key)]:
             raise ValueError(
-                f"{out} was made with other settings ({', '.join(odd)}); give another folder, or remove this one"
+                f"{out} was generated with other settings ({', '.join(odd)}); give another folder, or remove this one"
             )
     entries: dict[str, dict] = {}
     for row in rows:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from t2i.data.folder import check_name
 from t2i.data.image_file import ImageError, read_image
+from t2i.notes import some
 
 REMEDY = "generate the images again, or remove manifest.json to score the folder as it is"
 _ENTRY = {"file": str, "sha256": str, "prompt": str, "key": str, "index": int, "seed": int, "black": bool}
@@ -29,7 +30,7 @@ def find_manifest(folder: Path) -> dict | None:
         return None
     header, images = manifest["header"], manifest["images"]
     if not isinstance(header, dict) or not isinstance(images, list):
-        raise ValueError(f"{path} is damaged: its header is no object, or its images are no list; {REMEDY}")
+        raise ValueError(f"{path} is damaged: its header must be an object, its images a list; {REMEDY}")
     for i, entry in enumerate(images):
         check_entry(entry, f"{path}, image {i}")
     return manifest
@@ -38,7 +39,7 @@ def find_manifest(folder: Path) -> dict | None:
 def check_entry(entry: object, where: str) -> None:
     """Raise ValueError unless it is a valid entry for one image, with a file inside the manifest's folder."""
     if not isinstance(entry, dict):
-        raise ValueError(f"{where} is no object; {REMEDY}")
+        raise ValueError(f"{where} is not an object; {REMEDY}")
     for key, kind in _ENTRY.items():
         if not isinstance(entry.get(key), kind):
             raise ValueError(f"{where} has {'no' if key not in entry else 'a wrong'} {key!r}; {REMEDY}")
@@ -53,10 +54,9 @@ def check_files(folder: Path, manifest: dict) -> None:
     changed = [entry["file"] for entry in manifest["images"] if digest(folder / entry["file"]) != entry["sha256"]]
     replaced = [name for name in changed if _is_readable(folder / name)]
     if replaced:
-        names = ", ".join(replaced[:3]) + (", …" if len(replaced) > 3 else "")
         raise ValueError(
-            f"{folder} holds other images than its manifest.json names ({len(replaced)} of {len(manifest['images'])}): "
-            f"{names}; {REMEDY}"
+            f"{len(replaced)} of {len(manifest['images'])} images in {folder} are not those of its manifest.json: "
+            f"{some(replaced)}; {REMEDY}"
         )
 
 

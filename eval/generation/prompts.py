@@ -2,8 +2,8 @@
 
 Suites: `toybox` (every category of CATEGORIES; `toybox/counting` is one of them), `basic` (the four categories of
 BASIC) and `lecture` (prompts as shown in lectures on text-to-image systems, with a scene where toybox has one). The
-categories of `toybox` are those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), and three that toybox adds: textures
-(textures), paraphrases, and pairs held out of the training data.
+categories of `toybox` are those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), and three that toybox adds: textures,
+paraphrases, and pairs held out of the training data.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0
     suites = {"toybox": tuple(CATEGORIES), "basic": tuple(BASIC), **{f"toybox/{slug(c)}": (c,) for c in CATEGORIES}}
     if name in suites:
         if num is None:
-            raise ValueError(f"the suite {name!r} has no end: say how many prompts of each category with num")
+            raise ValueError(f"the suite {name!r} is infinite: give num, the number of prompts per category")
         make = basic_prompts if name == "basic" else toybox_prompts
         return [prompt for category in suites[name] for prompt in make(category, num, seed)]
     if name == "lecture":
@@ -130,7 +130,7 @@ def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0
     if Path(name).is_dir():
         return _from_folder(Path(name))[:num]
     if Path(name).suffix or (Path(name).parent != Path() and not name.startswith("toybox/")):
-        raise FileNotFoundError(f"there is no file of prompts {name!r}; give one with a prompt a line, or a suite")
+        raise FileNotFoundError(f"there is no file of prompts {name!r}; give one with a prompt per line, or a suite")
     check_choice("prompt suite", name, [*suites, "lecture"])
     raise AssertionError("check_choice lets only known names pass")
 
@@ -164,7 +164,7 @@ def prompts_of_files(folder: Path, files: Sequence[Path]) -> list[Prompt]:
     else:
         texts = captions_of(folder)
     if not texts:
-        raise UsageError(f"{folder} does not say what its images show: add metadata.jsonl with file_name and text")
+        raise UsageError(f"the images of {folder} have no captions: add metadata.jsonl with file_name and text")
     names = [path.relative_to(folder).as_posix() for path in files]
     if missing := [name for name in names if name not in texts]:
         raise UsageError(f"{folder} has no prompt for {missing[0]}; add it to its metadata.jsonl")
@@ -189,8 +189,8 @@ def basic_prompts(category: str, num: int, seed: int) -> list[Prompt]:
 
 def wordings(scene: Scene, count: int, rng: np.random.Generator) -> list[str]:
     """`count` different captions (at most 10) that all state every fact of the scene, the canonical one first."""
-    if not 1 <= count <= 2 * (len(OPENINGS) + 1):
-        raise ValueError(f"a scene has 1 to {2 * (len(OPENINGS) + 1)} wordings for sure, not {count}")
+    if not 1 <= count <= (most := 2 * (len(OPENINGS) + 1)):  # as many as every scene has
+        raise ValueError(f"the number of wordings must be from 1 to {most}, not {count}")
     texts = [scene.caption()]
     while len(texts) < count:
         if (text := _wording(scene, rng)) not in texts:
@@ -211,11 +211,11 @@ def entropy(seed: int, text: str) -> list[int]:
 
 
 def _scene(category: str, i: int, seed: int) -> Scene:
-    asked = CATEGORIES[category]
+    wanted = CATEGORIES[category]
     rng = np.random.default_rng(entropy(seed, f"scene of {slug(category)}/{i:04}"))
-    scene = Scene.sample(rng, asked.split, asked.family)
-    while scene.things[0].attribute not in asked.attributes:
-        scene = Scene.sample(rng, asked.split, asked.family)
+    scene = Scene.sample(rng, wanted.split, wanted.family)
+    while scene.things[0].attribute not in wanted.attributes:
+        scene = Scene.sample(rng, wanted.split, wanted.family)
     return replace(scene, things=(held_out_thing(i),)) if category == "held-out combination" else scene
 
 
@@ -235,16 +235,18 @@ def _one_of(options: Sequence[str], rng: np.random.Generator) -> str:
 def _from_file(path: Path) -> list[Prompt]:
     stem = slug(path.stem) or "prompts"
     if path.suffix.lower() in OTHER_TABLES:
-        raise ValueError(f"{path} is no form of prompts: save a prompt a line as .txt, or a table as .csv or .jsonl")
+        raise ValueError(
+            f"{path} is not a format of prompts: save a .txt with one per line, or a table as .csv or .jsonl"
+        )
     if path.suffix.lower() in TABLES:
         prompts = _from_table(path, stem)
     else:
         prompts = [Prompt(line, stem, None, f"{stem}/{i:04}") for i, line in read_lines(path)]
     if not prompts:
-        raise ValueError(f"{path} has no prompts; write one a line")
+        raise ValueError(f"{path} has no prompts; write one per line")
     key, times = Counter(prompt.key for prompt in prompts).most_common(1)[0]
     if times > 1:
-        raise ValueError(f"{path} has the key {key!r} {times} times; give each prompt its own")
+        raise ValueError(f"{path} has the key {key!r} {times} times; keys must be unique")
     return prompts
 
 
@@ -253,7 +255,7 @@ def _from_folder(folder: Path) -> list[Prompt]:
     source, stem = ImageFolder(folder, size=1), slug(folder.resolve().name) or "prompts"
     texts = [(i, text) for i, text in enumerate(source.texts, 1) if text.strip()]
     if not texts:
-        raise ValueError(f"{folder} has no captions to be prompts; write some into its metadata.jsonl")
+        raise ValueError(f"{folder} has no captions to use as prompts; add them to its metadata.jsonl")
     return [Prompt(text, stem, None, f"{stem}/{i:04}") for i, text in texts]
 
 
@@ -262,7 +264,7 @@ def _from_table(path: Path, stem: str) -> list[Prompt]:
     for i, (where, row) in enumerate(read_table(path), 1):
         column = column or ("prompt" if "prompt" in row else "text")  # the same in all rows
         if column not in row:
-            raise ValueError(f'{where} has no "prompt" and no "text", only: {", ".join(map(str, row)) or "nothing"}')
+            raise ValueError(f'{where} has no "prompt" and no "text", only: {", ".join(map(str, row)) or "none"}')
         if not (text := text_of(row, column, where)).strip():
             raise ValueError(f"{where}: {column!r} is empty; write a prompt, or remove the line")
         key, category = row.get("key") or f"{stem}/{i:04}", row.get("category") or "file"

@@ -88,16 +88,16 @@ def check_outside(out: Path, folder: Path) -> None:
     """Raise UsageError if a report in `out` would add its images to those of `folder`."""
     if find_manifest(folder) is None and out.resolve().is_relative_to(folder.resolve()):
         raise UsageError(
-            f"--out {out} lies inside {folder}, and its images would be read with the others; give another folder"
+            f"--out {out} lies inside {folder}, whose images would then include the report's; give another folder"
         )
 
 
 def _check(folder: Path) -> None:
     """Raise for an output folder, suggesting the folder that may be meant."""
     if any(folder.glob("manifest-*.jsonl")):
-        raise FileNotFoundError(f"the images of {folder} are not finished; generate them again to go on")
+        raise FileNotFoundError(f"{folder} is incomplete; run the command that generates it again to finish it")
     if kind := _kind(folder):
-        raise UsageError(f"{folder} is {kind} and no folder of images; {_meant(folder)}")
+        raise UsageError(f"{folder} is {kind}, not a folder of images; {_suggestion(folder)}")
 
 
 def _check_below(folder: Path, names: Sequence[PurePosixPath]) -> None:
@@ -105,9 +105,9 @@ def _check_below(folder: Path, names: Sequence[PurePosixPath]) -> None:
     inner = {parent for name in names for parent in name.parents if parent != PurePosixPath()}
     for path in (folder / name for name in sorted(inner)):
         if kind := _kind(path):
-            raise UsageError(f"{folder} holds {path}, which is {kind}: its images would count; move it elsewhere")
+            raise UsageError(f"{folder} contains {path}, which is {kind} whose images would count; move it elsewhere")
         if find_manifest(path) is not None:
-            raise UsageError(f"{folder} holds generated images in {path}; did you mean that folder? otherwise move it")
+            raise UsageError(f"{folder} contains generated images in {path}; give that folder, or move it elsewhere")
 
 
 def _kind(folder: Path) -> str | None:
@@ -121,7 +121,8 @@ def _kind(folder: Path) -> str | None:
     return None
 
 
-def _meant(folder: Path) -> str:
+def _suggestion(folder: Path) -> str:
+    """What to give instead of an output folder."""
     if (latest := folder / "latest").is_dir():
         return f"did you mean the pipeline {latest}?"
     generated = sorted(path.parent for path in folder.glob("*/manifest.json") if find_manifest(path.parent))

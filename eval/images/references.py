@@ -25,7 +25,7 @@ from t2i.eval.metrics import Gaussian, Moments
 from t2i.files import write_whole
 
 ARRAYS = ("mean", "cov", "features")
-REMEDY = "make it again with `t2i report statistics`"
+REMEDY = "create it again with `t2i report statistics`"
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +65,7 @@ def save_reference(path: str | Path, features: Features, source: str, keep_featu
     """
     path = Path(path)
     if path.suffix != ".npz":
-        raise ValueError(f"statistics are written to a file that ends in .npz, not to {path}")
+        raise ValueError(f"the file name of statistics must end in .npz: {path}")
     gaussian = Moments.of(features.values).gaussian()
     arrays = {"mean": gaussian.mean.cpu().numpy(), "cov": gaussian.cov.cpu().numpy()}
     if keep_features:
@@ -91,17 +91,18 @@ def load_reference(path: str | Path, extractor: Extractor | dict, allow_mismatch
         allow_mismatch: accept mismatches and list them in `mismatches`, for the report; a different number of
             dimensions is never accepted.
 
-    Raises FileNotFoundError; and ValueError for pickles, for files of other tools, for damage, and for a mismatch.
+    Raises FileNotFoundError; and ValueError for pickles, files of other programs, damaged files, and a mismatch.
     """
     reference = _reference(*_read(Path(path)), Path(path))
-    asked, made = extractor.describe() if isinstance(extractor, Extractor) else extractor, reference.extractor
-    if made["dim"] != asked["dim"]:
-        raise ValueError(f"{path} has {made['dim']} dimensions and {asked['name']} has {asked['dim']}; {REMEDY}")
-    keys = [key for key in ("name", "preprocess_id", "weights_sha256") if made[key] != asked[key]]
-    wrong = tuple(f"its extractor {key} is {made[key]}, not {asked[key]}" for key in keys)
-    if wrong and not allow_mismatch:
-        raise ValueError(f"{path} does not fit: {'; '.join(wrong)}; {REMEDY}, or give --allow-mismatch")
-    return replace(reference, mismatches=wrong)
+    expected = extractor.describe() if isinstance(extractor, Extractor) else extractor
+    stored = reference.extractor
+    if stored["dim"] != expected["dim"]:
+        raise ValueError(f"{path} has {stored['dim']} dimensions, {expected['name']} has {expected['dim']}; {REMEDY}")
+    keys = [key for key in ("name", "preprocess_id", "weights_sha256") if stored[key] != expected[key]]
+    mismatches = tuple(f"it was computed with {key} {stored[key]}, not {expected[key]}" for key in keys)
+    if mismatches and not allow_mismatch:
+        raise ValueError(f"{path} does not match: {'; '.join(mismatches)}; {REMEDY}, or give --allow-mismatch")
+    return replace(reference, mismatches=mismatches)
 
 
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
@@ -116,18 +117,18 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         if "allow_pickle" in str(error):
             raise ValueError(f"{path} holds pickled objects, which could run code; {REMEDY}") from None
-        raise ValueError(f"{path} is damaged, or no npz of statistics; {REMEDY}") from error
+        raise ValueError(f"{path} is damaged, or not an .npz of statistics; {REMEDY}") from error
     try:
         metadata = json.loads(str(arrays.pop("metadata")))
         metadata["sha256"]
     except (KeyError, TypeError, json.JSONDecodeError):
-        raise ValueError(f"{path} does not say what made it (metadata); {REMEDY}") from None
+        raise ValueError(f"{path} has no metadata that names its extractor; {REMEDY}") from None
     return {name: arrays[name] for name in ARRAYS if name in arrays}, metadata
 
 
 def _reference(arrays: dict[str, np.ndarray], metadata: dict, path: Path) -> Reference:
     if metadata["sha256"] != _digest(arrays):
-        raise ValueError(f"the arrays of {path} are not those that its metadata were written for; {REMEDY}")
+        raise ValueError(f"the arrays of {path} do not match the hash in its metadata; {REMEDY}")
     features = arrays.get("features")
     return Reference(
         gaussian=Gaussian(torch.from_numpy(arrays["mean"]), torch.from_numpy(arrays["cov"])),

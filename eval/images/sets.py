@@ -68,8 +68,8 @@ def image_digest(image: Tensor) -> str:
 
 def why_unreadable(error: Exception, source: Source, name: str) -> str:
     """What is wrong with an image, without the path of its folder, which reports must not contain."""
-    said = " ".join(str(error).removeprefix(f"{source} ").replace(str(source), name).split())
-    return said or type(error).__name__
+    reason = " ".join(str(error).removeprefix(f"{source} ").replace(str(source), name).split())
+    return reason or type(error).__name__
 
 
 # --- features -------------------------------------------------------------------------------------------------------
@@ -144,7 +144,7 @@ def extract_items(
     """
     if batch_size < 1 or workers < 1:
         raise ValueError(f"batch_size and workers must be at least 1: {batch_size=}, {workers=}")
-    store, found = None if cache is None else FeatureCache(cache, extractor), []
+    store, images = None if cache is None else FeatureCache(cache, extractor), []
     waiting: list[ImageFeatures] = []  # waiting for a place in a batch
     unsaved: list[ImageFeatures] = []  # computed, not yet in the cache
 
@@ -165,7 +165,7 @@ def extract_items(
         tqdm(total=len(items), unit=" images", desc=extractor.name, disable=not progress, leave=False) as bar,
     ):
         for image in _ahead(pool, lambda item: _load(*item, side, extractor, store), items, batch_size + workers):
-            found.append(image)
+            images.append(image)
             if image.prepared is not None:  # otherwise its features were cached, or it could not be read
                 waiting.append(image)
             if len(waiting) == batch_size:
@@ -176,15 +176,15 @@ def extract_items(
         if waiting:
             embed()
         save()
-    return found
+    return images
 
 
-def collect(found: Sequence[ImageFeatures], extractor: Extractor) -> Features:
+def collect(images: Sequence[ImageFeatures], extractor: Extractor) -> Features:
     """The features of all readable images. Raises ValueError if there are none."""
-    skipped = tuple(f"{image.name}: {image.error}" for image in found if image.error)
-    read = [image for image in found if not image.error]
+    skipped = tuple(f"{image.name}: {image.error}" for image in images if image.error)
+    read = [image for image in images if not image.error]
     if not read:
-        raise ValueError(f"none of the {len(found)} images can be read; make them again: {next(iter(skipped), '')}")
+        raise ValueError(f"none of the {len(images)} images can be read; copy them again: {next(iter(skipped), '')}")
     return Features(
         torch.stack([image.row for image in read]),
         extractor.describe(),

@@ -25,8 +25,8 @@ from t2i.files import read_json
 from t2i.folders import newest_in_run
 from t2i.pipelines.loading.auto import PIPELINES, embedded
 
-TRAINING, NEW = 10, 2  # per generated image: training images to search, and others not trained on
-WORLD = 0  # default seed of the toybox data of recipes
+SEARCHED_PER_IMAGE, NEW_PER_IMAGE = 10, 2  # per generated image: training images, and images not trained on
+DEFAULT_SEED = 0  # of the toybox data of recipes
 
 
 @dataclass(frozen=True)
@@ -64,16 +64,16 @@ def what_trained(pipeline: str) -> Trained | None:
     recipe, progress = folder.parent / "recipe.json", folder / "state" / "progress.json"
     if not recipe.is_file() or not progress.is_file():
         return None
-    asked, done = read_json(recipe), read_json(progress, "steps", "global_batch")
-    if not {"data", "seed"} <= asked.keys():
+    options, done = read_json(recipe), read_json(progress, "steps", "global_batch")
+    if not {"data", "seed"} <= options.keys():
         return None
-    cached = asked.get("cache", "none") != "none"
-    items = min(asked["cached_images"], TOYBOX_ITEMS) if cached else TOYBOX_ITEMS
-    return Trained(asked["data"], asked["seed"], done["steps"] * done["global_batch"], items)
+    cached = options.get("cache", "none") != "none"
+    items = min(options["cached_images"], TOYBOX_ITEMS) if cached else TOYBOX_ITEMS
+    return Trained(options["data"], options["seed"], done["steps"] * done["global_batch"], items)
 
 
 def training_data(
-    asked: str | None,
+    name: str | None,
     pipeline: str,
     side: int,
     num: int,
@@ -84,46 +84,50 @@ def training_data(
     """The images to search for near copies of what `pipeline` has generated.
 
     Args:
-        asked: "toybox", a folder, or None for the pipeline's training data.
+        name: "toybox", a folder, or None for the pipeline's training data.
         pipeline: its name or folder; "" if unknown.
         side: S of toybox images.
         num: number of generated images.
-        most: maximum number of images to search; default: TRAINING per generated image, and all of a folder.
+        most: maximum number of images to search; default: SEARCHED_PER_IMAGE per generated image, and all of a folder.
         seed: of the selection, and of the order of a folder's images.
 
     Raises UsageError if the pipeline's training data is unknown or must be given as a folder; also as `image_files`.
     """
-    if asked not in (None, "toybox"):
-        return _folder(Path(asked), most, seed, allow_mixed)
+    if name not in (None, "toybox"):
+        return _folder(Path(name), most, seed, allow_mixed)
     trained = what_trained(pipeline)
-    check(asked, pipeline, trained)
-    limit = TRAINING * num if most is None else most
+    check_training_data(name, pipeline, trained)
+    limit = SEARCHED_PER_IMAGE * num if most is None else most
     if trained is not None and trained.data == "toybox":
-        return _seen(pipeline, trained, side, limit, NEW * num, seed)
-    return _world(pipeline, side, limit, NEW * num)
+        return _seen(pipeline, trained, side, limit, NEW_PER_IMAGE * num, seed)
+    note = (
+        f"Near copies are searched among {limit:,} images of the toybox data that recipes train on by default; "
+        f"{pipeline or 'the pipeline'} does not record which of them it was trained on."
+    )
+    return TrainingData(_items(side, DEFAULT_SEED, limit), _items(side, DEFAULT_SEED + 1, NEW_PER_IMAGE * num), note)
 
 
-def check(asked: str | None, pipeline: str, trained: Trained | None) -> None:
-    """Raise UsageError if neither `asked` nor the pipeline's folder identifies the training data."""
-    if asked is not None:
+def check_training_data(name: str | None, pipeline: str, trained: Trained | None) -> None:
+    """Raise UsageError if neither `name` (see `training_data`) nor the pipeline's folder identifies the data."""
+    if name is not None:
         return
     if trained is not None and trained.data != "toybox":
         raise UsageError(
             f"{pipeline} was trained on {trained.data}: to search for near copies, give it with --training-data FOLDER"
         )
-    if trained is None and pipeline not in embedded() and not _may_be_ours(pipeline):
+    if trained is None and pipeline not in embedded() and not _made_by_t2i(pipeline):
         raise UsageError(
-            f"nothing says what {pipeline or 'the pipeline'} was trained on: to search for near copies, give "
+            f"the training data of {pipeline or 'the pipeline'} is unknown: to search for near copies, give "
             "--training-data FOLDER, or --training-data toybox"
         )
 
 
-def _may_be_ours(pipeline: str) -> bool:
+def _made_by_t2i(pipeline: str) -> bool:
     """Whether a folder contains a pipeline made by t2i, which may have been trained on toybox."""
-    index = newest_in_run(pipeline, "model_index.json") / "model_index.json"
-    said = read_json(index) if pipeline and index.is_file() else {}
-    name = said.get("_class_name")
-    return said.get("_made_by") == "t2i" or (name in PIPELINES and PIPELINES[name].__name__ == name)
+    path = newest_in_run(pipeline, "model_index.json") / "model_index.json"
+    index = read_json(path) if pipeline and path.is_file() else {}
+    name = index.get("_class_name")
+    return index.get("_made_by") == "t2i" or (name in PIPELINES and PIPELINES[name].__name__ == name)
 
 
 def _folder(folder: Path, most: int | None, seed: int, allow_mixed: bool) -> TrainingData:
@@ -138,20 +142,12 @@ def _folder(folder: Path, most: int | None, seed: int, allow_mixed: bool) -> Tra
 def _seen(pipeline: str, trained: Trained, side: int, limit: int, new: int, seed: int) -> TrainingData:
     """A random selection of the samples that a run has seen; after its first epoch it has seen every item."""
     source = Toybox("train", side, trained.seed, trained.items)
-    samples = NumberedSamples(source, _unchanged, trained.seed)
+    samples = NumberedSamples(source, lambda item, rng: item, trained.seed)
     seen = min(trained.samples, len(source))
     numbers = np.random.default_rng(seed).permutation(seen)[:limit]
     images = {f"sample {n}": partial(_image, samples, int(n)) for n in numbers}
     note = f"Near copies are searched among {_of(len(numbers), seen)} that {pipeline} was trained on."
     return TrainingData(images, _items(side, trained.seed + 1, new), note)
-
-
-def _world(pipeline: str, side: int, limit: int, new: int) -> TrainingData:
-    note = (
-        f"Near copies are searched among {limit:,} images of the toybox data that recipes train on by default; nothing "
-        f"says which of its images {pipeline or 'the pipeline'} has seen."
-    )
-    return TrainingData(_items(side, WORLD, limit), _items(side, WORLD + 1, new), note)
 
 
 def _items(side: int, seed: int, num: int) -> dict[str, Callable[[], np.ndarray]]:
@@ -162,10 +158,6 @@ def _items(side: int, seed: int, num: int) -> dict[str, Callable[[], np.ndarray]
 
 def _image(source: Toybox | NumberedSamples, i: int) -> np.ndarray:
     return source[i]["image"]
-
-
-def _unchanged(item: dict, rng: np.random.Generator) -> dict:
-    return item
 
 
 def _of(some: int, all_: int) -> str:

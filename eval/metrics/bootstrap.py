@@ -52,8 +52,8 @@ def bootstrap_interval(
         value, values = samples.mean(), _means(samples, resamples, rng)
     else:
         value = statistic(samples)
-        drawn = (rng.integers(len(samples), size=len(samples)) for _ in range(resamples))
-        values = np.array([statistic(samples[rows]) for rows in drawn], dtype=np.float64)
+        resampled = (rng.integers(len(samples), size=len(samples)) for _ in range(resamples))
+        values = np.array([statistic(samples[rows]) for rows in resampled], dtype=np.float64)
     if not np.isfinite(values).all() or not np.isfinite(value):
         raise ValueError("the statistic is NaN or infinite on a resample")
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])

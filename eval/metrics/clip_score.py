@@ -34,12 +34,13 @@ def clip_score(images: Array, texts: Array, variant: str) -> Scores:
     """
     if variant not in VARIANTS:
         raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
-    cosines = _cosines(*_paired(images, texts))
+    images, texts = _paired(images, texts)
+    cosines = (images * texts).sum(1).clamp(-1, 1)  # (N,); rounding may exceed 1
     if variant == "hessel":
-        return _mean(2.5 * cosines.clamp(min=0))
+        return Scores.of(2.5 * cosines.clamp(min=0))
     if variant == "cosine":
-        return _mean(cosines)
-    scores = _mean(100 * cosines)
+        return Scores.of(cosines)
+    scores = Scores.of(100 * cosines)
     return Scores(max(0.0, scores.value), scores.per_sample)
 
 
@@ -63,15 +64,14 @@ def r_precision(images: Array, texts: Array, candidates: int = 100, seed: int = 
         raise ValueError(f"candidates must be from 2 to the number of texts, {n}, not {candidates}")
     rng, points = np.random.default_rng(seed), []
     for part, rows in blocks(images, n, block):
-        own = torch.arange(part.start, part.stop)[:, None]  # (B, 1)
-        others = np.stack([rng.choice(n - 1, candidates - 1, replace=False) for _ in own])
-        others = torch.from_numpy(others)
-        others = others + (others >= own)  # the other N − 1 indices, skipping the image's own
+        same = torch.arange(part.start, part.stop)[:, None]  # (B, 1)
+        others = torch.from_numpy(np.stack([rng.choice(n - 1, candidates - 1, replace=False) for _ in same]))
+        others = others + (others >= same)  # (B, R − 1), of the N − 1 texts of other images
         cosines = rows @ texts.T  # (B, N)
-        right, wrong = (cosines.gather(1, i.to(cosines.device)) for i in (own, others))
+        right, wrong = (cosines.gather(1, i.to(cosines.device)) for i in (same, others))
         ties = ((wrong - right).abs() <= _TIE).sum(1)
         points.append((1 / (1 + ties.double())).where((wrong <= right + _TIE).all(1), 0))
-    return _mean(torch.cat(points))
+    return Scores.of(torch.cat(points))
 
 
 def _paired(images: Array, texts: Array) -> tuple[Tensor, Tensor]:
@@ -79,12 +79,3 @@ def _paired(images: Array, texts: Array) -> tuple[Tensor, Tensor]:
     if len(images) != len(texts):
         raise ValueError(f"there must be one text for each image, not {len(texts)} for {len(images)}")
     return normalised(images), normalised(texts)
-
-
-def _cosines(images: Tensor, texts: Tensor) -> Tensor:
-    return (images * texts).sum(1).clamp(-1, 1)  # rounding may exceed 1
-
-
-def _mean(per_sample: Tensor) -> Scores:
-    values = per_sample.double().cpu().numpy()
-    return Scores(float(values.mean()), values)

@@ -30,6 +30,12 @@ class Scores:
     value: float
     per_sample: np.ndarray
 
+    @classmethod
+    def of(cls, per_sample: Tensor) -> Scores:
+        """Scores (N,) and their mean."""
+        values = per_sample.double().cpu().numpy()
+        return cls(float(values.mean()), values)
+
 
 def as_double(values: Array, name: str) -> Tensor:
     """A float64 tensor on its own device. Raises ValueError if it contains NaN or infinity."""

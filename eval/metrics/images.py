@@ -29,7 +29,7 @@ def psnr(images: Array, references: Array) -> Scores:
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
     x, y = _checked(images, references)
-    return _mean(peak_signal_noise_ratio(x, y, data_range=1.0, dim=(1, 2, 3), reduction="none"))
+    return Scores.of(peak_signal_noise_ratio(x, y, data_range=1.0, dim=(1, 2, 3), reduction="none"))
 
 
 def ssim(images: Array, references: Array) -> Scores:
@@ -52,7 +52,7 @@ def ssim(images: Array, references: Array) -> Scores:
     for pair in zip(x.split(BATCH), y.split(BATCH), strict=True):
         _, full = structural_similarity_index_measure(*pair, data_range=1.0, return_full_image=True)
         parts.append(full[:, :, inner, inner].flatten(1).mean(1))
-    return _mean(torch.cat(parts))
+    return Scores.of(torch.cat(parts))
 
 
 def diversity(features: Array, block: int = BLOCK) -> float:
@@ -73,8 +73,3 @@ def _checked(images: Array, references: Array) -> tuple[Tensor, Tensor]:
     if min(x.min(), y.min()) < 0 or max(x.max(), y.max()) > 1:
         raise ValueError("images and references must be in [0, 1]")
     return x, y.to(x.device)
-
-
-def _mean(per_sample: Tensor) -> Scores:
-    values = per_sample.cpu().numpy()
-    return Scores(float(values.mean()), values)

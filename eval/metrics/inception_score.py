@@ -24,36 +24,26 @@ class InceptionScore:
     splits: int
 
 
-def inception_score(
-    scores: Array, splits: int = 10, shuffle: bool = True, seed: int = 2020, probabilities: bool = False
-) -> InceptionScore:
+def inception_score(logits: Array, splits: int = 10, seed: int = 2020) -> InceptionScore:
     """exp E KL(p(y|x) ‖ p(y)): Salimans et al. 2016, arXiv 1606.03498, section 4; torch-fidelity's definition.
 
     Args:
-        scores: logits (N, K), or with `probabilities` non-negative rows that sum to one.
+        logits: (N, K); logarithms of probabilities are logits too.
         splits: number of parts that are scored separately.
-        shuffle: shuffle before splitting, with `seed`; sorted samples would give splits of few classes.
+        seed: of the shuffling before the split, as sorted samples would give parts of few classes.
 
-    Raises ValueError for fewer samples than splits, NaN or infinity, rows that are not probabilities.
+    Raises ValueError for fewer samples than splits, NaN or infinity.
     """
     if splits < 1:
         raise ValueError(f"splits must be at least 1, not {splits}")
-    scores = as_features(scores, "scores", least=splits)
-    n = len(scores)
-    p, log_p = _given(scores) if probabilities else (scores.softmax(1), scores.log_softmax(1))
-    if shuffle:
-        order = torch.from_numpy(np.random.RandomState(seed).permutation(n))  # the order of torch-fidelity
-        p, log_p = p[order.to(p.device)], log_p[order.to(p.device)]
+    logits = as_features(logits, "logits", least=splits)
+    n = len(logits)
+    logits = logits[torch.from_numpy(np.random.RandomState(seed).permutation(n)).to(logits.device)]  # torch-fidelity's
+    p, log_p = logits.softmax(1), logits.log_softmax(1)
     edges = [i * n // splits for i in range(splits + 1)]
     parts = [slice(*edge) for edge in pairwise(edges)]
     values = [_score(p[part], log_p[part]) for part in parts]
     return InceptionScore(float(np.mean(values)), float(np.std(values)), splits)
-
-
-def _given(p: Tensor) -> tuple[Tensor, Tensor]:
-    if p.min() < 0 or (p.sum(1) - 1).abs().max() > 1e-3:
-        raise ValueError("probabilities must not be negative and must sum to one in each row")
-    return p, p.log()
 
 
 def _score(p: Tensor, log_p: Tensor) -> float:

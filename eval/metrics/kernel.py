@@ -63,9 +63,9 @@ def kid_interval(
 
     Raises ValueError as `kid` does, and for N or M below 3.
     """
-    found, error = kid(generated, reference, subsets, subset_size, seed), mmd_error(generated, reference)
-    half = NORMAL_95 * math.hypot(error, found.std / math.sqrt(subsets))
-    return Interval(found.mean, found.mean - half, found.mean + half, len(generated))
+    score, error = kid(generated, reference, subsets, subset_size, seed), mmd_error(generated, reference)
+    half = NORMAL_95 * math.hypot(error, score.std / math.sqrt(subsets))
+    return Interval(score.mean, score.mean - half, score.mean + half, len(generated))
 
 
 def mmd_error(generated: Array, reference: Array, block: int = BLOCK) -> float:
@@ -83,8 +83,8 @@ def mmd_error(generated: Array, reference: Array, block: int = BLOCK) -> float:
     """
     x, y = as_pair(generated, reference, least=3)
     n, d = x.shape
-    own = (x.square().sum(1) / d + 1) ** 3  # (N,), of each sample with itself
-    within = torch.cat([_polynomial(rows, x).sum(1) for _, rows in blocks(x, n, block)]) - own
+    diagonal = (x.square().sum(1) / d + 1) ** 3  # (N,), of each sample with itself
+    within = torch.cat([_polynomial(rows, x).sum(1) for _, rows in blocks(x, n, block)]) - diagonal
     across = torch.cat([_polynomial(rows, y).mean(1) for _, rows in blocks(x, len(y), block)])
     pairs = (within.sum() - 2 * within) / ((n - 1) * (n - 2))  # (N,), leaving out sample i
     without = pairs - 2 * (across.sum() - across) / (n - 1)
@@ -132,5 +132,5 @@ def normalised(embeddings: Tensor) -> Tensor:
     """Rows divided by their norm. Raises ValueError for a zero row, which has no direction."""
     lengths = torch.linalg.vector_norm(embeddings, dim=-1, keepdim=True)
     if not (lengths > 0).all():
-        raise ValueError("an embedding of zeros has no direction")
+        raise ValueError("an embedding is zero, so it has no direction")
     return embeddings / lengths

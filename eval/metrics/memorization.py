@@ -39,8 +39,8 @@ def nearest(samples: Array, points: Array, block: int = BLOCK) -> tuple[np.ndarr
     x, y = as_pair(samples, points, ("samples", "points"), least=1)
     centre = y.mean(0)  # centring keeps distances, and their accuracy
     x, y = x - centre, y - centre
-    found = [squared_distances(rows, y).min(1) for _, rows in blocks(x, len(y), block)]
-    squared, indices = torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    minima = [squared_distances(rows, y).min(1) for _, rows in blocks(x, len(y), block)]
+    squared, indices = torch.cat([m.values for m in minima]), torch.cat([m.indices for m in minima])
     return squared.clamp(min=0).sqrt().cpu().numpy(), indices.cpu().numpy()
 
 

@@ -36,18 +36,13 @@ def _gid(series: int, point: int) -> str:
 
 def _plot(axes: Axes, points: list[Point], i: int, banded: bool) -> None:
     """One series: a line, its points, and their intervals as a band; dashed once the colours repeat."""
-    colour = COLOURS[i % len(COLOURS)]
-    axes.plot([p[0] for p in points], [p[1] for p in points], color=colour, linestyle=style_of(i))
+    colour, style = COLOURS[i % len(COLOURS)], "solid" if i < len(COLOURS) else "dashed"
+    axes.plot([p[0] for p in points], [p[1] for p in points], color=colour, linestyle=style)
     for k, (x, y, _, _) in enumerate(points):
         axes.plot([x], [y], "o", color=colour, markersize=5, markeredgecolor=CARD, gid=_gid(i, k))
     band = [(x, low, high) for x, _, low, high in points if low is not None and high is not None]
     if banded and len(band) > 1:
         axes.fill_between(*zip(*band, strict=True), color=colour, alpha=0.16, linewidth=0)
-
-
-def style_of(series: int) -> str:
-    """Line style of a series: solid until the colours repeat, then dashed."""
-    return "solid" if series < len(COLOURS) else "dashed"
 
 
 def _label(axes: Axes, curve: Curve) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from t2i.arguments import parse
 from t2i.checks import UsageError, check_choice, check_distinct, check_seeds, check_whole
@@ -16,15 +17,15 @@ from t2i.files import check_folder, check_writable, read_json
 
 
 @dataclass(frozen=True)
-class Diff:
+class DiffConfig:
     """Options of `t2i report diff`."""
 
-    reports: Positional[tuple[str, ...]] = ()
+    reports: Annotated[Positional[tuple[str, ...]], arg(metavar="REPORT")] = ()
     """The old report.json and the new one."""
 
 
 @dataclass(frozen=True)
-class Human:
+class HumanConfig:
     """Options of `t2i report human`. Raises UsageError for values out of range, and for answers without a key."""
 
     systems: tuple[str, ...] = ()
@@ -57,10 +58,10 @@ class Human:
 
 
 @dataclass(frozen=True)
-class Statistics:
+class StatisticsConfig:
     """Options of `t2i report statistics`."""
 
-    images: Positional[str] = ""
+    images: Annotated[Positional[str], arg(metavar="FOLDER")] = ""
     """Folder of reference images."""
     out: str = "reference.npz"
     """Output file, for `t2i eval --reference`."""
@@ -89,15 +90,15 @@ def main(args: Sequence[str]) -> None:
 
 def diff(args: Sequence[str]) -> None:
     """Compare two reports score by score: differences, and whether the confidence intervals overlap."""
-    ask = parse(Diff(), args, prog="t2i report diff", description=diff.__doc__)
-    if len(ask.reports) != 2:
+    config = parse(DiffConfig(), args, prog="t2i report diff", description=diff.__doc__)
+    if len(config.reports) != 2:
         raise UsageError(
-            f"give two files, as in: t2i report diff old/report.json new/report.json; not {len(ask.reports)}"
+            f"give two files, as in: t2i report diff old/report.json new/report.json; not {len(config.reports)}"
         )
     from t2i.eval.report import diff as comparison
 
-    reports = [read_json(path) for path in ask.reports]
-    for path, report in zip(ask.reports, reports, strict=True):
+    reports = [read_json(path) for path in config.reports]
+    for path, report in zip(config.reports, reports, strict=True):
         try:
             comparison.scores(report)
         except ValueError as error:
@@ -107,39 +108,39 @@ def diff(args: Sequence[str]) -> None:
 
 def human(args: Sequence[str]) -> None:
     """Make a page on which people choose between the images of two systems, or evaluate their answers."""
-    ask = parse(Human(), args, prog="t2i report human", description=human.__doc__)
-    if not ask.answers and len(ask.systems) < 2:
+    config = parse(HumanConfig(), args, prog="t2i report human", description=human.__doc__)
+    if not config.answers and len(config.systems) < 2:
         raise UsageError("give two systems with --systems A B, or the raters' files with --answers and --key")
     from t2i.eval.report import commands
 
-    if ask.answers:
-        commands.tally(ask.answers, ask.key, Path(ask.out))
+    if config.answers:
+        commands.tally(config.answers, config.key, Path(config.out))
     else:
-        commands.make_human_page(ask)
+        commands.make_human_page(config)
 
 
 def sweep(args: Sequence[str]) -> None:
     """Plot compositional accuracy and Fréchet distance against a sampling option, such as the guidance scale."""
-    ask = parse(SweepConfig(), args, prog="t2i report sweep", description=sweep.__doc__)
-    if len(ask.targets) != 1:
+    config = parse(SweepConfig(), args, prog="t2i report sweep", description=sweep.__doc__)
+    if len(config.targets) != 1:
         raise UsageError("give one target, as in: t2i report sweep toybox/dalle --over guidance_scale --values 1 3 5")
-    check_distinct("--values", ask.values)
-    if len(ask.values) < 2:
+    check_distinct("--values", config.values)
+    if len(config.values) < 2:
         raise UsageError("give two different --values or more, as in: --over guidance_scale --values 1 3 5")
     from t2i.eval.report import commands
 
-    commands.sweep(ask)
+    commands.sweep(config)
 
 
 def statistics(args: Sequence[str]) -> None:
     """Compute the feature statistics of a folder of reference images, for `t2i eval --reference`."""
-    ask = parse(Statistics(), args, prog="t2i report statistics", description=statistics.__doc__)
-    if not ask.images or not ask.out.endswith(".npz"):
+    config = parse(StatisticsConfig(), args, prog="t2i report statistics", description=statistics.__doc__)
+    if not config.images or not config.out.endswith(".npz"):
         raise UsageError("give a folder and a file, as in: t2i report statistics photos --out photos.npz")
-    check_writable(ask.out, Path(ask.out).parent)
+    check_writable(config.out, Path(config.out).parent)
     from t2i.eval.report import commands
 
-    commands.statistics(ask)
+    commands.statistics(config)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {

@@ -72,7 +72,7 @@ def scores(report: dict) -> dict[str, Score]:
         try:
             return {row["name"]: Score(**row) for row in report["scores"]}
         except (KeyError, TypeError) as error:
-            raise ValueError(f"this report is not whole ({error}); give a report.json that was not edited") from None
+            raise ValueError(f"this report is incomplete or was edited ({error})") from None
     raise ValueError("this is not a report of an evaluation; give the report.json that `t2i eval` wrote")
 
 
@@ -89,9 +89,9 @@ def table(changes: list[Change]) -> str:
     return text
 
 
-def _settings(report: dict, found: dict[str, Score]) -> dict[str, str]:
+def _settings(report: dict, scores: dict[str, Score]) -> dict[str, str]:
     """All settings, and each score's numbers of used and skipped samples, by dotted name."""
-    counts = {f"{name}.{what}": str(getattr(s, what)) for name, s in found.items() for what in ("n", "skipped")}
+    counts = {f"{name}.{what}": str(getattr(s, what)) for name, s in scores.items() for what in ("n", "skipped")}
     return dict(flat(report.get("settings", {}))) | counts
 
 

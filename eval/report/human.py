@@ -25,7 +25,7 @@ from t2i.files import write_whole
 from t2i.tables import format_table
 
 CHOICES = ("left", "right", "tie")
-QUESTION = "Which picture fits the words better?"
+QUESTION = "Which image matches the description better?"
 ELO_MEAN, ELO_SCALE = 1000.0, 400 / np.log(10)
 
 
@@ -37,7 +37,6 @@ def make_page(
     prompts: Sequence[str],
     out: Path,
     seed: int = 0,
-    question: str = QUESTION,
 ) -> None:
     """Write human.html, the page for raters, and key.json, which identifies the systems, to the folder `out`.
 
@@ -53,9 +52,9 @@ def make_page(
     """
     if len(systems) < 2 or not prompts:
         raise ValueError(f"a comparison needs 2 systems and a prompt, not {len(systems)} and {len(prompts)}")
-    for name, pictures in systems.items():
-        if len(pictures) != len(prompts):
-            raise ValueError(f"{name} has {len(pictures)} pictures for {len(prompts)} prompts; give one for each")
+    for name, images in systems.items():
+        if len(images) != len(prompts):
+            raise ValueError(f"{name} has {len(images)} images for {len(prompts)} prompts; give one for each")
     rng = np.random.default_rng(seed)
     questions = _questions(list(systems), len(prompts), rng)
     places = [(name, i) for name in systems for i in range(len(prompts))]
@@ -65,25 +64,25 @@ def make_page(
         {"id": q, "prompt": prompts[i], "left": at[left, i], "right": at[right, i]}
         for q, (i, left, right) in questions.items()
     ]
-    largest = max(max(image.size) for pictures in systems.values() for image in pictures)
-    data = {"question": question, "questions": shown, "pixelated": largest <= PIXELATED}
-    data["pictures"] = [data_uri(systems[name][i], largest <= EXACT) for name, i in places]
+    largest = max(max(image.size) for images in systems.values() for image in images)
+    data = {"question": QUESTION, "questions": shown, "pixelated": largest <= PIXELATED}
+    data["images"] = [data_uri(systems[name][i], largest <= EXACT) for name, i in places]
     data["page"] = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
     key = {"page": data["page"], "seed": seed, "systems": list(systems), "prompts": list(prompts)}
     key["questions"] = {q: {"prompt": i, "left": left, "right": right} for q, (i, left, right) in questions.items()}
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(out / "human.html", render("human.html.jinja", "human", title=question, data=data))
+    write_whole(out / "human.html", render("human.html.jinja", "human", title=QUESTION, data=data))
     write_whole(out / "key.json", json.dumps(key, indent=2, ensure_ascii=False) + "\n")
 
 
 def _questions(names: list[str], num: int, rng: np.random.Generator) -> dict[str, tuple[int, str, str]]:
     """Opaque id -> (prompt number, left, right), in the order of the questions."""
-    found = []
+    questions = []
     for a, b in combinations(names, 2):
         turned = rng.permutation(np.arange(num) + rng.integers(2)) % 2
-        found += [(i, b, a) if turned[i] else (i, a, b) for i in range(num)]
-    return {f"q{k:05d}": found[i] for k, i in enumerate(rng.permutation(len(found)))}
+        questions += [(i, b, a) if turned[i] else (i, a, b) for i in range(num)]
+    return {f"q{k:05d}": questions[i] for k, i in enumerate(rng.permutation(len(questions)))}
 
 
 # --- the answers ----------------------------------------------------------------------------------------------------
@@ -117,11 +116,11 @@ def tally(answers: Sequence[Mapping], key: Mapping, seed: int = 0, resamples: in
     counts: Counter = Counter()
     left = 0.0
     for question, choice in votes:
-        asked = key["questions"][question]
+        shown = key["questions"][question]
         for_left = {"left": 1.0, "tie": 0.5, "right": 0.0}[choice]
-        i, j = place[asked["left"]], place[asked["right"]]
-        points[asked["prompt"], i, j] += for_left
-        points[asked["prompt"], j, i] += 1 - for_left
+        i, j = place[shown["left"]], place[shown["right"]]
+        points[shown["prompt"], i, j] += for_left
+        points[shown["prompt"], j, i] += 1 - for_left
         left += for_left
         counts[(i, j, "tie") if choice == "tie" else (i, j, "win") if choice == "left" else (j, i, "win")] += 1
     return {
@@ -139,25 +138,25 @@ def _votes(answers: Sequence[Mapping], key: Mapping) -> list[tuple[str, str]]:
     votes, raters = [], set()
     for sheet in answers:
         if not {"page", "rater", "answers"} <= sheet.keys():
-            raise ValueError("these are no answers of a rater; give the answers.json that the page saved")
+            raise ValueError("these are not the answers of a rater; give the answers.json that the page saved")
         rater = sheet["rater"]
         if sheet["page"] != key["page"]:
             raise ValueError(
                 f"rater {rater} answered page {sheet['page']}, not {key['page']}; give that page's key.json"
             )
         if rater in raters:
-            raise ValueError(f"rater {rater} is there twice and would count twice; give the last of the files only")
+            raise ValueError(f"rater {rater} is given twice and would count twice; give only the last file")
         raters.add(rater)
-        asked: set[str] = set()
+        answered: set[str] = set()
         for answer in sheet["answers"]:
             question, choice = answer.get("question"), answer.get("choice")
             if question not in key["questions"] or choice not in CHOICES:
                 raise ValueError(f"rater {rater} answered {question!r} with {choice!r}, which the page does not offer")
-            if question in asked:
+            if question in answered:
                 raise ValueError(
                     f"rater {rater} answered question {question} twice; give the file as the page saved it"
                 )
-            asked.add(question)
+            answered.add(question)
             votes.append((question, choice))
     if not votes:
         raise ValueError("there are no answers to count; give answers.json files that the page saved")
@@ -165,8 +164,8 @@ def _votes(answers: Sequence[Mapping], key: Mapping) -> list[tuple[str, str]]:
 
 
 def _rate(points: float, n: int) -> dict:
-    found = proportion(points, n)
-    return {"value": found.value, "low": found.low, "high": found.high, "n": n}
+    interval = proportion(points, n)
+    return {"value": interval.value, "low": interval.low, "high": interval.high, "n": n}
 
 
 def _pair(names: list[str], i: int, j: int, counts: Counter) -> dict:
@@ -197,8 +196,8 @@ def elo(names: Sequence[str], points: np.ndarray, seed: int = 0, resamples: int 
     if len(points) > 1 and _connected(points.sum(0)):
         prompts, (systems, _) = len(points), points.shape[1:]
         weights = np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
-        drawn = bradley_terry((weights @ points.reshape(prompts, -1)).reshape(resamples, systems, systems))
-        low, high = (ELO_MEAN + ELO_SCALE * np.quantile(drawn, [0.025, 0.975], axis=0)).tolist()
+        resampled = bradley_terry((weights @ points.reshape(prompts, -1)).reshape(resamples, systems, systems))
+        low, high = (ELO_MEAN + ELO_SCALE * np.quantile(resampled, [0.025, 0.975], axis=0)).tolist()
     n = (points.sum((0, 1)) + points.sum((0, 2))).round().astype(int)
     rows = [
         {
@@ -232,7 +231,7 @@ def bradley_terry(points: np.ndarray) -> np.ndarray:
         theta = theta + step - step.mean(1, keepdims=True)
         if np.abs(step).max() < 1e-10:
             return theta
-    raise FloatingPointError("the strengths did not converge; are there points that are negative or not finite?")
+    raise FloatingPointError("the strengths did not converge: points must be finite and at least 0")
 
 
 def _connected(points: np.ndarray) -> bool:
@@ -246,8 +245,8 @@ def _connected(points: np.ndarray) -> bool:
 def scores(result: Mapping) -> list[Score]:
     """The results of `tally` as scores of a report: win rates of the pairs with answers, then the ratings."""
     rates = [(f"{p['a']} over {p['b']}", p["rate"]) for p in result["pairs"] if p["rate"]]
-    found = [Score(name, r["value"], r["low"], r["high"], r["n"], share=True) for name, r in rates]
-    return found + [
+    wins = [Score(name, r["value"], r["low"], r["high"], r["n"], share=True) for name, r in rates]
+    return wins + [
         Score(f"Elo of {r['system']}", r["elo"], r["low"], r["high"], r["n"], "higher") for r in result["elo"]
     ]
 
@@ -274,5 +273,5 @@ def table(result: Mapping) -> str:
     )
 
 
-def _interval(found: Mapping, form: str) -> str:
-    return "–" if found["low"] is None else f"{found['low']:{form}} – {found['high']:{form}}"
+def _interval(rate: Mapping, form: str) -> str:
+    return "–" if rate["low"] is None else f"{rate['low']:{form}} – {rate['high']:{form}}"

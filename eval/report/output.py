@@ -13,7 +13,7 @@ from t2i.files import write_whole
 
 
 def write(report: Report, out: Path) -> None:
-    """Write report.json, report.html and the images to the folder `out`, which is created if needed.
+    """Write report.json, report.html and the galleries' images (gallery/) to `out`, which is created if needed.
 
     Images are named after their content, so that an interrupted run never leaves an older report.json with wrong
     images. Raises ValueError for settings or details that JSON cannot represent exactly, including NaN.
@@ -24,7 +24,7 @@ def write(report: Report, out: Path) -> None:
     html = page(report)
     out.mkdir(parents=True, exist_ok=True)
     if files:
-        (out / "pictures").mkdir(exist_ok=True)
+        (out / "gallery").mkdir(exist_ok=True)
     for name, content in files.items():
         write_whole(out / name, content)
     write_whole(out / "report.html", html)
@@ -45,12 +45,12 @@ def _as_json(report: Report, files: dict[str, bytes]) -> dict:
     galleries = []
     for gallery in report.galleries:
         rows = []
-        for image, caption in gallery.pictures:
+        for image, caption in gallery.images:
             content = png(image)
-            name = f"pictures/{hashlib.sha256(content).hexdigest()[:16]}.png"
+            name = f"gallery/{hashlib.sha256(content).hexdigest()[:16]}.png"
             files[name] = content
             rows.append({"file": name, "caption": caption})
-        galleries.append({"title": gallery.title, "pictures": rows})
+        galleries.append({"title": gallery.title, "images": rows})
     return {
         "format": FORMAT,
         "title": report.title,

@@ -19,7 +19,7 @@ from PIL import Image
 from t2i.files import read_json
 
 FORMAT = "t2i-report/1"
-REMEDY = "make it with t2i.eval.report.write"
+REMEDY = "give a report.json written by t2i"
 
 Point = tuple[float, float, float | None, float | None]
 
@@ -107,7 +107,7 @@ class Gallery:
     """Images with captions."""
 
     title: str
-    pictures: list[tuple[Image.Image, str]] = field(repr=False)
+    images: list[tuple[Image.Image, str]] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Report:
     def __post_init__(self) -> None:
         names = [score.name for score in self.scores]
         if twice := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"two scores of the report are called {twice!r}; give each a name of its own")
+            raise ValueError(f"two scores of the report are called {twice!r}; names must be unique")
 
     @classmethod
     def load(cls, path: str | Path) -> Report:
@@ -155,7 +155,7 @@ class Report:
             raise ValueError(f"{path} is not a report of the format {FORMAT}; {REMEDY}")
         try:
             galleries = [
-                Gallery(g["title"], [(_open(path.parent, p["file"]), p["caption"]) for p in g["pictures"]])
+                Gallery(g["title"], [(_open(path.parent, image["file"]), image["caption"]) for image in _images(g)])
                 for g in data["galleries"]
             ]
             scores = [Score(**score) for score in data["scores"]]
@@ -163,7 +163,7 @@ class Report:
             tables = [Table(**table) for table in data.get("tables", [])]  # older reports have none
             return cls(data["title"], data["settings"], scores, curves, galleries, data["notes"], tables)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not a whole report ({error}); {REMEDY}") from None
+            raise ValueError(f"{path} is an incomplete report ({error}); {REMEDY}") from None
 
 
 def plain(value: object, where: str) -> object:
@@ -183,18 +183,24 @@ def plain(value: object, where: str) -> object:
         return {key: plain(item, f"{where}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    raise ValueError(f"{where} is a {type(value).__name__}, which JSON cannot hold; give numbers, text, lists or dicts")
+    raise ValueError(
+        f"{where} is a {type(value).__name__}, which JSON cannot represent: give numbers, text, lists, dicts"
+    )
+
+
+def _images(gallery: dict) -> list[dict]:
+    return gallery["images"] if "images" in gallery else gallery["pictures"]  # as older reports call them
 
 
 def _open(folder: Path, name: str) -> Image.Image:
     path = folder / name
     if not path.is_file():
-        raise FileNotFoundError(f"the picture {name} of the report is not in {folder}; copy it there with the report")
+        raise FileNotFoundError(f"the image {name} of the report is not in {folder}; copy it there with the report")
     with Image.open(path) as image:
         return image.convert("RGB")
 
 
 def _finite(value: object, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise ValueError(f"{where} is {value!r}; a report holds finite numbers only")
+        raise ValueError(f"{where} is {value!r}; numbers in a report must be finite")
     return float(value)

@@ -1,7 +1,7 @@
 "use strict";
 // Side-by-side choice. Answers are kept in this browser after each choice, and leave it only as a saved file.
 
-const { page, question, questions, pictures, pixelated } = JSON.parse(document.getElementById("data").textContent);
+const { page, question, questions, images, pixelated } = JSON.parse(document.getElementById("data").textContent);
 const app = document.getElementById("app");
 const place = `t2i-human-${page}`;
 let kept = true;
@@ -66,11 +66,11 @@ function key(name) {
   return element("kbd", "", name);
 }
 
-function picture(side, index) {
+function choice(side, index) {
   const image = document.createElement("img");
-  image.alt = `the ${side} picture`;
+  image.alt = `the ${side} image`;
   image.classList.toggle("pixelated", pixelated);
-  image.src = pictures[index];
+  image.src = images[index];
   const made = button("", () => choose(side), image, key(side === "left" ? "←" : "→"));
   made.dataset.choice = side;
   return made;
@@ -84,14 +84,14 @@ function show() {
   count.setAttribute("role", "status");
   const parts = [element("div", "bar", filled), count];
   if (!kept) {
-    parts.push(element("p", "warning", "This browser keeps nothing: save your answers before you close the page."));
+    parts.push(element("p", "warning", "This browser cannot store your answers: save them before you close the page."));
   }
   const back = button("plain", undo, "Undo ", key("Backspace"));
   back.disabled = done === 0;
   if (done < questions.length) {
-    const asked = questions[done];
-    parts.push(element("p", "ask", question), element("h1", "", asked.prompt));
-    parts.push(element("div", "pair", picture("left", asked.left), picture("right", asked.right)));
+    const shown = questions[done];
+    parts.push(element("p", "question", question), element("h1", "", shown.prompt));
+    parts.push(element("div", "pair", choice("left", shown.left), choice("right", shown.right)));
     const tie = button("plain", () => choose("tie"), "No difference ", key("↓ or space"));
     const early = button("plain", download, "Save and stop here");
     early.disabled = done === 0;
