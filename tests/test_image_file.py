@@ -1,4 +1,4 @@
-"""Prediction images: correct values for every kind of file, and a one-sentence error for unreadable ones."""
+"""Reading images: correct values for every kind of file, and a one-sentence error for unreadable ones."""
 
 from __future__ import annotations
 

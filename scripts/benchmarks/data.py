@@ -1,4 +1,4 @@
-"""Prediction image folders, compared with torchvision's ImageFolder, and the time to open a folder.
+"""Reading image folders, compared with torchvision's ImageFolder, and the time to open a folder.
 
 Measures CPU seconds of one process without data workers, so that other programs on the machine matter little. Our
 images are resampled with Lanczos's filter (3 lobes), torchvision's by default bilinearly, which takes less than half
