@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from tyro.conf import Positional, arg
+from tyro.conf import Fixed, Positional, SuppressFixed, arg
 
 from t2i.checks import check_choice, check_distinct, check_options, check_seeds, check_whole
 from t2i.devices import Dtype
 from t2i.eval.evaluators import EVALUATORS
 from t2i.files import check_folder
 from t2i.pipelines.sampling_options import NUMERIC_OPTIONS, SamplingOptions
+
+T = TypeVar("T")
+Hidden = SuppressFixed[Fixed[T]]  # a field of a dataclass that is no option
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,16 @@ class EvalConfig(SamplingOptions):
 class SweepConfig(EvalConfig):
     """Options of `t2i report sweep`. Raises UsageError as `EvalConfig` does, also for values of the swept option."""
 
+    targets: Annotated[Positional[tuple[str, ...]], arg(metavar="TARGET")] = ()
+    """Pipeline to evaluate: an embedded system, a folder of a pipeline or run, or a model on the Hub."""
+
+    # Options of other metrics than those of a sweep, where they would have no effect.
+    metrics: Hidden[tuple[str, ...]] = ()
+    training_data: Hidden[str | None] = None
+    num_training_images: Hidden[int | None] = None
+    clip: Hidden[str | None] = None
+    variant: Hidden[str | None] = None
+    likelihood_samples: Hidden[int] = 1
     num_images: int | None = 180
     """Maximum number of images to generate for each value, spread evenly over toybox categories."""
     out: str = "reports/sweep"

@@ -99,7 +99,7 @@ def connected():
 
 rank = this_process().process_index
 
-class Odd(Exception):  # made of more than a message, and known in this file alone: it could not be sent
+class Odd(Exception):  # takes more than a message and is defined in this file only, so it cannot be sent
     def __init__(self, what, where):
         super().__init__(f"{what} on {where}")
 

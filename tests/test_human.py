@@ -27,7 +27,7 @@ def systems(num: int = len(PROMPTS), names=NAMES) -> dict[str, list[Image.Image]
     return {name: [Image.new("RGB", (8, 8), (60 * k, 3 * i, 200)) for i in range(num)] for k, name in enumerate(names)}
 
 
-def made(tmp_path, **more) -> tuple[str, dict]:
+def make(tmp_path, **more) -> tuple[str, dict]:
     """The page's text and the key."""
     make_page(**({"systems": systems(), "prompts": PROMPTS, "out": tmp_path, "seed": 0} | more))
     return (tmp_path / "human.html").read_text(), read_json(tmp_path / "key.json")
@@ -72,11 +72,11 @@ def test_the_page_names_no_system(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "named.png", pnginfo=info)
     with Image.open(tmp_path / "named.png") as image:
         image.load()
-    text, key = made(tmp_path, systems=systems() | {NAMES[0]: [image] * len(PROMPTS)})
+    text, key = make(tmp_path, systems=systems() | {NAMES[0]: [image] * len(PROMPTS)})
     assert NAMES[0] in json.dumps(key)
     assert not any(name in text for name in NAMES)
     assert set(payload(text)) == {"page", "question", "questions", "images", "pixelated"}
-    text, key = made(tmp_path)
+    text, key = make(tmp_path)
     places = {name: [] for name in NAMES}
     for shown in payload(text)["questions"]:
         for side in ("left", "right"):
@@ -85,7 +85,7 @@ def test_the_page_names_no_system(tmp_path):
 
 
 def test_the_key_identifies_the_images_of_the_page(tmp_path):
-    text, key = made(tmp_path)
+    text, key = make(tmp_path)
     data, images = payload(text), systems()
     assert data["page"] == key["page"] and [q["id"] for q in data["questions"]] == list(key["questions"])
     for shown in data["questions"]:
@@ -99,7 +99,7 @@ def test_the_key_identifies_the_images_of_the_page(tmp_path):
 
 @pytest.mark.parametrize("num", [1, 2, 7, 40])
 def test_every_pair_meets_once_per_prompt_with_balanced_sides(tmp_path, num: int):
-    _, key = made(tmp_path, systems=systems(num), prompts=[str(i) for i in range(num)])
+    _, key = make(tmp_path, systems=systems(num), prompts=[str(i) for i in range(num)])
     questions = key["questions"].values()
     met = Counter((a["prompt"], frozenset((a["left"], a["right"]))) for a in questions)
     assert len(met) == 3 * num and set(met.values()) == {1}
@@ -108,7 +108,7 @@ def test_every_pair_meets_once_per_prompt_with_balanced_sides(tmp_path, num: int
 
 
 def test_the_page_depends_on_the_seed_only(tmp_path):
-    first, again, other = (made(tmp_path / str(i), seed=seed) for i, seed in enumerate((3, 3, 4)))
+    first, again, other = (make(tmp_path / str(i), seed=seed) for i, seed in enumerate((3, 3, 4)))
     assert first == again
     assert first[1]["page"] != other[1]["page"]
     orders = [[payload(text)["questions"][i]["prompt"] for i in range(15)] for text, _ in (first, other)]
@@ -117,9 +117,9 @@ def test_the_page_depends_on_the_seed_only(tmp_path):
 
 def test_one_system_or_missing_images_raise(tmp_path):
     with pytest.raises(ValueError, match="2 systems"):
-        made(tmp_path, systems=systems(names=NAMES[:1]))
+        make(tmp_path, systems=systems(names=NAMES[:1]))
     with pytest.raises(ValueError, match="give one for each"):
-        made(tmp_path, prompts=PROMPTS[1:])
+        make(tmp_path, prompts=PROMPTS[1:])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,7 +134,7 @@ def browser(tmp_path_factory):
 
 
 def test_a_rater_chooses_by_keyboard_undoes_and_resumes(browser, tmp_path):
-    text, key = made(tmp_path, systems=systems(2, NAMES[:2]), prompts=PROMPTS[:2])
+    text, key = make(tmp_path, systems=systems(2, NAMES[:2]), prompts=PROMPTS[:2])
     kept = f"JSON.parse(localStorage.getItem('t2i-human-{key['page']}'))"
     loaded = "[...document.images].every((i) => i.complete && i.naturalWidth > 0) && document.images.length"
     browser.open(tmp_path / "human.html")
@@ -160,7 +160,7 @@ def test_a_rater_chooses_by_keyboard_undoes_and_resumes(browser, tmp_path):
 
 
 def test_a_rater_chooses_by_mouse(browser, tmp_path):
-    _, key = made(tmp_path, systems=systems(3, NAMES[:2]), prompts=PROMPTS[:3], seed=5)
+    _, key = make(tmp_path, systems=systems(3, NAMES[:2]), prompts=PROMPTS[:3], seed=5)
     browser.open(tmp_path / "human.html")
     browser.click("[data-choice=right]")
     browser.press(" ")  # after a click, space means a tie and does not repeat the choice

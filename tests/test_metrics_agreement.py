@@ -20,7 +20,7 @@ KID_KEYS = ("kernel_inception_distance_mean", "kernel_inception_distance_std")
 IS_KEYS = ("inception_score_mean", "inception_score_std")
 
 
-def pictures(seed: int, n: int = 3, side: int = 24) -> torch.Tensor:
+def images_of(seed: int, n: int = 3, side: int = 24) -> torch.Tensor:
     return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -88,20 +88,20 @@ def test_distance_of_folders_agrees_with_clean_fid(tmp_path):
     for folder, low in zip(folders, (0, 60), strict=True):
         folder.mkdir()
         for i in range(40):
-            picture = rng.integers(low, 256, (2, 2, 3)).repeat(12, 0).repeat(12, 1).astype(np.uint8)
-            Image.fromarray(picture).save(folder / f"{i:02}.png")
+            image = rng.integers(low, 256, (2, 2, 3)).repeat(12, 0).repeat(12, 1).astype(np.uint8)
+            Image.fromarray(image).save(folder / f"{i:02}.png")
     how = {"custom_feat_extractor": Corners().forward, "custom_fn_resize": lambda image: image, "num_workers": 0}
-    said = theirs.compute_fid(*map(str, folders), **how, device=torch.device("cpu"), verbose=False)
+    expected = theirs.compute_fid(*map(str, folders), **how, device=torch.device("cpu"), verbose=False)
     x, y = (extract(folder, Corners(), progress=False).values for folder in folders)
-    assert frechet_distance(x, y) == close(said, rel=RELATIVE)
+    assert frechet_distance(x, y) == close(expected, rel=RELATIVE)
 
 
 def test_kid_agrees_with_torch_fidelity_and_torchmetrics():
     theirs, torchmetrics = fidelity("metric_kid"), torchmetrics_of("image.kid")
     x, y = features(150, 32, 1), features(130, 32, 2, offset=0.1)
     ours = kid(x, y, subsets=10, subset_size=60)
-    said = theirs.kid_features_to_metric(x, y, kid_subsets=10, kid_subset_size=60, verbose=False)
-    assert (ours.mean, ours.std) == tuple(close(said[key], rel=RELATIVE) for key in KID_KEYS)
+    expected = theirs.kid_features_to_metric(x, y, kid_subsets=10, kid_subset_size=60, verbose=False)
+    assert (ours.mean, ours.std) == tuple(close(expected[key], rel=RELATIVE) for key in KID_KEYS)
     one = kid(x[:100], y[:100], subsets=1, subset_size=100).mean  # theirs samples with torch: compare without subsets
     assert one == close(torchmetrics.poly_mmd(y[:100], x[:100]).item(), rel=RELATIVE)
 
@@ -110,8 +110,8 @@ def test_kid_agrees_with_torch_fidelity_and_torchmetrics():
 def test_inception_score_agrees_with_torch_fidelity_and_torchmetrics():
     theirs, torchmetrics = fidelity("metric_isc"), torchmetrics_of("image.inception")
     logits = features(103, 12, scale=6)
-    ours, said = metrics.inception_score(logits), theirs.isc_features_to_metric(logits)
-    assert (ours.mean, ours.std) == tuple(close(said[key], rel=RELATIVE) for key in IS_KEYS)
+    ours, expected = metrics.inception_score(logits), theirs.isc_features_to_metric(logits)
+    assert (ours.mean, ours.std) == tuple(close(expected[key], rel=RELATIVE) for key in IS_KEYS)
     other = torchmetrics.InceptionScore(feature=Through(12), splits=1)
     other.update(logits)
     ours = metrics.inception_score(logits, splits=1)
@@ -122,9 +122,12 @@ def test_inception_score_agrees_with_torch_fidelity_and_torchmetrics():
 def test_precision_and_recall_agree_with_torch_fidelity(k: int):
     theirs = fidelity("metric_prc")
     x, y = features(150, 8, 1, offset=0.2), features(180, 8, 2)
-    said = theirs.prc_features_to_metric(x, y, prc_neighborhood=k, verbose=False)
+    expected = theirs.prc_features_to_metric(x, y, prc_neighborhood=k, verbose=False)
     ours = metrics.precision_recall(x, y, k=k)
-    assert (ours.precision, ours.recall) == (close(said["precision"], RELATIVE), close(said["recall"], RELATIVE))
+    assert (ours.precision, ours.recall) == (
+        close(expected["precision"], RELATIVE),
+        close(expected["recall"], RELATIVE),
+    )
 
 
 @pytest.mark.parametrize("away", [0.0, 4.0])
@@ -132,14 +135,16 @@ def test_clip_score_agrees_with_torchmetrics(away: float):
     """Their whole function, with a model that returns its inputs; once with a negative mean to clamp."""
     theirs = torchmetrics_of("functional.multimodal.clip_score")
     images, texts = features(20, 12, 1, offset=away), features(20, 12, 2, offset=-away)
-    said = theirs.clip_score(list(images.view(20, 3, 2, 2)), list(texts.view(20, 3, 2, 2)), lambda: (Clip(), to_clip))
-    assert clip_score(images, texts, "torchmetrics").value == close(said.item(), rel=RELATIVE)
+    expected = theirs.clip_score(
+        list(images.view(20, 3, 2, 2)), list(texts.view(20, 3, 2, 2)), lambda: (Clip(), to_clip)
+    )
+    assert clip_score(images, texts, "torchmetrics").value == close(expected.item(), rel=RELATIVE)
 
 
 def test_psnr_and_ssim_equal_their_definitions():
     """As computed in float64 from the definitions: PSNR in torchmetrics is accurate to 1e-7."""
-    x = pictures(0)
-    y = (0.8 * x + 0.2 * pictures(1)).clamp(0, 1)
+    x = images_of(0)
+    y = (0.8 * x + 0.2 * images_of(1)).clamp(0, 1)
     psnr, ssim = metrics.psnr(y, x).per_sample, metrics.ssim(y, x).per_sample
     np.testing.assert_allclose(psnr, [21.67712884795685, 21.863370539245928, 21.939748045029205], rtol=1e-7)
     np.testing.assert_allclose(ssim, [0.9518432241518275, 0.9522704425903377, 0.954098161670519], rtol=RELATIVE)

@@ -62,7 +62,7 @@ def test_r_precision_has_its_extremes_and_chance_level():
 # --- images ---------------------------------------------------------------------------------------------------------
 
 
-def pictures(seed: int, n: int = 3, side: int = 24) -> torch.Tensor:
+def images_of(seed: int, n: int = 3, side: int = 24) -> torch.Tensor:
     return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
@@ -77,7 +77,7 @@ def test_psnr_by_hand():
 
 
 def test_ssim_obeys_its_laws():
-    x, y = pictures(0), pictures(1)
+    x, y = images_of(0), images_of(1)
     assert metrics.ssim(x, x).value == close(1.0)
     assert metrics.ssim(x, y).value == close(metrics.ssim(y, x).value) and metrics.ssim(x, y).value < 0.2
     np.testing.assert_allclose(metrics.ssim(x[1:2], y[1:2]).per_sample, metrics.ssim(x, y).per_sample[1:2])
@@ -87,7 +87,7 @@ def test_ssim_obeys_its_laws():
 
 
 def test_bad_images_raise():
-    x = pictures(0)
+    x = images_of(0)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):
         metrics.psnr(2 * x - 1, x)
     with pytest.raises(ValueError, match=r"\[0, 1\]"):

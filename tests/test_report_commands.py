@@ -53,6 +53,8 @@ def test_a_human_page_of_two_systems_can_be_tallied(folder, tmp_path, capsys):
         (["diff", "one.json"], "two files"),
         (["sweep", "x", "--values", "1"], "two different"),
         (["sweep"], "give one target"),
+        (["sweep", "x", "--metrics", "fid"], "unexpected argument '--metrics'"),
+        (["sweep", "x", "--likelihood-samples", "3"], "unexpected argument '--likelihood-samples'"),
         (["statistics", "photos", "--out", "photos.txt"], "give a folder and a file"),
     ],
 )
