@@ -37,7 +37,7 @@ class SamplingOptions(DiffusionOptions):
     top_k: int | None = None
     """Sample each image token from the k most probable ones (DALL·E); by default the pipeline's own."""
     top_p: float | None = None
-    """Sample each image token from the most probable ones of total probability p (DALL·E); by default from all."""
+    """Sample each image token from the smallest set whose probability reaches p (DALL·E); by default from all."""
     num_candidates: Annotated[int | None, arg(aliases=["--best-of"])] = None
     """Generate this many candidates for each image and keep the one with the highest score (DALL·E); by default 1."""
 

@@ -42,16 +42,18 @@ def write_whole(path: Path, content: str | bytes, durable: bool = True) -> None:
         durable: also flush it to disk, which takes milliseconds, so that it is not incomplete even after a power
             failure.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name[:40]}.{os.getpid()}.part")
     try:
         with writing(path):
             part.write_bytes(content.encode() if isinstance(content, str) else content)
             if durable:
                 sync(part)
             part.replace(path)
-    except OSError:
+    except OSError as error:
         part.unlink(missing_ok=True)
-        raise
+        if error.filename is None:  # by `writing`, whose message names the file
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     if durable:
         sync(path.parent)
 
@@ -83,7 +85,7 @@ def read_text(path: str | Path) -> str:
         if content.startswith(mark):
             raise ValueError(f"{path} is {name}; save it as UTF-8, for instance with: iconv -f {name} -t UTF-8")
     if b"\0" in content:
-        raise ValueError(f"{path} is no text in UTF-8, for it holds zero bytes; save it as UTF-8")
+        raise ValueError(f"{path} is not UTF-8 text, for it contains zero bytes; save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -106,7 +108,7 @@ def read_json(path: str | Path, *needed: str) -> dict:
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply: it is damaged, or not the file that was meant") from None
     if not isinstance(data, dict):
-        raise ValueError(f"{path} holds no JSON object: it is damaged, or not the file that was meant")
+        raise ValueError(f"{path} is not a JSON object: it is damaged, or not the file that was meant")
     if missing := [key for key in needed if key not in data]:
         raise ValueError(f"{path} has no {missing[0]!r}: it is damaged, or not the file that was meant")
     return data
@@ -189,7 +191,7 @@ def writing(what: str | Path) -> Iterator[None]:
     except (OSError, RuntimeError, SafetensorError) as error:
         if (why := _disk_error(error)) is None:
             raise
-        raise OSError(f"{what} could not be written: {why}; make room, or choose another disk") from error
+        raise OSError(f"{what} could not be written: {why}; free some space, or choose another disk") from error
 
 
 def _disk_error(error: BaseException | None) -> str | None:
@@ -221,9 +223,7 @@ def check_writable(out: str, folder: Path, option: str = "--out") -> None:
     while not there.exists() and not there.is_symlink():
         there = there.parent
     if not there.exists():
-        raise UsageError(
-            f"{option} {out} cannot be written: {there} is a link to {there.readlink()}, which is not there"
-        )
+        raise UsageError(f"{option} {out} cannot be written: {there} is a broken link to {there.readlink()}")
     if not there.is_dir():
         raise UsageError(f"{option} {out} cannot be written: {there} is a file; give another folder")
     try:

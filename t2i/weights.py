@@ -65,9 +65,9 @@ def load_model(cls: type, folder: str | Path, strict: bool = True, needed: Seque
     if missing:
         raise ValueError(f"{described}: it lacks {_some(missing)}")
     if extra and strict:
-        raise ValueError(f"{described}, which has no place for {_some(extra)}")
+        raise ValueError(f"{described}, which has no parameter {_some(extra)}")
     if extra:
-        logger.warning("%s, which has no place for %s: it is left out", described, _some(extra))
+        logger.warning("%s, which has no parameter %s: it is left out", described, _some(extra))
     return model.eval()
 
 

@@ -118,8 +118,8 @@ def test_nothing_is_left_of_an_image_that_could_not_be_written(tmp_path):
         ("y" * 300 + "/", "more than 240 bytes"),
         ("y" * 300 + ".png", "more than 240 bytes"),
         ("locked/x.png", "no permission to write in"),
-        ("gone/", "gone is a link to nowhere, which is not there"),
-        ("gone/x.png", "gone is a link to nowhere, which is not there"),
+        ("gone/", "gone is a broken link to nowhere"),
+        ("gone/x.png", "gone is a broken link to nowhere"),
     ],
 )
 def test_out_is_checked_before_the_work(out, says, tmp_path, monkeypatch):

@@ -167,7 +167,7 @@ def test_a_saved_folder_opens_as_what_it_was(base, task, tmp_path):
     assert torch.equal(draw(again, "a red cat", given(task)), draw(pipe, "a red cat", given(task)))
     if task == "layout":
         assert again.labels == LABELS
-    with pytest.raises(ValueError, match="for another pipeline than this one"):
+    with pytest.raises(ValueError, match="belong to another pipeline class"):
         LatentDiffusionImg2ImgPipeline.from_pipe(again)
 
 

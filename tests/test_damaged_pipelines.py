@@ -85,7 +85,7 @@ def nan(state: dict[str, torch.Tensor]) -> None:
 
 DAMAGES: list[tuple[Damage, str]] = [
     (written(INDEX, "{}"), "model_index.json has no '_class_name'"),
-    (written(INDEX, "[]"), "model_index.json holds no JSON object"),
+    (written(INDEX, "[]"), "model_index.json is not a JSON object"),
     (cut(INDEX, 30), "model_index.json is not JSON"),
     (told(INDEX, _class_name=3), "model_index.json has a _class_name that is no string but 3"),
     (told(INDEX, _class_name="Nope"), "model_index.json names 'Nope', which is no pipeline"),
@@ -157,14 +157,14 @@ DAMAGES: list[tuple[Damage, str]] = [
         "encoder/config.json says model_type 'bert', but",
     ),
     (told("text_encoder/config.json", hidden_act="foo"), r"text_encoder/config.json cannot be .* \('foo'\)"),
-    (written("tokenizer/tokenizer_config.json", "[]"), "tokenizer_config.json holds no JSON object"),
+    (written("tokenizer/tokenizer_config.json", "[]"), "tokenizer_config.json is not a JSON object"),
     (told("tokenizer/tokenizer_config.json", model_max_length="x"), "tokenizer_config.json says model_max_length 'x'"),
     (written("unet/config.json", "{"), "unet/config.json is not JSON"),
     (removed(UNET), "there are no weights in .*unet"),
     (cut(UNET, 5000), "unet/diffusion_pytorch_model.safetensors is damaged or incomplete"),
     (cut(TEXT, 0), "text_encoder/model.safetensors is damaged or incomplete"),
     (weights(UNET, lambda state: state.pop("conv_in.bias")), "unet.*does not fit the UNet2D.*it lacks conv_in.bias"),
-    (weights(UNET, lambda state: state.update(x=torch.zeros(1))), "unet.*which has no place for x"),
+    (weights(UNET, lambda state: state.update(x=torch.zeros(1))), "unet.*which has no parameter x"),
     (
         weights(UNET, lambda state: state.update({"conv_in.bias": torch.zeros(3)})),
         r"bias expected shape \(16\)",
@@ -189,7 +189,7 @@ def test_a_public_checkpoint_may_carry_more_than_is_used(damaged, caplog):
     weights(UNET, lambda state: state.update(x=torch.zeros(1)))(damaged)
     with caplog.at_level(logging.WARNING):
         AutoPipeline.from_pretrained(damaged)
-    assert any("has no place for x: it is left out" in record.getMessage() for record in caplog.records)
+    assert any("has no parameter x: it is left out" in record.getMessage() for record in caplog.records)
     weights(UNET, lambda state: state.pop("conv_in.bias"))(damaged)
     with pytest.raises(ValueError, match=r"it lacks conv_in\.bias"):
         AutoPipeline.from_pretrained(damaged)
@@ -300,9 +300,9 @@ def test_a_lora_that_fits_changes_the_denoiser(tmp_path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"unet.nowhere.to_q.lora_A.weight": (2, 8)}, "8 of its 9 layers fit, unet.nowhere.to_q for instance"),
+        ({"unet.nowhere.to_q.lora_A.weight": (2, 8)}, "8 of its 9 layers fit, and not unet.nowhere.to_q"),
         ({"unet.conv_in.lora_A.weight": (2, 9), "unet.conv_in.lora_B.weight": (16, 2)}, "8 of its 9 layers fit"),
-        ({"something": (2,)}, "8 of its 9 layers fit, something for instance"),
+        ({"something": (2,)}, "8 of its 9 layers fit, and not something"),
     ],
     ids=["no such layer", "another shape", "no lora"],
 )

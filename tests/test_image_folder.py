@@ -197,7 +197,7 @@ def test_links_to_nothing_are_said(tmp_path, capsys):
     (tmp_path / "b.png").symlink_to("nowhere.png")
     (tmp_path / "c.png").symlink_to("c.png")
     assert texts(tmp_path) == ["one"]
-    assert f"2 links of {tmp_path} to what is not there are left out: b.png, c.png" in capsys.readouterr().err
+    assert f"2 links of {tmp_path} to missing files are left out: b.png, c.png" in capsys.readouterr().err
 
 
 def test_no_images_and_no_captions_are_two_things(tmp_path):
@@ -319,7 +319,7 @@ def test_a_table_that_is_no_file_is_refused(tmp_path):
         open_source(str(tmp_path), 8)
     (tmp_path / "metadata.jsonl").rmdir()
     (tmp_path / "metadata.csv").symlink_to("nowhere.csv")
-    with pytest.raises(ValueError, match=r"metadata\.csv is a link to what is not there"):
+    with pytest.raises(ValueError, match=r"metadata\.csv is a broken link"):
         open_source(str(tmp_path), 8)
 
 

@@ -369,7 +369,7 @@ BAD_WAYS = [
     ({"prompts": ("a", "b", "c")}, "prompts must be one str or two"),
     ({"prompts": "a", "seeds": (1, "2")}, "seeds must be one int or two"),
     ({"prompts": "a", "seeds": -1}, "seeds must be at least 0"),
-    ({"prompts": "a", "generator": None}, "interpolate itself chooses generator"),
+    ({"prompts": "a", "generator": None}, "interpolate sets generator itself"),
 ]
 
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from t2i.data.sampling import NumberedSamples
-from t2i.diffusion.conditioning import Text
+from t2i.diffusion.conditioning import Conditioning
 from t2i.diffusion.consistency import ConsistencyObjective
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.pipelines import AutoPipeline
@@ -25,7 +25,7 @@ from t2i.training.recipes import RECIPES
 
 SCHEDULE = NoiseSchedule(beta_schedule="squaredcos_cap_v2")
 STATES = torch.zeros(2, 1, 1)
-TEXT = Text(STATES)
+TEXT = Conditioning(STATES)
 
 
 class Believes(nn.Module):
@@ -91,16 +91,16 @@ def test_the_target_is_the_students_word_one_step_of_the_teacher_further_on():
     x0, states = noise.flip(0), torch.zeros(3, 1, 1)
     x = SCHEDULE.add_noise(x0, noise, t)
     with torch.no_grad():
-        further = made.teacher_step(x, t, t - 20, Text(states))
-        target = made.end(student, further, t - 20, Text(states))
-        error = made.end(student, x, t, Text(states)) - target
+        further = made.teacher_step(x, t, t - 20, Conditioning(states))
+        target = made.end(student, further, t - 20, Conditioning(states))
+        error = made.end(student, x, t, Conditioning(states)) - target
         assert error.abs().max() > 1e-2
         assert made.loss(student, x0, noise, t, states)["mse"] == pytest.approx(error.square().mean().item(), rel=1e-5)
 
 
 def test_at_time_0_the_end_is_where_one_is():
     x, t = noisy(0, 0)
-    assert torch.equal(objective(Leans()).end(Leans(), x, t, Text(torch.randn(2, 1, 3))), x)
+    assert torch.equal(objective(Leans()).end(Leans(), x, t, Conditioning(torch.randn(2, 1, 3))), x)
 
 
 def test_the_end_is_that_of_the_scheduler_of_diffusers():
@@ -133,9 +133,9 @@ def test_the_teacher_is_guided():
     """A denoiser that outputs the mean of its states, 1 with and 0 without the prompt, gives 3 at guidance scale 3."""
     x, t = noisy(519, 519)
     step = lambda scale, said: objective(Leans(), guidance_scale=scale).teacher_step(x, t, t - 20, said)  # noqa: E731
-    led, told = step(3.0, Text(torch.ones(2, 1, 1))), step(1.0, Text(torch.full((2, 1, 1), 3.0)))
+    led, told = step(3.0, Conditioning(torch.ones(2, 1, 1))), step(1.0, Conditioning(torch.full((2, 1, 1), 3.0)))
     assert torch.allclose(led, told, atol=1e-6)
-    assert not torch.allclose(led, step(1.0, Text(torch.ones(2, 1, 1))), atol=1e-2)
+    assert not torch.allclose(led, step(1.0, Conditioning(torch.ones(2, 1, 1))), atol=1e-2)
 
 
 def test_only_the_student_learns():

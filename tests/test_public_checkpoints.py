@@ -249,7 +249,7 @@ def test_a_file_that_is_no_pipeline_is_refused_in_one_sentence_and_runs_nothing(
             AutoPipeline.from_pretrained(tmp_path / name, config=str(tmp_path / "folder"))
         assert "\n" not in str(error.value)
     assert not (tmp_path / "ran").exists()
-    with pytest.raises(FileNotFoundError, match=r"which says how they belong together.* give config=FOLDER"):
+    with pytest.raises(FileNotFoundError, match=r"holds only weights, and the pipeline config .* give config=FOLDER"):
         AutoPipeline.from_pretrained(tmp_path / "whole.safetensors", local_files_only=True)
 
 
@@ -336,7 +336,7 @@ def test_a_denoiser_of_pictures_that_are_no_squares(components):
 
 def test_pipelines_with_other_parts_are_refused(components):
     vae, unet, scheduler = (components[name] for name in ("vae", "unet", "scheduler"))
-    with pytest.raises(ValueError, match="no use for a LDMPipeline's vqvae"):
+    with pytest.raises(ValueError, match="does not take a LDMPipeline's vqvae"):
         LatentDiffusionPipeline.from_pipe(LDMPipeline(vae, unet, scheduler))
     with pytest.raises(ValueError, match="needs a vae, which a DDPMPipeline does not have"):
         LatentDiffusionPipeline.from_pipe(DDPMPipeline(unet, scheduler))

@@ -34,7 +34,7 @@ from t2i.training import recipes
 TEXTS = [
     (b"caf\xe9", "text.txt, line 1: byte 0xe9 is not UTF-8; save the file as UTF-8"),
     (b"\xff\xfea\0", "text.txt is UTF-16; save it as UTF-8"),
-    (b"a\0b", "text.txt is no text in UTF-8, for it holds zero bytes"),
+    (b"a\0b", "text.txt is not UTF-8 text, for it contains zero bytes"),
 ]
 
 
@@ -56,7 +56,7 @@ def test_texts_lose_their_byte_order_mark_and_nothing_else(tmp_path):
     [
         ("{", "is not JSON"),
         ("", "is not JSON"),
-        ("[]", "holds no JSON object"),
+        ("[]", "is not a JSON object"),
         ('{"a": 1}', "has no 'b'"),
         ("[" * 100_000, "is nested too deeply"),
     ],

@@ -20,10 +20,10 @@ from t2i.files import slug
 from t2i.pipelines.commands.outputs import Output, check_out, file_names, printable, write_images
 from t2i.pipelines.sampling_options import SAMPLING_OPTIONS, DiffusionOptions
 
-RECORDED = (  # the options that a PNG file's chunk `settings` holds, where they are set
-    *(*SAMPLING_OPTIONS, "negative_prompt", "lora", "lora_scale", "dtype"),
-    *("strength", "image_size"),
-    *("label", "complete", "steps", "method", "eta"),
+RECORDED = (  # the options that the chunk `settings` of a PNG file holds, where they are set
+    *SAMPLING_OPTIONS,
+    *("negative_prompt", "lora", "lora_scale", "dtype", "strength", "image_size"),
+    *("label", "complete", "steps", "method", "eta"),  # of t2i sample
 )
 COMMAND_OF = {  # pipelines that are conditioned on more than a prompt: on what, and the command for it
     "LatentDiffusionUpscalePipeline": ("a low-resolution image", "upscale IMAGE"),
@@ -36,7 +36,7 @@ class PipelineOptions:
     """How a pipeline is opened, and where its images go."""
 
     out: str = "t2i.png"
-    """File for a labelled grid (.png, .jpg, .webp), or folder (ends in /) for single images; none is overwritten."""
+    """File for a labelled grid (.png, .jpg, .webp), or folder (ending in /) for single images; never overwritten."""
     device: str = "auto"
     """'cpu', 'cuda', 'mps', …; by default the fastest available."""
     dtype: Dtype | None = None
@@ -63,7 +63,7 @@ class SeedOptions:
     num_images: int = 4
     """Images per prompt."""
     seed: int = 0
-    """Seed of the first image; image i has the seed `seed` + i, and depends on nothing else."""
+    """Seed of the first image; image i has the seed `seed` + i, so that it does not depend on how many there are."""
 
     def check_seed_options(self) -> None:
         """Raise UsageError for numbers out of range."""
@@ -174,7 +174,7 @@ def run(
 ) -> None:
     """Open the pipeline (for a task, or as t2i's latent diffusion), generate, save, and print where and how long."""
     started = time.perf_counter()
-    from t2i.pipelines.commands.tasks import for_task  # loads torch, which takes seconds: mistakes are found before
+    from t2i.pipelines.commands.tasks import for_task  # after all checks: loading torch takes seconds
     from t2i.pipelines.loading.auto import as_latent_diffusion, open_pipeline
 
     check_scheduler(options.scheduler)

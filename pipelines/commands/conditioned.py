@@ -22,7 +22,7 @@ class Upscale(ImageOptions):
     image: Annotated[Positional[str], arg(metavar="IMAGE")] = ""
     """The low-resolution image."""
     prompt: Annotated[Positional[str], arg(metavar="PROMPT")] = ""
-    """What it shows; optional."""
+    """The prompt; optional."""
     pipeline: str = "runs/upscale-toybox/latest"
     """Folder of a super-resolution pipeline, as `t2i train upscale-toybox` writes it; it determines the factor."""
 
@@ -34,7 +34,7 @@ class Layout(ImageOptions):
     map: Annotated[Positional[str], arg(metavar="MAP")] = ""
     """A label map: an image of mode P or L whose pixels are labels, as `t2i data toybox --layouts` writes them."""
     prompt: Annotated[Positional[str], arg(metavar="PROMPT")] = ""
-    """What things look like; optional."""
+    """The prompt; optional."""
     pipeline: str = "runs/layout-toybox/latest"
     """Folder of a label-map pipeline, as `t2i train layout-toybox` writes it."""
 

@@ -56,7 +56,7 @@ class Inpaint(ImageOptions):
 class Interpolate(LatentDiffusionOptions):
     """Options of `t2i interpolate`."""
 
-    prompts: Positional[tuple[str, ...]] = ()
+    prompts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT …")] = ()
     """One prompt, or two to interpolate between, each in quotes."""
     num_images: int = 8
     """Images, both ends included."""

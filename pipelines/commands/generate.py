@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 from PIL import Image
-from tyro.conf import Positional, UseAppendAction
+from tyro.conf import Positional, UseAppendAction, arg
 
 from t2i.arguments import parse
 from t2i.checks import UsageError, check_distinct, shortened
@@ -32,7 +33,7 @@ DEFAULT = "toybox/dalle"
 class Generate(SamplingOptions, PipelineOptions, SeedOptions):
     """Options of `t2i generate`."""
 
-    prompts: Positional[tuple[str, ...]] = ()
+    prompts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT …")] = ()
     """One or more prompts, each in quotes."""
     pipeline: UseAppendAction[tuple[str, ...]] = ()
     """Embedded system, folder, or model of the Hub, by default toybox/dalle; may be repeated to compare several."""
@@ -43,7 +44,7 @@ def main(args: Sequence[str]) -> None:
     options = parse(Generate(), args, prog="t2i generate", description="Generate images from prompts.")
     _check(options)
 
-    from t2i.pipelines.loading.auto import open_pipeline  # loads torch, which takes seconds: mistakes are found before
+    from t2i.pipelines.loading.auto import open_pipeline  # after all checks: loading torch takes seconds
 
     check_scheduler(options.scheduler)
     pipes, loading = {}, {}
@@ -98,7 +99,7 @@ def _check(options: Generate) -> None:
 
 
 def _check_distinct_prompts(prompts: Sequence[str]) -> None:
-    """Raise UsageError for a prompt given twice, and note that words without quotes are prompts of their own."""
+    """Raise UsageError for a prompt given twice, and note that each word without quotes is a prompt."""
     if len(prompts) < 2 or any(" " in prompt for prompt in prompts):
         check_distinct("the prompt", prompts, "its images would be the same; for more give --num-images")
         return

@@ -13,7 +13,7 @@ from typing import BinaryIO, NamedTuple
 from PIL import ExifTags, Image, PngImagePlugin
 
 from t2i.checks import UsageError
-from t2i.files import check_writable, slug
+from t2i.files import check_writable, slug, write_whole
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 MAX_NAME_BYTES = 240  # of a file: 255 less a number appended to it
@@ -64,8 +64,7 @@ def write_images(outputs: Sequence[Output], folder: bool) -> str:
         if not (path.exists() or path.is_symlink()):
             return True
         if output.path not in contents:
-            _save(output, encoded := BytesIO(), output.path.suffix)
-            contents[output.path] = _content(encoded)
+            contents[output.path] = _content(BytesIO(_encode(output)))
         return _holds(path, contents[output.path])
 
     number = next(n for n in itertools.count(1) if all(is_free(output, n) for output in outputs))
@@ -108,31 +107,24 @@ def _content(file: Path | BinaryIO) -> tuple:
         return {**record, "version": None, "settings": settings}, image.mode, image.size, image.tobytes()
 
 
-def _save(output: Output, file: Path | BinaryIO, suffix: str) -> None:
-    kind = FORMATS[suffix.lower()]
+def _encode(output: Output) -> bytes:
+    """The content of its file, in the format of its suffix."""
+    kind, encoded = FORMATS[output.path.suffix.lower()], BytesIO()
     if kind == "PNG":
         chunks = PngImagePlugin.PngInfo()
         for key, value in output.record.items():
             chunks.add_itxt(key, value)
-        output.image.save(file, format=kind, pnginfo=chunks)
-        return
-    exif = Image.Exif()
-    exif[ExifTags.Base.ImageDescription] = json.dumps(dict(output.record))
-    output.image.save(file, format=kind, exif=exif, quality=95, lossless=True)  # JPEG knows no lossless
+        output.image.save(encoded, format=kind, pnginfo=chunks)
+    else:
+        exif = Image.Exif()
+        exif[ExifTags.Base.ImageDescription] = json.dumps(dict(output.record))
+        output.image.save(encoded, format=kind, exif=exif, quality=95, lossless=True)  # JPEG has no lossless
+    return encoded.getvalue()
 
 
 def _write(output: Output, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem[:40]}.{os.getpid()}.part")
-    try:
-        _save(output, part, path.suffix)
-        part.replace(path)
-    except OSError as error:
-        if error.strerror is None:  # Pillow's own
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_whole(path, _encode(output), durable=False)
     return path
 
 

@@ -30,7 +30,7 @@ class Sample(SeedOptions):
     num_images: int = 64
     """Images to generate."""
     out: str = "samples.png"
-    """File for a grid (.png, .jpg, .webp), or folder (ends in /) for single images; none is overwritten."""
+    """File for a grid (.png, .jpg, .webp), or folder (ending in /) for single images; files are never overwritten."""
     label: int | None = None
     """Class label (class-conditional models); by default all classes in turn."""
     complete: bool = False
@@ -51,7 +51,7 @@ class Sample(SeedOptions):
     def __post_init__(self) -> None:
         self.check_seed_options()
         if self.method == "ode" and self.steps is not None:
-            raise UsageError("--method ode takes no --steps: its solver's are the model's own")
+            raise UsageError("--method ode takes no --steps: its solver chooses its steps")
         if self.steps is not None:
             check_whole("--steps", self.steps)
         if self.temperature is not None:
@@ -67,7 +67,7 @@ def main(args: Sequence[str]) -> None:
         raise UsageError("give the folder of a run, as in: t2i sample runs/glow")
     single = check_out(options.out)
 
-    import torch  # takes seconds to import: mistakes are found before
+    import torch  # after all checks: it takes seconds to load
 
     from t2i.contact_sheet import contact_sheet
     from t2i.devices import to_device

@@ -1,4 +1,4 @@
-"""Pipelines for a task (text to image, image to image, inpainting), t2i's and diffusers' own, called in one way."""
+"""Pipelines for a task (text to image, image to image, inpainting), of t2i and of diffusers, called in one way."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def for_task(pipe: DiffusionPipeline, task: Task, name: str) -> DiffusionPipelin
         converted = pipe if task == "text" and not _takes_image(pipe) else loaders[task].from_pipe(pipe)
     except ValueError as error:
         raise UsageError(
-            f"{name} holds a {type(pipe).__name__}, which does not {COMMANDS[task]}: give a --pipeline of latent "
-            "diffusion, as toybox/ldm is"
+            f"{name} holds a {type(pipe).__name__}, which does not {COMMANDS[task]}: give a latent "
+            "diffusion pipeline with --pipeline, such as toybox/ldm"
         ) from error
     converted.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))
     if task != "inpainting" and _is_inpainting_model(converted):
@@ -98,7 +98,7 @@ def use_scheduler(pipe: DiffusionPipeline, scheduler: str, name: str) -> None:
     """Give one of diffusers' pipelines another sampler by name. Raises UsageError where it takes none of ours."""
     config = getattr(getattr(pipe, "scheduler", None), "config", None)
     if config is None or of_flow(config):
-        raise UsageError(f"{name} takes no --scheduler: a {type(pipe).__name__} has its own way of sampling")
+        raise UsageError(f"{name} takes no --scheduler: a {type(pipe).__name__} samples with its own scheduler")
     pipe.scheduler = make_scheduler(scheduler, config)
 
 
@@ -130,7 +130,5 @@ def _check_inputs(pipe: DiffusionPipeline, image: Image.Image, strength: float, 
     default = inspect.signature(pipe.__call__).parameters["num_inference_steps"].default
     steps = options.get("num_inference_steps") or default
     if int(strength * steps) < 1:
-        raise ValueError(
-            f"strength {strength} of {steps} steps is not one whole step: give a greater strength or more steps"
-        )
+        raise ValueError(f"strength {strength} with {steps} steps runs no step: give a greater strength or more steps")
     return read_images(image, getattr(pipe, "vae_scale_factor", 8))

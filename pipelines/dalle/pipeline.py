@@ -108,10 +108,10 @@ class DallePipeline(DiffusionPipeline):
 
         Args:
             prompt: one or more prompts.
-            negative_prompt: what guidance leads away from; by default the empty prompt.
+            negative_prompt: prompts to steer away from; by default the empty prompt.
             height, width: in pixels; only the size the prior was trained on, the default, is valid.
-            guidance_scale: of classifier-free guidance; 1 is none, higher follows the prompt more closely.
-            temperature, top_k, top_p: of the sampling of each code, after guidance.
+            guidance_scale: scale of classifier-free guidance; 1 is none, higher follows the prompt more closely.
+            temperature, top_k, top_p: sampling options of each token, applied after guidance.
             num_candidates: candidates per image, of which the one with the highest score is kept (see the output).
             generator: one per image, which then depends on no other; or one, which seeds one per image.
             callback_on_step_end: called as f(pipe, step, step, tensors) after each code with the rows of the current

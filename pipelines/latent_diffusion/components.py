@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedModel, PreTrainedTokenizerBase
 
 from t2i.checks import check_prompts
-from t2i.diffusion.conditioning import Text, encoder_of, masks_padding
+from t2i.diffusion.conditioning import Conditioning, encoder_of, masks_padding
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.schedulers import of_flow
 from t2i.text.bpe import warn_of_unknown_words
@@ -103,13 +103,13 @@ class LatentDiffusionComponents(StableDiffusionLoraLoaderMixin, StableDiffusionM
         takes, options = cls._get_signature_keys(cls)
         unknown = [name for name, part in pipeline.components.items() if part is not None and name not in takes]
         if unknown:
-            raise ValueError(f"a {cls.__name__} has no use for a {type(pipeline).__name__}'s {unknown[0]}")
+            raise ValueError(f"a {cls.__name__} does not take a {type(pipeline).__name__}'s {unknown[0]}")
         needed = [n for n, p in inspect.signature(cls).parameters.items() if p.default is p.empty]
         if missing := [n for n in needed if n not in pipeline.components and n not in kwargs]:
             raise ValueError(f"a {cls.__name__} needs a {missing[0]}, which a {type(pipeline).__name__} does not have")
         config = {name: value for name, value in pipeline.config.items() if name in options}
         converted = cls(**{**pipeline.components, **config, **kwargs})
-        # diffusers' own from_pipe always casts, by default the weights of both to float32
+        # diffusers' from_pipe always casts the weights of both pipelines, by default to float32
         return converted.to(dtype=dtype[0] or dtype[1]) if any(dtype) else converted
 
     @property
@@ -163,7 +163,7 @@ class LatentDiffusionComponents(StableDiffusionLoraLoaderMixin, StableDiffusionM
 
     @property
     def image_processor(self) -> VaeImageProcessor:
-        """diffusers' own, between images and tensors (n, 3, H, W) in [-1, 1]."""
+        """As in diffusers: converts between images and tensors (n, 3, H, W) in [-1, 1]."""
         channels = self.vae.config.latent_channels
         return VaeImageProcessor(vae_scale_factor=stride_of(self.vae), vae_latent_channels=channels)
 
@@ -194,14 +194,14 @@ class LatentDiffusionComponents(StableDiffusionLoraLoaderMixin, StableDiffusionM
         if in_channels != latent_channels:
             raise ValueError(
                 f"the denoiser takes {in_channels} channels, the autoencoder makes {latent_channels}: they were not "
-                "trained together, or for another pipeline than this one"
+                "trained together, or belong to another pipeline class"
             )
 
     def _check_components(self, *names: str) -> None:
         """Raise ValueError where one of the components is None."""
         for name in names:
             if getattr(self, name) is None:
-                raise ValueError(f"this pipeline has no {name}: open or make it with one")
+                raise ValueError(f"this pipeline has no {name}: create or open it with one")
 
     # --- prompts ------------------------------------------------------------------------------------------------------
 
@@ -256,7 +256,7 @@ class LatentDiffusionComponents(StableDiffusionLoraLoaderMixin, StableDiffusionM
         mask: Tensor | None = None,
         lora_scale: float | None = None,
         clip_skip: int | None = None,
-    ) -> Text:
+    ) -> Conditioning:
         """The states of the prompts, or the given ones. Raises ValueError unless exactly one of the two is given."""
         self._count_prompts(prompt, states)
         if states is not None:
@@ -271,11 +271,11 @@ class LatentDiffusionComponents(StableDiffusionLoraLoaderMixin, StableDiffusionM
     def _negative_text(
         self,
         prompt: Prompts | None,
-        text: Text,
+        text: Conditioning,
         states: Tensor | None = None,
         mask: Tensor | None = None,
         lora_scale: float | None = None,
-    ) -> Text:
+    ) -> Conditioning:
         """The negative prompts, by default empty ones: as many rows as `text` has, with its grid."""
         n = len(text.states)
         if states is not None:
@@ -304,7 +304,7 @@ class LatentDiffusionComponents(StableDiffusionLoraLoaderMixin, StableDiffusionM
                 "negative_prompt_embeds"
             )
 
-    def _given_text(self, name: str, states: Tensor, mask: Tensor | None) -> Text:
+    def _given_text(self, name: str, states: Tensor, mask: Tensor | None) -> Conditioning:
         D = getattr(self.unet, "config", {}).get("cross_attention_dim")
         if states.ndim != 3 or (isinstance(D, int) and states.shape[2] != D):
             raise ValueError(f"{name}_embeds must have the shape (prompts, L, {D}), not {tuple(states.shape)}")
@@ -314,9 +314,11 @@ class LatentDiffusionComponents(StableDiffusionLoraLoaderMixin, StableDiffusionM
                 f"{tuple(mask.shape)}"
             )
         device = self._execution_device
-        return Text(states.to(device, self._text_dtype), None if mask is None else mask.to(device, torch.bool))
+        return Conditioning(states.to(device, self._text_dtype), None if mask is None else mask.to(device, torch.bool))
 
-    def _encode(self, prompts: list[str], lora_scale: float | None = None, clip_skip: int | None = None) -> Text:
+    def _encode(
+        self, prompts: list[str], lora_scale: float | None = None, clip_skip: int | None = None
+    ) -> Conditioning:
         encoder = encoder_of(self.text_encoder, self.tokenizer, clip_skip)
         distinct = list(dict.fromkeys(prompts))
         if lora_scale is not None:
@@ -326,7 +328,7 @@ class LatentDiffusionComponents(StableDiffusionLoraLoaderMixin, StableDiffusionM
         finally:
             if lora_scale is not None:
                 unscale_lora_layers(self.text_encoder, lora_scale)
-        text = Text(out.states.to(self._text_dtype), out.mask if masks_padding(encoder) else None)
+        text = Conditioning(out.states.to(self._text_dtype), out.mask if masks_padding(encoder) else None)
         return text[torch.tensor([distinct.index(prompt) for prompt in prompts])]
 
     @property

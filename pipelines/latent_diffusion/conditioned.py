@@ -59,8 +59,8 @@ class LatentDiffusionUpscalePipeline(_Conditioned):
         further = in_channels - vae.config.latent_channels
         if LowResolution.of(further, stride_of(vae)) is None:
             raise ValueError(
-                f"the denoiser takes {further} channels more than the latents have, which fit no low-resolution "
-                "image; train one with: t2i train upscale-toybox"
+                f"the denoiser takes {further} extra input channels, which fit no low-resolution image; train "
+                "one with: t2i train upscale-toybox"
             )
 
     @takes_options_of(LatentDiffusionPipeline.__call__, without=("start", "grid"))
@@ -129,8 +129,8 @@ class LatentDiffusionLayoutPipeline(_Conditioned):
     def _check_channels(self, in_channels: int, vae: AutoencoderKL) -> None:
         if (further := in_channels - vae.config.latent_channels) < 2:
             raise ValueError(
-                f"the denoiser takes {max(0, further)} channels more than the latents have, which fit no label map; "
-                "train one with: t2i train layout-toybox"
+                f"the denoiser takes {max(0, further)} extra input channels, which fit no label map; train "
+                "one with: t2i train layout-toybox"
             )
 
     @takes_options_of(LatentDiffusionPipeline.__call__, without=("start", "grid"))

@@ -53,6 +53,10 @@ class _Editing(LatentDiffusionPipeline):
     ) -> LatentDiffusionPipelineOutput | tuple:
         """The text-to-image call, started from images.
 
+        Random numbers are taken from the generators in the order of diffusers' pipelines, so that images for a seed are
+        the same: the sample of the encoder's distribution, then for inpainting the initial noise and the sample for the
+        masked image; for image to image, the initial noise last, in the text-to-image call.
+
         Args:
             image: float32 (m, 3, H, W) in [-1, 1], or latents (m, C, h, w).
             size: H and W.
@@ -152,7 +156,7 @@ class LatentDiffusionImg2ImgPipeline(_Editing):
         check_whole("n", n)
         check_seeds("seed", seed, n)
         if given := options.keys() & {"num_images_per_prompt", "generator", "return_dict"}:
-            raise ValueError(f"variations itself chooses {min(given)}: give n and seed")
+            raise ValueError(f"variations sets {min(given)} itself: give n and seed")
         if not prompt and not options.keys() & {"negative_prompt", "negative_prompt_embeds"}:
             options.setdefault("guidance_scale", 1.0)
         generators = [torch.Generator().manual_seed(seed + i) for i in range(n)]
@@ -200,6 +204,6 @@ class LatentDiffusionInpaintPipeline(_Editing):
 
     @property
     def mask_processor(self) -> VaeImageProcessor:
-        """diffusers' own, for masks: `preprocess` returns what `mask_image` takes."""
+        """As in diffusers, for masks: `preprocess` returns what `mask_image` takes."""
         kinds = {"do_normalize": False, "do_binarize": True, "do_convert_grayscale": True}
         return VaeImageProcessor(vae_scale_factor=stride_of(self.vae), **kinds)

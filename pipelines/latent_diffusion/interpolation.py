@@ -10,10 +10,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from t2i.diffusion.conditioning import Text
+from t2i.diffusion.conditioning import Conditioning
 
 
-def lerp_text(text: Text, weights: Tensor) -> Text:
+def lerp_text(text: Conditioning, weights: Tensor) -> Conditioning:
     """States of two prompts (2, L, D), weights (n,) of the second -> (n, L, D).
 
     Between the two a position counts as text where either of them has text.

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from t2i.checks import check_options, check_seeds, check_whole
 from t2i.diffusion.attention import constants_kept
-from t2i.diffusion.conditioning import Text, concat_grid
+from t2i.diffusion.conditioning import Conditioning, concat_grid
 from t2i.diffusion.guidance import Guidance, threshold_prediction
 from t2i.diffusion.schedulers import count_steps, make_scheduler, set_timesteps
 from t2i.images import OUTPUT_TYPES, as_output
@@ -76,7 +76,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
 
     A pipeline serves one thread at a time; others made by `from_pipe` share its weights. For what this class does not
     support, such as IP-Adapter or textual inversion, `diffusers.StableDiffusionPipeline.from_pipe(pipe)` gives
-    diffusers' own pipeline, and `LatentDiffusionPipeline.from_pipe` leads back.
+    diffusers' pipeline, and `LatentDiffusionPipeline.from_pipe` converts back.
     """
 
     @torch.no_grad()
@@ -116,12 +116,12 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         Args:
             prompt: one or more prompts; or None, with `prompt_embeds`.
             height, width: in pixels; by default the size the denoiser was trained on.
-            num_inference_steps: steps of the sampler.
-            timesteps, sigmas: of each step, instead of `num_inference_steps`, for samplers that take them.
-            guidance_scale: of classifier-free guidance. Up to 1 there is none, at half the cost; higher follows the
-                prompt more closely. 2 is best for toybox/ldm; 7.5 is usual for Stable Diffusion.
-            negative_prompt: what guidance leads away from; by default the empty prompt.
-            eta: of DDIM: 0 adds no noise, 1 as much as DDPM.
+            num_inference_steps: number of sampling steps.
+            timesteps, sigmas: one for each step, instead of `num_inference_steps`, for samplers that take them.
+            guidance_scale: scale of classifier-free guidance. Up to 1 there is none, at half the cost; higher follows
+                the prompt more closely. 2 is best for toybox/ldm; 7.5 is usual for Stable Diffusion.
+            negative_prompt: prompts to steer away from; by default the empty prompt.
+            eta: noise of DDIM sampling: 0 adds none, 1 as much as DDPM.
             generator: one per image, which then depends on no other; or one for the initial noise of all images, which
                 then seeds a generator per image for the noise of later steps, where the sampler adds any.
             latents: the initial noise (n, C, h, w), instead of the generator's.
@@ -178,8 +178,10 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
                 step_options = _step_options(sampler, eta=min(eta, MAX_ETA), generator=generators and generators[rows])
                 times = start.times(sampler, num_inference_steps)
                 x = start.begin(sampler, times, latents[rows], rows)  # (R, C, h, w)
-                which = torch.arange(count)[rows] // num_images_per_prompt  # the prompt of each row
-                texts = text[which] if negative_text is None else Text.stack(negative_text[which], text[which])
+                prompt_of_row = torch.arange(count)[rows] // num_images_per_prompt
+                texts = text[prompt_of_row]
+                if negative_text is not None:
+                    texts = Conditioning.stack(negative_text[prompt_of_row], texts)
                 step_guidance, self._guidance_scale, self._num_timesteps = guidance, guidance_scale, len(times)
                 for i, t in enumerate(times):
                     predicted = self._predict(sampler, x, t, texts, step_guidance, cross_attention_kwargs)
@@ -233,7 +235,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
             check_seeds("seeds", seed)
         chosen = ("prompt", "prompt_embeds", "generator", "latents", "num_images_per_prompt", "return_dict")
         if given := [name for name in chosen if name in options]:
-            raise ValueError(f"interpolate itself chooses {given[0]}: give prompts, seeds and num")
+            raise ValueError(f"interpolate sets {given[0]} itself: give prompts, seeds and num")
         weights = torch.linspace(0, 1, num, dtype=torch.float64)
         shape = (1, *self._latent_shape(options.get("height"), options.get("width")))
         generators = [torch.Generator().manual_seed(s) for s in (start, end)]
@@ -304,7 +306,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         sampler: SchedulerMixin,
         x: Tensor,
         t: Tensor,
-        text: Text,
+        text: Conditioning,
         guidance: Guidance,
         cross_attention_kwargs: dict[str, Any] | None,
     ) -> Tensor:
@@ -325,8 +327,8 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         return predicted
 
     def _call_back(
-        self, callback: Callable, names: Sequence[str], step: int, t: Tensor, x: Tensor, text: Text
-    ) -> tuple[Tensor, Text]:
+        self, callback: Callable, names: Sequence[str], step: int, t: Tensor, x: Tensor, text: Conditioning
+    ) -> tuple[Tensor, Conditioning]:
         """Call the callback; returns the latents (R, C, h, w) and the text for the next step."""
         negative_states = text.states[: len(x)] if self.do_classifier_free_guidance else None
         tensors = {"latents": x, "prompt_embeds": text.states, "negative_prompt_embeds": negative_states}

@@ -17,7 +17,7 @@ class FromNoise:
     """Text to image: all steps are run, and nothing is kept."""
 
     def steps(self, num_inference_steps: int) -> int:
-        """How many of the sampler's steps are run, the last ones. Raises ValueError for none."""
+        """Number of steps to run: all, or with an image only the last ones. Raises ValueError if that is none."""
         return num_inference_steps
 
     def times(self, sampler: SchedulerMixin, num_inference_steps: int) -> Tensor:
@@ -60,7 +60,7 @@ class FromImage(FromNoise):
         steps = min(int(num_inference_steps * self.strength), num_inference_steps)  # diffusers' count
         if steps == 0 and self.strength > 0:
             raise ValueError(
-                f"strength {self.strength} of {num_inference_steps} steps is not one whole step: give "
+                f"strength {self.strength} with {num_inference_steps} steps runs no step: give "
                 f"num_inference_steps of {math.ceil(1 / self.strength)} or more, or a strength of "
                 f"{math.ceil(100 / num_inference_steps) / 100}"
             )

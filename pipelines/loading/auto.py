@@ -50,7 +50,7 @@ class AutoPipeline:
     """Opens any text-to-image pipeline by name; it has no instances."""
 
     def __init__(self) -> None:
-        raise TypeError("AutoPipeline is opened, not made: AutoPipeline.from_pretrained(name)")
+        raise TypeError("AutoPipeline has no instances: call AutoPipeline.from_pretrained(name)")
 
     @staticmethod
     def from_pretrained(
@@ -58,7 +58,7 @@ class AutoPipeline:
     ) -> DiffusionPipeline:
         """Open an embedded system (no network), a folder with model_index.json, a single file, or a model of the Hub.
 
-        What t2i saved opens in its own classes, everything else in diffusers' class of that name.
+        Pipelines saved by t2i open in t2i's classes, all others in the class of diffusers that they name.
 
         Args:
             name: "toybox/dalle", "runs/prior-toybox" (its newest checkpoint), "CompVis/stable-diffusion-v1-4",
@@ -66,7 +66,7 @@ class AutoPipeline:
             dtype: of the weights in memory, by default float32 (the embedded ones are stored in half precision), or
                 by component: {"unet": torch.bfloat16, "default": torch.float32}. `torch_dtype`, its older name in
                 diffusers, is accepted.
-            kwargs: passed on to the class's own `from_pretrained`, or for a file to `from_single_file`.
+            kwargs: options of the class's `from_pretrained`, or for a file of `from_single_file`.
 
         Raises FileNotFoundError, listing the embedded systems and the one nearest to `name`, for an unknown name, and
         ValueError, naming the file, for a folder whose files are damaged (with the newest intact checkpoint of the run)
@@ -107,7 +107,7 @@ class AutoPipeline:
         Args:
             file: a path, or the URL of a file of the Hub.
             dtype: as in `from_pretrained`, but one for all components.
-            kwargs: passed on to the class's own `from_single_file`. `config` is a pipeline of the same architecture in
+            kwargs: options of the class's `from_single_file`. `config` is a pipeline of the same architecture in
                 diffusers' layout, a folder or (the default) one of the Hub, which needs a network.
 
         Raises FileNotFoundError where there is no such file, or no `config` and no network, and ValueError for a file
@@ -131,7 +131,9 @@ def as_latent_diffusion(pipe: DiffusionPipeline, name: str) -> LatentDiffusionPi
     if type(pipe) is StableDiffusionPipeline:
         return LatentDiffusionPipeline.from_pipe(pipe)
     if not isinstance(pipe, LatentDiffusionPipeline):
-        raise ValueError(f"{name} holds a {type(pipe).__name__}: this takes latent diffusion, as toybox/ldm is")
+        raise ValueError(
+            f"{name} holds a {type(pipe).__name__}: a latent diffusion pipeline, such as toybox/ldm, is needed"
+        )
     return pipe
 
 

@@ -1,4 +1,4 @@
-"""LoRA files (Hu et al. 2021, arXiv 2106.09685): found, checked against the pipeline, added to it."""
+"""Locating LoRA files (Hu et al. 2021, arXiv 2106.09685), checking them against a pipeline and adding them to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def find_lora(lora: str | None, scale: float | None) -> Path | None:
     """
     if lora is None:
         if scale is not None:
-            raise ValueError("--lora-scale says how much of a LoRA to add: give its folder with --lora")
+            raise ValueError("--lora-scale has no effect without --lora: give the LoRA's folder")
         return None
     if Path(lora).is_file():
         return Path(lora)
@@ -38,7 +38,7 @@ def add_lora(pipe: DiffusionPipeline, name: str, file: Path, scale: float) -> No
     Raises ValueError, naming the file, for one that is damaged or has a matrix that does not fit.
     """
     if not hasattr(pipe, "load_lora_weights") or not hasattr(getattr(pipe, "unet", None), "load_lora_adapter"):
-        raise ValueError(f"{name} takes no LoRA: --lora is for latent diffusion with a U-Net, as toybox/ldm is")
+        raise ValueError(f"{name} takes no LoRA: --lora is for latent diffusion with a U-Net, such as toybox/ldm")
     verify(file.parent)
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.CRITICAL)  # what diffusers only warns about is an error here
@@ -62,13 +62,13 @@ def _check_fit(pipe: DiffusionPipeline, name: str, file: Path, state: dict[str, 
     pairs = sorted({key.rsplit(".lora_", 1)[0] for key in state if ".lora_" in key})
     odd = [key for key in state if ".lora_" not in key and not key.endswith(".alpha")]
     if not pairs:
-        raise ValueError(f"{file} holds no LoRA: none of its {len(state)} tensors is named as one")
+        raise ValueError(f"{file} holds no LoRA: none of its {len(state)} tensors has the name of a LoRA's")
     misfits = [pair for pair in pairs if not _fits(pipe, state, pair)] + odd
     if misfits:
         fit = len(pairs) + len(odd) - len(misfits)
         raise ValueError(
-            f"{file} was not trained on {name}: {fit} of its {len(pairs) + len(odd)} layers fit, {misfits[0]} for "
-            "instance does not; open the --pipeline that it was trained on"
+            f"{file} was not trained on {name}: {fit} of its {len(pairs) + len(odd)} layers fit, and not "
+            f"{misfits[0]}; open the --pipeline that it was trained on"
         )
     if bad := [key for key, value in state.items() if not value.isfinite().all()]:
         raise ValueError(f"{file} holds numbers that are not finite, in {bad[0]}: train it again")

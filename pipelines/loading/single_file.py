@@ -38,9 +38,9 @@ def open_single_file(file: str, config: str | None = None, **kwargs) -> Diffusio
         name = DiffusionPipeline.load_config(config, **hub_options)["_class_name"]
     except OSError as error:
         raise FileNotFoundError(
-            f"{file} holds weights alone, and {config}, which says how they belong together, cannot be read: "
-            f"{str(error).splitlines()[0]} In Python give config=FOLDER, a pipeline of the same architecture in "
-            "diffusers' layout; save_pretrained then makes a folder that the command line opens"
+            f"{file} holds only weights, and the pipeline config {config} cannot be read: {str(error).splitlines()[0]} "
+            "In Python give config=FOLDER, a pipeline of the same architecture in diffusers' layout; save_pretrained "
+            "then makes a folder that the command line opens"
         ) from error
     cls = getattr(diffusers, name, None)
     if cls is None or not issubclass(cls, FromSingleFileMixin):

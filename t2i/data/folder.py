@@ -208,7 +208,7 @@ class ImageFolder:
         if left:
             note(f"{count(left, 'image')} without a line in {self.table} {are(left)} left out: {some(left)}")
         if again := self.names[len(listed) :]:
-            note(f"{count(again, 'line')} of {self.table} {are(again)} for images that have a caption before")
+            note(f"{count(again, 'line')} of {self.table} {are(again)} for images that already have a caption")
 
     def _note_empty(self, captions: bool) -> None:
         empty = [name for name, text in zip(self.names, self.texts, strict=True) if not text.strip()]
@@ -250,7 +250,7 @@ def scan(folder: Path) -> list[str]:
 
     walk(str(folder), "")
     if broken:
-        note(f"{count(broken, 'link')} of {folder} to what is not there {are(broken)} left out: {some(sorted(broken))}")
+        note(f"{count(broken, 'link')} of {folder} to missing files {are(broken)} left out: {some(sorted(broken))}")
     return sorted(found)
 
 
@@ -299,7 +299,7 @@ def _table_of(folder: Path) -> Path | None:
     if len(tables) > 1:
         raise ValueError(f"{folder} has {some([table.name for table in tables])}; keep one of them")
     if tables and not tables[0].is_file():
-        what = "a folder" if tables[0].is_dir() else "a link to what is not there"
+        what = "a folder" if tables[0].is_dir() else "a broken link"
         raise ValueError(f"{tables[0]} is {what}, not a table of the images; rename or remove it")
     return tables[0] if tables else None
 
@@ -345,7 +345,7 @@ def _write_one(unread: Sequence[str]) -> str:
     """The remedy for a folder without captions, which may be in unsupported files."""
     if not unread:
         return "write one of these"
-    return f"{some(unread)} {are(unread)} not read: write captions as {METADATA[0]}, an object with these a line"
+    return f"{some(unread)} {are(unread)} not read: write captions as {METADATA[0]}, one object with these per line"
 
 
 def _without_splits(folder: Path, files: list[str]) -> tuple[Path, list[str]]:

@@ -15,36 +15,39 @@ from t2i.text.encoders import ClipTextEncoder, T5TextEncoder, TextEncoder
 
 
 @dataclass(frozen=True)
-class Text:
-    """States (B, L, D) and, for encoders whose padding is to be masked, a mask (B, L), true where there is text.
+class Conditioning:
+    """What a denoiser is conditioned on.
 
-    A denoiser with condition channels also takes a grid (B, K, h, w): see grid_conditions.py.
+    Args:
+        states: text states (B, L, D).
+        mask: (B, L), true where there is text; None for encoders whose padding is not masked.
+        grid: (B, K, h, w) for denoisers with condition channels: see grid_conditions.py.
     """
 
     states: Tensor
     mask: Tensor | None = None
     grid: Tensor | None = None
 
-    def __getitem__(self, rows: Tensor) -> Text:
-        return Text(*(None if part is None else part[rows] for part in (self.states, self.mask, self.grid)))
+    def __getitem__(self, rows: Tensor) -> Conditioning:
+        return Conditioning(*(None if part is None else part[rows] for part in (self.states, self.mask, self.grid)))
 
-    def to(self, like: Tensor) -> Text:
+    def to(self, like: Tensor) -> Conditioning:
         """Moved to the device of `like`, states and grid also to its dtype."""
         mask, grid = self.mask, self.grid
         mask, grid = None if mask is None else mask.to(like.device), None if grid is None else grid.to(like)
-        return Text(self.states.to(like), mask, grid)
+        return Conditioning(self.states.to(like), mask, grid)
 
     @staticmethod
-    def stack(first: Text, second: Text) -> Text:
+    def stack(first: Conditioning, second: Conditioning) -> Conditioning:
         """(B, L, D) twice -> (2B, L, D); both have a grid or neither."""
         states = torch.cat([first.states, second.states])
         grid = None if first.grid is None else torch.cat([first.grid, second.grid])
         if first.mask is None and second.mask is None:
-            return Text(states, None, grid)
+            return Conditioning(states, None, grid)
         whole = [
             torch.ones_like(t.states[..., 0], dtype=torch.bool) if t.mask is None else t.mask for t in (first, second)
         ]
-        return Text(states, torch.cat(whole), grid)
+        return Conditioning(states, torch.cat(whole), grid)
 
 
 def concat_grid(x: Tensor, grid: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from diffusers import LCMScheduler
 from torch import Tensor, nn
 
-from t2i.diffusion.conditioning import Text
+from t2i.diffusion.conditioning import Conditioning
 from t2i.diffusion.guidance import guide
 from t2i.diffusion.schedule import NoiseSchedule
 
@@ -44,7 +44,7 @@ class ConsistencyObjective:
     schedule: NoiseSchedule
     prediction_type: str
     teacher: nn.Module
-    null: Text
+    null: Conditioning
     guidance_scale: float = 2.0
     steps: int = 50
 
@@ -71,7 +71,7 @@ class ConsistencyObjective:
         grid: None = None,
     ) -> dict[str, Tensor]:
         """Scalars: `loss` to minimise, a pseudo-Huber distance; `mse`. See DiffusionObjective for the arguments."""
-        text = Text(states, mask)
+        text = Conditioning(states, mask)
         x = self.schedule.add_noise(latents, noise, timesteps)
         predicted = self.end(denoiser, x, timesteps, text)
         with torch.no_grad():
@@ -83,14 +83,14 @@ class ConsistencyObjective:
         huber = (error.square() + HUBER**2).sqrt() - HUBER
         return {"loss": huber.mean(), "mse": error.detach().square().mean()}
 
-    def end(self, denoiser: nn.Module, x: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+    def end(self, denoiser: nn.Module, x: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
         """The predicted endpoint c_skip(t) x + c_out(t) x̂_0 (eq. 9), x at t = 0: (B, C, h, w), (B,) -> (B, C, h, w)"""
         x0, _ = self.schedule.split(self.prediction_type, _predict(denoiser, x, timesteps, text), x, timesteps)
         scaled = _wide(timesteps * TIMESTEP_SCALING)
         norm = scaled.square() + SIGMA_DATA**2
         return (SIGMA_DATA**2 / norm) * x + (scaled / norm.sqrt()) * x0
 
-    def teacher_step(self, x: Tensor, timesteps: Tensor, next_timesteps: Tensor, text: Text) -> Tensor:
+    def teacher_step(self, x: Tensor, timesteps: Tensor, next_timesteps: Tensor, text: Conditioning) -> Tensor:
         """Guided DDIM step (Song et al. 2021, arXiv 2010.02502, eq. 12) from `timesteps` to `next_timesteps`;
         −1 is the end.
 
@@ -114,7 +114,7 @@ class ConsistencyObjective:
         )
 
 
-def _predict(denoiser: nn.Module, x: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+def _predict(denoiser: nn.Module, x: Tensor, timesteps: Tensor, text: Conditioning) -> Tensor:
     return denoiser(x, timesteps, encoder_hidden_states=text.states, encoder_attention_mask=text.mask).sample.float()
 
 

@@ -50,11 +50,11 @@ def _make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     if of_flow(config):
         return _of_a_flow(name, config)
     if name == "euler-ancestral" and config.get("prediction_type") == "sample":
-        raise ValueError('"euler-ancestral" knows no denoiser that says the sample itself: choose euler, or dpm++')
+        raise ValueError('"euler-ancestral" does not support prediction_type "sample": choose euler or dpm++')
     cls = getattr(diffusers, SCHEDULERS[name])
     # diffusers clips to [−1, 1] by default, which is right for pixels; only these schedulers have the option.
     clips = {"clip_sample": config.get("clip_sample", False)} if name in ("ddpm", "ddim") else {}
-    return cls.from_config(config, **clips, **(_within_reach(config) if name == "heun" else {}))
+    return cls.from_config(config, **clips, **(_cap_sigma(config) if name == "heun" else {}))
 
 
 def set_timesteps(
@@ -138,7 +138,7 @@ def of_flow(config: Mapping[str, Any]) -> bool:
 def _of_a_flow(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     if name not in FLOW_SCHEDULERS:
         known = ", ".join(FLOW_SCHEDULERS)
-        raise ValueError(f"{name!r} cannot follow a flow: choose one of {known}, or leave the scheduler out")
+        raise ValueError(f"{name!r} does not support flow matching: choose one of {known}, or leave the scheduler out")
     cls, steps = getattr(diffusers, FLOW_SCHEDULERS[name]), config["num_train_timesteps"]
     shift = config.get("shift", config.get("flow_shift", 1.0))
     if name in ("euler", "heun"):
@@ -148,7 +148,7 @@ def _of_a_flow(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     return cls(num_train_timesteps=steps, **velocity)
 
 
-def _within_reach(config: Mapping[str, Any]) -> dict[str, Any]:
+def _cap_sigma(config: Mapping[str, Any]) -> dict[str, Any]:
     """A noise schedule with σ = √(1/ᾱ − 1) ≤ MAX_SIGMA at the end, as an option of a scheduler.
 
     Heun's steps are linear in σ, and overshoot if the first starts at a σ of thousands, or infinity for zero SNR.

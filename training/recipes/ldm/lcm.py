@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from t2i.checks import check_whole
-from t2i.diffusion.conditioning import Text, encoder_of, masks_padding
+from t2i.diffusion.conditioning import Conditioning, encoder_of, masks_padding
 from t2i.diffusion.consistency import ConsistencyObjective
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.diffusion.schedulers import of_flow
@@ -83,14 +83,14 @@ class LCMTask(FineTuningTask):
             NoiseSchedule.of(config),
             config["prediction_type"],
             copy.deepcopy(pipe.unet).eval().requires_grad_(False),
-            Text(null.states, null.mask if masks_padding(encoder) else None),
+            Conditioning(null.states, null.mask if masks_padding(encoder) else None),
             recipe.guidance_scale,
             recipe.teacher_steps,
         )
         super().__init__(recipe.data, recipe.loop, pipe, objective)
         self.validation_prompts = recipe.validation_prompts
         # Data workers, each with a copy of `prepare`, sample timesteps and noise, which does not involve the teacher.
-        sampling = replace(objective, teacher=nn.Identity(), null=Text(torch.empty(0)))
+        sampling = replace(objective, teacher=nn.Identity(), null=Conditioning(torch.empty(0)))
         self.prepare = replace(self.prepare, objective=sampling)
         if recipe.cache != "none":
             self.cache_latents(recipe.cache, recipe.cached_images)
