@@ -101,7 +101,7 @@ MISTAKES = [
     (["generate", "x", "--pipeline", "system", "--lora", "./nowhere"], "there is no LoRA in './nowhere'"),
     (["generate", "x", "--pipeline", "system", "--lora", "runs/nowhere"], "there is no LoRA in 'runs/nowhere'"),
     (["generate", "x", "--pipeline", "system", "--lora", "system"], "there is no LoRA in 'system'"),
-    (["generate", "x", "--pipeline", "system", "--lora-scale", "2"], "give its folder with --lora"),
+    (["generate", "x", "--pipeline", "system", "--lora-scale", "2"], "--lora-scale has no effect without --lora"),
     (["generate", "x", "--pipeline", "toybox/dalle", "--lora", "run/latest"], "toybox/dalle takes no LoRA"),
     (["generate", "x", "--pipeline", "dit", "--lora", "run/latest"], "dit takes no LoRA"),
     (
