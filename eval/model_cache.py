@@ -61,6 +61,7 @@ class ModelCache:
         return self._unconditional[folder]
 
     def extractor(self, name: str) -> Extractor:
+        """The extractor called `name`; raises as `open_extractor` does."""
         if name not in self._extractors:
             self._extractors[name] = open_extractor(name, self.device)
         return self._extractors[name]

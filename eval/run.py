@@ -91,10 +91,12 @@ class EvalRun(Distributed):
 
     @property
     def num_images(self) -> int:
+        """`--num-images`; default: 500, for an unconditional model 1000."""
         return self.config.num_images or (1000 if self.kind == UNCONDITIONAL else 500)
 
     @property
     def batch_size(self) -> int:
+        """`--batch-size`; default: BATCH_SIZE."""
         return self.config.batch_size or BATCH_SIZE
 
     def fraction(self, share: float) -> int:

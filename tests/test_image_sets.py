@@ -266,7 +266,7 @@ def test_files_without_statistics_raise(tmp_path, known):
     with pytest.raises(FileNotFoundError, match="no statistics"):
         load_reference(path, about)
     np.savez(path, mean=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(ValueError, match="pickled objects, which could run code"):
+    with pytest.raises(ValueError, match="contains pickled objects, which could run code"):
         load_reference(path, about)
     np.savez(path, mu=np.zeros(4), sigma=np.eye(4))
     with pytest.raises(ValueError, match="no metadata that names its extractor"):

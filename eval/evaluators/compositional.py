@@ -59,6 +59,7 @@ class Answer:
 
     @property
     def truth(self) -> Prediction:
+        """The prediction that would be entirely right."""
         return Prediction.of(self.prompt.scene)
 
     @property

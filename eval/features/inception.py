@@ -91,7 +91,7 @@ def _official() -> Path:
 
 
 def _check(content: bytes, path: Path) -> None:
-    """Raise ValueError unless the file holds just the right tensors by name: torch-fidelity would unpickle anything."""
+    """Raise ValueError unless the file contains only tensors: torch-fidelity would unpickle anything."""
     try:
         state = torch.load(io.BytesIO(content), weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:

@@ -116,7 +116,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict]:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         if "allow_pickle" in str(error):
-            raise ValueError(f"{path} holds pickled objects, which could run code; {REMEDY}") from None
+            raise ValueError(f"{path} contains pickled objects, which could run code; {REMEDY}") from None
         raise ValueError(f"{path} is damaged, or not an .npz of statistics; {REMEDY}") from error
     try:
         metadata = json.loads(str(arrays.pop("metadata")))

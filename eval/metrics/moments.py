@@ -96,6 +96,7 @@ class Moments:
         return self._scatter / (self.count - 1)
 
     def gaussian(self) -> Gaussian:
+        """The mean and the covariance. Raises ValueError for fewer than two samples."""
         return Gaussian(self.mean, self.cov)
 
     def _check(self, dimension: int) -> None:
