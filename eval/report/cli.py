@@ -20,7 +20,7 @@ from t2i.files import check_folder, check_writable, read_json
 class DiffConfig:
     """Options of `t2i report diff`."""
 
-    reports: Annotated[Positional[tuple[str, ...]], arg(metavar="REPORT")] = ()
+    reports: Annotated[Positional[tuple[str, ...]], arg(metavar="OLD NEW")] = ()
     """The old report.json and the new one."""
 
 
