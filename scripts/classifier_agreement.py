@@ -46,7 +46,7 @@ def main(args: list[str]) -> None:
     generators = [seeded(SEED, *prompt.noise) for prompt in prompts]
     images = pipe([prompt.text for prompt in prompts], generator=generators).images
     predictions = predict(load_classifier(config.classifier), images)
-    right = [found == Prediction.of(prompt.scene) for found, prompt in zip(predictions, prompts, strict=True)]
+    right = [prediction == Prediction.of(prompt.scene) for prediction, prompt in zip(predictions, prompts, strict=True)]
     by_eye = [i not in WRONG_BY_EYE for i in range(NUM)]
     labels = [
         f"{prompt.text} · {VERDICTS[eye, machine]}" for prompt, eye, machine in zip(prompts, by_eye, right, strict=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from experiments.accuracies import write
-from experiments.pictures import Labelled, labelled
+from experiments.images import Labelled, labelled
 from torch import Tensor
 from tqdm import tqdm
 
@@ -72,11 +72,11 @@ def main(args: Sequence[str]) -> None:
             raise UsageError(f"{name} has neither latents without labels nor a likelihood given labels: --conditional")
     rows = list(fitted(ask, labelled(ask.data, ask.train, ask.test)))
     for folder, name, block in blocks:
-        pictures = labelled(ask.data, ask.train, ask.test, block)
+        data = labelled(ask.data, ask.train, ask.test, block)
         if has_features(block):
-            rows += fitted(ask, pictures, name, block)
+            rows += fitted(ask, data, name, block)
         else:
-            rows += by_bayes(name, block, pictures, read_recipe(folder).get("per_class"), ask.samples)
+            rows += by_bayes(name, block, data, read_recipe(folder).get("per_class"), ask.samples)
     print(write(rows, ask.out, f"{Path(ask.data).name}: p(x | y) and p(y | x)"))
     print(f"written to {ask.out}")
 
@@ -104,20 +104,18 @@ def masks(images: Tensor) -> dict[str, np.ndarray]:
     }
 
 
-def fitted(
-    ask: Compare, pictures: Labelled, name: str = "pixels", block: GenerativeModel | None = None
-) -> Iterator[dict]:
+def fitted(ask: Compare, data: Labelled, name: str = "pixels", block: GenerativeModel | None = None) -> Iterator[dict]:
     """Naive Bayes and logistic regression, on pixels in [0, 1] or on a model's latents."""
-    images, test = (flat(x) for x in (pictures.images, pictures.test_images))
-    labels, truth = pictures.labels.numpy(), pictures.test_labels.numpy()
-    features = latents(block, pictures.images.shape[1:]) if block else lambda x: x
-    known = masks(pictures.test_images)
+    images, test = (flat(x) for x in (data.images, data.test_images))
+    labels, truth = data.labels.numpy(), data.test_labels.numpy()
+    features = latents(block, data.images.shape[1:]) if block else lambda x: x
+    known = masks(data.test_images)
     codes = features(images)
     kinds = {"Gaussian naive Bayes": fit_gaussian, "logistic regression": fit_logistic}
     if block is None:
         kinds["Bernoulli naive Bayes"] = fit_bernoulli
-    chosen = [(n, seed, pictures.few(n, seed).numpy()) for n in ask.labels for seed in range(ask.seeds)]
-    chosen.append((round(len(labels) / len(pictures.classes)), 0, np.arange(len(labels))))
+    chosen = [(n, seed, data.few(n, seed).numpy()) for n in ask.labels for seed in range(ask.seeds)]
+    chosen.append((round(len(labels) / len(data.classes)), 0, np.arange(len(labels))))
     for n, seed, places in tqdm(chosen, desc=name, unit="choice"):
         means = images[places].mean(0)
         seen = {missing: features(impute(test, mask, means)) for missing, mask in known.items()}
@@ -131,17 +129,17 @@ def fitted(
                 yield row(f"{kind}, {name}", missing, n, seed, right)
 
 
-def by_bayes(name: str, block: GenerativeModel, pictures: Labelled, labels: int | None, samples: int) -> Iterator[dict]:
+def by_bayes(name: str, block: GenerativeModel, data: Labelled, labels: int | None, samples: int) -> Iterator[dict]:
     """Bayes' rule with p(x | y), for whole images, and for partial ones whose probability the model can compute.
 
     `labels` is the number of labels per class that the model was trained on; default: all.
     """
-    if block.num_classes != len(pictures.classes):
-        raise UsageError(f"{name} knows {block.num_classes} classes, and the data have {len(pictures.classes)}")
-    images, truth = pictures.test_images, pictures.test_labels
-    counts = pictures.labels.bincount(minlength=block.num_classes)
+    if block.num_classes != len(data.classes):
+        raise UsageError(f"{name} knows {block.num_classes} classes, and the data have {len(data.classes)}")
+    images, truth = data.test_images, data.test_labels
+    counts = data.labels.bincount(minlength=block.num_classes)
     prior = (counts + 1) / (counts + 1).sum() if labels is None else None  # with few labels, classes are balanced
-    labels = labels or round(len(pictures.labels) / len(pictures.classes))
+    labels = labels or round(len(data.labels) / len(data.classes))
     scored = {"none": ["none"], "last": ["none", LOWER], "any": ["none", LOWER, RANDOM]}[block.partial]
     for missing, mask in masks(images).items():
         if missing not in scored:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from experiments.accuracies import write
-from experiments.pictures import labelled
+from experiments.images import labelled
 from tqdm import tqdm
 
 from t2i.arguments import parse
@@ -53,14 +53,14 @@ def main(args: Sequence[str]) -> None:
     autoencoder = load_pretrained(ask.autoencoder)
     if not isinstance(autoencoder, Autoencoder):
         raise UsageError(f"{ask.autoencoder} holds a {type(autoencoder).__name__}, not an Autoencoder")
-    pictures = labelled(ask.data, ask.train, ask.test, autoencoder)
-    chosen = {(n, seed): pictures.few(n, seed) for n in ask.labels for seed in range(ask.seeds)}
+    data = labelled(ask.data, ask.train, ask.test, autoencoder)
+    chosen = {(n, seed): data.few(n, seed) for n in ask.labels for seed in range(ask.seeds)}
     rows = []
     for (n, seed), start in tqdm([(key, start) for start in STARTS for key in chosen], unit="training"):
         places = chosen[n, seed]
-        images, labels = pictures.images[places], pictures.labels[places]
-        model = train_classifier(autoencoder, images, labels, len(pictures.classes), start, ask.steps, seed=seed)
-        right = model.predict(pictures.test_images) == pictures.test_labels
+        images, labels = data.images[places], data.labels[places]
+        model = train_classifier(autoencoder, images, labels, len(data.classes), start, ask.steps, seed=seed)
+        right = model.predict(data.test_images) == data.test_labels
         rows.append(row(start, n, seed, right))
     print(write(rows, ask.out, f"{Path(ask.data).name}: few labels"))
     print(f"written to {ask.out}")

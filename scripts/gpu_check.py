@@ -50,7 +50,7 @@ class Outcome:
     name: str
     state: str
     seconds: float
-    said: str = ""
+    output: str = ""
 
 
 def parts(check: Check) -> list[Part]:
@@ -102,13 +102,13 @@ def run(part: Part, left: float, environment: dict[str, str]) -> Outcome:
         start_new_session=True,
     )
     try:
-        said, _ = process.communicate(timeout=limit)
+        output, _ = process.communicate(timeout=limit)
         state = "passed" if process.returncode == 0 else "failed"
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)  # including its workers
-        said, _ = process.communicate()
+        output, _ = process.communicate()
         state = "stopped at its time limit"
-    return Outcome(part.name, state, time.perf_counter() - start, said)
+    return Outcome(part.name, state, time.perf_counter() - start, output)
 
 
 def main(args: list[str]) -> int:
@@ -128,7 +128,7 @@ def main(args: list[str]) -> int:
         outcomes.append(outcome)
         print(f"{outcome.name}: {outcome.state} after {outcome.seconds:.0f} s", flush=True)
         if outcome.state != "passed":
-            print("\n".join(outcome.said.splitlines()[-SHOWN:]), flush=True)
+            print("\n".join(outcome.output.splitlines()[-SHOWN:]), flush=True)
         _write(out, check, outcomes)
     print()
     print(report(outcomes, out))
@@ -138,12 +138,12 @@ def main(args: list[str]) -> int:
 def _write(out: Path, check: Check, outcomes: list[Outcome]) -> None:
     from t2i.files import write_json
 
-    found = {
+    result = {
         "device": check.device,
-        "parts": [asdict(o) | {"said": o.said[-20_000:]} for o in outcomes],
+        "parts": [asdict(o) | {"output": o.output[-20_000:]} for o in outcomes],
         "rows": _rows(out),
     }
-    write_json(out / "gpu_check.json", found)
+    write_json(out / "gpu_check.json", result)
 
 
 def _rows(out: Path) -> list[dict]:
@@ -156,7 +156,7 @@ def report(outcomes: list[Outcome], out: Path) -> str:
 
     lines = [machine()]
     for outcome in outcomes:
-        last = next((line for line in reversed(outcome.said.splitlines()) if line.strip()), "")
+        last = next((line for line in reversed(outcome.output.splitlines()) if line.strip()), "")
         counted = f": {last.strip('= ')}" if outcome.name == "tests" else ""
         lines.append(f"{outcome.name}: {outcome.state} after {outcome.seconds:.0f} s{counted}")
     rows = [Row(**row) for row in _rows(out)]

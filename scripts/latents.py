@@ -42,24 +42,24 @@ class Latents:
     """Data that the model was trained on; images of its test split are used."""
     out: str = "latents"
     """Output folder for the images."""
-    pictures: int = 10_000
+    num_images: int = 10_000
     """Maximum number of test images to encode."""
     rows: int = 10
     """Number of latent dimensions, and of interpolations between two images, to show."""
 
     def __post_init__(self) -> None:
-        if self.pictures < 2 or self.rows < 1:
-            raise ValueError(f"pictures must be at least 2 and rows 1, not {self.pictures} and {self.rows}")
+        if self.num_images < 2 or self.rows < 1:
+            raise ValueError(f"num_images must be at least 2 and rows 1, not {self.num_images} and {self.rows}")
 
 
 def main(args: Sequence[str]) -> None:
     ask = parse(Latents(), args, prog="latents.py", description=__doc__)
     if not ask.folder:
-        raise UsageError("name the folder of a trained block: python scripts/latents.py RUN")
+        raise UsageError("name the folder of a trained model: python scripts/latents.py RUN")
     model, out = load_pretrained(ask.folder), Path(ask.out)
     if not model.latents:
         raise UsageError(f"{ask.folder} holds a {type(model).__name__}, which has no latents")
-    images, labels, factors = read(model, ask.data, ask.pictures)
+    images, labels, factors = read(model, ask.data, ask.num_images)
     y = labels if model.conditional else None
     out.mkdir(parents=True, exist_ok=True)
     first, last = pairs(y, len(images), ask.rows)
@@ -74,8 +74,8 @@ def main(args: Sequence[str]) -> None:
         information = mutual_information(codes(model, images, y), factors)
         print(table(information, entropies(factors)))
         made["information"] = heat_map(information)
-    for name, picture in made.items():
-        picture.save(path := out / f"{name}.png", optimize=True)
+    for name, image in made.items():
+        image.save(path := out / f"{name}.png", optimize=True)
         print(path)
 
 
@@ -84,10 +84,10 @@ def read(model: GenerativeModel, data: str, count: int) -> tuple[Tensor, Tensor,
     test = open_splits(data, model.shape[1]).test
     prepare = PreparePixels(model.levels, model.shape[0])
     items = [test[i] for i in range(min(count, len(test)))]
-    drawn = [prepare(item, np.random.default_rng((0, i))) for i, item in enumerate(items)]
-    images = from_levels(torch.from_numpy(np.stack([d["k"] for d in drawn])), model.levels)
+    prepared = [prepare(item, np.random.default_rng((0, i))) for i, item in enumerate(items)]
+    images = from_levels(torch.from_numpy(np.stack([d["k"] for d in prepared])), model.levels)
     factors = np.stack([item["factors"] for item in items]) if "factors" in items[0] else None
-    return images, torch.tensor([d["label"] for d in drawn]), factors
+    return images, torch.tensor([d["label"] for d in prepared]), factors
 
 
 def pairs(y: Tensor | None, count: int, rows: int) -> tuple[list[int], list[int]]:
@@ -99,7 +99,7 @@ def pairs(y: Tensor | None, count: int, rows: int) -> tuple[list[int], list[int]
             first.append(i)
             last.append(after[0])
     if not first:
-        raise ValueError("no two of the pictures have the same label; give more --pictures")
+        raise ValueError("no two images have the same label; give a higher --num-images")
     return first, last
 
 

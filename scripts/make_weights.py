@@ -169,13 +169,13 @@ def gpu_options(ask: MakeWeights, recipe: str) -> dict[str, object]:
 
 def estimates(ask: MakeWeights) -> list[weights_estimate.Estimate]:
     """Estimates for all recipes on one large GPU."""
-    found = []
+    estimates = []
     for name, gpu in GPU.items():
         recipe, options = RECIPES[name](base_of(ask)), gpu_options(ask, name)
         sizes = {"max_train_steps": options["--max-train-steps"], "train_batch_size": options["--train-batch-size"]}
         loop = replace(recipe.loop, **sizes, compile="--compile" in options)
-        found.append(weights_estimate.estimate(name, replace(recipe, loop=loop), gpu.renders, ask.workers))
-    return found
+        estimates.append(weights_estimate.estimate(name, replace(recipe, loop=loop), gpu.renders, ask.workers))
+    return estimates
 
 
 def train(ask: MakeWeights, recipe: str, inputs: dict[str, Path]) -> None:

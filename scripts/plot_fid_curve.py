@@ -102,10 +102,10 @@ def plot(rows: list[tuple], curves: list[str], measure: str) -> Figure:
 
 
 def _checkpoints(run: Path) -> list[tuple[int, Path]]:
-    found = [(int(m[1]), p) for p in run.iterdir() if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))]
-    if not found:
+    checkpoints = [(int(m[1]), p) for p in run.iterdir() if (m := re.fullmatch(r"checkpoint-(\d+)", p.name))]
+    if not checkpoints:
         raise UsageError(f"{run} has no checkpoints")
-    return sorted(found)
+    return sorted(checkpoints)
 
 
 def _samples(ask: PlotCurve, run: Path, first: Path) -> dict[str, Curve]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import io
 import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import TypeVar, get_type_hints
 
+import docstring_parser
 import tyro
 
 from t2i.checks import UsageError, nearest, shortened
@@ -26,6 +28,8 @@ def parse(default: T, args: Sequence[str], prog: str, description: str = "") -> 
     """
     stderr = io.StringIO()
     _check_repeated(default, args)
+    if {"-h", "--help"} & set(args):
+        _join_help_lines(default)
     try:
         with contextlib.redirect_stderr(stderr):
             return tyro.cli(
@@ -41,6 +45,20 @@ def parse(default: T, args: Sequence[str], prog: str, description: str = "") -> 
             raise
         text = _usage_error(stderr.getvalue(), default, args, prog)
         raise UsageError(text if len(text) <= LONGEST else text[:LONGEST] + "…") from None
+
+
+def _join_help_lines(default: object) -> None:
+    """Join the lines of attribute docstrings, which tyro would break where the source does.
+
+    They are appended to the class docstrings, which take precedence and whose lines tyro joins.
+    """
+    for config in (c for c in type(default).__mro__ if dataclasses.is_dataclass(c)):
+        helps = {p.arg_name: p.description for p in docstring_parser.parse_from_object(config).params if p.description}
+        arguments = "".join(f"\n    {name}: {' '.join(text.split())}" for name, text in helps.items())
+        config.__doc__ = f"{inspect.getdoc(config)}\n\nArgs:{arguments}"
+    for part in vars(default).values():
+        if dataclasses.is_dataclass(part):
+            _join_help_lines(part)
 
 
 def as_option(message: str, default: object) -> str:

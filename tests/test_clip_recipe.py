@@ -74,7 +74,7 @@ def test_the_loss_is_cross_entropy_both_ways(tokenizer):
     assert out["text_to_image"] == (theirs.logits_per_text.argmax(1) == own).float().mean()
 
 
-def test_a_caption_told_twice_in_the_same_words_finds_itself(tokenizer):
+def test_a_caption_and_its_identical_paraphrase_match(tokenizer):
     model, given = tiny_clip(tokenizer), batch(tokenizer, 6)
     alone = contrastive_loss(model, given["images"], given["ids"])["loss"]
     same = contrastive_loss(model, given["images"], given["ids"], given["ids"], retold_weight=0.0)
@@ -90,7 +90,7 @@ def test_the_scale_never_exceeds_a_hundred(tokenizer):
     assert model.logit_scale.item() == pytest.approx(math.log(100))
 
 
-def test_a_few_pairs_are_learned_by_heart(tokenizer):
+def test_a_few_pairs_are_memorised(tokenizer):
     model, given = tiny_clip(tokenizer), batch(tokenizer, 8)
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     for _ in range(80):
@@ -133,7 +133,7 @@ def test_near_misses_differ_in_one_fact():
             assert exchanged or sum(a != b for a, b in zip(*facts, strict=True)) == 1
 
 
-def test_of_two_things_the_exchanges_come_first():
+def test_near_misses_of_two_things_begin_with_the_swaps():
     scene = Scene((Thing("cat", "red"), Thing("car", "blue")), "on top of")
     texts = {s.caption() for s in near_misses(scene, 2, np.random.default_rng(0))}
     # neither may be a held-out pair: "blue cat" is one, so a random change replaces it
@@ -171,7 +171,7 @@ def test_a_checkpoint_opens_with_transformers_and_with_ours(trained):
     assert (trained.parent / "samples" / "step-000006.png").is_file()
 
 
-def test_evaluation_sees_pictures_as_training_did(trained):
+def test_evaluation_preprocesses_images_as_training_does(trained):
     images = torch.from_numpy(np.stack([Toybox(num=4)[i]["image"] for i in range(4)]))
     pixels = AutoImageProcessor.from_pretrained(trained)(images=list(images.permute(0, 3, 1, 2)), return_tensors="pt")
     assert torch.allclose(pixels["pixel_values"], to_tensor(images), atol=1e-6)
@@ -218,7 +218,7 @@ def test_a_run_starts_from_another(trained, tmp_path):
         run(recipe("clip-toybox", tmp_path / "wider", wider, init_from=str(trained)))
 
 
-def test_any_folder_of_pictures_will_do(tmp_path):
+def test_any_folder_of_images_trains(tmp_path):
     folder = tmp_path / "discs"
     folder.mkdir()
     lines = []
@@ -231,7 +231,7 @@ def test_any_folder_of_pictures_will_do(tmp_path):
     assert json.loads((checkpoint / "scores.json").read_text())["pairs"] == 8
 
 
-def test_configs_that_make_no_sense_say_so(tmp_path):
+def test_invalid_configs_raise(tmp_path):
     with pytest.raises(ValueError, match="gradient-accumulation-steps at 1"):
         clip_recipe(tmp_path, gradient_accumulation_steps=2)
     with pytest.raises(ValueError, match=r"near_misses must lie in \[0, 8\]"):

@@ -41,7 +41,7 @@ def measured(tmp_path_factory) -> tuple[Path, dict[str, dict]]:
 # --- what is compared -----------------------------------------------------------------------------------------------
 
 
-def test_every_family_of_blocks_is_compared_and_nothing_else():
+def test_exactly_the_unconditional_models_are_compared():
     found = families()
     assert {block.__name__ for block in found.values()} == set(CLASSES)
     assert {"pca", "vae", "glow"} <= set(found) <= set(RECIPES)
@@ -49,7 +49,7 @@ def test_every_family_of_blocks_is_compared_and_nothing_else():
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
-def test_all_have_the_same_pictures_and_seconds(levels: int, tmp_path):
+def test_all_families_have_the_same_images_and_training_time(levels: int, tmp_path):
     for name in families():
         recipe = family.configured(
             replace(ASK, levels=levels, learning_rate=0.5, mixed_precision="bf16"), name, tmp_path / name
@@ -84,7 +84,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("args", "says"), MISTAKES, ids=lambda a: " ".join(a) if isinstance(a, list) else "")
-def test_mistakes_are_told_before_anything_is_written(args, says, tmp_path, monkeypatch):
+def test_invalid_options_raise_before_anything_is_written(args, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((UsageError, FileNotFoundError), match=says):
         main(args)
@@ -94,7 +94,7 @@ def test_mistakes_are_told_before_anything_is_written(args, says, tmp_path, monk
 # --- measures -------------------------------------------------------------------------------------------------------
 
 
-def test_a_trained_family_is_measured(measured):
+def test_a_trained_family_is_evaluated(measured):
     out, found = measured
     assert [r["error"] for r in found.values()] == [None] * 4
     vae = found["vae"]
@@ -113,7 +113,7 @@ def test_a_trained_family_is_measured(measured):
     assert json.loads(result_file(out, "vae").read_text()) == vae
 
 
-def test_what_a_family_has_not_is_left_out(measured):
+def test_metrics_that_do_not_apply_are_omitted(measured):
     _, found = measured
     auto, pca = found["autoencoder"], found["pca"]
     assert auto["likelihood"]["kind"] == "none" and "nats" not in auto["likelihood"]
@@ -123,21 +123,21 @@ def test_what_a_family_has_not_is_left_out(measured):
     assert pca["likelihood"]["kind"] == "exact" and pca["likelihood"]["continuous"]
 
 
-def test_nothing_is_closer_to_real_pictures_than_real_ones(measured):
+def test_no_samples_are_closer_to_real_images_than_real_images(measured):
     _, found = measured
     real = found[REAL]["distances"]
     assert all(real[k] < found[name]["distances"][k] for k in ("fd", "kid") for name in ("pca", "vae"))
     assert abs(real["kid"]) < 0.2 * found["pca"]["distances"]["kid"]
 
 
-def test_latents_that_know_the_class_are_told_from_noise():
+def test_the_probe_separates_informative_latents_from_noise():
     labels = torch.arange(200) % 4
     known = torch.eye(4)[labels] + 0.1 * torch.randn(200, 4)
     assert linear_probe(known[:100], labels[:100], known[100:], labels[100:]) == 1
     assert linear_probe(torch.randn(100, 4), labels[:100], torch.randn(100, 4), labels[100:]) < 0.6
 
 
-def test_samples_are_counted_given_labels_and_stopped_in_time():
+def test_sampling_uses_labels_and_stops_at_its_time_limit():
     model = MAKERS["vae-conditional"]().eval()
     labels = torch.tensor([3, 7])
     images, per_thousand = sample(model, 5, labels, 0, limit=60)
@@ -165,7 +165,7 @@ def test_strips_enlarge_by_whole_factors():
 # --- failures -------------------------------------------------------------------------------------------------------
 
 
-def test_a_family_that_diverges_says_so(tmp_path):
+def test_a_diverged_family_has_an_error_in_its_row(tmp_path):
     out = begun(tmp_path / "out", replace(ASK, learning_rate=1e30))
     found = family.run(out, "nice")
     assert "the loss is" in found["error"] and "--" not in found["error"] and not found["training"]["stable"]
@@ -175,20 +175,20 @@ def test_a_family_that_diverges_says_so(tmp_path):
     assert f"nice: {found['error']}" in summary([found])
 
 
-def test_a_family_without_a_best_checkpoint_says_so(tmp_path):
+def test_a_family_without_a_best_checkpoint_has_an_error_in_its_row(tmp_path):
     found = {"error": None}
     family._measure(ASK, tmp_path, "nice", found)
     assert found == {"error": "it has no best checkpoint"}
 
 
-def test_a_loss_that_is_no_number_is_a_rise(tmp_path):
+def test_a_nan_loss_counts_as_an_increase(tmp_path):
     (tmp_path / "latest").mkdir()
     (tmp_path / "latest" / "scores.json").write_text(json.dumps({"history": [3.0, 2.0, 2.0, math.nan]}))
     told = family._statistics([{"seconds": 1.0, "step": 1, "images": 64}], tmp_path)
     assert told["loss_increases"] == 1 and told["checkpoints"] == 4
 
 
-def test_a_family_that_cannot_take_the_pictures_says_so(tmp_path):
+def test_a_family_that_does_not_fit_the_images_has_an_error_in_its_row(tmp_path):
     out = begun(tmp_path / "out", replace(ASK, image_size=9))
     found = family.run(out, "glow")
     assert "cannot be halved" in found["error"] and result_file(out, "glow").is_file()
@@ -198,7 +198,7 @@ def test_a_family_that_cannot_take_the_pictures_says_so(tmp_path):
 # --- the folder -----------------------------------------------------------------------------------------------------
 
 
-def test_what_is_there_is_not_run_again_and_other_settings_are_refused(measured, tmp_path, capsys):
+def test_finished_families_are_not_run_again_and_other_settings_raise(measured, tmp_path, capsys):
     out = tmp_path / "out"
     shutil.copytree(measured[0], out)
     ask = replace(ASK, out=str(out), families=("vae", "pca"), levels=None, extractor="auto", budget="0.4")
@@ -230,7 +230,7 @@ def test_the_csv_has_a_line_for_each_family(measured):
     assert lines[0]["nats"] == lines[2]["nats"] == "" and lines[1]["likelihood_of"] == "density"
 
 
-def test_figures_of_fewer_pictures_say_so(measured):
+def test_values_from_fewer_images_state_their_number(measured):
     out, found = measured
     less = found["vae"] | {"likelihood": found["vae"]["likelihood"] | {"pictures": 7}}
     shown = page([*found.values(), less], ASK, out)
@@ -238,7 +238,7 @@ def test_figures_of_fewer_pictures_say_so(measured):
     assert "Exceptions: pca, fitted in closed form or by EM to at most 10,000 images" in shown
 
 
-def test_published_figures_stand_beside_those_of_mnist_alone(measured):
+def test_published_values_are_shown_for_mnist_only(measured):
     out, found = measured
     glow = {"family": "glow", "error": None}
     assert found[REAL]["data"]["shape"] == (1, 8, 8) and "Published" not in page([*found.values(), glow], ASK, out)
@@ -272,7 +272,7 @@ def test_the_page_works_in_a_browser(measured, tmp_path):
         browser.close()
 
 
-def test_pictures_of_the_page_are_the_samples(measured):
+def test_the_page_shows_the_samples(measured):
     out, _ = measured
     with Image.open(out / "families" / "vae.png") as image:
         assert len(np.unique(np.array(image))) <= 18  # 17 levels and white in between

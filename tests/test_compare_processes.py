@@ -36,7 +36,7 @@ DEATHS = [
 
 
 @pytest.mark.parametrize(("how", "says"), DEATHS, ids=[how for how, _ in DEATHS])
-def test_a_process_that_ends_without_a_result_is_one(how: str, says: str, tmp_path):
+def test_a_process_that_ends_without_a_result_is_recorded_as_an_error(how: str, says: str, tmp_path):
     out = begun(tmp_path / "out")
     _in_its_own_process(out, "glow", ends(how))
     assert read(out, "glow") == {"family": "glow", "error": says}
@@ -44,7 +44,7 @@ def test_a_process_that_ends_without_a_result_is_one(how: str, says: str, tmp_pa
 
 
 @pytest.mark.parametrize("how", ["sys.exit(130)", "sys.exit(143)", *(f"os.kill(os.getpid(), {n})" for n in (2, 15))])
-def test_a_process_that_is_interrupted_is_no_result(how: str, tmp_path):
+def test_an_interrupted_process_writes_no_result(how: str, tmp_path):
     out = begun(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         _in_its_own_process(out, "glow", ends(f"signal.signal(signal.SIGINT, signal.SIG_DFL); {how}"))
@@ -53,7 +53,7 @@ def test_a_process_that_is_interrupted_is_no_result(how: str, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="no /proc")
-def test_memory_is_not_that_of_the_process_before():
+def test_peak_memory_excludes_the_parent_process():
     code = "from t2i.processes import most_memory; print(most_memory())"
     large = (
         f"import subprocess, sys; x = b'x' * 1500 * 2**20; subprocess.run([sys.executable, '-c', {code!r}], check=True)"
@@ -86,36 +86,42 @@ def interrupted(log: Path) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def goes_on(out: Path) -> None:
-    """After an interrupted first call, the second uses the rest of three seconds."""
-    log = out / "runs" / "nice" / "metrics.jsonl"
-    before = log.read_text()
-    assert not result_file(out, "nice").exists() and (out / "runs" / "nice" / "latest" / "config.json").is_file()
-    assert json.loads(before.splitlines()[-1])["seconds"] < 3
-    found = family.run(out, "nice")
-    assert log.read_text().startswith(before)
-    assert found["error"] is None and 3 <= found["training"]["seconds"] < 6
+def interrupted_state(out: Path) -> tuple[str, bool, bool]:
+    """The run's log, whether it has a loadable checkpoint, and whether there is a result."""
+    run = out / "runs" / "nice"
+    log = (run / "metrics.jsonl").read_text()
+    return log, (run / "latest" / "config.json").is_file(), result_file(out, "nice").exists()
 
 
-def test_an_interrupted_family_leaves_a_checkpoint_and_goes_on(tmp_path):
+def test_an_interrupted_family_saves_a_checkpoint_and_resumes(tmp_path):
     out = begun(tmp_path / "out", replace(ASK, budget="3s"))
     with interrupted(out / "runs" / "nice" / "metrics.jsonl"):
         family.run(out, "nice")
-    goes_on(out)
+    log, has_checkpoint, has_result = interrupted_state(out)
+    assert json.loads(log.splitlines()[-1])["seconds"] < 3
+    assert has_checkpoint and not has_result
+    result = family.run(out, "nice")
+    assert interrupted_state(out)[0].startswith(log)
+    assert result["error"] is None and 3 <= result["training"]["seconds"] < 6
 
 
 @pytest.mark.slow
-def test_ctrl_c_waits_for_the_checkpoint_of_the_family_at_work(tmp_path):
+def test_ctrl_c_waits_for_the_running_familys_checkpoint(tmp_path):
     ask = replace(ASK, budget="3s", out=str(tmp_path / "out"), families=("nice",))
     out = begun(tmp_path / "out", ask)
     with interrupted(out / "runs" / "nice" / "metrics.jsonl"):
         compare(ask)
-    goes_on(out)
+    log, has_checkpoint, has_result = interrupted_state(out)
+    assert json.loads(log.splitlines()[-1])["seconds"] < 3
+    assert has_checkpoint and not has_result
     assert "nice" in compare(ask).read_text()
+    assert interrupted_state(out)[0].startswith(log)
+    result = json.loads(result_file(out, "nice").read_text())
+    assert result["error"] is None and 3 <= result["training"]["seconds"] < 6
 
 
 @pytest.mark.slow
-def test_each_family_has_a_process_and_one_that_dies_is_a_row(tmp_path):
+def test_a_family_whose_process_dies_has_a_row_and_others_are_unaffected(tmp_path):
     out = tmp_path / "out"
     ask = replace(ASK, out=str(out), families=("nice", "glow", "pixelcnn"))
     begun(out)

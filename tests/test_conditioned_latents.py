@@ -77,7 +77,7 @@ def draw(pipe, *args, seeds=(0,), **how) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
-def test_no_pixel_of_a_small_picture_is_lost(factor):
+def test_the_condition_preserves_every_pixel_of_the_low_resolution_image(factor):
     condition, pictures = LowResolution(factor, 8), torch.rand(2, 3, 64 // factor, 96 // factor) * 2 - 1
     grid = condition.grid(pictures)
     assert grid.shape == (2, condition.channels, 8, 12)
@@ -105,7 +105,7 @@ def test_a_map_becomes_each_latents_shares_of_labels():
 
 @BOTH
 @pytest.mark.parametrize("kind", ["unet", "dit"])
-def test_a_denoiser_that_was_widened_does_as_before(base, task, kind):
+def test_a_widened_denoiser_predicts_as_before(base, task, kind):
     denoiser = copy.deepcopy(base.unet) if kind == "unet" else parts.dit()
     plain = LatentDiffusionPipeline(**base.components | {"unet": copy.deepcopy(denoiser)})
     plain.set_progress_bar_config(disable=True)
@@ -116,7 +116,7 @@ def test_a_denoiser_that_was_widened_does_as_before(base, task, kind):
 
 @BOTH
 @pytest.mark.parametrize("kind", ["unet", "dit"])
-def test_the_condition_changes_the_picture_and_only_its_own(base, task, kind):
+def test_a_condition_changes_its_image_only(base, task, kind):
     pipe = made(base, task, denoiser=copy.deepcopy(base.unet) if kind == "unet" else parts.dit())
     prompts, how = ["a red cat", "a tree"], {"guidance_scale": 3.0}
     pair = draw(pipe, prompts, [given(task), given(task, OTHER)], seeds=(1, 2), **how)
@@ -130,7 +130,7 @@ def test_the_condition_changes_the_picture_and_only_its_own(base, task, kind):
 
 
 @BOTH
-def test_words_and_their_absence_count_too(base, task):
+def test_the_prompt_and_guidance_have_an_effect_too(base, task):
     pipe = made(base, task)
     red, blue = (draw(pipe, prompt, given(task), guidance_scale=3.0) for prompt in ("a red cat", "a blue car"))
     assert (red - blue).abs().max() > 1e-3
@@ -138,7 +138,7 @@ def test_words_and_their_absence_count_too(base, task):
     assert (red - against).abs().max() > 1e-3
 
 
-def test_a_small_picture_needs_no_words(base):
+def test_upscaling_needs_no_prompt(base):
     pipe = made(base, "upscale")
     two = [given("upscale"), given("upscale", OTHER)]
     silent = draw(pipe, image=two, seeds=(1, 2))
@@ -149,7 +149,7 @@ def test_a_small_picture_needs_no_words(base):
 
 
 @BOTH
-def test_the_two_ends_of_an_interpolation_are_drawn_after_what_is_given(base, task):
+def test_interpolation_endpoints_follow_the_condition(base, task):
     pipe = made(base, task)
     how = {("image" if task == "upscale" else "layout"): given(task), "num_inference_steps": 3}
     way = pipe.interpolate(["a red cat", "a blue car"], [1, 2], 3, output_type="latent", guidance_scale=2.0, **how)
@@ -235,7 +235,7 @@ def batch_of(stage, numbers: range) -> dict:
 
 
 @BOTH
-def test_a_run_begins_as_the_pipeline_that_it_starts_from(recipe, base, task, tmp_path):
+def test_a_run_starts_with_the_predictions_of_its_pipeline(recipe, base, task, tmp_path):
     stage = recipe(task, tmp_path).task()
     batch = batch_of(stage, range(4))
     plain = copy.deepcopy(base.unet)
@@ -265,7 +265,7 @@ def telling(tmp_path_factory) -> str:
 
 
 @BOTH
-def test_what_is_given_is_learnt_from(recipe, telling, task, tmp_path):
+def test_the_condition_lowers_the_loss(recipe, telling, task, tmp_path):
     """On unseen images, the right condition helps more than another image's."""
     stage = recipe(task, tmp_path, init_from=telling).task()
     optimizer = torch.optim.AdamW(stage.model.parameters(), 5e-3)
@@ -293,11 +293,11 @@ def test_a_resumed_run_is_one_that_never_stopped(recipe, task, tmp_path):
     assert (whole / "samples" / "step-000004.png").is_file()
     pipe = AutoPipeline.from_pretrained(whole / "latest")
     assert pipe("a red cat", given(task), num_inference_steps=2).images[0].size == (64, 64)
-    with pytest.raises(ValueError, match="conditioned on text alone"):
+    with pytest.raises(ValueError, match="conditioned on text only"):
         recipe(task, tmp_path / "more", init_from=str(whole / "latest")).task()
 
 
-def test_a_folder_of_pictures_trains_both_but_a_layout_needs_its_column(recipe, tmp_path):
+def test_a_folder_of_images_trains_both_but_a_layout_needs_its_column(recipe, tmp_path):
     maps = export(tmp_path / "maps", 6, layouts=True)
     plain = export(tmp_path / "plain", 6)
     run(recipe("layout", tmp_path / "a", str(maps), max_train_steps=1))

@@ -155,7 +155,7 @@ def test_other_systems_train(name, tmp_path, device):
     assert all(torch.isfinite(torch.tensor(losses(tmp_path / "run"))))
 
 
-def test_the_scaler_leaves_out_a_step_that_overflowed(device):
+def test_the_scaler_skips_a_step_that_overflows(device):
     """For Muon and AdamW together, in float16, as for one optimizer."""
     model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16)).to(device)
     optimizer = make_optimizer(model, LoopConfig(optimizer="muon"))
@@ -175,7 +175,7 @@ def test_the_scaler_leaves_out_a_step_that_overflowed(device):
         assert (scaler.get_scale() < scale) == (not moves)
 
 
-def test_a_run_of_another_precision_goes_on_in_float16(tmp_path, device):
+def test_a_run_of_another_precision_resumes_in_float16(tmp_path, device):
     """Its checkpoint has no gradient scaler state."""
     run(vqvae_recipe(tmp_path / "run", max_train_steps=3))
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -204,7 +204,7 @@ def test_averages_follow_the_weights(device):
 # --- compiled -------------------------------------------------------------------------------------------------------
 
 
-def test_the_blocks_that_are_compiled_are_the_repeated_ones(prior, vqvae):
+def test_the_repeated_blocks_are_compiled(prior, vqvae):
     assert list(repeated_blocks(prior)) == list(prior.blocks)
     assert {type(block).__name__ for block in repeated_blocks(vqvae)} == {"ResBlock"}
 

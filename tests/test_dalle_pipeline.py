@@ -30,7 +30,7 @@ def test_output_has_images_tokens_and_scores(pipe):
     assert out.scores.shape == (4,)
 
 
-def test_output_types_show_the_same_picture(pipe):
+def test_output_types_hold_the_same_image(pipe):
     how = {"generator": seeded(5), "prompt": "a red cat"}
     pil = np.array(pipe(**how).images[0]) / 255
     array = pipe(**{**how, "generator": seeded(5)}, output_type="np").images[0]
@@ -40,7 +40,7 @@ def test_output_types_show_the_same_picture(pipe):
     assert 0 <= array.min() <= array.max() <= 1
 
 
-def test_an_image_depends_on_its_own_generator_alone(pipe):
+def test_an_image_depends_on_its_generator_only(pipe):
     together = tokens(pipe, num_images_per_prompt=3, generator=seeded(0, 1, 2, 3, 4, 5))
     for i in range(6):
         alone = tokens(pipe, PROMPTS[i // 3], generator=seeded(i))
@@ -100,7 +100,7 @@ def test_candidates_are_ranked_by_score(pipe):
     assert torch.equal(chosen.tokens[0], alone.tokens[alone.scores.argmax()])
 
 
-def test_scores_say_how_far_the_prompt_explains_the_picture(pipe):
+def test_scores_are_the_log_likelihood_ratio_of_the_prompt(pipe):
     """log p(tokens | prompt) − log p(tokens | no prompt), independent of the negative prompt."""
     out = pipe("a red cat", negative_prompt="a tree", generator=seeded(3))
     codes, text, none = out.tokens.flatten(1), pipe._encode(["a red cat"]), pipe._encode([""])
@@ -108,7 +108,7 @@ def test_scores_say_how_far_the_prompt_explains_the_picture(pipe):
     assert torch.allclose(out.scores, expected, atol=1e-4)
 
 
-def test_top_k_one_needs_no_luck(pipe):
+def test_top_k_1_is_deterministic(pipe):
     assert torch.equal(tokens(pipe, top_k=1, generator=seeded(0, 1)), tokens(pipe, top_k=1, generator=seeded(8, 9)))
 
 

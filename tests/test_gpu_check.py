@@ -23,10 +23,10 @@ def python(code: str) -> tuple[str, ...]:
 def test_a_part_that_hangs_is_stopped_and_the_time_left_is_kept():
     env = dict(os.environ)
     hangs = run(Part("hangs", 5.5, python("import time; print('began', flush=True); time.sleep(60)")), 100, env)
-    assert hangs.state == "stopped at its time limit" and hangs.seconds < 15 and "began" in hangs.said
+    assert hangs.state == "stopped at its time limit" and hangs.seconds < 15 and "began" in hangs.output
     assert run(Part("fails", 20, python("raise SystemExit('no kernel')")), 100, env).state == "failed"
     assert run(Part("late", 20, python("")), 1, env).state == "not started"
-    assert run(Part("passes", 20, python("print(1)")), 100, env).said == "1\n"
+    assert run(Part("passes", 20, python("print(1)")), 100, env).output == "1\n"
 
 
 def test_a_checkout_that_is_not_installed_has_a_version():
@@ -37,7 +37,7 @@ def test_a_checkout_that_is_not_installed_has_a_version():
 
 
 @pytest.mark.slow
-def test_the_check_goes_its_way_on_a_cpu(tmp_path):
+def test_the_check_runs_on_a_cpu(tmp_path):
     """From a separate folder, by path only, as if t2i were not installed."""
     command = [sys.executable, str(SCRIPT), "--device", "cpu", "--quick", "--out", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

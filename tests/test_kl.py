@@ -218,13 +218,13 @@ def test_adaptive_weight_balances_the_gradients_and_is_clamped():
     assert not adaptive_weight(first, second, layer).requires_grad
 
 
-def test_what_the_discriminator_says_of_one_image_does_not_depend_on_the_batch():
+def test_the_discriminators_score_of_an_image_does_not_depend_on_the_batch():
     judge, batch = PatchDiscriminator((8, 16)), images(4)
     assert judge(batch).shape == (4, 1, 8, 8)
     assert torch.allclose(judge(batch)[1:2], judge(batch[1:2]), atol=1e-6)
 
 
-def test_the_discriminator_learns_to_tell():
+def test_the_discriminator_learns_to_separate_real_from_generated():
     judge = PatchDiscriminator((8, 16))
     optimizer = torch.optim.Adam(judge.parameters(), 3e-3)
     adversary = Adversary(judge).train()
@@ -239,7 +239,7 @@ def test_the_discriminator_learns_to_tell():
 # --- the tokenizer --------------------------------------------------------------------------------------------------
 
 
-def test_latents_come_out_scaled_and_go_back_in():
+def test_latents_are_scaled_when_encoded_and_unscaled_when_decoded():
     autoencoder = make_autoencoder(32, **TINY).eval()
     pictures = [images(8), images(8)]
     factor, draws = measure_scaling_factor(autoencoder, pictures), torch.Generator().manual_seed(0)
@@ -259,7 +259,7 @@ def test_latents_come_out_scaled_and_go_back_in():
         assert torch.equal(tokenizer.reconstruct(pictures[0]), again)
 
 
-def test_measuring_draws_nothing_from_the_global_source_of_chance():
+def test_measuring_the_scaling_factor_leaves_the_global_random_state_unchanged():
     autoencoder = make_autoencoder(32, **TINY).eval()
     batch, before = images(), torch.get_rng_state()
     first, second = (measure_scaling_factor(autoencoder, [batch]) for _ in range(2))
@@ -369,7 +369,7 @@ def test_a_killed_run_resumes_to_the_same_losses(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_with_half_the_batch_play_as_one(tmp_path):
+def test_two_processes_with_half_the_batch_train_as_one(tmp_path):
     for processes in (1, 2):
         how = {"train_batch_size": 8 // processes, "max_train_steps": 5, "checkpointing_steps": 5}
         on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also on machines with GPUs

@@ -64,7 +64,7 @@ def cached(folder: Path, vae, seed: int = 0, num: int = PICTURES, size: int = 64
 # --- the cache ------------------------------------------------------------------------------------------------------
 
 
-def test_cached_latents_are_those_of_the_pictures(vae, tmp_path):
+def test_cached_latents_are_those_of_the_images(vae, tmp_path):
     found, world = cached(tmp_path / "latents", vae, num=70), Toybox("train", 64, 0, 70)  # more than one batch
     assert len(found) == 70
     assert list(found.captions(70)) == [world[i]["text"] for i in range(70)]
@@ -75,7 +75,7 @@ def test_cached_latents_are_those_of_the_pictures(vae, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_cache_is_made_once(vae, tmp_path):
+def test_a_cache_is_computed_once(vae, tmp_path):
     cached(tmp_path / "latents", vae)
     before = (tmp_path / "latents" / "latents.npy").stat().st_mtime_ns
     cached(tmp_path / "latents", vae)
@@ -148,7 +148,7 @@ def test_damaged_latents_are_refused(vae, tmp_path):
         cached(tmp_path / "latents", vae)
 
 
-def test_a_cache_that_says_too_little_is_refused(vae, tmp_path):
+def test_a_cache_with_an_incomplete_key_raises(vae, tmp_path):
     cached(tmp_path / "latents", vae)
     about = tmp_path / "latents" / "cache.json"
     known = json.loads(about.read_text())
@@ -157,7 +157,7 @@ def test_a_cache_that_says_too_little_is_refused(vae, tmp_path):
         cached(tmp_path / "latents", vae)
 
 
-def test_a_folder_of_other_things_is_left_alone(vae, tmp_path):
+def test_a_folder_with_other_content_is_not_overwritten(vae, tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(FileExistsError, match="is no cache of latents; give another folder with --cache"):
         cached(tmp_path / "photos", vae)
@@ -166,7 +166,7 @@ def test_a_folder_of_other_things_is_left_alone(vae, tmp_path):
 # --- samples --------------------------------------------------------------------------------------------------------
 
 
-def test_a_share_of_captions_is_the_null_prompt(stages):
+def test_a_fraction_of_captions_is_the_null_prompt(stages):
     pipe = parts.pipeline()
     objective, shape = ldm_toybox("tiny").objective(), (4, 8, 8)
     prepare = PrepareLatent(Tokens(pipe.tokenizer, parts.LENGTH), 0.3, objective, shape)
@@ -200,7 +200,7 @@ def test_a_checkpoint_is_a_pipeline(ldm, tmp_path, model):
     assert (tmp_path / "run" / "samples" / "step-000006.png").is_file()
 
 
-def test_a_t5_leads_as_well(ldm, tmp_path):
+def test_a_t5_can_be_the_text_encoder(ldm, tmp_path):
     tokenizer = parts.clip_tokenizer()
     for part in (parts.t5(tokenizer), tokenizer):
         part.save_pretrained(tmp_path / "t5")
@@ -211,7 +211,7 @@ def test_a_t5_leads_as_well(ldm, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow"])
-def test_it_learns(ldm, tmp_path, kind):
+def test_the_loss_falls(ldm, tmp_path, kind):
     run(ldm(tmp_path / "run", prediction_type=kind, max_train_steps=60, checkpointing_steps=60, train_batch_size=16))
     found = losses(tmp_path / "run")
     assert np.mean(found[-20:]) < 0.9 * np.mean(found[:20])
@@ -233,14 +233,14 @@ def test_a_resumed_run_is_one_that_never_stopped(ldm, tmp_path, together):
     assert weights[0].read_bytes() == weights[1].read_bytes()
 
 
-def test_the_text_encoder_learns_only_where_it_is_told_to(ldm, stages, tmp_path):
+def test_the_text_encoder_is_trained_only_on_request(ldm, stages, tmp_path):
     given = digest(open_text_encoder(stages[1]).model)
     for together in (False, True):
         folder = run(ldm(tmp_path / str(together), train_text_encoder=together))
         assert (digest(AutoPipeline.from_pretrained(folder).text_encoder) == given) != together
 
 
-def test_a_run_starts_from_the_pipeline_that_it_is_given(ldm, tmp_path):
+def test_a_run_starts_from_the_given_pipeline(ldm, tmp_path):
     first = run(ldm(tmp_path / "first", train_text_encoder=True))
     task = ldm(tmp_path / "second", init_from=str(first), train_text_encoder=True).task()
     how = {"num_inference_steps": 2, "output_type": "pt"}
@@ -250,11 +250,11 @@ def test_a_run_starts_from_the_pipeline_that_it_is_given(ldm, tmp_path):
     ]
     assert torch.allclose(*drawn, atol=1e-5)
     assert "init_from_sha256" in task.fingerprint
-    with pytest.raises(ValueError, match="of other sizes than this recipe's; leave --init-from out"):
+    with pytest.raises(ValueError, match="of other sizes than this recipe's; leave out --init-from"):
         ldm(tmp_path / "third", {**TINY, "channels": (16, 32)}, init_from=str(first)).task()
 
 
-def test_what_is_computed_as_it_comes_trains_as_what_is_cached(ldm, tmp_path):
+def test_training_without_a_cache_equals_training_with_one(ldm, tmp_path):
     """Up to rounding to half precision."""
     found = []
     for name in ("none", str(tmp_path / "cache")):
@@ -308,7 +308,7 @@ def test_a_run_is_not_resumed_on_another_autoencoder(ldm, tmp_path):
         run(ldm(tmp_path / "run", **changed))
 
 
-def test_a_missing_or_wrong_first_stage_says_what_makes_it(ldm, tmp_path):
+def test_a_missing_or_wrong_first_stage_raises_with_the_command_that_trains_it(ldm, tmp_path):
     with pytest.raises(FileNotFoundError, match="t2i train kl-toybox"):
         run(ldm(tmp_path / "run", autoencoder=str(tmp_path / "nothing")))
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "VQVAE"}))
@@ -316,7 +316,7 @@ def test_a_missing_or_wrong_first_stage_says_what_makes_it(ldm, tmp_path):
         run(ldm(tmp_path / "run", autoencoder=str(tmp_path)))
 
 
-def test_recipes_that_cannot_be_raise():
+def test_contradictory_options_raise():
     for wrong, says in (
         ({"caption_dropout": 1.0}, r"\[0, 1\)"),
         ({"cached_images": 0}, "at least 1"),

@@ -63,7 +63,7 @@ def test_captions_have_the_states_of_the_pipeline_that_a_run_starts_from(ldm, ot
     assert task.fingerprint["text_encoder_sha256"] != plain.fingerprint["text_encoder_sha256"]
 
 
-def test_the_digest_of_a_start_tells_text_encoders_apart(ldm, other):
+def test_the_digest_of_initial_weights_depends_on_the_text_encoder(ldm, other):
     def started() -> str:
         return ldm(cache="none", init_from=other).task().fingerprint["init_from_sha256"]
 
@@ -88,12 +88,12 @@ def test_a_pipeline_with_another_tokenizer_is_refused(ldm, other):
 # --- the text encoder -----------------------------------------------------------------------------------------------
 
 
-def test_an_encoder_of_open_clip_is_refused_at_once(ldm):
+def test_an_open_clip_text_encoder_raises(ldm):
     with pytest.raises(ValueError, match="a CLIP or a T5 of transformers"):
         ldm(text_encoder="open_clip:ViT-B-32/laion2b_s34b_b79k").task()
 
 
-def test_what_fills_the_caches_does_so_on_this_process_device_and_comes_back(ldm, monkeypatch):
+def test_caches_are_filled_on_the_device_of_the_process(ldm, monkeypatch):
     where = {}
 
     def to(self, *device, **layout):
@@ -133,7 +133,7 @@ def test_an_autoencoder_has_many_names(stages, tmp_path, monkeypatch):
     assert digest(load_autoencoder("someone/vae")) == own
 
 
-def test_a_name_of_no_autoencoder_says_what_makes_one(tmp_path, monkeypatch):
+def test_an_unknown_autoencoder_raises_with_the_command_that_trains_one(tmp_path, monkeypatch):
     def asked(name):
         raise OSError(f"{name} is not a valid model identifier\nand so on")
 

@@ -112,7 +112,7 @@ def test_at_scale_0_it_is_the_pipeline_as_it_was(base, trained):
     assert torch.equal(drawn(pipe), plain)
 
 
-def test_only_the_adapters_learn(recipe, tmp_path):
+def test_only_the_adapters_are_trained(recipe, tmp_path):
     task = recipe(tmp_path).task()
     before = {name: p.clone() for name, p in task.pipe.unet.named_parameters()}
     numbers = NumberedSamples(task.source, task.prepare, 0)
@@ -129,7 +129,7 @@ def test_only_the_adapters_learn(recipe, tmp_path):
     assert all(".lora_B." in name for name in changed)  # A does not change while B is 0
 
 
-def test_moving_the_adapters_moves_the_denoiser_and_keeps_them_its_own(recipe, tmp_path):
+def test_moving_the_adapters_moves_the_denoiser(recipe, tmp_path):
     model = recipe(tmp_path).task().model
     model.to(torch.float64)
     assert model.unet.dtype == torch.float64
@@ -139,7 +139,7 @@ def test_moving_the_adapters_moves_the_denoiser_and_keeps_them_its_own(recipe, t
     assert model.train().unet.training
 
 
-def test_a_checkpoint_holds_the_adapters_alone(trained, base):
+def test_a_checkpoint_holds_only_the_adapters(trained, base):
     names = set(load_file(trained / FILE))
     assert names
     assert all(name.startswith("unet.") and ".lora" in name for name in names)
@@ -157,7 +157,7 @@ def test_a_resumed_run_is_one_that_never_stopped(recipe, tmp_path):
     assert (parts / "checkpoint-4" / FILE).read_bytes() == (whole / "checkpoint-4" / FILE).read_bytes()
 
 
-def test_the_loss_on_the_pictures_falls(recipe, tmp_path):
+def test_the_loss_on_the_images_falls(recipe, tmp_path):
     task = recipe(tmp_path / "asked", caption_dropout=0.0).task()
     numbers = NumberedSamples(task.source, task.prepare, 1)
     batch = default_collate([numbers[i] for i in range(48)])
@@ -186,7 +186,7 @@ def test_another_pipeline_cannot_resume_it(recipe, trained, base, tmp_path):
         run(recipe(folder, pipeline=str(tmp_path / "other"), resume="latest"))
 
 
-def test_what_a_denoiser_learnt_is_what_it_is_taught(tmp_path):
+def test_the_objective_is_the_one_the_denoiser_was_trained_with(tmp_path):
     """Whether the scheduler is new or loaded from a folder, and for any flow sampler."""
     for kind in ("epsilon", "v_prediction", "flow"):
         given = DiffusionObjective(prediction_type=kind).scheduler()

@@ -75,7 +75,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c[0])
-def test_a_lora_changes_what_is_drawn_by_its_scale(command, tmp_path):
+def test_a_lora_changes_images_in_proportion_to_its_scale(command, tmp_path):
     plain, _ = drawn(command, tmp_path / "plain")
     taught, said = drawn([*command, "--lora", "run/latest"], tmp_path / "taught")
     none, _ = drawn([*command, "--lora", "run/latest", "--lora-scale", "0"], tmp_path / "none")
@@ -85,7 +85,7 @@ def test_a_lora_changes_what_is_drawn_by_its_scale(command, tmp_path):
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_the_command_draws_what_python_draws(scale, tmp_path):
+def test_the_command_generates_the_images_that_python_generates(scale, tmp_path):
     options = ["--lora", "run/latest", *(["--lora-scale", str(scale)] if scale != 1 else [])]
     got, _ = drawn([*COMMANDS[0], *options], tmp_path)
     pipe = AutoPipeline.from_pretrained("system")

@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "make_weights.py"
 
 
 @pytest.mark.slow
-def test_on_a_gpu_it_takes_less_than_ten_minutes_by_its_own_arithmetic(tmp_path):
+def test_the_estimate_for_a_gpu_is_below_ten_minutes(tmp_path):
     command = [sys.executable, str(SCRIPT), "--preset", "gpu", "--dry-run", "--workers", "14", "--runs", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -30,7 +30,7 @@ def test_on_a_gpu_it_takes_less_than_ten_minutes_by_its_own_arithmetic(tmp_path)
 
 
 @pytest.mark.slow
-def test_the_way_of_a_gpu_is_gone_on_a_cpu(tmp_path):
+def test_the_gpu_schedule_runs_on_a_cpu(tmp_path):
     """bfloat16, images rendered in advance, more workers: everything but compiling, which takes long here."""
     how = ["--sizes", "tiny", "--rendered", "300", "--workers", "2", "--no-compile"]
     command = [sys.executable, str(SCRIPT), "--preset", "gpu", *how, "--runs", str(tmp_path / "runs")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from itertools import pairwise
 from typing import Literal
 
 import docstring_parser
@@ -10,6 +11,7 @@ import pytest
 
 from t2i.arguments import parse
 from t2i.checks import UsageError
+from t2i.training.config import LoopConfig
 from t2i.training.model_options import SET_BY_DATA, ModelOptions, model_options
 from t2i.training.recipes import RECIPES
 
@@ -61,6 +63,17 @@ def test_a_constructor_is_a_command_line(capsys):
         parse(options, ["--help"], prog="t2i")
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "Channels of each level, from fine to coarse. (default: 1 2)" in said and "(default: square)" in said
+
+
+def test_help_fills_its_lines_wherever_the_source_breaks_them(capsys):
+    with pytest.raises(SystemExit):
+        parse(LoopConfig(), ["--help"], prog="t2i")
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    start = next(i for i, line in enumerate(lines) if line.startswith("Training time in seconds"))
+    paragraph = lines[start : next(i for i, line in enumerate(lines[start:], start) if "(default" in line)]
+    assert len(paragraph) > 2
+    for line, following in pairwise(paragraph):
+        assert len(line) + 1 + len(following.split()[0]) > max(map(len, paragraph))
 
 
 def test_a_name_that_is_no_argument_is_refused():

@@ -60,7 +60,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", ["pca", "vae", "glow", "pixels"])
-def test_each_picture_has_its_own_seed(name, runs, tmp_path):
+def test_each_image_depends_on_its_seed_only(name, runs, tmp_path):
     main(["sample", str(runs[name]), "--num-images", "3", "--out", f"{tmp_path}/all/", *_label(name)])
     main(["sample", str(runs[name]), "--num-images", "1", "--seed", "2", "--out", f"{tmp_path}/one/", *_label(name)])
     assert sorted(p.name for p in (tmp_path / "all").iterdir()) == ["0.png", "1.png", "2.png"]
@@ -73,7 +73,7 @@ def _label(name: str) -> list[str]:
     return ["--label", "7"] if name == "pixels" else []
 
 
-def test_completion_keeps_the_upper_halves_of_test_pictures(runs, tmp_path):
+def test_completion_keeps_the_upper_halves_of_test_images(runs, tmp_path):
     main(["sample", str(runs["pixels"]), "--num-images", "5", "--complete", "--out", f"{tmp_path}/"])
     k, _ = first_levels(open_training_data(runs["pixels"]).test, PreparePixels(2, 1), 5)
     drawn_now = np.stack([np.asarray(Image.open(tmp_path / f"{i}.png"))[..., 0] > 127 for i in range(5)])
@@ -98,7 +98,7 @@ def test_completion_keeps_the_upper_halves_of_test_pictures(runs, tmp_path):
         ("vae", ["--out", "x.gif"], r"must end in \.png"),
     ],
 )
-def test_what_cannot_be_sampled_is_said(name, options, said, runs, tmp_path, monkeypatch):
+def test_options_that_do_not_apply_raise(name, options, said, runs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=said) as error:
         main(["sample", str(runs[name]), *options])
@@ -106,7 +106,7 @@ def test_what_cannot_be_sampled_is_said(name, options, said, runs, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_temperature_pulls_a_flow_to_its_middle(runs, tmp_path):
+def test_a_lower_temperature_moves_samples_of_a_flow_to_its_mode(runs, tmp_path):
     spread = []
     for temperature in ("0.1", "1"):
         options = ["--num-images", "16", "--temperature", temperature, "--out", f"{tmp_path}/{temperature}/"]
@@ -117,7 +117,7 @@ def test_temperature_pulls_a_flow_to_its_middle(runs, tmp_path):
     assert spread[0] < 0.5 * spread[1]
 
 
-def test_a_score_sde_and_a_ddpm_sample_in_their_ways(tmp_path):
+def test_a_score_sde_and_a_ddpm_take_their_sampling_options(tmp_path):
     pictures = {}
     for name, options in (
         ("score-sde", ["--method", "sde", "--steps", "5"]),
@@ -135,7 +135,7 @@ def test_a_score_sde_and_a_ddpm_sample_in_their_ways(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["cyclegan", "characters"])
-def test_what_is_sampled_in_a_way_of_its_own_says_how(name, runs, tmp_path):
+def test_models_with_another_interface_name_their_class(name, runs, tmp_path):
     run = runs.get(name) or trained_text(tmp_path / name)
     with pytest.raises(ValueError, match="open it in Python with ") as error:
         load_pretrained(run)
@@ -216,14 +216,14 @@ def test_more_samples_bring_the_bound_nearer(runs):
     assert often < once
 
 
-def test_bits_do_not_depend_on_the_batch_where_nothing_is_drawn(runs):
+def test_deterministic_bits_do_not_depend_on_the_batch_size(runs):
     k, labels = first_levels(open_training_data(runs["pixels"]).test, PreparePixels(2, 1), 7)
     model, images = load_pretrained(runs["pixels"]), from_levels(k, 2)
     whole, parts = (nats(model, images, labels, batch_size=b) for b in (7, 3))
     torch.testing.assert_close(whole, parts)
 
 
-def test_bits_of_what_has_none_are_refused(runs, tmp_path):
+def test_bits_of_a_model_without_likelihood_raise(runs, tmp_path):
     for argument, said in ((runs["autoencoder"], "neither a likelihood"), (runs["cyclegan"], "ways of its own")):
         with pytest.raises(SystemExit, match=said):
             main(["eval", str(argument), "--metrics", "likelihood", "--out", str(tmp_path / "x")])

@@ -244,7 +244,7 @@ def script():
 def test_the_command_draws_latents_and_scores_known_factors(tmp_path, script, capsys):
     model = stirred(VAE(16, 3, 256, widths=(8, 16), latent_dim=2, pixels="logistic"))
     model.save_pretrained(tmp_path / "best")
-    sizes = ["--pictures", "50", "--rows", "3"]
+    sizes = ["--num-images", "50", "--rows", "3"]
     script.main([str(tmp_path / "best"), "--data", "toybox-factors", "--out", str(tmp_path / "out"), *sizes])
     names = {"traversals.png", "interpolation.png", "manifold.png", "information.png"}
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
@@ -257,7 +257,7 @@ def test_the_command_takes_labels_and_models_without_a_prior(tmp_path, script):
     two = Autoencoder(8, 1, 17, widths=(8, 16), latent_dim=2)  # latents without a prior, hence without a manifold plot
     for name, model in {"vae-conditional": model_of("vae-conditional"), "pca": model_of("pca"), "two": two}.items():
         model.save_pretrained(tmp_path / name)
-        script.main([str(tmp_path / name), "--out", str(tmp_path / "out" / name), "--rows", "2", "--pictures", "40"])
+        script.main([str(tmp_path / name), "--out", str(tmp_path / "out" / name), "--rows", "2", "--num-images", "40"])
         assert {path.name for path in (tmp_path / "out" / name).iterdir()} == {"traversals.png", "interpolation.png"}
 
 

@@ -60,7 +60,7 @@ def idx_folder(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("losses", [[math.nan, 0.9, 0.8], [1.0, math.nan, 0.9, 0.8, 0.7]])
-def test_a_loss_that_is_no_number_is_neither_best_nor_the_end(losses, tmp_path, monkeypatch):
+def test_a_nan_loss_neither_is_best_nor_ends_training(losses, tmp_path, monkeypatch):
     task = recipe("vae", tmp_path / "run", {"patience": 3}).task()
     told = iter(losses)
     monkeypatch.setattr(task, "score", lambda pictures: {"loss": next(told)} if pictures is task.validation else {})
@@ -79,7 +79,7 @@ def test_a_loss_that_is_no_number_is_neither_best_nor_the_end(losses, tmp_path, 
 
 
 @pytest.mark.parametrize("name", [*BLOCKS, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
-def test_every_block_trains_is_scored_and_opens(name, tmp_path):
+def test_every_model_trains_is_scored_and_opens(name, tmp_path):
     once = {"max_train_steps": 2, "checkpointing_steps": 2}
     folder = run(recipe(name, tmp_path / "run", conditional=name == "gated-pixelcnn", **once))
     best = load_pretrained(tmp_path / "run" / "best")
@@ -94,7 +94,7 @@ def test_every_block_trains_is_scored_and_opens(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["pca", "gmm"])
-def test_fitted_blocks_are_scored_and_opened_too(name, tmp_path):
+def test_fitted_models_are_scored_and_open_too(name, tmp_path):
     tiny = dataclasses.replace(RECIPES[name]("tiny"), output_dir=str(tmp_path / "run"), fitted=200)
     folder = run(tiny)
     best, kept = load_pretrained(tmp_path / "run" / "best"), scores(tmp_path / "run" / "best")
@@ -105,7 +105,7 @@ def test_fitted_blocks_are_scored_and_opened_too(name, tmp_path):
         run(tiny)
 
 
-def test_training_stops_when_held_out_pictures_get_no_better(tmp_path):
+def test_training_stops_when_the_validation_score_stops_improving(tmp_path):
     """At such a low learning rate only rounding changes anything; with patience 0 the run continues."""
     stuck = {"max_train_steps": 12, "checkpointing_steps": 1, "learning_rate": 1e-12}
     history = scores(run(recipe("vae", tmp_path / "run", {"patience": 1}, **stuck)))["history"]
@@ -115,7 +115,7 @@ def test_training_stops_when_held_out_pictures_get_no_better(tmp_path):
     assert len(scores(run(recipe("vae", tmp_path / "on", {"patience": 0}, **stuck)))["history"]) == len(history) + 1
 
 
-def test_a_resumed_run_remembers_its_best(tmp_path):
+def test_a_resumed_run_keeps_its_best_checkpoint(tmp_path):
     first = recipe("glow", tmp_path / "parts", max_train_steps=1, checkpointing_steps=1)
     run(first)
     before = scores(tmp_path / "parts" / "latest")["history"]
@@ -156,7 +156,7 @@ def test_binarised_pixels_are_white_with_their_intensity():
     assert (again == drawn[5]).all()
 
 
-def test_grey_pictures_keep_their_levels_and_colour_ones_their_channels():
+def test_grey_images_keep_their_levels_and_colour_images_their_channels():
     image = np.repeat(np.arange(256, dtype=np.uint8).reshape(16, 16, 1), 3, axis=2)
     rng = np.random.default_rng(0)
     assert (PreparePixels(256, 1)({"image": image}, rng)["k"][0] == image[:, :, 0]).all()
@@ -168,7 +168,7 @@ def test_grey_pictures_keep_their_levels_and_colour_ones_their_channels():
     assert (k[:, 0] == load_digits().images[:50]).all()
 
 
-def test_moved_pictures_are_the_same_further_on():
+def test_shifted_images_are_translations():
     image = np.zeros((8, 8, 3), np.uint8)
     image[4, 4] = 255
     places = set()

@@ -18,7 +18,7 @@ from t2i.training.optimizers import ChainedOptimizer, make_optimizer
 MUON = LoopConfig(optimizer="muon", weight_decay=0.1)
 
 
-def test_muon_moves_the_hidden_matrices_and_adamw_the_rest():
+def test_muon_updates_hidden_matrices_and_adamw_the_rest():
     model = TextImageTransformer(text_vocab_size=20, image_vocab_size=16, text_length=3, grid_size=2, width=8, heads=2)
     muon, adamw = make_optimizer(model, LoopConfig(optimizer="muon")).parts
     groups = [{id(p) for group in o.param_groups for p in group["params"]} for o in (muon, adamw)]
@@ -29,7 +29,7 @@ def test_muon_moves_the_hidden_matrices_and_adamw_the_rest():
     assert isinstance(make_optimizer(model, LoopConfig(optimizer="adamw")), torch.optim.AdamW)
 
 
-def test_muon_takes_hidden_kernels_and_leaves_those_of_pixels():
+def test_muon_updates_hidden_kernels_but_not_the_first_and_last():
     model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, bias=False), nn.Conv2d(16, 3, 3))
     muon, adamw = make_optimizer(model, LoopConfig(optimizer="muon")).parts
     assert muon.param_groups[0]["params"] == [model[1].weight]
@@ -37,7 +37,7 @@ def test_muon_takes_hidden_kernels_and_leaves_those_of_pixels():
 
 
 @pytest.mark.parametrize("shape", [(16, 40), (40, 16)])
-def test_muon_moves_matrices_as_torchs_does(shape):
+def test_muon_equals_torchs_on_matrices(shape):
     ours, theirs = (nn.Parameter(torch.ones(shape)) for _ in range(2))
     a = Muon([ours], lr=0.1, weight_decay=0.1)
     b = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
@@ -50,7 +50,7 @@ def test_muon_moves_matrices_as_torchs_does(shape):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_muon_moves_a_kernel_as_the_matrix_it_is(layout):
+def test_muon_updates_a_kernel_as_a_matrix(layout):
     kernel = nn.Parameter(torch.randn(8, 4, 3, 3).contiguous(memory_format=layout))
     matrix = nn.Parameter(kernel.detach().flatten(1).clone())
     kernel.grad = torch.randn(8, 4, 3, 3).contiguous(memory_format=layout)
@@ -94,7 +94,7 @@ def accelerated(model: nn.Module, scaler: torch.amp.GradScaler | None) -> Accele
     return AcceleratedOptimizer(make_optimizer(model, MUON), scaler=scaler)
 
 
-def test_together_they_step_as_each_would_alone():
+def test_chained_optimizers_step_as_separate_ones():
     ours, theirs = network(), network()
     matrices = [theirs[0].weight, theirs[2].weight]
     rest = [p for p in theirs.parameters() if p.ndim < 2]
@@ -108,7 +108,7 @@ def test_together_they_step_as_each_would_alone():
     assert not any(same(part, start) for part, start in zip(ours, network(), strict=True))
 
 
-def test_a_scaled_loss_makes_the_same_steps_and_one_update_of_the_scale_each():
+def test_a_scaled_loss_gives_the_same_steps_and_one_scale_update_per_step():
     plain, scaled = network(), network()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=3)
     walk(plain, accelerated(plain, None), range(4))
@@ -119,7 +119,7 @@ def test_a_scaled_loss_makes_the_same_steps_and_one_update_of_the_scale_each():
 
 
 @pytest.mark.parametrize("place", ["0.weight", "1.bias"])
-def test_a_gradient_that_overflows_leaves_the_whole_step_out(place):
+def test_an_overflowing_gradient_skips_the_whole_step(place):
     model, scaler = network(), torch.amp.GradScaler("cpu", init_scale=2.0**16)
     optimizer = accelerated(model, scaler)
     with torch.no_grad():
@@ -131,7 +131,7 @@ def test_a_gradient_that_overflows_leaves_the_whole_step_out(place):
     assert scaler.get_scale() == 2.0**15
 
 
-def test_what_is_loaded_goes_on_as_what_was_saved():
+def test_a_loaded_optimizer_continues_as_the_saved_one():
     whole, resumed = network(), network()
     optimizer, file = make_optimizer(whole, MUON), io.BytesIO()
     walk(whole, optimizer, range(2))
@@ -145,13 +145,13 @@ def test_what_is_loaded_goes_on_as_what_was_saved():
     assert same(whole, resumed)
 
 
-def test_no_parameter_has_two_movers():
+def test_each_parameter_has_one_optimizer():
     model = network()
     with pytest.raises(ValueError, match="more than one"):
         ChainedOptimizer(Muon([model[0].weight]), torch.optim.AdamW(model.parameters()))
 
 
-def test_muon_without_a_hidden_matrix_is_refused():
+def test_muon_without_hidden_matrices_raises():
     frozen = network().requires_grad_(False)
     for model in (nn.Embedding(4, 8), nn.Conv2d(3, 16, 3), frozen):
         with pytest.raises(ValueError, match=f"{type(model).__name__} trains none: set --optimizer adamw"):

@@ -44,7 +44,7 @@ def restored(left: list[int], out: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize(("rate", "mean_span"), [(0.15, 3.0), (0.5, 2.0), (0.3, 1.0)])
-def test_what_is_left_and_what_was_taken_are_the_text(rate, mean_span):
+def test_kept_and_masked_tokens_are_the_text(rate, mean_span):
     rng = np.random.default_rng(0)
     for length in [*range(1, 30), 100]:
         text = list(range(length)) if length < 90 else list(np.arange(length) % 90)
@@ -59,7 +59,7 @@ def test_what_is_left_and_what_was_taken_are_the_text(rate, mean_span):
     assert corrupt_spans([], rng, SENTINELS, END, 0.15, 3.0) == ([END], [END])
 
 
-def test_every_place_of_a_text_is_taken_out_as_often():
+def test_every_position_is_masked_equally_often():
     rng, counts = np.random.default_rng(0), np.zeros(10)
     for _ in range(4_000):
         _, out = corrupt_spans(range(10), rng, SENTINELS, END, 0.1, 3.0)
@@ -87,7 +87,7 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_halves(tokenizer):
     assert torch.allclose(whole, torch.stack([out.loss for out in theirs]).mean(), atol=1e-5)
 
 
-def test_a_few_gaps_are_learned_by_heart(tokenizer):
+def test_a_few_spans_are_memorised(tokenizer):
     torch.manual_seed(0)
     model = make_t5(tokenizer, width=32, hidden=32, layers=1, decoder_layers=1, heads=2).train()
     sentinels = sentinel_ids(tokenizer)
@@ -102,7 +102,7 @@ def test_a_few_gaps_are_learned_by_heart(tokenizer):
     assert found["accuracy"] == 1
 
 
-def test_a_checkpoint_is_an_encoder_alone(trained):
+def test_a_checkpoint_holds_only_the_encoder(trained):
     encoder, tokenizer = T5EncoderModel.from_pretrained(trained).eval(), AutoTokenizer.from_pretrained(trained)
     tokens = tokenizer(["a red cat", "A Wooden horse ☃"], padding="max_length", truncation=True, return_tensors="pt")
     ours = open_text_encoder(trained).encode(["a red cat", "A Wooden horse ☃"])
@@ -137,7 +137,7 @@ def test_captions_of_a_folder_train_too(shared_data, tmp_path):
     assert open_text_encoder(checkpoint).encode(["red apple"]).states.isfinite().all()
 
 
-def test_configs_that_make_no_sense_say_so(tmp_path):
+def test_invalid_configs_raise(tmp_path):
     with pytest.raises(ValueError, match=r"corruption_rate must lie in \(0, 0\.5\]"):
         recipe("t5-toybox", tmp_path, {}, corruption_rate=0.9)
     with pytest.raises(ValueError, match="3 heads do not divide"):

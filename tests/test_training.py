@@ -131,7 +131,7 @@ def test_a_killed_run_resumes_to_the_same_losses(tmp_path):
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole")
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+def test_ctrl_c_saves_a_checkpoint_and_prints_how_to_resume(tmp_path):
     """Sent to the whole process group, data worker included, as a terminal does."""
     sizes = ["--train-batch-size", "4", "--max-train-steps", "100000", "--checkpointing-steps", "100000"]
     args = command("vqvae-toybox", *sizes, "--output-dir", str(tmp_path / "run"), workers=1)
@@ -143,7 +143,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGINT)
     said, _ = process.communicate(timeout=60)
-    assert "go on with --resume latest" in said
+    assert "resume with --resume latest" in said
     assert process.returncode == 0
     steps = len(losses(tmp_path / "run"))
     assert (tmp_path / "run" / f"checkpoint-{steps}" / "config.json").is_file()
@@ -236,7 +236,7 @@ def test_a_prior_is_not_resumed_on_another_tokenizer(prior_recipe, tmp_path):
         run(prior_recipe(tmp_path / "prior", tokenizer=str(other), resume="latest"))
 
 
-def test_a_missing_or_wrong_first_stage_says_what_makes_it(prior_recipe, tmp_path):
+def test_a_missing_or_wrong_first_stage_raises_with_the_command_that_trains_it(prior_recipe, tmp_path):
     with pytest.raises(FileNotFoundError, match="t2i train vqvae-toybox"):
         run(prior_recipe(tmp_path / "prior", tokenizer=str(tmp_path / "nothing")))
     (tmp_path / "config.json").write_text('{"_class_name": "TextImageTransformer"}')

@@ -90,7 +90,7 @@ def test_sigterm_to_the_group_saves_and_ends_all_with_0(tmp_path):
     assert process.returncode == 0 and "Traceback" not in errors, errors
     steps = len(losses(tmp_path / "run"))
     folder = tmp_path / "run" / f"checkpoint-{steps}"
-    assert f"saved {folder}; go on with --resume latest" in said and damage(folder, resuming=True) is None
+    assert f"saved {folder}; resume with --resume latest" in said and damage(folder, resuming=True) is None
     assert not psutil.wait_procs(family, timeout=20)[1]
 
 

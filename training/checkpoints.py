@@ -107,7 +107,7 @@ class Checkpoints:
         self._lock.take()
         if resume is None and (newest := self.newest()):
             raise FileExistsError(
-                f"{self.run} holds {newest.name}: go on with --resume latest, or choose another --output-dir"
+                f"{self.run} already contains {newest.name}: resume with --resume latest, or give another --output-dir"
             )
         origin = None
         if resume is not None:
@@ -132,9 +132,9 @@ class Checkpoints:
         if what := damage(origin, resuming=True):
             other = newest_whole(self.run, resuming=True)
             remedy = (
-                f"the newest whole checkpoint is {other}: go on from it with --resume {shlex.quote(str(other))}"
+                f"the newest intact checkpoint is {other}: resume from it with --resume {shlex.quote(str(other))}"
                 if other
-                else f"no checkpoint of {self.run} is whole: start again with another --output-dir"
+                else f"no checkpoint of {self.run} is intact: start again with another --output-dir"
             )
             raise ValueError(f"{origin} is damaged: {what}; {remedy}")
         if whole := [c.name for c in self._after(origin) if damage(c, resuming=True) is None]:
@@ -156,7 +156,7 @@ class Checkpoints:
         changed = {k for k in now if k in before and before[k] != now[k]} - MAY_CHANGE
         if "recipe" in changed:
             raise ValueError(
-                f"{self.run} is a run of {before['recipe']}, not of {now['recipe']}: go on with "
+                f"{self.run} is a run of {before['recipe']}, not of {now['recipe']}: resume with "
                 f"t2i train {before['recipe']} --resume latest, or choose another --output-dir"
             )
         if options := [f"{k}: {before[k]} -> {now[k]}" for k in now if k in changed - {DATA}]:
@@ -164,12 +164,12 @@ class Checkpoints:
         if unknown := sorted((before.keys() ^ now.keys()) - {"recipe"}):
             raise ValueError(
                 f"{self.run} was started by another version of t2i, whose options differ from this one's "
-                f"({', '.join(unknown)}); go on with that version, or start a new run with another --output-dir"
+                f"({', '.join(unknown)}); resume with that version, or start a new run with another --output-dir"
             )
         if changed:
             raise ValueError(
-                f"the data {now.get('data', '')} are not those that {self.run} was started with: images or captions "
-                "were changed, added or removed; bring them back, or start a new run with another --output-dir"
+                f"the data {now.get('data', '')} have changed since {self.run} was started: images or captions "
+                "were changed, added or removed; restore them, or start a new run with another --output-dir"
             )
 
     def _tidy(self) -> None:
@@ -188,7 +188,7 @@ class Checkpoints:
             aside = self.run / f"damaged-{later.name}"
             shutil.rmtree(aside, ignore_errors=True)
             later.rename(aside)
-            print(f"{later} is damaged and passed over; it is {aside} now")
+            print(f"{later} is damaged; renamed to {aside}")
         self._point_latest(origin)
 
     def load(self, origin: Path, averages: AveragedWeights) -> Progress:
@@ -197,7 +197,7 @@ class Checkpoints:
         if progress["global_batch"] != self.global_batch:
             raise ValueError(
                 f"the run was started with a global batch of {progress['global_batch']}, not {self.global_batch}: "
-                "set --train-batch-size and --gradient-accumulation-steps so that processes × both make it again"
+                "set --train-batch-size and --gradient-accumulation-steps so that processes × both equal it"
             )
         if (processes := progress["processes"]) != self.accelerator.num_processes:
             self.accelerator.print(
@@ -226,7 +226,7 @@ class Checkpoints:
                 self._on_all(lambda: self._write_progress(part, budget, averages, history), main=True)
         except OSError as error:
             kept = self.newest()
-            raise OSError(f"{error}; {kept} is as it was" if kept else str(error)) from error
+            raise OSError(f"{error}; {kept} is unaffected" if kept else str(error)) from error
         finally:
             if self.accelerator.is_main_process and part.exists():
                 shutil.rmtree(part, ignore_errors=True)

@@ -113,7 +113,7 @@ def tolerated(step: int, what: str) -> Iterator[None]:
         yield
     except Exception as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"\nwarning: step {step} has no {what}, the run goes on ({words})", file=sys.stderr)
+        print(f"\nwarning: step {step} has no {what}; training continues ({words})", file=sys.stderr)
 
 
 @styled

@@ -79,7 +79,9 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
         ],
     )
     if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ValueError(f"this loop averages whole weights; launch it without {accelerator.distributed_type.value}")
+        raise ValueError(
+            f"{accelerator.distributed_type.value} is not supported: the EMA needs unsharded weights; launch without it"
+        )
     optimizer = make_optimizer(task.model, config)
     run = Path(config.output_dir)
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
@@ -171,8 +173,8 @@ def _inference(model: nn.Module, averages: AveragedWeights, accelerator: Acceler
 def _farewell(task: Task, budget: Budget, finished: bool, run: Path, folder: Path | None) -> str:
     """Summary at the end: what the run has written, and the next command."""
     if not (budget.spent or finished):
-        return f"stopped after step {budget.step} and saved {folder}; go on with --resume latest"
-    why = "" if budget.spent else ": the model gets no better"
+        return f"stopped after step {budget.step} and saved {folder}; resume with --resume latest"
+    why = "" if budget.spent else f": no improvement in {task.patience} checkpoints (--patience)"
     lines = [f"done after {budget}{why}; wrote {folder}, and in {run} curves.png, samples/ and metrics.jsonl"]
     if task.next_command:
         lines.append(f"next: {task.next_command.replace('{run}', str(run))}")
@@ -191,7 +193,7 @@ def _check_weights(model: nn.Module, step: int, checkpoints: Checkpoints) -> Non
     floats = {name: x for name, x in model.state_dict().items() if x.is_floating_point()}
     finite = torch.stack([x.isfinite().all() for x in floats.values()]).tolist()  # one synchronisation with the device
     if broken := [name for name, whole in zip(floats, finite, strict=True) if not whole]:
-        what = f"not all values of {broken[0]} are finite, and the step was not saved"
+        what = f"{broken[0]} has non-finite values; the step was not saved"
         raise NonFiniteLoss(f"after step {step} {what}; {_lower_rate(checkpoints)}")
 
 

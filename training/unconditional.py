@@ -154,8 +154,8 @@ class UnconditionalTask(Task):
 def _parts(splits: Splits, validation: int, name: str) -> tuple[Source, Source, Source]:
     too_few = f"{name} has {count(splits.train, 'image')} to train on, too few to"
     if not len(splits.test):
-        raise ValueError(f"{too_few} test on others: give 10 at least")
+        raise ValueError(f"{too_few} hold out a test set: give at least 10")
     cut = len(splits.train) - min(validation, len(splits.train) // 5)
     if cut == len(splits.train):
-        raise ValueError(f"{too_few} hold some out: give 5 at least")
+        raise ValueError(f"{too_few} hold out a validation set: give at least 5")
     return Part(splits.train, 0, cut), Part(splits.train, cut, len(splits.train)), splits.test

@@ -48,13 +48,13 @@ class DallePytorch:
     def __enter__(self) -> DallePytorch:
         if not FOLDER.exists():
             install(FOLDER)
-        self._said = tempfile.TemporaryFile("w+")
+        self._stderr = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-W", "ignore", str(WORKER), json.dumps(self._sizes)],
             env={**os.environ, "PYTHONPATH": str(FOLDER)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._said,
+            stderr=self._stderr,
             text=True,
         )
         return self
@@ -63,7 +63,7 @@ class DallePytorch:
         self._process.stdin.close()  # the worker exits at end of input
         self._process.wait()
         self._process.stdout.close()
-        self._said.close()
+        self._stderr.close()
 
     def seconds(self, setting: str) -> float:
         """Seconds of one run of "released" or "mended" (see the worker); raises PeerError."""
@@ -78,8 +78,8 @@ class DallePytorch:
 
     def _why(self) -> str:
         code = self._process.wait()
-        self._said.seek(0)
-        lines = [line.strip() for line in self._said if line.strip()]
+        self._stderr.seek(0)
+        lines = [line.strip() for line in self._stderr if line.strip()]
         return lines[-1] if lines else f"its process ended with {code}"
 
 

@@ -70,7 +70,7 @@ class Data(Benchmark):
             peer = cpu_clock(lambda theirs=theirs: [len(y) for _, y in DataLoader(theirs, batch_size=BATCH)])
             work = f"{self.num} images of {self.image_size} px to {size} px, {kind}"
             rows.append(compare(work, ours, {"torchvision ImageFolder": peer}, self.repeats))
-            print(f"{work}: {self.num / rows[-1].ours_s:.0f} images a CPU second, {self.num / rows[-1].peer_s:.0f}")
+            print(f"{work}: {self.num / rows[-1].ours_s:.0f} images/CPU second, {self.num / rows[-1].peer_s:.0f}")
         return rows
 
 

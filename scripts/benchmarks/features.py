@@ -39,7 +39,7 @@ class Features(Benchmark):
     """Features of a folder of images, from the files to the array, and agreement of the Fréchet distances.
 
     Args:
-        pictures: folder to use instead of toybox images; they must have one size for --resize none.
+        images: folder to use instead of toybox images; they must have one size for --resize none.
         num: number of toybox images to render. Their two halves are compared by a Fréchet distance in 512 dimensions,
             which clean-fid computes accurately only for more images than that in each.
         size: side of the toybox images in pixels.
@@ -48,7 +48,7 @@ class Features(Benchmark):
         workers: number of our threads, and of clean-fid's processes; default: the cores available to this process.
     """
 
-    pictures: Path | None = None
+    images: Path | None = None
     num: int = 1040
     size: int = 256
     resize: tuple[Resize, ...] = ("none", "clean")
@@ -67,7 +67,7 @@ class Features(Benchmark):
             print(f"clean-fid is missing: {error}; pip install clean-fid==0.1.35")
             return []
         with tempfile.TemporaryDirectory() as made:
-            folder = self.pictures or export(Path(made) / "toybox", self.num, size=self.size)
+            folder = self.images or export(Path(made) / "toybox", self.num, size=self.size)
             files = len(image_files(folder))
             return [self._row(fid, folder, files, resize) for resize in self.resize]
 
@@ -87,14 +87,14 @@ class Features(Benchmark):
             raise RuntimeError(f"clean-fid's features are others: they differ by {(x - y).abs().max():.3g}")
         halves = x[::2], x[1::2]
         with contextlib.redirect_stdout(io.StringIO()):  # it prints if a covariance is singular
-            said = fid.fid_from_feats(*(half.numpy() for half in (y[::2], y[1::2])))
+            peer_distance = fid.fid_from_feats(*(half.numpy() for half in (y[::2], y[1::2])))
         distance = frechet_distance(*halves)
-        apart = abs(said - distance) / max(abs(distance), 1e-12)
-        work = f"features, {files} pictures, resize {resize}"
+        apart = abs(peer_distance - distance) / max(abs(distance), 1e-12)
+        work = f"features, {files} images, resize {resize}"
         row = compare(work, clock(ours), {"clean-fid": clock(theirs)}, self.repeats)
         print(
             f"{work}: {files / row.ours_s:.0f} images/s, clean-fid {files / row.peer_s:.0f}; the distances of two "
-            f"halves, {distance:.6g} and {said:.6g}, differ by {apart:.1e} of themselves"
+            f"halves, {distance:.6g} and {peer_distance:.6g}, have a relative difference of {apart:.1e}"
         )
         return row
 

@@ -52,8 +52,8 @@ class Flows(Benchmark):
         rows = [compare(f"{what}: training step", _step(ours, lambda: ours.loss(images)["loss"]), train, self.repeats)]
         ours.eval()
         theirs.eval()
-        draw = {"normflows": clock(lambda: theirs.sample(self.batch))}
-        return [*rows, compare(f"{what}: samples", clock(lambda: ours.sample(self.batch)), draw, self.repeats)]
+        peer = {"normflows": clock(lambda: theirs.sample(self.batch))}
+        return [*rows, compare(f"{what}: samples", clock(lambda: ours.sample(self.batch)), peer, self.repeats)]
 
     def _peer(self, normflows) -> nn.Module:
         bases, flows, merges = [], [], []

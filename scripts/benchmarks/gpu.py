@@ -156,14 +156,14 @@ def measure(work: Callable[[], object], device: str, repeats: int) -> tuple[floa
     if on_cuda:
         torch.cuda.reset_peak_memory_stats()
     work()
-    found = []
+    seconds = []
     for _ in range(repeats):
         _wait(on_cuda)
         start = time.perf_counter()
         work()
         _wait(on_cuda)
-        found.append(time.perf_counter() - start)
-    return min(found), torch.cuda.max_memory_allocated() / 2**20 if on_cuda else None
+        seconds.append(time.perf_counter() - start)
+    return min(seconds), torch.cuda.max_memory_allocated() / 2**20 if on_cuda else None
 
 
 def _wait(on_cuda: bool) -> None:

@@ -119,13 +119,16 @@ def sampling(o: Latent, folder: Path) -> list[Row]:
     for batch in o.batches:
         prompts = list(Toybox(num=batch).captions(batch))
 
-        def draw(pipe, prompts=prompts, **more):
+        def generate(pipe, prompts=prompts, **more):
             generators = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
             return pipe(prompts, generator=generators, **how, **more).images
 
-        _check(draw(ours, output_type="latent"), draw(theirs, output_type="latent"))
-        mine, others = clock(lambda draw=draw: draw(ours)), clock(lambda draw=draw: draw(theirs))
-        work = f"{batch} pictures of {ours.image_size}, {o.steps} steps of DPM++, guidance {o.guidance_scale:g}"
+        _check(generate(ours, output_type="latent"), generate(theirs, output_type="latent"))
+        mine, others = (
+            clock(lambda generate=generate: generate(ours)),
+            clock(lambda generate=generate: generate(theirs)),
+        )
+        work = f"{batch} images of {ours.image_size}, {o.steps} steps of DPM++, guidance {o.guidance_scale:g}"
         rows.append(compare(work, mine, {_peer("StableDiffusionPipeline"): others}, o.repeats))
     return rows
 
@@ -137,7 +140,7 @@ def their_pipeline(folder: Path) -> StableDiffusionPipeline:
 def _check(ours: Tensor, theirs: Tensor) -> None:
     """Raise if the results differ: a wrong result has no valid timing."""
     if not torch.allclose(ours, theirs, atol=AGREE, rtol=AGREE):
-        raise RuntimeError(f"diffusers draws something else: latents differ by {(ours - theirs).abs().max():.2g}")
+        raise RuntimeError(f"diffusers generates something else: latents differ by {(ours - theirs).abs().max():.2g}")
 
 
 def _peer(what: str) -> str:
@@ -149,7 +152,7 @@ def _peer(what: str) -> str:
 # and previews are excluded.
 
 
-class Pictures:
+class RenderedImages:
     """A few toybox images, rendered in advance."""
 
     def __init__(self, num: int, size: int):
@@ -171,12 +174,12 @@ class Pictures:
 class TimedTask(LDMTask):
     """The recipe's task on given images or on its own cache; records when each step began."""
 
-    def __init__(self, recipe: LDMRecipe, folder: Path, pictures: Pictures | None):
+    def __init__(self, recipe: LDMRecipe, folder: Path, images: RenderedImages | None):
         self.begun: list[float] = []
         super().__init__(recipe)
         self.model = _unet(folder).to(memory_format=torch.channels_last)
         self.model.set_attn_processor(AttnProcessor())  # on a CPU, as in make_denoiser
-        self.source = pictures or self.source
+        self.source = images or self.source
 
     def loss(self, **batch: Tensor) -> dict[str, Tensor]:
         self.begun.append(time.perf_counter())
@@ -192,12 +195,12 @@ class TimedTask(LDMTask):
 def training(o: Latent, folder: Path, scratch: Path) -> list[Row]:
     pipe = their_pipeline(folder)
     size = pipe.unet.config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    pictures, recipe = Pictures(4 * o.train_batch, size), _recipe(o, folder, size)
-    cached = dataclasses.replace(recipe, cache=str(scratch / "latents"), cached_images=len(pictures.items))
-    peer = {_peer("plain loop"): lambda: plain_loop(o, folder, pictures, recipe)}
-    work = f"{o.train_steps} training steps of {o.train_batch} pictures of {size}"
+    images, recipe = RenderedImages(4 * o.train_batch, size), _recipe(o, folder, size)
+    cached = dataclasses.replace(recipe, cache=str(scratch / "latents"), cached_images=len(images.items))
+    peer = {_peer("plain loop"): lambda: plain_loop(o, folder, images, recipe)}
+    work = f"{o.train_steps} training steps of {o.train_batch} images of {size}"
     return [
-        compare(f"{work}, from pictures", _our_loop(recipe, folder, pictures), peer, o.repeats),
+        compare(f"{work}, from images", _our_loop(recipe, folder, images), peer, o.repeats),
         compare(f"{work}, latents and text cached", _our_loop(cached, folder, None), peer, o.repeats),
     ]
 
@@ -209,17 +212,17 @@ def _recipe(o: Latent, folder: Path, size: int) -> LDMRecipe:
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, image_size=size), loop=loop)
 
 
-def _our_loop(recipe: LDMRecipe, folder: Path, pictures: Pictures | None) -> Timed:
+def _our_loop(recipe: LDMRecipe, folder: Path, images: RenderedImages | None) -> Timed:
     def timed() -> float:
         with tempfile.TemporaryDirectory() as run:
-            task = TimedTask(recipe, folder, pictures)
+            task = TimedTask(recipe, folder, images)
             train(task, dataclasses.replace(recipe.loop, output_dir=run), {})
         return task.begun[-1] - task.begun[0]
 
     return timed
 
 
-def plain_loop(o: Latent, folder: Path, pictures: Pictures, recipe: LDMRecipe) -> float:
+def plain_loop(o: Latent, folder: Path, images: RenderedImages, recipe: LDMRecipe) -> float:
     """The loop of diffusers' train_text_to_image.py with --use_ema and --snr_gamma; returns its seconds."""
     vae, unet = AutoencoderKL.from_pretrained(folder / "vae", **FULL), _unet(folder)
     text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
@@ -237,7 +240,7 @@ def plain_loop(o: Latent, folder: Path, pictures: Pictures, recipe: LDMRecipe) -
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
         return torch.stack([pixels(item["image"]) for item in items]), ids
 
-    loader = DataLoader(pictures, o.train_batch, shuffle=True, collate_fn=collate)
+    loader = DataLoader(images, o.train_batch, shuffle=True, collate_fn=collate)
     batches, begun = itertools.chain.from_iterable(itertools.repeat(loader)), []
     for images, ids in itertools.islice(batches, o.train_steps + 1):
         begun.append(time.perf_counter())
@@ -246,11 +249,11 @@ def plain_loop(o: Latent, folder: Path, pictures: Pictures, recipe: LDMRecipe) -
             states = text_encoder(ids)[0]  # (B, L, D)
         noise = torch.randn_like(latents)
         t = torch.randint(scheduler.config.num_train_timesteps, (len(latents),))
-        said = unet(scheduler.add_noise(latents, noise, t), t, states, return_dict=False)[0]
+        prediction = unet(scheduler.add_noise(latents, noise, t), t, states, return_dict=False)[0]
         target = scheduler.get_velocity(latents, noise, t)
         snr = compute_snr(scheduler, t)
         weights = snr.clamp(max=recipe.min_snr_gamma) / (snr + 1)
-        loss = (F.mse_loss(said.float(), target.float(), reduction="none").mean((1, 2, 3)) * weights).mean()
+        loss = (F.mse_loss(prediction.float(), target.float(), reduction="none").mean((1, 2, 3)) * weights).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), recipe.loop.max_grad_norm)
         optimizer.step()

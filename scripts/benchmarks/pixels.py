@@ -53,4 +53,4 @@ class Pixels(Benchmark):
     def _check_same(self, name: str, model: Autoregressive) -> None:
         once, again = (model.sample(2, generator=torch.Generator().manual_seed(1), cached=c) for c in (True, False))
         if not torch.equal(once, again):
-            raise RuntimeError(f"{name} draws other pictures with its memory than without")
+            raise RuntimeError(f"{name} generates other images with its cache than without")

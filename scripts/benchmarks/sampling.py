@@ -124,7 +124,7 @@ def _transformers(o: Sampling, prior: TextImageTransformer, text: Tensor) -> Ite
     name = f"transformers {transformers.__version__} generate"
 
     def generate(**cache: str) -> None:
-        drawn = model.generate(
+        generated = model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
             max_new_tokens=o.tokens,
@@ -134,8 +134,8 @@ def _transformers(o: Sampling, prior: TextImageTransformer, text: Tensor) -> Ite
             pad_token_id=0,
             **cache,
         )
-        if drawn.shape != (o.batch, 1 + o.text + o.tokens):
-            raise RuntimeError(f"generate stopped early: {tuple(drawn.shape)}")
+        if generated.shape != (o.batch, 1 + o.text + o.tokens):
+            raise RuntimeError(f"generate stopped early: {tuple(generated.shape)}")
 
     default, static = clock(generate), clock(lambda: generate(cache_implementation="static"))
     yield [{f"{name} (default cache)": default, f"{name} (static cache)": static}]
@@ -174,7 +174,7 @@ def _dalle_pytorch(o: Sampling, prior: TextImageTransformer, text: Tensor) -> It
         # Two comparisons, so two rows: the released version silently drops its cache; its best deserves a separate row.
         yield [
             {f"{peer.name} generate_images(use_cache=True)": lambda: peer.seconds("released")},
-            {f"{peer.name} with its cache mended": lambda: peer.seconds("mended")},
+            {f"{peer.name} with its cache fixed": lambda: peer.seconds("mended")},
         ]
 
 

@@ -56,7 +56,7 @@ class Threads(Benchmark):
         for load in (0, self.busy):
             with _busy_processes(load):
                 for pipeline in self.pipelines:
-                    work = f"1 image of {pipeline} beside {load} busy processes"
+                    work = f"1 image of {pipeline} with {load} busy processes"
                     ours = _timed(pipeline, "t2i", {})
                     for name, variables in _OTHERS.items():
                         rows.append(compare(work, ours, {name: _timed(pipeline, "torch", variables)}, self.repeats))

@@ -1,6 +1,6 @@
 """Accuracies by number of labels: a CSV file with every run, medians as a table, and a plot of them.
 
-A row is {"method", "missing", "labels", "seed", "accuracy"}; `missing` says which pixels were hidden, or "none".
+A row is {"method", "missing", "labels", "seed", "accuracy"}; `missing` names the hidden pixels, or "none".
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def write(rows: Sequence[dict], out: Path, title: str) -> str:
 
 def medians(rows: Sequence[dict], method: str, missing: str) -> dict[int, list[float]]:
     """Labels per class -> minimum, median and maximum accuracy over the seeds."""
-    found: dict[int, list[float]] = {}
+    by_count: dict[int, list[float]] = {}
     for row in rows:
         if (row["method"], row["missing"]) == (method, missing):
-            found.setdefault(row["labels"], []).append(row["accuracy"])
-    return {n: [min(a), statistics.median(a), max(a)] for n, a in sorted(found.items())}
+            by_count.setdefault(row["labels"], []).append(row["accuracy"])
+    return {n: [min(a), statistics.median(a), max(a)] for n, a in sorted(by_count.items())}
 
 
 def _table(rows: Sequence[dict], missing: str) -> str:
@@ -37,8 +37,8 @@ def _table(rows: Sequence[dict], missing: str) -> str:
     labels, methods = sorted(_seen(rows, "labels")), _seen(rows, "method")
     lines = []
     for method in methods:
-        found = medians(rows, method, missing)
-        lines.append([method, *(f"{found[n][1]:.1%}" if n in found else "" for n in labels)])
+        by_count = medians(rows, method, missing)
+        lines.append([method, *(f"{by_count[n][1]:.1%}" if n in by_count else "" for n in labels)])
     table = format_table(["labels/class", *map(str, labels)], lines, right=range(1, len(labels) + 1))
     return table if missing == "none" else f"missing: {missing}\n{table}"
 
@@ -51,20 +51,20 @@ def _plot(rows: Sequence[dict], path: Path, title: str) -> None:
     for i, missing in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), i + 1)
         for k, method in enumerate(methods):
-            found = medians(rows, method, missing)
-            if not found:
+            by_count = medians(rows, method, missing)
+            if not by_count:
                 continue
-            low, middle, high = ([100 * a[j] for a in found.values()] for j in range(3))
+            low, middle, high = ([100 * a[j] for a in by_count.values()] for j in range(3))
             bars = [
                 [m - a for m, a in zip(middle, low, strict=True)],
                 [b - m for m, b in zip(middle, high, strict=True)],
             ]
-            axes.errorbar(list(found), middle, bars, label=method, color=f"C{k}", marker="o", capsize=3)
+            axes.errorbar(list(by_count), middle, bars, label=method, color=f"C{k}", marker="o", capsize=3)
         axes.set_xscale("log")
         labels = sorted(_seen(rows, "labels"))
         axes.set_xticks(labels, [str(n) for n in labels])
         axes.minorticks_off()
-        axes.set(title="" if len(panels) == 1 else "whole pictures" if missing == "none" else f"{missing} missing")
+        axes.set(title="" if len(panels) == 1 else "whole images" if missing == "none" else f"{missing} missing")
         axes.set(xlabel="labels/class", ylabel="accuracy in %")
     figure.suptitle(title)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")

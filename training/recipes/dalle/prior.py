@@ -37,7 +37,7 @@ class PriorRecipe:
     caption_dropout: float = 0.1
     """Fraction of samples trained without caption, for classifier-free guidance."""
     validation_prompts: tuple[str, ...] = ()
-    """Prompts of the images generated at each checkpoint; default: the first captions of the data."""
+    """Prompts of the images generated at each checkpoint; without any, the first captions of the data."""
     data: DataConfig = field(default_factory=DataConfig)
     text_vocab_size: int = 1024
     """Maximum size of the text vocabulary, which is learned from the captions."""

@@ -240,7 +240,7 @@ def _open(name: str) -> LatentDiffusionPipeline:
     pipe = as_latent_diffusion(AutoPipeline.from_pretrained(name), name)
     if not is_text_to_image(pipe):
         raise ValueError(
-            f"{name} holds a {type(pipe).__name__}: give --init-from a latent diffusion that is conditioned on text "
-            "alone, as `t2i train ldm-toybox` makes"
+            f"{name} holds a {type(pipe).__name__}: --init-from needs a latent diffusion pipeline conditioned on "
+            "text only, as `t2i train ldm-toybox` produces"
         )
     return pipe

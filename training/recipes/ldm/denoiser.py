@@ -77,7 +77,7 @@ class LDMRecipe:
     """A CLIP or T5 text encoder in transformers' format: a folder, or a model on the Hub.
     diffusers.StableDiffusionPipeline opens only pipelines with CLIP."""
     train_text_encoder: bool = False
-    """Train the text encoder jointly with the denoiser, as in Rombach et al. 2022, § 3.3; by default it is frozen."""
+    """Train the text encoder jointly with the denoiser, as in Rombach et al. 2022, § 3.3, instead of freezing it."""
     init_from: str | None = None
     """Pipeline to initialise denoiser and text encoder from, such as another run's `latest`; by default the denoiser is
     initialised at random."""
@@ -97,7 +97,7 @@ class LDMRecipe:
     noise_offset: float = 0.0
     """Standard deviation of additional noise that is constant within each channel."""
     validation_prompts: tuple[str, ...] = ()
-    """Prompts of the images generated at each checkpoint; default: the first captions of the data."""
+    """Prompts of the images generated at each checkpoint; without any, the first captions of the data."""
     schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule(beta_schedule="squaredcos_cap_v2"))
     data: DataConfig = field(default_factory=DataConfig)
     model: DenoiserConfig = field(default_factory=DenoiserConfig)
@@ -197,15 +197,15 @@ def load_weights(denoiser: UNet2DConditionModel | DiT, encoder: TextEncoder, nam
     pipe = as_latent_diffusion(AutoPipeline.from_pretrained(name), name)
     if tokenizer_digest(pipe.tokenizer) != tokenizer_digest(encoder.tokenizer):
         raise ValueError(
-            f"{name} has another tokenizer than {encoder.name}, so that the weights would mean other words; give the "
-            "--text-encoder that it was trained with, or leave --init-from out"
+            f"{name} has another tokenizer than {encoder.name}; give the --text-encoder that it was trained with, or "
+            "leave out --init-from"
         )
     for module, given in ((denoiser, pipe.unet), (encoder.model, pipe.text_encoder)):
         try:
             module.load_state_dict(given.state_dict())
         except RuntimeError as error:
             raise ValueError(
-                f"{name} has a {type(given).__name__} of other sizes than this recipe's; leave --init-from out, or "
+                f"{name} has a {type(given).__name__} of other sizes than this recipe's; leave out --init-from, or "
                 "give the sizes it has"
             ) from error
     return hashlib.sha256("\n".join(map(digest, (pipe.unet, pipe.text_encoder))).encode()).hexdigest()

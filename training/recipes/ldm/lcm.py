@@ -37,7 +37,7 @@ class LCMRecipe:
     cached_images: int = 30_000
     """Maximum number of images to cache, and then to train on."""
     validation_prompts: tuple[str, ...] = ()
-    """Prompts of the images generated at each checkpoint; default: the first captions of the data."""
+    """Prompts of the images generated at each checkpoint; without any, the first captions of the data."""
     data: FineTuningDataConfig = field(default_factory=FineTuningDataConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -75,7 +75,10 @@ class LCMTask(FineTuningTask):
         pipe = open_unet_pipeline(recipe.pipeline, "consistency distillation")
         config = pipe.scheduler.config
         if of_flow(config):
-            raise ValueError(f"{recipe.pipeline} is a flow, and its noise has no schedule: give a teacher that has one")
+            raise ValueError(
+                f"{recipe.pipeline} is a flow-matching pipeline, which cannot be distilled: give a teacher with a "
+                "noise schedule"
+            )
         use_fast_attention(pipe.unet)
         encoder = encoder_of(pipe.text_encoder, pipe.tokenizer)
         null = encoder.null()

@@ -39,7 +39,7 @@ class LoraRecipe:
     min_snr_gamma: float | None = 5.0
     """γ of min-SNR loss weighting; None weights all timesteps equally."""
     validation_prompts: tuple[str, ...] = ()
-    """Prompts of the images generated at each checkpoint; default: the first captions of the data."""
+    """Prompts of the images generated at each checkpoint; without any, the first captions of the data."""
     data: FineTuningDataConfig = field(default_factory=FineTuningDataConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 

@@ -58,8 +58,8 @@ class ClipRecipe:
         check_real("retold_weight", self.retold_weight)
         if self.loop.gradient_accumulation_steps != 1:
             raise ValueError(
-                "a contrastive loss compares the pairs of one forward pass, which accumulation does not make more; "
-                "leave --gradient-accumulation-steps at 1 and set --train-batch-size"
+                "gradient accumulation does not enlarge the contrastive batch; leave --gradient-accumulation-steps at "
+                "1 and set --train-batch-size"
             )
 
     def task(self) -> ClipTask:

@@ -1,4 +1,4 @@
-"""Regenerate the images of the documentation: `python scripts/make_pictures.py`."""
+"""Regenerate the images of the documentation: `python scripts/make_figures.py`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SAMPLES = 12  # per unconditional model
 
 
 @dataclass(frozen=True)
-class MakePictures:
+class MakeFigures:
     systems: tuple[str, ...] = ("toybox/dalle", "toybox/ldm")
     """Systems to show in the gallery, one above the other."""
     edit: str = "toybox/ldm"
@@ -67,7 +67,7 @@ class MakePictures:
 
 
 def main(args: list[str]) -> None:
-    ask = parse(MakePictures(), args, prog="make_pictures.py", description=__doc__)
+    ask = parse(MakeFigures(), args, prog="make_figures.py", description=__doc__)
     DOCS.mkdir(exist_ok=True)
     sheets = {"toybox": toybox, "gallery": lambda: gallery(ask.systems), "tasks": lambda: tasks(ask)}
     sheets["blocks"] = lambda: blocks(ask)
@@ -95,7 +95,7 @@ def gallery(systems: tuple[str, ...]) -> Image.Image:
     return page(rows)
 
 
-def tasks(ask: MakePictures) -> Image.Image:
+def tasks(ask: MakeFigures) -> Image.Image:
     """One row for each task of latent diffusion, with an image, a mask, two prompts or a label map."""
     pipe = quiet(ask.edit)
     blocks = [
@@ -106,7 +106,7 @@ def tasks(ask: MakePictures) -> Image.Image:
     ]
     for title, folder, make in (
         ("super-resolution, four times", ask.upscale, upscaling),
-        ("from a map", ask.layout, from_map),
+        ("from a label map", ask.layout, from_map),
     ):
         if Path(folder).exists():
             blocks.append((title, make(quiet(folder))))
@@ -146,7 +146,7 @@ def upscaling(pipe) -> Image.Image:
     large = [Toybox(num=4, seed=3)[i]["scene"].render(pipe.image_size) for i in range(2)]
     small = [image.resize([pipe.image_size // pipe.factor] * 2, Image.Resampling.BOX) for image in large]
     images = pipe(image=small, generator=seeded(len(small))).images
-    names = ["given", "drawn", "what it was"]
+    names = ["input", "generated", "original"]
     return row([i for triple in zip(small, images, large, strict=True) for i in triple], names * len(small))
 
 
@@ -158,7 +158,7 @@ def from_map(pipe) -> Image.Image:
     return row([layout_image(labels).convert("RGB"), *images], ["given", *prompts])
 
 
-def blocks(ask: MakePictures) -> Image.Image:
+def blocks(ask: MakeFigures) -> Image.Image:
     """Samples of each run, and a CycleGAN's translations of images, and their reconstructions."""
     rows = [(Path(run).name, samples(run)) for run in ask.blocks if Path(run).exists()]
     if Path(ask.translate).exists():
@@ -188,8 +188,8 @@ def translations(run: Path) -> Image.Image:
 
 def strip(images: torch.Tensor) -> Image.Image:
     """(n, C, S, S) in [-1, 1], grey or RGB -> a sheet with SAMPLES per row"""
-    pictures = to_pil(images.float().expand(-1, 3, -1, -1))
-    return contact_sheet(pictures, [""] * len(pictures), columns=SAMPLES, cell=64)
+    shown = to_pil(images.float().expand(-1, 3, -1, -1))
+    return contact_sheet(shown, [""] * len(shown), columns=SAMPLES, cell=64)
 
 
 def row(images: list[Image.Image], labels: list[str]) -> Image.Image:

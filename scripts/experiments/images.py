@@ -36,7 +36,7 @@ class Labelled:
         labels = self.labels.numpy()[order]
         chosen = [order[labels == k][:count] for k in range(len(self.classes))]
         if short := [self.classes[k] for k, places in enumerate(chosen) if len(places) < count]:
-            raise UsageError(f"there are not {count} pictures of: {', '.join(short)}; ask for fewer with --labels")
+            raise UsageError(f"there are fewer than {count} images of: {', '.join(short)}; give a lower --labels")
         return torch.from_numpy(np.concatenate(chosen))
 
 
@@ -49,8 +49,8 @@ def labelled(data: str, train: int, test: int, like: GenerativeModel | None = No
     if not splits.classes:
         raise UsageError(f"{data} has no labels")
     channels, levels = (like.shape[0], like.levels) if like else (splits.channels, splits.levels)
-    prepare, found = PreparePixels(levels, channels), []
+    prepare, parts = PreparePixels(levels, channels), []
     for part, count in ((splits.train, train), (splits.test, test)):
         k, labels = first_levels(part, prepare, count)
-        found += [from_levels(k, levels), labels]
-    return Labelled(*found, splits.classes)
+        parts += [from_levels(k, levels), labels]
+    return Labelled(*parts, splits.classes)
