@@ -130,7 +130,7 @@ def test_a_condition_changes_its_image_only(base, task, kind):
 
 
 @BOTH
-def test_the_prompt_and_guidance_have_an_effect_too(base, task):
+def test_the_prompt_and_the_negative_prompt_have_an_effect(base, task):
     pipe = made(base, task)
     red, blue = (draw(pipe, prompt, given(task), guidance_scale=3.0) for prompt in ("a red cat", "a blue car"))
     assert (red - blue).abs().max() > 1e-3
@@ -149,7 +149,7 @@ def test_upscaling_needs_no_prompt(base):
 
 
 @BOTH
-def test_interpolation_endpoints_follow_the_condition(base, task):
+def test_the_last_image_of_an_interpolation_is_that_of_its_second_prompt(base, task):
     pipe = made(base, task)
     how = {("image" if task == "upscale" else "layout"): given(task), "num_inference_steps": 3}
     way = pipe.interpolate(["a red cat", "a blue car"], [1, 2], 3, output_type="latent", guidance_scale=2.0, **how)

@@ -75,7 +75,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c[0])
-def test_a_lora_changes_images_in_proportion_to_its_scale(command, tmp_path):
+def test_a_lora_changes_images_unless_its_scale_is_0(command, tmp_path):
     plain, _ = drawn(command, tmp_path / "plain")
     taught, said = drawn([*command, "--lora", "run/latest"], tmp_path / "taught")
     none, _ = drawn([*command, "--lora", "run/latest", "--lora-scale", "0"], tmp_path / "none")

@@ -106,7 +106,7 @@ def test_options_that_do_not_apply_raise(name, options, said, runs, tmp_path, mo
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lower_temperature_moves_samples_of_a_flow_to_its_mode(runs, tmp_path):
+def test_a_lower_temperature_narrows_the_samples_of_a_flow(runs, tmp_path):
     spread = []
     for temperature in ("0.1", "1"):
         options = ["--num-images", "16", "--temperature", temperature, "--out", f"{tmp_path}/{temperature}/"]
