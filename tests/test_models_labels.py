@@ -220,7 +220,7 @@ def test_few_labels_compares_three_starts(scripts, autoencoder, tmp_path, capsys
     ]
     assert all(0 <= float(r["accuracy"]) <= 1 for r in rows)
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:4]] == list(STARTS)
-    with pytest.raises(UsageError, match="not 40 pictures of"):
+    with pytest.raises(UsageError, match="fewer than 40 images of"):
         few_labels.main(["--autoencoder", str(tmp_path / "ae"), "--train", "300", "--labels", "40"])
 
 
