@@ -56,7 +56,7 @@ def test_features_of_a_folder_are_clean_fids(tmp_path):
 
 
 @pytest.mark.slow
-def test_pixelcnns_draw_the_same_with_their_memory_and_without(tmp_path):
+def test_pixelcnns_sample_the_same_with_and_without_cache(tmp_path):
     sizes = ["--image-size", "4", "--batch", "2", "--threads", "1"]
     done = bench("pixels", *sizes, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -64,7 +64,7 @@ def test_pixelcnns_draw_the_same_with_their_memory_and_without(tmp_path):
     assert [row["work"].split()[-1] for row in rows] == ["pixelcnn", "gated-pixelcnn", "pixelcnn-pp"]
 
 
-def test_glow_stands_beside_normflows(tmp_path):
+def test_glow_is_compared_with_normflows(tmp_path):
     pytest.importorskip("normflows", reason="normflows is not installed")
     sizes = ["--image-size", "8", "--batch", "2", "--steps", "2", "--width", "8", "--repeats", "1", "--threads", "1"]
     done = bench("flows", *sizes, "--out", str(tmp_path))
@@ -75,7 +75,7 @@ def test_glow_stands_beside_normflows(tmp_path):
     assert ours == pytest.approx(theirs, rel=0.25)
 
 
-def test_folders_are_read_beside_torchvision(tmp_path):
+def test_image_folders_are_compared_with_torchvision(tmp_path):
     sizes = ["--num", "8", "--image-size", "16", "--sizes", "16", "8", "--files", "50", "--repeats", "1"]
     done = bench("data", *sizes, "--threads", "1", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -87,7 +87,7 @@ def test_folders_are_read_beside_torchvision(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_training_loop_stands_beside_bare_loops(tmp_path):
+def test_the_training_loop_is_compared_with_bare_loops(tmp_path):
     done = bench("loop", "--steps", "6", "--repeats", "1", "--threads", "1", "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "bench.json").read_text())

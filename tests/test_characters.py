@@ -57,7 +57,7 @@ def test_what_lies_after_the_end_counts_nothing():
     assert found["bits"].item() == pytest.approx(found["loss"].item() / math.log(2))
 
 
-def test_cached_sampling_draws_what_whole_passes_draw():
+def test_cached_sampling_equals_uncached():
     characters = model("abcdefgh", length=40)
     cached, naive = (characters.sample(6, seeds(*range(6)), "ab", cached=c) for c in (True, False))
     assert cached == naive and all(text.startswith("ab") for text in cached)
@@ -65,7 +65,7 @@ def test_cached_sampling_draws_what_whole_passes_draw():
     assert characters.sample(1, seeds(4), "ab") == cached[4:5]
 
 
-def test_texts_come_as_often_as_their_probability_says():
+def test_texts_are_as_frequent_as_their_probability():
     characters = model("ab", length=2)
     drawn = characters.sample(6000, seeds(0)[0])
     for text in ("", "a", "b", "aa", "ab", "ba", "bb"):

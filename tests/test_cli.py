@@ -26,7 +26,7 @@ def elsewhere(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_generate_writes_a_grid_that_says_how_it_was_made(saved, elsewhere, capsys):
+def test_generate_writes_a_grid_that_records_its_settings(saved, elsewhere, capsys):
     main(["generate", "a zebra teapot", "--pipeline", str(saved), "--num-images", "9", "--seed", "7", "--out", "t.png"])
     assert "t.png: 9 images in" in capsys.readouterr().out
     chunks = Image.open("t.png").text
@@ -34,7 +34,7 @@ def test_generate_writes_a_grid_that_says_how_it_was_made(saved, elsewhere, caps
     assert chunks["version"].startswith("t2i ")
 
 
-def test_any_picture_can_be_made_again_from_its_chunks(saved, elsewhere):
+def test_any_image_can_be_generated_again_from_its_png_chunks(saved, elsewhere):
     ask = ["--pipeline", str(saved), "--guidance-scale", "2"]
     main(["generate", "a red cat", "a tree", "--num-images", "2", "--seed", "3", "--out", "many/", *ask])
     assert sorted(p.name for p in Path("many").iterdir()) == [
@@ -43,15 +43,15 @@ def test_any_picture_can_be_made_again_from_its_chunks(saved, elsewhere):
         "a-tree-3.png",
         "a-tree-4.png",
     ]
-    picture = Image.open("many/a-tree-4.png")
-    made = picture.text
+    result = Image.open("many/a-tree-4.png")
+    made = result.text
     settings = [s for k, v in json.loads(made["settings"]).items() for s in (f"--{k.replace('_', '-')}", str(v))]
     again = ["generate", made["prompt"], "--seed", made["seed"], "--pipeline", made["system"], *settings]
     main([*again, "--num-images", "1", "--out", "again/"])
-    assert Image.open("again/a-tree-4.png").tobytes() == picture.tobytes()
+    assert Image.open("again/a-tree-4.png").tobytes() == result.tobytes()
 
 
-def test_several_pipelines_draw_side_by_side(saved, elsewhere, capsys):
+def test_several_pipelines_share_one_grid(saved, elsewhere, capsys):
     both = ["--pipeline", str(saved), "--pipeline", "toybox/dalle", "--num-images", "2"]
     main(["generate", "a zebra teapot", *both, "--out", "both.png"])
     out = capsys.readouterr().out
@@ -65,7 +65,7 @@ def test_several_pipelines_draw_side_by_side(saved, elsewhere, capsys):
     assert len(list(Path("both").rglob("*.png"))) == 4
 
 
-def test_data_writes_pictures_with_captions(elsewhere):
+def test_data_writes_images_with_captions(elsewhere):
     main(["data", "toybox", "--num", "5", "--out", "boxes", "--workers", "1"])
     lines = [json.loads(line) for line in Path("boxes/metadata.jsonl").read_text().splitlines()]
     assert len(lines) == 5
@@ -127,14 +127,14 @@ def test_the_installed_command_exits_with_an_error_and_no_traceback(elsewhere):
     assert "Traceback" not in done.stderr
 
 
-def test_half_precision_draws_the_same_things_and_says_so(tmp_path):
-    pictures = {}
+def test_half_precision_generates_nearly_the_same_images_and_is_recorded(tmp_path):
+    generated = {}
     for dtype in ("float32", "bfloat16"):
         out = tmp_path / f"{dtype}.png"
         how = ["--pipeline", "toybox/ldm", "--num-images", "1", "--num-inference-steps", "4", "--dtype", dtype]
         main(["generate", "a red apple", *how, "--out", str(out)])
         with Image.open(out) as image:
             assert json.loads(image.info["settings"])["dtype"] == dtype
-            pictures[dtype] = np.asarray(image.convert("RGB"), np.float32)
-    difference = np.abs(pictures["float32"] - pictures["bfloat16"])
+            generated[dtype] = np.asarray(image.convert("RGB"), np.float32)
+    difference = np.abs(generated["float32"] - generated["bfloat16"])
     assert 0 < difference.mean() < 4

@@ -183,7 +183,7 @@ def test_an_image_that_no_memory_holds_is_refused_before_it_is_made(args, tmp_pa
         main([*args, "100000"])
 
 
-def test_zero_is_the_own_size_of_a_trained_pipeline():
+def test_image_size_zero_is_the_size_of_the_trained_pipeline():
     assert RECIPES_BY_NAME["lora"]().data.image_size == 0
     with pytest.raises(SystemExit, match=r"^error: --image-size must be at least 0, not -8$"):
         main(["train", "lora", "--image-size", "-8"])

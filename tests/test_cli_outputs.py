@@ -151,7 +151,7 @@ def test_out_is_checked_before_the_work(out, says, tmp_path, monkeypatch):
     ],
     ids=lambda args: " ".join(args[:2]),
 )
-def test_a_place_that_takes_no_files_is_said_before_the_work_by_option(args, tmp_path, monkeypatch):
+def test_an_unwritable_place_is_an_error_before_the_work_naming_the_option(args, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit_:
         main(args)
@@ -159,7 +159,7 @@ def test_a_place_that_takes_no_files_is_said_before_the_work_by_option(args, tmp
     assert ".part" not in str(exit_.value) and str(exit_.value).endswith("in /proc; give another folder")
 
 
-def test_an_image_that_cannot_be_written_after_all_is_named_by_its_own_name(tmp_path):
+def test_an_image_that_cannot_be_written_is_named_in_the_error(tmp_path):
     (tmp_path / "x.png").mkdir()
     with pytest.raises(OSError, match=r"x\.png'$"):
         _write(Output(Image.new("RGB", (2, 2)), tmp_path / "x.png", {}), tmp_path / "x.png")
@@ -204,7 +204,7 @@ def test_large_seeds_generate(seed, here):
     assert list(files("o")) == [f"x-{seed}.png"]
 
 
-def test_words_without_quotes_are_said_to_be_prompts_of_their_own(here, capsys):
+def test_words_without_quotes_are_noted_to_be_separate_prompts(here, capsys):
     main(["generate", "a", "red", "cat", *FEW, "--out", "o/"])
     assert '3 prompts of one word each; for a single one, put it in quotes: "a red cat"' in capsys.readouterr().err
     main(["generate", "a red cat", "a dog", *FEW, "--out", "p/"])

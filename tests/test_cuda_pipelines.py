@@ -77,8 +77,8 @@ def test_codes_of_cpu_generators_are_the_cpus(pipe, device):
     there = pipe(PROMPTS, **how | {"generator": seeded(0, 1)})
     assert there.tokens.device.type == device
     assert (here.tokens == there.tokens.cpu()).float().mean() > 0.9  # rounding of logits may change single tokens
-    picture = pipe(PROMPTS, num_candidates=2, generator=seeded(0, 1), output_type="np")
-    assert picture.images.shape == (2, 16, 16, 3) and picture.scores.isfinite().all()
+    result = pipe(PROMPTS, num_candidates=2, generator=seeded(0, 1), output_type="np")
+    assert result.images.shape == (2, 16, 16, 3) and result.scores.isfinite().all()
 
 
 @HALVES
@@ -99,7 +99,7 @@ def test_sampling_waits_for_the_device_no_more_often_than_it_must(pipe, device):
     assert counter.reads <= 4
 
 
-def test_tokens_are_drawn_where_the_logits_are(device):
+def test_tokens_are_sampled_on_the_device_of_the_logits(device):
     logits = torch.randn(3, 50, device=device)
     for how in ({}, {"top_k": 5}, {"top_p": 0.5}):
         assert sample_tokens(*shortlist(logits, **how), seeded(0, 1, 2)).device.type == device
@@ -143,23 +143,23 @@ def test_latent_diffusion_in_half_precision(ldm, dtype, device):
 
 
 def test_edits(ldm, device):
-    picture, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 0)
+    photo, mask = Image.new("RGB", (64, 64), "red"), Image.new("L", (64, 64), 0)
     mask.paste(255, (0, 0, 64, 32))
     for cls, extra in ((LatentDiffusionImg2ImgPipeline, {}), (LatentDiffusionInpaintPipeline, {"mask_image": mask})):
         pipe = quiet(cls.from_pipe(ldm))
         found = []
         for where in ("cpu", device):
             pipe.to(where)
-            found.append(images(pipe, image=picture, strength=0.5, **extra))
+            found.append(images(pipe, image=photo, strength=0.5, **extra))
         assert np.abs(found[0] - found[1]).max() < 0.05
         assert extra == {} or np.abs(found[1][:, 40:] - [1, 0, 0]).max() < 1e-3
     pipe = quiet(LatentDiffusionImg2ImgPipeline.from_pipe(ldm))
-    assert len(pipe.variations(picture, n=2, num_inference_steps=2)) == 2
+    assert len(pipe.variations(photo, n=2, num_inference_steps=2)) == 2
     assert len(ldm.to(device).interpolate(PROMPTS, seeds=(0, 1), num=3, num_inference_steps=2)) == 3
 
 
 @pytest.mark.parametrize("task", ["upscale", "layout"])
-def test_pictures_from_pictures_and_maps(ldm, task, device):
+def test_images_from_images_and_maps(ldm, task, device):
     pipe = made(ldm, task)
     found = [
         images(pipe.to(where), "a red cat", generator=seeded(0), **{_input(task): given(task)})

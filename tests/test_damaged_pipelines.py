@@ -212,7 +212,7 @@ UNKNOWN = [
 
 
 @pytest.mark.parametrize(("file", "change", "says"), UNKNOWN, ids=[file for file, _, _ in UNKNOWN])
-def test_what_a_config_says_and_nobody_reads_is_named(file, change, says, damaged, caplog):
+def test_unknown_config_keys_are_named(file, change, says, damaged, caplog):
     told(file, **change)(damaged)
     with caplog.at_level(logging.WARNING):
         AutoPipeline.from_pretrained(damaged)

@@ -223,7 +223,7 @@ class Says(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [*PREDICTIONS, "flow"])
-def test_the_loss_is_the_weighted_error_of_what_is_said(kind):
+def test_the_loss_is_the_weighted_error_of_the_prediction(kind):
     objective = DiffusionObjective(HALVES, kind, None if kind == "flow" else 5.0)
     x0, noise, times = samples(2, 1, 2, 2), samples(2, 1, 2, 2, seed=1), torch.tensor([0, 1])
     process = objective.flow or HALVES
@@ -238,7 +238,7 @@ def test_the_loss_is_the_weighted_error_of_what_is_said(kind):
     assert denoiser.answer.grad.abs().min() > 0
 
 
-def test_the_chance_of_a_sample_follows_from_its_generator():
+def test_the_random_inputs_of_a_sample_depend_on_its_generator_alone():
     objective = DiffusionObjective(noise_offset=0.1)
     one, same, other = (objective.sample_noise((2, 3, 3), np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert np.array_equal(one["noise"], same["noise"])
@@ -301,7 +301,7 @@ def test_a_transformer_reaches_every_parameter_and_reads_all_it_is_given():
         assert not torch.allclose(changed[0], said[0])
 
 
-def test_a_new_transformer_says_nothing():
+def test_a_new_transformer_predicts_zero():
     model = DiT(8, 4, 32, width=32, depth=2, heads=2)
     assert model(samples(2, 4, 8, 8).float(), **asked()).sample.abs().max() == 0
 

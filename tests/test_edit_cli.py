@@ -64,7 +64,7 @@ def saved(pipe, elsewhere) -> list[str]:
     return ["--pipeline", "system", "--num-inference-steps", "3"]
 
 
-def test_edit_draws_what_image_to_image_draws_and_says_how(saved, pipe, image, capsys):
+def test_edit_equals_image_to_image_and_records_its_settings(saved, pipe, image, capsys):
     main(
         [
             "edit",
@@ -82,11 +82,11 @@ def test_edit_draws_what_image_to_image_draws_and_says_how(saved, pipe, image, c
         ]
     )
     assert "o: 2 images in" in capsys.readouterr().out
-    picture = Image.open("o/a-red-cat-5.png")
+    result = Image.open("o/a-red-cat-5.png")
     img2img = LatentDiffusionImg2ImgPipeline.from_pipe(pipe)
     alone = img2img("a red cat", image, 0.7, num_inference_steps=3, generator=seeded(5)).images[0]
-    assert np.abs(pixels([picture]) - pixels([alone])).max() <= 1
-    made = picture.text
+    assert np.abs(pixels([result]) - pixels([alone])).max() <= 1
+    made = result.text
     assert (made["image"], made["prompt"], made["seed"], made["system"]) == ("photo.png", "a red cat", "5", "system")
     assert json.loads(made["settings"]) == {"strength": 0.7, "num_inference_steps": 3}
 
@@ -97,15 +97,15 @@ def test_edit_without_a_prompt_makes_variations_on_a_sheet(saved, elsewhere):
     assert Image.open("sheet.png").text["prompt"] == ""
 
 
-def test_inpaint_keeps_the_rest_of_the_picture(saved, image, mask):
+def test_inpaint_keeps_the_rest_of_the_image(saved, image, mask):
     main(["inpaint", "photo.png", "mask.png", "a red cat", "--num-images", "1", "--out", "o/", *saved])
-    picture = Image.open("o/a-red-cat-0.png")
+    result = Image.open("o/a-red-cat-0.png")
     black = np.asarray(mask) == 0
-    assert (np.asarray(picture)[black] == np.asarray(image)[black]).all()
-    assert picture.text["mask"] == "mask.png"
+    assert (np.asarray(result)[black] == np.asarray(image)[black]).all()
+    assert result.text["mask"] == "mask.png"
 
 
-def test_interpolate_numbers_its_pictures_and_ends_in_the_plain_ones(saved, pipe):
+def test_interpolate_numbers_its_images_and_ends_in_the_plain_ones(saved, pipe):
     main(["interpolate", "a red cat", "a blue car", "--num-images", "3", "--seeds", "3", "4", "--out", "way/", *saved])
     assert sorted(p.name for p in Path("way").iterdir()) == ["0.png", "1.png", "2.png"]
     plain = pipe("a blue car", num_inference_steps=3, generator=seeded(4)).images[0]
@@ -174,7 +174,7 @@ def test_mistakes_at_the_command_line_end_in_one_clear_line(saved, elsewhere, ar
     ],
     ids=["upscale", "layout"],
 )
-def test_a_pipeline_that_draws_from_more_than_words_names_its_command(pipe, elsewhere, kind, further, says):
+def test_a_pipeline_conditioned_on_more_than_a_prompt_names_its_command(pipe, elsewhere, kind, further, says):
     denoiser = unet()
     widen(denoiser, further)
     kind(**(pipe.components | {"unet": denoiser})).save_pretrained("more")

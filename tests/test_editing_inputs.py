@@ -187,7 +187,7 @@ def test_denoisers_of_further_inputs_run_in_diffusers_classes(theirs, image, tmp
         assert edited(pipe, image, generator=seeded()).isfinite().all()
 
 
-def test_what_our_class_does_not_have_says_where_it_is(theirs, image, caplog):
+def test_an_attribute_that_only_diffusers_has_names_its_class(theirs, image, caplog):
     ours = LatentDiffusionPipeline.from_pipe(theirs)
     for name in ("load_ip_adapter", "load_textual_inversion"):
         assert not hasattr(ours, name) and hasattr(StableDiffusionPipeline.from_pipe(ours), name)

@@ -97,12 +97,12 @@ def test_the_score_on_a_few_prompts_is_far_above_chance(name, options, tmp_path)
     assert values["zero_shot"] > 0.75
 
 
-def test_plain_diffusers_opens_latent_diffusion_and_draws_the_same():
+def test_plain_diffusers_opens_latent_diffusion_and_generates_the_same():
     ours = AutoPipeline.from_pretrained("toybox/ldm")
     theirs = StableDiffusionPipeline.from_pretrained(embedded()["toybox/ldm"])
     how = {"num_inference_steps": 12, "guidance_scale": 3.0, "output_type": "np"}
-    pictures = []
+    generated = []
     for pipe in (ours, theirs):
         pipe.set_progress_bar_config(disable=True)
-        pictures.append(pipe("an avocado armchair", generator=torch.Generator().manual_seed(0), **how).images)
-    assert abs(pictures[0] - pictures[1]).max() <= 1e-3
+        generated.append(pipe("an avocado armchair", generator=torch.Generator().manual_seed(0), **how).images)
+    assert abs(generated[0] - generated[1]).max() <= 1e-3

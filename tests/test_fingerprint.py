@@ -54,7 +54,7 @@ def test_a_changed_folder_has_another_fingerprint(tmp_path, change):
     assert open_source(str(tmp_path / "b"), 16).fingerprint() != first
 
 
-def test_a_changed_picture_shows_in_a_folder_without_captions(tmp_path):
+def test_a_changed_image_changes_the_fingerprint_of_a_folder_without_captions(tmp_path):
     (fill(tmp_path / "a") / "metadata.jsonl").unlink()
     splits = open_splits(str(tmp_path / "a"), 16)
     first = splits.train.fingerprint()

@@ -69,7 +69,7 @@ def test_equal_steps_of_euler_leave_less_error_than_those_of_diffusers(steps):
 
 
 @BY_NAME
-def test_the_denoiser_is_told_the_very_time_that_the_sampler_is_at(name):
+def test_the_denoiser_gets_the_exact_time_of_the_sampler(name):
     sampler = make_scheduler(name, FLOW.scheduler_config())
     set_timesteps(sampler, 7)
     at = torch.unique(sampler.sigmas)[1:]  # no sampler evaluates the last one, 0
@@ -124,7 +124,7 @@ def test_euler_by_name_is_the_sampler_of_a_flow(pipe):
 
 
 @BY_NAME
-def test_a_pipeline_draws_with_every_sampler_of_flows(pipe, photo, name):
+def test_a_pipeline_generates_with_every_sampler_of_flows(pipe, photo, name):
     """Also with a bound that nothing reaches, and equally from noise or from an image at strength 1."""
     drawn = pipe("a red cat", **options(name)).images
     limited = pipe("a red cat", **options(name, dynamic_threshold=1e6)).images
@@ -135,7 +135,7 @@ def test_a_pipeline_draws_with_every_sampler_of_flows(pipe, photo, name):
 
 
 @BY_NAME
-def test_what_is_kept_of_a_picture_is_on_the_line_to_its_noise(pipe, photo, name):
+def test_the_kept_part_of_an_image_is_on_the_line_to_its_noise(pipe, photo, name):
     """Image-to-image starts on it, and inpainting restores the kept half to it after each step."""
     edit, inpaint = (cls.from_pipe(pipe) for cls in (LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline))
     noise = torch.randn(1, parts.CHANNELS, parts.SIDE, parts.SIDE, generator=torch.Generator().manual_seed(1))

@@ -97,7 +97,7 @@ def test_several_lines_of_an_image_are_several_pairs(tmp_path, capsys):
         open_source(str(tmp_path), 8)
 
 
-def test_text_files_beside_images_are_captions(tmp_path, capsys):
+def test_text_files_next_to_images_are_captions(tmp_path, capsys):
     pictures(tmp_path, "a.png", "in/b.jpg", "c.png", "d.png")
     for name, content in (("a", "one\r\n"), ("in/b", "\ufefftwo\nlines"), ("d", "\n"), ("notes", "nothing")):
         (tmp_path / f"{name}.txt").write_text(content, encoding="utf-8")
@@ -183,7 +183,7 @@ def test_files_that_are_not_there_are_named_before_anything_is_read(tmp_path):
         open_source(str(tmp_path), 8)
 
 
-def test_captions_that_do_not_count_beside_a_table_are_said(tmp_path, capsys):
+def test_captions_ignored_next_to_a_table_are_noted(tmp_path, capsys):
     with_lines(pictures(tmp_path, "a.png", "b.png"), row("a.png", "one"), row("b.png", "two"))
     (tmp_path / "a.txt").write_text("another")
     (tmp_path / "notes.txt").write_text("of no image")
@@ -323,7 +323,7 @@ def test_a_table_that_is_no_file_is_refused(tmp_path):
         open_source(str(tmp_path), 8)
 
 
-def test_mistyped_folders_are_said_at_once(tmp_path, monkeypatch):
+def test_mistyped_folders_are_an_immediate_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pictures(tmp_path / "data" / "flowers", "a.png")
     start = time.monotonic()

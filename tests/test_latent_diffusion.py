@@ -63,12 +63,12 @@ def test_what_is_saved_gives_the_same_picture_in_diffusers(pipe, tmp_path, how):
     assert not [p for p in tmp_path.rglob("*") if p.suffix in (".bin", ".pt", ".pkl", ".ckpt")]
     theirs = Diffusers.from_pretrained(tmp_path)
     for scheduler in (DDIMScheduler, EulerAncestralDiscreteScheduler):
-        pictures = []
+        generated = []
         for led in (pipe, theirs):
             led.scheduler = scheduler.from_config(led.scheduler.config)
             for generator in (torch.Generator().manual_seed(7), seeded(7)):
-                pictures.append(draw(led, "a red cat", generator=generator, **how))
-        assert all((p - pictures[0]).abs().max() < 1e-3 for p in pictures)
+                generated.append(draw(led, "a red cat", generator=generator, **how))
+        assert all((p - generated[0]).abs().max() < 1e-3 for p in generated)
 
 
 def test_one_generator_serves_all_images_as_in_diffusers(pipe, tmp_path):
@@ -92,9 +92,9 @@ def test_a_folder_of_stable_diffusion_opens_and_gives_diffusers_picture(tmp_path
     theirs.save_pretrained(tmp_path)
     again = AutoPipeline.from_pretrained(tmp_path)
     assert type(again) is Diffusers
-    pictures = [draw(p, generator=seeded(0, 1)) for p in (theirs, again, LatentDiffusionPipeline.from_pipe(again))]
-    assert torch.equal(pictures[0], pictures[1])
-    assert (pictures[0] - pictures[2]).abs().max() < 1e-3
+    generated = [draw(p, generator=seeded(0, 1)) for p in (theirs, again, LatentDiffusionPipeline.from_pipe(again))]
+    assert torch.equal(generated[0], generated[1])
+    assert (generated[0] - generated[2]).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("objects", [False, True])

@@ -139,7 +139,7 @@ def test_samples_follow_from_their_own_generators(model):
     assert model.sample(3, y, seeds(1, 2, 3), **model.preview_options).shape == images.shape
 
 
-def test_the_loss_falls_on_a_few_pictures(model):
+def test_the_loss_falls_on_a_few_images(model):
     if hasattr(model, "discriminate"):
         pytest.skip("of two players' losses the sum need not fall")
     images, y = pictures(model)

@@ -88,7 +88,7 @@ def test_every_term_of_the_bound_is_the_divergence_that_the_paper_writes(varianc
 
 
 @pytest.mark.parametrize("samples", [1, 3])
-def test_the_drawn_bound_is_the_sum_of_its_terms_on_average(samples):
+def test_the_estimated_bound_is_the_sum_of_its_terms_on_average(samples):
     model = ddpm(5)
     images = digits(17, 1)[0].expand(1200, -1, -1, -1)
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_a_step_back_has_the_mean_of_the_posterior():
     assert torch.allclose(model._mean(x, t, t - 1, model.fresh(t, t - 1), None), mean, atol=1e-5)
 
 
-def test_ddim_with_eta_0_draws_nothing_but_the_first_noise():
+def test_ddim_with_eta_0_samples_only_the_initial_noise():
     model = ddpm(8)
     used, once = seeds(3, 3)
     first = model.sample(2, generator=used, steps=4)

@@ -44,7 +44,7 @@ def test_folders_in_a_folder_are_classes_and_both_parts_have_some_of_each(classe
     assert list(splits.train.captions(5)) == [item["text"] for item in items[:5]]
 
 
-def test_a_folder_of_pictures_alone_has_no_classes(classes):
+def test_a_folder_of_images_alone_has_no_classes(classes):
     flat = open_splits(str(classes / "red"))
     assert (len(flat.train), len(flat.test), flat.classes, flat.train[0]["text"]) == (18, 2, (), "")
     assert flat.train[0]["image"].shape == (32, 32, 3)
@@ -52,7 +52,7 @@ def test_a_folder_of_pictures_alone_has_no_classes(classes):
     assert open_splits(str(classes)).classes == ()
 
 
-def test_what_is_no_picture_says_which(classes, tmp_path):
+def test_a_file_that_is_no_image_is_named(classes, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no images in .*empty"):
         open_splits(str(tmp_path / "empty"))

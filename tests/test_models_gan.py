@@ -295,7 +295,7 @@ def test_a_gan_trains_is_scored_and_opens(name, tmp_path):
     assert all(torch.equal(p, averaged[str(i)]) for i, p in enumerate(saved.parameters()))
 
 
-def test_the_score_is_a_distance_and_draws_nothing_from_the_run(tmp_path):
+def test_the_score_is_a_distance_and_consumes_no_random_numbers_of_the_run(tmp_path):
     task = recipe("gan", tmp_path / "run").task()
     state = torch.get_rng_state()
     noise = task.score(task.validation)["loss"]
@@ -335,7 +335,7 @@ def test_two_processes_move_together_and_the_generator_rests_in_both(tmp_path):
 # --- the scripts ----------------------------------------------------------------------------------------------------
 
 
-def test_the_plot_of_gradients_is_drawn(tmp_path, capsys):
+def test_the_plot_of_gradients_is_written(tmp_path, capsys):
     script("plot_gan_gradients").main(["--out", str(tmp_path / "new" / "plot.png"), "--steps", "4", "--every", "2"])
     assert (tmp_path / "new" / "plot.png").stat().st_size > 5000
 

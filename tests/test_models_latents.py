@@ -40,7 +40,7 @@ def plane_model() -> VAE:
 
 
 @pytest.mark.parametrize("name", ["vae", "vae-conditional", "autoencoder", "pca", "hvae"])
-def test_a_traversal_moves_one_number_and_passes_through_the_picture(name):
+def test_a_traversal_changes_one_latent_and_passes_through_the_image(name):
     model = model_of(name)
     images, y = pictures(model, 4)
     z = model.encode(images, y).detach()
@@ -98,7 +98,7 @@ def test_the_plane_is_a_grid_of_equal_shares_of_the_prior():
     assert np.abs(whole[8:16, 24:32, 0] - tile).max() < 1
 
 
-def test_ways_lead_from_one_picture_to_the_other():
+def test_interpolations_lead_from_one_image_to_the_other():
     model = model_of("vae")
     images, _ = pictures(model, 4)
     first, last = images[:2], images[2:]
@@ -193,7 +193,7 @@ def test_factors_are_independent_and_cover_all_values():
     assert (again[3]["image"] == data[3]["image"]).all() and (again[3]["factors"] == data[3]["factors"]).all()
 
 
-def test_a_picture_shows_its_factors():
+def test_an_image_shows_its_factors():
     """The same thing elsewhere is the shifted image; larger, it covers more; the caption names kind and colour."""
     from t2i.data.factors import render
 
@@ -241,7 +241,7 @@ def script():
     return module
 
 
-def test_the_command_draws_latents_and_scores_known_factors(tmp_path, script, capsys):
+def test_the_command_plots_latents_and_scores_known_factors(tmp_path, script, capsys):
     model = stirred(VAE(16, 3, 256, widths=(8, 16), latent_dim=2, pixels="logistic"))
     model.save_pretrained(tmp_path / "best")
     sizes = ["--num-images", "50", "--rows", "3"]
@@ -261,7 +261,7 @@ def test_the_command_takes_labels_and_models_without_a_prior(tmp_path, script):
         assert {path.name for path in (tmp_path / "out" / name).iterdir()} == {"traversals.png", "interpolation.png"}
 
 
-def test_the_command_says_what_is_wrong(tmp_path, script):
+def test_invalid_arguments_are_one_clear_line(tmp_path, script):
     MAKERS["gated-pixelcnn"]().save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match="no latents"):
         script.main([str(tmp_path / "model")])

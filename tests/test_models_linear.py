@@ -96,7 +96,7 @@ def test_some_pixels_have_the_density_that_is_left_when_the_others_are_integrate
         assert model.log_prob(images[:1], y[:1], known).item() == pytest.approx(whole, abs=1e-3)
 
 
-def test_each_class_has_the_mixture_of_its_own_pictures():
+def test_each_class_has_the_mixture_of_its_images():
     images, y = digits(17, 600)
     model = LinearMixture(8, 1, 17, num_classes=10, rank=16, components=2)
     bounds = model.fit(images, y)
@@ -108,7 +108,7 @@ def test_each_class_has_the_mixture_of_its_own_pictures():
         assert (drawn[k::2].mean(0) - images[y == k].mean(0)).abs().max() < 0.2
 
 
-def test_the_nearest_picture_of_a_picture_is_itself():
+def test_the_nearest_image_of_an_image_is_itself():
     images = digits(17, 50)[0]
     assert torch.equal(nearest(images[10:20] + 0.01, images), torch.arange(10, 20))
 

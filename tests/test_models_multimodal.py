@@ -120,7 +120,7 @@ def test_what_follows_the_end_of_a_caption_never_matters():
         assert torch.equal(model.elbo(images, text, seeds(0)[0]), model.elbo(images, other, seeds(0)[0]))
 
 
-def test_captions_are_a_distribution_and_drawn_from_it():
+def test_captions_are_a_distribution_and_sampled_from_it():
     model = stirred(tiny(vocab_size=3, text_length=2), 0.5)
     z, w = torch.randn(1, 3), torch.randn(1, 2)
     every = torch.tensor([t for t in product(range(3), repeat=2) if t[0] or not t[1]])  # nothing follows the end token
@@ -179,7 +179,7 @@ def test_a_gradient_reaches_every_parameter_and_the_loss_falls():
         assert trained(model, images, text, 10).loss(images, text)["loss"] < 0.95 * before
 
 
-def test_a_caption_follows_from_its_picture_and_a_picture_from_its_caption():
+def test_captions_are_generated_from_images_and_images_from_captions():
     """Trained on ten digits, it names most of them, generates most close to their class, using z only."""
     images, text = pairs(60)
     sizes = SIZES | {"shared_dim": 8, "image_dim": 4}

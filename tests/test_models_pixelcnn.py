@@ -104,7 +104,7 @@ def test_the_gated_one_has_no_blind_spot():
 
 
 @pytest.mark.parametrize(("channels", "classes"), [(1, 3), (3, 0)])
-def test_cached_sampling_draws_what_whole_passes_draw(make, channels, classes):
+def test_cached_sampling_equals_uncached(make, channels, classes):
     model = make(image_size=8 if channels == 1 else 6, channels=channels, levels=6, num_classes=classes)
     y = torch.tensor([2, 0]) if classes else None
     cached, naive = (model.sample(2, y, seeds(3, 4), cached=c) for c in (True, False))
@@ -112,7 +112,7 @@ def test_cached_sampling_draws_what_whole_passes_draw(make, channels, classes):
     assert cached.unique().numel() > 3
 
 
-def test_completion_keeps_what_is_known_and_draws_the_rest_as_ever(make):
+def test_completion_keeps_known_pixels_and_samples_the_others(make):
     model = make(image_size=8, channels=1, levels=6)
     images = random_images(model, 2)
     before, known = images.clone(), torch.zeros(8, 8, dtype=torch.bool)
@@ -127,7 +127,7 @@ def test_completion_keeps_what_is_known_and_draws_the_rest_as_ever(make):
         model.complete(images, known[:4], None)
 
 
-def test_samples_come_as_often_as_their_probability_says():
+def test_samples_are_as_frequent_as_their_probability():
     model = stirred(GatedPixelCNN(2, 1, 2, width=4, layers=1, first_kernel=3), 0.6).eval()
     drawn = model.sample(8000, None, seeds(0)[0]).flatten(1) > 0
     counts = (drawn.long() * torch.tensor([8, 4, 2, 1])).sum(1).bincount(minlength=16) / 8000

@@ -215,7 +215,7 @@ def test_no_score_has_less_loss_than_the_true_one(weighting):
 
 
 @pytest.mark.parametrize("method", ["sde", "pc", "ode"])
-def test_led_samples_land_in_their_class(method):
+def test_guided_samples_land_in_their_class(method):
     model = known(MixtureScore, "vp", steps=100)
     free = model.sample(400, generator=seeds(0)[0], method=method, rounded=False).flatten(1)
     assert 0.4 < (free.mean(1) > 0).float().mean() < 0.6

@@ -71,7 +71,7 @@ def test_under_autocast_the_kl_is_of_float32(name):
     assert torch.allclose(kl, exact, rtol=1e-4, atol=1e-5)
 
 
-def test_under_autocast_posteriors_of_pictures_and_captions_are_float32_too():
+def test_under_autocast_posteriors_of_images_and_captions_are_float32_too():
     model = stirred(MultimodalVAE(12, 3, **VAE_SIZES, channels=1)).eval()
     images, y = digits(2)
     text = torch.stack([y + 1, torch.zeros_like(y)], dim=1).repeat(1, 2)[:, :3]
@@ -146,7 +146,7 @@ def test_the_residual_posterior_starts_as_the_prior():
     assert model.loss(digits(2)[0])["kl"].abs() < 1e-4
 
 
-def test_hierarchical_latents_are_those_that_made_the_picture():
+def test_hierarchical_latents_are_those_that_generated_the_image():
     """encode gives the means top-down, and decoding them is the pass that computed them."""
     model = stirred(MAKERS["hvae"]()).eval()
     images = digits(2, 4)[0]
@@ -167,7 +167,7 @@ def test_the_discretised_logistic_is_a_distribution(levels):
 
 
 @pytest.mark.parametrize("pixels", ["bernoulli", "logistic"])
-def test_draws_come_as_often_as_their_probability_says(pixels):
+def test_samples_are_as_frequent_as_their_probability(pixels):
     levels = 2 if pixels == "bernoulli" else 5
     outputs = torch.tensor([0.3] if pixels == "bernoulli" else [0.2, -1.0]).view(1, -1, 1, 1).expand(20000, -1, 1, 1)
     drawn = to_levels(pixel_likelihoods.sample_pixels(pixels, outputs, levels), levels).flatten()

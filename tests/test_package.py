@@ -35,7 +35,7 @@ def test_every_public_name_can_be_imported():
         _ = t2i.AutoPipelin
 
 
-def test_the_package_is_found_beside_the_clone(tmp_path):
+def test_the_package_is_found_outside_the_clone(tmp_path):
     """A clone is called t2i; from its parent folder, it must not shadow the installed package."""
     (tmp_path / "t2i").mkdir()
     code = "import t2i, t2i.eval, t2i.pipelines, t2i.training; print(t2i.__file__, t2i.eval.__file__)"

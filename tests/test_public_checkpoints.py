@@ -123,7 +123,7 @@ def test_a_folder_opens_as_diffusers_opens_it(theirs, tmp_path, made):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_what_diffusers_mends_on_opening_is_mended_in_ours_too(components, tmp_path):
+def test_outdated_configs_are_corrected_as_by_diffusers(components, tmp_path):
     old = DDIMScheduler(clip_sample=True, steps_offset=0)
     ours = LatentDiffusionPipeline(**components | {"scheduler": old})
     ours.save_pretrained(tmp_path)
@@ -325,7 +325,7 @@ def test_parts_may_be_missing_where_they_are_not_needed(components):
             images(pipe)
 
 
-def test_a_denoiser_of_pictures_that_are_no_squares(components):
+def test_a_denoiser_of_images_that_are_not_square(components):
     unet = UNet2DConditionModel.from_config(components["unet"].config, sample_size=[4, 8])
     ours = LatentDiffusionPipeline(**components | {"unet": unet})
     assert images(ours, num_inference_steps=1).shape == (1, 32, 64, 3)
@@ -343,7 +343,7 @@ def test_pipelines_with_other_parts_are_refused(components):
 
 
 @pytest.mark.filterwarnings("error::DeprecationWarning:diffusers")
-def test_a_cast_and_a_call_say_nothing_where_there_is_nothing_to_say(components, caplog):
+def test_casts_and_calls_log_no_needless_warning(components, caplog):
     ours = LatentDiffusionPipeline(**components)
     images(ours, scheduler="dpm++")
     ours.to(torch.bfloat16).to(torch.float32)

@@ -50,7 +50,7 @@ def test_guidance_at_one_is_the_conditional_model():
     assert torch.equal(guide(c, u, 0.0), u)
 
 
-def test_draws_follow_the_distribution():
+def test_samples_follow_the_distribution():
     p = torch.tensor([0.5, 0.3, 0.15, 0.05, 0.0])
     drawn = sample_tokens(*shortlist(p.log().expand(40_000, -1)), None)
     frequency = torch.bincount(drawn, minlength=5) / len(drawn)

@@ -144,7 +144,7 @@ def test_seeds_go_up_to_what_a_generator_takes():
             check_seeds("seed", seed)
 
 
-def test_arguments_without_effect_are_said(latent_pipe, pipe, caplog):
+def test_arguments_without_effect_are_warned_of(latent_pipe, pipe, caplog):
     how = {"num_inference_steps": 1, "output_type": "latent"}
     calls = [
         (

@@ -191,7 +191,7 @@ def test_truncation_keeps_the_end_token_and_quotes_what_was_dropped(names, kind,
 # --- precision ------------------------------------------------------------------------------------------------------
 
 
-def test_t5_asked_for_float16_computes_in_another_precision(names):
+def test_t5_in_float16_computes_in_another_precision(names):
     encoder = open_text_encoder(names["t5"], dtype=torch.float16)
     assert encoder.dtype == torch.float32
     assert encoder.encode(PROMPTS).states.isfinite().all()

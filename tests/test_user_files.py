@@ -70,7 +70,7 @@ def test_json_that_is_not_what_was_meant_is_named(content, says, tmp_path):
         read_json(tmp_path / "y.json")
 
 
-def test_the_hub_is_not_asked_for_what_is_a_path(tmp_path, monkeypatch):
+def test_a_path_causes_no_request_to_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine").mkdir()
     local = (

@@ -35,5 +35,5 @@ def test_the_walkthrough_runs_as_printed(tmp_path, monkeypatch):
         losses = [json.loads(line)["loss"] for line in Path(f"runs/tiny-{run}/metrics.jsonl").read_text().splitlines()]
         assert np.mean(losses[-20:]) < 0.7 * np.mean(losses[:20]), run
         assert len(list(Path(f"runs/tiny-{run}/samples").glob("*.png"))) >= 2
-    for picture in ("tiny.png", "tiny-ldm.png", "four-steps.png"):
-        assert np.array(Image.open(picture)).std() > 10  # it is not blank
+    for result in ("tiny.png", "tiny-ldm.png", "four-steps.png"):
+        assert np.array(Image.open(result)).std() > 10  # it is not blank
