@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from features import features
-from test_feature_extractors import LOCAL, make_clip, make_dinov2, pictures
+from test_feature_extractors import LOCAL, images_of, make_clip, make_dinov2
 
 from t2i.data.toybox import Toybox
 from t2i.data.toybox.classifier import load_classifier
@@ -24,7 +24,7 @@ MADE = {"clip": make_clip, "dinov2": make_dinov2}
 @pytest.mark.parametrize("kind", [*LOCAL, *MADE])
 def test_features_are_the_cpus(kind, tmp_path, device):
     name = MADE[kind](tmp_path / kind) if kind in MADE else kind
-    images = pictures(6)
+    images = images_of(6)
     here, there = (open_extractor(name, where)(images) for where in ("cpu", device))
     assert there.device.type == "cpu" and there.dtype == torch.float32
     assert torch.allclose(here, there, rtol=1e-3, atol=1e-3)
