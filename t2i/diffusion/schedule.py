@@ -28,11 +28,13 @@ class NoiseSchedule:
     """A noise schedule, with the names and values of diffusers.
 
     Args:
-        num_train_timesteps: T.
-        beta_schedule: "linear" (Ho et al. 2020), "scaled_linear" (linear in √β: latent diffusion) or
+        num_train_timesteps: Number of diffusion steps in training, T.
+        beta_schedule: Noise schedule: "linear" (Ho et al. 2020), "scaled_linear" (linear in √β: latent diffusion) or
             "squaredcos_cap_v2" (Nichol and Dhariwal 2021, arXiv 2102.09672, eq. 17: a cosine).
-        beta_start, beta_end: first and last β of "linear" and "scaled_linear".
-        rescale_betas_zero_snr: whether the last timestep is pure noise (Lin et al. 2023, arXiv 2305.08891).
+        beta_start: First β of "linear" and "scaled_linear".
+        beta_end: Last β of "linear" and "scaled_linear".
+        rescale_betas_zero_snr: Rescale the schedule so that the last timestep is pure noise (Lin et al. 2023,
+            arXiv 2305.08891).
 
     Raises ValueError for numbers out of range.
     """

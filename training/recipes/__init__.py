@@ -33,17 +33,17 @@ class Recipe:
 
 
 PRESETS = ("base", "tiny")
-RECIPES: dict[str, Recipe] = {
+RECIPES: dict[str, Recipe] = {  # by system, in the order of its stages
+    "vqvae-toybox": Recipe("dalle.vqvae:vqvae_toybox"),
+    "prior-toybox": Recipe("dalle.prior:prior_toybox"),
+    "kl-toybox": Recipe("ldm.kl:kl_toybox"),
     "clip-toybox": Recipe("text.clip:clip_toybox"),
     "t5-toybox": Recipe("text.t5:t5_toybox"),
-    "kl-toybox": Recipe("ldm.kl:kl_toybox"),
     "ldm-toybox": Recipe("ldm.denoiser:ldm_toybox"),
     "lora": Recipe("ldm.lora:lora"),
     "lcm": Recipe("ldm.lcm:lcm"),
     "upscale-toybox": Recipe("ldm.conditioned:upscale_toybox"),
     "layout-toybox": Recipe("ldm.conditioned:layout_toybox"),
-    "vqvae-toybox": Recipe("dalle.vqvae:vqvae_toybox"),
-    "prior-toybox": Recipe("dalle.prior:prior_toybox"),
     "toybox-classifier": Recipe("toybox_classifier:toybox_classifier"),
     "characters": Recipe("unconditional.characters:characters"),
     "pca": Recipe("unconditional.linear:pca"),
