@@ -29,11 +29,12 @@ class EvalConfig(SamplingOptions):
     run of an unconditional model; several of the latter have their likelihoods compared image by image."""
     metrics: tuple[str, ...] = ()
     """Metrics to compute, as listed by `t2i eval`; default: all that are defined for the target."""
-    prompts: str = "toybox"
-    """Prompts to generate from: 'toybox' (all categories), 'toybox/CATEGORY', 'basic', 'lecture', a file with a prompt
-    per line, a table (.jsonl, .csv, .parquet), or a folder of captioned images."""
+    prompts: str = "toybox-v1"
+    """Prompts to generate from: 'toybox' (all categories), 'toybox/CATEGORY', 'ladder' (prompts of 1 to 10 facts),
+    'ladder/N', 'lecture'; 'toybox-v1', 'toybox-v1/CATEGORY', 'basic', 'lecture-v1'; a file with a prompt per line, a
+    table (.jsonl, .csv, .parquet), or a folder of captioned images."""
     num_images: int | None = None
-    """Maximum number of images to generate, spread evenly over toybox categories; for a likelihood, number of test
+    """Maximum number of images to generate, spread evenly over a suite's categories; for a likelihood, number of test
     images. Default: 500, for an unconditional model 1000."""
     seed: int = 0
     """Seed for the prompts and the images."""
@@ -41,7 +42,7 @@ class EvalConfig(SamplingOptions):
     """Real images to compare with: 'toybox' (renders of the prompts' scenes; the default), a folder, or a .npz of
     statistics. For an unconditional model: data as for `t2i train`, whose test images are used; default: its run's."""
     training_data: str | None = None
-    """Images to search for near copies: 'toybox' or a folder; default: the target's training data."""
+    """Images to search for near copies: 'toybox', 'toybox-v1' or a folder; default: the target's training data."""
     num_training_images: int | None = None
     """Maximum number of training images to search; default: ten per generated image, or all images of a folder."""
     extractor: str = "toybox"

@@ -11,7 +11,7 @@ from types import ModuleType
 from t2i.checks import UsageError
 from t2i.eval.config import EvalConfig
 from t2i.eval.distributed import FAILURES
-from t2i.eval.evaluators import EVALUATORS, UNCONDITIONAL
+from t2i.eval.evaluators import EVALUATORS, OF_WORLD, UNCONDITIONAL
 from t2i.eval.images.folders import image_files
 from t2i.eval.report import Gallery, Report, publish
 from t2i.eval.run import EvalRun
@@ -74,7 +74,9 @@ def _metrics(config: EvalConfig, run: EvalRun) -> list[str]:
                 "one and compare their reports with: t2i report diff"
             )
         return ["likelihood"]
-    return list(config.metrics) or [name for name, (_, kinds) in EVALUATORS.items() if run.kind in kinds]
+    of_other_world = OF_WORLD["toybox-v1" if run.world == "toybox" else "toybox"]
+    defaults = [name for name, (_, kinds) in EVALUATORS.items() if run.kind in kinds and name not in of_other_world]
+    return list(config.metrics) or defaults
 
 
 def _results(run: EvalRun, metrics: Sequence[str]) -> list[Result]:

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import torch
 
 from t2i.checks import UsageError, nearest
-from t2i.data.toybox.classifier import ToyboxClassifier, load_classifier
+from t2i.data.toybox.classifier import ToyboxClassifier as FactClassifier
+from t2i.data.toybox.classifier import load_classifier as load_fact_classifier
+from t2i.data.toybox_v1.classifier import ToyboxClassifier, load_classifier
 from t2i.devices import Dtype
 from t2i.eval.config import EvalConfig
 from t2i.eval.distributed import usable_device
@@ -68,8 +70,13 @@ class ModelCache:
 
     @cached_property
     def classifier(self) -> ToyboxClassifier:
-        """The toybox classifier."""
+        """The classifier of toybox-v1."""
         return load_classifier(self.config.classifier).to(self.device).eval()
+
+    @cached_property
+    def fact_classifier(self) -> FactClassifier:
+        """The classifier of toybox."""
+        return load_fact_classifier(self.config.classifier).to(self.device).eval()
 
 
 class UnconditionalSampler:

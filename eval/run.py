@@ -8,7 +8,7 @@ Shapes: S image side
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from functools import cached_property
@@ -18,10 +18,10 @@ from PIL import Image
 
 import t2i
 from t2i.checks import UsageError
-from t2i.data.image_file import ImageError, square
+from t2i.data.image_file import ImageError
 from t2i.data.labelled import Splits
 from t2i.data.splits import open_splits
-from t2i.data.toybox.classifier import IMAGE_SIZE, Prediction, predict
+from t2i.data.toybox_v1.classifier import Prediction, predict
 from t2i.eval.config import EvalConfig
 from t2i.eval.distributed import FAILURES, Distributed
 from t2i.eval.evaluators import IMAGES, UNCONDITIONAL
@@ -29,6 +29,7 @@ from t2i.eval.features import Features
 from t2i.eval.generation.images import describe, generate_on_all
 from t2i.eval.generation.manifest import find_manifest
 from t2i.eval.generation.prompts import BASIC, CATEGORIES, Prompt, open_prompts, prompts_of_files
+from t2i.eval.generation.suites import SUITES
 from t2i.eval.images.folders import check_outside, image_files, left_out
 from t2i.eval.images.real import renders, split_images
 from t2i.eval.images.references import Reference, load_reference
@@ -50,7 +51,8 @@ BATCH_SIZE = 32  # default
 COPIES = 4  # reference renders per prompt
 GENERATED, REFERENCE, REAL = "generated", "reference", "real"  # image sets
 TRAINING, NEW = "training", "new"  # the set searched for near copies, and one not trained on
-SUITES = {"toybox": len(CATEGORIES), "basic": len(BASIC)}  # number of categories over which --num-images is spread
+# Number of categories of each suite, over which --num-images is spread.
+CATEGORY_COUNTS = {"toybox-v1": len(CATEGORIES), "basic": len(BASIC)} | {name: len(of) for name, of in SUITES.items()}
 
 
 class EvalRun(Distributed):
@@ -110,7 +112,7 @@ class EvalRun(Distributed):
             return prompts_of_files(Path(self.target), self.files)
         if self.kind == UNCONDITIONAL:
             return self._class_prompts()
-        num = max(1, self.num_images // SUITES.get(self.config.prompts, 1))
+        num = max(1, self.num_images // CATEGORY_COUNTS.get(self.config.prompts, 1))
         return open_prompts(self.config.prompts, num, self.config.seed)
 
     def _class_prompts(self) -> list[Prompt]:
@@ -207,6 +209,25 @@ class EvalRun(Distributed):
     def predictions(self, files: Sequence[Path]) -> list[Prediction | str]:
         """The toybox classifier's prediction for each image; for an unreadable one, "name: why"."""
         return self.on_all(_predict, list(files))
+
+    def predict_readable(self, files: Sequence[Path], classify: Callable[[list[Image.Image]], list]) -> list:
+        """`classify` of the readable images, on this process; for an unreadable one, "name: why"."""
+        images: list[Image.Image] = []
+        errors: list[str] = []  # one per file, "" for a readable one
+        for file in files:
+            try:
+                images.append(self.load(file))
+                errors.append("")
+            except ImageError as error:
+                name = file.relative_to(self.target if self.kind == IMAGES else self.out).as_posix()
+                errors.append(f"{name}: {why_unreadable(error, file, name)}")
+        predictions = iter(classify(images))
+        return [error or next(predictions) for error in errors]
+
+    @property
+    def world(self) -> str:
+        """The world of toybox that the prompts belong to: "toybox" or "toybox-v1"."""
+        return "toybox" if self.config.prompts in SUITES else "toybox-v1"
 
     @property
     def notes(self) -> list[str]:
@@ -352,14 +373,4 @@ def _extract(run: EvalRun, rows: slice, name: str, extractor: str, side: int | N
 
 
 def _predict(run: EvalRun, rows: slice, files: Sequence[Path]) -> list[Prediction | str]:
-    batch: list[Image.Image] = []
-    errors: list[str] = []  # one per file, "" for a readable one
-    for file in files[rows]:
-        try:
-            batch.append(Image.fromarray(square(run.load(file), IMAGE_SIZE)))
-            errors.append("")
-        except ImageError as error:
-            name = file.relative_to(run.target if run.kind == IMAGES else run.out).as_posix()
-            errors.append(f"{name}: {why_unreadable(error, file, name)}")
-    predictions = iter(predict(run.models.classifier, batch, run.batch_size))
-    return [error or next(predictions) for error in errors]
+    return run.predict_readable(files[rows], lambda images: predict(run.models.classifier, images, run.batch_size))

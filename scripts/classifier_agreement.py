@@ -15,7 +15,7 @@ from t2i import AutoPipeline
 from t2i.arguments import parse
 from t2i.cli_errors import exit_on_bad_input
 from t2i.contact_sheet import contact_sheet
-from t2i.data.toybox.classifier import Prediction, load_classifier, predict
+from t2i.data.toybox_v1.classifier import Prediction, load_classifier, predict
 from t2i.eval.generation.images import seeded
 from t2i.eval.generation.prompts import basic_prompts
 from t2i.eval.metrics.proportion import share

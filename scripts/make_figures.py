@@ -17,7 +17,8 @@ from t2i.checks import UsageError, check_choice
 from t2i.cli_errors import exit_on_bad_input
 from t2i.contact_sheet import contact_sheet
 from t2i.data.domains import Unpaired
-from t2i.data.toybox import Scene, Thing, Toybox, layout_image
+from t2i.data.toybox import label_image
+from t2i.data.toybox_v1 import Scene, Thing, Toybox
 from t2i.images import to_pil, to_tensor
 from t2i.models import load_pretrained
 from t2i.models.adversarial.cyclegan import CycleGAN
@@ -154,8 +155,8 @@ def from_map(pipe) -> Image.Image:
     labels = GIVEN.layout(pipe.image_size)
     prompts = ["a red cat on top of a blue car", "a zebra cat on top of a pink car", "a cat on top of a car"]
     prompts += ["a yellow cat on top of a brick car", "a cat made of wood on top of a watermelon car"]
-    images = pipe(prompts, layout_image(labels), generator=seeded(len(prompts))).images
-    return row([layout_image(labels).convert("RGB"), *images], ["given", *prompts])
+    images = pipe(prompts, label_image(labels), generator=seeded(len(prompts))).images
+    return row([label_image(labels).convert("RGB"), *images], ["given", *prompts])
 
 
 def blocks(ask: MakeFigures) -> Image.Image:

@@ -25,13 +25,13 @@ from t2i.arguments import parse
 from t2i.checks import UsageError
 from t2i.cli_errors import exit_on_bad_input
 from t2i.data.rendered import is_rendered
-from t2i.data.toybox import export
-from t2i.data.toybox.classifier import ToyboxClassifier
+from t2i.data.toybox_v1 import export
+from t2i.data.toybox_v1.classifier import ToyboxClassifier
 from t2i.pipelines import AutoPipeline
 from t2i.training.recipes import RECIPES
 
 WEIGHTS = Path(__file__).parent.parent / "pipelines" / "weights" / "toybox"
-LIMIT_MB = {"dalle": 20.0, "ldm": 20.0, "classifier": 3.0}
+LIMIT_MB = {"dalle": 20.0, "ldm": 20.0, "classifier-v1": 3.0}
 
 # Each recipe, and its options that refer to folders of other runs, such as the newest checkpoint of an earlier one.
 STAGES = {
@@ -44,13 +44,13 @@ STAGES = {
         "--text-encoder": "clip-toybox/latest",
         "--cache": "latents-toybox",
     },
-    "toybox-classifier": {},
+    "toybox-v1-classifier": {},
 }
 # What is embedded: the recipe whose newest checkpoint it is, and the function that opens it.
 PACKED = {
     "dalle": ("prior-toybox", AutoPipeline),
     "ldm": ("ldm-toybox", AutoPipeline),
-    "classifier": ("toybox-classifier", ToyboxClassifier),
+    "classifier-v1": ("toybox-v1-classifier", ToyboxClassifier),
 }
 
 
@@ -85,7 +85,7 @@ GPU = {
     "kl-toybox": OnGPU(8, 0.4),
     "clip-toybox": OnGPU(4, 0.75, compiled=False, renders=4),  # each scene with three near misses
     "ldm-toybox": OnGPU(4, 0.4),
-    "toybox-classifier": OnGPU(4, compiled=False, renders=1),
+    "toybox-v1-classifier": OnGPU(4, compiled=False, renders=1),
 }
 PREVIEWS = 4  # checkpoints per recipe, and hence previews, each as long as a hundred steps
 RENDERED = "toybox-rendered"  # subfolder of the runs

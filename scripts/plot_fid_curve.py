@@ -67,7 +67,7 @@ def main(args: list[str]) -> None:
         toybox = all(recipe[name].startswith("toybox") for name in ("domain_a", "domain_b"))
     elif "levels" in recipe:
         curves = _samples(ask, run, checkpoints[0][1])
-        toybox = recipe["data"] == "toybox"
+        toybox = recipe["data"].startswith("toybox")
     else:
         raise UsageError(f"{run} is no run of an unconditional model: there is nothing to sample without a prompt")
     extractor = open_extractor(ask.extractor or ("toybox" if toybox else "random"), ask.device)

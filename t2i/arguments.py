@@ -53,6 +53,8 @@ def _join_help_lines(default: object) -> None:
     They are appended to the class docstrings, which take precedence and whose lines tyro joins.
     """
     for config in (c for c in type(default).__mro__ if dataclasses.is_dataclass(c)):
+        if "\n\nArgs:" in (config.__doc__ or ""):
+            continue  # they are there already
         helps = {p.arg_name: p.description for p in docstring_parser.parse_from_object(config).params if p.description}
         arguments = "".join(f"\n    {name}: {' '.join(text.split())}" for name, text in helps.items())
         config.__doc__ = f"{inspect.getdoc(config)}\n\nArgs:{arguments}"

@@ -15,7 +15,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from t2i.data.toybox import Toybox
+from t2i.data.toybox_v1 import Toybox
 from t2i.pipelines import DallePipeline
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import train_bpe

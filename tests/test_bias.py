@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Thing
-from t2i.data.toybox.classifier import load_classifier, predict
+from t2i.data.toybox_v1 import ATTRIBUTES, KINDS, Scene, Thing
+from t2i.data.toybox_v1.classifier import load_classifier, predict
 from t2i.eval.evaluators.bias import (
     SWAPS,
     bare_prompts,

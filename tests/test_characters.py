@@ -101,7 +101,7 @@ def test_bad_input_raises():
 # --- the recipe -----------------------------------------------------------------------------------------------------
 
 
-def recipe(folder: Path, data: str = "toybox", **loop):
+def recipe(folder: Path, data: str = "toybox-v1", **loop):
     tiny = RECIPES["characters"]("tiny")
     sizes = {"max_train_steps": 30, "checkpointing_steps": 30, "dataloader_num_workers": 0, "report_to": "none"}
     return dataclasses.replace(

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors import SafetensorError
 from test_training import losses, vqvae_recipe
 
-from t2i.data.toybox import export
+from t2i.data.toybox_v1 import export
 from t2i.files import replaced, reserve, write_whole, writing
 from t2i.manifest import MANIFEST, damage, newest_whole, verify, write_manifest
 from t2i.models import load_pretrained
@@ -152,7 +152,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(copy):
     ],
 )
 def test_full_disks_are_said_in_one_way(error, says):
-    with pytest.raises(OSError, match=rf"^run/x could not be written: .*{says}.*; make room"), writing("run/x"):
+    with pytest.raises(OSError, match=rf"^run/x could not be written: .*{says}.*; free some space"), writing("run/x"):
         raise error
     for other in (RuntimeError("shapes differ"), FileNotFoundError(2, "no such file"), SafetensorError("no header")):
         with pytest.raises(type(other), match=str(other.args[-1])), writing("run/x"):

@@ -69,7 +69,7 @@ def test_data_writes_images_with_captions(elsewhere):
     main(["data", "toybox", "--num", "5", "--out", "boxes", "--workers", "1"])
     lines = [json.loads(line) for line in Path("boxes/metadata.jsonl").read_text().splitlines()]
     assert len(lines) == 5
-    assert Image.open(Path("boxes") / lines[0]["file_name"]).size == (64, 64)
+    assert Image.open(Path("boxes") / lines[0]["file_name"]).size == (128, 128)
 
 
 def test_help_is_there_for_every_command(capsys):

@@ -18,9 +18,9 @@ from PIL import Image
 from test_training import command, losses, recipe
 from transformers import AutoImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from t2i.data.toybox import HELD_OUT, Scene, Thing, Toybox
-from t2i.data.toybox.classifier import Prediction
-from t2i.data.toybox.near_misses import near_misses, turned_round
+from t2i.data.toybox_v1 import HELD_OUT, Scene, Thing, Toybox
+from t2i.data.toybox_v1.classifier import Prediction
+from t2i.data.toybox_v1.near_misses import near_misses, turned_round
 from t2i.eval.features import open_extractor
 from t2i.images import to_tensor
 from t2i.text.clip import contrastive_loss, make_clip, tokenize, train_clip_tokenizer

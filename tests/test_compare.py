@@ -45,7 +45,7 @@ def test_exactly_the_unconditional_models_are_compared():
     found = families()
     assert {block.__name__ for block in found.values()} == set(CLASSES)
     assert {"pca", "vae", "glow"} <= set(found) <= set(RECIPES)
-    assert not {"vqvae-toybox", "toybox-classifier", "ldm-toybox"} & set(found)
+    assert not {"vqvae-toybox", "toybox-v1-classifier", "ldm-toybox"} & set(found)
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from t2i.data.toybox import ATTRIBUTES, HELD_OUT, KINDS, Scene, Thing
-from t2i.data.toybox.classifier import Prediction, ToyboxClassifier, load_classifier, predict
+from t2i.data.toybox_v1 import ATTRIBUTES, HELD_OUT, KINDS, Scene, Thing
+from t2i.data.toybox_v1.classifier import Prediction, ToyboxClassifier, load_classifier, predict
 from t2i.eval.evaluators import compositional
 from t2i.eval.evaluators.compositional import Answer, category_scores, check_scenes
 from t2i.eval.generation.images import Item, generate_batches
@@ -36,7 +36,7 @@ class Renders:
 
 @pytest.fixture(scope="module")
 def prompts() -> list[Prompt]:
-    return open_prompts("toybox", NUM, seed=0)
+    return open_prompts("toybox-v1", NUM, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_each_category_requires_what_its_name_says(category, scene, right, wrong
 
 def test_every_category_of_prompts_has_a_rule():
     assert {*CATEGORIES, *BASIC} <= set(compositional.RULES)
-    assert {p.category for p in open_prompts("lecture") if p.scene} <= set(compositional.RULES)
+    assert {p.category for p in open_prompts("lecture-v1") if p.scene} <= set(compositional.RULES)
 
 
 def test_a_paraphrased_scene_is_right_only_in_all_wordings():
@@ -218,9 +218,9 @@ def test_the_confusion_matrices_are_plotted_as_one_image(perfect):
 
 def test_prompts_without_scenes_raise(tmp_path):
     (tmp_path / "mine.txt").write_text("a cat")
-    with pytest.raises(ValueError, match="--prompts toybox"):
+    with pytest.raises(ValueError, match="--prompts toybox-v1"):
         check_scenes(open_prompts(str(tmp_path / "mine.txt")))
-    assert check_scenes(open_prompts("lecture"))
+    assert check_scenes(open_prompts("lecture-v1"))
 
 
 # --- the basic suite ------------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ from torch.utils.data import default_collate
 
 from t2i.cli import main
 from t2i.data.sampling import NumberedSamples
-from t2i.data.toybox import LABELS, Scene, Thing, Toybox, export, layout_image
+from t2i.data.toybox import label_image
+from t2i.data.toybox_v1 import LABELS, Scene, Thing, Toybox, export
 from t2i.diffusion.grid_conditions import LabelMap, LowResolution, widen
 from t2i.images import to_tensor
 from t2i.pipelines import AutoPipeline, LatentDiffusionImg2ImgPipeline, LatentDiffusionPipeline
@@ -65,7 +66,7 @@ def made(base, task: str, heeds: float = 0.3, denoiser=None) -> Upscale | FromMa
 
 
 def given(task: str, scene: Scene = SCENE) -> Image.Image:
-    return layout_image(scene.layout(64)) if task == "layout" else scene.render(64).resize((16, 16))
+    return label_image(scene.layout(64)) if task == "layout" else scene.render(64).resize((16, 16))
 
 
 def draw(pipe, *args, seeds=(0,), **how) -> torch.Tensor:
@@ -178,7 +179,7 @@ def test_bad_input_is_refused(base):
     with pytest.raises(ValueError, match="from 2 to 256 labels, not 1"):
         LabelMap(1, 8)
     up, layout = made(base, "upscale"), made(base, "layout")
-    too_many = layout_image(np.full((64, 64), 30))
+    too_many = label_image(np.full((64, 64), 30))
     wrong = [
         (up, {"image": Image.new("RGB", (15, 16))}, "15×16 is not divisible by 2"),
         (up, {}, "image must be a PIL image"),
@@ -214,7 +215,7 @@ def test_bad_input_is_refused(base):
 def recipe(saved, monkeypatch):
     monkeypatch.setattr(ConditionedTask, "SHOWN", 2)
 
-    def make(task: str, folder: Path, data: str = "toybox", **options):
+    def make(task: str, folder: Path, data: str = "toybox-v1", **options):
         tiny = RECIPES[f"{task}-toybox"]("tiny")
         own = {f.name for f in dataclasses.fields(tiny)} & options.keys()
         loop = {"max_train_steps": 4, "train_batch_size": 4, "checkpointing_steps": 2, "dataloader_num_workers": 0}
@@ -323,7 +324,7 @@ def test_upscale_and_layout_as_a_user_types_them(base, tmp_path, monkeypatch, ca
     up, layout = made(base, "upscale"), made(base, "layout")
     up.save_pretrained("up")
     layout.save_pretrained("layout")
-    main(["data", "toybox", "--num", "1", "--out", "boxes", "--workers", "1", "--layouts"])
+    main(["data", "toybox-v1", "--num", "1", "--out", "boxes", "--workers", "1", "--layouts"])
     given("upscale").save("small.png")
     steps = ["--num-inference-steps", "3", "--num-images", "2"]
     main(["upscale", "small.png", "--pipeline", "up", "--seed", "4", "--out", "o/", *steps])

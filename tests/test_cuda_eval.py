@@ -8,8 +8,8 @@ import torch
 from features import features
 from test_feature_extractors import LOCAL, images_of, make_clip, make_dinov2
 
-from t2i.data.toybox import Toybox
-from t2i.data.toybox.classifier import load_classifier
+from t2i.data.toybox_v1 import Toybox
+from t2i.data.toybox_v1.classifier import load_classifier
 from t2i.eval import metrics
 from t2i.eval.features import open_extractor
 from t2i.eval.features.base import exact_convolutions

@@ -15,7 +15,7 @@ from test_cuda_models import some
 from test_training import TINY_PRIOR, losses, recipe, vqvae_recipe
 from torch import nn
 
-from t2i.data.toybox import export
+from t2i.data.toybox_v1 import export
 from t2i.models import load_pretrained
 from t2i.pipelines import AutoPipeline
 from t2i.runs import BEST
@@ -114,7 +114,9 @@ def test_latent_diffusion_is_trained_and_opens(cache, learns, tmp_path, device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, model", [("kl-toybox", TINY_KL), ("clip-toybox", TINY_CLIP), ("toybox-classifier", {})])
+@pytest.mark.parametrize(
+    "name, model", [("kl-toybox", TINY_KL), ("clip-toybox", TINY_CLIP), ("toybox-v1-classifier", {})]
+)
 def test_other_stages_train(name, model, tmp_path, device):
     how = {"max_train_steps": 2, "checkpointing_steps": 2, "mixed_precision": "bf16"}
     folder = run(recipe(name, tmp_path / name, model, **how))

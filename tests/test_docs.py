@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from t2i.cli import main
-from t2i.data.toybox import ATTRIBUTES, KINDS, RELATIONS
+from t2i.data.toybox_v1 import ATTRIBUTES, KINDS, RELATIONS
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *sorted((ROOT / "docs").glob("*.md")))

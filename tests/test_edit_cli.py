@@ -12,7 +12,7 @@ from diffusion_parts import SIDE, pipeline, unet
 from PIL import Image
 
 from t2i.cli import main
-from t2i.data.toybox import Scene, Thing
+from t2i.data.toybox_v1 import Scene, Thing
 from t2i.diffusion.grid_conditions import LabelMap, LowResolution, widen
 from t2i.pipelines import (
     LatentDiffusionImg2ImgPipeline,

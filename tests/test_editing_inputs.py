@@ -17,7 +17,7 @@ from diffusers import (
 )
 from PIL import Image
 
-from t2i.data.toybox import Scene, Thing
+from t2i.data.toybox_v1 import Scene, Thing
 from t2i.pipelines import (
     AutoPipeline,
     LatentDiffusionImg2ImgPipeline,

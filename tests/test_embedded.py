@@ -41,7 +41,7 @@ def test_the_readme_example_runs_without_network(name, tmp_path):
     assert done.stdout.split("\n")[0] == "4 (64, 64)", done.stderr
 
 
-@pytest.mark.parametrize(("name", "megabytes"), [("dalle", 20), ("ldm", 20), ("classifier", 3)])
+@pytest.mark.parametrize(("name", "megabytes"), [("dalle", 20), ("ldm", 20), ("classifier-v1", 3)])
 def test_weights_are_small_and_safe(name, megabytes):
     files = [p for p in (WEIGHTS / "toybox" / name).rglob("*") if p.is_file()]
     assert {p.suffix for p in files} == {".json", ".safetensors"}

@@ -187,7 +187,10 @@ def test_copied_training_images_are_near_copies(tmp_path):
         (["x", "--seed", "-1"], "--seed must be at least 0"),
         (["x", "--nmu", "3"], "--nmu"),
         (["x", "--out", __file__], "is a file"),
-        (["{pipe}", "--metrics", "compositional", "--out", "{tmp}", "--classifier", "/nowhere"], "toybox-classifier"),
+        (
+            ["{pipe}", "--metrics", "compositional", "--out", "{tmp}", "--classifier", "/nowhere"],
+            "toybox-v1-classifier",
+        ),
         (["{pipe}", "--metrics", "clip_score", "--out", "{tmp}"], "needs --clip"),
         (["{pipe}", "toybox/dalle", "--out", "{tmp}"], "one by one"),
         (["{pipe}", "--metrics", "fid", "--out", "{tmp}", "--num-images", "9"], "too few to compare"),

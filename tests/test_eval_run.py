@@ -17,7 +17,7 @@ from PIL import Image
 
 from t2i.checks import UsageError
 from t2i.data.sampling import NumberedSamples
-from t2i.data.toybox import Toybox
+from t2i.data.toybox_v1 import Toybox
 from t2i.eval import cli
 from t2i.eval.config import EvalConfig
 from t2i.eval.distributed import device_of, together, usable_device
@@ -173,7 +173,7 @@ def run(folder: Path, pipe, **recipe) -> Path:
     checkpoint = folder / "checkpoint-5"
     pipe.save_pretrained(checkpoint)
     (folder / "latest").symlink_to("checkpoint-5")
-    (folder / "recipe.json").write_text(json.dumps({"data": "toybox", "seed": 3, "image_size": 16} | recipe))
+    (folder / "recipe.json").write_text(json.dumps({"data": "toybox-v1", "seed": 3, "image_size": 16} | recipe))
     (checkpoint / "state").mkdir()
     (checkpoint / "state" / "progress.json").write_text(json.dumps({"steps": 5, "ema_steps": 5, "global_batch": 4}))
     return folder / "latest"
@@ -212,7 +212,7 @@ def test_unknown_training_data_must_be_given(pipe, tmp_path):
     latest = run(tmp_path / "run", pipe, data="photos")
     with pytest.raises(UsageError, match=r"trained on photos.*--training-data FOLDER"):
         training_data(None, str(latest), side=16, num=3)
-    assert len(training_data("toybox", "owner/model", side=16, num=3).images) == 30
+    assert len(training_data("toybox-v1", "owner/model", side=16, num=3).images) == 30
     with pytest.raises(UsageError, match="is unknown"):
         args = [str(images_in(tmp_path / "a", 12)), "--extractor", "pixels"]
         cli.main([*args, "--metrics", "memorization", "--out", str(tmp_path / "out")])
@@ -307,7 +307,7 @@ def test_options_without_effect_on_a_folder_of_images_are_noted(tmp_path):
 
 def test_damaged_images_are_skipped_counted_and_named(folder, tmp_path):
     generated, out = tmp_path / "generated", tmp_path / "out"
-    given = config(folder, prompts="toybox/colour", num_images=34, out=str(generated), extractor="random")
+    given = config(folder, prompts="toybox-v1/colour", num_images=34, out=str(generated), extractor="random")
     EvalRun(given).files  # noqa: B018 - generates
     reference = images_in(tmp_path / "reference", 14)
     (reference / "003.png").write_bytes(b"no image")

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from t2i.checks import UsageError
-from t2i.data.toybox.classifier import ToyboxClassifier, load_classifier
+from t2i.data.toybox_v1.classifier import ToyboxClassifier, load_classifier
 from t2i.eval.features import Features, area_resize, as_uint8, measure_name, open_extractor
 from t2i.eval.features.base import INCEPTION_SHA256
 from t2i.images import to_tensor

@@ -16,7 +16,7 @@ from t2i.data.labelled import Labelled
 from t2i.data.layouts import WithLayouts
 from t2i.data.sources import ImageDataset, open_source
 from t2i.data.splits import Part, few, open_splits
-from t2i.data.toybox import LABELS, Toybox, export
+from t2i.data.toybox_v1 import LABELS, Toybox, export
 
 
 def fill(folder: Path, n: int = 4) -> Path:
@@ -100,8 +100,8 @@ def test_every_source_knows_what_it_is_made_from():
         OneAttribute("white", 16, 0, 5),
         OneAttribute("zebra", 16, 0, 5),
         *(ToyboxFactors(16, 0, 5, part) for part in ("all", "train", "test")),
-        Unpaired("toybox:white", "toybox:zebra", 16),
-        Unpaired("toybox:zebra", "toybox:white", 16),
+        Unpaired("toybox-v1:white", "toybox-v1:zebra", 16),
+        Unpaired("toybox-v1:zebra", "toybox-v1:white", 16),
         WithLayouts(Toybox(num=5), "layout", LABELS),
         open_splits("digits").train,
         open_splits("digits").test,

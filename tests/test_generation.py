@@ -18,7 +18,7 @@ from launching import launched
 from PIL import Image
 from test_feature_extractors import make_clip
 
-from t2i.data.toybox import COLOURS, HELD_OUT, TEXTURES
+from t2i.data.toybox_v1 import COLOURS, HELD_OUT, TEXTURES
 from t2i.eval.generation.images import Item, describe, generate, generate_batches, generate_on_all, merge, read_manifest
 from t2i.eval.generation.prompts import CATEGORIES, WORDINGS, Prompt, open_prompts
 from t2i.processes import this_process
@@ -281,14 +281,16 @@ def test_bad_arguments_raise(pipe, tmp_path):
 
 
 def test_toybox_prompts_depend_on_seed_category_and_number_only():
-    many, few = open_prompts("toybox", 30, seed=1), open_prompts("toybox", 9, seed=1)
+    many, few = open_prompts("toybox-v1", 30, seed=1), open_prompts("toybox-v1", 9, seed=1)
     assert set(few) <= set(many) and len({p.key for p in many}) == len(many) == 30 * len(CATEGORIES)
-    assert not {p.scene for p in few} & {p.scene for p in open_prompts("toybox", 9, seed=2) if "held-out" not in p.key}
-    assert open_prompts("toybox/two-objects", 9, seed=1) == [p for p in few if p.category == "two objects"]
+    assert not {p.scene for p in few} & {
+        p.scene for p in open_prompts("toybox-v1", 9, seed=2) if "held-out" not in p.key
+    }
+    assert open_prompts("toybox-v1/two-objects", 9, seed=1) == [p for p in few if p.category == "two objects"]
 
 
 def test_each_toybox_category_has_scenes_of_its_kind():
-    of = {c: [p for p in open_prompts("toybox", 60, seed=3) if p.category == c] for c in CATEGORIES}
+    of = {c: [p for p in open_prompts("toybox-v1", 60, seed=3) if p.category == c] for c in CATEGORIES}
     things = {c: [t for p in prompts for t in p.scene.things] for c, prompts in of.items()}
     assert {t.attribute for t in things["colour"]} <= set(COLOURS) and {t.attribute for t in things["texture"]} <= set(
         TEXTURES
@@ -302,7 +304,7 @@ def test_each_toybox_category_has_scenes_of_its_kind():
 
 
 def test_paraphrases_of_a_scene_differ_in_wording_only():
-    prompts = open_prompts("toybox/paraphrase", 60)
+    prompts = open_prompts("toybox-v1/paraphrase", 60)
     for i in range(0, 60, WORDINGS):
         scene = prompts[i : i + WORDINGS]
         assert len({p.text for p in scene}) == WORDINGS and len({p.scene for p in scene}) == 1
@@ -311,10 +313,10 @@ def test_paraphrases_of_a_scene_differ_in_wording_only():
 
 
 def test_lecture_prompts_have_scenes_where_toybox_has_one():
-    prompts = {p.text: p for p in open_prompts("lecture")}
+    prompts = {p.text: p for p in open_prompts("lecture-v1")}
     assert prompts["a horse riding an astronaut"].scene is None
     assert prompts["an armchair in the shape of an avocado"].scene.things[0].held_out
-    assert len(open_prompts("lecture", 3)) == 3
+    assert len(open_prompts("lecture-v1", 3)) == 3
     for p in prompts.values():
         words = [t.kind for t in p.scene.things] + [t.attribute for t in p.scene.things] if p.scene else []
         assert all(word in p.text for word in words)
@@ -333,12 +335,12 @@ def test_prompts_from_files(tmp_path):
     ("name", "text", "message"),
     [
         ("toybx", None, "did you mean toybox"),
-        ("toybox/two-object", None, "did you mean toybox/two-objects"),
+        ("toybox-v1/two-object", None, "did you mean toybox-v1/two-objects"),
         ("nowhere.txt", None, "no file of prompts"),
         ("empty.txt", "\n", "has no prompts"),
         ("bad.jsonl", '{"prompt": "a"}\n{"text": "b"}', "line 2"),
         ("twice.jsonl", '{"prompt": "a", "key": "k"}\n{"prompt": "b", "key": "k"}', "'k' 2 times"),
-        ("toybox", None, "num"),
+        ("toybox-v1", None, "num"),
     ],
 )
 def test_bad_prompts_raise_one_sentence(tmp_path, monkeypatch, name, text, message):

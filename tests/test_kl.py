@@ -18,7 +18,7 @@ from launching import launched
 from safetensors.torch import load_file
 from torch.distributions import Normal, kl_divergence
 
-from t2i.data.toybox import Toybox
+from t2i.data.toybox_v1 import Toybox
 from t2i.images import to_tensor
 from t2i.nn.discriminator import PatchDiscriminator
 from t2i.tokenizers.adversarial import Adversary, adaptive_weight

@@ -10,7 +10,7 @@ from diffusers import StableDiffusionInpaintPipeline as TheirInpaint
 from diffusion_parts import CHANNELS, SIDE, dit, pipeline, t5
 from PIL import Image
 
-from t2i.data.toybox import Scene, Thing
+from t2i.data.toybox_v1 import Scene, Thing
 from t2i.diffusion.flow import RectifiedFlow
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.diffusion.schedulers import SCHEDULERS, make_scheduler

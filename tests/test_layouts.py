@@ -13,8 +13,8 @@ from PIL import Image, ImageFilter
 
 from t2i.data.layouts import WithLayouts, read_labels
 from t2i.data.sources import open_source
-from t2i.data.toybox import KINDS, LABELS, Scene, Thing, Toybox, export
 from t2i.data.toybox.backgrounds import NUM_VARIANTS, background
+from t2i.data.toybox_v1 import KINDS, LABELS, Scene, Thing, Toybox, export
 
 
 @pytest.mark.parametrize(("size", "num"), [(64, 20), (96, 6)])
@@ -66,7 +66,7 @@ def test_maps_on_disk_are_the_scenes_own_and_a_source_reads_them(tmp_path):
         for source in (direct, read, by_name):
             assert np.array_equal(source[i]["layout"], want)
             assert np.array_equal(source[i]["image"], world[i]["image"])
-    with pytest.raises(ValueError, match="choose layout 'folder'"):
+    with pytest.raises(ValueError, match="choose the format 'folder'"):
         export(tmp_path / "more", 3, layout="array", layouts=True)
 
 

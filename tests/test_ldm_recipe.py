@@ -21,7 +21,7 @@ from test_training import command, losses
 from test_training import recipe as tiny_recipe
 
 from t2i.data.sources import open_source
-from t2i.data.toybox import Toybox, export
+from t2i.data.toybox_v1 import Toybox, export
 from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
 from t2i.text.encoders import open_text_encoder
 from t2i.training.cli import run
@@ -58,7 +58,7 @@ def vae(stages) -> AutoencoderKL:
 
 def cached(folder: Path, vae, seed: int = 0, num: int = PICTURES, size: int = 64) -> CachedLatents:
     data = DataConfig(image_size=size)
-    return cached_latents(folder, open_source("toybox", size, seed=seed), vae, data, seed, num, workers=0)
+    return cached_latents(folder, open_source("toybox-v1", size, seed=seed), vae, data, seed, num, workers=0)
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------

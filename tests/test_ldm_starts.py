@@ -13,7 +13,7 @@ from diffusers import AutoencoderKL
 from test_training import recipe as tiny_recipe
 from transformers import CLIPTextModel
 
-from t2i.data.toybox import Toybox
+from t2i.data.toybox_v1 import Toybox
 from t2i.pipelines import AutoPipeline
 from t2i.pipelines.loading.auto import embedded
 from t2i.text.clip import train_clip_tokenizer

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch.utils.data import default_collate
 
 from t2i.data.sampling import NumberedSamples
-from t2i.data.toybox import Toybox
+from t2i.data.toybox_v1 import Toybox
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.diffusion.schedulers import make_scheduler
 from t2i.pipelines import AutoPipeline

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i.data.toybox.classifier import ToyboxClassifier
+from t2i.data.toybox_v1.classifier import ToyboxClassifier
 from t2i.pipelines import AutoPipeline
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_weights.py"
@@ -24,7 +24,7 @@ def test_the_estimate_for_a_gpu_is_below_ten_minutes(tmp_path):
     assert not list(tmp_path.iterdir())
     lines = done.stdout.splitlines()
     recipes = [line.split()[0] for line in lines if "-toybox " in line]
-    assert recipes == ["vqvae-toybox", "prior-toybox", "kl-toybox", "clip-toybox", "ldm-toybox", "toybox-classifier"]
+    assert recipes == ["vqvae-toybox", "prior-toybox", "kl-toybox", "clip-toybox", "ldm-toybox", "toybox-v1-classifier"]
     assert "Assumed: an NVIDIA H200" in lines[0]
     assert 200 < int(re.search(r"In all (\d+) s", lines[-1])[1]) < 600
 
@@ -51,6 +51,6 @@ def test_the_script_makes_all_weights_from_nothing(tmp_path):
     for system in ("dalle", "ldm"):
         pipe = AutoPipeline.from_pretrained(tmp_path / "weights" / system)
         assert pipe("an avocado armchair").images[0].size == (64, 64)
-    assert ToyboxClassifier.from_pretrained(tmp_path / "weights" / "classifier").config
+    assert ToyboxClassifier.from_pretrained(tmp_path / "weights" / "classifier-v1").config
     again = subprocess.run([*command, "--out", str(tmp_path / "weights")], capture_output=True, text=True)
     assert again.returncode == 0  # everything is trained already and only stored again

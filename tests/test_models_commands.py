@@ -205,7 +205,7 @@ def test_a_run_is_evaluated_as_a_pipeline_is(runs, tmp_path):
 
 @pytest.mark.parametrize("metric", ["lecture", "bias"])
 def test_metrics_of_prompts_need_a_pipeline(runs, tmp_path, metric):
-    with pytest.raises(SystemExit, match="a pipeline that takes prompts"):
+    with pytest.raises(SystemExit, match="this metric needs a pipeline with prompts"):
         evaluated(tmp_path, str(runs["vae"]), "--metrics", metric)
 
 
@@ -224,7 +224,7 @@ def test_deterministic_bits_do_not_depend_on_the_batch_size(runs):
 
 
 def test_bits_of_a_model_without_likelihood_raise(runs, tmp_path):
-    for argument, said in ((runs["autoencoder"], "neither a likelihood"), (runs["cyclegan"], "ways of its own")):
+    for argument, said in ((runs["autoencoder"], "neither a likelihood"), (runs["cyclegan"], "`t2i eval` do not take")):
         with pytest.raises(SystemExit, match=said):
             main(["eval", str(argument), "--metrics", "likelihood", "--out", str(tmp_path / "x")])
     with pytest.raises(ValueError, match="give the folder of such a run"):
@@ -245,8 +245,8 @@ def script():
 def test_translations_have_a_curve_each_way(runs, script, capsys):
     script.main([str(runs["cyclegan"]), "--samples", "20", "--extractor", "random"])
     rows = list(csv.reader((runs["cyclegan"] / "fid.csv").open()))
-    ways = ("white to toybox:zebra", "zebra to toybox:white")
-    assert rows[0] == ["step", *(f"FD[random] of toybox:{way}" for way in ways)]
+    ways = ("white to toybox-v1:zebra", "zebra to toybox-v1:white")
+    assert rows[0] == ["step", *(f"FD[random] of toybox-v1:{way}" for way in ways)]
     assert [row[0] for row in rows[1:]] == ["2", "4"] and all(float(x) > 0 for row in rows[1:] for x in row[1:])
     assert (runs["cyclegan"] / "fid.png").is_file()
 

@@ -166,9 +166,9 @@ def test_bad_input_raises(tmp_path):
     with pytest.raises(ValueError, match="did you mean zebra"):
         OneAttribute("zebras", 16)
     with pytest.raises(ValueError, match="both domains"):
-        Unpaired("toybox:zebra", "toybox:zebra", 16)
+        Unpaired("toybox-v1:zebra", "toybox-v1:zebra", 16)
     with pytest.raises(FileNotFoundError, match="no folder"):
-        Unpaired("toybox:zebra", "./nowhere", 16)
+        Unpaired("toybox-v1:zebra", "./nowhere", 16)
     with pytest.raises(ValueError, match="scored must be at least 1"):
         recipe(tmp_path, {"scored": 0})
 
@@ -177,7 +177,7 @@ def test_bad_input_raises(tmp_path):
 
 
 def test_pairs_are_the_same_scenes_and_differ_on_the_things_alone():
-    data = Unpaired("toybox:white", "toybox:zebra", 32)
+    data = Unpaired("toybox-v1:white", "toybox-v1:zebra", 32)
     white, zebra = data.pairs(6, seed=9)
     scenes = [OneAttribute("white", 32, 9, 6)[i]["scene"] for i in range(6)]
     for a, b, scene in zip(white, zebra, scenes, strict=True):
@@ -190,14 +190,14 @@ def test_pairs_are_the_same_scenes_and_differ_on_the_things_alone():
 
 
 def test_samples_follow_from_their_number_and_no_pair_is_among_them():
-    data, again = (Unpaired("toybox:white", "toybox:zebra", 16, seed=3) for _ in range(2))
+    data, again = (Unpaired("toybox-v1:white", "toybox-v1:zebra", 16, seed=3) for _ in range(2))
     samples, later = (NumberedSamples(d, PrepareBoth(d.b), seed=3) for d in (data, again))
     later = pickle.loads(pickle.dumps(later))  # as in a data worker of a resumed run
     for i in (0, 7, len(data) + 7):
         assert all((samples[i][name] == later[i][name]).all() for name in ("a", "b"))
     assert data.a.scene(5)[0].to_dict() != data.b.scene(5)[0].to_dict()
     assert not (samples[0]["b"] == samples[1]["b"]).all()
-    assert Unpaired("toybox:white", "digits", 16).pairs(2, 0) is None
+    assert Unpaired("toybox-v1:white", "digits", 16).pairs(2, 0) is None
 
 
 def test_every_epoch_draws_other_partners_until_all_were_seen():

@@ -15,7 +15,7 @@ from torch.distributions import Normal, kl_divergence
 
 from t2i.data.factors import FACTORS, ToyboxFactors, held_out
 from t2i.data.splits import open_splits
-from t2i.data.toybox import HELD_OUT
+from t2i.data.toybox_v1 import HELD_OUT
 from t2i.models.analysis import traversals
 from t2i.models.analysis.disentanglement import entropies, mig, mutual_information
 from t2i.models.latent_variable.autoencoder import Autoencoder

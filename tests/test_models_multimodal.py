@@ -12,7 +12,7 @@ from generative_models import VAE_SIZES, digits, seeds, stirred
 from torch.distributions import Normal
 from transformers import AutoTokenizer
 
-from t2i.data.toybox import Scene, Thing, Toybox
+from t2i.data.toybox_v1 import Scene, Thing, Toybox
 from t2i.images import to_tensor
 from t2i.models.latent_variable.multimodal_vae import MultimodalVAE, product_of_experts
 from t2i.training.cli import run
@@ -258,7 +258,7 @@ def recipe(folder, data: str = "digits", image_size: int = 8, **model):
     )
 
 
-@pytest.mark.parametrize(("data", "size"), [("digits", 8), ("toybox", 16)])
+@pytest.mark.parametrize(("data", "size"), [("digits", 8), ("toybox-v1", 16)])
 def test_the_recipe_trains_is_scored_and_opens(tmp_path, monkeypatch, data, size):
     monkeypatch.setattr(multimodal, "SCORED", 24)
     monkeypatch.setattr(multimodal, "MANY", 2)
@@ -266,7 +266,7 @@ def test_the_recipe_trains_is_scored_and_opens(tmp_path, monkeypatch, data, size
     folder = run(recipe(tmp_path / "run", data, size))
     scores = json.loads((folder / "scores.json").read_text())
     assert scores["pairs"] == 24 and scores["nats"] > 0 and 0 <= scores["captions_right"] <= 1
-    assert ("colours" in scores) == (data == "toybox")
+    assert ("colours" in scores) == (data == "toybox-v1")
     model, tokenizer = MultimodalVAE.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert model.config.vocab_size == len(tokenizer)
     assert (tmp_path / "run" / "samples" / "step-000002.png").is_file()

@@ -243,7 +243,7 @@ def test_real_mnist_is_nine_thousand_and_one_thousand(shared_data):
 
 
 def test_toybox_is_labelled_by_its_kinds():
-    splits = open_splits("toybox", 16)
+    splits = open_splits("toybox-v1", 16)
     items = [splits.train[i] for i in range(6)]
     assert all(item["scene"].things[0].kind == splits.classes[item["label"]] for item in items)
     assert items[0]["image"].shape == (16, 16, 3) and len(splits.classes) == 24

@@ -33,7 +33,7 @@ from safetensors.torch import save_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from t2i.cli import main
-from t2i.data.toybox import Scene, Thing
+from t2i.data.toybox_v1 import Scene, Thing
 from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
 
 SIZE = 8 * parts.SIDE

@@ -9,7 +9,7 @@ import pytest
 
 from t2i.data.rendered import Rendered
 from t2i.data.sources import open_source
-from t2i.data.toybox import Toybox, export
+from t2i.data.toybox_v1 import Toybox, export
 
 
 @pytest.fixture(scope="module")

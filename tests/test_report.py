@@ -135,7 +135,12 @@ def test_files_that_are_not_reports_raise(tmp_path):
     file = tmp_path / "report.json"
     with pytest.raises(FileNotFoundError, match="no file"):
         Report.load(file)
-    for text, message in (("{", "not JSON"), ("[]", "no JSON object"), ("{}", "not a report"), ("nan", "not JSON")):
+    for text, message in (
+        ("{", "not JSON"),
+        ("[]", "is not a JSON object"),
+        ("{}", "not a report"),
+        ("nan", "not JSON"),
+    ):
         file.write_text(text)
         with pytest.raises(ValueError, match=message):
             Report.load(file)

@@ -13,7 +13,7 @@ import torch
 from test_training import losses, recipe
 from transformers import AutoTokenizer, T5EncoderModel, T5ForConditionalGeneration
 
-from t2i.data.toybox import Toybox
+from t2i.data.toybox_v1 import Toybox
 from t2i.text.encoders import open_text_encoder
 from t2i.text.t5 import IGNORED, corrupt_spans, denoising_loss, make_t5, sentinel_ids, train_t5_tokenizer
 from t2i.training.cli import run

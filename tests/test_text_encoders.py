@@ -15,7 +15,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from t2i.data.toybox import Toybox
+from t2i.data.toybox_v1 import Toybox
 from t2i.text.cache import cached_states
 from t2i.text.clip import make_clip, tokenize, train_clip_tokenizer
 from t2i.text.encoders import open_text_encoder

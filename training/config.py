@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class DataConfig:
     """Images with captions to train on."""
 
-    data: str = "toybox"
-    """'toybox', a folder of images with captions (docs/data.md), or a dataset on the Hub."""
+    data: str = "toybox-v1"
+    """'toybox' or 'toybox-v1', a folder of images with captions (docs/data.md), or a dataset on the Hub."""
     image_column: str = "image"
     """Name of the image column, in a folder's metadata or a dataset."""
     caption_column: str = "text"

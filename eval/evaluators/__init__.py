@@ -13,7 +13,8 @@ PIPELINE, IMAGES, UNCONDITIONAL = KINDS = ("pipeline", "images", "unconditional"
 
 # Name (also the module's): description, and the kinds of target it is a default metric for.
 EVALUATORS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "compositional": ("Accuracy per prompt category: attributes, counts, positions, held-out pairs.", KINDS[:2]),
+    "compositional": ("Accuracy per prompt category of toybox-v1: attributes, counts, positions, held-out.", KINDS[:2]),
+    "facts": ("Accuracy per prompt category of toybox, and of each sort of fact.", KINDS[:2]),
     "fid": ("Fréchet distance; precision, recall, density, coverage; with Inception also the Inception score.", KINDS),
     "kid": ("Kernel Inception distance; with a CLIP extractor also CMMD.", KINDS),
     "clip_score": ("CLIP score (by --variant) and R-precision.", KINDS[:2]),
@@ -25,9 +26,12 @@ EVALUATORS: dict[str, tuple[str, tuple[str, ...]]] = {
     "memorization": ("Share of near copies of training images.", KINDS),
     "bias": ("Effect of one word of the prompt; distribution of attributes it leaves open.", (PIPELINE,)),
     "lecture": (
-        "Well-known prompts from lectures: an image each, and accuracy where toybox has the scene.",
+        "Well-known prompts from lectures: an image each, and accuracy where toybox-v1 has the scene.",
         (PIPELINE,),
     ),
     "unconditional": ("Linear-probe accuracy of a latent-variable model's latents.", (UNCONDITIONAL,)),
     "two_sample": ("Accuracy of a network trained to tell generated from real images; not by default.", ()),
 }
+
+# Metrics that have prompts or a classifier of one world of toybox, and are no default for the other's prompts.
+OF_WORLD = {"toybox": ("facts",), "toybox-v1": ("compositional", "bias", "lecture")}

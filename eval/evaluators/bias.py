@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Thing
-from t2i.data.toybox.captions import name
-from t2i.data.toybox.classifier import Prediction
-from t2i.eval.evaluators.compositional import thumbnail
+from t2i.data.toybox_v1 import ATTRIBUTES, KINDS, Scene, Thing
+from t2i.data.toybox_v1.captions import name
+from t2i.data.toybox_v1.classifier import Prediction
+from t2i.eval.evaluators.compositional import check_world, thumbnail
 from t2i.eval.generation.prompts import Prompt
 from t2i.eval.report import Gallery, Score
 from t2i.eval.run import EvalRun
@@ -34,8 +34,9 @@ def evaluate(run: EvalRun) -> Result:
     """For a changed kind and a changed attribute, how often the images follow it and keep the rest; and how far the
     attributes that prompts leave open are from evenly distributed.
 
-    Raises UsageError for targets that are no pipeline, as `EvalRun.generate` does.
+    Raises UsageError for targets that are no pipeline, as `EvalRun.generate` does, and for prompts of toybox.
     """
+    check_world(run)
     seed, pairs = run.config.seed, sample_pairs(run.fraction(PAIRS), run.config.seed)
     prompts = pair_prompts(pairs) + bare_prompts(run.fraction(BARE))
     files, details = run.generate("bias", prompts), {"classifier_sha256": digest(run.models.classifier)}

@@ -1,4 +1,4 @@
-"""Compositional accuracy per prompt category, after GenEval (Ghosh et al. 2023, arXiv 2310.11513).
+"""Compositional accuracy per prompt category of toybox-v1, after GenEval (Ghosh et al. 2023, arXiv 2310.11513).
 
 The toybox classifier predicts what is in an image. The category determines what must be right:
 
@@ -9,8 +9,8 @@ The toybox classifier predicts what is in an image. The category determines what
     two objects                     both kinds, in any place
     attribute binding               both kinds, each with its own attribute, in any place
     paraphrase                      kind and attribute of one scene under several wordings, all of which must be right
-    held-out combination              kind and attribute, for pairs held out of the training data
-    held-out combination of two       as attribute binding, both pairs held out
+    held-out combination            kind and attribute, for pairs held out of the training data
+    held-out combination of two     as attribute binding, both pairs held out
     relation                        everything
 
 Images of two things must also be predicted to show two. The ceiling of each score is the classifier's accuracy on real
@@ -33,8 +33,8 @@ from PIL import Image
 
 from t2i.checks import UsageError
 from t2i.data.image_file import square
-from t2i.data.toybox import ATTRIBUTES, KINDS, Scene
-from t2i.data.toybox.classifier import IMAGE_SIZE, Prediction, predict
+from t2i.data.toybox_v1 import ATTRIBUTES, KINDS, Scene
+from t2i.data.toybox_v1.classifier import IMAGE_SIZE, Prediction, predict
 from t2i.eval.evaluators.reconstruction import reconstruct
 from t2i.eval.generation.prompts import Prompt
 from t2i.eval.metrics import share
@@ -165,10 +165,18 @@ def evaluate(run: EvalRun) -> Result:
     return result
 
 
+def check_world(run: EvalRun) -> None:
+    """Raise UsageError if the target is evaluated with prompts of toybox, since the metric has those of toybox-v1."""
+    if run.world != "toybox-v1":
+        raise UsageError("this metric has prompts of toybox-v1; for toybox, --metrics facts has the same and more")
+
+
 def check_scenes(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
-    """Raise UsageError if no prompt has a scene to compare its image with."""
-    if all(prompt.scene is None for prompt in prompts):
-        raise UsageError("none of these prompts has a known scene: give --prompts toybox, basic or lecture")
+    """Raise UsageError if no prompt has a scene of toybox-v1 to compare its image with."""
+    if not any(isinstance(prompt.scene, Scene) for prompt in prompts):
+        raise UsageError(
+            "none of these prompts has a scene of toybox-v1: give --prompts toybox-v1, basic or lecture-v1"
+        )
     return prompts
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from t2i.eval.evaluators.compositional import Answer, caption, thumbnail
+from t2i.eval.evaluators.compositional import Answer, caption, check_world, thumbnail
 from t2i.eval.generation.prompts import open_prompts
 from t2i.eval.report import Gallery
 from t2i.eval.run import EvalRun
@@ -13,9 +13,10 @@ from t2i.weights import digest
 def evaluate(run: EvalRun) -> Result:
     """Accuracy on the lecture prompts that have a scene, and a gallery of all of them.
 
-    Raises UsageError for targets that are no pipeline, as `EvalRun.generate` does.
+    Raises UsageError for targets that are no pipeline, as `EvalRun.generate` does, and for prompts of toybox.
     """
-    prompts = open_prompts("lecture", seed=run.config.seed)
+    check_world(run)
+    prompts = open_prompts("lecture-v1", seed=run.config.seed)
     files = run.generate("lecture", prompts)
     predictions = run.predictions(files)
     answers = [Answer(prompt, guess) for prompt, guess in zip(prompts, predictions, strict=True)]

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from t2i.checks import UsageError
 from t2i.data.levels import PreparePixels, first_levels
-from t2i.data.toybox import Toybox
+from t2i.data.sources import WORLDS
 from t2i.eval.evaluators import UNCONDITIONAL
 from t2i.eval.evaluators.reconstruction import NEW_SEED, REAL
 from t2i.eval.metrics import Interval, bootstrap_interval
@@ -33,6 +33,9 @@ from t2i.text.bpe import encode
 from t2i.weights import digest
 
 BATCH = 100  # default batch size for unconditional models
+
+
+SPLITS = {"toybox": ("train", "pair"), "toybox-v1": ("train", "zero_shot")}  # of each world: seen, held out
 
 
 def check(run: EvalRun) -> None:
@@ -62,7 +65,7 @@ def evaluate(run: EvalRun) -> Result:
 def _tokens(run: EvalRun) -> Result:
     """Likelihood of real toybox images given their captions: seen and held-out combinations."""
     scores, about = [], {"image_tokenizer_sha256": digest(run.pipeline.image_tokenizer), "unit": "nats/token"}
-    for split in ("train", "zero_shot"):
+    for split in SPLITS[run.world]:
         given, without = np.array(run.on_all(_token_likelihood, split)).T
         for name, values, better in (
             (f"nats/token, {split}", given, "lower"),
@@ -73,7 +76,7 @@ def _tokens(run: EvalRun) -> Result:
 
 
 def _token_likelihood(run: EvalRun, rows: slice, split: str) -> list[tuple[float, float]]:
-    world = Toybox(split, run.pipeline.image_size, NEW_SEED, run.fraction(REAL))
+    world = WORLDS[run.world](split, run.pipeline.image_size, NEW_SEED, run.fraction(REAL))
     items = [world[i] for i in range(len(world))[rows]]
     if not items:
         return []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from t2i.checks import UsageError
-from t2i.data.toybox import Toybox
+from t2i.data.sources import WORLDS
 from t2i.eval import metrics
 from t2i.eval.report import Gallery
 from t2i.eval.run import EvalRun
@@ -28,7 +28,7 @@ def evaluate(run: EvalRun) -> Result:
     tokenizer = getattr(run.pipeline, "image_tokenizer", None)
     if not hasattr(tokenizer, "reconstruct"):
         raise UsageError(f"a {type(run.pipeline).__name__} has no image tokenizer that reconstructs")
-    items = Toybox("train", run.pipeline.image_size, NEW_SEED, run.fraction(REAL))
+    items = WORLDS[run.world]("train", run.pipeline.image_size, NEW_SEED, run.fraction(REAL))
     originals = torch.from_numpy(np.stack([item["image"] for item in items]))  # (N, S, S, 3)
     parts = run.on_all(_reconstruct, originals)
     images, real = (torch.stack(parts).clamp(-1, 1) + 1) / 2, (to_tensor(originals) + 1) / 2  # (N, 3, S, S)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from t2i.data.image_file import square
-from t2i.data.toybox.classifier import IMAGE_SIZE, REGIONS, load_classifier
+from t2i.data.toybox_v1.classifier import IMAGE_SIZE, REGIONS, load_classifier
 from t2i.eval.features.base import Extractor, area_resize
 from t2i.images import to_tensor
 from t2i.weights import digest

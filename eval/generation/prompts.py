@@ -1,9 +1,10 @@
 """Prompts from a suite or a file, with the scene to generate if it is known.
 
-Suites: `toybox` (every category of CATEGORIES; `toybox/counting` is one of them), `basic` (the four categories of
-BASIC) and `lecture` (prompts as shown in lectures on text-to-image systems, with a scene where toybox has one). The
-categories of `toybox` are those of GenEval (Ghosh et al. 2023, arXiv 2310.11513), and three that toybox adds: textures,
-paraphrases, and pairs held out of the training data.
+The suites of toybox are in `suites.py`, those of toybox-v1 here: `toybox-v1` (every category of CATEGORIES;
+`toybox-v1/counting` is one of them), `basic` (the four categories of BASIC) and `lecture-v1` (prompts as shown in
+lectures on text-to-image systems, with a scene where toybox-v1 has one). The categories of `toybox-v1` are those of
+GenEval (Ghosh et al. 2023, arXiv 2310.11513), and three that are added: textures, paraphrases, and pairs held out of
+the training data.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from t2i.checks import UsageError, check_choice, check_seeds, check_whole
 from t2i.data.folder import ImageFolder, captions_of
 from t2i.data.tables import OTHER_TABLES, TABLES, read_lines, read_table, text_of
-from t2i.data.toybox import ATTRIBUTES, COLOURS, HELD_OUT, TEXTURES, Scene, Thing
-from t2i.data.toybox.captions import OPENINGS, RELATION_PHRASES, name
+from t2i.data.toybox.facts import Fact
+from t2i.data.toybox_v1 import ATTRIBUTES, COLOURS, HELD_OUT, TEXTURES, Scene, Thing
+from t2i.data.toybox_v1.captions import OPENINGS, RELATION_PHRASES, name
 from t2i.eval.generation.manifest import find_manifest
 from t2i.files import slug
 
@@ -60,7 +63,7 @@ _CAR_ON_CAT = Scene((Thing("car", "blue"), Thing("cat", "red")), "on top of")
 _APPLE_AND_BACKPACK = Scene((Thing("apple", "black"), Thing("backpack", "green")), "left of")
 _AVOCADO_ARMCHAIR = Scene((Thing("armchair", "avocado"),))
 
-# (prompt, category, scene). Toybox has no riding, writing or styles, so these have no scene.
+# (prompt, category, scene). Toybox v1 has no riding, writing or styles, so these have no scene.
 LECTURE: tuple[tuple[str, str, Scene | None], ...] = (
     ("an avocado armchair", "held-out combination", _AVOCADO_ARMCHAIR),
     ("an armchair in the shape of an avocado", "held-out combination", _AVOCADO_ARMCHAIR),
@@ -89,23 +92,25 @@ class Prompt:
         scene: what the image should show, or None if it is not a toybox scene.
         key: unique in its suite, such as "two-objects/0017"; with a seed it determines the image's initial noise.
         noise: numbers that determine the noise, with a seed, in place of the key.
+        judged: facts that must hold in its image, for prompts of toybox.
     """
 
     text: str
     category: str
-    scene: Scene | None
+    scene: Any
     key: str
     noise: tuple[int, ...] = ()
+    judged: frozenset[Fact] = frozenset()
 
 
 def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0) -> list[Prompt]:
-    """The prompts of a suite ("toybox", "toybox/counting", "basic", "lecture"), of a file, or the captions of a folder.
+    """The prompts of a suite ("toybox", "ladder/3", "toybox-v1", …), of a file, or the captions of a folder.
 
     A file has one prompt per line. If its name ends in .jsonl, .csv or .parquet, each row has a "prompt" or a "text",
     and optionally a "category" and a "key", so that the metadata of an image folder works. Empty lines are skipped.
 
     Args:
-        num: toybox, basic: prompts per category, at least 1 (see `toybox_prompts`); others: maximum number of prompts,
+        num: suites: prompts per category, at least 1 (see `toybox_prompts`); others: maximum number of prompts,
             of which the first are taken, None for all.
         seed: of toybox's scenes, non-negative.
 
@@ -116,22 +121,29 @@ def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0
     check_seeds("seed", seed)
     if num is not None:
         check_whole("num", num)
-    suites = {"toybox": tuple(CATEGORIES), "basic": tuple(BASIC), **{f"toybox/{slug(c)}": (c,) for c in CATEGORIES}}
+    from t2i.eval.generation.suites import SUITES, suite_prompts  # which imports this module
+
+    suites = {"toybox-v1": tuple(CATEGORIES), "basic": tuple(BASIC)}
+    suites |= {f"toybox-v1/{slug(category)}": (category,) for category in CATEGORIES}
+    if name in (*suites, *SUITES) and num is None:
+        raise ValueError(f"the suite {name!r} is infinite: give num, the number of prompts per category")
+    if name in SUITES:
+        return suite_prompts(name, num, seed)
     if name in suites:
-        if num is None:
-            raise ValueError(f"the suite {name!r} is infinite: give num, the number of prompts per category")
         make = basic_prompts if name == "basic" else toybox_prompts
         return [prompt for category in suites[name] for prompt in make(category, num, seed)]
-    if name == "lecture":
+    if name == "lecture-v1":
         rows = enumerate(LECTURE[:num])
         return [Prompt(text, category, scene, f"lecture/{i:04}") for i, (text, category, scene) in rows]
     if Path(name).is_file():
         return _from_file(Path(name))[:num]
     if Path(name).is_dir():
         return _from_folder(Path(name))[:num]
-    if Path(name).suffix or (Path(name).parent != Path() and not name.startswith("toybox/")):
+    if Path(name).suffix or (
+        Path(name).parent != Path() and name.split("/")[0] not in ("toybox", "toybox-v1", "ladder")
+    ):
         raise FileNotFoundError(f"there is no file of prompts {name!r}; give one with a prompt per line, or a suite")
-    check_choice("prompt suite", name, [*suites, "lecture"])
+    check_choice("prompt suite", name, [*SUITES, *suites, "lecture-v1"])
     raise AssertionError("check_choice lets only known names pass")
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from t2i.checks import UsageError
 from t2i.data.base import Source as DataSource
 from t2i.data.levels import PreparePixels
-from t2i.data.toybox import Scene
 from t2i.eval.generation.prompts import Prompt, entropy
 from t2i.eval.images.sets import Source
 from t2i.models.base import GenerativeModel
@@ -40,7 +39,7 @@ def split_images(model: GenerativeModel, part: str, source: DataSource, num: int
 def _render(prompt: Prompt, copy: int, stream: int, side: int) -> np.ndarray:
     """The prompt's scene with sizes, places and tints determined by (key, copy, stream): uint8 (S, S, 3)"""
     seed = np.random.SeedSequence(entropy(copy, f"{prompt.key}, reference {stream}")).generate_state(1)[0]
-    scene: Scene = replace(prompt.scene, jitter_seed=int(seed))
+    scene = replace(prompt.scene, jitter_seed=int(seed))
     return np.array(scene.render(side))
 
 

@@ -17,8 +17,7 @@ import numpy as np
 
 from t2i.checks import UsageError
 from t2i.data.sampling import NumberedSamples
-from t2i.data.sources import TOYBOX_ITEMS
-from t2i.data.toybox import Toybox
+from t2i.data.sources import TOYBOX_ITEMS, WORLDS
 from t2i.eval.images.folders import image_files
 from t2i.eval.images.sets import Source
 from t2i.files import read_json
@@ -84,7 +83,7 @@ def training_data(
     """The images to search for near copies of what `pipeline` has generated.
 
     Args:
-        name: "toybox", a folder, or None for the pipeline's training data.
+        name: "toybox", "toybox-v1", a folder, or None for the pipeline's training data.
         pipeline: its name or folder; "" if unknown.
         side: S of toybox images.
         num: number of generated images.
@@ -93,32 +92,34 @@ def training_data(
 
     Raises UsageError if the pipeline's training data is unknown or must be given as a folder; also as `image_files`.
     """
-    if name not in (None, "toybox"):
+    if name is not None and name not in WORLDS:
         return _folder(Path(name), most, seed, allow_mixed)
     trained = what_trained(pipeline)
     check_training_data(name, pipeline, trained)
     limit = SEARCHED_PER_IMAGE * num if most is None else most
-    if trained is not None and trained.data == "toybox":
+    if trained is not None and trained.data in WORLDS and name in (None, trained.data):
         return _seen(pipeline, trained, side, limit, NEW_PER_IMAGE * num, seed)
     note = (
         f"Near copies are searched among {limit:,} images of the toybox data that recipes train on by default; "
         f"{pipeline or 'the pipeline'} does not record which of them it was trained on."
     )
-    return TrainingData(_items(side, DEFAULT_SEED, limit), _items(side, DEFAULT_SEED + 1, NEW_PER_IMAGE * num), note)
+    world = name or "toybox-v1"
+    new = _items(world, side, DEFAULT_SEED + 1, NEW_PER_IMAGE * num)
+    return TrainingData(_items(world, side, DEFAULT_SEED, limit), new, note)
 
 
 def check_training_data(name: str | None, pipeline: str, trained: Trained | None) -> None:
     """Raise UsageError if neither `name` (see `training_data`) nor the pipeline's folder identifies the data."""
     if name is not None:
         return
-    if trained is not None and trained.data != "toybox":
+    if trained is not None and trained.data not in WORLDS:
         raise UsageError(
             f"{pipeline} was trained on {trained.data}: to search for near copies, give it with --training-data FOLDER"
         )
     if trained is None and pipeline not in embedded() and not _made_by_t2i(pipeline):
         raise UsageError(
             f"the training data of {pipeline or 'the pipeline'} is unknown: to search for near copies, give "
-            "--training-data FOLDER, or --training-data toybox"
+            "--training-data FOLDER, or --training-data toybox-v1"
         )
 
 
@@ -141,22 +142,22 @@ def _folder(folder: Path, most: int | None, seed: int, allow_mixed: bool) -> Tra
 
 def _seen(pipeline: str, trained: Trained, side: int, limit: int, new: int, seed: int) -> TrainingData:
     """A random selection of the samples that a run has seen; after its first epoch it has seen every item."""
-    source = Toybox("train", side, trained.seed, trained.items)
+    source = WORLDS[trained.data]("train", side, trained.seed, trained.items)
     samples = NumberedSamples(source, lambda item, rng: item, trained.seed)
     seen = min(trained.samples, len(source))
     numbers = np.random.default_rng(seed).permutation(seen)[:limit]
     images = {f"sample {n}": partial(_image, samples, int(n)) for n in numbers}
     note = f"Near copies are searched among {_of(len(numbers), seen)} that {pipeline} was trained on."
-    return TrainingData(images, _items(side, trained.seed + 1, new), note)
+    return TrainingData(images, _items(trained.data, side, trained.seed + 1, new), note)
 
 
-def _items(side: int, seed: int, num: int) -> dict[str, Callable[[], np.ndarray]]:
-    """The first items of toybox with this seed, rendered lazily."""
-    world = Toybox("train", side, seed, num)
-    return {f"item {i} of seed {seed}": partial(_image, world, i) for i in range(num)}
+def _items(world: str, side: int, seed: int, num: int) -> dict[str, Callable[[], np.ndarray]]:
+    """The first items of a world of toybox with this seed, rendered lazily."""
+    data = WORLDS[world]("train", side, seed, num)
+    return {f"item {i} of seed {seed}": partial(_image, data, i) for i in range(num)}
 
 
-def _image(source: Toybox | NumberedSamples, i: int) -> np.ndarray:
+def _image(source, i: int) -> np.ndarray:
     return source[i]["image"]
 
 

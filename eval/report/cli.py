@@ -30,7 +30,7 @@ class HumanConfig:
 
     systems: tuple[str, ...] = ()
     """Systems to compare, at least two: embedded systems, folders or models on the Hub."""
-    prompts: str = "lecture"
+    prompts: str = "lecture-v1"
     """Prompts to generate from, as for `t2i eval`."""
     num_prompts: int = 20
     """Number of prompts; for toybox, per category."""

@@ -91,6 +91,6 @@ def _coloured(labels: Image.Image) -> Image.Image:
     """A label map in colours: without a palette, labels would be almost black."""
     import numpy as np
 
-    from t2i.data.toybox import layout_image
+    from t2i.data.toybox import label_image
 
-    return labels if labels.mode == "P" else layout_image(np.asarray(labels))
+    return labels if labels.mode == "P" else label_image(np.asarray(labels))

@@ -18,7 +18,7 @@ from benchmarks.timing import Benchmark, Row, Timed, compare
 from t2i.checks import UsageError
 from t2i.data import open_source
 from t2i.data.loading import load_batches
-from t2i.data.toybox import export
+from t2i.data.toybox_v1 import export
 
 BATCH = 64
 

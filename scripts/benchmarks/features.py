@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.timing import Benchmark, Row, clock, compare, cores
 from t2i.checks import UsageError
-from t2i.data.toybox.dataset import export
+from t2i.data.toybox_v1.dataset import export
 from t2i.eval.features import Extractor
 from t2i.eval.features.small import RandomExtractor
 from t2i.eval.images.folders import image_files

@@ -32,7 +32,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from benchmarks.timing import Benchmark, Row, Timed, clock, compare
 from t2i.checks import UsageError
 from t2i.data.fingerprint import combine
-from t2i.data.toybox import Toybox
+from t2i.data.toybox_v1 import Toybox
 from t2i.diffusion.schedulers import make_scheduler
 from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
 from t2i.text.clip import train_clip_tokenizer

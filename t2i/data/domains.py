@@ -13,9 +13,9 @@ import numpy as np
 from t2i.checks import check_choice
 from t2i.data.fingerprint import combine
 from t2i.data.sources import TOYBOX_ITEMS, Source, open_source
-from t2i.data.toybox import ATTRIBUTES, KINDS, Scene, Toybox
+from t2i.data.toybox_v1 import ATTRIBUTES, KINDS, Scene, Toybox
 
-PREFIX = "toybox:"
+PREFIX = "toybox-v1:"
 WORLDS = 2  # toybox seeds per seed: one for each domain, so that no scene is in both
 
 
@@ -47,7 +47,7 @@ class Unpaired:
     The image of `b` is sampled anew each time an item is prepared (see `PrepareBoth`), so that there are no pairs.
 
     Args:
-        a, b: "toybox:ATTRIBUTE" (see `OneAttribute`), or a source name as in `open_source`.
+        a, b: "toybox-v1:ATTRIBUTE" (see `OneAttribute`), or a source name as in `open_source`.
         size: image side.
         seed: seed of toybox.
         columns: column names as in `open_source`.
@@ -57,7 +57,7 @@ class Unpaired:
 
     def __init__(self, a: str, b: str, size: int, seed: int = 0, **columns: str):
         if a == b:
-            raise ValueError(f"both domains are {a!r}: name two, such as 'toybox:white' and 'toybox:zebra'")
+            raise ValueError(f"both domains are {a!r}: name two, such as 'toybox-v1:white' and 'toybox-v1:zebra'")
         self.size = size
         self.a, self.b = (_open(name, size, WORLDS * seed + i, columns) for i, name in enumerate((a, b)))
 

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from t2i.data.fingerprint import combine
-from t2i.data.toybox.captions import name
-from t2i.data.toybox.composite import sprite
-from t2i.data.toybox.dataset import VERSION
-from t2i.data.toybox.layout import UNITS
-from t2i.data.toybox.scene import Thing
+from t2i.data.toybox_v1.captions import name
+from t2i.data.toybox_v1.composite import sprite
+from t2i.data.toybox_v1.dataset import VERSION
+from t2i.data.toybox_v1.layout import UNITS
+from t2i.data.toybox_v1.scene import Thing
 
 # The values of each factor. Lengths are in 64ths of the image side, in steps that are whole pixels at S = 32.
 FACTORS: dict[str, tuple[str, ...] | tuple[int, ...]] = {

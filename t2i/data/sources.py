@@ -20,12 +20,14 @@ from t2i.data.folder import ImageFolder, tables_in
 from t2i.data.image_file import ImageError, read_square, square
 from t2i.data.labelled import is_labelled, open_labelled
 from t2i.data.rendered import Rendered, is_rendered
-from t2i.data.toybox import Toybox
+from t2i.data.toybox.dataset import Toybox
+from t2i.data.toybox_v1.dataset import Toybox as ToyboxV1
 from t2i.folders import may_be_on_hub
 
-__all__ = ["TOYBOX_ITEMS", "ImageDataset", "Source", "open_source"]
+__all__ = ["TOYBOX_ITEMS", "WORLDS", "ImageDataset", "Source", "open_source"]
 
 TOYBOX_ITEMS = 1_000_000  # items cost nothing until they are rendered
+WORLDS = {"toybox": Toybox, "toybox-v1": ToyboxV1}
 PATIENCE = 5  # seconds to wait for the Hub to answer whether a dataset exists
 
 
@@ -113,9 +115,10 @@ def open_source(
     """Open the data source `name`.
 
     Args:
-        name: "toybox" (its training split); a folder of images (see `folder.py`) or with one array of images (see
-            `rendered.py`); a folder of Parquet files, or one saved by `datasets`; a dataset on the Hub, OWNER/NAME; or
-            the training split of "digits", "mnist", "fashion", "cifar10" or a folder of IDX files (see `labelled.py`).
+        name: "toybox" or "toybox-v1" (their training splits); a folder of images (see `folder.py`) or with one array of
+            images (see `rendered.py`); a folder of Parquet files, or one saved by `datasets`; a dataset on the Hub,
+            OWNER/NAME; or the training split of "digits", "mnist", "fashion", "cifar10" or a folder of IDX files (see
+            `labelled.py`).
         size: image side in pixels.
         image_column, caption_column: column names in metadata files and datasets.
         seed: seed of toybox.
@@ -126,8 +129,8 @@ def open_source(
     name = str(name)
     if size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
-    if name == "toybox":
-        return Toybox("train", size=size, seed=seed, num=TOYBOX_ITEMS)
+    if name in WORLDS:
+        return WORLDS[name]("train", size=size, seed=seed, num=TOYBOX_ITEMS)
     if is_labelled(name):
         return open_labelled(name, size).train
     columns = {"image_column": image_column, "caption_column": caption_column, "captions": captions}

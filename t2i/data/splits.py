@@ -16,8 +16,8 @@ from t2i.data.factors import FACTORS, ToyboxFactors
 from t2i.data.fingerprint import combine
 from t2i.data.labelled import Splits, is_labelled, open_labelled
 from t2i.data.sources import TOYBOX_ITEMS, open_source
-from t2i.data.toybox import Toybox
-from t2i.data.toybox.kinds import KINDS
+from t2i.data.toybox_v1 import Toybox
+from t2i.data.toybox_v1.kinds import KINDS
 
 TEST_SEED = 2**20  # seed of toybox's test images, different from those of training runs
 TOYBOX_TEST_IMAGES = 1000  # number of test images of toybox
@@ -91,7 +91,7 @@ def open_splits(
     Args:
         name: "digits" (scikit-learn's, 8×8, the first 1,500 for training), a folder of IDX files (MNIST's format; if
             there are only test files, their last tenth is the test split), "mnist", "fashion" or "cifar10" (from the
-            Hub), "toybox" (scenes of one thing), "toybox-factors" (see `factors.py`), a folder of images (see
+            Hub), "toybox-v1" (scenes of one thing), "toybox-factors" (see `factors.py`), a folder of images (see
             `folder.py`) or any source of `open_source` (for both, a fixed random tenth is the test split).
         size: image side; by default that of the dataset, or 32 if it has none.
         seed, captions, columns: as in `open_source`.
@@ -103,7 +103,7 @@ def open_splits(
         check_whole("size", size)
     if is_labelled(name):
         return open_labelled(name, size)
-    if name == "toybox":
+    if name == "toybox-v1":
         train = ToyboxKinds(size or 32, seed, TOYBOX_ITEMS)
         return Splits(train, ToyboxKinds(size or 32, seed + TEST_SEED, TOYBOX_TEST_IMAGES), 3, 256, tuple(KINDS))
     if name == "toybox-factors":

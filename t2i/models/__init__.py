@@ -52,7 +52,7 @@ def load_pretrained(folder: str | Path):
     name = read_json(config).get("_class_name")
     if name in OTHERS:
         raise ValueError(
-            f"{folder} holds a {name}, which `t2i sample` and `t2i evaluate` do not take: open it in Python with "
+            f"{folder} holds a {name}, which `t2i sample` and `t2i eval` do not take: open it in Python with "
             f"{OTHERS[name]}.{name}.from_pretrained({str(folder)!r})"
         )
     if name not in CLASSES:

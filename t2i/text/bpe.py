@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+import string
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -21,6 +22,8 @@ PAD_TOKEN = "<pad>"  # id 0
 MAX_WARNINGS = 5  # maximum number of warnings per call
 MAX_WORDS = 10  # maximum number of words of a prompt in a warning
 MAX_KNOWN_WORDS = 20_000  # longer lists contain words too rare to be informative
+# What follows a character between quotation marks: the next mark is a closing one, before a space or the end.
+_CLOSED = r'[^"]*"(?:[\s.,;:)]|$)'
 
 
 class Encoded(NamedTuple):
@@ -33,14 +36,24 @@ class Encoded(NamedTuple):
 def train_bpe(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Train a lower-casing byte-level tokenizer with at most `vocab_size` tokens; no text is out of vocabulary.
 
+    What stands between quotation marks keeps its capitals and is tokenised letter by letter, so that a model can learn
+    to spell inscriptions: a word has the letters of other words, even if it was never seen.
+
     The tokenizer also stores the words of the captions (`known_words`, saved with it), to warn of unknown ones.
     """
     captions = [str(c) for c in captions]
     if not any(c.strip() for c in captions):
         raise ValueError("there is no text to learn a vocabulary from: every caption is empty")
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    lower = [
+        normalizers.Replace(Regex(f"{capital}(?!{_CLOSED})"), capital.lower()) for capital in string.ascii_uppercase
+    ]
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), *lower, normalizers.Strip(), normalizers.Prepend(" ")]
+    )
+    spelt = pre_tokenizers.Split(Regex(f'[^"](?={_CLOSED})'), "isolated")
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([spelt, words])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(

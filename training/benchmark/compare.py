@@ -183,7 +183,7 @@ def _resolved(config: BenchmarkConfig) -> BenchmarkConfig:
     splits = open_splits(config.data, config.image_size, config.seed)
     extractor = config.extractor
     if extractor == "auto":
-        extractor = "toybox" if config.data == "toybox" else "random"
+        extractor = "toybox" if config.data.startswith("toybox") else "random"
     budget = f"{seconds(config.budget):g}s"  # the same string for 10m and 600s
     return dataclasses.replace(config, levels=config.levels or splits.levels, extractor=extractor, budget=budget)
 

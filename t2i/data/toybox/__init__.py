@@ -1,36 +1,46 @@
 """Toybox: procedurally rendered scenes with known ground truth; infinite, seeded, offline.
 
->>> from t2i.data.toybox import Scene, Thing
->>> scene = Scene((Thing("armchair", "avocado"),), background="studio")
->>> scene.caption(), scene.render(64).size
-('an avocado armchair', (64, 64))
+>>> from t2i.data.toybox import Scene
+>>> scene = Scene.from_caption("an armchair in the shape of an avocado")
+>>> scene.caption(), scene.render(128).size
+('an avocado armchair', (128, 128))
 """
 
 from t2i.data.toybox.attributes import ATTRIBUTES, COLOURS, TEXTURES
 from t2i.data.toybox.backgrounds import BACKGROUNDS
-from t2i.data.toybox.captions import vocabulary
-from t2i.data.toybox.dataset import Toybox, export
+from t2i.data.toybox.dataset import Toybox
+from t2i.data.toybox.description import ACTIONS, PLACES, RELATIONS, SIZES, Relation, Thing
+from t2i.data.toybox.export import export
+from t2i.data.toybox.facts import facts
 from t2i.data.toybox.kinds import KINDS, Kind
-from t2i.data.toybox.label_maps import LABELS, layout_image
-from t2i.data.toybox.scene import FAMILIES, RELATIONS, Scene, Thing
-from t2i.data.toybox.split import HELD_OUT, SPLITS
+from t2i.data.toybox.parser import parse
+from t2i.data.toybox.render import LABELS, label_image
+from t2i.data.toybox.scene import FAMILIES, Scene
+from t2i.data.toybox.split import SPLITS, held_out
+from t2i.data.toybox.styles import STYLES
 
 __all__ = [
+    "ACTIONS",
     "ATTRIBUTES",
     "BACKGROUNDS",
     "COLOURS",
     "FAMILIES",
-    "HELD_OUT",
     "KINDS",
     "LABELS",
+    "PLACES",
     "RELATIONS",
+    "SIZES",
     "SPLITS",
+    "STYLES",
     "TEXTURES",
     "Kind",
+    "Relation",
     "Scene",
     "Thing",
     "Toybox",
     "export",
-    "layout_image",
-    "vocabulary",
+    "facts",
+    "held_out",
+    "label_image",
+    "parse",
 ]

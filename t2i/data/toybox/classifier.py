@@ -1,12 +1,18 @@
-"""The toybox classifier: a small network that predicts the layout, kinds and attributes of an image.
+"""The toybox classifier: a small network that predicts the facts of an image.
 
-Shapes: B batch · 3 channels · C channels · s = 64 / 2 ** levels grid side · L layouts · R regions · V = 2 slots
+One query for each kind attends to the image and answers whether the kind is there, whole or as a half of a hybrid, and
+its attribute, size and number; pairs of answers are classified as relations; a text-recognition head trained with CTC
+reads the inscription where it is predicted to be.
+
+Shapes: B batch · K kinds · C channels · S = 128 / 2 ** levels side of the feature map · P pairs · T text steps
 """
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +25,12 @@ from torch import Tensor, nn
 
 from t2i.data.image_file import square
 from t2i.data.toybox.attributes import ATTRIBUTES
+from t2i.data.toybox.backgrounds import BACKGROUNDS
+from t2i.data.toybox.description import MAX_COUNT, MAX_TEXT, MAX_THINGS, RELATIONS, SIZES
+from t2i.data.toybox.facts import INVERSE, Fact, facts, relation_fact
 from t2i.data.toybox.kinds import KINDS
+from t2i.data.toybox.render import inscription_box
+from t2i.data.toybox.styles import STYLES
 from t2i.files import read_json
 from t2i.folders import newest_in_run
 from t2i.images import to_tensor
@@ -30,25 +41,21 @@ from t2i.weights import load_model
 if TYPE_CHECKING:
     from PIL import Image
 
+    from t2i.data.toybox.description import SceneDescription
     from t2i.data.toybox.scene import Scene
 
 EMBEDDED = Path(__file__).parents[2] / "pipelines" / "weights" / "toybox" / "classifier"
 REMEDY = "make one with: t2i train toybox-classifier, and give its folder (runs/toybox-classifier/latest)"
 
-IMAGE_SIZE = 64
-LAYOUTS = ("one", "two", "three", "four", "stacked", "side by side")
-_COUNTS = {1: "one", 2: "two", 3: "three", 4: "four"}
-_RELATION_LAYOUTS = {  # and whether things[0] comes first: above, or to the left
-    "on top of": ("stacked", True),
-    "below": ("stacked", False),
-    "left of": ("side by side", True),
-    "right of": ("side by side", False),
-}
-
-# The region of each slot in each layout.
-REGIONS = ("everywhere", "upper", "lower", "left", "right")
-_LOOK = {"stacked": ("upper", "lower"), "side by side": ("left", "right")}  # the whole image in the others
-_OUTSIDE = -4.0  # initial attention logit outside of a half
+IMAGE_SIZE = 128
+ROLES = ("absent", "whole", "base", "head")  # of a kind; base and head are the halves of hybrids
+LOOKS = ("natural", *ATTRIBUTES)
+EXTENTS = ("", *SIZES)
+UPON = ("on top of", "sitting on", "riding")  # one class: who rides or sits on a thing is on top of it
+PLACES = tuple(name for name in RELATIONS if name not in (*INVERSE, *UPON[1:]))  # the inverse ones are these, turned
+LETTERS = string.printable[:95]  # classes of the text head; 0 is CTC's blank, class i + 1 is LETTERS[i]
+MAX_PAIRS = MAX_THINGS - 1
+CROP = (32, 128)  # height and width of the inscription, as the text head receives it
 
 
 @dataclass(frozen=True)
@@ -56,50 +63,106 @@ class Prediction:
     """Prediction for one image.
 
     Attributes:
-        layout: a name in LAYOUTS.
-        things: (kind, attribute) of the first slot, which is the upper or left one, and of the second; both are equal
-            in layouts of one thing.
+        facts: what the image shows, as of `t2i.data.toybox.facts.facts`; a thing without attribute is "natural", and
+            each two things are in a relation, where riding and sitting count as being on top.
     """
 
-    layout: str
-    things: tuple[tuple[str, str], tuple[str, str]]
+    facts: frozenset[Fact]
 
     @classmethod
-    def of(cls, scene: Scene) -> Prediction:
-        """The correct prediction for a scene; the same for "a on top of b" and "b below a"."""
-        things = [(thing.kind, thing.attribute) for thing in scene.things]
-        if scene.relation is None:
-            return cls(_COUNTS[scene.things[0].count], (things[0], things[0]))
-        layout, in_order = _RELATION_LAYOUTS[scene.relation]
-        return cls(layout, (things[0], things[1]) if in_order else (things[1], things[0]))
+    def of(cls, scene: SceneDescription) -> Prediction:
+        """The correct prediction for an image of a scene, without relations that the scene does not state."""
+        upon = {fact for fact in facts(scene) if fact[0] == "relation" and fact[2] in UPON}
+        found = facts(scene) - upon | {("relation", a, "on top of", b) for _, a, _, b in upon}
+        return cls(found | {("attribute", t.kind, t.shown or "natural") for t in scene.things})
 
-    def __str__(self) -> str:
-        things = self.things if self.layout in _LOOK else self.things[:1]
-        return f"{self.layout}: " + " | ".join(f"{attribute} {kind}" for kind, attribute in things)
+    def holds(self, fact: Fact) -> bool:
+        """Whether a fact of a prompt holds in the image."""
+        match fact:
+            case ("without", kind, attribute):
+                return ("kind", kind) in self.facts and ("attribute", kind, attribute) not in self.facts
+            case ("relation", subject, name, thing):
+                same = {("relation", subject, "on top of" if name in UPON else name, thing)}
+                same |= {("relation", thing, "on top of", subject)} if name == "wearing" else set()
+                same |= {("relation", thing, "wearing", subject)} if name in UPON else set()
+                return bool(same & self.facts)
+        return fact in self.facts
+
+    def fulfils(self, stated: frozenset[Fact]) -> bool:
+        """Whether all facts of a prompt hold, and the image has no other things than the prompt names."""
+        return self.kinds <= _kinds(stated) and all(map(self.holds, stated))
+
+    @property
+    def kinds(self) -> set[str]:
+        """All kinds in the image, the heads of hybrids among them."""
+        return _kinds(self.facts)
 
 
-def targets(scene: Scene) -> tuple[int, tuple[int, int], tuple[int, int]]:
-    """The correct prediction as indices: layout in LAYOUTS, both kinds in KINDS, both attributes in ATTRIBUTES."""
-    truth, kinds = Prediction.of(scene), tuple(KINDS)
-    (kind, attribute), (kind2, attribute2) = truth.things
-    return (
-        LAYOUTS.index(truth.layout),
-        (kinds.index(kind), kinds.index(kind2)),
-        (ATTRIBUTES.index(attribute), ATTRIBUTES.index(attribute2)),
-    )
+def _kinds(stated: frozenset[Fact]) -> set[str]:
+    return {fact[1] for fact in stated if fact[0] == "kind"} | {fact[2] for fact in stated if fact[0] == "head"}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The truth about a batch of images, as the classifier is trained on it.
+
+    Attributes:
+        role: (B, K) indices into ROLES.
+        look, extent, count: (B, K) indices into LOOKS and EXTENTS, and number - 1; -1 for kinds that are no thing.
+        pairs: (B, MAX_PAIRS, 3) indices of two kinds and of the relation of the first to the second; -1: no pair.
+        style, background: (B,) indices.
+        board: (B, 4) box of the inscription in units of the image side; zeros if there is none.
+        text: (B, MAX_TEXT) indices into LETTERS plus 1; 0 after the end.
+        lines: (B,) number of lines of the inscription; 0 if there is none.
+    """
+
+    role: Tensor
+    look: Tensor
+    extent: Tensor
+    count: Tensor
+    pairs: Tensor
+    style: Tensor
+    background: Tensor
+    board: Tensor
+    text: Tensor
+    lines: Tensor
+
+
+def targets(scene: Scene) -> dict[str, np.ndarray]:
+    """The fields of `Targets` for one scene, without the batch axis."""
+    kinds = list(KINDS)
+    of = {name: np.full(len(kinds), -1) for name in ("look", "extent", "count")} | {"role": np.zeros(len(kinds), int)}
+    for thing in scene.things:
+        k = kinds.index(thing.kind)
+        of["role"][k] = ROLES.index("whole" if thing.head is None else "base")
+        of["look"][k] = LOOKS.index(thing.shown or "natural")
+        of["extent"][k], of["count"][k] = EXTENTS.index(thing.size or ""), thing.count - 1
+        if thing.head is not None:
+            of["role"][kinds.index(thing.head)] = ROLES.index("head")
+    stated = [relation_fact(scene.things[r.subject].kind, r.name, scene.things[r.object].kind) for r in scene.relations]
+    if not scene.relations and len(scene.things) == 2:  # in a row
+        stated += [("relation", a.kind, "left of", b.kind) for a, b in pairwise(scene.things)]
+    of["pairs"] = np.full((MAX_PAIRS, 3), -1)
+    for i, (_, subject, name, thing) in enumerate(stated):
+        place = PLACES.index("on top of" if name in UPON else name)
+        of["pairs"][i] = kinds.index(subject), kinds.index(thing), place
+    board, lines = inscription_box(scene)
+    text = next((thing.text for thing in scene.things if thing.text is not None), "")
+    of["text"] = np.array([LETTERS.index(c) + 1 for c in text] + [0] * (MAX_TEXT - len(text)))
+    styles, backgrounds = list(STYLES), list(BACKGROUNDS)
+    of |= {"style": np.array(styles.index(scene.style)), "lines": np.array(lines)}
+    of["background"] = np.array(backgrounds.index(scene.background or "white"))
+    return of | {"board": np.array(board, np.float32)}
 
 
 class ToyboxClassifier(ModelMixin, ConfigMixin):
-    """A convolutional classifier with attention pooling over five regions; the predicted layout selects each slot's.
-
-    Global pooling would lose which object is on top, and a flattened grid would have to learn every kind at every
-    position. Here one head classifies any region, and the regions are initialised to the image and its four halves.
+    """Queries for kinds, attending to a convolutional feature map; heads for their answers, for pairs, and for text.
 
     Args:
-        channels: Channels of each level, from fine to coarse; every level halves the resolution.
+        channels: Channels of each level, fine to coarse; every level halves the resolution.
         blocks: Number of residual blocks at each level.
-        kinds: Names of the kinds, in order; by default those of toybox.
-        attributes: Names of the attributes, in order; by default those of toybox.
+        heads: Number of attention heads.
+        kinds, looks, styles: class names, in order; by default those of toybox.
 
     Raises ValueError for names other than toybox's (a classifier of another version), or levels that do not match.
     """
@@ -108,89 +171,265 @@ class ToyboxClassifier(ModelMixin, ConfigMixin):
     def __init__(
         self,
         channels: tuple[int, ...] = (32, 64, 128),
-        blocks: tuple[int, ...] = (0, 1, 3),
+        blocks: tuple[int, ...] = (0, 1, 2),
+        heads: int = 4,
         kinds: tuple[str, ...] = tuple(KINDS),
-        attributes: tuple[str, ...] = ATTRIBUTES,
+        looks: tuple[str, ...] = LOOKS,
+        styles: tuple[str, ...] = tuple(STYLES),
     ):
         super().__init__()
         if len(channels) != len(blocks):
             raise ValueError("channels and blocks must have one number for each level")
-        if tuple(kinds) != tuple(KINDS) or tuple(attributes) != ATTRIBUTES:
+        if (tuple(kinds), tuple(looks), tuple(styles)) != (tuple(KINDS), LOOKS, tuple(STYLES)):
             raise ValueError(
                 "this classifier is of another version of toybox; train one with: t2i train toybox-classifier"
             )
-        C, side = channels[-1], IMAGE_SIZE // 2 ** len(channels)
+        C, side, K = channels[-1], IMAGE_SIZE // 2 ** len(channels), len(kinds)
         layers: list[nn.Module] = []
         for before, width, n in zip((3, *channels), channels, blocks, strict=False):
             layers.append(nn.Conv2d(before, width, 4, stride=2, padding=1))
             layers += [ResBlock(width) for _ in range(n)]
         self.trunk = nn.Sequential(*layers, nn.GroupNorm(8, C), nn.SiLU())
-        self.gaze = nn.Conv2d(C, len(REGIONS), 1)  # content-dependent attention logits
-        nn.init.zeros_(self.gaze.weight)
-        nn.init.zeros_(self.gaze.bias)
-        self.places = nn.Parameter(_halves(side))  # (R, s·s), attention logits by position
-        self.to_layout = nn.Sequential(nn.Linear(len(REGIONS) * C, C), nn.SiLU(), nn.Linear(C, len(LAYOUTS)))
-        self.to_names = nn.Sequential(nn.Linear(C, 2 * C), nn.SiLU(), nn.Linear(2 * C, len(kinds) + len(attributes)))
-        self.register_buffer("look", _look(), persistent=False)  # (L, V, R)
+        self.to_heat = nn.Conv2d(C, K * (len(ROLES) - 1), 1)  # where each kind is, by role
+        self.position = nn.Parameter(torch.randn(side * side, C) * 0.02)
+        nn.init.constant_(self.to_heat.bias, -8.0)  # few kinds are in an image
+        self.queries = nn.Parameter(torch.randn(K, C) * C**-0.5)
+        self.to_key, self.to_value = nn.Linear(C, C), nn.Linear(C, C)
+        self.to_answer = nn.Sequential(nn.Linear(C + 5 * heads, C), nn.SiLU())
+        self.kind_bias = nn.Parameter(torch.zeros(K, C))
+        sizes = len(ROLES), len(looks), len(EXTENTS), MAX_COUNT
+        self.to_thing = nn.Sequential(nn.Linear(C, 2 * C), nn.SiLU(), nn.Linear(2 * C, sum(sizes)))
+        self.to_relation = nn.Sequential(nn.Linear(3 * C, 2 * C), nn.SiLU(), nn.Linear(2 * C, len(PLACES)))
+        self.to_whole = nn.Sequential(nn.Linear(2 * C, C), nn.SiLU(), nn.Linear(C, len(styles) + len(BACKGROUNDS) + 3))
+        self.to_kinds = nn.Linear(2 * C, K)
+        self.to_board = nn.Conv2d(C, 4, 1)  # logits of where the left, top, right and bottom edges are
+        self.reader = TextReader()
+        self.register_buffer("grid", _grid(side), persistent=False)  # (S·S, 2)
         self.to(memory_format=torch.channels_last)  # twice as fast on a CPU at these widths, never slower on a GPU
 
-    @classmethod
-    def from_pretrained(cls, *args, **kwargs) -> ToyboxClassifier | tuple[ToyboxClassifier, dict]:
-        """As in diffusers, with the channels-last memory format, which files do not store."""
-        loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded  # with output_loading_info
-        model.to(memory_format=torch.channels_last)
-        return loaded
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, 64, 64) in [-1, 1] -> logits of layouts (B, L), kinds (B, V, kinds), attributes (B, V, attributes).
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """(B, 3, 128, 128) in [-1, 1] -> logits `role`, `look`, `extent`, `count` (B, K, …), `kind` (B, K), `style`,
+        `background`, `lines` (B, …), the box `board` (B, 4), and the `answers` (B, K, C), from which relations are
+        predicted.
 
         Raises ValueError for another shape.
         """
-        regions = self.features(images)
-        layout = self.to_layout(regions.flatten(1))  # (B, L)
-        where = torch.einsum("bl,lvr->bvr", layout.softmax(-1), self.look.to(layout))
-        names = self.to_names(where @ regions)  # (B, V, kinds + attributes)
-        kinds, attributes = names.split((len(self.config.kinds), len(self.config.attributes)), dim=-1)
-        return layout, kinds, attributes
+        answers, features, heat = self.answers(images)
+        role, *thing = self.to_thing(answers).split((len(ROLES), len(LOOKS), len(EXTENTS), MAX_COUNT), dim=-1)
+        role = role + F.pad(heat.amax(-1), (1, 0))  # of the places that look most like it
+        flat = features.flatten(2)  # (B, C, S·S)
+        pooled = torch.cat([flat.mean(-1), flat.amax(-1)], 1)  # (B, 2 C)
+        whole = self.to_whole(pooled)
+        style, background, lines = whole.split((len(STYLES), len(BACKGROUNDS), 3), dim=-1)
+        edges = self.to_board(features).flatten(2).softmax(-1) @ self.grid  # (B, 4, 2)
+        board = torch.stack([edges[:, 0, 0], edges[:, 1, 1], edges[:, 2, 0], edges[:, 3, 1]], 1)
+        found = {"role": role, "kind": heat.flatten(2).amax(-1) + self.to_kinds(pooled)} | dict(
+            zip(("look", "extent", "count"), thing, strict=True)
+        )
+        return found | {"style": style, "background": background, "lines": lines, "board": board, "answers": answers}
 
-    def features(self, images: Tensor) -> Tensor:
-        """(B, 3, 64, 64) in [-1, 1] -> pooled features of each region (B, R, C), the input of the heads.
-
-        Raises ValueError for another shape.
+    def answers(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, 128, 128) in [-1, 1] -> the answers to the queries (B, K, C), the feature map (B, C, S, S), and how
+        much each place looks like each kind in each role but "absent" (B, K, 3, S·S).
         """
         if images.shape[1:] != (3, IMAGE_SIZE, IMAGE_SIZE):
-            raise ValueError(f"images must have the shape (B, 3, 64, 64), not {tuple(images.shape)}")
-        x = self.trunk(images.to(self.dtype).contiguous(memory_format=torch.channels_last))  # (B, C, s, s)
-        attention = (self.gaze(x).flatten(2) + self.places).softmax(-1)  # (B, R, s·s)
-        return attention @ x.flatten(2).transpose(1, 2)
+            raise ValueError(f"images must have the shape (B, 3, 128, 128), not {tuple(images.shape)}")
+        features = self.trunk(images.to(self.dtype).contiguous(memory_format=torch.channels_last))  # (B, C, S, S)
+        tokens = features.flatten(2).transpose(1, 2)  # (B, S·S, C)
+        B, (K, C), H = len(images), self.queries.shape, self.config.heads
+        key = self.to_key(tokens + self.position).view(B, -1, H, C // H)
+        heat = self.to_heat(features).view(B, K, len(ROLES) - 1, -1)
+        logits = torch.einsum("khc,blhc->bhkl", self.queries.view(K, H, -1), key) + heat.amax(2)[:, None]
+        attention = logits.softmax(-1)  # (B, H, K, S·S)
+        value = self.to_value(tokens).view(B, -1, H, C // H).transpose(1, 2)  # (B, H, S·S, C/H)
+        seen = (attention @ value).transpose(1, 2).flatten(2)  # (B, K, C)
+        centre = attention @ self.grid  # (B, H, K, 2)
+        spread = (attention @ self.grid.square() - centre.square()).clamp(min=0)
+        strength = logits.logsumexp(-1, keepdim=True) * 0.1
+        where = torch.cat([centre, spread, strength], -1).transpose(1, 2).flatten(2)  # (B, K, 5·H)
+        return self.to_answer(torch.cat([seen, where], -1)) + self.kind_bias, features, heat
 
-    def loss(self, images: Tensor, layout: Tensor, kinds: Tensor, attributes: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy and accuracies.
+    def relations(self, answers: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """Logits of the relations of pairs of kinds, in both directions.
 
         Args:
-            images: (B, 3, 64, 64) in [-1, 1].
-            layout, kinds, attributes: indices (B,), (B, 2), (B, 2), as returned by `targets`.
+            answers: (P, K, C), one row for each pair.
+            first, second: (P,) indices of kinds.
 
         Returns:
-            Scalars: `loss` to minimise; the accuracies `layout`, `kind`, `attribute`, and `all_right`, the fraction of
-            images predicted entirely correctly.
+            (P, 2 · relations): of the first to the second, then of the second to the first.
         """
-        logits, truths = self(images), (layout, kinds, attributes)
-        loss = sum(F.cross_entropy(x.flatten(0, -2).float(), y.flatten()) for x, y in zip(logits, truths, strict=True))
-        right = [(x.argmax(-1) == y).view(len(y), -1) for x, y in zip(logits, truths, strict=True)]
-        shares = {name: r.float().mean() for name, r in zip(("layout", "kind", "attribute"), right, strict=True)}
-        return {"loss": loss, **shares, "all_right": torch.cat(right, 1).all(1).float().mean()}
+        rows = torch.arange(len(first), device=first.device)
+        a, b, whole = answers[rows, first], answers[rows, second], answers.mean(1)
+        there, back = (self.to_relation(torch.cat([x, y, whole], -1)) for x, y in ((a, b), (b, a)))
+        return torch.cat([there, back], -1)
+
+    def loss(self, images: Tensor, truth: Targets) -> dict[str, Tensor]:
+        """The loss and accuracies.
+
+        Args:
+            images: (B, 3, 128, 128) in [-1, 1].
+            truth: of the same batch.
+
+        Returns:
+            Scalars: `loss` to minimise, and the accuracies `role` (of kinds that are there), `look`, `count`,
+            `relation`, `style` and `text` (whole inscriptions, read in the true box).
+        """
+        out, there = self(images), truth.role > 0
+        losses = {"role": F.cross_entropy(out["role"].flatten(0, 1).float(), truth.role.flatten()) * 8}
+        # Few kinds are present, so "absent" is learned first; what competes for the presence is learned much faster.
+        losses["kind"] = -out["kind"].float().log_softmax(-1)[there].mean()
+        for name in ("look", "extent", "count"):
+            losses[name] = _masked_cross_entropy(out[name], getattr(truth, name))
+        for name in ("style", "background", "lines"):
+            losses[name] = F.cross_entropy(out[name].float(), getattr(truth, name))
+        batch, slot = (truth.pairs[..., 0] >= 0).nonzero(as_tuple=True)
+        first, second, relation = truth.pairs[batch, slot].unbind(-1)
+        logits = self.relations(out["answers"][batch], first, second)
+        losses["relation"] = F.cross_entropy(logits.float(), relation) if len(batch) else logits.sum()
+        written = truth.lines > 0
+        shares = {
+            "role": _share(out["role"].argmax(-1)[there] == truth.role[there]),
+            "look": _share(out["look"].argmax(-1)[truth.look >= 0] == truth.look[truth.look >= 0]),
+            "count": _share(out["count"].argmax(-1)[truth.count >= 0] == truth.count[truth.count >= 0]),
+            "relation": _share(logits.argmax(-1) == relation),
+            "style": _share(out["style"].argmax(-1) == truth.style),
+        }
+        if written.any():
+            losses["board"] = 10 * F.l1_loss(out["board"][written].float(), truth.board[written])
+            text, shares["text"] = self._text_loss(images[written], truth, written)
+            losses["text"] = 0.3 * text
+        return {"loss": sum(losses.values()), **shares}
+
+    def _text_loss(self, images: Tensor, truth: Targets, written: Tensor) -> tuple[Tensor, Tensor]:
+        """CTC's loss per character, and the share of inscriptions read without a mistake, in jittered true boxes."""
+        box, text, lines = truth.board[written], truth.text[written], truth.lines[written]
+        size = (box[:, 2:] - box[:, :2]).repeat(1, 2)
+        box = box + 0.05 * size * (2 * torch.rand_like(box) - 1) if self.training else box
+        logits = self.reader(crop(images, box))  # of one line and of two
+        lengths, losses, right = (text > 0).sum(1), [], []
+        for n in (1, 2):
+            of = lines == n
+            if of.any():
+                x, y, length = logits[n - 1][of].float().log_softmax(-1), text[of], lengths[of]
+                steps = torch.full((len(x),), x.shape[1], device=x.device)
+                each = F.ctc_loss(x.transpose(0, 1), y, steps, length, reduction="none", zero_infinity=True)
+                losses.append(each / length)
+                right += [
+                    torch.tensor(decoded == wanted) for decoded, wanted in zip(decode(x), _letters(y), strict=True)
+                ]
+        return torch.cat(losses).mean(), torch.stack(right).float().mean().to(text.device)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> list[Prediction]:
-        """(B, 3, 64, 64) in [-1, 1] -> the prediction for each image."""
-        layouts, kinds, attributes = (x.argmax(-1).tolist() for x in self(images.to(self.device)))
-        named = [
-            tuple((self.config.kinds[k], self.config.attributes[a]) for k, a in zip(*slots, strict=True))
-            for slots in zip(kinds, attributes, strict=True)
+        """(B, 3, 128, 128) in [-1, 1] -> the prediction for each image."""
+        images = images.to(self.device, self.dtype)
+        out = self(images)
+        found = [self._things({name: logits[i] for name, logits in out.items()}) for i in range(len(images))]
+        self._add_relations(out["answers"], found)
+        lines = out["lines"].argmax(-1)
+        written = [i for i in range(len(images)) if lines[i] > 0 and any(self._board(f) for f in found[i])]
+        if written:
+            read = self.reader(crop(images[written], out["board"][written]))
+            for row, i in enumerate(written):
+                text = decode(read[lines[i] - 1][row, None].float())[0]
+                found[i].add(("text", next(filter(None, map(self._board, found[i]))), text))
+        return [Prediction(frozenset(stated)) for stated in found]
+
+    @staticmethod
+    def _board(fact: Fact) -> str | None:
+        """The kind that a fact names, if it has a board."""
+        return fact[1] if fact[0] == "kind" and KINDS[fact[1]].board is not None else None
+
+    def _things(self, out: dict[str, Tensor]) -> set[Fact]:
+        """The facts about each thing of an image, and about the whole; at least one thing."""
+        kinds, found = list(KINDS), set()
+        roles, sure = out["role"].argmax(-1), out["role"].softmax(-1)
+        surest = sure[:, 0].argsort()  # those that are least likely to be absent
+        roles[surest[MAX_THINGS + 1 :]] = 0  # no image has more kinds
+        if not (roles > 0).any():
+            roles[surest[0]] = ROLES.index("whole")
+        heads = [kinds[k] for k in (roles == ROLES.index("head")).nonzero().flatten().tolist()]
+        for k in (roles > 0).nonzero().flatten().tolist():
+            kind, role = kinds[k], ROLES[int(roles[k])]
+            if role == "head":
+                continue
+            found.add(("kind", kind))
+            if role == "base" and heads:
+                found.add(("head", kind, heads[0]))
+            found.add(("attribute", kind, LOOKS[int(out["look"][k].argmax())]))
+            if extent := EXTENTS[int(out["extent"][k].argmax())]:
+                found.add(("size", kind, extent))
+            if count := int(out["count"][k].argmax()):
+                found.add(("count", kind, count + 1))
+        if style := int(out["style"].argmax()):
+            found.add(("style", list(STYLES)[style]))
+        found.add(("background", list(BACKGROUNDS)[int(out["background"].argmax())]))
+        return found
+
+    def _add_relations(self, answers: Tensor, found: Sequence[set[Fact]]) -> None:
+        """Add the relation of each two things of an image to its facts."""
+        kinds = list(KINDS)
+        pairs = [
+            (i, a, b)
+            for i, stated in enumerate(found)
+            for a, b in combinations(sorted(fact[1] for fact in stated if fact[0] == "kind"), 2)
         ]
-        return [Prediction(LAYOUTS[i], things) for i, things in zip(layouts, named, strict=True)]
+        if not pairs:
+            return
+        rows = torch.tensor([i for i, _, _ in pairs], device=answers.device)
+        first, second = (torch.tensor([kinds.index(p[n]) for p in pairs], device=answers.device) for n in (1, 2))
+        best = self.relations(answers[rows], first, second).argmax(-1).tolist()
+        for (i, a, b), relation in zip(pairs, best, strict=True):
+            turned, name = divmod(relation, len(PLACES))
+            found[i].add(relation_fact(*((b, PLACES[name], a) if turned else (a, PLACES[name], b))))
+
+
+class TextReader(nn.Module):
+    """Reads a crop of an inscription: columns of features, for one line over its whole height and for two lines."""
+
+    def __init__(self, width: int = 48):
+        super().__init__()
+        height = CROP[0] // 8
+        self.trunk = nn.Sequential(
+            nn.Conv2d(3, width, 4, stride=2, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(width, 2 * width, 3, stride=(2, 1), padding=1),
+            nn.GroupNorm(8, 2 * width),
+            nn.SiLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, stride=(2, 1), padding=1),
+            nn.GroupNorm(8, 2 * width),
+            nn.SiLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, padding=1),
+            nn.SiLU(),
+        )
+        self.one = nn.Conv1d(2 * width * height, 3 * width, 3, padding=1)
+        self.two = nn.Conv1d(2 * width * height // 2, 3 * width, 3, padding=1)
+        self.to_letter = nn.Linear(3 * width, len(LETTERS) + 1)
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, 32, 128) -> CTC's logits of a text on one line (B, T, classes), and on two (B, 2T, classes)."""
+        x = self.trunk(crops)  # (B, W, 4, T)
+        upper, lower = x.chunk(2, 2)
+        one = self.one(x.flatten(1, 2))
+        two = torch.cat([self.two(upper.flatten(1, 2)), self.two(lower.flatten(1, 2))], -1)
+        return self.to_letter(F.silu(one).transpose(1, 2)), self.to_letter(F.silu(two).transpose(1, 2))
+
+
+def crop(images: Tensor, box: Tensor) -> Tensor:
+    """The boxes (B, 4) of images (B, 3, S, S), resampled to CROP."""
+    (height, width), (x0, y0, x1, y1) = CROP, box.float().unsqueeze(-1).unbind(1)
+    across = x0 + (x1 - x0) * (torch.arange(width, device=box.device) + 0.5) / width  # (B, width)
+    down = y0 + (y1 - y0) * (torch.arange(height, device=box.device) + 0.5) / height
+    at = torch.stack(torch.broadcast_tensors(across[:, None, :], down[:, :, None]), -1) * 2 - 1  # (B, height, width, 2)
+    return F.grid_sample(images, at.to(images.dtype), align_corners=False, padding_mode="border")
+
+
+def decode(logits: Tensor) -> list[str]:
+    """(B, T, classes) -> the best text of each row by CTC: repeats merged, blanks left out."""
+    best = logits.argmax(-1)
+    kept = (best > 0) & (F.pad(best, (1, 0))[:, :-1] != best)
+    return ["".join(LETTERS[c - 1] for c in row[keep].tolist()) for row, keep in zip(best, kept, strict=True)]
 
 
 def load_classifier(folder: str | Path | None = None) -> ToyboxClassifier:
@@ -203,33 +442,35 @@ def load_classifier(folder: str | Path | None = None) -> ToyboxClassifier:
     config = folder / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"there is no toybox classifier in {folder}; {REMEDY}")
-    kind = read_json(config).get("_class_name")
-    if kind != "ToyboxClassifier":
-        raise ValueError(f"{folder} holds a {kind}, not a ToyboxClassifier; {REMEDY}")
-    return load_model(ToyboxClassifier, folder, dtype=torch.float32).requires_grad_(False)
+    config = read_json(config)
+    if config.get("_class_name") != "ToyboxClassifier" or "looks" not in config:
+        raise ValueError(f"{folder} holds no classifier of this version of toybox; {REMEDY}")
+    return load_model(ToyboxClassifier, folder, dtype=torch.float32).requires_grad_(False).eval()
 
 
 def predict(classifier: ToyboxClassifier, images: Sequence[Image.Image], batch_size: int = 32) -> list[Prediction]:
-    """The prediction for each image, of any size; the classifier sees its centre square at 64 × 64."""
+    """The prediction for each image, of any size; the classifier sees its centre square at 128 × 128."""
     found: list[Prediction] = []
     for start in range(0, len(images), batch_size):
         pixels = np.stack([square(image, IMAGE_SIZE) for image in images[start : start + batch_size]])
-        found += classifier.predict(to_tensor(torch.from_numpy(pixels)))  # (B, 3, 64, 64)
+        found += classifier.predict(to_tensor(torch.from_numpy(pixels)))  # (B, 3, 128, 128)
     return found
 
 
-def _halves(side: int) -> Tensor:
-    """(R, side²) attention logits: 0 inside the region, low outside."""
-    upper = (torch.arange(side) < (side + 1) // 2)[:, None].expand(side, side)
-    inside = {"everywhere": torch.ones(side, side, dtype=torch.bool), "upper": upper, "lower": ~upper}
-    inside |= {"left": upper.T, "right": ~upper.T}
-    return torch.stack([(~inside[name]).float().flatten() * _OUTSIDE for name in REGIONS])
+def _letters(text: Tensor) -> list[str]:
+    return ["".join(LETTERS[c - 1] for c in row.tolist() if c) for row in text]
 
 
-def _look() -> Tensor:
-    """(L, V, R): 1 for the region of each layout's slot."""
-    look = torch.zeros(len(LAYOUTS), 2, len(REGIONS))
-    for i, layout in enumerate(LAYOUTS):
-        for slot, region in enumerate(_LOOK.get(layout, ("everywhere", "everywhere"))):
-            look[i, slot, REGIONS.index(region)] = 1
-    return look
+def _share(right: Tensor) -> Tensor:
+    return right.float().mean() if right.numel() else torch.ones((), device=right.device)
+
+
+def _masked_cross_entropy(logits: Tensor, truth: Tensor) -> Tensor:
+    """Mean over the entries whose truth is known."""
+    return F.cross_entropy(logits[truth >= 0].float(), truth[truth >= 0])
+
+
+def _grid(side: int) -> Tensor:
+    """(side², 2) x and y of the centres of cells, in [0, 1]."""
+    axis = (torch.arange(side) + 0.5) / side
+    return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1).flatten(0, 1)

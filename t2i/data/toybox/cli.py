@@ -1,4 +1,4 @@
-"""`t2i data toybox --num 60000 --out DIR`"""
+"""`t2i data toybox --num 60000 --out DIR`, and the same for toybox-v1."""
 
 from __future__ import annotations
 
@@ -10,9 +10,19 @@ from typing import Literal
 
 from t2i.arguments import parse
 from t2i.checks import MAX_SIDE, UsageError, check_choice, check_seeds, check_whole
-from t2i.data.toybox.dataset import export
+from t2i.data.toybox import scene, split
+from t2i.data.toybox.dataset import Toybox
+from t2i.data.toybox.export import export
+from t2i.data.toybox_v1 import scene as scene_v1
+from t2i.data.toybox_v1 import split as split_v1
+from t2i.data.toybox_v1.dataset import Toybox as ToyboxV1
 from t2i.files import check_folder
 from t2i.notes import count
+
+WORLDS = {
+    "toybox": (Toybox, split.SPLITS, scene.FAMILIES),
+    "toybox-v1": (ToyboxV1, split_v1.SPLITS, scene_v1.FAMILIES),
+}
 
 
 @dataclass(frozen=True)
@@ -20,19 +30,22 @@ class Export:
     """Options of `t2i data toybox`."""
 
     out: str = ""
-    """Output folder; it must be empty or not exist."""
+    """Output folder; it must be empty or not exist. An interrupted export is continued by the same command."""
     num: int = 60_000
     """Number of images."""
-    split: Literal["train", "zero_shot", "all"] = "train"
-    """Pairs of attribute and kind: 'train' excludes the held-out pairs, 'zero_shot' has only those, 'all' has both."""
-    size: int = 64
-    """Image side in pixels."""
+    split: str = "train"
+    """'train' excludes everything held out, 'all' has everything; or one sort of what is held out: in toybox pair,
+    style, hybrid, action, word or phrasing, in toybox-v1 zero_shot."""
+    family: str | None = None
+    """Family of scenes, such as 'single' or 'count'; default: the world's mixture of all."""
+    size: int | None = None
+    """Image side in pixels; default: 128, and 64 for toybox-v1."""
     seed: int = 0
     """Seed of the scenes."""
     workers: int = 0
     """Number of worker processes; 0 uses one per core. The output does not depend on it."""
-    layout: Literal["folder", "array"] = "folder"
-    """Output format: PNG files with metadata.jsonl, or one memory-mapped images.npy with metadata.jsonl."""
+    file_format: Literal["folder", "parquet", "array"] = "folder"
+    """Output format: PNG files with metadata.jsonl, Parquet files, or one images.npy with metadata.jsonl."""
     layouts: bool = False
     """Also write the label map of each image, a PNG file with a palette, for `t2i layout`."""
 
@@ -41,21 +54,27 @@ def main(args: Sequence[str]) -> None:
     """Write the dataset described by `args`; raises UsageError for invalid arguments."""
     args = list(args)
     if not args or args[0] in ("-h", "--help"):
-        print("usage: t2i data toybox --out DIR [options]; t2i data toybox --help lists them")
+        print("usage: t2i data {toybox,toybox-v1} --out DIR [options]; t2i data toybox --help lists them")
         return
-    check_choice("data set", args[0], ("toybox",))
-    ask = parse(
-        Export(), args[1:], prog="t2i data toybox", description="Render toybox images and captions to a folder."
-    )
-    if not ask.out:
-        raise UsageError("say where to: --out DIR")
-    check_folder(ask.out)
-    check_whole("--num", ask.num)
-    check_whole("--size", ask.size, least=16, most=MAX_SIDE)
-    check_whole("--workers", ask.workers, least=0)
-    check_seeds("--seed", ask.seed)
-    workers = ask.workers or os.cpu_count() or 1
+    check_choice("data set", args[0], WORLDS)
+    description = "Render toybox images and captions to a folder."
+    options = parse(Export(), args[1:], prog=f"t2i data {args[0]}", description=description)
+    world, splits, families = WORLDS[args[0]]
+    if not options.out:
+        raise UsageError("give the output folder: --out DIR")
+    check_folder(options.out)
+    check_choice("split", options.split, splits)
+    if options.family is not None:
+        check_choice("family", options.family, families)
+    check_whole("--num", options.num)
+    check_whole("--workers", options.workers, least=0)
+    check_seeds("--seed", options.seed)
+    size = options.size
+    if size is not None:
+        check_whole("--size", size, least=16, most=MAX_SIDE)
+    sized = {} if size is None else {"size": size}
+    data = world(options.split, seed=options.seed, num=options.num, family=options.family, **sized)
     started = time.perf_counter()
-    folder = export(ask.out, ask.num, ask.split, ask.size, ask.seed, workers, ask.layout, ask.layouts)
+    folder = export(data, options.out, options.workers or os.cpu_count() or 1, options.file_format, options.layouts)
     seconds = time.perf_counter() - started
-    print(f"{folder}: {count(range(ask.num), 'picture')} in {seconds:.1f} s, {ask.num / seconds:.0f} a second")
+    print(f"{folder}: {count(range(options.num), 'image')} in {seconds:.1f} s, {options.num / seconds:.0f} images/s")

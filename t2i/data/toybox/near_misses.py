@@ -1,90 +1,136 @@
-"""Hard negatives: scenes that differ from another in one fact, such as which object has which attribute."""
+"""Hard negatives: scenes that differ from another in one fact, such as which thing has which attribute."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
 from t2i.data.toybox.attributes import ATTRIBUTES
-from t2i.data.toybox.classifier import Prediction
+from t2i.data.toybox.description import MAX_COUNT, RELATIONS, SIZES
+from t2i.data.toybox.facts import TURNED, facts
 from t2i.data.toybox.kinds import KINDS
-from t2i.data.toybox.scene import MAX_COUNT, RELATIONS, Scene, Thing
+from t2i.data.toybox.scene import Scene
+from t2i.data.toybox.split import held_out_sorts
+from t2i.data.toybox.styles import STYLES
 
 T = TypeVar("T")
-_TURNED = {"on top of": "below", "below": "on top of", "left of": "right of", "right of": "left of"}
 
 
 def turned_round(scene: Scene) -> Scene:
     """The same image described from the other thing: "a red cat on top of a blue car", "a blue car below a red cat".
 
-    A scene of one thing is returned unchanged.
+    A scene without a place that can be turned is returned unchanged.
     """
-    if scene.relation is None:
-        return scene
-    return replace(scene, things=scene.things[::-1], relation=_TURNED[scene.relation])
+    turned = [
+        replace(r, subject=r.object, name=TURNED[r.name], object=r.subject) if r.name in TURNED else r
+        for r in scene.relations
+    ]
+    return replace(scene, relations=tuple(turned))
 
 
 def near_misses(scene: Scene, num: int, rng: np.random.Generator) -> list[Scene]:
     """`num` distinct scenes that differ from `scene` in one fact; the background is the same.
 
-    With two things, first the attributes are swapped, then the things ("a blue cat on top of a red car", "a blue car on
-    top of a red cat"); the others change a kind, an attribute, a count or the relation. Held-out pairs occur only if
-    the scene itself has one. Positions are sampled anew.
+    With two things or more, first their attributes are exchanged, and the parts of a relation ("a blue cat on top of a
+    red car", "a blue car on top of a red cat"), and the halves of a hybrid; the others change a kind, an attribute, a
+    size, a count, a relation, or the style. Nothing is held out of training unless `scene` has something that is.
+    Positions are sampled anew.
 
     Args:
         scene: is not modified.
         num: at least 0.
         rng: the only source of randomness.
     """
-    found, seen = [], {Prediction.of(scene)}
-    candidates = _candidates(scene, rng)
-    while len(found) < num:
-        things, relation = next(candidates)
-        if not _allowed(things, scene):
-            continue
-        seed = int(rng.random() * 2**31)
-        other = replace(scene, things=tuple(Thing(*t) for t in things), relation=relation, jitter_seed=seed)
-        meaning = Prediction.of(other)  # "left of" with the things swapped is "right of"
-        if meaning not in seen:
+    found: list[Scene] = []
+    seen, may_hold_out = {facts(scene)}, bool(held_out_sorts(facts(scene)))
+    for other in _candidates(scene, rng.random):
+        if len(found) == num:
+            break
+        meaning = facts(other)
+        if meaning not in seen and (may_hold_out or not held_out_sorts(meaning)):
             seen.add(meaning)
-            found.append(other)
+            found.append(replace(other, jitter_seed=int(rng.random() * 2**31)))
     return found
 
 
-def _candidates(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[list[tuple[str, str, int]], str | None]]:
-    """Infinite stream of (kind, attribute, count) of each thing and the relation; some are not valid scenes."""
-    own = [(t.kind, t.attribute, t.count) for t in scene.things]
-    if len(own) == 2:
-        (kind, attribute, _), (kind2, attribute2, _) = own
-        exchanged = [[(kind, attribute2, 1), (kind2, attribute, 1)], own[::-1]]
-        for things in exchanged if rng.random() < 0.5 else exchanged[::-1]:
-            yield things, scene.relation
+def _candidates(scene: Scene, random: Callable[[], float]) -> Iterator[Scene]:
+    """Infinite stream of scenes that differ in one fact, or in none."""
+    exchanges = [_exchanged_attributes, _exchanged_parts, _exchanged_halves]
+    for change in exchanges if random() < 0.5 else [*exchanges[1::-1], exchanges[2]]:
+        if (other := _valid(change, scene, random)) is not None:
+            yield other
     while True:
-        things, relation = list(own), scene.relation
-        i = int(rng.random() * len(own))
-        kind, attribute, count = own[i]
-        match _pick(rng, ("kind", "attribute", "count" if len(own) == 1 else "relation")):
-            case "kind":
-                things[i] = (_pick(rng, tuple(KINDS)), attribute, count)
-            case "attribute":
-                things[i] = (kind, _pick(rng, ATTRIBUTES), count)
-            case "count":
-                things[i] = (kind, attribute, 1 + int(rng.random() * MAX_COUNT))
-            case "relation":
-                relation = _pick(rng, RELATIONS)
-        yield things, relation
+        change = _pick(random, (_kind, _attribute, _size, _count, _relation, _style))
+        if (other := _valid(change, scene, random)) is not None:
+            yield other
 
 
-def _allowed(things: Sequence[tuple[str, str, int]], scene: Scene) -> bool:
-    kinds = [kind for kind, _, _ in things]
-    if len(set(kinds)) < len(kinds) or any(kind == attribute for kind, attribute, _ in things):
-        return False
-    return any(t.held_out for t in scene.things) or not any(Thing(*t).held_out for t in things)
+def _valid(change: Callable, scene: Scene, random: Callable[[], float]) -> Scene | None:
+    """The changed scene; None if there is none, or none that is valid."""
+    try:
+        return change(scene, random)
+    except ValueError:
+        return None
 
 
-def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
+def _exchanged_attributes(scene: Scene, random: Callable[[], float]) -> Scene | None:
+    if len(scene.things) < 2:
+        return None
+    a, b = scene.things[:2]
+    return _with(scene, {0: replace(a, attribute=b.attribute), 1: replace(b, attribute=a.attribute)})
+
+
+def _exchanged_parts(scene: Scene, random: Callable[[], float]) -> Scene | None:
+    if not scene.relations:
+        return None
+    first, *rest = scene.relations
+    return replace(scene, relations=(replace(first, subject=first.object, object=first.subject), *rest))
+
+
+def _exchanged_halves(scene: Scene, random: Callable[[], float]) -> Scene | None:
+    thing = scene.things[0]
+    return None if thing.head is None else _with(scene, {0: replace(thing, kind=thing.head, head=thing.kind)})
+
+
+def _kind(scene: Scene, random: Callable[[], float]) -> Scene:
+    i = int(random() * len(scene.things))
+    return _with(scene, {i: replace(scene.things[i], kind=_pick(random, tuple(KINDS)))})
+
+
+def _attribute(scene: Scene, random: Callable[[], float]) -> Scene:
+    i = int(random() * len(scene.things))
+    return _with(scene, {i: replace(scene.things[i], attribute=_pick(random, ATTRIBUTES))})
+
+
+def _size(scene: Scene, random: Callable[[], float]) -> Scene:
+    i = int(random() * len(scene.things))
+    return _with(scene, {i: replace(scene.things[i], size=_pick(random, SIZES))})
+
+
+def _count(scene: Scene, random: Callable[[], float]) -> Scene:
+    i = int(random() * len(scene.things))
+    return _with(scene, {i: replace(scene.things[i], count=1 + int(random() * MAX_COUNT))})
+
+
+def _relation(scene: Scene, random: Callable[[], float]) -> Scene | None:
+    if not scene.relations:
+        return None
+    first, *rest = scene.relations
+    return replace(scene, relations=(replace(first, name=_pick(random, RELATIONS)), *rest))
+
+
+def _style(scene: Scene, random: Callable[[], float]) -> Scene:
+    return replace(scene, style=_pick(random, tuple(STYLES)))
+
+
+def _with(scene: Scene, things: dict) -> Scene:
+    """The scene with some of its things replaced, by index."""
+    return replace(scene, things=tuple(things.get(i, thing) for i, thing in enumerate(scene.things)))
+
+
+def _pick(random: Callable[[], float], options: Sequence[T]) -> T:
     """As in scene.py: uses only rng.random()."""
-    return options[int(rng.random() * len(options))]
+    return options[int(random() * len(options))]

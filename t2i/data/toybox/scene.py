@@ -2,62 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from t2i.checks import check_choice
-from t2i.data.toybox import captions, render
+from t2i.data.toybox import captions, parser, render
 from t2i.data.toybox.attributes import ATTRIBUTES
 from t2i.data.toybox.backgrounds import BACKGROUNDS
-from t2i.data.toybox.description import MAX_COUNT, RELATIONS, SceneDescription, Thing
+from t2i.data.toybox.description import ACTIONS, MAX_COUNT, PLACES, SIZES, Relation, SceneDescription, Thing, can
+from t2i.data.toybox.facts import facts
+from t2i.data.toybox.inscriptions import inscription
 from t2i.data.toybox.kinds import KINDS
-from t2i.data.toybox.split import HELD_OUT, SPLITS
+from t2i.data.toybox.split import SPLITS, held_out_sorts
+from t2i.data.toybox.styles import STYLES
 
-__all__ = ["FAMILIES", "MAX_COUNT", "RELATIONS", "Scene", "Thing"]
-
-FAMILIES = {"single": 0.45, "count": 0.20, "relation": 0.35}  # with the probability of each
+# The world's mixture: how often each family of scenes, each style and each optional part occurs.
+FAMILIES = {
+    "single": 0.26,  # one thing
+    "count": 0.10,  # two to four of a kind
+    "place": 0.22,  # two things in a spatial relation
+    "action": 0.14,  # two things in an action
+    "hybrid": 0.08,  # the top of one kind on the base of another
+    "inscription": 0.10,  # one thing with a text on it
+    "several": 0.10,  # three to five things, some of them in relations
+}
+P_STYLE = 0.25  # of a style other than plain
+P_NATURAL = 0.3  # of a thing without an attribute
+P_SIZE = 0.1  # of a thing that is stated to be big or small
+MANY = 5  # the most things of "several"
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
 class Scene(SceneDescription):
-    """A scene with one thing (1 to 4 of a kind) or with two in a relation: things[0] is `relation` things[1].
+    """One to five things, in relations or not. Attributes and errors are those of `SceneDescription`."""
 
-    Attributes and errors are those of `SceneDescription`.
-    """
-
-    def render(self, size: int = 64) -> Image.Image:
+    def render(self, size: int = 128) -> Image.Image:
         """The image: RGB, `size` × `size`; the same scene always gives the same bytes."""
         return render.render(self, size)
 
-    def layout(self, size: int = 64) -> np.ndarray:
+    def layout(self, size: int = 128) -> np.ndarray:
         """The label of each pixel of `render(size)`: uint8 (size, size), indices into LABELS, 0 the background."""
         return render.label_map(self, size)
 
     def caption(self, rng: np.random.Generator | None = None) -> str:
-        """A caption in one of several phrasings; without `rng`, the canonical one."""
-        return captions.caption(self, rng)
+        """A caption in one of many phrasings; without `rng`, the canonical one."""
+        return captions.caption(self, rng).text
+
+    @classmethod
+    def from_caption(cls, text: str) -> Scene:
+        """The scene that a prompt describes, with everything unspecified left open.
+
+        Raises ValueError for a prompt that has unknown words or describes no scene of toybox, naming them.
+        """
+        found = parser.parse(text)
+        if found.unknown:
+            raise ValueError(f"toybox does not know: {', '.join(found.unknown)}")
+        if found.scene is None:
+            raise ValueError(found.problem)
+        return cls(found.scene.things, found.scene.relations, found.scene.style, found.scene.background)
+
+    @property
+    def family(self) -> str:
+        """One of FAMILIES."""
+        if len(self.things) > 2 or (len(self.things) == 2 and not self.relations):
+            return "several"
+        if len(self.things) == 2:
+            return "action" if self.relations[0].name in ACTIONS else "place"
+        thing = self.things[0]
+        return "hybrid" if thing.head else "inscription" if thing.text else "count" if thing.count > 1 else "single"
 
     def to_dict(self) -> dict:
-        """The scene as JSON-serialisable data."""
-        things = [{"kind": t.kind, "attribute": t.attribute, "count": t.count} for t in self.things]
-        return {
-            "things": things,
-            "relation": self.relation,
-            "background": self.background,
-            "jitter_seed": self.jitter_seed,
-        }
+        """The scene as JSON-serialisable data, without what is not specified."""
+        things = [
+            {name: value for name, value in vars(t).items() if value is not None and (name, value) != ("count", 1)}
+            for t in self.things
+        ]
+        whole = {"style": self.style, "background": self.background, "jitter_seed": self.jitter_seed}
+        return {"things": things, "relations": [[r.subject, r.name, r.object] for r in self.relations], **whole}
 
     @classmethod
     def from_dict(cls, data: dict) -> Scene:
         """The inverse of `to_dict`; raises ValueError (or TypeError for unknown keys) on anything else."""
-        rest = {key: value for key, value in data.items() if key != "things"}
-        return cls(things=tuple(Thing(**thing) for thing in data["things"]), **rest)
+        rest = {key: value for key, value in data.items() if key not in ("things", "relations")}
+        relations = tuple(Relation(*relation) for relation in data.get("relations", ()))
+        return cls(things=tuple(Thing(**thing) for thing in data["things"]), relations=relations, **rest)
 
     @classmethod
     def sample(cls, rng: np.random.Generator, split: str = "train", family: str | None = None) -> Scene:
@@ -65,37 +97,35 @@ class Scene(SceneDescription):
 
         Args:
             rng: the only source of randomness.
-            split: "train" has no held-out pairs, in "zero_shot" every thing is one, "all" has both.
-            family: one of FAMILIES; by default sampled (45 % single, 20 % count, 35 % relation).
+            split: "train" has nothing that is held out, "all" may have anything, and a sort of what is held out, such
+                as "pair", has that sort and no other. "phrasing" has scenes of "train" that can be phrased so.
+            family: one of FAMILIES; by default sampled with their probabilities.
         """
         check_choice("split", split, SPLITS)
-        if family is None:
-            family = _pick_family(rng)
-        check_choice("family", family, FAMILIES)
-        if family == "relation":
-            first = second = cls._sample_thing(rng, split)
-            while second.kind == first.kind:
-                second = cls._sample_thing(rng, split)
-            things, relation = (first, second), _pick(rng, RELATIONS)
-        else:
-            count = 1 if family == "single" else _pick(rng, range(2, MAX_COUNT + 1))
-            things, relation = (cls._sample_thing(rng, split, count),), None
-        return cls(things, relation, _pick(rng, BACKGROUNDS), int(rng.random() * 2**31))
-
-    @staticmethod
-    def _sample_thing(rng: np.random.Generator, split: str, count: int = 1) -> Thing:
-        attribute, kind = _pick(rng, _PAIRS[split])
-        return Thing(kind, attribute, count)
+        if family is not None:
+            check_choice("family", family, FAMILIES)
+        while True:
+            scene = cls(*_Sampler(rng.random, split).scene(family or _family(rng.random, split)))
+            sorts = held_out_sorts(facts(scene))
+            if split == "all" or sorts == ({split} if split not in ("train", "phrasing") else set()):
+                return scene
 
 
 # All randomness comes from rng.random(): numpy changes the streams of its other methods between versions.
-def _pick(rng: np.random.Generator, options: Sequence[T]) -> T:
-    return options[int(rng.random() * len(options))]
+def _pick(random: Callable[[], float], options: Sequence[T]) -> T:
+    return options[int(random() * len(options))]
 
 
-def _pick_family(rng: np.random.Generator) -> str:
-    """A family, with the probabilities in FAMILIES."""
-    point = rng.random()
+_OF_SORT = {"hybrid": "hybrid", "action": "action", "word": "inscription"}  # the family in which a sort occurs
+
+
+def _family(random: Callable[[], float], split: str) -> str:
+    """A family, with the probabilities in FAMILIES, that has what the split needs."""
+    if split in _OF_SORT:
+        return _OF_SORT[split]
+    if split == "phrasing":
+        return "place" if random() < 0.6 else "action"
+    point = random()
     for family, p in FAMILIES.items():
         point -= p
         if point < 0:
@@ -103,10 +133,88 @@ def _pick_family(rng: np.random.Generator) -> str:
     return family  # in case the probabilities sum to less than 1 by rounding
 
 
-# The pairs of each split, in a fixed order: the order of a set of strings differs between processes.
-_EVERY = [(a, k) for a in ATTRIBUTES for k in KINDS if a != k]
-_PAIRS: dict[str, list[tuple[str, str]]] = {
-    "train": [pair for pair in _EVERY if pair not in HELD_OUT],
-    "zero_shot": [pair for pair in _EVERY if pair in HELD_OUT],
-    "all": _EVERY,
+_KINDS = tuple(KINDS)
+_BOARDS = tuple(name for name, kind in KINDS.items() if kind.board is not None)
+_HALVES = tuple(name for name, kind in KINDS.items() if kind.halves)
+_ACTIONS = {
+    action: tuple((a, b) for a in KINDS for b in KINDS if a != b and can(Thing(a), action, Thing(b)))
+    for action in ("inside", *ACTIONS)
 }
+_STYLES = tuple(name for name in STYLES if name != "plain")
+
+
+class _Sampler:
+    """Samples the parts of a scene."""
+
+    def __init__(self, random: Callable[[], float], split: str):
+        self.random, self.split = random, split
+
+    def scene(self, family: str) -> tuple:
+        """The arguments of a scene of a family."""
+        things, relations = getattr(self, f"_{family}")()
+        plain = not _STYLES or (self.split != "style" and self.random() >= P_STYLE)
+        style = "plain" if plain else _pick(self.random, _STYLES)
+        return things, relations, style, _pick(self.random, BACKGROUNDS), int(self.random() * 2**31)
+
+    def thing(self, kind: str, count: int = 1, **more) -> Thing:
+        """A thing with an attribute and a size, or without."""
+        attribute = size = None
+        if self.random() >= P_NATURAL or self.split == "pair":
+            attribute = _pick(self.random, [a for a in ATTRIBUTES if a not in (kind, more.get("head"))])
+        if count == 1 and self.random() < P_SIZE:
+            size = _pick(self.random, SIZES)
+        return Thing(kind, attribute, size, count, **more)
+
+    def kinds(self, count: int) -> list[str]:
+        """Different kinds."""
+        chosen: list[str] = []
+        while len(chosen) < count:
+            kind = _pick(self.random, _KINDS)
+            if kind not in chosen:
+                chosen.append(kind)
+        return chosen
+
+    def _single(self) -> tuple:
+        return (self.thing(_pick(self.random, _KINDS)),), ()
+
+    def _count(self) -> tuple:
+        return (self.thing(_pick(self.random, _KINDS), _pick(self.random, range(2, MAX_COUNT + 1))),), ()
+
+    def _place(self) -> tuple:
+        name = _pick(self.random, PLACES)
+        if name == "inside":
+            things = tuple(self.thing(kind) for kind in _pick(self.random, _ACTIONS["inside"]))
+        else:
+            counts = (1, 1, 1, 1, 2, 3) if name in ("left of", "right of") else (1,)
+            things = tuple(self.thing(kind, _pick(self.random, counts)) for kind in self.kinds(2))
+        return things, (Relation(0, name, 1),)
+
+    def _action(self) -> tuple:
+        name = _pick(self.random, [action for action in ACTIONS if _ACTIONS[action]])
+        return tuple(self.thing(kind) for kind in _pick(self.random, _ACTIONS[name])), (Relation(0, name, 1),)
+
+    def _hybrid(self) -> tuple:
+        kind, head = _pick(self.random, _HALVES), _pick(self.random, _HALVES)
+        while head == kind:
+            head = _pick(self.random, _HALVES)
+        return (self.thing(kind, head=head),), ()
+
+    def _inscription(self) -> tuple:
+        text = inscription(self.random, self.split == "word")
+        return (self.thing(_pick(self.random, _BOARDS), text=text),), ()
+
+    def _several(self) -> tuple:
+        things = tuple(
+            self.thing(kind, _pick(self.random, (1, 1, 1, 2, 3)))
+            for kind in self.kinds(_pick(self.random, range(3, MANY + 1)))
+        )
+        relations, i = [], 0
+        while i + 1 < len(things) and self.random() < 0.5:
+            names = [n for n in (*PLACES, *ACTIONS) if n != "inside" and self._possible(things[i], n, things[i + 1])]
+            relations.append(Relation(i, _pick(self.random, names), i + 1))
+            i += 2 if self.random() < 0.7 else 1
+        return things, tuple(relations)
+
+    @staticmethod
+    def _possible(a: Thing, name: str, b: Thing) -> bool:
+        return name in ("left of", "right of") or (a.count == b.count == 1 and can(a, name, b))

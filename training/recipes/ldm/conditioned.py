@@ -19,7 +19,8 @@ from torch import Tensor
 
 from t2i.contact_sheet import contact_sheet
 from t2i.data.layouts import WithLayouts
-from t2i.data.toybox import LABELS, layout_image
+from t2i.data.toybox import label_image
+from t2i.data.toybox_v1 import LABELS
 from t2i.diffusion.grid_conditions import GridCondition, LabelMap, LowResolution, widen
 from t2i.pipelines.latent_diffusion import (
     LatentDiffusionLayoutPipeline,
@@ -151,7 +152,7 @@ class Layout:
         return item["layout"]
 
     def image(self, item: dict) -> Image.Image:
-        return layout_image(item["layout"])
+        return label_image(item["layout"])
 
 
 @dataclass(frozen=True)

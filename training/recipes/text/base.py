@@ -9,8 +9,7 @@ from typing import TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from t2i.data.fingerprint import of_texts
-from t2i.data.sources import Source
-from t2i.data.toybox import Toybox
+from t2i.data.sources import WORLDS, Source
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.training.task import Task
 from t2i.weights import tokenizer_digest
@@ -67,7 +66,7 @@ class Captions:
 class Scenes:
     """Toybox scenes without images, as items {"scene": Scene, "text": str}."""
 
-    def __init__(self, toybox: Toybox):
+    def __init__(self, toybox):
         self.toybox = toybox
 
     def __len__(self) -> int:
@@ -89,8 +88,8 @@ def split_captions(source: Source) -> tuple[Source, list[str]]:
 
     Raises ValueError for fewer than two captions.
     """
-    if isinstance(source, Toybox):
-        return Scenes(source), list(Toybox("train", source.size, NEW_SEED, HELD_OUT).captions(HELD_OUT))
+    if isinstance(source, tuple(WORLDS.values())):
+        return Scenes(source), list(type(source)("train", source.size, NEW_SEED, HELD_OUT).captions(HELD_OUT))
     texts = list(source.captions(len(source)))
     count = max(1, min(HELD_OUT, len(texts) // 20))
     if len(texts) <= count:

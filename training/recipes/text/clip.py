@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -16,9 +17,10 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from t2i.checks import check_real
 from t2i.contact_sheet import contact_sheet
-from t2i.data.sources import Source
-from t2i.data.toybox import Scene, Toybox
-from t2i.data.toybox.near_misses import near_misses, turned_round
+from t2i.data.sources import WORLDS, Source
+from t2i.data.toybox import near_misses as toybox_misses
+from t2i.data.toybox_v1 import Scene as SceneV1
+from t2i.data.toybox_v1 import near_misses as toybox_v1_misses
 from t2i.images import to_pil, to_tensor
 from t2i.text.clip import contrastive_loss, make_clip, tokenize, train_clip_tokenizer
 from t2i.text.pretrained import load
@@ -101,7 +103,7 @@ class ClipTask(TextTask):
         data = recipe.data.open(seed)
         train = partial(train_clip_tokenizer, vocab_size=recipe.vocab_size, length=recipe.text_length)
         super().__init__(data, train, room=recipe.text_length - 2)
-        self.source = Scenes(data) if isinstance(data, Toybox) else data
+        self.source = Scenes(data) if isinstance(data, tuple(WORLDS.values())) else data
         self.held_out = held_out_pairs(data)
         self.prepare = PreparePairs(self.tokenizer, recipe.near_misses, recipe.two_things, size)
         torch.manual_seed(seed)  # the same initial weights on every process
@@ -133,7 +135,9 @@ class ClipTask(TextTask):
     def evaluate(self) -> Evaluation:
         scores = retrieval(self.model, self.tokenizer, *self.held_out)
         if isinstance(self.source, Scenes):
-            scores |= near_misses_right(self.model, self.tokenizer, self.recipe.data.image_size)
+            scores |= near_misses_right(
+                self.model, self.tokenizer, type(self.source.toybox), self.recipe.data.image_size
+            )
         return Evaluation(scores)
 
 
@@ -152,13 +156,24 @@ class PreparePairs:
             return {"images": item["image"][None], "text": tokenize(self.tokenizer, [item["text"]])}
         scene = item["scene"]
         if rng.random() < self.two_things:
-            scene = Scene.sample(rng, "train", "relation")
-        scenes = [scene, *near_misses(scene, self.near_misses, rng)]
+            scene = type(scene).sample(rng, "train", _two_things(scene))
+        misses = _misses(scene)
+        scenes = [scene, *misses.near_misses(scene, self.near_misses, rng)]
         return {
             "images": np.stack([np.array(scene.render(self.image_size)) for scene in scenes]),
             "text": tokenize(self.tokenizer, [scene.caption(rng) for scene in scenes]),
-            "retold": tokenize(self.tokenizer, [turned_round(scene).caption() for scene in scenes]),
+            "retold": tokenize(self.tokenizer, [misses.turned_round(scene).caption() for scene in scenes]),
         }
+
+
+def _misses(scene) -> ModuleType:
+    """The near misses of the world of toybox that a scene is of."""
+    return toybox_v1_misses if isinstance(scene, SceneV1) else toybox_misses
+
+
+def _two_things(scene) -> str:
+    """The family of two things in a place, in the world of toybox that a scene is of."""
+    return "relation" if isinstance(scene, SceneV1) else "place"
 
 
 def load_weights(model: CLIPModel, folder: str) -> str:
@@ -173,8 +188,8 @@ def load_weights(model: CLIPModel, folder: str) -> str:
 
 def held_out_pairs(source: Source) -> tuple[Tensor, list[str]]:
     """256 images, uint8 (N, S, S, 3), and their captions, from another toybox seed, or the first of other data."""
-    if isinstance(source, Toybox):
-        source = Toybox("train", source.size, NEW_SEED, EVALUATED)
+    if isinstance(source, tuple(WORLDS.values())):
+        source = type(source)("train", source.size, NEW_SEED, EVALUATED)
     items = [source[i] for i in range(min(EVALUATED, len(source)))]
     return torch.from_numpy(np.stack([item["image"] for item in items])), [item["text"] for item in items]
 
@@ -204,7 +219,9 @@ def retrieval(model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, texts:
     }
 
 
-def near_misses_right(model: CLIPModel, tokenizer: CLIPTokenizer, size: int, num: int = 128) -> dict[str, float]:
+def near_misses_right(
+    model: CLIPModel, tokenizer: CLIPTokenizer, world: type, size: int, num: int = 128
+) -> dict[str, float]:
     """Accuracy of identifying the canonical caption of a two-thing scene among three near misses (chance: 1/4).
 
     In the first two near misses attributes or places are swapped, which a bag of words cannot detect.
@@ -213,12 +230,14 @@ def near_misses_right(model: CLIPModel, tokenizer: CLIPTokenizer, size: int, num
         "near_misses_seen_right": identified from the image; "near_misses_told_right": from the caption that begins with
         the other thing.
     """
-    data, from_image, from_text = Toybox("train", size, NEW_SEED + 1, num, family="relation"), 0, 0
+    family = _two_things(world(num=1).scene(0)[0])
+    data, from_image, from_text = world("train", size, NEW_SEED + 1, num, family), 0, 0
     for i in range(num):
         scene, _ = data.scene(i)
-        texts = [s.caption() for s in (scene, *near_misses(scene, 3, np.random.default_rng(i)))]
+        misses = _misses(scene)
+        texts = [s.caption() for s in (scene, *misses.near_misses(scene, 3, np.random.default_rng(i)))]
         image = torch.from_numpy(np.array(scene.render(size)))[None]
-        again, *words = embed_texts(model, tokenizer, [turned_round(scene).caption(), *texts])
+        again, *words = embed_texts(model, tokenizer, [misses.turned_round(scene).caption(), *texts])
         from_image += int(cosines(model, tokenizer, image, texts).argmax()) == 0
         from_text += int((torch.stack(words) @ again).argmax()) == 0
     return {"near_misses_seen_right": from_image / num, "near_misses_told_right": from_text / num}

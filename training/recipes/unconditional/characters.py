@@ -1,4 +1,4 @@
-"""A character-level language model: `t2i train characters [--data toybox|FILE.txt]`."""
+"""A character-level language model: `t2i train characters [--data toybox-v1|FILE.txt]`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.data.sources import open_source
+from t2i.data.sources import WORLDS, open_source
 from t2i.data.tables import read_lines
-from t2i.data.toybox import Toybox
 from t2i.models.autoregressive.characters import CharacterModel, alphabet_of, counted, encode
 from t2i.training.config import LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
@@ -28,8 +27,9 @@ ALPHABET_CAPTIONS = 20_000  # number of toybox captions to collect the alphabet 
 class TextConfig:
     """Texts to train on."""
 
-    data: str = "toybox"
-    """'toybox', a text file with one text per line, an image folder with metadata.jsonl, or a dataset on the Hub."""
+    data: str = "toybox-v1"
+    """'toybox' or 'toybox-v1', a text file with one text per line, an image folder with metadata.jsonl, or a dataset on
+    the Hub."""
     image_column: str = "image"
     """Name of the image column; the images are not used."""
     caption_column: str = "text"
@@ -77,7 +77,7 @@ class CharactersTask(Task):
         else:
             source = open_source(data.data, 64, data.image_column, data.caption_column, recipe.loop.seed)
         self.source, self.held_out = split_captions(source)
-        count = ALPHABET_CAPTIONS if isinstance(source, Toybox) else len(source)
+        count = ALPHABET_CAPTIONS if isinstance(source, tuple(WORLDS.values())) else len(source)
         alphabet = alphabet_of([*source.captions(count), *self.held_out])
         self.fingerprint = {"alphabet": alphabet}
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process

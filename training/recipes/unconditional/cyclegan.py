@@ -25,9 +25,9 @@ from t2i.training.task import Evaluation, Task
 class DomainsConfig:
     """The two sets of images to translate between."""
 
-    domain_a: str = "toybox:white"
-    """Domain A: 'toybox:ATTRIBUTE' (one thing per image, with it), an image folder, or a dataset on the Hub."""
-    domain_b: str = "toybox:zebra"
+    domain_a: str = "toybox-v1:white"
+    """Domain A: 'toybox-v1:ATTRIBUTE' (one thing per image, with it), an image folder, or a dataset on the Hub."""
+    domain_b: str = "toybox-v1:zebra"
     """Domain B, as domain A. True translations, and hence scores, exist only if both domains are toybox."""
     image_column: str = "image"
     """Name of the image column."""
@@ -59,7 +59,7 @@ class CycleGANRecipe:
 def cyclegan(preset: str = "base") -> CycleGANRecipe:
     """CycleGAN: translates white things to zebra stripes and back, trained without pairs.
 
-    base: `t2i train cyclegan`, 32×32 toybox images; for another pair, --domain-a toybox:wood --domain-b toybox:brick
+    base: `t2i train cyclegan`, 32×32 toybox images; another pair: --domain-a toybox-v1:wood --domain-b toybox-v1:brick
     tiny: `t2i train cyclegan --preset tiny`, 16×16, half a minute on one core
     """
     if preset == "tiny":

@@ -16,9 +16,9 @@ from t2i.contact_sheet import contact_sheet
 from t2i.data.levels import PreparePixels
 from t2i.data.sources import Source
 from t2i.data.splits import open_splits
-from t2i.data.toybox import COLOURS, Scene, Thing
 from t2i.data.toybox.attributes import ATTRIBUTES
-from t2i.data.toybox.kinds import KINDS
+from t2i.data.toybox_v1 import COLOURS, Scene, Thing
+from t2i.data.toybox_v1.kinds import KINDS
 from t2i.images import to_pil
 from t2i.models.base import from_levels
 from t2i.models.latent_variable.multimodal_vae import MultimodalVAE

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 
-from t2i.data.toybox.painter import LIGHT, METAL, Box, Painter, Point
+from t2i.data.toybox.kind import Kind
+from t2i.data.toybox.sketch import LIGHT, Box, Point, Sketch
 
 BARK = (88, 70, 60)
 BARK_LIT = (116, 94, 80)
-POT = (112, 110, 116)
+POT = (190, 104, 70)
+POT_RIM = (214, 126, 88)
 
 
-def _glow(p: Painter, box: Box) -> None:
+def _glow(p: Sketch, box: Box) -> None:
     """A soft highlight: gradations too small to show as edges."""
     x0, y0, x1, y1 = box
     for i in range(8):
@@ -19,11 +21,12 @@ def _glow(p: Painter, box: Box) -> None:
         p.ellipse((x0 + dx, y0 + dy, x1 - dx, y1 - dy), tone=1.03 + 0.03 * i)
 
 
-def tree(p: Painter) -> None:
+def tree(p: Sketch) -> None:
     p.polygon([(0.40, 0.56), (0.60, 0.56), (0.59, 0.86), (0.68, 0.96), (0.32, 0.96), (0.41, 0.86)], ink=BARK)  # trunk
     p.polygon([(0.40, 0.56), (0.47, 0.56), (0.48, 0.88), (0.42, 0.95), (0.34, 0.95), (0.41, 0.86)], ink=BARK_LIT)
     for x, y in ((0.38, 0.57), (0.62, 0.57), (0.20, 0.50), (0.80, 0.50)):  # lower leaves
         p.ellipse((x - 0.16, y - 0.16, x + 0.16, y + 0.16), tone=0.78)
+    p.top()
     for x, y in ((0.19, 0.34), (0.81, 0.34), (0.32, 0.20), (0.68, 0.20), (0.50, 0.17)):  # upper leaves
         p.ellipse((x - 0.14, y - 0.14, x + 0.14, y + 0.14), tone=1.0)
     p.ellipse((0.16, 0.12, 0.84, 0.54), tone=1.0)
@@ -32,22 +35,37 @@ def tree(p: Painter) -> None:
     _glow(p, (0.20, 0.11, 0.54, 0.37))
 
 
-def _arm(p: Painter, x: float, top: float, y: float, tone: float) -> None:
+def _arm(p: Sketch, x: float, top: float, y: float, tone: float) -> None:
     """An arm from the stem at height y out to x, then up to `top`."""
     p.rect((min(x, 0.5) - 0.10, y - 0.10, max(x, 0.5) + 0.10, y + 0.10), radius=0.10, tone=tone)
     p.rect((x - 0.10, top, x + 0.10, y + 0.10), radius=0.10, tone=tone)
 
 
-def cactus(p: Painter) -> None:
+def cactus(p: Sketch) -> None:
     _arm(p, 0.145, 0.30, 0.58, tone=0.85)  # arms
-    _arm(p, 0.855, 0.16, 0.47, tone=0.8)
-    p.rect((0.31, 0.03, 0.69, 0.90), radius=0.19, tone=1.0)  # stem
-    p.rect((0.37, 0.18, 0.42, 0.78), radius=0.025, tone=1.2)  # ribs
-    p.rect((0.58, 0.18, 0.63, 0.78), radius=0.025, tone=0.8)
-    for x, y, dx in ((0.50, 0.14, 0.02), (0.50, 0.68, -0.02), (0.145, 0.42, -0.02), (0.855, 0.28, 0.02)):
-        p.line([(x - dx, y - 0.03), (x + dx, y + 0.03)], width=0.03, ink=LIGHT)  # thorns
+    _arm(p, 0.855, 0.20, 0.50, tone=0.8)
+    for x, y, dx in ((0.145, 0.42, -0.02), (0.855, 0.31, 0.02)):  # their thorns
+        p.line([(x - dx, y - 0.03), (x + dx, y + 0.03)], width=0.03, ink=LIGHT)
+    p.top()
+    p.rect((0.31, 0.03, 0.69, 0.50), radius=0.19, tone=1.0)  # upper stem
+    p.rect((0.31, 0.22, 0.69, 0.48), tone=1.0)
+    p.base()
+    p.rect((0.31, 0.40, 0.69, 0.85), tone=1.0)  # lower stem
+    for top, bottom in ((0.18, 0.48), (0.42, 0.80)):  # ribs
+        if top < 0.4:
+            p.top()
+        p.rect((0.37, top, 0.42, bottom), radius=0.025, tone=1.2)
+        p.rect((0.58, top, 0.63, bottom), radius=0.025, tone=0.8)
+        p.base()
+    p.line([(0.52, 0.65), (0.48, 0.71)], width=0.03, ink=LIGHT)  # thorns
     p.polygon([(0.29, 0.82), (0.71, 0.82), (0.66, 0.965), (0.34, 0.965)], ink=POT)  # pot
-    p.rect((0.25, 0.77, 0.75, 0.86), radius=0.02, ink=METAL)
+    p.rect((0.25, 0.77, 0.75, 0.86), radius=0.02, ink=POT_RIM)
+    p.top()
+    p.line([(0.48, 0.11), (0.52, 0.17)], width=0.03, ink=LIGHT)
+    for angle in range(0, 360, 72):  # flower
+        x, y = 0.60 + 0.055 * math.cos(math.radians(angle)), 0.12 + 0.055 * math.sin(math.radians(angle))
+        p.ellipse((x - 0.05, y - 0.05, x + 0.05, y + 0.05), ink=(240, 110, 160))
+    p.ellipse((0.565, 0.085, 0.635, 0.155), ink=(250, 216, 90))
 
 
 def _star(x: float, y: float, tip: float, dip: float) -> list[Point]:
@@ -56,18 +74,48 @@ def _star(x: float, y: float, tip: float, dip: float) -> list[Point]:
     return [(x + r * math.sin(t), y - r * math.cos(t)) for r, t in zip(radii, turns, strict=True)]
 
 
-def star(p: Painter) -> None:
+def star(p: Sketch) -> None:
     outline = _star(0.5, 0.54, 0.40, 0.235)
-    p.polygon(outline, tone=1.0)
-    p.line(outline, width=0.14, tone=1.0)
+    for part in outline[1:10], outline[7:10] + outline[:4]:  # all but the upper tip, all but the lower ones
+        p.polygon(part, tone=1.0)
+        p.line(part, width=0.14, tone=1.0)
+        p.top()
     _glow(p, (0.30, 0.34, 0.60, 0.58))
 
 
-def heart(p: Painter) -> None:
+def heart(p: Sketch) -> None:
     curve = []
     for i in range(64):
         t = math.tau * i / 64
         y = 13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)
         curve.append((0.5 + 0.46 * math.sin(t) * abs(math.sin(t)) ** 1.6, 0.425 - y / 33.5))
     p.polygon(curve, tone=1.0)
+    p.top()
+    p.polygon(curve[43:] + curve[:22], tone=1.0)  # its upper half once more
     _glow(p, (0.10, 0.14, 0.46, 0.46))
+
+
+KINDS = (
+    Kind("tree", "trees", tree, (60, 140, 60), (0.50, 0.42), waist=(0.50, 0.56, 0.56)),
+    Kind("cactus", "cacti", cactus, (60, 150, 80), (0.50, 0.52), waist=(0.50, 0.44, 0.40), grip=(0.50, 0.88)),
+    Kind(
+        "star",
+        "stars",
+        star,
+        (250, 206, 40),
+        (0.50, 0.54),
+        waist=(0.50, 0.62, 0.50),
+        neck=(0.50, 0.42, 0.46),
+        grip=(0.50, 0.60),
+    ),
+    Kind(
+        "heart",
+        "hearts",
+        heart,
+        (226, 40, 70),
+        (0.50, 0.45),
+        waist=(0.50, 0.58, 0.50),
+        neck=(0.50, 0.34, 0.60),
+        grip=(0.50, 0.60),
+    ),
+)

@@ -12,9 +12,9 @@ from functools import cache, lru_cache
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 from t2i.data.toybox.attributes import COLOURS, fruit, pattern, tinted
-from t2i.data.toybox.kinds import KINDS
-from t2i.data.toybox.painter import Painter
 from t2i.data.toybox.textures import FRUITS
+from t2i.data.toybox_v1.kinds import KINDS
+from t2i.data.toybox_v1.painter import Painter
 
 OUTLINE = (44, 38, 46)
 

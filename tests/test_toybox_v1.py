@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from t2i.contact_sheet import contact_sheet
-from t2i.data.toybox import (
+from t2i.data.toybox.backgrounds import background
+from t2i.data.toybox_v1 import (
     ATTRIBUTES,
     BACKGROUNDS,
     FAMILIES,
@@ -26,10 +27,9 @@ from t2i.data.toybox import (
     export,
     vocabulary,
 )
-from t2i.data.toybox.backgrounds import background
-from t2i.data.toybox.captions import RELATION_PHRASES, SIDE_BY_SIDE
-from t2i.data.toybox.composite import sprite
-from t2i.data.toybox.layout import Jitter, layout
+from t2i.data.toybox_v1.captions import RELATION_PHRASES, SIDE_BY_SIDE
+from t2i.data.toybox_v1.composite import sprite
+from t2i.data.toybox_v1.layout import Jitter, layout
 
 PAIRS = [(attribute, kind) for kind in KINDS for attribute in ATTRIBUTES if attribute != kind]
 
@@ -48,7 +48,7 @@ def training_scenes() -> list[Scene]:
 
 DIGEST = """
 import hashlib
-from t2i.data.toybox import Toybox
+from t2i.data.toybox_v1 import Toybox
 data, digest = Toybox("all", size=64, seed=3, num=40), hashlib.sha256()
 for i in {order}:
     item = data[i]
@@ -106,7 +106,7 @@ def test_items_depend_on_seed_split_and_index_alone():
 
 
 def test_importing_toybox_does_not_import_torch():
-    script = "import sys, t2i.data.toybox; sys.exit('torch' in sys.modules)"
+    script = "import sys, t2i.data.toybox_v1; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script]).returncode == 0
 
 
