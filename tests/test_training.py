@@ -25,6 +25,7 @@ from t2i.pipelines import AutoPipeline
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.cli import run
 from t2i.training.config import LoopConfig
+from t2i.training.log import plot_curves
 from t2i.training.loop import NonFiniteLoss, learning_rate
 from t2i.training.recipes import RECIPES
 
@@ -78,6 +79,14 @@ def test_checkpoints_open_with_from_pretrained(trained_vqvae, prior_recipe, tmp_
     assert {".safetensors", ".png", ".jsonl"} <= kept
     assert (tmp_path / "prior" / "samples" / "step-000006.png").is_file()
     assert (tmp_path / "prior" / "curves.png").is_file()
+
+
+def test_curves_show_a_metric_that_some_steps_lack(tmp_path):
+    lines = [{"step": i, "images": i, "loss": 1.0 / i} | ({"text": 0.5} if i % 3 == 0 else {}) for i in range(1, 10)]
+    plot_curves(lines, tmp_path / "both.png")
+    plot_curves([{k: v for k, v in line.items() if k != "text"} for line in lines], tmp_path / "one.png")
+    both, one = (Image.open(tmp_path / f"{name}.png") for name in ("both", "one"))
+    assert np.asarray(both).std() > np.asarray(one).std(), "a second panel"
 
 
 def test_saved_weights_are_the_averaged_ones(tmp_path):

@@ -118,14 +118,16 @@ def tolerated(step: int, what: str) -> Iterator[None]:
 
 @styled
 def plot_curves(history: list[dict], path: Path) -> None:
-    """One panel per metric: raw values in grey, and in blue the moving average over a fiftieth of the run."""
-    names = [n for n in history[0] if n not in ("step", "images", "seconds")]
-    steps = [line["step"] for line in history]
-    width = max(1, len(history) // 50)
+    """One panel per metric: raw values in grey, and in blue the moving average over a fiftieth of the run.
+
+    Steps without a metric are left out of its panel: a batch may have nothing that it measures.
+    """
+    names = [n for n in dict.fromkeys(n for line in history for n in line) if n not in ("step", "images", "seconds")]
     rows = -(-len(names) // 3)
     figure = new_figure(12, 2.8 * rows)
     for i, name in enumerate(names):
-        values = np.array([line[name] for line in history])
+        steps, values = np.array([(line["step"], line[name]) for line in history if name in line]).T
+        width = max(1, len(values) // 50)
         sums = np.concatenate([[0.0], values.cumsum()])
         ends = np.arange(1, len(values) + 1)
         starts = np.maximum(0, ends - width)
