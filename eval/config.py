@@ -28,7 +28,8 @@ class EvalConfig(SamplingOptions):
     """What to evaluate: an embedded system, a folder of a pipeline or run, a model on the Hub, a folder of images, or a
     run of an unconditional model; several of the latter have their likelihoods compared image by image."""
     metrics: tuple[str, ...] = ()
-    """Metrics to compute, as listed by `t2i eval`; default: all that are defined for the target."""
+    """Metrics to compute, as listed by `t2i eval`; default: all that the target and the prompts allow, but for
+    two_sample, and for clip_score without --clip."""
     prompts: str = "toybox-v1"
     """Prompts to generate from: 'toybox' (all categories), 'toybox/CATEGORY', 'ladder' (prompts of 1 to 10 facts),
     'ladder/N', 'lecture'; 'toybox-v1', 'toybox-v1/CATEGORY', 'basic', 'lecture-v1'; a file with a prompt per line, a
@@ -39,20 +40,21 @@ class EvalConfig(SamplingOptions):
     seed: int = 0
     """Seed for the prompts and the images."""
     reference: str | None = None
-    """Real images to compare with: 'toybox' (renders of the prompts' scenes; the default), a folder, or a .npz of
+    """Real images to compare with: 'renders' (of the prompts' scenes; the default), a folder, or a .npz of
     statistics. For an unconditional model: data as for `t2i train`, whose test images are used; default: its run's."""
     training_data: str | None = None
     """Images to search for near copies: 'toybox', 'toybox-v1' or a folder; default: the target's training data."""
     num_training_images: int | None = None
     """Maximum number of training images to search; default: ten per generated image, or all images of a folder."""
-    extractor: str = "toybox"
-    """Feature extractor: toybox, random, pixels, inception[:FILE], clip:…, open_clip:…, dinov2:…"""
+    extractor: str = "toybox-v1"
+    """Feature extractor: toybox-v1, random, pixels, inception[:FILE], clip:…, open_clip:…, dinov2:…"""
     clip: str | None = None
     """CLIP model of the CLIP score: clip:NAME_OR_FOLDER or open_clip:ARCH/PRETRAINED."""
     variant: str | None = None
     """Definition of the CLIP score: hessel, torchmetrics or cosine."""
     classifier: str | None = None
-    """Folder of a toybox classifier; default: the embedded one."""
+    """Folder of the prompts' classifier: of toybox-v1, by default the embedded one, or, for prompts of toybox, of
+    `t2i train toybox-classifier`."""
     likelihood_samples: int = 1
     """Latent samples per image for a likelihood bound; more samples make the bound tighter."""
     out: str = "reports/eval"

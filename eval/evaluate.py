@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 from t2i.checks import UsageError
+from t2i.data.sources import WORLDS
 from t2i.eval.config import EvalConfig
 from t2i.eval.distributed import FAILURES
 from t2i.eval.evaluators import EVALUATORS, OF_WORLD, UNCONDITIONAL
@@ -52,11 +53,12 @@ def check(run: EvalRun, metrics: Sequence[str]) -> None:
     for name in (config.extractor, config.clip):
         if name is not None and set(metrics) != {"likelihood"}:
             run.models.extractor(name)
-    for name in (config.reference, config.training_data):
-        if name in (None, "toybox") or run.kind == UNCONDITIONAL:
+    for name, known in ((config.reference, ("renders",)), (config.training_data, tuple(WORLDS))):
+        if name in (None, *known) or run.kind == UNCONDITIONAL:
             continue
         if not Path(name).exists():
-            raise FileNotFoundError(f"there is no {name}; give 'toybox', a folder of images, or a .npz of statistics")
+            names = " or ".join(map(repr, known))
+            raise FileNotFoundError(f"there is no {name}; give {names}, a folder of images, or a .npz of statistics")
         if Path(name).is_dir():
             image_files(name, config.allow_mixed)
 

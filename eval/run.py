@@ -246,7 +246,7 @@ class EvalRun(Distributed):
     @property
     def from_toybox(self) -> bool:
         """Whether the reference is toybox renders of the prompts' scenes."""
-        return self.kind != UNCONDITIONAL and self.config.reference in (None, "toybox")
+        return self.kind != UNCONDITIONAL and self.config.reference in (None, "renders")
 
     def data_of(self, folder: str) -> Splits:
         """Training and test data for the unconditional model in `folder`: `--reference`, or its run's data.

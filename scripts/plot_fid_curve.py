@@ -44,7 +44,7 @@ class PlotCurve:
     out: str = ""
     """Output folder for fid.csv and fid.png; default: the run's."""
     extractor: str = ""
-    """Feature extractor, as for `t2i eval`; default: 'toybox' for toybox and 'random' for other data."""
+    """Feature extractor, as for `t2i eval`; default: 'toybox-v1' for toybox and 'random' for other data."""
     samples: int = 1000
     """Number of samples per checkpoint, and maximum number of test images."""
     device: str = "cpu"
@@ -70,7 +70,7 @@ def main(args: list[str]) -> None:
         toybox = recipe["data"].startswith("toybox")
     else:
         raise UsageError(f"{run} is no run of an unconditional model: there is nothing to sample without a prompt")
-    extractor = open_extractor(ask.extractor or ("toybox" if toybox else "random"), ask.device)
+    extractor = open_extractor(ask.extractor or ("toybox-v1" if toybox else "random"), ask.device)
     reals = {name: features(extractor, real) for name, (_, real) in curves.items()}
     rows = []
     for step, folder in checkpoints:

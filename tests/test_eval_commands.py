@@ -42,18 +42,20 @@ def test_default_metrics_are_those_of_the_target_and_omissions_are_reported(fold
     args = [str(folder), "--num-images", "18", "--out", str(out)]
     cli.main(args)
     found = scores(out)
-    for name in ("colour", "held-out combination", "FD[toybox]", "KID[toybox]", "precision[toybox]"):
+    for name in ("colour", "held-out combination", "FD[toybox-v1]", "KID[toybox-v1]", "precision[toybox-v1]"):
         assert name in found
-    assert {"near copies[toybox]", "near copies[pixels]", "prompts of the lecture"} <= found.keys()
+    assert {"near copies[toybox-v1]", "near copies[pixels]", "prompts of the lecture"} <= found.keys()
     assert {"nats/token, zero_shot", "reconstruction: PSNR in dB"} <= found.keys()
-    assert found["FD[toybox]"]["ceiling"] < found["FD[toybox]"]["value"]  # noise is further from toybox than toybox is
+    assert (
+        found["FD[toybox-v1]"]["ceiling"] < found["FD[toybox-v1]"]["value"]
+    )  # noise is further from toybox than toybox is
     assert "clip_score was left out" in capsys.readouterr().out
     assert (out / "report.html").stat().st_size > 10_000
     first = (out / "report.json").read_bytes()
     cli.main(args)  # the images exist; the same run gives the same bytes
     assert (out / "report.json").read_bytes() == first
     reports.main(["diff", str(out / "report.json"), str(out / "report.json")])
-    assert "FD[toybox]" in capsys.readouterr().out
+    assert "FD[toybox-v1]" in capsys.readouterr().out
 
 
 def test_a_folder_of_images_is_scored_against_another(tmp_path, capsys):
@@ -150,7 +152,7 @@ def test_an_extractor_with_class_logits_gives_an_inception_score(folder, tmp_pat
 def test_images_of_one_dtype_are_not_reused_for_another(folder, tmp_path):
     args = [str(folder), "--num-images", "18", "--out", str(tmp_path / "out")]
     cli.main([*args, "--dtype", "bfloat16"])
-    assert {"nats/token, train", "reconstruction: SSIM", "FD[toybox]", "colour"} <= scores(tmp_path / "out").keys()
+    assert {"nats/token, train", "reconstruction: SSIM", "FD[toybox-v1]", "colour"} <= scores(tmp_path / "out").keys()
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["settings"]["dtype"] == "bfloat16"
     assert [note.split()[0] for note in report["notes"] if "left out" in note] == ["clip_score"]

@@ -20,7 +20,7 @@ from t2i.weights import digest
 SIDE, WIDTH, CONTEXT = 32, 32, 8  # of the tiny transformers
 END = "<|endoftext|>"
 RANDOM_SHA256 = "7f3c8f33a50b93d3"  # its first digits
-LOCAL = ("pixels", "random", "toybox")
+LOCAL = ("pixels", "random", "toybox-v1")
 MODELS = ("clip", "open_clip", "dinov2")
 
 
@@ -210,15 +210,15 @@ def test_random_weights_are_the_same_everywhere(opened):
 def test_toybox_features_are_the_inputs_of_the_classifiers_heads(opened):
     classifier, images = load_classifier(), images_of(2, 64, 64)
     batch = to_tensor(images.permute(0, 2, 3, 1))
-    features = opened("toybox")(images)
-    assert opened("toybox").dim == 640
+    features = opened("toybox-v1")(images)
+    assert opened("toybox-v1").dim == 640
     torch.testing.assert_close(classifier.to_layout(features), classifier(batch)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_another_classifier_can_be_the_extractor(tmp_path):
     ToyboxClassifier(channels=(8, 16), blocks=(0, 1)).save_pretrained(tmp_path / "mine")
-    extractor = open_extractor(f"toybox:{tmp_path / 'mine'}")
-    assert (extractor.name, extractor.dim) == ("toybox:mine", 5 * 16)
+    extractor = open_extractor(f"toybox-v1:{tmp_path / 'mine'}")
+    assert (extractor.name, extractor.dim) == ("toybox-v1:mine", 5 * 16)
 
 
 @pytest.mark.parametrize("kind", ["clip", "open_clip"])

@@ -22,7 +22,7 @@ def test_a_sweep_plots_scores_over_the_option(folder, tmp_path):
     report = json.loads((tmp_path / "sweep" / "report.json").read_text())
     share, distance = report["curves"]
     assert [point[0] for point in share["series"]["colour"]] == [1, 2]
-    assert len(distance["series"]["FD[toybox]"]) == 2
+    assert len(distance["series"]["FD[toybox-v1]"]) == 2
     assert report["settings"]["num_candidates"] == [1.0, 2.0]
 
 

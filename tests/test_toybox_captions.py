@@ -125,8 +125,9 @@ def test_the_canonical_caption_states_everything_but_the_background():
 
 
 def test_unknown_words_are_named():
-    assert parse("a purple unicorn on a red car").unknown == ("unicorn",)
-    with pytest.raises(ValueError, match="toybox does not know: unicorn"):
+    assert parse("a unicorn").unknown == ("unicorn",)
+    assert parse("a purple unicorn on a red car").unknown == ("unicorn", "purple", "on")  # what was said of it
+    with pytest.raises(ValueError, match="toybox does not know: unicorn, purple"):
         Scene.from_caption("a purple unicorn on a red car")
     with pytest.raises(ValueError, match="names no thing"):
         Scene.from_caption("in the snow")
@@ -148,3 +149,19 @@ def test_a_mistake_in_a_word_is_corrected_only_if_it_is_clear():
 
 def test_splits_name_captions():
     assert "phrasing" in SPLITS
+
+
+@pytest.mark.parametrize(
+    "text, unused",
+    [("a red cat on top of", "on top of"), ("a cat red", "red"), ("riding a cat and eating", "eating")],
+)
+def test_phrases_that_do_not_fit_are_named(text, unused):
+    assert unused in parse(text).unknown
+    with pytest.raises(ValueError, match=unused):
+        Scene.from_caption(text)
+
+
+@pytest.mark.parametrize("text", ["a red cat and a blue cat", "a cat and a cat"])
+def test_two_things_of_a_kind_are_refused(text):
+    with pytest.raises(ValueError, match="one thing of each kind"):
+        Scene.from_caption(text)

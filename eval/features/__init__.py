@@ -15,7 +15,7 @@ __all__ = ["EXTRACTORS", "Extractor", "Features", "area_resize", "as_uint8", "me
 
 _ALONE: dict[str, Callable[..., Extractor]] = {"pixels": PixelExtractor, "random": RandomExtractor}
 _WITH_SOURCE: dict[str, Callable[..., Extractor]] = {
-    "toybox": ToyboxExtractor,
+    "toybox-v1": ToyboxExtractor,
     "inception": InceptionExtractor,
     "clip": ClipExtractor,
     "open_clip": OpenClipExtractor,
@@ -30,7 +30,7 @@ def open_extractor(name: str, device: str = "cpu") -> Extractor:
     """The extractor called `name`, with its network in eval mode.
 
     Args:
-        name: "pixels", "random", "toybox", "toybox:FOLDER", "inception", "inception:/path/to/weights.pth",
+        name: "pixels", "random", "toybox-v1", "toybox-v1:FOLDER", "inception", "inception:/path/to/weights.pth",
             "clip:NAME_OR_FOLDER", "open_clip:ARCH/PRETRAINED", "open_clip:ARCH//path/to/file", "dinov2:NAME_OR_FOLDER".
             "@" and the first digits (at least six) of the weights' SHA-256 may follow.
         device: device of the network.

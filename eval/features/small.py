@@ -77,7 +77,7 @@ class ToyboxExtractor(Extractor):
 
     def __init__(self, folder: str | Path | None = None, device: str = "cpu"):
         self.model = load_classifier(folder).to(device)
-        name = "toybox" if folder is None else f"toybox:{Path(folder).name}"
+        name = "toybox-v1" if folder is None else f"toybox-v1:{Path(folder).name}"
         dim = len(REGIONS) * self.model.config.channels[-1]
         super().__init__(name, dim, f"square-lanczos-{IMAGE_SIZE}", digest(self.model), device)
 

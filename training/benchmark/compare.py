@@ -65,7 +65,7 @@ class BenchmarkConfig:
     num_test_images: int | None = None
     """Number of test images for the likelihood; default: the recipe's."""
     extractor: str = "auto"
-    """Feature extractor: toybox, random, pixels, inception[:FILE], …; auto: toybox for toybox data, else random."""
+    """Feature extractor: toybox-v1, random, pixels, inception[:FILE], …; auto: toybox-v1 for toybox, else random."""
     learning_rate: float | None = None
     """Learning rate for all families; default: the recipe's."""
     mixed_precision: Literal["no", "bf16"] = "no"
@@ -183,7 +183,7 @@ def _resolved(config: BenchmarkConfig) -> BenchmarkConfig:
     splits = open_splits(config.data, config.image_size, config.seed)
     extractor = config.extractor
     if extractor == "auto":
-        extractor = "toybox" if config.data.startswith("toybox") else "random"
+        extractor = "toybox-v1" if config.data.startswith("toybox") else "random"
     budget = f"{seconds(config.budget):g}s"  # the same string for 10m and 600s
     return dataclasses.replace(config, levels=config.levels or splits.levels, extractor=extractor, budget=budget)
 

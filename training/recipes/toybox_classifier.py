@@ -64,12 +64,12 @@ class ToyboxClassifierRecipe:
 
 
 def toybox_classifier(preset: str = "base") -> ToyboxClassifierRecipe:
-    """The toybox classifier: predicts the facts of 128×128 toybox images.
+    """The classifier of toybox, for `--metrics facts`: predicts the facts of 128×128 images.
 
     Trained on everything, including what is held out: a classifier that had never seen an avocado armchair would be
     biased against the images whose score matters most. No pipeline is trained on its predictions.
 
-    base: `t2i train toybox-classifier`, two hours on two cores; its accuracy on real images is the ceiling
+    base: `t2i train toybox-classifier`, hours on two cores; its accuracy on real images is the ceiling
     tiny: `t2i train toybox-classifier --preset tiny`, a minute on two cores, with a low accuracy
     """
     if preset == "tiny":

@@ -49,7 +49,7 @@ class ToyboxClassifierRecipe:
 
 
 def toybox_v1_classifier(preset: str = "base") -> ToyboxClassifierRecipe:
-    """The toybox classifier: predicts placement, kinds and attributes in 64×64 toybox images.
+    """The classifier of toybox-v1, for `--metrics compositional`: predicts placement, kinds and attributes.
 
     Trained on all pairs, including held-out ones: a classifier that had never seen an avocado armchair would be biased
     against the images whose score matters most. No pipeline is trained on its predictions.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 from t2i.data.toybox import words
@@ -29,10 +29,11 @@ _PUNCTUATION = frozenset(".,;:!?()")
 
 @dataclass(frozen=True)
 class Item:
-    """A phrase of a prompt: what sort it is, and its value."""
+    """A phrase of a prompt: what sort it is, its value, and its words."""
 
     sort: str
     value: object = None
+    words: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Parse:
 
     Attributes:
         scene: the scene, with everything unspecified left open; None if the prompt names no thing.
-        unknown: words that are not understood.
+        unknown: words that are not known, and known phrases that do not fit where they stand ("a red cat on top of").
         problem: why there is no scene, or "".
     """
 
@@ -53,11 +54,12 @@ class Parse:
 def parse(text: str) -> Parse:
     """The scene of a prompt, in any of the phrasings of `captions.py`, and of many like them."""
     items, unknown = _items(text)
+    reader = _Reader(items)
     try:
-        scene = _Reader(items).scene()
+        scene = reader.scene()
     except ValueError as error:
-        return Parse(None, unknown, str(error))
-    return Parse(scene, unknown)
+        return Parse(None, (*unknown, *reader.unused), str(error))
+    return Parse(scene, (*unknown, *reader.unused))
 
 
 # --- phrases ----------------------------------------------------------------------------------------------------------
@@ -167,7 +169,7 @@ def _items(text: str) -> tuple[list[Item], tuple[str, ...]]:
             continue
         for length in range(min(_longest(), len(tokens) - i), 0, -1):
             if (item := _phrases().get(tuple(tokens[i : i + length]))) is not None:
-                items.append(item)
+                items.append(replace(item, words=" ".join(tokens[i : i + length])))
                 i += length
                 break
         else:
@@ -190,6 +192,7 @@ class _Reader:
     relations: list[tuple[int, str, int]] = field(default_factory=list)
     style: str = "plain"
     background: str | None = None
+    unused: list[str] = field(default_factory=list)  # phrases that do not fit where they stand
 
     def scene(self) -> SceneDescription:
         for item in self.items:
@@ -220,6 +223,11 @@ class _Reader:
             return True
         return False
 
+    def leave(self, item: Item) -> None:
+        """Note a phrase that nothing can be made of here, unless it says nothing by itself."""
+        if item.sort not in ("and", "article", "be", "that is", "it", "creature"):
+            self.unused.append(item.words)
+
     # --- clauses ----------------------------------------------------------------------------------------------------
 
     def clause(self) -> None:
@@ -227,18 +235,20 @@ class _Reader:
         if self.peek() == "side" and self.peek(1) != "":
             self.columns()
         elif self.peek() == "relation":  # "left of the tree is a robot"
-            relation = self.take().value
+            phrase = self.take()
             place = self.thing()
             self.skip("and")
             self.skip("be", "that is")
             subject = self.thing()
             if place is not None and subject is not None:
-                self.relate(subject, relation, place)
+                self.relate(subject, phrase.value, place)
                 self.rest(subject)
+            else:
+                self.leave(phrase)
         elif (subject := self.thing()) is not None:
             self.rest(subject)
         elif self.at < len(self.items):
-            self.at += 1  # nothing can be made of it here
+            self.leave(self.take())
 
     def columns(self) -> None:
         """ "on the left a red cat, on the right a blue car" """
@@ -291,7 +301,8 @@ class _Reader:
 
     def related(self, subject: int) -> int:
         """A relation to the thing that follows, or to the thing before ("it"); returns the thing to go on with."""
-        relation = self.take().value
+        phrase = self.take()
+        relation = phrase.value
         if self.skip("it"):
             other = next((i for i in range(len(self.things)) if i != subject), None)
             if other is not None:
@@ -299,6 +310,7 @@ class _Reader:
             return subject
         other = self.thing()
         if other is None:
+            self.leave(phrase)
             return subject
         before = self.relations[-1] if self.relations else None
         upon = before is not None and before[0] != other and before[2] == subject and before[1] == "riding"
