@@ -51,7 +51,7 @@ def test_features_of_a_folder_are_clean_fids(tmp_path):
     done = bench("features", *sizes, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "bench.json").read_text())
-    assert [row["work"] for row in rows] == [f"features, 8 pictures, resize {resize}" for resize in ("none", "clean")]
+    assert [row["work"] for row in rows] == [f"features, 8 images, resize {resize}" for resize in ("none", "clean")]
     assert {row["peer"] for row in rows} == {"clean-fid"}
 
 

@@ -141,9 +141,9 @@ def test_the_benchmark_writes_a_row_a_batch_and_two_of_training(tmp_path):
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert [row["work"].split(",")[0] for row in rows] == [
-        "1 pictures of 64",
-        "2 pictures of 64",
-        *["2 training steps of 2 pictures of 64"] * 2,
+        "1 images of 64",
+        "2 images of 64",
+        *["2 training steps of 2 images of 64"] * 2,
     ]
     assert all(row["ours_s"] > 0 and row["peer_s"] > 0 for row in rows)
 

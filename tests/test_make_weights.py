@@ -12,6 +12,7 @@ import pytest
 
 from t2i.data.toybox_v1.classifier import ToyboxClassifier
 from t2i.pipelines import AutoPipeline
+from t2i.training.recipes import RECIPES
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "make_weights.py"
 
@@ -23,7 +24,7 @@ def test_the_estimate_for_a_gpu_is_below_ten_minutes(tmp_path):
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
     lines = done.stdout.splitlines()
-    recipes = [line.split()[0] for line in lines if "-toybox " in line]
+    recipes = [line.split()[0] for line in lines if line.split()[0] in RECIPES]
     assert recipes == ["vqvae-toybox", "prior-toybox", "kl-toybox", "clip-toybox", "ldm-toybox", "toybox-v1-classifier"]
     assert "Assumed: an NVIDIA H200" in lines[0]
     assert 200 < int(re.search(r"In all (\d+) s", lines[-1])[1]) < 600
