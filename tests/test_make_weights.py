@@ -24,7 +24,7 @@ def test_the_estimate_for_a_gpu_is_below_ten_minutes(tmp_path):
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
     lines = done.stdout.splitlines()
-    recipes = [line.split()[0] for line in lines if line.split()[0] in RECIPES]
+    recipes = [name for line in lines if (name := line.split(" ")[0]) in RECIPES]
     assert recipes == ["vqvae-toybox", "prior-toybox", "kl-toybox", "clip-toybox", "ldm-toybox", "toybox-v1-classifier"]
     assert "Assumed: an NVIDIA H200" in lines[0]
     assert 200 < int(re.search(r"In all (\d+) s", lines[-1])[1]) < 600
