@@ -49,6 +49,7 @@ def _in_present_syntax(args: list[str]) -> list[str]:
     metric, *rest = args
     at = rest.index("--pipeline")
     options = [_EARLIER_OPTIONS.get(word, word) for word in rest[:at] + rest[at + 2 :]]
+    options = ["toybox-v1" if pair == ("--extractor", "reader") else pair[1] for pair in pairwise(["", *options])]
     if metric == "binding":  # its --num was per category, of which there are four
         options = [str(4 * int(x)) if of == "--num-images" and x.isdigit() else x for of, x in pairwise(["", *options])]
     present = [rest[at + 1], *_EARLIER_METRICS[metric], *options]
