@@ -50,15 +50,15 @@ def condition_of(task: str) -> LowResolution | LabelMap:
     return LowResolution(4, 8) if task == "upscale" else LabelMap(len(LABELS), 8)
 
 
-def made(base, task: str, heeds: float = 0.3, denoiser=None) -> Upscale | FromMap:
-    """The base's pipeline with a widened denoiser; `heeds` is the scale of the new weights."""
+def made(base, task: str, scale: float = 0.3, denoiser=None) -> Upscale | FromMap:
+    """The base's pipeline with a widened denoiser; `scale` is the scale of the new weights."""
     unet = denoiser or copy.deepcopy(base.unet)
     before = parts.CHANNELS * getattr(unet.config, "patch_size", 1) ** 2
     widen(unet, condition_of(task).channels)
     first = unet.patches if hasattr(unet, "patches") else unet.conv_in
     torch.manual_seed(9)
     with torch.no_grad():
-        first.weight[:, before:].normal_(std=heeds)
+        first.weight[:, before:].normal_(std=scale)
     extra = {"labels": list(LABELS)} if task == "layout" else {}
     pipe = (Upscale if task == "upscale" else FromMap)(**base.components | {"unet": unet}, **extra)
     pipe.set_progress_bar_config(disable=True)
@@ -110,7 +110,7 @@ def test_a_widened_denoiser_predicts_as_before(base, task, kind):
     denoiser = copy.deepcopy(base.unet) if kind == "unet" else parts.dit()
     plain = LatentDiffusionPipeline(**base.components | {"unet": copy.deepcopy(denoiser)})
     plain.set_progress_bar_config(disable=True)
-    wide = made(base, task, heeds=0.0, denoiser=denoiser)
+    wide = made(base, task, scale=0.0, denoiser=denoiser)
     how = {"seeds": (1, 2), "guidance_scale": 3.0, "num_images_per_prompt": 2}
     assert torch.allclose(draw(wide, "a red cat", given(task), **how), draw(plain, "a red cat", **how), atol=1e-5)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import diffusion_parts as parts
 import generative_models
 import numpy as np
@@ -54,7 +56,7 @@ def step(model: nn.Module, loss, device: str, dtype: torch.dtype | None, optimiz
 def test_a_training_step_in_bfloat16(name, device):
     model = stirred(MAKERS[name]()).to(device)
     images, y = on(device, *pictures(model, 4))
-    step(model.train(), lambda: model.loss(images, y), device, torch.bfloat16)
+    assert math.isfinite(step(model.train(), lambda: model.loss(images, y), device, torch.bfloat16))
 
 
 @pytest.mark.parametrize("name", some(MAKERS, QUICK))
@@ -134,7 +136,7 @@ def test_denoisers_train_and_lose_what_they_lose_on_the_cpu(denoiser, kind, devi
 def test_the_autoencoder_trains(dtype, device):
     model = KLObjective(parts.autoencoder().train()).to(device)
     images, noise = on(device, torch.rand(2, 3, 64, 64) * 2 - 1, torch.randn(2, parts.CHANNELS, 8, 8))
-    step(model, lambda: model.loss(images, noise), device, dtype)
+    assert math.isfinite(step(model, lambda: model.loss(images, noise), device, dtype))
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
@@ -143,7 +145,7 @@ def test_clip_trains(dtype, device):
     model = make_clip(tokenizer, 16, 32, 1, 2, 8, 32, 1, 2, dim=16).to(device).train()
     ids = tokenizer(["a red cat", "a blue car"], padding="max_length", return_tensors="pt")["input_ids"]
     images, ids = on(device, torch.rand(2, 3, 16, 16) * 2 - 1, ids)
-    step(model, lambda: contrastive_loss(model, images, ids, ids), device, dtype)
+    assert math.isfinite(step(model, lambda: contrastive_loss(model, images, ids, ids), device, dtype))
 
 
 def test_linear_models_are_fitted(device):

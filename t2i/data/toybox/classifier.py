@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -166,6 +166,8 @@ class ToyboxClassifier(ModelMixin, ConfigMixin):
 
     Raises ValueError for names other than toybox's (a classifier of another version), or levels that do not match.
     """
+
+    image_size: ClassVar[int] = IMAGE_SIZE
 
     @register_to_config
     def __init__(
@@ -437,23 +439,33 @@ def load_classifier(folder: str | Path | None = None) -> ToyboxClassifier:
 
     Raises FileNotFoundError or ValueError with the command that trains one.
     """
-    folder = EMBEDDED if folder is None else newest_in_run(folder, "config.json")
+    return open_classifier(ToyboxClassifier, folder or EMBEDDED, REMEDY, "looks")
+
+
+def open_classifier(cls: type[ModelMixin], folder: str | Path, remedy: str, known_by: str):
+    """The classifier of a class in `folder`; `known_by` is a field that only its config has.
+
+    Raises FileNotFoundError or ValueError with `remedy`.
+    """
+    folder = newest_in_run(folder, "config.json")
     verify(folder)
     config = folder / "config.json"
     if not config.is_file():
-        raise FileNotFoundError(f"there is no toybox classifier in {folder}; {REMEDY}")
-    config = read_json(config)
-    if config.get("_class_name") != "ToyboxClassifier" or "looks" not in config:
-        raise ValueError(f"{folder} holds no classifier of this version of toybox; {REMEDY}")
-    return load_model(ToyboxClassifier, folder, dtype=torch.float32).requires_grad_(False).eval()
+        raise FileNotFoundError(f"there is no toybox classifier in {folder}; {remedy}")
+    fields = read_json(config)
+    if fields.get("_class_name") != cls.__name__:
+        raise ValueError(f"{folder} holds a {fields.get('_class_name')}, not a {cls.__name__}; {remedy}")
+    if known_by not in fields:
+        raise ValueError(f"{folder} holds a classifier of another version of toybox; {remedy}")
+    return load_model(cls, folder, dtype=torch.float32).requires_grad_(False).eval()
 
 
-def predict(classifier: ToyboxClassifier, images: Sequence[Image.Image], batch_size: int = 32) -> list[Prediction]:
-    """The prediction for each image, of any size; the classifier sees its centre square at 128 × 128."""
-    found: list[Prediction] = []
+def predict(classifier: Any, images: Sequence[Image.Image], batch_size: int = 32) -> list:
+    """The prediction for each image, of any size; the classifier sees its centre square at its own image size."""
+    found = []
     for start in range(0, len(images), batch_size):
-        pixels = np.stack([square(image, IMAGE_SIZE) for image in images[start : start + batch_size]])
-        found += classifier.predict(to_tensor(torch.from_numpy(pixels)))  # (B, 3, 128, 128)
+        pixels = np.stack([square(image, classifier.image_size) for image in images[start : start + batch_size]])
+        found += classifier.predict(to_tensor(torch.from_numpy(pixels)))  # (B, 3, S, S)
     return found
 
 

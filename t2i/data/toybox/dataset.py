@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import ClassVar
 
 import numpy as np
 
@@ -16,26 +17,28 @@ from t2i.data.toybox.split import SPLITS
 VERSION = 2  # of the images and captions: increment it when a change of the code changes any of them
 
 
-class Toybox:
-    """A map-style dataset of `num` scenes.
+class SceneDataset:
+    """A map-style dataset of `num` scenes, each with an image and a caption; subclasses define `scene`.
 
     Item i depends only on (seed, split, i), not on `num` or the order of access.
 
     Args:
-        split: a name in SPLITS.
+        split: a name in `splits`.
         size: image side in pixels.
         seed: non-negative; different seeds give unrelated scenes.
         num: number of items.
-        family: a name in FAMILIES, or None for a mixture of all.
+        family: a name in `families`, or None for a mixture of all.
     """
 
-    def __init__(
-        self, split: str = "train", size: int = 128, seed: int = 0, num: int = 1_000_000, family: str | None = None
-    ):
-        check_choice("split", split, SPLITS)
+    version: ClassVar[int]
+    splits: ClassVar[tuple[str, ...]]
+    families: ClassVar[Collection[str]]
+
+    def __init__(self, split: str, size: int, seed: int, num: int, family: str | None):
+        check_choice("split", split, self.splits)
         check_size(size)
         if family is not None:
-            check_choice("family", family, FAMILIES)
+            check_choice("family", family, self.families)
         if seed < 0 or num < 0:
             raise ValueError(f"seed and num must not be negative: {seed=}, {num=}")
         self.split, self.size, self.seed, self.num, self.family = split, size, seed, num, family
@@ -48,13 +51,9 @@ class Toybox:
         scene, text = self.scene(index)
         return {"image": np.array(scene.render(self.size)), "text": text, "scene": scene}
 
-    def scene(self, index: int) -> tuple[Scene, str]:
+    def scene(self, index: int) -> tuple:
         """Scene and caption of an item, without rendering it; IndexError beyond the end."""
-        if not -self.num <= index < self.num:
-            raise IndexError(f"index {index} is out of range for {self.num} items")
-        rng = np.random.default_rng((self.seed, SPLITS.index(self.split), index % self.num, VERSION))
-        scene = Scene.sample(rng, self.split, self.family)
-        return scene, caption(scene, rng, held_out=self.split == "phrasing").text
+        raise NotImplementedError
 
     def captions(self, limit: int) -> Iterator[str]:
         """The captions of the first `limit` items."""
@@ -62,4 +61,26 @@ class Toybox:
 
     def fingerprint(self) -> str:
         """Fingerprint of everything that determines the images and captions; see `t2i.data.fingerprint`."""
-        return combine(type(self).__name__, VERSION, self.split, self.size, self.seed, self.num, self.family)
+        return combine(type(self).__name__, self.version, self.split, self.size, self.seed, self.num, self.family)
+
+    def entropy(self, index: int) -> tuple[int, int, int]:
+        """Numbers that determine an item, for a random generator; IndexError beyond the end."""
+        if not -self.num <= index < self.num:
+            raise IndexError(f"index {index} is out of range for {self.num} items")
+        return self.seed, self.splits.index(self.split), index % self.num
+
+
+class Toybox(SceneDataset):
+    """Toybox scenes: a `SceneDataset` with the splits in SPLITS and the families in FAMILIES."""
+
+    version, splits, families = VERSION, SPLITS, FAMILIES
+
+    def __init__(
+        self, split: str = "train", size: int = 128, seed: int = 0, num: int = 1_000_000, family: str | None = None
+    ):
+        super().__init__(split, size, seed, num, family)
+
+    def scene(self, index: int) -> tuple[Scene, str]:
+        rng = np.random.default_rng((*self.entropy(index), VERSION))
+        scene = Scene.sample(rng, self.split, self.family)
+        return scene, caption(scene, rng, held_out=self.split == "phrasing").text

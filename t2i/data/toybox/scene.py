@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -135,12 +136,19 @@ def _family(random: Callable[[], float], split: str) -> str:
 
 _KINDS = tuple(KINDS)
 _BOARDS = tuple(name for name, kind in KINDS.items() if kind.board is not None)
-_HALVES = tuple(name for name, kind in KINDS.items() if kind.halves)
-_ACTIONS = {
-    action: tuple((a, b) for a in KINDS for b in KINDS if a != b and can(Thing(a), action, Thing(b)))
-    for action in ("inside", *ACTIONS)
-}
 _STYLES = tuple(name for name in STYLES if name != "plain")
+
+
+@cache  # not when the module is imported: it takes a tenth of a second
+def _pairs(relation: str) -> tuple[tuple[str, str], ...]:
+    """The kinds that can be in a relation."""
+    return tuple((a, b) for a in KINDS for b in KINDS if a != b and can(Thing(a), relation, Thing(b)))
+
+
+@cache
+def _halves() -> tuple[str, ...]:
+    """The kinds that hybrids are made of."""
+    return tuple(name for name, kind in KINDS.items() if kind.halves)
 
 
 class _Sampler:
@@ -152,7 +160,7 @@ class _Sampler:
     def scene(self, family: str) -> tuple:
         """The arguments of a scene of a family."""
         things, relations = getattr(self, f"_{family}")()
-        plain = not _STYLES or (self.split != "style" and self.random() >= P_STYLE)
+        plain = self.split != "style" and self.random() >= P_STYLE
         style = "plain" if plain else _pick(self.random, _STYLES)
         return things, relations, style, _pick(self.random, BACKGROUNDS), int(self.random() * 2**31)
 
@@ -183,20 +191,20 @@ class _Sampler:
     def _place(self) -> tuple:
         name = _pick(self.random, PLACES)
         if name == "inside":
-            things = tuple(self.thing(kind) for kind in _pick(self.random, _ACTIONS["inside"]))
+            things = tuple(self.thing(kind) for kind in _pick(self.random, _pairs("inside")))
         else:
             counts = (1, 1, 1, 1, 2, 3) if name in ("left of", "right of") else (1,)
             things = tuple(self.thing(kind, _pick(self.random, counts)) for kind in self.kinds(2))
         return things, (Relation(0, name, 1),)
 
     def _action(self) -> tuple:
-        name = _pick(self.random, [action for action in ACTIONS if _ACTIONS[action]])
-        return tuple(self.thing(kind) for kind in _pick(self.random, _ACTIONS[name])), (Relation(0, name, 1),)
+        name = _pick(self.random, ACTIONS)
+        return tuple(self.thing(kind) for kind in _pick(self.random, _pairs(name))), (Relation(0, name, 1),)
 
     def _hybrid(self) -> tuple:
-        kind, head = _pick(self.random, _HALVES), _pick(self.random, _HALVES)
+        kind, head = _pick(self.random, _halves()), _pick(self.random, _halves())
         while head == kind:
-            head = _pick(self.random, _HALVES)
+            head = _pick(self.random, _halves())
         return (self.thing(kind, head=head),), ()
 
     def _inscription(self) -> tuple:

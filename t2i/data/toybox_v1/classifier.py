@@ -5,32 +5,25 @@ Shapes: B batch · 3 channels · C channels · s = 64 / 2 ** levels grid side ·
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
-from t2i.data.image_file import square
 from t2i.data.toybox.attributes import ATTRIBUTES
+from t2i.data.toybox.classifier import open_classifier, predict
 from t2i.data.toybox_v1.kinds import KINDS
-from t2i.files import read_json
-from t2i.folders import newest_in_run
-from t2i.images import to_tensor
-from t2i.manifest import verify
 from t2i.nn.blocks import ResBlock
-from t2i.weights import load_model
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from t2i.data.toybox_v1.scene import Scene
+
+__all__ = ["Prediction", "ToyboxClassifier", "load_classifier", "predict", "targets"]
 
 EMBEDDED = Path(__file__).parents[2] / "pipelines" / "weights" / "toybox" / "classifier-v1"
 REMEDY = "make one with: t2i train toybox-v1-classifier, and give its folder (runs/toybox-v1-classifier/latest)"
@@ -103,6 +96,8 @@ class ToyboxClassifier(ModelMixin, ConfigMixin):
 
     Raises ValueError for names other than toybox's (a classifier of another version), or levels that do not match.
     """
+
+    image_size: ClassVar[int] = IMAGE_SIZE
 
     @register_to_config
     def __init__(
@@ -198,24 +193,7 @@ def load_classifier(folder: str | Path | None = None) -> ToyboxClassifier:
 
     Raises FileNotFoundError or ValueError with the command that trains one.
     """
-    folder = EMBEDDED if folder is None else newest_in_run(folder, "config.json")
-    verify(folder)
-    config = folder / "config.json"
-    if not config.is_file():
-        raise FileNotFoundError(f"there is no toybox classifier in {folder}; {REMEDY}")
-    kind = read_json(config).get("_class_name")
-    if kind != "ToyboxClassifier":
-        raise ValueError(f"{folder} holds a {kind}, not a ToyboxClassifier; {REMEDY}")
-    return load_model(ToyboxClassifier, folder, dtype=torch.float32).requires_grad_(False)
-
-
-def predict(classifier: ToyboxClassifier, images: Sequence[Image.Image], batch_size: int = 32) -> list[Prediction]:
-    """The prediction for each image, of any size; the classifier sees its centre square at 64 × 64."""
-    found: list[Prediction] = []
-    for start in range(0, len(images), batch_size):
-        pixels = np.stack([square(image, IMAGE_SIZE) for image in images[start : start + batch_size]])
-        found += classifier.predict(to_tensor(torch.from_numpy(pixels)))  # (B, 3, 64, 64)
-    return found
+    return open_classifier(ToyboxClassifier, folder or EMBEDDED, REMEDY, "attributes")
 
 
 def _halves(side: int) -> Tensor:
