@@ -13,7 +13,8 @@ from t2i.eval.config import EvalConfig
 from t2i.eval.evaluators import EVALUATORS
 
 # The earlier syntax was `t2i eval METRIC --pipeline TARGET`: the present options for each METRIC, and names of options.
-_EARLIER_METRICS = {name: ["--metrics", name] for name in EVALUATORS} | {
+_UNCHANGED = ("fid", "kid", "likelihood", "reconstruction", "memorization", "bias", "lecture")
+_EARLIER_METRICS = {name: ["--metrics", name] for name in _UNCHANGED} | {
     "all": [],
     "binding": ["--metrics", "compositional", "--prompts", "basic"],
     "composition": ["--metrics", "compositional"],
@@ -24,6 +25,13 @@ _EARLIER_OPTIONS = {
     "--training": "--training-data",
     "--training-num": "--num-training-images",
     "--reader": "--classifier",
+}
+_EARLIER_VALUES = {
+    ("--extractor", "reader"): "toybox-v1",
+    ("--reference", "toybox"): "renders",
+    ("--prompts", "toybox"): "toybox-v1",
+    ("--prompts", "lecture"): "lecture-v1",
+    ("--training-data", "toybox"): "toybox-v1",
 }
 
 
@@ -49,7 +57,7 @@ def _in_present_syntax(args: list[str]) -> list[str]:
     metric, *rest = args
     at = rest.index("--pipeline")
     options = [_EARLIER_OPTIONS.get(word, word) for word in rest[:at] + rest[at + 2 :]]
-    options = ["toybox-v1" if pair == ("--extractor", "reader") else pair[1] for pair in pairwise(["", *options])]
+    options = [_EARLIER_VALUES.get(pair, pair[1]) for pair in pairwise(["", *options])]
     if metric == "binding":  # its --num was per category, of which there are four
         options = [str(4 * int(x)) if of == "--num-images" and x.isdigit() else x for of, x in pairwise(["", *options])]
     present = [rest[at + 1], *_EARLIER_METRICS[metric], *options]

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import torch
 
 from t2i.checks import UsageError, nearest
-from t2i.data.toybox.classifier import ToyboxClassifier as FactClassifier
+from t2i.data.toybox.classifier import FactClassifier
 from t2i.data.toybox.classifier import load_classifier as load_fact_classifier
 from t2i.data.toybox_v1.classifier import ToyboxClassifier, load_classifier
 from t2i.devices import Dtype

@@ -28,7 +28,8 @@ from t2i.eval.evaluators import IMAGES, UNCONDITIONAL
 from t2i.eval.features import Features
 from t2i.eval.generation.images import describe, generate_on_all
 from t2i.eval.generation.manifest import find_manifest
-from t2i.eval.generation.prompts import BASIC, CATEGORIES, Prompt, open_prompts, prompts_of_files
+from t2i.eval.generation.prompt import Prompt
+from t2i.eval.generation.prompts import BASIC, CATEGORIES, open_prompts, prompts_of_files
 from t2i.eval.generation.suites import SUITES
 from t2i.eval.images.folders import check_outside, image_files, left_out
 from t2i.eval.images.real import renders, split_images

@@ -64,10 +64,10 @@ def main(args: list[str]) -> None:
     recipe, checkpoints = json.loads((run / RECIPE_FILE).read_text()), _checkpoints(run)
     if "domain_a" in recipe:
         curves = _translations(ask, recipe)
-        toybox = all(recipe[name].startswith("toybox") for name in ("domain_a", "domain_b"))
+        toybox = all(recipe[name].startswith("toybox-v1:") for name in ("domain_a", "domain_b"))
     elif "levels" in recipe:
         curves = _samples(ask, run, checkpoints[0][1])
-        toybox = recipe["data"].startswith("toybox")
+        toybox = recipe["data"] in ("toybox-v1", "toybox-factors")
     else:
         raise UsageError(f"{run} is no run of an unconditional model: there is nothing to sample without a prompt")
     extractor = open_extractor(ask.extractor or ("toybox-v1" if toybox else "random"), ask.device)

@@ -20,6 +20,7 @@ from t2i.checks import check_choice, check_whole
 from t2i.cli_errors import exit_on_bad_input
 from t2i.contact_sheet import contact_sheet
 from t2i.data.toybox.attributes import ATTRIBUTES
+from t2i.data.toybox.classifier import Prediction, facts_right, load_classifier, predict
 from t2i.data.toybox.dataset import Toybox
 from t2i.data.toybox.description import ACTIONS, PLACES, Relation, Thing, can
 from t2i.data.toybox.facts import facts
@@ -115,30 +116,24 @@ class Speed:
 
 @dataclass(frozen=True)
 class Classifier:
-    """Print the classifier's accuracy on rendered images, by sort of fact and by family, with 95 % intervals."""
+    """Print the classifier's accuracy on rendered images, by type of fact and by family, with 95 % intervals."""
 
     num: int = 4_000
     """Number of images."""
-    classifier: str | None = None
-    """Folder of another classifier; default: the embedded one."""
+    classifier: str = "runs/toybox-classifier/latest"
+    """Folder of the classifier."""
 
     def run(self) -> None:
-        from t2i.data.toybox.classifier import load_classifier, predict
-
         check_whole("--num", self.num)
         model, data = load_classifier(self.classifier), Toybox("all", seed=SEED, num=self.num)
-        sorts: dict[str, list[bool]] = {}
-        families: dict[str, list[bool]] = {}
+        answers: list[tuple[Prediction, Scene]] = []
         for start in range(0, self.num, 64):
             items = [data[i] for i in range(start, min(start + 64, self.num))]
             predictions = predict(model, [Image.fromarray(item["image"]) for item in items])
-            for item, prediction in zip(items, predictions, strict=True):
-                truth = facts(item["scene"])
-                for fact in truth:
-                    sorts.setdefault(fact[0], []).append(prediction.holds(fact))
-                families.setdefault(item["scene"].family, []).append(prediction.fulfils(truth))
-        _print_shares("facts that are predicted", dict(sorted(sorts.items())))
-        _print_shares("images of which everything is predicted", {name: families[name] for name in FAMILIES})
+            answers += zip(predictions, [item["scene"] for item in items], strict=True)
+        _print_shares("facts that are predicted", facts_right((p, facts(scene)) for p, scene in answers))
+        whole = {name: [p.fulfils(facts(s)) for p, s in answers if s.family == name] for name in FAMILIES}
+        _print_shares("images of which everything is predicted", whole)
 
 
 def _print_shares(title: str, found: dict[str, Sequence[bool]]) -> None:

@@ -36,6 +36,28 @@ def test_an_open_quotation_mark_spells_nothing(tokenizer):
     assert " red" in pieces(tokenizer, 'a cat that reads "a Red cat')
 
 
+@pytest.mark.parametrize(
+    "text, quoted",
+    [
+        ('A Cat that reads "Hi There"!', "Hi There"),
+        ('A "Hi There", A Cat', "Hi There"),
+        ('"Hi"', "Hi"),
+        ('a 5" Cat', ""),
+    ],
+)
+def test_only_what_stands_between_two_marks_is_spelt(tokenizer, text, quoted):
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert quoted in tokenizer.decode(ids)
+    found = pieces(tokenizer, text)
+    if "Cat" in text:
+        assert " cat" in found
+    assert all(letter in found for letter in quoted)
+
+
+def test_capitals_of_other_latin_alphabets_are_lowered(tokenizer):
+    assert pieces(tokenizer, "Éclair ŒUVRE") == pieces(tokenizer, "éclair œuvre")
+
+
 def test_two_inscriptions_are_spelt_apart(tokenizer):
     found = pieces(tokenizer, 'a cup that reads "Hi" and a red book that reads "Ho"')
     assert found.count(" red") == 1 and {"H", "i", "o"} <= set(found)

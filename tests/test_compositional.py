@@ -15,7 +15,8 @@ from t2i.data.toybox_v1.classifier import Prediction, ToyboxClassifier, load_cla
 from t2i.eval.evaluators import compositional
 from t2i.eval.evaluators.compositional import Answer, category_scores, check_scenes
 from t2i.eval.generation.images import Item, generate_batches
-from t2i.eval.generation.prompts import BASIC, CATEGORIES, WORDINGS, Prompt, open_prompts
+from t2i.eval.generation.prompt import Prompt
+from t2i.eval.generation.prompts import BASIC, CATEGORIES, WORDINGS, open_prompts
 
 NUM = 6
 CAT, CAR, BLUE_CAT, RED_CAR = ("cat", "red"), ("car", "blue"), ("cat", "blue"), ("car", "red")

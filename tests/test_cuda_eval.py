@@ -14,7 +14,7 @@ from t2i.eval import metrics
 from t2i.eval.features import open_extractor
 from t2i.eval.features.base import exact_convolutions
 from t2i.eval.generation.images import Item, generate_batches
-from t2i.eval.generation.prompts import Prompt
+from t2i.eval.generation.prompt import Prompt
 from t2i.images import to_tensor
 from t2i.pipelines import AutoPipeline
 

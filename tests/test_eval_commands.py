@@ -239,6 +239,7 @@ def test_the_basic_suite_is_scored_by_category_with_tables(folder, tmp_path):
         ("fid --pipeline X --reference R --num 20", "X --metrics fid --reference R --num-images 20"),
         ("all --num 9 --pipeline X", "X --num-images 9"),
         ("kid --pipeline X --extractor reader", "X --metrics kid --extractor toybox-v1"),
+        ("all --pipeline X --reference toybox --prompts lecture", "X --reference renders --prompts lecture-v1"),
         ("clip --reader C --pipeline X", "X --metrics clip_score --classifier C"),
         ("binding --pipeline X --num 500", "X --metrics compositional --prompts basic --num-images 2000"),
     ],

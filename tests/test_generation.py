@@ -20,7 +20,8 @@ from test_feature_extractors import make_clip
 
 from t2i.data.toybox_v1 import COLOURS, HELD_OUT, TEXTURES
 from t2i.eval.generation.images import Item, describe, generate, generate_batches, generate_on_all, merge, read_manifest
-from t2i.eval.generation.prompts import CATEGORIES, WORDINGS, Prompt, open_prompts
+from t2i.eval.generation.prompt import Prompt
+from t2i.eval.generation.prompts import CATEGORIES, WORDINGS, open_prompts
 from t2i.processes import this_process
 
 PROMPTS = [Prompt("a red cat", "x", None, "x/0"), Prompt("a blue car", "x", None, "x/1")]

@@ -26,7 +26,8 @@ EXCLUDED = {  # arguments with defaults that are no options; of all other models
     "TextImageTransformer": {"grid_size", "attention_backend"},
     "make_autoencoder": {"image_size"},
     "KLObjective": {"adversary"},
-    "ToyboxClassifier": {"kinds", "attributes", "looks", "styles"},
+    "ToyboxClassifier": {"kinds", "attributes"},
+    "FactClassifier": {"kinds", "looks", "styles"},
 }
 
 

@@ -16,9 +16,9 @@ from t2i.data.toybox.classifier import (
     LETTERS,
     LOOKS,
     ROLES,
+    FactClassifier,
     Prediction,
     Targets,
-    ToyboxClassifier,
     crop,
     decode,
     load_classifier,
@@ -53,9 +53,9 @@ def batch(of: list[Scene]) -> tuple[torch.Tensor, Targets]:
 
 
 @pytest.fixture(scope="module")
-def tiny() -> ToyboxClassifier:
+def tiny() -> FactClassifier:
     torch.manual_seed(0)
-    return ToyboxClassifier(**TINY).eval()
+    return FactClassifier(**TINY).eval()
 
 
 # --- truth and predictions --------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_predictions_do_not_depend_on_the_batch(tiny):
 
 
 def test_every_part_receives_a_gradient(tiny):
-    model = ToyboxClassifier(**TINY)
+    model = FactClassifier(**TINY)
     model.load_state_dict(tiny.state_dict())
     images, truth = batch([*scenes(6), *scenes(3, "inscription"), *scenes(3, "place")])
     model.loss(images, truth)["loss"].backward()
@@ -162,7 +162,7 @@ def test_every_part_receives_a_gradient(tiny):
 def test_it_learns():
     """A small network learns a few scenes by heart."""
     torch.manual_seed(0)
-    model = ToyboxClassifier(**TINY)
+    model = FactClassifier(**TINY)
     of = [scene for family in ("single", "place", "hybrid", "inscription") for scene in scenes(4, family)]
     of = [dataclasses.replace(scene, style="plain") for scene in of]
     images, truth = batch(of)
@@ -188,7 +188,7 @@ def test_wrong_input_is_named(tiny, tmp_path):
     with pytest.raises(ValueError, match="shape"):
         tiny.predict(torch.zeros(1, 3, 64, 64))
     with pytest.raises(ValueError, match="t2i train toybox-classifier"):
-        ToyboxClassifier(kinds=("cat",))
+        FactClassifier(kinds=("cat",))
     with pytest.raises(FileNotFoundError, match="t2i train toybox-classifier"):
         load_classifier(tmp_path / "nowhere")
 
@@ -243,7 +243,7 @@ def test_a_step_of_the_ladder_has_its_number_of_facts(atoms):
 
 def test_every_prompt_of_the_lecture_is_judged():
     for i in range(len(LECTURE)):
-        assert lecture_prompt(i).judged
+        assert lecture_prompt(i, np.random.default_rng(i)).judged
 
 
 def test_suites_are_deterministic_and_their_keys_unique():

@@ -31,8 +31,8 @@ class UnconditionalDataConfig:
     """Images to train on, and images held out to compare checkpoints."""
 
     data: str = "digits"
-    """'digits', 'mnist', 'fashion', 'cifar10', 'toybox-v1', 'toybox-factors', a folder of IDX files (MNIST's format), a
-    folder of images (its subfolders are classes), or a dataset on the Hub."""
+    """'digits', 'mnist', 'fashion', 'cifar10', 'toybox', 'toybox-v1', 'toybox-factors', a folder of IDX files (MNIST's
+    format), a folder of images (its subfolders are classes), or a dataset on the Hub."""
     image_column: str = "image"
     """Name of the image column."""
     caption_column: str = "text"

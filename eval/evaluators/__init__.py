@@ -13,8 +13,11 @@ PIPELINE, IMAGES, UNCONDITIONAL = KINDS = ("pipeline", "images", "unconditional"
 
 # Name (also the module's): description, and the kinds of target it is a default metric for.
 EVALUATORS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "compositional": ("Accuracy per prompt category of toybox-v1: attributes, counts, positions, held-out.", KINDS[:2]),
-    "facts": ("Accuracy per prompt category of toybox, and of each sort of fact.", KINDS[:2]),
+    "compositional": (
+        "Accuracy per prompt category of toybox-v1: attributes, counts, places, held out.",
+        (PIPELINE,),
+    ),
+    "facts": ("Accuracy per prompt category of toybox, and of each type of fact.", KINDS[:2]),
     "fid": ("Fréchet distance; precision, recall, density, coverage; with Inception also the Inception score.", KINDS),
     "kid": ("Kernel Inception distance; with a CLIP extractor also CMMD.", KINDS),
     "clip_score": ("CLIP score (by --variant) and R-precision.", KINDS[:2]),

@@ -19,7 +19,7 @@ from t2i.data.toybox_v1 import ATTRIBUTES, KINDS, Scene, Thing
 from t2i.data.toybox_v1.captions import name
 from t2i.data.toybox_v1.classifier import Prediction
 from t2i.eval.evaluators.compositional import check_world, thumbnail
-from t2i.eval.generation.prompts import Prompt
+from t2i.eval.generation.prompt import Prompt
 from t2i.eval.report import Gallery, Score
 from t2i.eval.run import EvalRun
 from t2i.eval.scores import Result, share_score
@@ -30,13 +30,18 @@ SWAPS = ("kind", "attribute")  # in the order of a prediction
 SHOWN = 8  # pairs per swap in the gallery
 
 
+def check(run: EvalRun) -> None:
+    """Raise UsageError for prompts of toybox."""
+    check_world(run)
+
+
 def evaluate(run: EvalRun) -> Result:
     """For a changed kind and a changed attribute, how often the images follow it and keep the rest; and how far the
     attributes that prompts leave open are from evenly distributed.
 
     Raises UsageError for targets that are no pipeline, as `EvalRun.generate` does, and for prompts of toybox.
     """
-    check_world(run)
+    check(run)
     seed, pairs = run.config.seed, sample_pairs(run.fraction(PAIRS), run.config.seed)
     prompts = pair_prompts(pairs) + bare_prompts(run.fraction(BARE))
     files, details = run.generate("bias", prompts), {"classifier_sha256": digest(run.models.classifier)}

@@ -36,7 +36,7 @@ from t2i.data.image_file import square
 from t2i.data.toybox_v1 import ATTRIBUTES, KINDS, Scene
 from t2i.data.toybox_v1.classifier import IMAGE_SIZE, Prediction, predict
 from t2i.eval.evaluators.reconstruction import reconstruct
-from t2i.eval.generation.prompts import Prompt
+from t2i.eval.generation.prompt import Prompt
 from t2i.eval.metrics import share
 from t2i.eval.report import Gallery, Score, Table
 from t2i.eval.run import EvalRun
@@ -169,6 +169,11 @@ def check_world(run: EvalRun) -> None:
     """Raise UsageError if the target is evaluated with prompts of toybox, since the metric has those of toybox-v1."""
     if run.world != "toybox-v1":
         raise UsageError("this metric has prompts of toybox-v1; for toybox, --metrics facts has the same and more")
+
+
+def check(run: EvalRun) -> None:
+    """Raise UsageError if no prompt has a scene of toybox-v1."""
+    check_scenes(run.prompts)
 
 
 def check_scenes(prompts: Sequence[Prompt]) -> Sequence[Prompt]:

@@ -7,6 +7,7 @@ of each score is the classifier's accuracy on real images of the same scenes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,9 +18,9 @@ from PIL import Image
 
 from t2i.checks import UsageError
 from t2i.data.image_file import square
-from t2i.data.toybox.classifier import IMAGE_SIZE, Prediction, predict
+from t2i.data.toybox.classifier import IMAGE_SIZE, Prediction, facts_right, predict
 from t2i.data.toybox.facts import Fact
-from t2i.eval.generation.prompts import Prompt
+from t2i.eval.generation.prompt import Prompt
 from t2i.eval.metrics import share
 from t2i.eval.report import Gallery, Table
 from t2i.eval.run import EvalRun
@@ -54,7 +55,7 @@ def check(run: EvalRun) -> None:
 
 
 def evaluate(run: EvalRun) -> Result:
-    """Accuracy in each category, with its ceiling; accuracy of each sort of fact; right and wrong images.
+    """Accuracy in each category, with its ceiling; accuracy of each type of fact; right and wrong images.
 
     Raises UsageError as `check` does, ValueError if no image can be read.
     """
@@ -72,28 +73,27 @@ def evaluate(run: EvalRun) -> Result:
     real = [Answer(*pair) for pair in zip(prompts, run.on_all(_predict_renders, prompts), strict=True)]
     details = {"classifier_sha256": digest(run.models.fact_classifier)}
     result = Result("facts")
+    skipped = [(prompt, p) for (_, prompt), p in zip(judged, predictions, strict=True) if isinstance(p, str)]
+    counts = Counter(prompt.category for prompt, _ in skipped)
     for category in dict.fromkeys(prompt.category for prompt in prompts):
         right, best = ([a.right for a in of if a.prompt.category == category] for of in (answers.values(), real))
-        result.scores.append(share_score(category, right, best, details=details))
+        result.scores.append(share_score(category, right, best, skipped=counts[category], details=details))
     everything, best = ([answer.right for answer in of] for of in (answers.values(), real))
-    result.scores.append(share_score("all prompts", everything, best, details=details))
-    result.tables.append(_by_sort(list(answers.values()), real))
+    result.scores.append(share_score("all prompts", everything, best, skipped=len(skipped), details=details))
+    result.tables.append(_by_type(list(answers.values()), real))
     result.galleries.extend(_galleries(run, answers))
-    result.notes.extend(f"skipped: {reason}" for reason in predictions if isinstance(reason, str))
+    result.notes.extend(f"skipped: {reason}" for _, reason in skipped)
     return result
 
 
-def _by_sort(answers: Sequence[Answer], real: Sequence[Answer]) -> Table:
-    """How often each sort of judged fact holds, in generated and in real images."""
+def _by_type(answers: Sequence[Answer], real: Sequence[Answer]) -> Table:
+    """How often each type of judged fact holds, in generated and in real images."""
     rows = []
-    for sort in dict.fromkeys(fact[0] for answer in answers for fact in sorted(answer.prompt.judged, key=str)):
-        holds, ceiling = (
-            [a.prediction.holds(fact) for a in of for fact in a.prompt.judged if fact[0] == sort]
-            for of in (answers, real)
-        )
-        interval = share(holds)
-        shares = (interval.value, interval.low, interval.high, float(np.mean(ceiling)))
-        rows.append([sort, *(f"{value:.1%}" for value in shares), len(holds)])
+    holds, ceilings = (facts_right((a.prediction, a.prompt.judged) for a in of) for of in (answers, real))
+    for name, right in holds.items():
+        interval = share(right)
+        shares = (interval.value, interval.low, interval.high, float(np.mean(ceilings[name])))
+        rows.append([name, *(f"{value:.1%}" for value in shares), len(right)])
     return Table("Facts that hold", ["fact", "share", "low", "high", "real images", "n"], rows)
 
 

@@ -10,12 +10,17 @@ from t2i.eval.scores import Result, share_score
 from t2i.weights import digest
 
 
+def check(run: EvalRun) -> None:
+    """Raise UsageError for prompts of toybox."""
+    check_world(run)
+
+
 def evaluate(run: EvalRun) -> Result:
     """Accuracy on the lecture prompts that have a scene, and a gallery of all of them.
 
     Raises UsageError for targets that are no pipeline, as `EvalRun.generate` does, and for prompts of toybox.
     """
-    check_world(run)
+    check(run)
     prompts = open_prompts("lecture-v1", seed=run.config.seed)
     files = run.generate("lecture", prompts)
     predictions = run.predictions(files)

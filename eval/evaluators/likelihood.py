@@ -35,9 +35,6 @@ from t2i.weights import digest
 BATCH = 100  # default batch size for unconditional models
 
 
-SPLITS = {"toybox": ("train", "pair"), "toybox-v1": ("train", "zero_shot")}  # of each world: seen, held out
-
-
 def check(run: EvalRun) -> None:
     """Raise UsageError for a pipeline without image tokens, and for a model with neither a likelihood nor a bound."""
     if run.kind == UNCONDITIONAL:
@@ -65,7 +62,7 @@ def evaluate(run: EvalRun) -> Result:
 def _tokens(run: EvalRun) -> Result:
     """Likelihood of real toybox images given their captions: seen and held-out combinations."""
     scores, about = [], {"image_tokenizer_sha256": digest(run.pipeline.image_tokenizer), "unit": "nats/token"}
-    for split in SPLITS[run.world]:
+    for split in ("train", WORLDS[run.world].held_out):
         given, without = np.array(run.on_all(_token_likelihood, split)).T
         for name, values, better in (
             (f"nats/token, {split}", given, "lower"),

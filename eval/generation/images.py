@@ -38,7 +38,7 @@ from t2i.checks import shortened
 from t2i.eval.distributed import shard, together
 from t2i.eval.generation.manifest import REMEDY, check_entry, find_manifest
 from t2i.eval.generation.manifest import digest as file_digest
-from t2i.eval.generation.prompts import Prompt, entropy
+from t2i.eval.generation.prompt import Prompt, entropy
 from t2i.files import slug, write_whole
 from t2i.processes import this_process
 from t2i.weights import digest

@@ -9,22 +9,22 @@ the training data.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from t2i.checks import UsageError, check_choice, check_seeds, check_whole
+from t2i.data import toybox
 from t2i.data.folder import ImageFolder, captions_of
 from t2i.data.tables import OTHER_TABLES, TABLES, read_lines, read_table, text_of
-from t2i.data.toybox.facts import Fact
 from t2i.data.toybox_v1 import ATTRIBUTES, COLOURS, HELD_OUT, TEXTURES, Scene, Thing
 from t2i.data.toybox_v1.captions import OPENINGS, RELATION_PHRASES, name
 from t2i.eval.generation.manifest import find_manifest
+from t2i.eval.generation.prompt import Prompt, entropy
+from t2i.eval.generation.suites import SUITES, suite_prompts
 from t2i.files import slug
 
 WORDINGS = 3  # phrasings of each scene of the category "paraphrase"
@@ -81,28 +81,6 @@ LECTURE: tuple[tuple[str, str, Scene | None], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt for a pipeline.
-
-    Attributes:
-        text: the text given to the pipeline.
-        category: what determines the criterion for its image: a name in CATEGORIES, "relation" (everything must be
-            right), or any other word for no criterion.
-        scene: what the image should show, or None if it is not a toybox scene.
-        key: unique in its suite, such as "two-objects/0017"; with a seed it determines the image's initial noise.
-        noise: numbers that determine the noise, with a seed, in place of the key.
-        judged: facts that must hold in its image, for prompts of toybox.
-    """
-
-    text: str
-    category: str
-    scene: Any
-    key: str
-    noise: tuple[int, ...] = ()
-    judged: frozenset[Fact] = frozenset()
-
-
 def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0) -> list[Prompt]:
     """The prompts of a suite ("toybox", "ladder/3", "toybox-v1", …), of a file, or the captions of a folder.
 
@@ -121,8 +99,6 @@ def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0
     check_seeds("seed", seed)
     if num is not None:
         check_whole("num", num)
-    from t2i.eval.generation.suites import SUITES, suite_prompts  # which imports this module
-
     suites = {"toybox-v1": tuple(CATEGORIES), "basic": tuple(BASIC)}
     suites |= {f"toybox-v1/{slug(category)}": (category,) for category in CATEGORIES}
     if name in (*suites, *SUITES) and num is None:
@@ -180,7 +156,16 @@ def prompts_of_files(folder: Path, files: Sequence[Path]) -> list[Prompt]:
     names = [path.relative_to(folder).as_posix() for path in files]
     if missing := [name for name in names if name not in texts]:
         raise UsageError(f"{folder} has no prompt for {missing[0]}; add it to its metadata.jsonl")
-    return [Prompt(texts[name], "file", None, path.stem) for name, path in zip(names, files, strict=True)]
+    return [_of_caption(texts[name], path.stem) for name, path in zip(names, files, strict=True)]
+
+
+def _of_caption(text: str, key: str) -> Prompt:
+    """The prompt of an image, with its scene and facts if toybox understands all of the caption."""
+    try:
+        scene = toybox.Scene.from_caption(text)
+    except ValueError:
+        return Prompt(text, "captions", None, key)
+    return Prompt(text, "captions", scene, key, judged=toybox.facts(scene))
 
 
 def basic_prompts(category: str, num: int, seed: int) -> list[Prompt]:
@@ -215,11 +200,6 @@ def held_out_thing(i: int) -> Thing:
     pairs = sorted(HELD_OUT)  # the iteration order of a set of strings differs between processes
     attribute, kind = pairs[i % len(pairs)]
     return Thing(kind, attribute)
-
-
-def entropy(seed: int, text: str) -> list[int]:
-    """Nine numbers for `numpy.random.SeedSequence`: the seed and the SHA-256 of a text."""
-    return [seed, *np.frombuffer(hashlib.sha256(text.encode()).digest(), "<u4").tolist()]
 
 
 def _scene(category: str, i: int, seed: int) -> Scene:

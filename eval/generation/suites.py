@@ -15,7 +15,7 @@ from t2i.data.toybox.prompts import (
     ladder_prompt,
     lecture_prompt,
 )
-from t2i.eval.generation.prompts import Prompt, entropy
+from t2i.eval.generation.prompt import Prompt, entropy
 from t2i.files import slug
 
 Make = Callable[[np.random.Generator], ScenePrompt]
@@ -30,7 +30,7 @@ def _category(name: str) -> Make:
 
 
 def _lecture(i: int) -> Make:
-    return lambda rng: lecture_prompt(i)
+    return lambda rng: lecture_prompt(i, rng)
 
 
 # {suite: {category: what makes a prompt of it}}

@@ -14,7 +14,7 @@ import numpy as np
 from t2i.checks import UsageError
 from t2i.data.base import Source as DataSource
 from t2i.data.levels import PreparePixels
-from t2i.eval.generation.prompts import Prompt, entropy
+from t2i.eval.generation.prompt import Prompt, entropy
 from t2i.eval.images.sets import Source
 from t2i.models.base import GenerativeModel
 

@@ -99,11 +99,12 @@ def training_data(
     limit = SEARCHED_PER_IMAGE * num if most is None else most
     if trained is not None and trained.data in WORLDS and name in (None, trained.data):
         return _seen(pipeline, trained, side, limit, NEW_PER_IMAGE * num, seed)
-    note = (
-        f"Near copies are searched among {limit:,} images of the toybox data that recipes train on by default; "
-        f"{pipeline or 'the pipeline'} does not record which of them it was trained on."
-    )
     world = name or "toybox-v1"
+    of = "recorded another data set" if trained is not None else "does not record which of them it was trained on"
+    note = (
+        f"Near copies are searched among {limit:,} images of {world}, as recipes train on by default; "
+        f"{pipeline or 'the pipeline'} {of}."
+    )
     new = _items(world, side, DEFAULT_SEED + 1, NEW_PER_IMAGE * num)
     return TrainingData(_items(world, side, DEFAULT_SEED, limit), new, note)
 

@@ -16,7 +16,7 @@ from t2i.data.sources import TOYBOX_ITEMS, Source, open_source
 from t2i.data.toybox_v1 import ATTRIBUTES, KINDS, Scene, Toybox
 
 PREFIX = "toybox-v1:"
-WORLDS = 2  # toybox seeds per seed: one for each domain, so that no scene is in both
+SEEDS = 2  # toybox seeds per seed: one for each domain, so that no scene is in both
 
 
 class OneAttribute(Toybox):
@@ -59,7 +59,7 @@ class Unpaired:
         if a == b:
             raise ValueError(f"both domains are {a!r}: name two, such as 'toybox-v1:white' and 'toybox-v1:zebra'")
         self.size = size
-        self.a, self.b = (_open(name, size, WORLDS * seed + i, columns) for i, name in enumerate((a, b)))
+        self.a, self.b = (_open(name, size, SEEDS * seed + i, columns) for i, name in enumerate((a, b)))
 
     def __len__(self) -> int:
         return len(self.a)

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from t2i.data import toybox, toybox_v1
 from t2i.data.base import Source
 from t2i.data.fingerprint import combine, of_dataset, of_files
 from t2i.data.folder import ImageFolder, check_name
 from t2i.data.image_file import name_of, open_image
 from t2i.data.sources import ImageDataset
+from t2i.data.toybox.dataset import SceneDataset
 from t2i.notes import are, count, some
 
 
@@ -57,8 +57,8 @@ class WithLayouts:
 
     def __init__(self, source: Source, column: str, labels: Sequence[str], folder: Path | None = None):
         self.source, self.column, self.labels, self.folder = source, column, tuple(labels), folder
-        if (world := _world(source)) is not None:
-            if self.labels != world.LABELS:
+        if isinstance(source, SceneDataset):
+            if self.labels != source.labels:
                 raise ValueError("toybox has labels of its own: leave --labels as they are")
             return
         if isinstance(source, ImageFolder):
@@ -89,7 +89,7 @@ class WithLayouts:
     def __getitem__(self, index: int) -> dict:
         item = self.source[index]
         side = len(item["image"])
-        layout = item["scene"].layout(side) if _world(self.source) is not None else self._read(int(index), side)
+        layout = item["scene"].layout(side) if isinstance(self.source, SceneDataset) else self._read(int(index), side)
         return item | {"layout": layout}
 
     def _read(self, index: int, side: int) -> np.ndarray:
@@ -127,8 +127,3 @@ def square_map(image: Image.Image, size: int) -> Image.Image:
     left, top = (image.width - side) // 2, (image.height - side) // 2
     box = (left, top, left + side, top + side)
     return image.resize((size, size), Image.Resampling.NEAREST, box=box)
-
-
-def _world(source: Source):
-    """The package of the toybox that a source is; None for other sources."""
-    return next((world for world in (toybox, toybox_v1) if isinstance(source, world.Toybox)), None)

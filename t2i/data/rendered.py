@@ -1,4 +1,4 @@
-"""Pre-rendered images in one array, as written by `t2i data toybox --layout array`, as a source.
+"""Pre-rendered images in one array, as written by `t2i data toybox --file-format array`, as a source.
 
 Rendering on the fly is slower than reading and could stall a GPU. The array is memory-mapped.
 
@@ -40,7 +40,7 @@ class Rendered:
         if self.images.shape != (len(self.texts), size, size, 3) or self.images.dtype != np.uint8:
             raise ValueError(
                 f"{folder / ARRAY} holds {self.images.dtype} {self.images.shape}, not {len(self.texts)} images of "
-                f"{size}×{size} pixels, as {CAPTIONS} has captions: render it anew with t2i data toybox --layout array "
+                f"{size}×{size} pixels, as {CAPTIONS} has captions: render it anew with t2i data --file-format array "
                 f"--size {size}"
             )
 

@@ -178,12 +178,14 @@ def _from_hub(name: str):
     if path.is_file():
         raise FileNotFoundError(f"{name} is a file; give the folder that holds the images")
     if not may_be_on_hub(name):
-        raise FileNotFoundError(f"there is no folder {name!r}{_near(path)}; give 'toybox', a folder or a Hub data set")
+        raise FileNotFoundError(
+            f"there is no folder {name!r}{_near(path)}; give 'toybox', 'toybox-v1', a folder or a Hub data set"
+        )
     import datasets  # slow to import, and not needed for toybox and image folders
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
-    instead = "give 'toybox', an image folder, or another data set of the Hub"
+    instead = "give 'toybox', 'toybox-v1', an image folder, or another data set of the Hub"
     kept = Path(datasets.config.HF_DATASETS_CACHE, name.replace("/", "___")).is_dir()
     try:
         HfApi().dataset_info(name, timeout=PATIENCE)

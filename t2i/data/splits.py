@@ -15,9 +15,8 @@ from t2i.data.base import Source
 from t2i.data.factors import FACTORS, ToyboxFactors
 from t2i.data.fingerprint import combine
 from t2i.data.labelled import Splits, is_labelled, open_labelled
-from t2i.data.sources import TOYBOX_ITEMS, open_source
-from t2i.data.toybox_v1 import Toybox
-from t2i.data.toybox_v1.kinds import KINDS
+from t2i.data.sources import TOYBOX_ITEMS, WORLDS, open_source
+from t2i.data.toybox.dataset import SceneDataset
 
 TEST_SEED = 2**20  # seed of toybox's test images, different from those of training runs
 TOYBOX_TEST_IMAGES = 1000  # number of test images of toybox
@@ -54,15 +53,24 @@ class Part(Picked):
         super().__init__(source, range(start, stop))
 
 
-class ToyboxKinds(Toybox):
-    """Toybox scenes with one thing, labelled with its kind."""
+class ToyboxKinds:
+    """Toybox scenes of one thing, labelled with its kind; `world` is a class of scenes, such as `Toybox`."""
 
-    def __init__(self, size: int, seed: int, num: int):
-        super().__init__("train", size, seed, num, family="single")
+    def __init__(self, world: type[SceneDataset], size: int, seed: int, num: int):
+        self.scenes = world("train", size, seed, num, "single")
+
+    def __len__(self) -> int:
+        return len(self.scenes)
 
     def __getitem__(self, index: int) -> dict:
-        item = super().__getitem__(index)
-        return item | {"label": list(KINDS).index(item["scene"].things[0].kind)}
+        item = self.scenes[index]
+        return item | {"label": self.scenes.kinds.index(item["scene"].things[0].kind)}
+
+    def captions(self, limit: int) -> Iterator[str]:
+        return self.scenes.captions(limit)
+
+    def fingerprint(self) -> str:
+        return combine(type(self).__name__, self.scenes.fingerprint())
 
 
 def few(source: Source, classes: Sequence[str], count: int, seed: int) -> tuple[Picked, Picked]:
@@ -91,8 +99,8 @@ def open_splits(
     Args:
         name: "digits" (scikit-learn's, 8×8, the first 1,500 for training), a folder of IDX files (MNIST's format; if
             there are only test files, their last tenth is the test split), "mnist", "fashion" or "cifar10" (from the
-            Hub), "toybox-v1" (scenes of one thing), "toybox-factors" (see `factors.py`), a folder of images (see
-            `folder.py`) or any source of `open_source` (for both, a fixed random tenth is the test split).
+            Hub), "toybox" and "toybox-v1" (scenes of one thing), "toybox-factors" (see `factors.py`), a folder of
+            images (see `folder.py`) or any source of `open_source` (for both, a fixed random tenth is the test split).
         size: image side; by default that of the dataset, or 32 if it has none.
         seed, captions, columns: as in `open_source`.
 
@@ -103,14 +111,18 @@ def open_splits(
         check_whole("size", size)
     if is_labelled(name):
         return open_labelled(name, size)
-    if name == "toybox-v1":
-        train = ToyboxKinds(size or 32, seed, TOYBOX_ITEMS)
-        return Splits(train, ToyboxKinds(size or 32, seed + TEST_SEED, TOYBOX_TEST_IMAGES), 3, 256, tuple(KINDS))
+    if name in WORLDS:
+        world, side = WORLDS[name], size or 32
+        train, test = (
+            ToyboxKinds(world, side, seed + more, num)
+            for more, num in ((0, TOYBOX_ITEMS), (TEST_SEED, TOYBOX_TEST_IMAGES))
+        )
+        return Splits(train, test, 3, 256, world.kinds)
     if name == "toybox-factors":
         train = ToyboxFactors(size or 32, seed, TOYBOX_ITEMS, "train")
         test = ToyboxFactors(size or 32, seed + TEST_SEED, FACTORS_TEST_IMAGES, "test")
         return Splits(train, test, 3, 256, FACTORS["kind"])
-    source = open_source(name, size or 32, captions=captions, **columns)
+    source = open_source(name, size or 32, seed=seed, captions=captions, **columns)
     # A folder may list one class after the other, and both splits should have all classes.
     order, cut = np.random.default_rng(0).permutation(len(source)), len(source) - len(source) // 10
     return Splits(Picked(source, order[:cut]), Picked(source, order[cut:]), 3, 256, getattr(source, "classes", ()))

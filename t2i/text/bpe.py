@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import string
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
@@ -22,8 +21,11 @@ PAD_TOKEN = "<pad>"  # id 0
 MAX_WARNINGS = 5  # maximum number of warnings per call
 MAX_WORDS = 10  # maximum number of words of a prompt in a warning
 MAX_KNOWN_WORDS = 20_000  # longer lists contain words too rare to be informative
-# What follows a character between quotation marks: the next mark is a closing one, before a space or the end.
-_CLOSED = r'[^"]*"(?:[\s.,;:)]|$)'
+# What follows a capital between quotation marks: the next mark is a closing one, which no letter follows.
+_CLOSED = r'[^"]*"(?:[^\w"]|$)'
+_CAPITALS = [chr(i) for i in range(0x180) if chr(i).isupper() and len(chr(i).lower()) == 1]  # of Latin alphabets
+# One quoted text; and in it, one character after the other: from the opening mark on, each where the last match ended.
+_QUOTED, _SPELT = r' ?"[^"]*"', r'\A ?"(?=[^"]*"\z)|\G(?!\A).'
 
 
 class Encoded(NamedTuple):
@@ -45,15 +47,12 @@ def train_bpe(captions: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFa
     if not any(c.strip() for c in captions):
         raise ValueError("there is no text to learn a vocabulary from: every caption is empty")
     tokenizer = Tokenizer(models.BPE())
-    lower = [
-        normalizers.Replace(Regex(f"{capital}(?!{_CLOSED})"), capital.lower()) for capital in string.ascii_uppercase
-    ]
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFKC(), *lower, normalizers.Strip(), normalizers.Prepend(" ")]
-    )
-    spelt = pre_tokenizers.Split(Regex(f'[^"](?={_CLOSED})'), "isolated")
+    lower = [normalizers.Replace(Regex(f"{letter}(?!{_CLOSED})"), letter.lower()) for letter in _CAPITALS]
+    trimmed = normalizers.Strip(), normalizers.Prepend(" ")
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), *lower, *trimmed])
+    quoted, spelt = (pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in (_QUOTED, _SPELT))
     words = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([spelt, words])
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([quoted, spelt, words])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(

@@ -183,7 +183,7 @@ def _resolved(config: BenchmarkConfig) -> BenchmarkConfig:
     splits = open_splits(config.data, config.image_size, config.seed)
     extractor = config.extractor
     if extractor == "auto":
-        extractor = "toybox-v1" if config.data.startswith("toybox") else "random"
+        extractor = "toybox-v1" if config.data in ("toybox-v1", "toybox-factors") else "random"
     budget = f"{seconds(config.budget):g}s"  # the same string for 10m and 600s
     return dataclasses.replace(config, levels=config.levels or splits.levels, extractor=extractor, budget=budget)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +12,31 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from t2i.checks import check_real
+from t2i.checks import check_real, check_whole
 from t2i.contact_sheet import contact_sheet
-from t2i.data.toybox.classifier import IMAGE_SIZE, Prediction, Targets, ToyboxClassifier, targets
+from t2i.data.sources import TOYBOX_ITEMS
+from t2i.data.toybox.classifier import (
+    IMAGE_SIZE,
+    FactClassifier,
+    Prediction,
+    Targets,
+    facts_right,
+    predict,
+    targets,
+)
 from t2i.data.toybox.dataset import Toybox
 from t2i.data.toybox.facts import Fact, facts
-from t2i.images import to_pil, to_tensor
+from t2i.data.toybox.scene import Scene
+from t2i.images import to_tensor
 from t2i.training.config import LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.task import Evaluation, Task
 
+BATCH = 64  # images per batch when scoring
 HELD_OUT_SEED = 2**20  # seed of the scenes of previews and evaluations; runs use seeds from 0 up
-TOYBOX_ITEMS = 10_000_000
 
 
-classifier_options = partial(model_options, ToyboxClassifier, exclude=("kinds", "looks", "styles"))
+classifier_options = partial(model_options, FactClassifier, exclude=("kinds", "looks", "styles"))
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,7 @@ class DamageConfig:
     def __post_init__(self) -> None:
         for name in ("blur", "noise", "brightness", "codec"):
             check_real(name, getattr(self, name), most=1 if name == "codec" else 3)
+        check_whole("shift", self.shift, least=0)
 
 
 @dataclass(frozen=True)
@@ -101,29 +112,36 @@ class ToyboxClassifierTask(Task):
 
     def preview(self) -> Image.Image:
         """New, undamaged images with what the prediction has too much (+) and too little (-)."""
-        images, predictions, truths = self._predicted(self.SHOWN)
-        labels = [_difference(p, truth) or "all right" for p, truth in zip(predictions, truths, strict=True)]
-        return contact_sheet(to_pil(images), labels, columns=8, max_lines=4)
+        scenes = self.scored[: self.SHOWN]
+        images = [scene.render(IMAGE_SIZE) for scene in scenes]
+        predictions = self._predictions(images)
+        labels = [_difference(p, facts(scene)) or "all right" for p, scene in zip(predictions, scenes, strict=True)]
+        return contact_sheet(images, labels, columns=8, max_lines=4)
 
     def evaluate(self) -> Evaluation:
-        """Accuracy of each sort of facts, on new, undamaged images."""
-        _, predictions, truths = self._predicted(self.recipe.num_scored)
-        right: dict[str, list[bool]] = {"everything": []}
-        for prediction, truth in zip(predictions, truths, strict=True):
-            for fact in truth:
-                right.setdefault(fact[0], []).append(prediction.holds(fact))
-            right["everything"].append(prediction.fulfils(truth))
+        """Accuracy of each type of fact, and of everything together, on new, undamaged images."""
+        scenes, predictions = self.scored[: self.recipe.num_scored], []
+        for start in range(0, len(scenes), BATCH):
+            images = [scene.render(IMAGE_SIZE) for scene in scenes[start : start + BATCH]]
+            predictions += self._predictions(images)
+        answers = list(zip(predictions, map(facts, scenes), strict=True))
+        right = facts_right(answers) | {"everything": [p.fulfils(truth) for p, truth in answers]}
         scores = {name: float(np.mean(values)) for name, values in sorted(right.items())}
         return Evaluation(scores, 1 - scores["everything"])
 
-    def _predicted(self, num: int) -> tuple[Tensor, list[Prediction], list[frozenset[Fact]]]:
+    @cached_property
+    def scored(self) -> list[Scene]:
+        """Scenes of no run."""
+        num = max(self.SHOWN, self.recipe.num_scored)
         data = Toybox("all", IMAGE_SIZE, HELD_OUT_SEED + self.recipe.loop.seed, num)
-        items, was_training = [data[i] for i in range(num)], self.model.training
-        images = to_tensor(torch.from_numpy(np.stack([item["image"] for item in items])))
+        return [data.scene(i)[0] for i in range(num)]
+
+    def _predictions(self, images: list[Image.Image]) -> list[Prediction]:
+        was_training = self.model.training
         self.model.eval()
-        predictions = [p for batch in images.split(64) for p in self.model.predict(batch)]
+        predictions = predict(self.model, images, BATCH)
         self.model.train(was_training)
-        return images, predictions, [facts(item["scene"]) for item in items]
+        return predictions
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
@@ -146,7 +164,8 @@ class PrepareScene:
         truth = targets(item["scene"])
         image, (dx, dy) = damaged(item["image"], rng, self.damage)
         shift = np.array([dx, dy, dx, dy], np.float32) / len(image)
-        truth["board"] = truth["board"] + shift if truth["lines"] > 0 else truth["board"]
+        if truth["lines"] > 0:
+            truth["board"] = truth["board"] + shift
         return {"images": image, **truth}
 
 

@@ -10,7 +10,7 @@ Shapes: B batch · K kinds · C channels · S = 128 / 2 ** levels side of the fe
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -98,6 +98,15 @@ class Prediction:
         return _kinds(self.facts)
 
 
+def facts_right(answers: Iterable[tuple[Prediction, frozenset[Fact]]]) -> dict[str, list[bool]]:
+    """{type of fact: whether each fact of that type holds}, for predictions and what their images should show."""
+    right: dict[str, list[bool]] = {}
+    for prediction, stated in answers:
+        for fact in sorted(stated, key=str):
+            right.setdefault(fact[0], []).append(prediction.holds(fact))
+    return right
+
+
 def _kinds(stated: frozenset[Fact]) -> set[str]:
     return {fact[1] for fact in stated if fact[0] == "kind"} | {fact[2] for fact in stated if fact[0] == "head"}
 
@@ -155,7 +164,7 @@ def targets(scene: Scene) -> dict[str, np.ndarray]:
     return of | {"board": np.array(board, np.float32)}
 
 
-class ToyboxClassifier(ModelMixin, ConfigMixin):
+class FactClassifier(ModelMixin, ConfigMixin):
     """Queries for kinds, attending to a convolutional feature map; heads for their answers, for pairs, and for text.
 
     Args:
@@ -434,29 +443,23 @@ def decode(logits: Tensor) -> list[str]:
     return ["".join(LETTERS[c - 1] for c in row[keep].tolist()) for row, keep in zip(best, kept, strict=True)]
 
 
-def load_classifier(folder: str | Path | None = None) -> ToyboxClassifier:
+def load_classifier(folder: str | Path | None = None) -> FactClassifier:
     """Load the classifier in `folder` (a model, or a run's newest checkpoint) in float32; by default the embedded one.
 
     Raises FileNotFoundError or ValueError with the command that trains one.
     """
-    return open_classifier(ToyboxClassifier, folder or EMBEDDED, REMEDY, "looks")
+    return open_classifier(FactClassifier, folder or EMBEDDED, REMEDY)
 
 
-def open_classifier(cls: type[ModelMixin], folder: str | Path, remedy: str, known_by: str):
-    """The classifier of a class in `folder`; `known_by` is a field that only its config has.
-
-    Raises FileNotFoundError or ValueError with `remedy`.
-    """
+def open_classifier(cls: type[ModelMixin], folder: str | Path, remedy: str):
+    """The classifier of a class in `folder`. Raises FileNotFoundError or ValueError with `remedy`."""
     folder = newest_in_run(folder, "config.json")
     verify(folder)
     config = folder / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"there is no toybox classifier in {folder}; {remedy}")
-    fields = read_json(config)
-    if fields.get("_class_name") != cls.__name__:
-        raise ValueError(f"{folder} holds a {fields.get('_class_name')}, not a {cls.__name__}; {remedy}")
-    if known_by not in fields:
-        raise ValueError(f"{folder} holds a classifier of another version of toybox; {remedy}")
+    if (name := read_json(config).get("_class_name")) != cls.__name__:
+        raise ValueError(f"{folder} holds a {name}, not a {cls.__name__}; {remedy}")
     return load_model(cls, folder, dtype=torch.float32).requires_grad_(False).eval()
 
 

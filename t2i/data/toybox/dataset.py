@@ -10,7 +10,8 @@ import numpy as np
 from t2i.checks import check_choice
 from t2i.data.fingerprint import combine
 from t2i.data.toybox.captions import caption
-from t2i.data.toybox.render import check_size
+from t2i.data.toybox.kinds import KINDS
+from t2i.data.toybox.render import LABELS, check_size
 from t2i.data.toybox.scene import FAMILIES, Scene
 from t2i.data.toybox.split import SPLITS
 
@@ -30,9 +31,15 @@ class SceneDataset:
         family: a name in `families`, or None for a mixture of all.
     """
 
+    # Of the world: version of its images and captions, its splits and one of what is held out, its families and that of
+    # two things in a place, the names of its kinds, and of the labels of its label maps.
     version: ClassVar[int]
     splits: ClassVar[tuple[str, ...]]
+    held_out: ClassVar[str]
     families: ClassVar[Collection[str]]
+    pairs: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]]
+    labels: ClassVar[tuple[str, ...]]
 
     def __init__(self, split: str, size: int, seed: int, num: int, family: str | None):
         check_choice("split", split, self.splits)
@@ -73,7 +80,8 @@ class SceneDataset:
 class Toybox(SceneDataset):
     """Toybox scenes: a `SceneDataset` with the splits in SPLITS and the families in FAMILIES."""
 
-    version, splits, families = VERSION, SPLITS, FAMILIES
+    version, splits, held_out, families, pairs = VERSION, SPLITS, "pair", FAMILIES, "place"
+    kinds, labels = tuple(KINDS), LABELS
 
     def __init__(
         self, split: str = "train", size: int = 128, seed: int = 0, num: int = 1_000_000, family: str | None = None

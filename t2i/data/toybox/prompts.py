@@ -117,7 +117,7 @@ def ladder_prompt(atoms: int, rng: np.random.Generator) -> ScenePrompt:
             return ScenePrompt(scene.caption(), scene, facts(scene))
 
 
-def lecture_prompt(i: int) -> ScenePrompt:
-    """Prompt i of the lecture, with the scene that it describes."""
-    scene = Scene.from_caption(LECTURE[i])
+def lecture_prompt(i: int, rng: np.random.Generator) -> ScenePrompt:
+    """Prompt i of the lecture, with the scene that it describes; `rng` determines its positions."""
+    scene = replace(Scene.from_caption(LECTURE[i]), jitter_seed=int(rng.random() * 2**31))
     return ScenePrompt(LECTURE[i], scene, frozenset(fact for fact in facts(scene) if fact[0] != "background"))

@@ -193,7 +193,7 @@ def load_classifier(folder: str | Path | None = None) -> ToyboxClassifier:
 
     Raises FileNotFoundError or ValueError with the command that trains one.
     """
-    return open_classifier(ToyboxClassifier, folder or EMBEDDED, REMEDY, "attributes")
+    return open_classifier(ToyboxClassifier, folder or EMBEDDED, REMEDY)
 
 
 def _halves(side: int) -> Tensor:

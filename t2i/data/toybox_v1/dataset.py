@@ -9,6 +9,8 @@ import numpy as np
 
 from t2i.data.toybox.dataset import SceneDataset
 from t2i.data.toybox.export import export as export_dataset
+from t2i.data.toybox_v1.kinds import KINDS
+from t2i.data.toybox_v1.label_maps import LABELS
 from t2i.data.toybox_v1.scene import FAMILIES, Scene
 from t2i.data.toybox_v1.split import SPLITS
 
@@ -20,7 +22,8 @@ class Toybox(SceneDataset):
     "count" and "relation".
     """
 
-    version, splits, families = VERSION, SPLITS, FAMILIES
+    version, splits, held_out, families, pairs = VERSION, SPLITS, "zero_shot", FAMILIES, "relation"
+    kinds, labels = tuple(KINDS), LABELS
 
     def __init__(
         self, split: str = "train", size: int = 64, seed: int = 0, num: int = 100_000, family: str | None = None

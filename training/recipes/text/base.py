@@ -9,7 +9,8 @@ from typing import TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from t2i.data.fingerprint import of_texts
-from t2i.data.sources import WORLDS, Source
+from t2i.data.sources import Source
+from t2i.data.toybox.dataset import SceneDataset
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.training.task import Task
 from t2i.weights import tokenizer_digest
@@ -88,7 +89,7 @@ def split_captions(source: Source) -> tuple[Source, list[str]]:
 
     Raises ValueError for fewer than two captions.
     """
-    if isinstance(source, tuple(WORLDS.values())):
+    if isinstance(source, SceneDataset):
         return Scenes(source), list(type(source)("train", source.size, NEW_SEED, HELD_OUT).captions(HELD_OUT))
     texts = list(source.captions(len(source)))
     count = max(1, min(HELD_OUT, len(texts) // 20))

@@ -17,8 +17,9 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from t2i.checks import check_real
 from t2i.contact_sheet import contact_sheet
-from t2i.data.sources import WORLDS, Source
+from t2i.data.sources import Source
 from t2i.data.toybox import near_misses as toybox_misses
+from t2i.data.toybox.dataset import SceneDataset
 from t2i.data.toybox_v1 import Scene as SceneV1
 from t2i.data.toybox_v1 import near_misses as toybox_v1_misses
 from t2i.images import to_pil, to_tensor
@@ -103,7 +104,7 @@ class ClipTask(TextTask):
         data = recipe.data.open(seed)
         train = partial(train_clip_tokenizer, vocab_size=recipe.vocab_size, length=recipe.text_length)
         super().__init__(data, train, room=recipe.text_length - 2)
-        self.source = Scenes(data) if isinstance(data, tuple(WORLDS.values())) else data
+        self.source = Scenes(data) if isinstance(data, SceneDataset) else data
         self.held_out = held_out_pairs(data)
         self.prepare = PreparePairs(self.tokenizer, recipe.near_misses, recipe.two_things, size)
         torch.manual_seed(seed)  # the same initial weights on every process
@@ -156,7 +157,7 @@ class PreparePairs:
             return {"images": item["image"][None], "text": tokenize(self.tokenizer, [item["text"]])}
         scene = item["scene"]
         if rng.random() < self.two_things:
-            scene = type(scene).sample(rng, "train", _two_things(scene))
+            scene = type(scene).sample(rng, "train", "relation" if isinstance(scene, SceneV1) else "place")
         misses = _misses(scene)
         scenes = [scene, *misses.near_misses(scene, self.near_misses, rng)]
         return {
@@ -171,11 +172,6 @@ def _misses(scene) -> ModuleType:
     return toybox_v1_misses if isinstance(scene, SceneV1) else toybox_misses
 
 
-def _two_things(scene) -> str:
-    """The family of two things in a place, in the world of toybox that a scene is of."""
-    return "relation" if isinstance(scene, SceneV1) else "place"
-
-
 def load_weights(model: CLIPModel, folder: str) -> str:
     """Load another model's weights; returns their digest. Raises ValueError if sizes differ."""
     other = load(CLIPModel, folder, "clip")
@@ -188,7 +184,7 @@ def load_weights(model: CLIPModel, folder: str) -> str:
 
 def held_out_pairs(source: Source) -> tuple[Tensor, list[str]]:
     """256 images, uint8 (N, S, S, 3), and their captions, from another toybox seed, or the first of other data."""
-    if isinstance(source, tuple(WORLDS.values())):
+    if isinstance(source, SceneDataset):
         source = type(source)("train", source.size, NEW_SEED, EVALUATED)
     items = [source[i] for i in range(min(EVALUATED, len(source)))]
     return torch.from_numpy(np.stack([item["image"] for item in items])), [item["text"] for item in items]
@@ -220,7 +216,7 @@ def retrieval(model: CLIPModel, tokenizer: CLIPTokenizer, images: Tensor, texts:
 
 
 def near_misses_right(
-    model: CLIPModel, tokenizer: CLIPTokenizer, world: type, size: int, num: int = 128
+    model: CLIPModel, tokenizer: CLIPTokenizer, world: type[SceneDataset], size: int, num: int = 128
 ) -> dict[str, float]:
     """Accuracy of identifying the canonical caption of a two-thing scene among three near misses (chance: 1/4).
 
@@ -230,8 +226,7 @@ def near_misses_right(
         "near_misses_seen_right": identified from the image; "near_misses_told_right": from the caption that begins with
         the other thing.
     """
-    family = _two_things(world(num=1).scene(0)[0])
-    data, from_image, from_text = world("train", size, NEW_SEED + 1, num, family), 0, 0
+    data, from_image, from_text = world("train", size, NEW_SEED + 1, num, world.pairs), 0, 0
     for i in range(num):
         scene, _ = data.scene(i)
         misses = _misses(scene)

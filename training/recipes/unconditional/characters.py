@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.data.sources import WORLDS, open_source
+from t2i.data.sources import open_source
 from t2i.data.tables import read_lines
+from t2i.data.toybox.dataset import SceneDataset
 from t2i.models.autoregressive.characters import CharacterModel, alphabet_of, counted, encode
 from t2i.training.config import LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
@@ -77,7 +78,7 @@ class CharactersTask(Task):
         else:
             source = open_source(data.data, 64, data.image_column, data.caption_column, recipe.loop.seed)
         self.source, self.held_out = split_captions(source)
-        count = ALPHABET_CAPTIONS if isinstance(source, tuple(WORLDS.values())) else len(source)
+        count = ALPHABET_CAPTIONS if isinstance(source, SceneDataset) else len(source)
         alphabet = alphabet_of([*source.captions(count), *self.held_out])
         self.fingerprint = {"alphabet": alphabet}
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
