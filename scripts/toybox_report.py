@@ -20,12 +20,13 @@ from t2i.checks import check_choice, check_whole
 from t2i.cli_errors import exit_on_bad_input
 from t2i.contact_sheet import contact_sheet
 from t2i.data.toybox.attributes import ATTRIBUTES
-from t2i.data.toybox.classifier import Prediction, facts_right, load_classifier, predict
+from t2i.data.toybox.classifier import load_classifier, predict
 from t2i.data.toybox.dataset import Toybox
 from t2i.data.toybox.description import ACTIONS, PLACES, Relation, Thing, can
 from t2i.data.toybox.facts import facts
 from t2i.data.toybox.inscriptions import words
 from t2i.data.toybox.kinds import KINDS
+from t2i.data.toybox.prediction import Prediction, facts_right
 from t2i.data.toybox.prompts import LECTURE
 from t2i.data.toybox.scene import FAMILIES, Scene
 from t2i.data.toybox.split import held_out
@@ -147,8 +148,7 @@ def _held_out() -> list[tuple[str, int, int]]:
     """(what, how many are held out, of how many)"""
     pairs = [(a, k) for a in ATTRIBUTES for k in KINDS if a != k]
     styles = [(s, k) for s in STYLES if s != "plain" for k in KINDS]
-    halves = [name for name, kind in KINDS.items() if kind.halves]
-    hybrids = [(head, kind) for head in halves for kind in halves if head != kind]
+    hybrids = [(head, kind) for head in KINDS for kind in KINDS if head != kind]
     actions = [(a, n, b) for n in ACTIONS for a in KINDS for b in KINDS if a != b and can(Thing(a), n, Thing(b))]
     rows = [("attribute × kind", "pair", pairs), ("style × kind", "style", styles)]
     rows += [("hybrids", "hybrid", hybrids), ("actions", "action", actions)]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from t2i.data.toybox import words
+from t2i.data.toybox.attributes import COLOURS
 from t2i.data.toybox.captions import caption
-from t2i.data.toybox.facts import facts
+from t2i.data.toybox.description import Thing, can
+from t2i.data.toybox.facts import facts, relation_fact
 from t2i.data.toybox.kinds import KINDS
 from t2i.data.toybox.parser import corrected, parse, vocabulary
 from t2i.data.toybox.scene import FAMILIES, Scene
-from t2i.data.toybox.split import SPLITS
 
 LECTURE = {  # the prompts of the lecture on text-to-image models, and what they state
     "an armchair in the shape of an avocado": "kind armchair, attribute armchair avocado",
@@ -147,8 +148,95 @@ def test_a_mistake_in_a_word_is_corrected_only_if_it_is_clear():
     assert {"cat", "kitty", "octopuses", "watercolour"} <= vocabulary()
 
 
-def test_splits_name_captions():
-    assert "phrasing" in SPLITS
+@pytest.mark.parametrize("word", ["coat", "truck", "bat", "caar", "mat", "bleu-ish", "rad"])
+def test_another_word_is_no_mistake_in_a_known_one(word):
+    """Letters that are left out, added or changed make other words: only exchanged and doubled ones are corrected."""
+    assert corrected(word) == (word.replace("aa", "a") if "aa" in word else None)
+
+
+def templated(phrases: dict, template: str, *fact: str):
+    """(caption, fact) for each phrase of words.py, in a caption that states nothing else."""
+    return [
+        (f"{words.article(p)}{template[1:]}" if template.startswith("_") else template.format(p), (*fact, value))
+        for value, options in phrases.items()
+        for p in options
+    ]
+
+
+@pytest.mark.parametrize(
+    "text, fact",
+    [
+        *((words.article(name), ("kind", kind)) for kind in KINDS for name, _ in words.names(kind)),
+        *((f"three {plural}", ("count", kind, 3)) for kind in KINDS for _, plural in words.names(kind)),
+        *templated(words.ADJECTIVES, "_ cat", "attribute", "cat"),
+        *templated({c: words.ADJECTIVES[c] for c in COLOURS}, "a cat that is {}", "attribute", "cat"),
+        *templated(words.QUALIFIERS, "a cat {}", "attribute", "cat"),
+        *templated(words.SIZES, "_ cat", "size", "cat"),
+        *templated(words.NUMBERS, "{} cats", "count", "cat"),
+        *templated({s: o for s, o in words.STYLE_OPENINGS.items() if s != "plain"}, "{} a cat", "style"),
+        *((f"{opening} a cat", ("kind", "cat")) for opening in words.STYLE_OPENINGS["plain"]),
+        *templated(words.STYLE_ENDINGS, "a cat {}", "style"),
+        *templated(words.BACKGROUNDS, "a cat {}", "background"),
+    ],
+)
+def test_every_phrase_is_understood(text, fact):
+    facts = stated(text)
+    assert fact in facts
+    assert len(facts) == (1 if fact[0] == "kind" else 2)
+
+
+@pytest.mark.parametrize("relation", words.RELATIONS)
+def test_every_phrase_of_a_relation_is_understood(relation):
+    pairs = [(a, b) for a in ("cat", "robot") for b in ("horse", "apple", "hat", "suitcase", "cup", "armchair")]
+    a, b = next((a, b) for a, b in pairs if can(Thing(a), relation, Thing(b)))
+    fact = relation_fact(a, relation, b)
+    for phrase in words.RELATIONS[relation]:
+        assert fact in stated(f"a {a} {phrase} {words.article(b)}"), phrase
+    for phrase in words.FINITE[relation]:
+        assert fact in stated(f"the {a} {phrase} {words.article(b)}"), phrase
+    for phrase in words.AFTER_WITH.get(relation, ()):
+        assert fact in stated(f"{words.article(b)} with a {a} {phrase}"), phrase
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("a red cat that is blue", "two of one attribute: red and blue"),
+        ("a watercolor painting of a cat in ink", "two of one style: watercolor and ink"),
+        ("a cat in the snow on the beach", "two of one background: snow and beach"),
+        ("a big cat that is small", "two of one size: big and small"),
+        ("a cat that is not a dog", "attributes only"),
+        ("cats", "say how many cats"),
+        ("a red cat on top of houses", "say how many houses"),
+        ('two signs saying "Hi"', "count 1"),
+        ('a sign with the head of a cat that reads "Hi"', "not both"),
+    ],
+)
+def test_contradictions_are_refused(text, why):
+    with pytest.raises(ValueError, match=why):
+        Scene.from_caption(text)
+
+
+def test_one_fact_stated_twice_is_no_contradiction():
+    assert stated("a red cat that is crimson") == stated("a red cat")
+
+
+def test_letters_beyond_ascii_are_named_whole():
+    assert parse("a café on a car").unknown[0] == "café"
+    assert parse("ein Bär").unknown == ("ein", "bär")
+
+
+def test_a_quotation_that_is_not_closed_goes_to_the_end():
+    assert stated('a sign that reads "Latent Diffusion') == stated('a sign that reads "Latent Diffusion"')
+
+
+def test_phrases_keep_to_their_clause():
+    assert stated("a cat next to two white cars on white") == stated("a cat and two white cars on a white background")
+    assert ("attribute", "house", "white") in stated("a cat on white house")  # and not on a white background
+    assert ("relation", "penguin", "riding", "surfboard") in stated("a penguin riding a wave on a surfboard")
+    horse = stated("a penguin riding a horse on a surfboard")
+    assert ("relation", "penguin", "riding", "horse") in horse
+    assert ("relation", "horse", "on top of", "surfboard") in horse
 
 
 @pytest.mark.parametrize(

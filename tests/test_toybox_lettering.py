@@ -9,7 +9,7 @@ from PIL import Image
 
 from t2i.data.toybox.description import SceneDescription, Thing
 from t2i.data.toybox.kinds import KINDS
-from t2i.data.toybox.lettering import GLYPHS, LETTERINGS, text_mask
+from t2i.data.toybox.lettering import GLYPHS, LETTERINGS, _breaks, text_mask
 from t2i.data.toybox.render import render
 
 PRINTABLE = "".join(map(chr, range(0x20, 0x7F)))
@@ -49,7 +49,8 @@ def test_look_alikes_differ_clearly_within_a_word(char):
 def test_letterings_differ():
     for text in TEXTS:
         for a, b in itertools.combinations(LETTERINGS, 2):
-            assert np.abs(ink(text, lettering=a).astype(int) - ink(text, lettering=b)).mean() > 4
+            one, other = ink(text, lettering=a).astype(int), ink(text, lettering=b).astype(int)
+            assert np.abs(one - other).sum() > 0.1 * max(one.sum(), other.sum())
 
 
 @pytest.mark.parametrize("lettering", LETTERINGS)
@@ -99,6 +100,20 @@ def test_two_lines_are_broken_at_a_space():
     mask = ink("Latent Diffusion", 60, 30) > 128
     assert not mask.any(1)[10:20].all() and mask[10:20].any()
     assert (ink("Latent Diffusion", 200, 20) > 60).any(1)[5:15].all()  # where one line is larger, there is one
+
+
+def test_a_word_is_not_broken():
+    for text in ("internationalization", "ab", "W" * 25):
+        assert _breaks(text) == [(text,)]
+    assert _breaks("a bc d") == [("a bc d",), ("a", "bc d"), ("a bc", "d")]
+
+
+def test_different_texts_are_different_masks():
+    """So that what is judged can be seen: "ab c" is not "a bc", and "rn" is not "m"."""
+    texts = ("ab c", "a bc", "abc", "rn", "m", "Il", "II", "ll", "O0", "00", "Hello", "hello", "Hello!", "He11o")
+    for name in LETTERINGS:
+        masks = {text_mask(text, 60, 30, name).tobytes() for text in texts}
+        assert len(masks) == len(texts)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 8), (8, 2), (4, 4)])

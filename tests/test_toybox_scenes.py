@@ -11,8 +11,10 @@ from itertools import islice
 
 import numpy as np
 import pytest
-from PIL import ImageChops
+from PIL import Image, ImageChops
 
+from t2i.checks import UsageError
+from t2i.data.toybox import render as rendering
 from t2i.data.toybox.attributes import ATTRIBUTES
 from t2i.data.toybox.backgrounds import BACKGROUNDS
 from t2i.data.toybox.dataset import Toybox
@@ -23,10 +25,11 @@ from t2i.data.toybox.hybrid import extent, form
 from t2i.data.toybox.kinds import KINDS
 from t2i.data.toybox.layout import Jitter, layout
 from t2i.data.toybox.near_misses import near_misses, turned_round
+from t2i.data.toybox.prediction import Prediction
 from t2i.data.toybox.render import LABELS
-from t2i.data.toybox.scene import FAMILIES, Scene
+from t2i.data.toybox.scene import FAMILIES, Scene, families_of
 from t2i.data.toybox.sketch import Raster
-from t2i.data.toybox.split import SORTS, held_out, held_out_sorts
+from t2i.data.toybox.split import SORTS, SPLITS, held_out, held_out_sorts
 from t2i.data.toybox.styles import STYLES
 
 
@@ -62,11 +65,14 @@ def test_a_kind_is_drawn_inside_its_box_in_all_attributes(name):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_every_kind_is_visible_in_every_style(style):
-    for i, name in enumerate(KINDS):
-        with_thing = Scene((Thing(name),), style=style, background="white", jitter_seed=i).render(64)
-        small = Scene((Thing(name, size="small"),), style=style, background="white", jitter_seed=i).render(64)
-        assert np.abs(np.asarray(with_thing).astype(int) - np.asarray(small)).mean() > 2, name
+def test_every_kind_is_visible_in_every_style(style, monkeypatch):
+    scenes = [Scene((Thing(name),), style=style, background="white", jitter_seed=i) for i, name in enumerate(KINDS)]
+    images = [np.asarray(scene.render(64)).astype(int) for scene in scenes]
+    masks = [scene.layout(64) > 0 for scene in scenes]
+    monkeypatch.setattr(rendering, "_visible", lambda alpha, *_: Image.new("L", alpha.size, 0))
+    for scene, image, mask in zip(scenes, images, masks, strict=True):
+        difference = np.abs(image - np.asarray(scene.render(64))).mean(-1)  # to the shadow alone
+        assert difference[mask].mean() > 15, scene
 
 
 # --- hybrids and relations --------------------------------------------------------------------------------------------
@@ -83,10 +89,8 @@ def test_a_hybrid_has_the_top_of_one_kind_and_the_base_of_the_other():
 
 
 def test_every_hybrid_fits_its_box():
-    halves = [name for name, kind in KINDS.items() if kind.halves]
-    assert len(halves) >= 50
-    for i, name in enumerate(halves):
-        for head in islice((h for h in halves if h != name), i % 7, None, 7):
+    for i, name in enumerate(KINDS):
+        for head in islice((h for h in KINDS if h != name), i % 7, None, 7):
             x0, y0, x1, y1 = extent(form(name, head).shapes)
             assert min(x0, y0) >= 0 and max(x1, y1) <= 1, (name, head)
 
@@ -152,6 +156,50 @@ def test_scenes_of_a_family_are_of_that_family(family):
     assert {scene.family for scene in sampled(60, family=family)} == {family}
 
 
+@pytest.mark.parametrize("family", ["place", "action", "several"])
+def test_all_things_of_a_scene_are_visible(family):
+    for scene in sampled(400, family=family):
+        labels = scene.layout(128)
+        for thing in scene.things:
+            assert (labels == LABELS.index(thing.kind)).sum() >= 30, scene
+
+
+def test_things_beside_two_that_cover_each_other_hide_neither():
+    """The one in front stands at the side where nothing else is."""
+    things, relations = (Thing("tree"), Thing("cat"), Thing("house")), (Relation(0, "left of", 1),)
+    for seed in range(20):
+        scene = Scene(things, (*relations, Relation(1, "in front of", 2)), jitter_seed=seed)
+        labels = scene.layout(128)
+        house, cat = ((labels == LABELS.index(kind)).sum() for kind in ("house", "cat"))
+        assert house > 0.4 * cat
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_family_of_a_split_can_be_sampled_and_no_other(split):
+    for family in FAMILIES:
+        if family in families_of(split):
+            scene = Scene.sample(np.random.default_rng(0), split, family)
+            assert scene.family == family
+        else:
+            with pytest.raises(UsageError, match=f"no scenes of the family {family!r}"):
+                Scene.sample(np.random.default_rng(0), split, family)
+            with pytest.raises(UsageError, match=f"no scenes of the family {family!r}"):
+                Toybox(split, family=family)
+
+
+def test_a_mixture_has_its_families_in_its_proportions():
+    data = Toybox("all", 32, 0, 600, {"count": 3, "hybrid": 1})
+    families = [data.scene(i)[0].family for i in range(600)]
+    assert set(families) == {"count", "hybrid"}
+    assert 0.68 < families.count("count") / 600 < 0.82
+    assert data.fingerprint() != Toybox("all", 32, 0, 600, {"count": 1, "hybrid": 1}).fingerprint()
+    world = Toybox("all", 32, 0, 600)
+    assert [world.scene(i) for i in range(5)] == [Toybox("all", 32, 0, 600, FAMILIES).scene(i) for i in range(5)]
+    for wrong, error in (({"count": 0}, "above 0"), ({"count": -1}, "weight of count"), ({"counts": 1}, "'counts'")):
+        with pytest.raises(ValueError, match=error):
+            Toybox("all", 32, 0, 600, wrong)
+
+
 def test_training_has_nothing_that_is_held_out():
     for scene in sampled(3000, "train"):
         assert not held_out_sorts(facts(scene)), scene
@@ -169,6 +217,11 @@ def test_about_a_sixteenth_of_pairs_is_held_out():
     assert 1 / 24 < share < 1 / 11
     for kind in KINDS:
         assert sum(not held_out("pair", a, kind) for a in ATTRIBUTES) >= 2
+
+
+def test_the_head_of_a_hybrid_is_in_held_out_pairs():
+    """A cat with the head of an armchair, made of avocado, shows an avocado armchair's head."""
+    assert "pair" in held_out_sorts(facts(Scene((Thing("cat", "avocado", head="armchair"),))))
 
 
 def test_a_scene_survives_json():
@@ -270,6 +323,7 @@ def test_near_misses_differ_in_one_fact(family):
             assert not held_out_sorts(facts(other))
             assert other.background == scene.background and len(other.things) == len(scene.things)
             assert other.caption() != scene.caption()
+            assert not Prediction.of(scene).fulfils(facts(other)), "an image of the scene must not show it"
             changed = sum(a != b for a, b in zip(scene.things, other.things, strict=True))
             changed += (scene.relations != other.relations) + (scene.style != other.style)
             assert 1 <= changed <= 2

@@ -18,8 +18,9 @@ from PIL import Image
 
 from t2i.checks import UsageError
 from t2i.data.image_file import square
-from t2i.data.toybox.classifier import IMAGE_SIZE, Prediction, facts_right, predict
+from t2i.data.toybox.classifier import IMAGE_SIZE, predict
 from t2i.data.toybox.facts import Fact
+from t2i.data.toybox.prediction import Prediction, facts_right
 from t2i.eval.generation.prompt import Prompt
 from t2i.eval.metrics import share
 from t2i.eval.report import Gallery, Table

@@ -34,7 +34,6 @@ P_UPPER = 0.03
 P_SENTENCE = 0.08  # a capital at the beginning and a full stop at the end
 P_TYPO = 0.03  # two letters exchanged, or one doubled
 
-HELD_OUT_FORMS = ("fronted", "sides")  # ways to state a relation that training captions never use
 _TRAINED_FORMS = {  # with the frequency of each; a form that does not apply is chosen anew
     "after": 0.60,  # "a red cat on top of a blue car"
     "finite": 0.10,  # "a red cat is on top of a blue car"
@@ -58,7 +57,7 @@ def caption(scene: SceneDescription, rng: np.random.Generator | None = None, hel
 
     Args:
         rng: the only source of randomness.
-        held_out: phrase it in one of HELD_OUT_FORMS; the scene must have a relation of two single things.
+        held_out: phrase it as training captions never are; the scene must have a relation of two single things.
     """
     return _Writer(scene, None if rng is None else rng.random, held_out).caption()
 
@@ -162,9 +161,14 @@ class _Writer:
             adjective, qualifier = self.attribute(thing.attribute, plural, pure)
             noun = f"{adjective} {noun}".strip()
             self.stated.add(("attribute", thing.kind, thing.attribute))
-        elif thing.without is not None or (thing.text is None and not pure and not plural and self.chance(P_NEGATION)):
-            other = thing.without or self.pick([c for c in COLOURS if not _resembles(thing.kind, c)])
-            qualifier = self.pick((f"that is not {other}", f"that isn't {other}", f"which is not {other}"))
+        other = thing.without
+        open_to_any = thing.attribute is None and thing.text is None and not pure and not plural
+        if other is None and open_to_any and self.chance(P_NEGATION):
+            other = self.pick([colour for colour in COLOURS if not resembles(thing.kind, colour)])
+        if other is not None:
+            are = "are" if plural else "is"
+            denied = self.pick((f"that {are} not {other}", f"that {are}n't {other}", f"which {are} not {other}"))
+            qualifier = f"{qualifier} {denied}".strip()
             self.stated.add(("without", thing.kind, other))
         if thing.size is not None:
             noun = f"{self.pick(words.SIZES[thing.size])} {noun}"
@@ -307,7 +311,7 @@ class _Writer:
         return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _resembles(kind: str, colour: str) -> bool:
+def resembles(kind: str, colour: str) -> bool:
     """Whether a kind's natural colours may pass for a colour; too much rather than too little."""
     inks = {shape.natural for shape in KINDS[kind].shapes if shape.ink is None}
     return any(sum((a - b) ** 2 for a, b in zip(ink, COLOURS[colour], strict=True)) < 130**2 for ink in inks)

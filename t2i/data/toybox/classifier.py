@@ -10,7 +10,7 @@ Shapes: B batch · K kinds · C channels · S = 128 / 2 ** levels side of the fe
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -27,8 +27,9 @@ from t2i.data.image_file import square
 from t2i.data.toybox.attributes import ATTRIBUTES
 from t2i.data.toybox.backgrounds import BACKGROUNDS
 from t2i.data.toybox.description import MAX_COUNT, MAX_TEXT, MAX_THINGS, RELATIONS, SIZES
-from t2i.data.toybox.facts import INVERSE, Fact, facts, relation_fact
+from t2i.data.toybox.facts import INVERSE, Fact, relation_fact
 from t2i.data.toybox.kinds import KINDS
+from t2i.data.toybox.prediction import UPON, Prediction
 from t2i.data.toybox.render import inscription_box
 from t2i.data.toybox.styles import STYLES
 from t2i.files import read_json
@@ -41,7 +42,6 @@ from t2i.weights import load_model
 if TYPE_CHECKING:
     from PIL import Image
 
-    from t2i.data.toybox.description import SceneDescription
     from t2i.data.toybox.scene import Scene
 
 EMBEDDED = Path(__file__).parents[2] / "pipelines" / "weights" / "toybox" / "classifier"
@@ -51,64 +51,13 @@ IMAGE_SIZE = 128
 ROLES = ("absent", "whole", "base", "head")  # of a kind; base and head are the halves of hybrids
 LOOKS = ("natural", *ATTRIBUTES)
 EXTENTS = ("", *SIZES)
-UPON = ("on top of", "sitting on", "riding")  # one class: who rides or sits on a thing is on top of it
-PLACES = tuple(name for name in RELATIONS if name not in (*INVERSE, *UPON[1:]))  # the inverse ones are these, turned
+RELATION_CLASSES = tuple(
+    name for name in RELATIONS if name not in (*INVERSE, *UPON[1:])
+)  # the inverse ones are these, turned
 LETTERS = string.printable[:95]  # classes of the text head; 0 is CTC's blank, class i + 1 is LETTERS[i]
 MAX_PAIRS = MAX_THINGS - 1
+_BOARDS = tuple(name for name, kind in KINDS.items() if kind.board is not None)
 CROP = (32, 128)  # height and width of the inscription, as the text head receives it
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Prediction for one image.
-
-    Attributes:
-        facts: what the image shows, as of `t2i.data.toybox.facts.facts`; a thing without attribute is "natural", and
-            each two things are in a relation, where riding and sitting count as being on top.
-    """
-
-    facts: frozenset[Fact]
-
-    @classmethod
-    def of(cls, scene: SceneDescription) -> Prediction:
-        """The correct prediction for an image of a scene, without relations that the scene does not state."""
-        upon = {fact for fact in facts(scene) if fact[0] == "relation" and fact[2] in UPON}
-        found = facts(scene) - upon | {("relation", a, "on top of", b) for _, a, _, b in upon}
-        return cls(found | {("attribute", t.kind, t.shown or "natural") for t in scene.things})
-
-    def holds(self, fact: Fact) -> bool:
-        """Whether a fact of a prompt holds in the image."""
-        match fact:
-            case ("without", kind, attribute):
-                return ("kind", kind) in self.facts and ("attribute", kind, attribute) not in self.facts
-            case ("relation", subject, name, thing):
-                same = {("relation", subject, "on top of" if name in UPON else name, thing)}
-                same |= {("relation", thing, "on top of", subject)} if name == "wearing" else set()
-                same |= {("relation", thing, "wearing", subject)} if name in UPON else set()
-                return bool(same & self.facts)
-        return fact in self.facts
-
-    def fulfils(self, stated: frozenset[Fact]) -> bool:
-        """Whether all facts of a prompt hold, and the image has no other things than the prompt names."""
-        return self.kinds <= _kinds(stated) and all(map(self.holds, stated))
-
-    @property
-    def kinds(self) -> set[str]:
-        """All kinds in the image, the heads of hybrids among them."""
-        return _kinds(self.facts)
-
-
-def facts_right(answers: Iterable[tuple[Prediction, frozenset[Fact]]]) -> dict[str, list[bool]]:
-    """{type of fact: whether each fact of that type holds}, for predictions and what their images should show."""
-    right: dict[str, list[bool]] = {}
-    for prediction, stated in answers:
-        for fact in sorted(stated, key=str):
-            right.setdefault(fact[0], []).append(prediction.holds(fact))
-    return right
-
-
-def _kinds(stated: frozenset[Fact]) -> set[str]:
-    return {fact[1] for fact in stated if fact[0] == "kind"} | {fact[2] for fact in stated if fact[0] == "head"}
 
 
 @dataclass(frozen=True)
@@ -153,7 +102,7 @@ def targets(scene: Scene) -> dict[str, np.ndarray]:
         stated += [("relation", a.kind, "left of", b.kind) for a, b in pairwise(scene.things)]
     of["pairs"] = np.full((MAX_PAIRS, 3), -1)
     for i, (_, subject, name, thing) in enumerate(stated):
-        place = PLACES.index("on top of" if name in UPON else name)
+        place = RELATION_CLASSES.index("on top of" if name in UPON else name)
         of["pairs"][i] = kinds.index(subject), kinds.index(thing), place
     board, lines = inscription_box(scene)
     text = next((thing.text for thing in scene.things if thing.text is not None), "")
@@ -210,7 +159,7 @@ class FactClassifier(ModelMixin, ConfigMixin):
         self.kind_bias = nn.Parameter(torch.zeros(K, C))
         sizes = len(ROLES), len(looks), len(EXTENTS), MAX_COUNT
         self.to_thing = nn.Sequential(nn.Linear(C, 2 * C), nn.SiLU(), nn.Linear(2 * C, sum(sizes)))
-        self.to_relation = nn.Sequential(nn.Linear(3 * C, 2 * C), nn.SiLU(), nn.Linear(2 * C, len(PLACES)))
+        self.to_relation = nn.Sequential(nn.Linear(3 * C, 2 * C), nn.SiLU(), nn.Linear(2 * C, len(RELATION_CLASSES)))
         self.to_whole = nn.Sequential(nn.Linear(2 * C, C), nn.SiLU(), nn.Linear(C, len(styles) + len(BACKGROUNDS) + 3))
         self.to_kinds = nn.Linear(2 * C, K)
         self.to_board = nn.Conv2d(C, 4, 1)  # logits of where the left, top, right and bottom edges are
@@ -339,18 +288,14 @@ class FactClassifier(ModelMixin, ConfigMixin):
         found = [self._things({name: logits[i] for name, logits in out.items()}) for i in range(len(images))]
         self._add_relations(out["answers"], found)
         lines = out["lines"].argmax(-1)
-        written = [i for i in range(len(images)) if lines[i] > 0 and any(self._board(f) for f in found[i])]
+        boards = [[kind for kind in _BOARDS if ("kind", kind) in stated] for stated in found]
+        written = [i for i in range(len(images)) if lines[i] > 0 and boards[i]]
         if written:
             read = self.reader(crop(images[written], out["board"][written]))
             for row, i in enumerate(written):
                 text = decode(read[lines[i] - 1][row, None].float())[0]
-                found[i].add(("text", next(filter(None, map(self._board, found[i]))), text))
+                found[i].add(("text", boards[i][0], text))
         return [Prediction(frozenset(stated)) for stated in found]
-
-    @staticmethod
-    def _board(fact: Fact) -> str | None:
-        """The kind that a fact names, if it has a board."""
-        return fact[1] if fact[0] == "kind" and KINDS[fact[1]].board is not None else None
 
     def _things(self, out: dict[str, Tensor]) -> set[Fact]:
         """The facts about each thing of an image, and about the whole; at least one thing."""
@@ -360,6 +305,8 @@ class FactClassifier(ModelMixin, ConfigMixin):
         roles[surest[MAX_THINGS + 1 :]] = 0  # no image has more kinds
         if not (roles > 0).any():
             roles[surest[0]] = ROLES.index("whole")
+        if not (roles == ROLES.index("base")).any():
+            roles[roles == ROLES.index("head")] = ROLES.index("whole")  # a head without a base is a thing
         heads = [kinds[k] for k in (roles == ROLES.index("head")).nonzero().flatten().tolist()]
         for k in (roles > 0).nonzero().flatten().tolist():
             kind, role = kinds[k], ROLES[int(roles[k])]
@@ -392,8 +339,8 @@ class FactClassifier(ModelMixin, ConfigMixin):
         first, second = (torch.tensor([kinds.index(p[n]) for p in pairs], device=answers.device) for n in (1, 2))
         best = self.relations(answers[rows], first, second).argmax(-1).tolist()
         for (i, a, b), relation in zip(pairs, best, strict=True):
-            turned, name = divmod(relation, len(PLACES))
-            found[i].add(relation_fact(*((b, PLACES[name], a) if turned else (a, PLACES[name], b))))
+            turned, name = divmod(relation, len(RELATION_CLASSES))
+            found[i].add(relation_fact(*((b, RELATION_CLASSES[name], a) if turned else (a, RELATION_CLASSES[name], b))))
 
 
 class TextReader(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from t2i.data.fingerprint import combine
 from t2i.data.toybox.captions import caption
 from t2i.data.toybox.kinds import KINDS
 from t2i.data.toybox.render import LABELS, check_size
-from t2i.data.toybox.scene import FAMILIES, Scene
+from t2i.data.toybox.scene import FAMILIES, Scene, mixture_of
 from t2i.data.toybox.split import SPLITS
 
 VERSION = 2  # of the images and captions: increment it when a change of the code changes any of them
@@ -28,7 +28,7 @@ class SceneDataset:
         size: image side in pixels.
         seed: non-negative; different seeds give unrelated scenes.
         num: number of items.
-        family: a name in `families`, or None for a mixture of all.
+        family: a name in `families`, or None for a mixture of all; in toybox also any other mixture: {family: weight}.
     """
 
     # Of the world: version of its images and captions, its splits and one of what is held out, its families and that of
@@ -41,14 +41,18 @@ class SceneDataset:
     kinds: ClassVar[tuple[str, ...]]
     labels: ClassVar[tuple[str, ...]]
 
-    def __init__(self, split: str, size: int, seed: int, num: int, family: str | None):
+    def __init__(self, split: str, size: int, seed: int, num: int, family: str | Mapping[str, float] | None):
         check_choice("split", split, self.splits)
         check_size(size)
-        if family is not None:
-            check_choice("family", family, self.families)
+        self.check_family(split, family)
         if seed < 0 or num < 0:
             raise ValueError(f"seed and num must not be negative: {seed=}, {num=}")
         self.split, self.size, self.seed, self.num, self.family = split, size, seed, num, family
+
+    def check_family(self, split: str, family: str | Mapping[str, float] | None) -> None:
+        """Raise UsageError if no scene of a split is of a family."""
+        if family is not None:
+            check_choice("family", family, self.families)
 
     def __len__(self) -> int:
         return self.num
@@ -84,9 +88,17 @@ class Toybox(SceneDataset):
     kinds, labels = tuple(KINDS), LABELS
 
     def __init__(
-        self, split: str = "train", size: int = 128, seed: int = 0, num: int = 1_000_000, family: str | None = None
+        self,
+        split: str = "train",
+        size: int = 128,
+        seed: int = 0,
+        num: int = 1_000_000,
+        family: str | Mapping[str, float] | None = None,
     ):
         super().__init__(split, size, seed, num, family)
+
+    def check_family(self, split: str, family: str | Mapping[str, float] | None) -> None:
+        mixture_of(split, family)
 
     def scene(self, index: int) -> tuple[Scene, str]:
         rng = np.random.default_rng((*self.entropy(index), VERSION))

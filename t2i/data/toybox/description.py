@@ -48,15 +48,15 @@ class Thing:
     without: str | None = None
 
     def __post_init__(self) -> None:
+        check_choice("kind", str(self.kind), KINDS)
         for what, name, names in (
-            ("kind", self.kind, KINDS),
-            ("kind", self.head, (None, *KINDS)),
-            ("attribute", self.attribute, (None, *ATTRIBUTES)),
-            ("attribute", self.without, (None, *ATTRIBUTES)),
-            ("size", self.size, (None, *SIZES)),
+            ("kind", self.head, KINDS),
+            ("attribute", self.attribute, ATTRIBUTES),
+            ("attribute", self.without, ATTRIBUTES),
+            ("size", self.size, SIZES),
         ):
-            if name not in names:
-                check_choice(what, str(name), [known for known in names if known is not None])
+            if name is not None:
+                check_choice(what, str(name), names)
         if self.attribute in self.kinds:
             raise ValueError(f"a thing cannot be made of itself: {self.attribute} {self.kind}")
         if self.attribute is not None and self.attribute == self.without:
@@ -65,13 +65,18 @@ class Thing:
             raise ValueError(f"count must be a whole number from 1 to {MAX_COUNT}, not {self.count!r}")
         if self.count > 1 and (self.head or self.text):
             raise ValueError("things with the head of another kind, or with an inscription, have count 1")
+        if self.head is not None and self.text is not None:
+            raise ValueError("a thing has the head of another kind or an inscription, not both")
         if self.head == self.kind:
             raise ValueError(f"a hybrid needs two kinds, both are {self.kind!r}")
         if self.text is not None:
             if KINDS[self.kind].board is None:
                 raise ValueError(f"a {self.kind} has no surface for an inscription")
-            if not 1 <= len(self.text) <= MAX_TEXT or not (self.text.isascii() and self.text.isprintable()):
-                raise ValueError(f"an inscription has 1 to {MAX_TEXT} printable ASCII characters, not {self.text!r}")
+            printable = self.text.isascii() and self.text.isprintable() and '"' not in self.text
+            if not 1 <= len(self.text) <= MAX_TEXT or not printable:
+                raise ValueError(
+                    f'an inscription has 1 to {MAX_TEXT} printable ASCII characters other than ", not {self.text!r}'
+                )
 
     @property
     def shown(self) -> str | None:

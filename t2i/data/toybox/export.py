@@ -19,11 +19,11 @@ from tqdm import tqdm
 from t2i.checks import check_choice
 from t2i.data.toybox.dataset import Toybox
 from t2i.data.toybox.render import label_image
-from t2i.files import read_json, write_json, write_whole
+from t2i.files import read_json, reserve, write_json, write_whole
 
 FORMATS = ("folder", "parquet", "array")
 SETTINGS = "export.json"  # what an unfinished export was started with
-_CHUNK = 512  # items per task; a Parquet file has CHUNKS_PER_FILE of them
+_CHUNK = 512  # items per task, and images per Parquet file
 
 
 def export(
@@ -67,7 +67,7 @@ def export(
 
 def _started(data: Toybox, part: Path, file_format: str, layouts: bool) -> list[range]:
     """The chunks of an export, after preparing or checking its unfinished folder."""
-    settings = {"data": data.fingerprint(), "num": data.num, "format": file_format, "layouts": layouts}
+    settings = {"data": data.fingerprint(), "format": file_format, "layouts": layouts}
     if part.exists() and (part / SETTINGS).exists():
         if read_json(part / SETTINGS) != settings:
             raise FileExistsError(
@@ -76,8 +76,7 @@ def _started(data: Toybox, part: Path, file_format: str, layouts: bool) -> list[
     else:
         part.mkdir(parents=True, exist_ok=True)
         if file_format == "array":
-            shape = (data.num, data.size, data.size, 3)
-            np.lib.format.open_memmap(part / "images.npy", mode="w+", dtype=np.uint8, shape=shape).flush()
+            reserve(part / "images.npy", np.uint8, (data.num, data.size, data.size, 3))
         write_json(part / SETTINGS, settings)
     return [range(i, min(i + _CHUNK, data.num)) for i in range(0, data.num, _CHUNK)]
 
@@ -157,6 +156,6 @@ def _write_parquet(path: Path, rows: list[dict]) -> None:
     from datasets import Image as ImageFeature
 
     features = Features({"image": ImageFeature(), "text": Value("string"), "scene": Value("string")})
-    part = path.with_name(f".{path.name}.part")
-    pq.write_table(pa.Table.from_pylist(rows, schema=features.arrow_schema), part)
-    part.replace(path)
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=features.arrow_schema), buffer)
+    write_whole(path, buffer.getvalue(), durable=False)

@@ -38,9 +38,9 @@ def form(kind: str, head: str | None = None) -> Kind:
     whole = [shape.moved(*fill) for shape in shapes]
     points = {
         name: _moved(getattr(base, name), fill)
-        for name in ("heart", "waist", "hand", "back", "hips", "seat", "rim", "grip", "bite")
+        for name in ("heart", "waist", "hand", "back", "hips", "seat", "rim", "grip", "bite", "brim")
     }
-    points |= {name: _moved(_moved(getattr(top, name), onto), fill) for name in ("mouth", "crown", "brim")}
+    points |= {name: _moved(_moved(getattr(top, name), onto), fill) for name in ("mouth", "crown")}
     return replace(base, draw=lambda sketch: sketch.shapes.extend(whole), board=None, **points)
 
 

@@ -92,7 +92,6 @@ COMMON = [
     "west",
     "king",
     "queen",
-    "love",
     "life",
     "music",
     "art",

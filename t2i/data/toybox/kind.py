@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from t2i.data.toybox.sketch import BASE, TOP, Box, Ink, Point, Shape, Sketch, sketched
+from t2i.data.toybox.sketch import Box, Ink, Point, Shape, Sketch, sketched
 
 Span = tuple[float, float, float]  # x and y of its centre, width
 
@@ -66,8 +66,3 @@ class Kind:
     def shapes(self) -> tuple[Shape, ...]:
         """The drawing."""
         return sketched(self.draw, self.natural)
-
-    @property
-    def halves(self) -> bool:
-        """Whether the drawing has both a top and a base."""
-        return {shape.part for shape in self.shapes} == {TOP, BASE}

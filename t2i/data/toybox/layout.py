@@ -8,8 +8,10 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 
 from t2i.data.toybox.description import Relation, SceneDescription, Thing
+from t2i.data.toybox.facts import INVERSE
 from t2i.data.toybox.hybrid import form
 from t2i.data.toybox.kind import Kind
 from t2i.data.toybox.kinds import KINDS
@@ -141,8 +143,7 @@ class Layout:
         i, j = relation.subject, relation.object
         match relation.name:
             case "right of" | "behind" | "below":
-                opposite = {"right of": "left of", "behind": "in front of", "below": "on top of"}
-                self._relate(Relation(j, opposite[relation.name], i))
+                self._relate(Relation(j, INVERSE[relation.name], i))
             case "left of":
                 self._merge(i, j, self._row([self.groups[i], self.groups[j]]))
             case "in front of":
@@ -269,13 +270,23 @@ class Layout:
     def _cover(self, front: int, back: int) -> None:
         """One group partly before another, lower and to one side."""
         nearer, further = self.groups[front], self.groups[back]
-        ax0, _, ax1, ay1 = self._box(nearer)
-        bx0, _, bx1, by1 = self._box(further)
-        side = 1 if self.jitter.coin() else -1
+        ax0, _, ax1, ay1 = self._box([p for p in nearer if p.thing == front])  # of the things alone: a box around what
+        bx0, _, bx1, by1 = self._box([p for p in further if p.thing == back])  # is next to them would hide them
         ratio = 0.8 * (bx1 - bx0) / (ax1 - ax0)
-        centre = (bx0 + bx1) / 2 + side * 0.36 * (bx1 - bx0)
-        dx, dy = centre - ratio * (ax0 + ax1) / 2, by1 + 0.08 * (bx1 - bx0) - ratio * ay1
-        self._merge(front, back, [*further, *(p.moved(ratio, dx, dy) for p in nearer)])
+        dy = by1 + 0.08 * (bx1 - bx0) - ratio * ay1
+        groups = []
+        for side in (1, -1) if self.jitter.coin() else (-1, 1):
+            centre = (bx0 + bx1) / 2 + side * 0.36 * (bx1 - bx0)
+            groups.append([p.moved(ratio, centre - ratio * (ax0 + ax1) / 2, dy) for p in nearer])
+        self._merge(front, back, [*further, *min(groups, key=lambda group: self._overlap(group, further))])
+
+    def _overlap(self, group: Sequence[Placement], other: Sequence[Placement]) -> float:
+        """The area that the boxes of two groups share."""
+        area = 0.0
+        for p, q in product(group, other):
+            (ax0, ay0, ax1, ay1), (bx0, by0, bx1, by1) = p.box(self.things[p.thing]), q.box(self.things[q.thing])
+            area += max(0.0, min(ax1, bx1) - max(ax0, bx0)) * max(0.0, min(ay1, by1) - max(ay0, by0))
+        return round(area, 6)  # equal on both sides, if nothing else is near: min takes the first
 
     # --- composition ------------------------------------------------------------------------------------------------
 

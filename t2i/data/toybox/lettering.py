@@ -156,7 +156,7 @@ LETTERINGS: tuple[str, ...] = tuple(_LETTERINGS)
 def text_mask(text: str, width: int, height: int, lettering: str = "plain") -> Image.Image:
     """The text on one or two lines, as large as fits: L, `width` × `height`, 255 where there is ink.
 
-    Where two lines let it be larger than one, it is broken at a space, or between any letters if it has no space. On a
+    Where two lines let it be larger than one, it is broken at a space. On a
     surface too small for any ink, there is none.
     """
     width, height = max(1, width), max(1, height)  # a tiny thing's board has no room within its margins
@@ -189,12 +189,8 @@ def _fit(text: str, width: int, height: int, lettering: str) -> tuple[tuple[str,
 
 
 def _breaks(text: str) -> list[tuple[str, ...]]:
-    """The ways to write a text on one line or two."""
-    inner = range(1, len(text))
-    if " " in text.strip():
-        pairs = [(text[:i].strip(), text[i:].strip()) for i in inner if text[i] == " "]
-    else:
-        pairs = [(text[:i], text[i:]) for i in inner]
+    """The ways to write a text on one line, or on two that are broken at a space."""
+    pairs = [(text[:i].strip(), text[i:].strip()) for i in range(1, len(text)) if text[i] == " "]
     return [(text,), *(pair for pair in pairs if all(pair))]
 
 

@@ -8,10 +8,12 @@ from typing import TypeVar
 
 import numpy as np
 
-from t2i.data.toybox.attributes import ATTRIBUTES
+from t2i.data.toybox.attributes import ATTRIBUTES, COLOURS
+from t2i.data.toybox.captions import resembles
 from t2i.data.toybox.description import MAX_COUNT, RELATIONS, SIZES
 from t2i.data.toybox.facts import TURNED, facts
 from t2i.data.toybox.kinds import KINDS
+from t2i.data.toybox.prediction import Prediction
 from t2i.data.toybox.scene import Scene
 from t2i.data.toybox.split import held_out_sorts
 from t2i.data.toybox.styles import STYLES
@@ -45,11 +47,13 @@ def near_misses(scene: Scene, num: int, rng: np.random.Generator) -> list[Scene]
         rng: the only source of randomness.
     """
     found: list[Scene] = []
-    seen, may_hold_out = {facts(scene)}, bool(held_out_sorts(facts(scene)))
+    seen, may_hold_out, shown = {facts(scene)}, bool(held_out_sorts(facts(scene))), Prediction.of(scene)
     for other in _candidates(scene, rng.random):
         if len(found) == num:
             break
         meaning = facts(other)
+        if shown.fulfils(meaning):  # "a hat below a cat" is right for a cat that wears it
+            continue
         if meaning not in seen and (may_hold_out or not held_out_sorts(meaning)):
             seen.add(meaning)
             found.append(replace(other, jitter_seed=int(rng.random() * 2**31)))
@@ -100,9 +104,12 @@ def _kind(scene: Scene, random: Callable[[], float]) -> Scene:
     return _with(scene, {i: replace(scene.things[i], kind=_pick(random, tuple(KINDS)))})
 
 
-def _attribute(scene: Scene, random: Callable[[], float]) -> Scene:
+def _attribute(scene: Scene, random: Callable[[], float]) -> Scene | None:
     i = int(random() * len(scene.things))
-    return _with(scene, {i: replace(scene.things[i], attribute=_pick(random, ATTRIBUTES))})
+    thing, attribute = scene.things[i], _pick(random, ATTRIBUTES)
+    if thing.attribute is None and attribute in COLOURS and resembles(thing.kind, attribute):
+        return None
+    return _with(scene, {i: replace(thing, attribute=attribute)})
 
 
 def _size(scene: Scene, random: Callable[[], float]) -> Scene:

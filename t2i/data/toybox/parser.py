@@ -8,16 +8,16 @@ names in `Parse.unknown`, and reads on.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 
 from t2i.data.toybox import words
-from t2i.data.toybox.description import Relation, SceneDescription, Thing, can
+from t2i.data.toybox.description import MAX_COUNT, Relation, SceneDescription, Thing, can
 from t2i.data.toybox.kinds import KINDS
 from t2i.data.toybox.textures import FRUITS
 
-_TOKEN = re.compile(r'"[^"]*"|[a-z0-9][a-z0-9\'-]*|[.,;:!?()]')
+_TOKEN = re.compile(r'"[^"]*"|\w[\w\'-]*|[.,;:!?()]')
 _FILLERS = frozenset(
     [
         *("a", "an", "and", "are", "at", "by", "for", "her", "his", "i", "is", "its", "me", "my", "of", "please"),
@@ -86,6 +86,7 @@ def _meanings() -> dict[str, Iterable[tuple[object, Iterable[str]]]]:
     ]
     styles = (*words.STYLE_OPENINGS.items(), *words.STYLE_ENDINGS.items())
     adjectives = [*words.ADJECTIVES.items(), *((fruit, [f"{fruit}s"]) for fruit in FRUITS)]
+    negations = ("is not", "isn't", "are not", "aren't")
     return {
         "kind": [(kind, [name for pair in words.names(kind) for name in pair]) for kind in KINDS],
         "adjective": adjectives,  # with the plural of fruits: "in the shape of avocados"
@@ -102,7 +103,7 @@ def _meanings() -> dict[str, Iterable[tuple[object, Iterable[str]]]]:
         "side": [(side, (f"on the {side}", f"to the {side}", side)) for side in ("left", "right")],
         "be": [(None, ("is", "are"))],
         "that is": [(None, ("that is", "that are", "which is", "which are"))],
-        "not": [(None, ("that is not", "that isn't", "which is not", "which isn't", "is not", "isn't", "not"))],
+        "not": [(None, [*(f"{word}{n}" for word in ("that ", "which ", "") for n in negations), "not"])],
         "like": [(None, ("in the shape of", "that looks like", "that look like", "like", "shaped like"))],
         "head of": [(None, ("with the head of",))],
         "half": [(None, ("half",))],
@@ -124,6 +125,13 @@ def _vocabulary() -> frozenset[str]:
 
 
 @cache
+def _plurals() -> frozenset[str]:
+    """Plural names of kinds that are not their singular, too."""
+    names = [pair for kind in KINDS for pair in words.names(kind)]
+    return frozenset(plural for _, plural in names) - {singular for singular, _ in names}
+
+
+@cache
 def _longest() -> int:
     return max(map(len, _phrases()))
 
@@ -133,55 +141,68 @@ def vocabulary() -> frozenset[str]:
     return _vocabulary() - _PUNCTUATION
 
 
-@cache
+@lru_cache(maxsize=4096)
 def corrected(word: str) -> str | None:
-    """The word itself if it is known, else the only known one that differs in one letter, not the first, or None."""
+    """The word itself if it is known, else the only known one with two letters exchanged or one doubled, or None.
+
+    Other mistakes make other words: a coat is no cat, and a truck no trunk.
+    """
     if word in _vocabulary():
         return word
-    if len(word) < 4:
-        return None
-    near = {other for other in _vocabulary() if len(other) >= 3 and other[0] == word[0] and _one_apart(word, other)}
+    exchanged = (word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(1, len(word) - 1))
+    single = (word[:i] + word[i + 1 :] for i in range(1, len(word)) if word[i] == word[i - 1])
+    near = {other for other in (*exchanged, *single) if other in _vocabulary() and len(other) >= 3}
     return near.pop() if len(near) == 1 else None
-
-
-def _one_apart(a: str, b: str) -> bool:
-    """Whether one letter is replaced, missing, or too much, or two neighbours are exchanged."""
-    if abs(len(a) - len(b)) > 1:
-        return False
-    i = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
-    replaced, missing, extra = a[i + 1 :] == b[i + 1 :], a[i:] == b[i + 1 :], a[i + 1 :] == b[i:]
-    exchanged = len(a) == len(b) and a[i : i + 2] == b[i : i + 2][::-1] and a[i + 2 :] == b[i + 2 :]
-    return replaced or missing or extra or exchanged
 
 
 def _items(text: str) -> tuple[list[Item], tuple[str, ...]]:
     """The phrases of a prompt, and its unknown words."""
     for curly, straight in (("“", '"'), ("”", '"'), ("„", '"'), ("’", "'"), ("‘", "'")):
         text = text.replace(curly, straight)
+    if text.count('"') % 2:
+        text += '"'
     quoted = text.split('"')
     lower = '"'.join(part if i % 2 else part.lower() for i, part in enumerate(quoted))
-    tokens = [t if t.startswith('"') or t in _PUNCTUATION else corrected(t) or t for t in _TOKEN.findall(lower)]
+    typed = _TOKEN.findall(lower)
+    tokens = [t if t.startswith('"') or t in _PUNCTUATION else corrected(t) or t for t in typed]
     items, unknown, i = [], [], 0
     while i < len(tokens):
         if tokens[i].startswith('"'):
             items.append(Item("text", tokens[i].strip('"')))
             i += 1
             continue
-        for length in range(min(_longest(), len(tokens) - i), 0, -1):
-            if (item := _phrases().get(tuple(tokens[i : i + length]))) is not None:
-                items.append(replace(item, words=" ".join(tokens[i : i + length])))
-                i += length
-                break
-        else:
-            if tokens[i] in _PUNCTUATION:
-                items.append(Item("and"))
-            elif tokens[i] not in _FILLERS:
-                unknown.append(tokens[i])
-            i += 1
+        if (found := _phrase(tokens, i)) is not None:
+            length, item = found
+            items.append(replace(item, words=" ".join(typed[i : i + length])))
+            i += length
+            continue
+        if tokens[i] in _PUNCTUATION:
+            items.append(Item("and"))
+        elif tokens[i] not in _FILLERS:
+            unknown.append(typed[i])
+        i += 1
     return items, tuple(unknown)
 
 
+def _phrase(tokens: Sequence[str], start: int) -> tuple[int, Item] | None:
+    """The longest phrase from `start` on, and its number of words."""
+    for length in range(min(_longest(), len(tokens) - start), 0, -1):
+        item = _phrases().get(tuple(tokens[start : start + length]))
+        if item is None:
+            continue
+        after = _phrase(tokens, start + length) if item.sort == "background" else None
+        if after is None or after[1].sort not in ("kind", "adjective", "size"):
+            return length, item  # but "on white" in "on white cars" is no background
+    return None
+
+
 # --- meaning ----------------------------------------------------------------------------------------------------------
+
+
+def state(known: dict, name: str, value: object) -> None:
+    """Add a fact to those of a thing, or of the whole; raises ValueError if another was stated before."""
+    if known.setdefault(name, value) != value:
+        raise ValueError(f"the prompt states two of one {name}: {known[name]} and {value}")
 
 
 @dataclass
@@ -190,16 +211,13 @@ class _Reader:
     at: int = 0
     things: list[dict] = field(default_factory=list)
     relations: list[tuple[int, str, int]] = field(default_factory=list)
-    style: str = "plain"
-    background: str | None = None
+    whole: dict[str, str] = field(default_factory=dict)  # style and background
     unused: list[str] = field(default_factory=list)  # phrases that do not fit where they stand
 
     def scene(self) -> SceneDescription:
         for item in self.items:
-            if item.sort == "style" and item.value != "plain":
-                self.style = item.value
-            elif item.sort == "background":
-                self.background = item.value
+            if item.sort in ("style", "background") and item.value != "plain":
+                state(self.whole, item.sort, item.value)
         self.items = [item for item in self.items if item.sort not in ("style", "background", "command")]
         while self.at < len(self.items):
             self.clause()
@@ -207,7 +225,7 @@ class _Reader:
             raise ValueError("the prompt names no thing that toybox knows")
         things = [Thing(**thing) for thing in self.things]
         relations = [Relation(*relation) for relation in self.relations]
-        return SceneDescription(tuple(things), tuple(relations), self.style, self.background)
+        return SceneDescription(tuple(things), tuple(relations), **self.whole)
 
     def peek(self, ahead: int = 0) -> str:
         return self.items[self.at + ahead].sort if self.at + ahead < len(self.items) else ""
@@ -268,7 +286,7 @@ class _Reader:
 
     def rest(self, subject: int) -> None:
         """What is said of a thing after it has been named: relations, and the relations of what is related to it."""
-        first = subject
+        first, since = subject, len(self.relations)
         while True:
             joined = self.peek() == "and" and self.peek(1) in ("relation", "be", "with")
             if joined:
@@ -281,7 +299,7 @@ class _Reader:
                 self.predicate(subject)
                 continue
             if self.peek() == "relation":
-                subject = self.related(subject)
+                subject = self.related(subject, since)
             elif self.peek() == "with":
                 self.at += 1
                 self.accompanied(subject)
@@ -292,15 +310,19 @@ class _Reader:
         """ "… is red", "… is not red" """
         if self.skip("not"):
             self.skip("article")
-            if self.peek() == "adjective":
-                self.things[subject]["without"] = self.take().value
+            if self.peek() != "adjective":
+                raise ValueError('of what a thing is not, toybox understands attributes only: "that is not red"')
+            state(self.things[subject], "without", self.take().value)
             return
         while self.peek() in ("adjective", "size", "qualifier") or self.fruit():
             item = self.take()
-            self.things[subject]["size" if item.sort == "size" else "attribute"] = item.value
+            state(self.things[subject], "size" if item.sort == "size" else "attribute", item.value)
 
-    def related(self, subject: int) -> int:
-        """A relation to the thing that follows, or to the thing before ("it"); returns the thing to go on with."""
+    def related(self, subject: int, since: int) -> int:
+        """A relation to the thing that follows, or to the thing before ("it"); returns the thing to go on with.
+
+        `since` is the number of relations before this clause.
+        """
         phrase = self.take()
         relation = phrase.value
         if self.skip("it"):
@@ -312,10 +334,15 @@ class _Reader:
         if other is None:
             self.leave(phrase)
             return subject
-        before = self.relations[-1] if self.relations else None
-        upon = before is not None and before[0] != other and before[2] == subject and before[1] == "riding"
-        if upon and relation == "on top of" and KINDS[self.things[other]["kind"]].back is not None:
-            self.relations[-1] = (before[0], "riding", other)  # "riding a wave on a surfboard"
+        last = self.relations[-1] if len(self.relations) > since else ()
+        mount, board = (KINDS[self.things[i]["kind"]] for i in (subject, other))
+        if (
+            last[1:] == ("riding", subject)
+            and relation == "on top of"
+            and not mount.creature
+            and board.back is not None
+        ):
+            self.relations[-1] = (last[0], "riding", other)  # "riding a wave on a surfboard"
             self.relate(other, "on top of", subject)
         else:
             self.relate(subject, relation, other)
@@ -353,14 +380,16 @@ class _Reader:
             if item.sort == "article":
                 definite = definite or item.value
             else:
-                said[{"number": "count", "size": "size"}.get(item.sort, "attribute")] = item.value
+                state(said, {"number": "count", "size": "size"}.get(item.sort, "attribute"), item.value)
         if self.peek() == "half":
             return self.hybrid(said)
-        kind = self.noun()
-        if kind is None:
+        if self.peek() != "kind":
             self.at = start
             return None
-        said["kind"] = kind
+        noun = self.take()
+        if noun.words in _plurals() and "count" not in said:
+            raise ValueError(f"say how many {noun.words} there are, from two to {MAX_COUNT}")
+        said["kind"] = noun.value
         self.qualifiers(said)
         return self.known(said, definite)
 
@@ -399,16 +428,16 @@ class _Reader:
         while True:
             match self.peek():
                 case "qualifier":
-                    said["attribute"] = self.take().value
+                    state(said, "attribute", self.take().value)
                 case "that is" if self.peek(1) in ("adjective", "qualifier"):
                     self.at += 1
-                    said["attribute"] = self.take().value
+                    state(said, "attribute", self.take().value)
                 case "that is" if self.peek(1) == "size":
                     self.at += 1
-                    said["size"] = self.take().value
+                    state(said, "size", self.take().value)
                 case "not" if self.peek(1) == "adjective":
                     self.at += 1
-                    said["without"] = self.take().value
+                    state(said, "without", self.take().value)
                 case "like":
                     self.at += 1
                     self.skip("article")
@@ -434,7 +463,7 @@ class _Reader:
             return
         item = self.items[self.at]
         if item.value in FRUITS:
-            said["attribute"] = self.take().value
+            state(said, "attribute", self.take().value)
         elif (head := self.noun()) is not None:
             said["head"] = head
 
@@ -444,7 +473,8 @@ class _Reader:
             if thing["kind"] == said["kind"]:
                 if not definite:
                     raise ValueError(f"toybox has one thing of each kind, and the prompt names two: {said['kind']}")
-                thing |= said
+                for name, value in said.items():
+                    state(thing, name, value)
                 return i
         self.things.append(said)
         return len(self.things) - 1

@@ -69,7 +69,7 @@ CATEGORIES: dict[str, Category] = {
     "counting": Category("train", "count", _plain, ("kind", "count")),
     "two objects": Category("train", "place", _two_attributes, ("kind",)),
     "attribute binding": Category("train", "place", _two_attributes, ("kind", "attribute")),
-    "position": Category("train", "place", _plain, ("kind", "relation")),
+    "position": Category("train", "place", _plain, ("kind", "count", "relation")),
     "action": Category("train", "action", _plain, ("kind", "relation")),
     "hybrid": Category("train", "hybrid", _plain, ("kind", "head")),
     "inscription": Category("train", "inscription", _plain, ("kind", "text")),

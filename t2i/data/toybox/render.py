@@ -31,9 +31,7 @@ def check_size(size: int) -> None:
 def render(scene: SceneDescription, size: int = 128) -> Image.Image:
     """The scene as RGB, `size` × `size` (at least 16). A pure function: the same scene gives the same bytes."""
     check_size(size)
-    jitter = Jitter(scene.jitter_seed)
-    placements = layout(scene, jitter)
-    lettering = LETTERINGS[jitter.pick(0, len(LETTERINGS) - 1)]
+    jitter, placements, lettering = _arranged(scene)
     tints = [tuple(jitter.pick(238, 255) for _ in range(3)) for _ in scene.things]
     image = background(scene.background or "white", size, jitter.pick(0, NUM_VARIANTS - 1)).copy()
     for placement in placements:
@@ -49,6 +47,12 @@ def render(scene: SceneDescription, size: int = 128) -> Image.Image:
             write(drawing, board_of(thing, placement.mirrored), thing.text, lettering)
         image.paste(drawing, (x, y), mask=_visible(drawing.getchannel("A"), placement, x, y, size))
     return STYLES[scene.style](image)
+
+
+def _arranged(scene: SceneDescription) -> tuple[Jitter, list[Placement], str]:
+    """The placements of a scene, its lettering, and the jitter for what follows."""
+    jitter = Jitter(scene.jitter_seed)
+    return jitter, layout(scene, jitter), LETTERINGS[jitter.pick(0, len(LETTERINGS) - 1)]
 
 
 def board_of(thing: Thing, mirrored: bool) -> Box:
@@ -133,9 +137,9 @@ def inscription_box(scene: SceneDescription, size: int = 128) -> tuple[Box, int]
 
     Zeros if there is none.
     """
-    jitter = Jitter(scene.jitter_seed)
-    placements = layout(scene, jitter)
-    lettering = LETTERINGS[jitter.pick(0, len(LETTERINGS) - 1)]
+    if all(thing.text is None for thing in scene.things):
+        return (0.0, 0.0, 0.0, 0.0), 0
+    _, placements, lettering = _arranged(scene)
     for placement in placements:
         thing = scene.things[placement.thing]
         if thing.text is not None:

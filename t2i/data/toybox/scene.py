@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
-from t2i.checks import check_choice
+from t2i.checks import UsageError, check_choice, check_real
 from t2i.data.toybox import captions, parser, render
 from t2i.data.toybox.attributes import ATTRIBUTES
 from t2i.data.toybox.backgrounds import BACKGROUNDS
-from t2i.data.toybox.description import ACTIONS, MAX_COUNT, PLACES, SIZES, Relation, SceneDescription, Thing, can
+from t2i.data.toybox.description import (
+    ACTIONS,
+    MAX_COUNT,
+    MAX_THINGS,
+    PLACES,
+    SIZES,
+    Relation,
+    SceneDescription,
+    Thing,
+    can,
+)
 from t2i.data.toybox.facts import facts
 from t2i.data.toybox.inscriptions import inscription
 from t2i.data.toybox.kinds import KINDS
@@ -33,7 +43,6 @@ FAMILIES = {
 P_STYLE = 0.25  # of a style other than plain
 P_NATURAL = 0.3  # of a thing without an attribute
 P_SIZE = 0.1  # of a thing that is stated to be big or small
-MANY = 5  # the most things of "several"
 
 T = TypeVar("T")
 
@@ -93,20 +102,22 @@ class Scene(SceneDescription):
         return cls(things=tuple(Thing(**thing) for thing in data["things"]), relations=relations, **rest)
 
     @classmethod
-    def sample(cls, rng: np.random.Generator, split: str = "train", family: str | None = None) -> Scene:
+    def sample(
+        cls, rng: np.random.Generator, split: str = "train", family: str | Mapping[str, float] | None = None
+    ) -> Scene:
         """A random scene.
 
         Args:
             rng: the only source of randomness.
             split: "train" has nothing that is held out, "all" may have anything, and a sort of what is held out, such
                 as "pair", has that sort and no other. "phrasing" has scenes of "train" that can be phrased so.
-            family: one of FAMILIES; by default sampled with their probabilities.
+            family: one of those in FAMILIES, or a mixture: {family: weight}; by default FAMILIES.
         """
         check_choice("split", split, SPLITS)
-        if family is not None:
-            check_choice("family", family, FAMILIES)
+        mixture = mixture_of(split, family)
         while True:
-            scene = cls(*_Sampler(rng.random, split).scene(family or _family(rng.random, split)))
+            chosen = family if isinstance(family, str) else _family(rng.random, mixture)
+            scene = cls(*_Sampler(rng.random, split).scene(chosen))
             sorts = held_out_sorts(facts(scene))
             if split == "all" or sorts == ({split} if split not in ("train", "phrasing") else set()):
                 return scene
@@ -117,24 +128,53 @@ def _pick(random: Callable[[], float], options: Sequence[T]) -> T:
     return options[int(random() * len(options))]
 
 
-_OF_SORT = {"hybrid": "hybrid", "action": "action", "word": "inscription"}  # the family in which a sort occurs
+# The families in which what is held out occurs, where that is not all.
+_SPLIT_FAMILIES = {
+    "hybrid": ("hybrid",),
+    "action": ("action", "several"),
+    "word": ("inscription",),
+    "phrasing": ("place", "action"),
+}
 
 
-def _family(random: Callable[[], float], split: str) -> str:
-    """A family, with the probabilities in FAMILIES, that has what the split needs."""
-    if split in _OF_SORT:
-        return _OF_SORT[split]
-    if split == "phrasing":
-        return "place" if random() < 0.6 else "action"
-    point = random()
-    for family, p in FAMILIES.items():
-        point -= p
+def families_of(split: str) -> tuple[str, ...]:
+    """The families that scenes of a split can be of."""
+    return _SPLIT_FAMILIES.get(split, tuple(FAMILIES))
+
+
+def mixture_of(split: str, family: str | Mapping[str, float] | None = None) -> dict[str, float]:
+    """{family: weight} of a family or a mixture; by default of all families that scenes of the split can be of.
+
+    Raises UsageError for a family that they cannot be of, and ValueError for weights below 0, or all 0.
+    """
+    possible = families_of(split)
+    if family is None:
+        return {name: FAMILIES[name] for name in possible}
+    mixture = {family: 1.0} if isinstance(family, str) else dict(family)
+    for name, weight in mixture.items():
+        check_choice("family", name, FAMILIES)
+        if name not in possible:
+            raise UsageError(
+                f"the split {split!r} has no scenes of the family {name!r}, only of: {', '.join(possible)}"
+            )
+        check_real(f"weight of {name}", weight, least=0)
+    if not any(mixture.values()):
+        raise ValueError("a mixture needs a family with a weight above 0")
+    return mixture
+
+
+def _family(random: Callable[[], float], mixture: Mapping[str, float]) -> str:
+    """A family of a mixture."""
+    point = random() * sum(mixture.values())
+    for family, weight in mixture.items():
+        point -= weight
         if point < 0:
             return family
-    return family  # in case the probabilities sum to less than 1 by rounding
+    return family  # if rounding made the sum smaller than the point
 
 
 _KINDS = tuple(KINDS)
+_COVERING = ("on top of", "in front of", "riding", "sitting on")
 _BOARDS = tuple(name for name, kind in KINDS.items() if kind.board is not None)
 _STYLES = tuple(name for name in STYLES if name != "plain")
 
@@ -143,12 +183,6 @@ _STYLES = tuple(name for name in STYLES if name != "plain")
 def _pairs(relation: str) -> tuple[tuple[str, str], ...]:
     """The kinds that can be in a relation."""
     return tuple((a, b) for a in KINDS for b in KINDS if a != b and can(Thing(a), relation, Thing(b)))
-
-
-@cache
-def _halves() -> tuple[str, ...]:
-    """The kinds that hybrids are made of."""
-    return tuple(name for name, kind in KINDS.items() if kind.halves)
 
 
 class _Sampler:
@@ -202,9 +236,7 @@ class _Sampler:
         return tuple(self.thing(kind) for kind in _pick(self.random, _pairs(name))), (Relation(0, name, 1),)
 
     def _hybrid(self) -> tuple:
-        kind, head = _pick(self.random, _halves()), _pick(self.random, _halves())
-        while head == kind:
-            head = _pick(self.random, _halves())
+        kind, head = self.kinds(2)
         return (self.thing(kind, head=head),), ()
 
     def _inscription(self) -> tuple:
@@ -214,11 +246,13 @@ class _Sampler:
     def _several(self) -> tuple:
         things = tuple(
             self.thing(kind, _pick(self.random, (1, 1, 1, 2, 3)))
-            for kind in self.kinds(_pick(self.random, range(3, MANY + 1)))
+            for kind in self.kinds(_pick(self.random, range(3, MAX_THINGS + 1)))
         )
         relations, i = [], 0
         while i + 1 < len(things) and self.random() < 0.5:
             names = [n for n in (*PLACES, *ACTIONS) if n != "inside" and self._possible(things[i], n, things[i + 1])]
+            if relations and relations[-1].object == i and relations[-1].name in _COVERING:
+                names = [n for n in names if n not in ("below", "behind")]  # both would hide each other
             relations.append(Relation(i, _pick(self.random, names), i + 1))
             i += 2 if self.random() < 0.7 else 1
         return things, tuple(relations)

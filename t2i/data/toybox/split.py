@@ -49,10 +49,13 @@ def held_out(sort: str, *words: str) -> bool:
 def held_out_sorts(stated: frozenset[Fact]) -> set[str]:
     """The sorts of held-out combinations among facts."""
     found = set()
-    kinds = [fact[1] for fact in stated if fact[0] == "kind"] + [fact[2] for fact in stated if fact[0] == "head"]
+    heads = {fact[1]: fact[2] for fact in stated if fact[0] == "head"}
+    kinds = [fact[1] for fact in stated if fact[0] == "kind"] + list(heads.values())
     for fact in stated:
         match fact:
-            case ("attribute", kind, attribute) if held_out("pair", attribute, kind):
+            case ("attribute", kind, attribute) if any(
+                held_out("pair", attribute, of) for of in (kind, heads.get(kind)) if of is not None
+            ):
                 found.add("pair")
             case ("style", style) if any(held_out("style", style, kind) for kind in kinds):
                 found.add("style")

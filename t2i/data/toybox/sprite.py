@@ -6,6 +6,8 @@ an object is then a few operations on small images.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -49,9 +51,35 @@ def _oversampling(size: int) -> int:
     return max(4 if size <= 48 else 3 if size <= 128 else 2, -(-96 // size))
 
 
-@lru_cache(maxsize=4096)  # about 100 MB for images of 128 pixels
+class ByteCache:
+    """What was made last, by its arguments, up to a number of bytes: entries of large images are few."""
+
+    def __init__(self, limit: int):
+        self.limit, self.size, self.kept = limit, 0, OrderedDict()
+
+    def get(self, make: Callable, *args, size: int):
+        """make(*args), which takes `size` bytes, or what it gave before."""
+        key = make, args
+        if key in self.kept:
+            self.kept.move_to_end(key)
+            return self.kept[key][0]
+        made = make(*args)
+        self.kept[key] = made, size
+        self.size += size
+        while self.size > self.limit and len(self.kept) > 1:
+            self.size -= self.kept.popitem(last=False)[1][1]
+        return made
+
+
+_CACHE = ByteCache(160 * 2**20)  # for each process
+
+
 def layers(kind: str, head: str | None, size: int) -> Layers:
-    """The layers of a form at `size` pixels."""
+    """The layers of a form at `size` pixels. Those of hybrids are not kept: there are too many."""
+    return _CACHE.get(_layers, kind, None, size, size=12 * size**2) if head is None else _layers(kind, head, size)
+
+
+def _layers(kind: str, head: str | None, size: int) -> Layers:
     factor = _oversampling(size)
     raster = Raster(form(kind, head).shapes, size * factor)
     cover = ImageChops.lighter(raster.mask, raster.detail.getchannel("A"))
@@ -88,13 +116,11 @@ def _lit(raster: Raster, factor: int) -> Image.Image:
     return ImageChops.subtract(ImageChops.add(light.reduce(factor), lit, offset=-128), crease)
 
 
-@lru_cache(maxsize=512)
 def _pattern(name: str, size: int) -> Image.Image:
     factor = _oversampling(size)
     return pattern(name, size * factor).reduce(factor)
 
 
-@lru_cache(maxsize=1024)
 def _fruit(name: str, kind: str, head: str | None, size: int) -> Image.Image:
     factor, of = _oversampling(size), form(kind, head)
     return fruit(name, Raster(of.shapes, size * factor).mask, of.heart).reduce(factor)
@@ -118,9 +144,10 @@ def sprite(
         colour = tuple(c * t // 255 for c, t in zip(COLOURS[attribute], tint, strict=True))
         texture = Image.new("RGB", (size, size), colour)
     elif attribute in FRUITS:
-        texture = _fruit(attribute, kind, head, size)
+        fixed = attribute, kind, head, size
+        texture = _CACHE.get(_fruit, *fixed, size=3 * size**2) if head is None else _fruit(*fixed)
     else:
-        texture = _pattern(attribute, size)
+        texture = _CACHE.get(_pattern, attribute, size, size=3 * size**2)
     return _composed(parts, texture)
 
 

@@ -8,7 +8,9 @@ use. Every phrase is in lower case. Captions are made of these phrases (`caption
 from __future__ import annotations
 
 from t2i.data.toybox.attributes import COLOURS
+from t2i.data.toybox.description import PLACES
 from t2i.data.toybox.kinds import KINDS
+from t2i.data.toybox.textures import FRUITS
 
 # Other names of kinds: singular and plural.
 SYNONYMS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -42,7 +44,6 @@ SYNONYMS: dict[str, tuple[tuple[str, str], ...]] = {
     "gift": (("present", "presents"),),
 }
 
-_FRUITS = ("avocado", "watermelon", "orange")
 # Adjectives, before the noun.
 ADJECTIVES: dict[str, tuple[str, ...]] = {
     "red": ("red", "crimson", "scarlet"),
@@ -55,7 +56,7 @@ ADJECTIVES: dict[str, tuple[str, ...]] = {
     "black": ("black", "jet-black"),
     "white": ("white", "snow-white"),
     "gray": ("gray", "grey"),
-    **{fruit: (fruit,) for fruit in _FRUITS},
+    **{fruit: (fruit,) for fruit in FRUITS},
     "zebra": ("zebra", "zebra-striped"),
     "leopard": ("leopard", "leopard-spotted"),
     "wood": ("wooden", "wood"),
@@ -67,7 +68,7 @@ ADJECTIVES: dict[str, tuple[str, ...]] = {
 # After the noun.
 QUALIFIERS: dict[str, tuple[str, ...]] = {
     **{colour: () for colour in COLOURS},  # "that is red": see captions.py
-    **{fruit: () for fruit in _FRUITS},  # "in the shape of an avocado", "that looks like an avocado", "like an avocado"
+    **{fruit: () for fruit in FRUITS},  # "in the shape of an avocado", "that looks like an avocado", "like an avocado"
     "zebra": ("with zebra stripes",),
     "leopard": ("with leopard spots",),
     "wood": ("made of wood", "made from wood"),
@@ -102,10 +103,7 @@ RELATIONS: dict[str, tuple[str, ...]] = {
 
 # What can be said of two things in one sentence: "a red cat is on top of a blue car".
 FINITE: dict[str, tuple[str, ...]] = {
-    **{
-        place: (f"is {place}",)
-        for place in ("on top of", "below", "left of", "right of", "inside", "in front of", "behind")
-    },
+    **{place: (f"is {place}",) for place in PLACES},
     "riding": ("is riding", "rides"),
     "eating": ("is eating", "eats"),
     "holding": ("is holding", "holds"),
