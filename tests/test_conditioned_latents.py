@@ -18,6 +18,7 @@ from torch.utils.data import default_collate
 
 from t2i.cli import main
 from t2i.data.sampling import NumberedSamples
+from t2i.data.sources import WORLDS
 from t2i.data.toybox import label_image
 from t2i.data.toybox_v1 import LABELS, Scene, Thing, Toybox, export
 from t2i.diffusion.grid_conditions import LabelMap, LowResolution, widen
@@ -301,11 +302,13 @@ def test_a_resumed_run_is_one_that_never_stopped(recipe, task, tmp_path):
 def test_a_folder_of_images_trains_both_but_a_layout_needs_its_column(recipe, tmp_path):
     maps = export(tmp_path / "maps", 6, layouts=True)
     plain = export(tmp_path / "plain", 6)
-    run(recipe("layout", tmp_path / "a", str(maps), max_train_steps=1))
+    run(recipe("layout", tmp_path / "a", str(maps), max_train_steps=1, labels=("toybox-v1",)))
     run(recipe("upscale", tmp_path / "b", str(plain), max_train_steps=1, factor=8))
     assert AutoPipeline.from_pretrained(tmp_path / "b" / "latest").factor == 8
     with pytest.raises(ValueError, match=r"no column 'layout' of maps .* --layout-column"):
-        recipe("layout", tmp_path / "c", str(plain)).task()
+        recipe("layout", tmp_path / "c", str(plain), labels=("toybox-v1",)).task()
+    with pytest.raises(ValueError, match="does not name its labels: give --labels"):
+        recipe("layout", tmp_path / "c", str(maps))
     stage = recipe("layout", tmp_path / "c", str(maps), labels=("ground", "thing")).task()
     with pytest.raises(ValueError, match=r"image 0: the map holds label .* only 2, from 0 on: ground, thing"):
         stage.source[0]
@@ -314,6 +317,17 @@ def test_a_folder_of_images_trains_both_but_a_layout_needs_its_column(recipe, tm
             recipe("layout", tmp_path, **wrong)
     with pytest.raises(ValueError, match="factor must divide"):
         recipe("upscale", tmp_path, factor=3).task()
+
+
+def test_label_maps_are_of_the_data_they_are_trained_on(recipe, tmp_path):
+    for world in ("toybox", "toybox-v1"):
+        stage = recipe("layout", tmp_path / world, world).task()
+        assert tuple(stage.pipeline().labels) == WORLDS[world].labels
+        item = stage.source[0]
+        kinds = {WORLDS[world].labels[label] for label in np.unique(item["layout"]) if label}
+        assert kinds and kinds <= {thing.kind for thing in item["scene"].things}
+    with pytest.raises(ValueError, match="labels of its own"):
+        recipe("layout", tmp_path, "toybox", labels=("toybox-v1",)).task()
 
 
 # --- the command line -----------------------------------------------------------------------------------------------

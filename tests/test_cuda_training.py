@@ -150,7 +150,7 @@ def test_other_systems_train(name, tmp_path, device):
             made = replace(made, **{option: str(tmp_path / "base")})
     if name == "layout-toybox":
         data = export(tmp_path / "data", 8, layouts=True)
-        made = replace(made, data=replace(made.data, data=str(data)))
+        made = replace(made, data=replace(made.data, data=str(data)), labels=("toybox-v1",))
     short = {"max_train_steps": 2, "checkpointing_steps": 2, "train_batch_size": 4, "dataloader_num_workers": 0}
     loop = replace(made.loop, output_dir=str(tmp_path / "run"), report_to="none", mixed_precision="bf16", **short)
     run(replace(made, loop=loop))

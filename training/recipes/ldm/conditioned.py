@@ -17,10 +17,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2i.checks import UsageError
 from t2i.contact_sheet import contact_sheet
 from t2i.data.layouts import WithLayouts
+from t2i.data.sources import WORLDS
 from t2i.data.toybox import label_image
-from t2i.data.toybox_v1 import LABELS
 from t2i.diffusion.grid_conditions import GridCondition, LabelMap, LowResolution, widen
 from t2i.pipelines.latent_diffusion import (
     LatentDiffusionLayoutPipeline,
@@ -68,15 +69,25 @@ class UpscaleRecipe(ConditionedRecipe):
 class LayoutRecipe(ConditionedRecipe):
     """Options of `t2i train layout-toybox`."""
 
-    labels: tuple[str, ...] = LABELS
-    """Names of the labels, starting with label 0; default: toybox's."""
+    labels: tuple[str, ...] = ()
+    """Names of the labels, starting with label 0, or toybox or toybox-v1 for its own, which is the default on that
+    data."""
     layout_column: str = "layout"
     """Name of the label map column: images of mode P or L with labels as pixel values, or file names of such images."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(set(self.labels)) < max(2, len(self.labels)):
-            raise ValueError(f"labels must be at least two names, each once, not {self.labels}")
+        names = self.label_names
+        if not names:
+            raise UsageError(f"{self.data.data} does not name its labels: give --labels, starting with label 0")
+        if len(set(names)) < max(2, len(names)):
+            raise UsageError(f"labels must be at least two names, each once, not {names}")
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels, starting with label 0."""
+        world = WORLDS.get(self.labels[0] if len(self.labels) == 1 else "" if self.labels else self.data.data)
+        return self.labels if world is None else world.labels
 
     def task(self) -> LayoutTask:
         return LayoutTask(self)
@@ -99,7 +110,8 @@ def layout_toybox(preset: str = "base") -> LayoutRecipe:
     """Images from label maps and captions: the map gives the position of each kind, the caption its appearance.
 
     Images are rendered and encoded in every step, without a cache. --image-size 0 uses the pipeline's image size. A
-    folder of images needs a label map column ("layout_file_name" in each line of metadata.jsonl) and --labels.
+    folder of images needs a label map column ("layout_file_name" in each line of metadata.jsonl) and --labels; for one
+    that `t2i data toybox --layouts` wrote, they are `--labels toybox`.
 
     base: `t2i train layout-toybox --mixed-precision bf16`, from toybox/ldm
     tiny: `t2i train layout-toybox --preset tiny`, a minute on two cores, after the tiny ldm-toybox
@@ -226,10 +238,10 @@ class LayoutTask(ConditionedTask):
     """Trains images from label maps and captions."""
 
     def __init__(self, recipe: LayoutRecipe):
-        labels = list(recipe.labels)
-        pipeline = partial(LatentDiffusionLayoutPipeline, labels=labels)
+        labels = recipe.label_names
+        pipeline = partial(LatentDiffusionLayoutPipeline, labels=list(labels))
         super().__init__(recipe, Layout(), partial(LabelMap, len(labels)), pipeline)
-        self.source = WithLayouts(self.source, recipe.layout_column, recipe.labels, Path(recipe.data.data))
+        self.source = WithLayouts(self.source, recipe.layout_column, labels, Path(recipe.data.data))
 
     @property
     def next_command(self) -> str:
