@@ -249,7 +249,7 @@ def test_a_missing_or_wrong_first_stage_raises_with_the_command_that_trains_it(p
     with pytest.raises(FileNotFoundError, match="t2i train vqvae-toybox"):
         run(prior_recipe(tmp_path / "prior", tokenizer=str(tmp_path / "nothing")))
     (tmp_path / "config.json").write_text('{"_class_name": "TextImageTransformer"}')
-    with pytest.raises(ValueError, match="not a VQVAE; make it with: t2i train vqvae-toybox"):
+    with pytest.raises(ValueError, match="which is no image tokenizer; make one with: t2i train vqvae-toybox"):
         run(prior_recipe(tmp_path / "prior", tokenizer=str(tmp_path)))
 
 

@@ -25,7 +25,7 @@ from t2i.pipelines.generators import Generators, one_each, seeded_from
 from t2i.prior.sampling import check_sampling, sample_tokens, shortlist
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, warn_of_unknown_words
-from t2i.tokenizers.vqvae import VQVAE
+from t2i.tokenizers.base import ImageTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class DallePipeline(DiffusionPipeline):
     """Args:
     tokenizer: the text tokenizer.
     prior: the transformer over text tokens and image codes.
-    image_tokenizer: the VQ-VAE between pixels and codes.
+    image_tokenizer: between pixels and codes, such as a VQ-VAE.
 
     Raises ValueError for components that were not trained together.
     """
@@ -59,12 +59,14 @@ class DallePipeline(DiffusionPipeline):
     model_cpu_offload_seq = ""
     _exclude_from_cpu_offload: ClassVar[list[str]] = ["prior", "image_tokenizer"]
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, prior: TextImageTransformer, image_tokenizer: VQVAE):
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, prior: TextImageTransformer, image_tokenizer: ImageTokenizer
+    ):
         super().__init__()
-        if prior.config.image_vocab_size != image_tokenizer.config.codebook_size:
+        if prior.config.image_vocab_size != image_tokenizer.codebook_size:
             raise ValueError(
                 f"the prior has {prior.config.image_vocab_size} image tokens, the image tokenizer has "
-                f"{image_tokenizer.config.codebook_size}: they were not trained together"
+                f"{image_tokenizer.codebook_size}: they were not trained together"
             )
         if prior.config.text_vocab_size != len(tokenizer):
             raise ValueError(

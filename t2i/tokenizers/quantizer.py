@@ -1,4 +1,4 @@
-"""Vector quantisation with a codebook updated by exponential moving averages.
+"""Vector quantization with a codebook updated by exponential moving averages.
 
 van den Oord, Vinyals, Kavukcuoglu 2017, "Neural Discrete Representation Learning", arXiv 1711.00937, §3 and
 appendix A.1.
@@ -15,10 +15,56 @@ from torch import Tensor, nn
 EPSILON = 1e-5
 
 
-class EMAQuantizer(nn.Module):
-    """Vector quantiser with a codebook (K, D); in training mode, every call moves the codes to their assigned vectors.
+class Quantizer(nn.Module):
+    """Maps vectors to codes and back, and tracks which codes are used in training.
 
-    The first `warmup_batches` training calls pass the vectors through unquantised, to train encoder and decoder first;
+    Args:
+        size: number of codes, K.
+        width: D.
+        usage_window: about how many batches the usage of codes covers.
+    """
+
+    def __init__(self, size: int, width: int, usage_window: int = 100):
+        super().__init__()
+        self.size, self.width = size, width
+        # Frequency of each code, decayed so that about the last `usage_window` batches count.
+        self.usage_decay = 1 - 1 / usage_window
+        self.register_buffer("usage", torch.zeros(size))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, D) -> quantized (N, D) with the straight-through gradient, codes (N,), commitment loss (scalar)."""
+        raise NotImplementedError
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """(N, D) -> code of each vector (N,)"""
+        raise NotImplementedError
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """(...) -> (..., D)"""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def track(self, codes: Tensor) -> Tensor:
+        """Track the codes (N,) of a training batch; return how often each occurs (K,) in those of all processes."""
+        count = torch.bincount(codes, minlength=self.size).to(self.usage.dtype)
+        _all_reduce(count)
+        self.usage.mul_(self.usage_decay).add_(count)
+        return count
+
+    def perplexity(self) -> Tensor:
+        """exp of the entropy of the recent code frequencies: K if all codes are used equally, 1 if only one is used."""
+        p = self.usage / self.usage.sum().clamp_min(EPSILON)
+        return torch.exp(-(p * (p + EPSILON).log()).sum())
+
+    def share_used(self) -> Tensor:
+        """The fraction of codes used at least once in about the last `usage_window` batches, in [0, 1]."""
+        return (self.usage > 1 / torch.e).float().mean()  # one choice decays to 1/e after usage_window batches
+
+
+class EMAQuantizer(Quantizer):
+    """Vector quantizer with a codebook (K, D); in training mode, every call moves the codes to their assigned vectors.
+
+    The first `warmup_batches` training calls pass the vectors through unquantized, to train encoder and decoder first;
     the next `kmeans_batches` fit the codebook by k-means. A code whose moving count falls below `dead_below` times the
     mean count is reset to a random vector of the batch, with its statistics. Under torch.distributed, all statistics
     are those of the global batch, so that the codebooks of all ranks are equal.
@@ -34,7 +80,7 @@ class EMAQuantizer(nn.Module):
         kmeans_batches: int = 8,
         usage_window: int = 100,
     ):
-        super().__init__()
+        super().__init__(codes, width, usage_window)
         self.decay = decay
         self.dead_below = dead_below
         self.warmup_batches = warmup_batches
@@ -43,12 +89,9 @@ class EMAQuantizer(nn.Module):
         self.register_buffer("count", torch.ones(codes))  # moving N_i
         self.register_buffer("total", self.codebook.clone())  # moving m_i; a code is m_i / N_i
         self.register_buffer("calls", torch.zeros((), dtype=torch.long))
-        # Frequency of each code, decayed so that about the last `usage_window` batches count.
-        self.usage_decay = 1 - 1 / usage_window
-        self.register_buffer("usage", torch.zeros(codes))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, D) -> quantised (N, D) with the straight-through gradient, codes (N,), commitment loss (scalar).
+        """(N, D) -> quantized (N, D) with the straight-through gradient, codes (N,), commitment loss (scalar).
 
         The commitment loss is ‖z − sg(e)‖² averaged over N and D: it trains only the encoder (eq. 3, third term). The
         codebook receives no gradient.
@@ -77,23 +120,12 @@ class EMAQuantizer(nn.Module):
         """(...) -> (..., D)"""
         return F.embedding(codes, self.codebook)
 
-    def perplexity(self) -> Tensor:
-        """exp of the entropy of the recent code frequencies: K if all codes are used equally, 1 if only one is used."""
-        p = self.usage / self.usage.sum().clamp_min(EPSILON)
-        return torch.exp(-(p * (p + EPSILON).log()).sum())
-
-    def share_used(self) -> Tensor:
-        """The fraction of codes used at least once in about the last `usage_window` batches, in [0, 1]."""
-        return (self.usage > 1 / torch.e).float().mean()  # one choice decays to 1/e after usage_window batches
-
     @torch.no_grad()
     def _update(self, z: Tensor, codes: Tensor) -> None:
         K = self.codebook.shape[0]
-        count = torch.bincount(codes, minlength=K).to(z.dtype)
+        count = self.track(codes)
         total = torch.zeros_like(self.total).index_add_(0, codes, z)
-        _all_reduce(count)
         _all_reduce(total)
-        self.usage.mul_(self.usage_decay).add_(count)
         self.count.lerp_(count, 1 - self.decay)  # N_i ← γ N_i + (1 − γ) n_i
         self.total.lerp_(total, 1 - self.decay)  # m_i ← γ m_i + (1 − γ) Σ z
         self._revive(z)

@@ -10,20 +10,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from t2i.files import read_json
-from t2i.folders import newest_in_run
 from t2i.images import to_tensor
-from t2i.manifest import verify
 from t2i.pipelines.dalle import DallePipeline
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import encode, train_bpe
-from t2i.tokenizers.vqvae import VQVAE
+from t2i.tokenizers.auto import REMEDY, open_image_tokenizer
+from t2i.tokenizers.base import ImageTokenizer
 from t2i.training.config import DataConfig, LoopConfig, check_fraction
 from t2i.training.generative import GenerativeTask
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.training.recipes.text.base import learn_tokenizer
-from t2i.weights import digest, load_model, tokenizer_digest
+from t2i.weights import digest, tokenizer_digest
 
 prior_options = partial(model_options, TextImageTransformer, exclude=("grid_size", "attention_backend"))
 
@@ -88,7 +86,7 @@ class PriorTask(GenerativeTask):
         torch.manual_seed(seed)  # the same initial weights on every process
         self.model = model.build(
             text_vocab_size=len(self.tokenizer),  # the captions may need fewer than `text_vocab_size`
-            image_vocab_size=self.image_tokenizer.config.codebook_size,
+            image_vocab_size=self.image_tokenizer.codebook_size,
             grid_size=self.image_tokenizer.grid_size,
         )
 
@@ -118,19 +116,10 @@ class PreparePair:
         return {"images": item["image"], "text": encode(self.tokenizer, [text], self.length).ids[0]}
 
 
-def load_image_tokenizer(folder: str, image_size: int) -> VQVAE:
+def load_image_tokenizer(folder: str, image_size: int) -> ImageTokenizer:
     """The frozen stage 1. Raises FileNotFoundError or ValueError, with the command that trains it."""
-    newest = newest_in_run(folder, "config.json")
-    verify(newest)
-    config = newest / "config.json"
-    remedy = "make it with: t2i train vqvae-toybox, and give its folder with --tokenizer"
-    if not config.is_file():
-        raise FileNotFoundError(f"there is no image tokenizer in {folder}; {remedy}")
-    kind = read_json(config).get("_class_name")
-    if kind != "VQVAE":
-        raise ValueError(f"{folder} holds a {kind}, not a VQVAE; {remedy}")
-    tokenizer = load_model(VQVAE, config.parent).requires_grad_(False)
-    if tokenizer.config.image_size != image_size:
-        size = tokenizer.config.image_size
-        raise ValueError(f"{folder} was trained on {size}×{size} images; give --image-size {size}, or {remedy}")
+    tokenizer = open_image_tokenizer(folder)
+    if tokenizer.image_size != image_size:
+        size = tokenizer.image_size
+        raise ValueError(f"{folder} was trained on {size}×{size} images; give --image-size {size}, or {REMEDY}")
     return tokenizer
