@@ -27,7 +27,7 @@ from t2i.training.cli import main, run
 from t2i.training.config import flatten
 from t2i.training.loop import NonFiniteLoss, train
 from t2i.training.recipes import RECIPES
-from t2i.training.recipes.dalle.vqvae import VQVAETask
+from t2i.training.recipes.dalle.tokenizers import TokenizerTask
 from t2i.training.task import Evaluation
 
 STATE_FILES = ("model.safetensors", "optimizer.bin", "random_states_0.pkl", "ema.safetensors", "progress.json")
@@ -254,7 +254,7 @@ def test_a_complete_run_says_so(copy, capsys):
 # --- steps that go wrong --------------------------------------------------------------------------------------------
 
 
-class Poisoned(VQVAETask):
+class Poisoned(TokenizerTask):
     """The third step has a finite loss and gradient, and leaves a non-finite weight."""
 
     where, calls = "weight", 0
@@ -281,7 +281,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, where):
     assert not list((tmp_path / "run").glob(".*"))
 
 
-class Unshowable(VQVAETask):
+class Unshowable(TokenizerTask):
     def preview(self) -> Image.Image:
         torch.rand(3)
         raise RuntimeError("no font")
@@ -304,7 +304,7 @@ def test_a_preview_that_fails_costs_a_warning(tmp_path, capsys, monkeypatch):
 # --- evaluations ----------------------------------------------------------------------------------------------------
 
 
-class Unscorable(VQVAETask):
+class Unscorable(TokenizerTask):
     def evaluate(self) -> Evaluation:
         torch.rand(3)
         raise RuntimeError("no reference")

@@ -23,6 +23,8 @@ MODELS = {
 }
 EXCLUDED = {  # arguments with defaults that are no options; of all other models, those that the data set
     "VQVAE": {"image_size", "edge_weight", "codebook_decay"},
+    "FSQVAE": {"image_size", "edge_weight"},
+    "DiscreteVAE": {"image_size", "edge_weight"},
     "TextImageTransformer": {"grid_size", "attention_backend"},
     "make_autoencoder": {"image_size"},
     "KLObjective": {"adversary"},

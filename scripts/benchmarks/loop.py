@@ -24,7 +24,7 @@ from t2i.training.config import LoopConfig
 from t2i.training.loop import train
 from t2i.training.optimizers import make_optimizer
 from t2i.training.recipes import RECIPES
-from t2i.training.recipes.dalle.vqvae import VQVAETask
+from t2i.training.recipes.dalle.tokenizers import TokenizerTask
 
 COUNTED = 100  # number of steps per row
 CLIPPED, BARE = "bare loop with clipping and EMA", "bare loop"
@@ -115,13 +115,13 @@ class Rendered:
         return "the first images of toybox"
 
 
-def _task() -> VQVAETask:
+def _task() -> TokenizerTask:
     task = RECIPES["vqvae-toybox"]("tiny").task()
     task.source = Rendered(task.source)
     return task
 
 
-def _bare(task: VQVAETask, config: LoopConfig, clip_and_average: bool) -> Iterator[None]:
+def _bare(task: TokenizerTask, config: LoopConfig, clip_and_average: bool) -> Iterator[None]:
     """A minimal hand-written loop, one step at a time."""
     numbers = NumberBatches(0, config.max_train_steps, config.train_batch_size, 1, 0, 1)
     batches = DataLoader(NumberedSamples(task.source, task.prepare, config.seed), batch_sampler=numbers)

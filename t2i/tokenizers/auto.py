@@ -16,6 +16,7 @@ from t2i.weights import load_model
 CLASSES = {  # by the name in config.json
     "VQVAE": "t2i.tokenizers.vqvae:VQVAE",
     "FSQVAE": "t2i.tokenizers.fsq:FSQVAE",
+    "DiscreteVAE": "t2i.tokenizers.dvae:DiscreteVAE",
 }
 REMEDY = "make one with: t2i train vqvae-toybox, and give its folder"
 

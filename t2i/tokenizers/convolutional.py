@@ -1,4 +1,4 @@
-"""Convolutional encoder and decoder with a quantizer between them: what VQ-VAE and FSQ have in common.
+"""Convolutional encoder and decoder with a quantizer between them: what VQ-VAE, FSQ and discrete VAE have in common.
 
 Shapes: B batch · 3 channels · S image side · s = S / stride grid side · D code width
 """
@@ -36,6 +36,7 @@ class ConvolutionalTokenizer(ImageTokenizer):
         decoder_blocks: Sequence[int],
         patch: int,
         quantizer: Quantizer,
+        out: int = 3,
     ) -> None:
         """Create the networks. Raises ValueError for arguments that do not fit together."""
         check_levels(image_size, channels, encoder_blocks, decoder_blocks, patch)
@@ -44,15 +45,20 @@ class ConvolutionalTokenizer(ImageTokenizer):
         self.codebook_size = quantizer.size
         self.encoder = encoder(channels, encoder_blocks, patch, quantizer.width)
         self.quantizer = quantizer
-        self.decoder = decoder(channels, decoder_blocks, patch, quantizer.width)
+        self.decoder = decoder(channels, decoder_blocks, patch, quantizer.code_width, out)
         self.to(memory_format=torch.channels_last)  # twice as fast on a CPU at these widths, never slower on a GPU
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the decoder's last layer, for the adaptive weight of an adversarial loss."""
+        return self.decoder[-2].weight  # before the PixelShuffle
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, 3, S, S) -> unclamped reconstruction (B, 3, S, S), codes (B, s, s), commitment loss (scalar)."""
         z = self._latents(images)
         B, D, h, w = z.shape
         flat, codes, commitment = self.quantizer(z.permute(0, 2, 3, 1).reshape(-1, D))
-        quantized = flat.view(B, h, w, D).permute(0, 3, 1, 2)
+        quantized = flat.view(B, h, w, -1).permute(0, 3, 1, 2)
         return self._run(self.decoder, quantized.to(z.dtype)), codes.view(B, h, w), commitment
 
     def loss(self, images: Tensor) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ class FSQuantizer(Quantizer):
     def __init__(self, levels: Sequence[int], usage_window: int = 100):
         if not levels or min(levels) < 2:
             raise ValueError(f"levels must be numbers from 2 up, one for each dimension, not {tuple(levels)}")
-        super().__init__(math.prod(levels), len(levels), usage_window)
+        super().__init__(math.prod(levels), len(levels), usage_window=usage_window)
         self.register_buffer("levels", torch.tensor(levels), persistent=False)
         places = torch.tensor([math.prod(levels[:d]) for d in range(len(levels))])
         self.register_buffer("places", places, persistent=False)  # place values of a code's digits
@@ -37,7 +37,7 @@ class FSQuantizer(Quantizer):
             bounded = self._bounded(z.float())  # (N, D)
             digits = bounded.round()
             if self.training:
-                self.count(self._codes(digits))
+                self.track(self._codes(digits))
             rounded = bounded + (digits - bounded).detach()
             return self._scaled(rounded), self._codes(digits), z.new_zeros(())
 

@@ -1,11 +1,16 @@
-"""The reconstruction loss of image tokenizers.
+"""Reconstruction losses of image tokenizers.
 
 Shapes: B batch · S image side
 """
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
+
+EPSILON = 0.1  # of the logit-Laplace distribution: pixels are mapped to [ε, 1 − ε]
 
 
 def reconstruction_loss(recon: Tensor, images: Tensor, edge_weight: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -18,3 +23,30 @@ def reconstruction_loss(recon: Tensor, images: Tensor, edge_weight: float = 1.0)
     l1, l2 = error.abs().mean(), error.square().mean()
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     return l1 + l2 + edge_weight * edges, l1.detach(), l2.detach()
+
+
+def logit_laplace_loss(parameters: Tensor, images: Tensor) -> Tensor:
+    """Mean of −ln p(x | μ, b) per value, in nats (Ramesh et al. 2021, appendix A.3).
+
+    p(x | μ, b) = 1 / (2 b x (1 − x)) · exp(−|logit(x) − μ| / b) is a density on (0, 1); those of the L1 and L2 loss
+    lie in part outside the range of pixels.
+
+    Args:
+        parameters: (B, 6, S, S), μ of the three channels, then ln b.
+        images: (B, 3, S, S) in [-1, 1].
+    """
+    mu, log_b = parameters.float().chunk(2, 1)
+    x = to_unit_interval(images.float())
+    distance = (x.logit() - mu).abs() * torch.exp(-log_b)
+    return (distance + log_b + math.log(2) + (x * (1 - x)).log()).mean()
+
+
+def logit_laplace_image(parameters: Tensor) -> Tensor:
+    """(B, 6, S, S), as above -> the image of the medians, (B, 3, S, S) in about [-1, 1]."""
+    mu, _ = parameters.chunk(2, 1)
+    return (2 * mu.sigmoid() - 1) / (1 - 2 * EPSILON)
+
+
+def to_unit_interval(images: Tensor) -> Tensor:
+    """φ of the appendix: [-1, 1] -> [ε, 1 − ε], where the logit is finite."""
+    return (1 - 2 * EPSILON) * (images + 1) / 2 + EPSILON

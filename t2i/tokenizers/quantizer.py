@@ -20,13 +20,14 @@ class Quantizer(nn.Module):
 
     Args:
         size: number of codes, K.
-        width: D.
+        width: of a vector, D.
+        code_width: of a quantized vector, by default the same.
         usage_window: about how many batches the usage of codes covers.
     """
 
-    def __init__(self, size: int, width: int, usage_window: int = 100):
+    def __init__(self, size: int, width: int, code_width: int | None = None, usage_window: int = 100):
         super().__init__()
-        self.size, self.width = size, width
+        self.size, self.width, self.code_width = size, width, code_width or width
         # Frequency of each code, decayed so that about the last `usage_window` batches count.
         self.usage_decay = 1 - 1 / usage_window
         self.register_buffer("usage", torch.zeros(size))
@@ -80,7 +81,7 @@ class EMAQuantizer(Quantizer):
         kmeans_batches: int = 8,
         usage_window: int = 100,
     ):
-        super().__init__(codes, width, usage_window)
+        super().__init__(codes, width, usage_window=usage_window)
         self.decay = decay
         self.dead_below = dead_below
         self.warmup_batches = warmup_batches

@@ -34,7 +34,10 @@ class Recipe:
 
 PRESETS = ("base", "tiny")
 RECIPES: dict[str, Recipe] = {  # by system, in the order of its stages
-    "vqvae-toybox": Recipe("dalle.vqvae:vqvae_toybox"),
+    "vqvae-toybox": Recipe("dalle.tokenizers:vqvae_toybox"),
+    "fsq-toybox": Recipe("dalle.tokenizers:fsq_toybox"),
+    "dvae-toybox": Recipe("dalle.tokenizers:dvae_toybox"),
+    "vqgan-toybox": Recipe("dalle.tokenizers:vqgan_toybox"),
     "prior-toybox": Recipe("dalle.prior:prior_toybox"),
     "kl-toybox": Recipe("ldm.kl:kl_toybox"),
     "clip-toybox": Recipe("text.clip:clip_toybox"),

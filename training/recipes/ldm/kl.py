@@ -14,41 +14,15 @@ from torch import Tensor
 
 from t2i.checks import check_real, check_whole
 from t2i.images import to_tensor
-from t2i.nn.discriminator import PatchDiscriminator
-from t2i.tokenizers.adversarial import Adversary
 from t2i.tokenizers.kl import KLObjective, KLTokenizer, make_autoencoder, measure_scaling_factor, stride_of
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.previews import reconstructions
+from t2i.training.recipes.discriminator import DiscriminatorConfig
 from t2i.training.task import Task
 
 autoencoder_options = partial(model_options, make_autoencoder, exclude=("image_size",))
 objective_options = partial(model_options, KLObjective, exclude=("adversary",))
-
-
-@dataclass(frozen=True)
-class DiscriminatorConfig:
-    """The optional discriminator."""
-
-    discriminator_weight: float = 0.0
-    """Weight of the adversarial loss, multiplied by its adaptive weight; 0: no discriminator."""
-    discriminator_channels: tuple[int, ...] = (32, 64, 128)
-    """Channels of each level of the discriminator; every level halves the resolution."""
-    discriminator_start: int = 1000
-    """Number of forward passes for which only the discriminator is trained, before the adversarial loss is added."""
-    discriminator_ramp: int = 500
-    """Number of forward passes after that over which the adversarial loss rises to its full weight."""
-
-    def __post_init__(self) -> None:
-        for name in ("discriminator_weight", "discriminator_start", "discriminator_ramp"):
-            check_real(name, getattr(self, name))
-
-    def adversary(self) -> Adversary | None:
-        """A new discriminator with its losses; None if its weight is 0."""
-        if self.discriminator_weight == 0:
-            return None
-        discriminator = PatchDiscriminator(self.discriminator_channels)
-        return Adversary(discriminator, self.discriminator_weight, self.discriminator_start, self.discriminator_ramp)
 
 
 @dataclass(frozen=True)
