@@ -26,9 +26,10 @@ from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
 from t2i.text.encoders import open_text_encoder
 from t2i.training.cli import run
 from t2i.training.config import DataConfig
+from t2i.training.recipes.encodings import CachedEncodings, cached_encodings
 from t2i.training.recipes.ldm.base import PrepareLatent, Tokens
 from t2i.training.recipes.ldm.denoiser import ldm_toybox, load_autoencoder
-from t2i.training.recipes.ldm.latents import CachedLatents, cached_latents, latents_of
+from t2i.training.recipes.ldm.latents import latent_encoding, latents_of
 from t2i.weights import digest
 
 TINY = {"channels": (16, 16), "head_width": 8, "norm_groups": 8}
@@ -56,9 +57,10 @@ def vae(stages) -> AutoencoderKL:
     return load_autoencoder(stages[0])
 
 
-def cached(folder: Path, vae, seed: int = 0, num: int = PICTURES, size: int = 64) -> CachedLatents:
+def cached(folder: Path, vae, seed: int = 0, num: int = PICTURES, size: int = 64) -> CachedEncodings:
     data = DataConfig(image_size=size)
-    return cached_latents(folder, open_source("toybox-v1", size, seed=seed), vae, data, seed, num, workers=0)
+    source = open_source("toybox-v1", size, seed=seed)
+    return cached_encodings(latent_encoding(vae), folder, source, data, seed, num, workers=0)
 
 
 # --- the cache ------------------------------------------------------------------------------------------------------
@@ -108,9 +110,10 @@ def test_another_scaling_factor_is_another_cache(vae, tmp_path):
 def test_images_edited_in_place_are_another_cache(vae, tmp_path):
     folder, latents = export(tmp_path / "boxes", 6), tmp_path / "latents"
 
-    def of_folder(where: Path | None = latents) -> CachedLatents:
+    def of_folder(where: Path | None = latents) -> CachedEncodings:
         data = DataConfig(str(folder))
-        return cached_latents(where, open_source(str(folder), 64), vae, data, 0, 6, workers=0, parent=tmp_path)
+        source = open_source(str(folder), 64)
+        return cached_encodings(latent_encoding(vae), where, source, data, 0, 6, workers=0, parent=tmp_path)
 
     assert len(of_folder()) == len(of_folder()) == 6
     first = of_folder(None)
@@ -121,7 +124,7 @@ def test_images_edited_in_place_are_another_cache(vae, tmp_path):
         of_folder()
     again = of_folder(None)  # without a folder name it uses another one
     assert again.folder != first.folder and again.fingerprint() != first.fingerprint()
-    assert not np.array_equal(again.latents, first.latents)
+    assert not np.array_equal(again.encodings, first.encodings)
 
 
 def test_two_data_sets_of_one_name_have_two_caches(stages, tmp_path):

@@ -23,7 +23,8 @@ from t2i.text.encoders import TextEncoder
 from t2i.tokenizers.kl import stride_of
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.generative import GenerativeTask
-from t2i.training.recipes.ldm.latents import cached_latents, latents_of
+from t2i.training.recipes.encodings import cached_encodings
+from t2i.training.recipes.ldm.latents import latent_encoding, latents_of
 from t2i.weights import digest
 
 
@@ -75,7 +76,8 @@ class LatentDiffusionTask(GenerativeTask):
         self.autoencoder.to(this_process().device)
         loop, parent = self.loop, Path(self.loop.output_dir).parent
         options = (images, loop.dataloader_num_workers, parent)
-        self.source = cached_latents(folder, self.source, self.autoencoder, self.data, loop.seed, *options)
+        encoding = latent_encoding(self.autoencoder)
+        self.source = cached_encodings(encoding, folder, self.source, self.data, loop.seed, *options)
 
     def loss(
         self,
