@@ -223,6 +223,19 @@ def test_the_recipe_trains_and_scores(tmp_path):
     assert load_classifier(folder).predict(torch.zeros(1, 3, 128, 128))
 
 
+def test_a_classifier_is_trained_further_from_another(tmp_path):
+    recipe = toybox_classifier("tiny")
+    loop = dataclasses.replace(
+        recipe.loop, output_dir=str(tmp_path / "a"), max_train_steps=1, checkpointing_steps=1, train_batch_size=4
+    )
+    first = run(dataclasses.replace(recipe, loop=loop, num_scored=4))
+    other = dataclasses.replace(recipe, init_from=str(first), loop=dataclasses.replace(loop, seed=1))
+    assert all(
+        torch.equal(p, other.task().model.state_dict()[name]) for name, p in load_classifier(first).state_dict().items()
+    )
+    assert other.task().fingerprint["init_from_sha256"]
+
+
 # --- prompts and their evaluation -------------------------------------------------------------------------------------
 
 

@@ -311,6 +311,35 @@ def test_backgrounds_and_sizes_occur():
     assert {thing.size for scene in scenes for thing in scene.things} == {None, "big", "small"}
 
 
+@pytest.mark.parametrize("family", ["place", "action", "several"])
+def test_sizes_are_stated_only_where_they_can_be_seen(family):
+    """Not in relations that determine the sizes, and not if all things have the same."""
+    found = 0
+    for scene in sampled(400, family=family):
+        for relation in scene.relations:
+            if relation.name in ("inside", "wearing", "in front of", "behind"):
+                assert scene.things[relation.subject].size is scene.things[relation.object].size is None
+        sizes = {thing.size for thing in scene.things}
+        assert len(sizes) > 1 or sizes == {None}
+        found += len(sizes) > 1
+    assert found > 20
+
+
+@pytest.mark.parametrize("relation", ["left of", "on top of", "riding", "holding", "eating"])
+def test_a_big_thing_is_larger_than_a_small_one(relation):
+    """By the side of its box, relative to the other thing's."""
+    pairs = {"eating": ("squirrel", "burger"), "holding": ("robot", "apple"), "riding": ("cat", "horse")}
+    kinds = pairs.get(relation, ("cat", "house"))
+    for seed in range(5):
+        ratios = []
+        for size in ("small", None, "big"):
+            things = Thing(kinds[0], size=size), Thing(kinds[1])
+            scene = Scene(things, (Relation(0, relation, 1),), jitter_seed=seed)
+            first, second = sorted(layout(scene, Jitter(seed)), key=lambda p: p.thing)
+            ratios.append(first.side / second.side)
+        assert ratios[0] < 0.8 * ratios[1] and ratios[2] > 1.2 * ratios[1]
+
+
 # --- near misses ------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TypeVar
 
@@ -174,6 +175,7 @@ def _family(random: Callable[[], float], mixture: Mapping[str, float]) -> str:
 
 
 _KINDS = tuple(KINDS)
+_SIZING = ("inside", "wearing", "in front of", "behind")  # what fits into, onto and before a thing has its size
 _COVERING = ("on top of", "in front of", "riding", "sitting on")
 _BOARDS = tuple(name for name, kind in KINDS.items() if kind.board is not None)
 _STYLES = tuple(name for name in STYLES if name != "plain")
@@ -183,6 +185,15 @@ _STYLES = tuple(name for name in STYLES if name != "plain")
 def _pairs(relation: str) -> tuple[tuple[str, str], ...]:
     """The kinds that can be in a relation."""
     return tuple((a, b) for a in KINDS for b in KINDS if a != b and can(Thing(a), relation, Thing(b)))
+
+
+def _with_visible_sizes(things: Sequence[Thing], relations: Sequence[Relation]) -> tuple[Thing, ...]:
+    """The things without sizes that cannot be seen: in relations that determine them, or if all have the same one."""
+    fixed = {i for relation in relations if relation.name in _SIZING for i in (relation.subject, relation.object)}
+    things = tuple(replace(thing, size=None) if i in fixed else thing for i, thing in enumerate(things))
+    if len(things) > 1 and len({thing.size for thing in things}) == 1:
+        things = tuple(replace(thing, size=None) for thing in things)
+    return things
 
 
 class _Sampler:
@@ -196,6 +207,7 @@ class _Sampler:
         things, relations = getattr(self, f"_{family}")()
         plain = self.split != "style" and self.random() >= P_STYLE
         style = "plain" if plain else _pick(self.random, _STYLES)
+        things = _with_visible_sizes(things, relations)
         return things, relations, style, _pick(self.random, BACKGROUNDS), int(self.random() * 2**31)
 
     def thing(self, kind: str, count: int = 1, **more) -> Thing:
