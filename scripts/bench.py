@@ -19,6 +19,7 @@ from benchmarks.gpu import Generation, Training
 from benchmarks.latent import Latent
 from benchmarks.loop import Loop
 from benchmarks.pixels import Pixels
+from benchmarks.prior import Lookup, PriorTraining
 from benchmarks.sampling import Sampling
 from benchmarks.threads import Threads
 from benchmarks.timing import Benchmark, machine, table, write
@@ -29,6 +30,8 @@ from t2i.cli_errors import exit_on_bad_input
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
     "sampling": Sampling,
+    "prior": PriorTraining,
+    "lookup": Lookup,
     "frechet": Frechet,
     "features": Features,
     "latent": Latent,

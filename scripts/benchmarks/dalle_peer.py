@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 VERSION = "1.6.6"
@@ -66,7 +67,7 @@ class DallePytorch:
         self._stderr.close()
 
     def seconds(self, setting: str) -> float:
-        """Seconds of one run of "released" or "mended" (see the worker); raises PeerError."""
+        """Seconds of one run of "released", "mended" or "train" (see the worker); raises PeerError."""
         try:
             print(setting, file=self._process.stdin, flush=True)
         except BrokenPipeError:
@@ -83,16 +84,16 @@ class DallePytorch:
         return lines[-1] if lines else f"its process ended with {code}"
 
 
-def install(folder: Path) -> None:
-    """Install the peer into its own folder, atomically; raises PeerError."""
+def install(folder: Path, packages: Sequence[str] = PACKAGES, stand_ins: Mapping[str, str] = STAND_INS) -> None:
+    """Install a peer into its own folder, atomically; raises PeerError."""
     unfinished = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    done = subprocess.run([*pip, "--target", str(unfinished), *PACKAGES], capture_output=True, text=True)
+    done = subprocess.run([*pip, "--target", str(unfinished), *packages], capture_output=True, text=True)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.strip()]
         raise PeerError(f"its installation failed: {errors[-1] if errors else done.returncode}")
-    for name, source in STAND_INS.items():
+    for name, source in stand_ins.items():
         path = unfinished / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source)

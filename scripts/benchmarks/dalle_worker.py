@@ -1,5 +1,6 @@
 """dalle-pytorch in its own process: reads one setting per line, samples a batch with it, prints {"seconds": …}.
 
+"train": a training step on a batch of random text and codes, with AdamW.
 "released": `DALLE.generate_images(use_cache=True)`. In 1.6.6 the argument has no effect without guidance:
 `forward_with_cond_scale` does not pass the cache on when `cond_scale` is 1.
 "mended": the same with the cache passed on, so that it runs with its own cache.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from dalle_pytorch import DALLE, DiscreteVAE  # pyright: ignore[reportMissingImports]  # installed by the benchmark
@@ -39,6 +41,7 @@ def build(kind: type[DALLE], sizes: dict[str, int]) -> DALLE:
     ).eval()
 
 
+@torch.inference_mode()
 def check_cache(model: DALLE, text: Tensor) -> None:
     """Raise unless its cached and uncached logits agree on the same tokens."""
     codes = torch.randint(model.num_image_tokens, (len(text), model.image_seq_len))
@@ -48,6 +51,7 @@ def check_cache(model: DALLE, text: Tensor) -> None:
         torch.testing.assert_close(cached, model(text, codes[:, :i])[:, -1], rtol=1e-3, atol=1e-4)
 
 
+@torch.inference_mode()
 def seconds(model: DALLE, text: Tensor, top_k: int) -> float:
     # Its threshold is the fraction of the whole vocabulary, text and image, that is dropped; half a token for rounding.
     dropped = max(0.0, 1 - (top_k + 0.5) / model.total_tokens)
@@ -56,17 +60,33 @@ def seconds(model: DALLE, text: Tensor, top_k: int) -> float:
     return time.perf_counter() - start
 
 
-@torch.inference_mode()
+def training_step(model: DALLE, text: Tensor) -> Callable[[], float]:
+    """A function that times one training step on random codes."""
+    optimizer = torch.optim.AdamW(model.train().parameters())
+    codes = torch.randint(model.num_image_tokens, (len(text), model.image_seq_len))
+
+    def step() -> float:
+        start = time.perf_counter()
+        model(text, codes, return_loss=True).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    return step
+
+
 def main() -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # the peer's own output must not mix with the answers
     sizes = json.loads(sys.argv[1])
     torch.set_num_threads(sizes["threads"])
     torch.manual_seed(0)
-    models = {"released": build(DALLE, sizes), "mended": build(Mended, sizes)}
     text = torch.randint(1, sizes["text_vocab"], (sizes["batch"], sizes["text"]))
+    train = training_step(build(DALLE, sizes), text)
+    models = {"released": build(DALLE, sizes), "mended": build(Mended, sizes)}
     check_cache(models["mended"], text)
     for line in sys.stdin:
-        taken = seconds(models[line.strip()], text, sizes["top_k"])
+        setting = line.strip()
+        taken = train() if setting == "train" else seconds(models[setting], text, sizes["top_k"])
         print(json.dumps({"seconds": taken}), file=answers, flush=True)
 
 

@@ -58,7 +58,7 @@ class Sampling(Benchmark):
 
     def run(self) -> list[Row]:
         torch.manual_seed(0)
-        prior = _prior(self)
+        prior = new_prior(self)
         text = torch.randint(1, self.text_vocab, (self.batch, self.text))  # (B, T), 0 would be padding
         check_cache(prior, text)
         mine = clock(lambda: ours(prior, text, self.top_k))
@@ -104,7 +104,8 @@ def check_cache(prior: TextImageTransformer, text: Tensor) -> None:
         torch.testing.assert_close(cached, prior(text, codes[:, :i])[1][:, -1], rtol=1e-3, atol=1e-4)
 
 
-def _prior(o: Sampling) -> TextImageTransformer:
+def new_prior(o: Sampling) -> TextImageTransformer:
+    """A transformer of these sizes with random weights, in eval mode."""
     sizes = {"width": o.width, "layers": o.layers, "heads": o.heads}
     return TextImageTransformer(o.text_vocab, o.codebook, o.text, math.isqrt(o.tokens), **sizes).eval()
 
@@ -158,7 +159,17 @@ def _gpt2(o: Sampling) -> transformers.GPT2LMHeadModel:
 
 @contextmanager
 def _dalle_pytorch(o: Sampling, prior: TextImageTransformer, text: Tensor) -> Iterator[list[dict[str, Timed]]]:
-    sizes = {
+    with DallePytorch(dalle_sizes(o)) as peer:
+        # Two comparisons, so two rows: the released version silently drops its cache; its best deserves a separate row.
+        yield [
+            {f"{peer.name} generate_images(use_cache=True)": lambda: peer.seconds("released")},
+            {f"{peer.name} with its cache fixed": lambda: peer.seconds("mended")},
+        ]
+
+
+def dalle_sizes(o: Sampling) -> dict[str, int]:
+    """Our sizes, as dalle_worker.py takes them."""
+    return {
         "layers": o.layers,
         "width": o.width,
         "heads": o.heads,
@@ -170,12 +181,6 @@ def _dalle_pytorch(o: Sampling, prior: TextImageTransformer, text: Tensor) -> It
         "top_k": o.top_k,
         "threads": torch.get_num_threads(),
     }
-    with DallePytorch(sizes) as peer:
-        # Two comparisons, so two rows: the released version silently drops its cache; its best deserves a separate row.
-        yield [
-            {f"{peer.name} generate_images(use_cache=True)": lambda: peer.seconds("released")},
-            {f"{peer.name} with its cache fixed": lambda: peer.seconds("mended")},
-        ]
 
 
 PEERS = {"t2i-without-cache": _without_cache, "transformers": _transformers, "dalle-pytorch": _dalle_pytorch}

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPSILON = 1e-5
+DISTANCES = 2**22  # between vectors and codes, computed at once: as many as fit into a processor's cache
 
 
 class Quantizer(nn.Module):
@@ -114,8 +115,10 @@ class EMAQuantizer(Quantizer):
     def nearest(self, z: Tensor) -> Tensor:
         """(N, D) -> index of the nearest code (N,)"""
         e = self.codebook.float()  # |z − e|² = |z|² − 2 z·e + |e|², and |z|² is the same for all codes
+        squares, rows = e.square().sum(1), max(1, DISTANCES // len(e))
         with torch.autocast(z.device.type, enabled=False):  # in bfloat16, every fifth code would differ
-            return torch.addmm(e.square().sum(1), z.float(), e.T, beta=1, alpha=-2).argmin(1)
+            parts = [torch.addmm(squares, part, e.T, beta=1, alpha=-2).argmin(1) for part in z.float().split(rows)]
+        return torch.cat(parts) if parts else z.new_empty(0, dtype=torch.long)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """(...) -> (..., D)"""
