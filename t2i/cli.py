@@ -19,6 +19,7 @@ COMMANDS = {  # name: (module:function that takes the arguments, description)
     "layout": ("t2i.pipelines.commands.conditioned:layout", "generate images from a label map"),
     "sample": ("t2i.pipelines.commands.sample:main", "generate images from an unconditional model"),
     "data": ("t2i.data.toybox.cli:main", "render toybox images and captions to a folder"),
+    "convert": ("t2i.tokenizers.convert:main", "convert a published image tokenizer to a folder that t2i opens"),
     "train": ("t2i.training.cli:main", "train or fine-tune a model: t2i train lists the recipes"),
     "eval": ("t2i.eval.cli:main", "evaluate a pipeline or a folder of images: t2i eval lists the metrics"),
     "report": ("t2i.eval.report.cli:main", "compare reports, plot scores against an option, collect human ratings"),

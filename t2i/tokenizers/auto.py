@@ -17,6 +17,9 @@ CLASSES = {  # by the name in config.json
     "VQVAE": "t2i.tokenizers.vqvae:VQVAE",
     "FSQVAE": "t2i.tokenizers.fsq:FSQVAE",
     "DiscreteVAE": "t2i.tokenizers.dvae:DiscreteVAE",
+    "OpenAIDiscreteVAE": "t2i.tokenizers.openai_dvae:OpenAIDiscreteVAE",
+    "VQModel": "t2i.tokenizers.vqmodel:VQModel",
+    "GumbelVQModel": "t2i.tokenizers.vqmodel:GumbelVQModel",
 }
 REMEDY = "make one with: t2i train vqvae-toybox, and give its folder"
 

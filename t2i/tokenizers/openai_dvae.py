@@ -19,9 +19,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from t2i.tokenizers.base import ImageTokenizer
+from t2i.tokenizers.losses import logit_laplace_image, to_unit_interval
 from t2i.tokenizers.published import fill
 
-EPSILON = 0.1  # distance of the mapped pixels from 0 and 1
 ENCODER_KERNELS, DECODER_KERNELS = (3, 3, 3, 1), (1, 3, 3, 3)
 
 
@@ -61,9 +61,8 @@ class OpenAIDiscreteVAE(ImageTokenizer):
     def logits(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) in [-1, 1] -> logits of the codes (B, K, s, s). As in the published model, the last layer is
         computed in float32."""
-        pixels = (1 - 2 * EPSILON) * (images + 1) / 2 + EPSILON  # [0, 1] -> [ε, 1 − ε], as logit-Laplace needs (A.3)
         *groups, (relu, conv) = self.encoder
-        x = pixels
+        x = to_unit_interval(images)
         for group in groups:
             x = group(x)
         return F.conv2d(relu(x).float(), conv.weight.float(), conv.bias.float())
@@ -78,8 +77,7 @@ class OpenAIDiscreteVAE(ImageTokenizer):
         x = x.permute(0, 3, 1, 2)
         for group in groups:
             x = group(x)
-        mapped = x[:, :3].sigmoid()  # the location µ; the other three channels are ln b (A.3)
-        return ((mapped - EPSILON) / (1 - 2 * EPSILON)).clamp(0, 1) * 2 - 1
+        return logit_laplace_image(x)
 
 
 class Block(nn.Module):
@@ -110,7 +108,7 @@ def encoder(widths: Sequence[int], blocks: int, codes: int) -> nn.Sequential:
 
 
 def decoder(widths: Sequence[int], blocks: int, codes: int, n_init: int) -> nn.Sequential:
-    """One-hot codes (B, K, s, s) -> the statistics of the pixels (B, 6, S, S)"""
+    """One-hot codes (B, K, s, s) -> μ and ln b of the pixels (B, 6, S, S)"""
     layers = OrderedDict[str, nn.Module](input=nn.Conv2d(codes, n_init, 1))
     layers |= _groups(n_init, widths[::-1], blocks, DECODER_KERNELS, upsample=nn.Upsample(scale_factor=2))
     layers["output"] = nn.Sequential(OrderedDict(relu=nn.ReLU(), conv=nn.Conv2d(widths[0], 6, 1)))
