@@ -101,4 +101,6 @@ def test_unknown_benchmark_is_one_line_naming_the_nearest():
     assert done.stdout == ""
     said, *known = done.stderr.split(" there are ")
     assert said == "error: unknown benchmark 'samplign': did you mean sampling?"
-    assert known == ["sampling, frechet, features, latent, pixels, flows, threads, generation, training, data, loop\n"]
+    assert known == [
+        "sampling, prior, lookup, frechet, features, latent, pixels, flows, threads, generation, training, data, loop\n"
+    ]

@@ -16,6 +16,16 @@ EPSILON = 1e-5
 DISTANCES = 2**22  # between vectors and codes, computed at once: as many as fit into a processor's cache
 
 
+@torch.no_grad()
+def nearest(z: Tensor, codebook: Tensor) -> Tensor:
+    """Vectors (N, D), codebook (K, D) -> index of the nearest code of each vector (N,)"""
+    e = codebook.float()  # |z − e|² = |z|² − 2 z·e + |e|², and |z|² is the same for all codes
+    squares, rows = e.square().sum(1), max(1, DISTANCES // len(e))
+    with torch.autocast(z.device.type, enabled=False):  # in bfloat16, every fifth code would differ
+        parts = [torch.addmm(squares, part, e.T, beta=1, alpha=-2).argmin(1) for part in z.float().split(rows)]
+    return torch.cat(parts)
+
+
 class Quantizer(nn.Module):
     """Maps vectors to codes and back, and tracks which codes are used in training.
 
@@ -111,14 +121,9 @@ class EMAQuantizer(Quantizer):
                 self._update(z.detach(), codes)
             return z + (quantized - z).detach(), codes, F.mse_loss(z, quantized)
 
-    @torch.no_grad()
     def nearest(self, z: Tensor) -> Tensor:
         """(N, D) -> index of the nearest code (N,)"""
-        e = self.codebook.float()  # |z − e|² = |z|² − 2 z·e + |e|², and |z|² is the same for all codes
-        squares, rows = e.square().sum(1), max(1, DISTANCES // len(e))
-        with torch.autocast(z.device.type, enabled=False):  # in bfloat16, every fifth code would differ
-            parts = [torch.addmm(squares, part, e.T, beta=1, alpha=-2).argmin(1) for part in z.float().split(rows)]
-        return torch.cat(parts) if parts else z.new_empty(0, dtype=torch.long)
+        return nearest(z, self.codebook)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """(...) -> (..., D)"""

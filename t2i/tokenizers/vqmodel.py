@@ -11,13 +11,12 @@ from __future__ import annotations
 from functools import wraps
 
 import diffusers
-import torch
 import torch.nn.functional as F
 from diffusers import ModelMixin  # noqa: F401  # diffusers looks for the base class in a component's module
 from torch import Tensor, nn
 
 from t2i.tokenizers.base import ImageTokenizer
-from t2i.tokenizers.quantizer import DISTANCES
+from t2i.tokenizers.quantizer import nearest
 
 
 class VQModel(ImageTokenizer, diffusers.VQModel):
@@ -57,11 +56,7 @@ class VQModel(ImageTokenizer, diffusers.VQModel):
     def _nearest(self, z: Tensor) -> Tensor:
         """(B, D, s, s) -> the nearest codes (B, s, s)"""
         B, D, h, w = z.shape
-        e = self.quantize.embedding.weight.float()  # (K, D); |z − e|² = |z|² − 2 z·e + |e|²
-        flat, squares, rows = z.permute(0, 2, 3, 1).reshape(-1, D).float(), e.square().sum(1), DISTANCES // len(e) + 1
-        with torch.autocast(z.device.type, enabled=False):  # half precision would change codes
-            parts = [torch.addmm(squares, part, e.T, alpha=-2).argmin(1) for part in flat.split(rows)]
-        return torch.cat(parts).view(B, h, w)
+        return nearest(z.permute(0, 2, 3, 1).reshape(-1, D), self.quantize.embedding.weight).view(B, h, w)
 
     def _lookup(self, codes: Tensor) -> Tensor:
         """(B, s, s) -> (B, s, s, D)"""
