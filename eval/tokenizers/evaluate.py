@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import diffusers
@@ -47,7 +48,7 @@ def evaluate(config: TokenizersConfig) -> Report | None:
     skipped = [reason for reason in found if isinstance(reason, str)]
     if len(measured) < 2:
         raise ValueError(f"{len(measured)} of {len(found)} images can be read, and two are needed: {skipped[0]}")
-    about = {"reference": {"fingerprint": run.source.fingerprint(), "n": len(measured), "size": run.size}}
+    about = {"reference": {"sha256": run.fingerprint, "n": len(measured), "size": run.size}}
     cells = {name: scores_of(tokenizer, measured, run, about) for name, tokenizer in run.tokenizers.items()}
     report = _report(run, measured, cells, _notes(run, cells, len(measured), skipped))
     write(report, out)
@@ -66,11 +67,11 @@ def _report(run: TokenizersRun, measured: Sequence[Measured], cells: Mapping[str
         for name, cell in of.items():
             if isinstance(cell, Score):
                 label = name if single else f"{target}: {name}"  # reports of one tokenizer each can be compared
-                scores.append(Score(**vars(cell) | {"name": label}))
+                scores.append(replace(cell, name=label))
     settings = {
         "tokenizers": {name: {"class": t.kind, "weights_sha256": t.sha256} for name, t in run.tokenizers.items()},
         "data": config.data,
-        "data_sha256": run.source.fingerprint(),
+        "data_sha256": run.fingerprint,
         "num_images": len(measured),
         "image_size": run.size,
         "seed": config.seed,
@@ -107,9 +108,8 @@ def _notes(run: TokenizersRun, cells: Mapping[str, Cells], n: int, skipped: list
             notes.append(f"{name} reconstructs images exactly, so that its mean PSNR is infinite.")
         codes = n * math.prod(tokenizer.grid(run.size))
         if tokenizer.codebook_size is not None and codes < tokenizer.codebook_size:
-            notes.append(
-                f"{name} has {tokenizer.codebook_size:,} codes, of which {n:,} images can use {codes:,} at most."
-            )
+            K = f"{tokenizer.codebook_size:,}"
+            notes.append(f"{name} has {K} codes, of which {n:,} images can use {codes:,} at most.")
     return [*notes, f"images/s are medians over batches of {run.config.batch_size} on {run.machine}."]
 
 
@@ -118,10 +118,8 @@ def _notes(run: TokenizersRun, cells: Mapping[str, Cells], n: int, skipped: list
 
 def text_table(tokenizers: Mapping[str, OpenedTokenizer], cells: Mapping[str, Cells], size: int) -> str:
     """One row per score, one column per tokenizer: value and interval; and the value of the originals."""
-    abouts = {name: _about(tokenizer, size) for name, tokenizer in tokenizers.items()}
-    rows = [
-        [what, "", *(str(about[what] or NONE) for about in abouts.values())] for what in next(iter(abouts.values()))
-    ]
+    abouts = [_about(tokenizer, size) for tokenizer in tokenizers.values()]
+    rows = [[what, "", *(str(about[what] or NONE) for about in abouts)] for what in abouts[0]]
     for name in _names(cells):
         of = [tokenizer.get(name) for tokenizer in cells.values()]
         ceiling = next((number(s.ceiling, s.share) for s in of if isinstance(s, Score) and s.ceiling is not None), "")
@@ -174,7 +172,7 @@ def _plain(cell: Score | float | None) -> float | str | None:
 
 def _csv_row(tokenizer: OpenedTokenizer, cells: Cells, size: int) -> dict[str, object]:
     """The tokenizer and every score, with the ends of its interval and the value of the originals."""
-    row: dict[str, object] = {"tokenizer": tokenizer.name} | _about(tokenizer, size)
+    row: dict[str, object] = {"tokenizer": tokenizer.name, **_about(tokenizer, size)}
     for name, cell in cells.items():
         if not isinstance(cell, Score):
             row |= {name: cell, f"{name}, low": None, f"{name}, high": None, f"{name}, {ORIGINALS}": None}

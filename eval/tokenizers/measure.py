@@ -80,7 +80,7 @@ class Reconstruction:
     Attributes:
         psnr: in dB, infinite for an exact reconstruction.
         lpips: None unless asked for.
-        codes: int32 (s²,); None for continuous latents.
+        codes: integers (s²,); None for continuous latents.
         kl: bits; None without a posterior.
         encoded, decoded: images/s of its batch.
     """
@@ -110,7 +110,7 @@ class TokenizersRun(Distributed):
     Attributes:
         tokenizers: by target.
         size: S.
-        source: the images, all of which are used.
+        source, fingerprint: the images, all of which are used.
         notes: what to know about the images and the metrics left out.
 
     Raises UsageError, ValueError or FileNotFoundError, before any work, for targets, data and options that cannot be
@@ -125,6 +125,7 @@ class TokenizersRun(Distributed):
         self.size = image_size(list(self.tokenizers.values()), config.image_size)
         self.notes: list[str] = []
         self.source = self._open_data()
+        self.fingerprint = self.source.fingerprint()
         self.extractor: Extractor = open_extractor(config.extractor, self.device)
         self.lpips = None if config.lpips is None else Lpips(config.lpips, self.device)
         _ = self.classifier  # before any work
@@ -144,9 +145,7 @@ class TokenizersRun(Distributed):
             elif tokenizer.trained_on and _same_folder(tokenizer.trained_on[0], config.data):
                 self.notes.append(f"{tokenizer.name} was trained on {config.data}.")
         if config.data in WORLDS:
-            self.notes.append(
-                f"Images of {config.data} with seed {seed}; recipes train on those with seed 0 by default."
-            )
+            self.notes.append(f"Images of {config.data} with seed {seed}; by default, recipes train on seed 0.")
             return WORLDS[config.data]("train", self.size, seed, config.num_images)
         if is_labelled(config.data):
             source, remark = open_labelled(config.data, self.size).test, "Test images"
@@ -272,7 +271,10 @@ def _through(
     psnr, ssim = (metric(unit, real).per_sample.tolist() for metric in (metrics.psnr, metrics.ssim))
     B = len(images)
     lpips = [None] * B if run.lpips is None else run.lpips(decoded, images).tolist()
-    codes = [None] * B if tokenizer.codebook_size is None else list(encoded.flatten(1).to(torch.int32).cpu().numpy())
+    codes: list = [None] * B
+    if tokenizer.codebook_size is not None:
+        kind = torch.int32 if tokenizer.codebook_size <= 2**31 else torch.int64
+        codes = list(encoded.flatten(1).to(kind).cpu().numpy())
     kls = [None] * B if kl is None else kl.cpu().tolist()
     rates = [B / (middle - start)] * B, [B / (end - middle)] * B
     views = _views(run, as_uint8(unit), places, items)
