@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from t2i.arguments import parse
 from t2i.checks import UsageError
-from t2i.eval.config import EvalConfig
+from t2i.eval.config import EvalConfig, TokenizersConfig
 from t2i.eval.evaluators import EVALUATORS
 
 # The earlier syntax was `t2i eval METRIC --pipeline TARGET`: the present options for each METRIC, and names of options.
@@ -39,13 +39,34 @@ def main(args: Sequence[str]) -> None:
     """Evaluate the targets given in `args`; raises UsageError for bad arguments."""
     args = _in_present_syntax(list(args))
     if not args:
-        print(f"usage: t2i eval TARGET [--metrics METRIC …] [options]; t2i eval --help lists them\n\n{_metrics()}")
+        print(f"usage: t2i eval TARGET [--metrics METRIC …] [options]; t2i eval --help lists them\n\n{_metrics()}\n")
+        print("       t2i eval tokenizers TOKENIZER … [options]: compares image tokenizers")
         return
-    about = f"Evaluate a pipeline, a folder of images or an unconditional model.\n\nmetrics:\n{_metrics()}"
+    if args[0] == "tokenizers":
+        tokenizers(args[1:])
+        return
+    about = "Evaluate a pipeline, a folder of images or an unconditional model; image tokenizers: t2i eval tokenizers."
+    about = f"{about}\n\nmetrics:\n{_metrics()}"
     config = parse(EvalConfig(), args, prog="t2i eval", description=about)
     if not config.targets:
         raise UsageError("give a target to evaluate, as in: t2i eval toybox/dalle --metrics compositional fid")
     from t2i.eval.evaluate import evaluate  # deferred: importing torch takes seconds, and --help should not
+    from t2i.eval.tokenizers.opened import is_tokenizer
+
+    for target in config.targets:
+        if is_tokenizer(target):
+            raise UsageError(f"{target} holds an image tokenizer: t2i eval tokenizers {shlex.quote(target)}")
+    evaluate(config)
+
+
+def tokenizers(args: Sequence[str]) -> None:
+    """Compare image tokenizers on real images: reconstruction error, perceptual and Fréchet distances, a two-sample
+    test, classifier accuracy through the tokenizer, use of codes, bits per image, and speed.
+    """
+    config = parse(TokenizersConfig(), args, prog="t2i eval tokenizers", description=tokenizers.__doc__ or "")
+    if not config.targets:
+        raise UsageError("give tokenizers to evaluate, as in: t2i eval tokenizers toybox/dalle toybox/ldm")
+    from t2i.eval.tokenizers.evaluate import evaluate
 
     evaluate(config)
 

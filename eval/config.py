@@ -116,3 +116,51 @@ class SweepConfig(EvalConfig):
         """`value` as the option takes it: an int for integer options."""
         whole = NUMERIC_OPTIONS[self.over] is int and float(value).is_integer()
         return int(value) if whole else value
+
+
+@dataclass(frozen=True)
+class TokenizersConfig:
+    """Options of `t2i eval tokenizers`.
+
+    Raises UsageError for values out of range, a target given twice, and an output folder that cannot be written.
+    """
+
+    targets: Annotated[Positional[tuple[str, ...]], arg(metavar="TOKENIZER")] = ()
+    """Image tokenizers: folders of a model or run of `t2i train`, of diffusers' AutoencoderKL or AutoencoderTiny, of a
+    pipeline, whose tokenizer is taken; embedded systems; or models on the Hub."""
+    data: str = "toybox"
+    """Real images: 'toybox' or 'toybox-v1' (scenes that recipes do not train on by default), a folder, a data set of
+    the Hub, or the test images of 'digits', 'mnist', 'fashion', 'cifar10' or a folder of IDX files."""
+    image_column: str = "image"
+    """Column of the images, for a data set with columns."""
+    num_images: int = 1000
+    """Maximum number of images, a random selection where the data have more."""
+    image_size: int | None = None
+    """Side of the images in pixels. Default: that of the tokenizers' training images, if all agree."""
+    seed: int = 0
+    """Seed for the selection of images, the resamples of intervals and the two-sample test."""
+    extractor: str = "toybox-v1"
+    """Feature extractor of the feature distance and the Fréchet distance, as for `t2i eval`."""
+    lpips: Literal["alex", "vgg", "squeeze"] | None = None
+    """Also compute LPIPS in the features of this network, whose weights torchvision downloads once."""
+    classifier: str | None = None
+    """Folder of the data's classifier: of toybox-v1, by default the embedded one, or of toybox."""
+    two_sample: bool = True
+    """Train a network to tell reconstructions from originals, which takes minutes for 1,000 images on a CPU."""
+    out: str = "reports/tokenizers"
+    """Output folder for report.json, report.html, tokenizers.csv and the images."""
+    batch_size: int = 32
+    """Images per batch."""
+    device: str = "auto"
+    """Device, such as cpu, cuda or mps; auto: the fastest available."""
+    dtype: Dtype = "float32"
+    """Precision of the tokenizers. Metrics are always computed in float32 or better."""
+
+    def __post_init__(self) -> None:
+        check_distinct("the target", self.targets)
+        check_whole("--num-images", self.num_images, 2)
+        check_whole("--batch-size", self.batch_size)
+        if self.image_size is not None:
+            check_whole("--image-size", self.image_size, 11)  # the window of SSIM
+        check_seeds("--seed", self.seed)
+        check_folder(self.out)

@@ -15,9 +15,11 @@ from t2i.eval.metrics.manifold import DensityCoverage, Manifold, PrecisionRecall
 from t2i.eval.metrics.memorization import NearCopies, near_copies, nearest
 from t2i.eval.metrics.moments import Gaussian, Moments
 from t2i.eval.metrics.proportion import proportion, share
+from t2i.eval.metrics.tokenizers import CodeUsage, code_usage, cosine_distance
 
 __all__ = [
     "KID",
+    "CodeUsage",
     "DensityCoverage",
     "FDInfinity",
     "Gaussian",
@@ -31,6 +33,8 @@ __all__ = [
     "bootstrap_interval",
     "clip_score",
     "cmmd",
+    "code_usage",
+    "cosine_distance",
     "density_coverage",
     "diversity",
     "fd_infinity",
