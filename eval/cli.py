@@ -50,6 +50,7 @@ def main(args: Sequence[str]) -> None:
     config = parse(EvalConfig(), args, prog="t2i eval", description=about)
     if not config.targets:
         raise UsageError("give a target to evaluate, as in: t2i eval toybox/dalle --metrics compositional fid")
+    config.check_reranker()
     from t2i.eval.evaluate import evaluate  # deferred: importing torch takes seconds, and --help should not
     from t2i.eval.tokenizers.opened import is_tokenizer
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal, Self
 
-from tyro.conf import Fixed, Positional, SuppressFixed, arg
+from tyro.conf import Positional, arg
 
-from t2i.checks import check_choice, check_distinct, check_options, check_seeds, check_whole
+from t2i.arguments import Hidden
+from t2i.checks import UsageError, check_choice, check_distinct, check_options, check_seeds, check_whole
 from t2i.devices import Dtype
 from t2i.eval.evaluators import EVALUATORS
-from t2i.files import check_folder
+from t2i.files import check_folder, slug
 from t2i.pipelines.sampling_options import NUMERIC_OPTIONS, SamplingOptions
-
-T = TypeVar("T")
-Hidden = SuppressFixed[Fixed[T]]  # a field of a dataclass that is no option
 
 
 @dataclass(frozen=True)
@@ -98,6 +96,7 @@ class SweepConfig(EvalConfig):
     clip: Hidden[str | None] = None
     variant: Hidden[str | None] = None
     likelihood_samples: Hidden[int] = 1
+    reranker: Hidden[str | None] = None
     num_images: int | None = 180
     """Maximum number of images to generate for each value, spread evenly over toybox categories."""
     out: str = "reports/sweep"
@@ -106,11 +105,27 @@ class SweepConfig(EvalConfig):
     """Sampling option to vary."""
     values: tuple[float, ...] = (1, 2, 3, 4, 6)
     """Values of the option."""
+    rerankers: tuple[str, ...] = ()
+    """What scores the candidates, as for `t2i eval --reranker`; several are compared. Default: the pipeline's own."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for value in self.values:
             check_options({self.over: self.number(value)}, flags=True)
+        check_distinct("--rerankers", self.rerankers)
+        if self.rerankers and self.over != "num_candidates" and self.num_candidates in (None, 1):
+            raise UsageError("--rerankers choose among candidates: give --num-candidates 2 or more, or sweep over it")
+
+    def at(self, value: float, reranker: str | None = None) -> Self:
+        """The options of one point: its value, its reranker, and a folder of its own in the output folder.
+
+        A single candidate has no reranker, so that points which differ in nothing else are one.
+        """
+        changed = {self.over: self.number(value)}
+        if changed.get("num_candidates", self.num_candidates) in (None, 1):
+            reranker = None
+        out = f"{self.out}/{self.over}-{value:g}{f'-{slug(reranker)}' if reranker else ''}"
+        return replace(self, out=out, rerankers=(), reranker=reranker, **changed)
 
     def number(self, value: float) -> int | float:
         """`value` as the option takes it: an int for integer options."""

@@ -1,3 +1,4 @@
+from .dalle import DalleCreationOutput as DalleCreationOutput
 from .dalle import DallePipeline as DallePipeline
 from .dalle import DallePipelineOutput as DallePipelineOutput
 from .latent_diffusion import LatentDiffusionImg2ImgPipeline as LatentDiffusionImg2ImgPipeline

@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 from tyro.conf import arg
 
-from t2i.checks import check_options
+from t2i.checks import UsageError, check_options
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,15 @@ class SamplingOptions(DiffusionOptions):
     top_p: float | None = None
     """Sample each image token from the smallest set whose probability reaches p (DALL·E); by default from all."""
     num_candidates: Annotated[int | None, arg(aliases=["--best-of"])] = None
-    """Generate this many candidates for each image and keep the one with the highest score (DALL·E); by default 1."""
+    """Generate this many candidates for each image and keep the one with the highest score; by default 1."""
+    reranker: str | None = None
+    """What scores the candidates: 'likelihood' (the default of DALL·E), or a CLIP: 'toybox/clip', a folder, a Hub id,
+    open_clip:ARCH/PRETRAINED."""
+
+    def check_reranker(self) -> None:
+        """Raise UsageError for a reranker that has no effect."""
+        if self.reranker is not None and self.num_candidates in (None, 1):
+            raise UsageError("--reranker chooses among candidates: give --num-candidates 2 or more, or leave it out")
 
 
 SAMPLING_OPTIONS = tuple(field.name for field in fields(SamplingOptions))

@@ -13,10 +13,12 @@ from typing import TypeVar, get_type_hints
 
 import docstring_parser
 import tyro
+from tyro.conf import Fixed, SuppressFixed
 
 from t2i.checks import UsageError, nearest, shortened
 
 T = TypeVar("T")
+Hidden = SuppressFixed[Fixed[T]]  # a field of a dataclass that is no option
 LONGEST = 400  # maximum length of an error message, in characters
 
 

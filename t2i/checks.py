@@ -154,6 +154,8 @@ _OPTIONS: dict[str, tuple] = {
     "temperature": (check_real, {"above": True}),
     "top_k": (check_whole, {}),
     "top_p": (check_real, {"above": True, "most": 1.0}),
+    "text_temperature": (check_real, {"above": True}),
+    "text_top_p": (check_real, {"above": True, "most": 1.0}),
     "num_candidates": (check_whole, {}),
     "num_inference_steps": (check_whole, {}),
     "num_images_per_prompt": (check_whole, {}),

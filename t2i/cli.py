@@ -17,6 +17,8 @@ COMMANDS = {  # name: (module:function that takes the arguments, description)
     "interpolate": ("t2i.pipelines.commands.edit:interpolate", "interpolate between two prompts or seeds"),
     "upscale": ("t2i.pipelines.commands.conditioned:upscale", "upscale a low-resolution image"),
     "layout": ("t2i.pipelines.commands.conditioned:layout", "generate images from a label map"),
+    "complete": ("t2i.pipelines.commands.autoregressive:complete", "keep the top of an image and generate the rest"),
+    "create": ("t2i.pipelines.commands.autoregressive:create", "generate captions and an image of each, from nothing"),
     "sample": ("t2i.pipelines.commands.sample:main", "generate images from an unconditional model"),
     "data": ("t2i.data.toybox.cli:main", "render toybox images and captions to a folder"),
     "convert": ("t2i.tokenizers.convert:main", "convert a published image tokenizer to a folder that t2i opens"),

@@ -25,11 +25,9 @@ from t2i.eval.metrics import Interval, bootstrap_interval
 from t2i.eval.report import Score, Table
 from t2i.eval.run import EvalRun
 from t2i.eval.scores import Result, score
-from t2i.images import to_tensor
 from t2i.models.base import GenerativeModel, from_levels, log_likelihood
 from t2i.notes import with_article
 from t2i.pipelines import DallePipeline
-from t2i.text.bpe import encode
 from t2i.weights import digest
 
 BATCH = 100  # default batch size for unconditional models
@@ -96,17 +94,12 @@ def token_likelihood(
         raise ValueError(f"a {type(pipeline).__name__} has no likelihood of image tokens; give a DallePipeline")
     if len(images) != len(captions) or not len(images):
         raise ValueError(f"there must be one caption for each image, not {len(captions)} for {len(images)}")
-    prior, tokenizer, device = pipeline.prior, pipeline.image_tokenizer, pipeline.device
-    given, without = [], []
-    for start in range(0, len(images), batch_size):
-        batch = torch.from_numpy(np.stack(images[start : start + batch_size]))  # (B, S, S, 3)
-        with torch.no_grad():
-            tokens = tokenizer.encode(to_tensor(batch).to(device, tokenizer.dtype)).flatten(1)  # (B, N)
-        texts = captions[start : start + batch_size]
-        for parts, words in ((given, texts), (without, [""] * len(texts))):
-            ids = encode(pipeline.tokenizer, words, prior.config.text_length).ids.to(device)  # (B, T)
-            parts.append(-prior.log_likelihood(ids, tokens).cpu() / tokens.shape[1])
-    return torch.cat(given).double().numpy(), torch.cat(without).double().numpy()
+    tokens = pipeline.encode_images(np.stack(images))  # (P, s, s)
+    given, without = (
+        -pipeline.log_likelihood(texts, tokens, batch_size).image.double().cpu().numpy() / pipeline.prior.image_length
+        for texts in (list(captions), [""] * len(captions))
+    )
+    return given, without
 
 
 # --- unconditional models -------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from PIL import Image
@@ -29,11 +30,14 @@ SWEPT = ("compositional", "fid")  # metrics of a sweep
 
 
 def sweep(config: SweepConfig) -> None:
-    """Evaluate the pipeline with each value of an option and write one report with curves over the values."""
-    models, results, first = ModelCache(config), {}, None
-    for value in config.values:
-        out = f"{config.out}/{config.over}-{value:g}"
-        run = EvalRun(replace(config, out=out, **{config.over: config.number(value)}), models)
+    """Evaluate the pipeline with each value of an option and write one report with curves over the values, of each
+    reranker.
+    """
+    models, first = ModelCache(config), None
+    points = {(r, value): config.at(value, r) for r, value in product(config.rerankers or (None,), config.values)}
+    evaluated = {}  # by folder: points may share one
+    for point in {point.out: point for point in points.values()}.values():
+        run = EvalRun(point, models)
         if first is None:
             first = run
             check(run, SWEPT)
@@ -41,35 +45,43 @@ def sweep(config: SweepConfig) -> None:
             run.follow()
             continue
         with run.leading():
-            results[value] = {name: evaluator(name).evaluate(run) for name in SWEPT}
+            evaluated[point.out] = {name: evaluator(name).evaluate(run) for name in SWEPT}
     if not this_process().is_main_process:
         return
-    accuracies = {value: of["compositional"].scores for value, of in results.items()}
-    distances = {value: of["fid"].scores[:1] for value, of in results.items()}
+    results = {key: evaluated[point.out] for key, point in points.items()}
+    accuracies = {key: of["compositional"].scores for key, of in results.items()}
+    distances = {key: of["fid"].scores[:1] for key, of in results.items()}
     curves = [
         _curve(f"Compositional accuracy against {config.over}", config.over, "compositional accuracy", accuracies),
         _curve(f"Fréchet distance against {config.over}", config.over, "Fréchet distance", distances),
     ]
     scores = [
-        replace(score, name=f"{score.name}, {config.over} {value:g}")
-        for value in results
-        for score in accuracies[value] + distances[value]
+        replace(score, name=f"{_series(score, reranker)}, {config.over} {value:g}")
+        for reranker, value in results
+        for score in accuracies[reranker, value] + distances[reranker, value]
     ]
     notes = dict.fromkeys(note for of in results.values() for result in of.values() for note in result.notes)
     settings = first.header | {"prompts": config.prompts, "num_images": config.num_images, "seed": config.seed}
-    settings["options"] = {name: value for name, value in settings["options"].items() if name != config.over}
+    varied = (config.over, "reranker")
+    settings["options"] = {name: value for name, value in settings["options"].items() if name not in varied}
+    if config.rerankers:
+        settings["rerankers"] = list(config.rerankers)
     settings.pop(config.over, None)  # of the first run; its place is the end
     settings[config.over] = list(config.values)
     publish(Report(f"{first.target}: {config.over}", settings, scores, curves, notes=list(notes)), Path(config.out))
 
 
-def _curve(title: str, x_label: str, y_label: str, scores: Mapping[float, Sequence[Score]]) -> Curve:
-    """One series per score, over the values."""
+def _curve(title: str, x_label: str, y_label: str, scores: Mapping[tuple[str | None, float], Sequence[Score]]) -> Curve:
+    """One series per score and reranker, over the values."""
     series: dict[str, list] = {}
-    for value, some in scores.items():
+    for (reranker, value), some in scores.items():
         for s in some:
-            series.setdefault(s.name, []).append((value, s.value, s.low, s.high))
+            series.setdefault(_series(s, reranker), []).append((value, s.value, s.low, s.high))
     return Curve(title, x_label, y_label, series)
+
+
+def _series(score: Score, reranker: str | None) -> str:
+    return f"{score.name}, {reranker}" if reranker else score.name
 
 
 def statistics(config: StatisticsConfig) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from PIL import Image, ImageOps
 
@@ -23,6 +23,7 @@ from t2i.pipelines.sampling_options import SAMPLING_OPTIONS, DiffusionOptions
 RECORDED = (  # the options that the chunk `settings` of a PNG file holds, where they are set
     *SAMPLING_OPTIONS,
     *("negative_prompt", "lora", "lora_scale", "dtype", "strength", "image_size"),
+    *("keep", "text_temperature", "text_top_p"),  # of t2i complete and t2i create
     *("label", "complete", "steps", "method", "eta"),  # of t2i sample
 )
 COMMAND_OF = {  # pipelines that are conditioned on more than a prompt: on what, and the command for it
@@ -76,6 +77,23 @@ class SeedOptions:
 
         seeds = range(self.seed, self.seed + self.num_images)
         return [torch.Generator().manual_seed(seed) for _ in range(num_prompts) for seed in seeds]
+
+
+class OnePipelineOptions(Protocol):
+    """What `run` reads of the options of a command with a single pipeline."""
+
+    @property
+    def pipeline(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def dtype(self) -> Dtype | None: ...
+    @property
+    def lora(self) -> str | None: ...
+    @property
+    def lora_scale(self) -> float | None: ...
+    @property
+    def scheduler(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -167,20 +185,25 @@ def check_takes(name: str, unknown: Sequence[str], when: str = "") -> None:
 
 
 def run(
-    options: LatentDiffusionOptions,
-    task: Literal["image", "inpainting"] | None,
+    options: OnePipelineOptions,
+    task: Literal["image", "inpainting", "tokens"] | None,
     generate: Callable[[Any], list[Image.Image]],
     save: Callable[[list[Image.Image]], str],
 ) -> None:
-    """Open the pipeline (for a task, or as t2i's latent diffusion), generate, save, and print where and how long."""
+    """Open the pipeline (for a task, or as t2i's latent diffusion), generate, save, and print where and how long.
+
+    The task "tokens" is what only an autoregressive pipeline does.
+    """
     started = time.perf_counter()
     from t2i.pipelines.commands.tasks import for_task  # after all checks: loading torch takes seconds
-    from t2i.pipelines.loading.auto import as_latent_diffusion, open_pipeline
+    from t2i.pipelines.loading.auto import as_autoregressive, as_latent_diffusion, open_pipeline
 
     check_scheduler(options.scheduler)
     pipe = open_pipeline(options.pipeline, options.device, options.lora, options.lora_scale, options.dtype)
     if task is None:
         pipe = as_latent_diffusion(pipe, options.pipeline)
+    elif task == "tokens":
+        pipe = as_autoregressive(pipe, options.pipeline)
     else:
         check_prompts_suffice(pipe, options.pipeline)
         pipe = for_task(pipe, task, options.pipeline)
@@ -219,7 +242,7 @@ def save_each(
 
 
 def save_with_input(
-    images: list[Image.Image], options: ImageOptions, prompt: str, given: Image.Image, label: str = "original"
+    images: list[Image.Image], options, prompt: str, given: Image.Image, label: str = "original"
 ) -> str:
     """Single images, or a grid that begins with the image or map they were generated from, under that label."""
     from t2i.contact_sheet import contact_sheet

@@ -91,6 +91,7 @@ def _check(options: Generate) -> None:
         raise UsageError('give a prompt in quotes, as in: t2i generate "an avocado armchair"')
     options.check_seed_options()
     options.sampling_options()
+    options.check_reranker()
     options.check_pipeline_options(options.prompts)
     if "" in options.pipeline:
         raise UsageError("--pipeline is empty; give the name of an embedded system, a folder, or a model of the Hub")

@@ -1,5 +1,5 @@
 """DALL·E: image tokens by an autoregressive prior over text and image tokens."""
 
-from t2i.pipelines.dalle.pipeline import DallePipeline, DallePipelineOutput
+from t2i.pipelines.dalle.pipeline import DalleCreationOutput, DallePipeline, DallePipelineOutput
 
-__all__ = ["DallePipeline", "DallePipelineOutput"]
+__all__ = ["DalleCreationOutput", "DallePipeline", "DallePipelineOutput"]

@@ -1,6 +1,7 @@
 """Text to image by an autoregressive prior over image tokens: DALL·E (Ramesh et al. 2021, arXiv 2102.12092).
 
-Shapes: n images · c candidates per image · R = n·c rows · T text length · N = s² codes · K codebook size · S image side
+Shapes: P prompts · n images · m given images · R rows of a batch · T text length · N = s² codes · K codebook size
+S image side
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from itertools import islice
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -18,13 +20,26 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from t2i.checks import check_prompts, check_real, check_whole, shortened
-from t2i.diffusion.guidance import guide
+from t2i.checks import check_prompts, check_whole, shortened
 from t2i.images import OUTPUT_TYPES, as_output
+from t2i.notes import are
+from t2i.notes import count as counted
+from t2i.pipelines.dalle.sampling import CodeSampling, check_probabilities, sample_codes, sample_text
 from t2i.pipelines.generators import Generators, one_each, seeded_from
-from t2i.prior.sampling import check_sampling, sample_tokens, shortlist
-from t2i.prior.transformer import TextImageTransformer
-from t2i.text.bpe import encode, warn_of_unknown_words
+from t2i.pipelines.latent_diffusion.inputs import Images, read_images
+from t2i.pipelines.reranking import (
+    LIKELIHOOD,
+    SCORED,
+    Reranker,
+    Scorer,
+    candidate_generators,
+    keep_best,
+    open_reranker,
+    score_images,
+)
+from t2i.prior.sampling import check_sampling
+from t2i.prior.transformer import PAD, TextImageTransformer
+from t2i.text.bpe import MAX_WARNINGS, encode, warn_of_unknown_words
 from t2i.tokenizers.base import ImageTokenizer
 
 logger = logging.getLogger(__name__)
@@ -37,12 +52,33 @@ class DallePipelineOutput(BaseOutput):
         images: by `output_type`, a list of PIL images, an array (n, S, S, 3) or a tensor (n, 3, S, S) in [0, 1], or
             for "latent" the codes (n, s, s).
         tokens: the codes (n, s, s) of the images.
-        scores: (n,), log p(codes | prompt) − log p(codes | no prompt) in nats: how well the prompt explains the image.
+        scores: (n,), by the reranker: for "likelihood" log p(codes | prompt) − log p(codes | no prompt) in nats, how
+            well the prompt explains the image; −∞ for images that an interrupted call did not reach.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
     tokens: Tensor
     scores: Tensor
+
+
+@dataclass
+class DalleCreationOutput(BaseOutput):
+    """
+    Args:
+        images, tokens: as of DallePipelineOutput.
+        captions: the n captions of the images.
+    """
+
+    images: list[Image.Image] | np.ndarray | Tensor
+    captions: list[str]
+    tokens: Tensor
+
+
+class LogLikelihood(NamedTuple):
+    """log p(text, image) = log p(text) + log p(image | text) by its parts, in nats, (n,) each."""
+
+    text: Tensor
+    image: Tensor
 
 
 class DallePipeline(DiffusionPipeline):
@@ -105,8 +141,12 @@ class DallePipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable[[DallePipeline, int, int, dict], dict] | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("codes",),
+        reranker: Reranker = LIKELIHOOD,
+        image: Images | None = None,
+        keep_codes: int = 0,
     ) -> DallePipelineOutput | tuple:
-        """Generate `num_images_per_prompt` images of each prompt, those of the first prompt first.
+        """Generate `num_images_per_prompt` images of each prompt, those of the first prompt first; or, with `image` and
+        `keep_codes`, complete images.
 
         Args:
             prompt: one or more prompts.
@@ -114,76 +154,217 @@ class DallePipeline(DiffusionPipeline):
             height, width: in pixels; only the size the prior was trained on, the default, is valid.
             guidance_scale: scale of classifier-free guidance; 1 is none, higher follows the prompt more closely.
             temperature, top_k, top_p: sampling options of each token, applied after guidance.
-            num_candidates: candidates per image, of which the one with the highest score is kept (see the output).
-            generator: one per image, which then depends on no other; or one, which seeds one per image.
+            num_candidates: candidates per image, of which the one with the highest score is kept. Memory does not grow
+                with their number.
+            generator: one per image, which then depends on no other; or one, which seeds one per image. Of several
+                candidates, each has a generator that is seeded from its image's.
             callback_on_step_end: called as f(pipe, step, step, tensors) after each code with the rows of the current
                 batch; "codes" that it returns replace the sampled ones.
             callback_on_step_end_tensor_inputs: the tensors it gets: "codes" (rows, N), "logits" (rows, K) after
                 guidance.
+            reranker: what scores the candidates: "likelihood", the prior's own log-likelihood ratio; the name of a
+                CLIP, such as "toybox/clip", a folder, a Hub id or "open_clip:ARCH/PRETRAINED"; or a function of a list
+                of prompts and a list of PIL images that returns one score for each.
+            image: an image to complete, or one per prompt, as `encode_images` takes them.
+            keep_codes: how many of its codes are kept, bit for bit: the first in raster order, from 0 to N. With N // 2
+                the top half is kept.
 
         Raises ValueError, with the remedy, for invalid arguments, and FloatingPointError for probabilities that are
         not finite.
         """
         prompts, negatives = self._check_inputs(prompt, negative_prompt, height, width, output_type)
-        check_sampling(temperature, top_k, top_p)
-        check_real("guidance_scale", guidance_scale)
+        how = CodeSampling(guidance_scale, temperature, top_k, top_p)
         check_whole("num_images_per_prompt", num_images_per_prompt)
         check_whole("num_candidates", num_candidates)
-        if negative_prompt and guidance_scale == 1:
+        if negative_prompt and not how.guided:
             logger.warning("negative_prompt has no effect at a guidance_scale of 1: give another, or leave it out")
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(f"no tensor {unknown.pop()!r} for callbacks: there are {self._callback_tensor_inputs}")
-        self._interrupt = False
         count = len(prompts) * num_images_per_prompt
-        generators = _generators(generator, count, num_candidates)
-        repeats = num_images_per_prompt * num_candidates
-        text = self._encode(prompts).repeat_interleave(repeats, 0)  # (R, T)
-        negative_text = self._encode(negatives).repeat_interleave(repeats, 0)
+        generators = self._one_each(generator, count)
+        scorer = None if reranker == LIKELIHOOD else open_reranker(reranker, self.device)
+        kept = self._kept_codes(image, keep_codes, len(prompts))  # (P, keep_codes)
+        text, negative_text = self._encode(prompts), self._encode(negatives)  # (P, T)
+        self._interrupt = False
 
-        guided = guidance_scale != 1
+        def after_code(i: int, codes: Tensor, logits: Tensor) -> bool:
+            if callback_on_step_end is not None:
+                tensors = {"codes": codes, "logits": logits}
+                tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
+                changed = callback_on_step_end(self, i, i, tensors) or {}
+                if "codes" in changed:
+                    codes.copy_(changed["codes"])
+            bar.update()
+            return self._interrupt
+
         N = self.prior.image_length
-        batches = list(self._row_batches(len(text), guided))
-        codes = torch.zeros(len(text), N, dtype=torch.long, device=self.device)
-        with self.progress_bar(total=N * len(batches)) as bar:
+        row_generators = generators and candidate_generators(generators, num_candidates)
+        best = torch.zeros(count, N, dtype=torch.long, device=self.device)
+        scores = torch.full((count,), -torch.inf, device=self.device)
+        batches = list(self._row_batches(count * num_candidates, how.guided))
+        with self.progress_bar(total=(N - keep_codes) * len(batches)) as bar:
             for rows in batches:
-                sampled = codes[rows]  # a view
-                batch_generators = generators[rows] if generators else None
-                # With guidance both halves, with and without the prompt, run as one batch.
-                halves = torch.cat([text[rows], negative_text[rows]]) if guided else text[rows]
-                cache = self.prior.new_cache(len(halves))
-                logits = self.prior.prefill(halves, cache)  # (2R, K)
-                for i in range(N):
-                    if guided:
-                        logits = guide(*logits.chunk(2), guidance_scale)  # (R, K)
-                    sampled[:, i] = sample_tokens(*shortlist(logits, temperature, top_k, top_p), batch_generators)
-                    if callback_on_step_end is not None:
-                        tensors = {"codes": sampled, "logits": logits}
-                        tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
-                        changed = callback_on_step_end(self, i, i, tensors) or {}
-                        if "codes" in changed:
-                            sampled.copy_(changed["codes"])
-                    bar.update()
-                    if self._interrupt or i == N - 1:
-                        break
-                    last = sampled[:, i]
-                    logits = self.prior.step(torch.cat([last, last]) if guided else last, i, cache)
+                images = torch.arange(rows.start, rows.stop) // num_candidates  # (R,), of each row
+                of = images // num_images_per_prompt  # (R,), the prompt of each row
+                batch_generators = row_generators and list(islice(row_generators, len(images)))
+                codes = sample_codes(
+                    self.prior, text[of], negative_text[of], kept[of], how, batch_generators, after_code
+                )  # (R, N)
+                if scorer is None:
+                    batch_scores = self._likelihood_score(text[of], codes)
+                else:
+                    batch_scores = self._image_score(scorer, [prompts[i] for i in of.tolist()], codes)
+                keep_best(images, codes, batch_scores, best, scores)
                 if self._interrupt:
                     break
 
-        scores = self._score(text, codes)  # (R,)
-        if not scores.isfinite().all():
-            raise FloatingPointError(
-                f"the prior's probabilities are not finite in {self.prior.dtype}: its weights are damaged, or float16 "
-                "is too narrow for them: open the pipeline in float32, or train or copy its weights again"
-            )
-        best = scores.view(count, num_candidates).argmax(1)
-        kept = torch.arange(count, device=best.device) * num_candidates + best
         side = self.prior.config.grid_size
-        codes, scores = codes[kept].view(count, side, side), scores[kept]
-        images = self._decode(codes, output_type)
+        tokens = best.view(count, side, side)
+        images = self._decode(tokens, output_type)
         if not return_dict:
-            return images, codes, scores
-        return DallePipelineOutput(images=images, tokens=codes, scores=scores)
+            return images, tokens, scores
+        return DallePipelineOutput(images=images, tokens=tokens, scores=scores)
+
+    @torch.no_grad()
+    def create(
+        self,
+        num_images: int = 1,
+        guidance_scale: float = 2.0,
+        temperature: float = 0.85,
+        top_k: int | None = 64,
+        top_p: float | None = None,
+        text_temperature: float = 1.0,
+        text_top_k: int | None = None,
+        text_top_p: float | None = None,
+        generator: Generators = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ) -> DalleCreationOutput | tuple:
+        """Generate captions from p(text), and an image of each: both from nothing.
+
+        Args:
+            guidance_scale, temperature, top_k, top_p: sampling options of the images, as in a call.
+            text_temperature, text_top_k, text_top_p: sampling options of the captions.
+            generator: one per image, for its caption too; or one, which seeds one per image.
+
+        Raises ValueError, with the remedy, for invalid arguments, and FloatingPointError for probabilities that are
+        not finite.
+        """
+        check_whole("num_images", num_images)
+        _check_output_type(output_type)
+        how = CodeSampling(guidance_scale, temperature, top_k, top_p)
+        check_sampling(text_temperature, text_top_k, text_top_p, "text_")
+        generators = self._one_each(generator, num_images)
+
+        def after_code(i: int, codes: Tensor, logits: Tensor) -> bool:
+            bar.update()
+            return False
+
+        captions, codes = [], []
+        batches = list(self._row_batches(num_images, how.guided))
+        with self.progress_bar(total=self.prior.image_length * len(batches)) as bar:
+            for rows in batches:
+                own, R = generators and generators[rows], rows.stop - rows.start
+                text = sample_text(self.prior, R, text_temperature, text_top_k, text_top_p, own)  # (R, T)
+                empty, kept = torch.full_like(text, PAD), text.new_zeros(R, 0)
+                codes.append(sample_codes(self.prior, text, empty, kept, how, own, after_code))  # (R, N)
+                captions += [self.tokenizer.decode(ids[ids != PAD]).strip() for ids in text.cpu()]
+        side = self.prior.config.grid_size
+        tokens = torch.cat(codes).view(num_images, side, side)
+        images = self._decode(tokens, output_type)
+        if not return_dict:
+            return images, captions, tokens
+        return DalleCreationOutput(images=images, captions=captions, tokens=tokens)
+
+    # --- likelihoods ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def log_likelihood(
+        self, prompt: str | Sequence[str], image: Images | Tensor, batch_size: int = SCORED
+    ) -> LogLikelihood:
+        """log p(text) and log p(image | text) of n pairs, in nats. Of an image, it is the likelihood of its codes.
+
+        The likelihood of a text includes its padding, which marks its end; that of an empty one has no meaning, since
+        the prior is not trained on it.
+
+        Args:
+            prompt: n prompts.
+            image: n images, as `encode_images` takes them.
+
+        Raises ValueError, with the remedy, for invalid arguments.
+        """
+        prompts, codes = check_prompts("prompt", prompt), self.encode_images(image).flatten(1)
+        check_whole("batch_size", batch_size)
+        if len(prompts) != len(codes):
+            raise ValueError(f"there must be one prompt for each image, not {len(prompts)} for {len(codes)}")
+        pairs = zip(self._encode(prompts).split(batch_size), codes.split(batch_size), strict=True)
+        text, image = zip(*(self.prior.log_likelihoods(t, c) for t, c in pairs), strict=True)
+        return LogLikelihood(torch.cat(text), torch.cat(image))
+
+    @torch.no_grad()
+    def caption_scores(self, image: Images | Tensor, captions: Sequence[str], batch_size: int = SCORED) -> Tensor:
+        """How well each of k captions explains each of m images: log p(image | caption) − log p(image) in nats, (m, k).
+
+        The difference ranks the captions of one image as log p(image | caption) does, and is comparable between images.
+
+        Args:
+            image: m images, as `encode_images` takes them.
+
+        Raises ValueError, with the remedy, for invalid arguments.
+        """
+        texts = self._encode(check_prompts("captions", captions))  # (k, T)
+        codes = self.encode_images(image).flatten(1)  # (m, N)
+        check_whole("batch_size", batch_size)
+        pairs = torch.cartesian_prod(torch.arange(len(codes)), torch.arange(len(texts)))  # (m·k, 2)
+        given = [self.prior.log_likelihood(texts[j], codes[i]) for i, j in (p.T for p in pairs.split(batch_size))]
+        empty = torch.full_like(texts[:1], PAD)
+        without = [self.prior.log_likelihood(empty.expand(len(c), -1), c) for c in codes.split(batch_size)]
+        return torch.cat(given).view(len(codes), len(texts)) - torch.cat(without)[:, None]
+
+    @torch.no_grad()
+    def encode_images(self, image: Images | Tensor) -> Tensor:
+        """Images -> their codes (m, s, s).
+
+        Args:
+            image: PIL images, a tensor (m, 3, S, S) or an array (m, S, S, 3) in [0, 1], a list of these, or a single
+                one; or their codes, a tensor of integers (m, s, s), which are returned.
+
+        Raises ValueError, with the remedy, for anything else.
+        """
+        side, K = self.prior.config.grid_size, self.image_tokenizer.codebook_size
+        if isinstance(image, Tensor) and not image.is_floating_point():
+            if image.shape[-2:] != (side, side) or image.ndim not in (2, 3) or not len(image):
+                raise ValueError(f"codes must have the shape (m, {side}, {side}), not {tuple(image.shape)}")
+            if not 0 <= image.min() <= image.max() < K:
+                raise ValueError(f"codes must lie in [0, {K}), but range from {image.min()} to {image.max()}")
+            return image.view(-1, side, side).long().to(self.device)
+        pixels = read_images(image, self.image_tokenizer.stride)
+        if pixels.shape[2:] != (self.image_size, self.image_size):
+            raise ValueError(
+                f"images must be {self.image_size}×{self.image_size}, not {pixels.shape[3]}×{pixels.shape[2]}: crop "
+                "and scale them"
+            )
+        return torch.cat([self.image_tokenizer.encode(part.to(self.device)) for part in pixels.split(SCORED)])
+
+    def _likelihood_score(self, text: Tensor, codes: Tensor) -> Tensor:
+        """(R, T), (R, N) -> log p(codes | text) − log p(codes | no text), (R,)"""
+        parts = []
+        for t, c in zip(text.split(SCORED), codes.split(SCORED), strict=True):
+            parts.append(self.prior.log_likelihood(t, c) - self.prior.log_likelihood(torch.full_like(t, PAD), c))
+        scores = torch.cat(parts)
+        check_probabilities(self.prior, scores)
+        return scores
+
+    def _image_score(self, scorer: Scorer, prompts: list[str], codes: Tensor) -> Tensor:
+        """R prompts, codes (R, N) -> the scores of the decoded images, (R,)"""
+        side, parts = self.prior.config.grid_size, []
+        for start in range(0, len(codes), SCORED):
+            part = slice(start, start + SCORED)
+            images = self.image_tokenizer.decode(codes[part].view(-1, side, side))  # (·, 3, S, S)
+            parts.append(score_images(scorer, prompts[part], images))
+        return torch.cat(parts)
+
+    # --- input and output -------------------------------------------------------------------------------------------
 
     def _check_inputs(self, prompt, negative_prompt, height, width, output_type) -> tuple[list[str], list[str]]:
         prompts = check_prompts("prompt", prompt)
@@ -194,17 +375,36 @@ class DallePipeline(DiffusionPipeline):
         size = self.image_size
         if (height or size, width or size) != (size, size):
             raise ValueError(f"this pipeline generates images of {size}×{size}, not {height}×{width}: leave both out")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"unknown output_type {output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}")
+        _check_output_type(output_type)
         return prompts, negatives
+
+    def _one_each(self, generator: Generators, count: int) -> list[torch.Generator] | None:
+        """One per image; a single one seeds them."""
+        return one_each(seeded_from(generator, count) if isinstance(generator, torch.Generator) else generator, count)
+
+    def _kept_codes(self, image: Images | Tensor | None, keep_codes: int, count: int) -> Tensor:
+        """The first `keep_codes` codes of the image of each prompt, (P, keep_codes)."""
+        check_whole("keep_codes", keep_codes, least=0, most=self.prior.image_length)
+        if image is None:
+            if keep_codes:
+                raise ValueError("keep_codes needs an image, whose first codes are kept: give image=…")
+            return torch.zeros(count, 0, dtype=torch.long, device=self.device)
+        if keep_codes == 0:
+            logger.warning("the image has no effect at keep_codes 0: give the number of codes to keep, or leave it out")
+        codes = self.encode_images(image).flatten(1)
+        if len(codes) not in (1, count):
+            raise ValueError(f"give one image, or one for each prompt: there are {len(codes)} for {count}")
+        return codes[:, :keep_codes].expand(count, -1)
 
     def _encode(self, prompts: list[str]) -> Tensor:
         encoded = encode(self.tokenizer, prompts, self.prior.config.text_length)
         warn_of_unknown_words(self.tokenizer, prompts)
-        for prompt, dropped in zip(prompts, encoded.dropped, strict=True):
-            if dropped:
-                texts = shortened(prompt, 100), shortened(dropped, 100)
-                logger.warning("the prompt %s is too long; its end was dropped: %s", *texts)
+        too_long = [(prompt, end) for prompt, end in zip(prompts, encoded.dropped, strict=True) if end]
+        for prompt, dropped in too_long[:MAX_WARNINGS]:
+            texts = shortened(prompt, 100), shortened(dropped, 100)
+            logger.warning("the prompt %s is too long; its end was dropped: %s", *texts)
+        if more := too_long[MAX_WARNINGS:]:
+            logger.warning("%s %s too long; their ends were dropped", counted(more, "more prompt"), are(more))
         return encoded.ids.to(self.device)
 
     def _row_batches(self, rows: int, guided: bool) -> Iterator[slice]:
@@ -215,26 +415,13 @@ class DallePipeline(DiffusionPipeline):
         size = max(1, self.max_cache_bytes // row_bytes)
         return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
 
-    def _score(self, text: Tensor, codes: Tensor) -> Tensor:
-        """(R, T), (R, N) -> log p(codes | text) − log p(codes | no text), (R,)"""
-        parts = []
-        for t, c in zip(text.split(64), codes.split(64), strict=True):
-            empty = torch.zeros_like(t)  # all padding
-            parts.append(self.prior.log_likelihood(t, c) - self.prior.log_likelihood(empty, c))
-        return torch.cat(parts)
-
     def _decode(self, codes: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
         if output_type == "latent":
             return codes
-        images = torch.cat([self.image_tokenizer.decode(part) for part in codes.split(64)])  # (n, 3, S, S)
+        images = torch.cat([self.image_tokenizer.decode(part) for part in codes.split(SCORED)])  # (n, 3, S, S)
         return as_output(images, output_type)
 
 
-def _generators(generator: Generators, count: int, candidates: int) -> list[torch.Generator] | None:
-    """One per candidate, seeded from its image's; a single generator seeds one per image."""
-    if isinstance(generator, torch.Generator):
-        generator = seeded_from(generator, count)
-    generators = one_each(generator, count)
-    if generators is None or candidates == 1:
-        return generators
-    return [candidate for g in generators for candidate in seeded_from(g, candidates)]
+def _check_output_type(output_type: str) -> None:
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"unknown output_type {output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}")

@@ -80,7 +80,7 @@ class _Editing(LatentDiffusionPipeline):
         sample = strength > 0 and (strength < 1 or inpaints)
         latents = self._encode_images(image, n, generator, sample)
         mask = self._mask(None if encoded else image, repaint, n, latents.device) if inpaints else {}
-        if inpaints and strength > 0:
+        if inpaints and strength > 0 and options.get("num_candidates", 1) == 1:  # of several, each has its own noise
             noise = self._noise(tuple(latents.shape), generator, options.get("latents"), latents.device)
             options = options | {"latents": noise}
             if encodes_masked and not encoded and not isinstance(self.vae, AutoencoderTiny):

@@ -3,8 +3,8 @@
 The components are those of diffusers' StableDiffusionPipeline, under its names: saved pipelines open there, and
 `from_pipe` makes this class from Stable Diffusion 1.x and 2.x.
 
-Shapes: n images · R rows of a batch · C, h, w latent · L text positions · D width of the text states · H, W image
-K further input channels of a conditioned denoiser (conditioned.py)
+Shapes: n images · c candidates per image · R rows of a batch · C, h, w latent · L text positions
+D width of the text states · H, W image · K further input channels of a conditioned denoiser (conditioned.py)
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -26,18 +27,27 @@ from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
-from t2i.checks import check_options, check_seeds, check_whole
+from t2i.checks import check_options, check_prompts, check_seeds, check_whole
 from t2i.diffusion.attention import constants_kept
 from t2i.diffusion.conditioning import Conditioning, concat_grid
 from t2i.diffusion.guidance import Guidance, threshold_prediction
 from t2i.diffusion.schedulers import count_steps, make_scheduler, set_timesteps
 from t2i.images import OUTPUT_TYPES, as_output
-from t2i.pipelines.generators import Generators, copied, for_steps, one_each
+from t2i.pipelines.generators import Generators, copied, for_steps, one_each, seeded_from
 from t2i.pipelines.latent_diffusion.batches import batch_bytes, decoding_batches, denoising_batches
 from t2i.pipelines.latent_diffusion.components import LatentDiffusionComponents
 from t2i.pipelines.latent_diffusion.interpolation import as_pair, lerp_text, slerp
 from t2i.pipelines.latent_diffusion.safety import blacken_flagged
 from t2i.pipelines.latent_diffusion.start import FromNoise
+from t2i.pipelines.reranking import (
+    LIKELIHOOD,
+    Reranker,
+    Scorer,
+    candidate_generators,
+    keep_best,
+    open_reranker,
+    score_images,
+)
 from t2i.tokenizers.kl import stride_of
 
 logger = logging.getLogger(__name__)
@@ -53,10 +63,13 @@ class LatentDiffusionPipelineOutput(BaseOutput):
         images: by `output_type`, a list of PIL images, an array (n, H, W, 3) or a tensor (n, 3, H, W) in [0, 1], or
             for "latent" the scaled latents (n, C, h, w).
         nsfw_content_detected: of each image, whether the safety checker flagged (and blackened) it; None without one.
+        scores: (n,), of the images, by the reranker; −∞ for images that an interrupted call did not reach; None without
+            a reranker.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
     nsfw_content_detected: list[bool] | None = None
+    scores: Tensor | None = None
 
 
 class LatentDiffusionPipeline(LatentDiffusionComponents):
@@ -107,6 +120,8 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         dynamic_threshold: float | None = None,
         prompt_attention_mask: Tensor | None = None,
         negative_prompt_attention_mask: Tensor | None = None,
+        num_candidates: int = 1,
+        reranker: Reranker | None = None,
         *,
         start: FromNoise | None = None,
         grid: Tensor | None = None,
@@ -136,6 +151,12 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
                 with guidance (2R, L, D), the negative ones first, and "negative_prompt_embeds" (R, L, D).
             scheduler: another sampler for this call, by its name in `t2i.diffusion.schedulers`.
             dynamic_threshold: bound on |x_0| of the latents, also against the overexposure of strong guidance.
+            num_candidates: candidates per image, of which the one with the highest score is kept. Each has a generator
+                that is seeded from its image's. Memory does not grow with their number.
+            reranker: what scores the candidates: the name of a CLIP, such as "toybox/clip", a folder, a Hub id or
+                "open_clip:ARCH/PRETRAINED"; or a function of a list of prompts and a list of PIL images that returns
+                one score for each. Several candidates need one. With one, a tuple (`return_dict=False`) ends with the
+                scores.
             start: what sampling starts from, by default noise; see start.py.
             grid: (prompts, K, h, w), the condition of denoisers with further input channels; see conditioned.py.
 
@@ -147,9 +168,11 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         self._check_components("unet", "vae", "scheduler")
         by_count = timesteps is None and sigmas is None
         check_whole("num_inference_steps", num_inference_steps if by_count else 1)
-        check_options({"num_images_per_prompt": num_images_per_prompt, "eta": eta})
+        whole = {"num_images_per_prompt": num_images_per_prompt, "num_candidates": num_candidates}
+        check_options({**whole, "eta": eta})
         self._check_inputs(output_type, tensor_names, cross_attention_kwargs)
         device = self._execution_device  # a walk over all modules: once
+        scorer, prompts = self._reranker(reranker, num_candidates, prompt, latents, device)
         new_sampler = partial(_new_sampler, own_scheduler, scheduler, num_inference_steps, timesteps, sigmas, device)
         first_sampler = new_sampler()
         if not by_count:
@@ -162,23 +185,27 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
             negative_states = negative_prompt_embeds, negative_prompt_attention_mask
             negative_text = self._negative_text(negative_prompt, text, *negative_states, lora_scale)
         count = len(text.states) * num_images_per_prompt
-        generators = one_each(generator, count)
         shape = (count, *self._latent_shape(height, width))
-        latents = self._noise(shape, generator, latents, device)  # (n, C, h, w)
-        generators = for_steps(generator, generators)
+        best, generators = self._rows(shape, generator, latents, num_candidates, device)
+        scores = None if scorer is None else torch.full((count,), -torch.inf)
         self._interrupt = False
 
         _warn_of_ineffective(guidance, negative_prompt or negative_prompt_embeds, first_sampler, eta)
         steps = start.steps(num_inference_steps)
         max_bytes = batch_bytes(device) if self.max_batch_bytes is None else self.max_batch_bytes
-        batches = list(denoising_batches(self.unet, latents, guidance.guided, max_bytes))
+        all_rows = torch.empty(count * num_candidates, *shape[1:], dtype=self.unet.dtype, device="meta")
+        batches = list(denoising_batches(self.unet, all_rows, guidance.guided, max_bytes))
         with constants_kept(self.unet), self._restored_sampler(), self.progress_bar(total=steps * len(batches)) as bar:
             for rows in batches:
                 sampler = self.scheduler = new_sampler() if rows.start else first_sampler
-                step_options = _step_options(sampler, eta=min(eta, MAX_ETA), generator=generators and generators[rows])
+                image_of_row = torch.arange(rows.start, rows.stop) // num_candidates  # (R,)
+                own = generators and list(islice(generators, len(image_of_row)))
+                step_options = _step_options(sampler, eta=min(eta, MAX_ETA), generator=own)
                 times = start.times(sampler, num_inference_steps)
-                x = start.begin(sampler, times, latents[rows], rows)  # (R, C, h, w)
-                prompt_of_row = torch.arange(count)[rows] // num_images_per_prompt
+                row_shape = (len(image_of_row), *shape[1:])
+                noise = best[rows] if num_candidates == 1 else self._noise(row_shape, own, None, device)
+                x = start.begin(sampler, times, noise, image_of_row)  # (R, C, h, w)
+                prompt_of_row = image_of_row // num_images_per_prompt
                 texts = text[prompt_of_row]
                 if negative_text is not None:
                     texts = Conditioning.stack(negative_text[prompt_of_row], texts)
@@ -186,7 +213,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
                 for i, t in enumerate(times):
                     predicted = self._predict(sampler, x, t, texts, step_guidance, cross_attention_kwargs)
                     x = sampler.step(predicted, t, x, **step_options, return_dict=False)[0]  # (R, C, h, w)
-                    x = start.blend(sampler, x, times[i + 1 : i + 2], latents[rows], rows)
+                    x = start.blend(sampler, x, times[i + 1 : i + 2], noise, image_of_row)
                     if callback_on_step_end is not None:
                         x, texts = self._call_back(callback_on_step_end, tensor_names, i, t, x, texts)
                         step_guidance = replace(guidance, scale=self._guidance_scale)
@@ -194,20 +221,21 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
                         bar.update()
                     if self._interrupt:
                         break
-                latents[rows] = x
+                _check_latents(x, num_inference_steps)
+                if scorer is None:
+                    best[rows] = x
+                else:
+                    row_prompts = [prompts[p] for p in prompt_of_row.tolist()]
+                    row_scores = self._score(scorer, row_prompts, x, start, image_of_row, max_bytes)
+                    keep_best(image_of_row, x, row_scores, best, scores)
                 if self._interrupt:
                     break
 
-        if not latents.isfinite().all():
-            raise FloatingPointError(
-                f"the latents are not finite after {num_inference_steps} steps in {latents.dtype}: lower the "
-                "guidance_scale, or open the pipeline in float32; or else the denoiser's weights are damaged"
-            )
-        images, flagged = self._decode(latents, start, output_type, max_bytes)
+        images, flagged = self._decode(best, start, output_type, max_bytes)
         self.maybe_free_model_hooks()
         if not return_dict:
-            return images, flagged
-        return LatentDiffusionPipelineOutput(images=images, nsfw_content_detected=flagged)
+            return (images, flagged) if scores is None else (images, flagged, scores)
+        return LatentDiffusionPipelineOutput(images=images, nsfw_content_detected=flagged, scores=scores)
 
     @torch.no_grad()
     def interpolate(
@@ -268,6 +296,28 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
                 "diffusers.StableDiffusionPipeline.from_pipe(pipe) instead"
             )
 
+    def _reranker(
+        self,
+        reranker: Reranker | None,
+        num_candidates: int,
+        prompt: str | Sequence[str] | None,
+        latents: Tensor | None,
+        device: torch.device,
+    ) -> tuple[Scorer | None, list[str]]:
+        """The function that scores candidates, and the prompts that it gets; None and no prompts without a reranker."""
+        if num_candidates > 1 and latents is not None:
+            raise ValueError("latents are the noise of a single candidate: leave them or num_candidates out")
+        if reranker == LIKELIHOOD or (reranker is None and num_candidates > 1):
+            raise ValueError(
+                "latent diffusion has no likelihood to rank candidates by: give a reranker, the name or folder of a "
+                "CLIP or a function"
+            )
+        if reranker is None:
+            return None, []
+        if prompt is None:
+            raise ValueError("a reranker reads the prompt: give it, not prompt_embeds")
+        return open_reranker(reranker, device), check_prompts("prompt", prompt)
+
     def _latent_shape(self, height: int | None, width: int | None) -> tuple[int, int, int]:
         """(C, h, w) of an image. Raises ValueError for sides that the autoencoder's stride does not divide."""
         stride = stride_of(self.vae)
@@ -289,6 +339,28 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         if given.shape != shape:
             raise ValueError(f"latents must have the shape {shape}, not {tuple(given.shape)}")
         return given.to(device, self.unet.dtype, copy=True)
+
+    def _rows(
+        self,
+        shape: tuple[int, ...],
+        generator: Generators,
+        latents: Tensor | None,
+        num_candidates: int,
+        device: torch.device,
+    ) -> tuple[Tensor, Iterator[torch.Generator] | None]:
+        """Where the images' latents go, `shape` (n, C, h, w), and the generators of all rows.
+
+        Of single candidates, the former holds their initial noise; of several, each row has its own, made when needed.
+        """
+        if num_candidates > 1:
+            seeds = seeded_from(generator, shape[0]) if isinstance(generator, torch.Generator) else generator
+            each = one_each(seeds, shape[0])
+            best = torch.zeros(shape, device=device, dtype=self.unet.dtype)
+            return best, each and candidate_generators(each, num_candidates)
+        each = one_each(generator, shape[0])
+        noise = self._noise(shape, generator, latents, device)
+        each = for_steps(generator, each)
+        return noise, each and iter(each)
 
     # --- sampling ---------------------------------------------------------------------------------------------------
 
@@ -347,6 +419,23 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
 
     # --- output -----------------------------------------------------------------------------------------------------
 
+    def _score(
+        self,
+        scorer: Scorer,
+        prompts: list[str],
+        latents: Tensor,
+        start: FromNoise,
+        images: Tensor,
+        max_bytes: int,
+    ) -> Tensor:
+        """R prompts, latents (R, C, h, w) of the images (R,) -> the scores of the decoded candidates, (R,)"""
+        scores, first = [], 0
+        for part in decoding_batches(self.vae, latents, max_bytes):
+            rows = slice(first, first := first + len(part))
+            decoded = start.paste(self.image_tokenizer.decode(part), images[rows])
+            scores.append(score_images(scorer, prompts[rows], decoded))
+        return torch.cat(scores)
+
     def _decode(
         self, latents: Tensor, start: FromNoise, output_type: str, max_bytes: int
     ) -> tuple[list[Image.Image] | np.ndarray | Tensor, list[bool] | None]:
@@ -359,6 +448,15 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         if self.safety_checker is not None:
             images, flagged = blacken_flagged(images, self.safety_checker, self.feature_extractor, latents.device)
         return as_output(images, output_type), flagged
+
+
+def _check_latents(latents: Tensor, steps: int) -> None:
+    """Raise FloatingPointError for latents that are not finite."""
+    if not latents.isfinite().all():
+        raise FloatingPointError(
+            f"the latents are not finite after {steps} steps in {latents.dtype}: lower the guidance_scale, or open the "
+            "pipeline in float32; or else the denoiser's weights are damaged"
+        )
 
 
 def _step_options(sampler: SchedulerMixin, **options) -> dict:

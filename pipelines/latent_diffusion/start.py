@@ -24,16 +24,18 @@ class FromNoise:
         """The timesteps of those steps."""
         return sampler.timesteps
 
-    def begin(self, sampler: SchedulerMixin, timesteps: Tensor, noise: Tensor, rows: slice) -> Tensor:
-        """Noise (R, C, h, w) -> the latents at the first of the timesteps that are run, the same shape."""
+    def begin(self, sampler: SchedulerMixin, timesteps: Tensor, noise: Tensor, rows: Tensor) -> Tensor:
+        """Noise (R, C, h, w) of the images `rows` (R,) -> the latents at the first of the timesteps that are run, the
+        same shape.
+        """
         return noise * getattr(sampler, "init_noise_sigma", 1.0)
 
-    def blend(self, sampler: SchedulerMixin, x: Tensor, timestep: Tensor, noise: Tensor, rows: slice) -> Tensor:
+    def blend(self, sampler: SchedulerMixin, x: Tensor, timestep: Tensor, noise: Tensor, rows: Tensor) -> Tensor:
         """Put the kept part back after a step: x (R, C, h, w); the next timestep (1,), or (0,) after the last step."""
         return x
 
-    def paste(self, images: Tensor) -> Tensor:
-        """Put the kept part back into the decoded images (n, 3, H, W) in [-1, 1]."""
+    def paste(self, images: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
+        """Put the kept part back into the decoded images `rows`, by default all, (R, 3, H, W) in [-1, 1]."""
         return images
 
 
@@ -71,7 +73,7 @@ class FromImage(FromNoise):
         first = (num_inference_steps - steps) * sampler.order if steps else len(sampler.timesteps)
         return sampler.timesteps[first:]
 
-    def begin(self, sampler: SchedulerMixin, timesteps: Tensor, noise: Tensor, rows: slice) -> Tensor:
+    def begin(self, sampler: SchedulerMixin, timesteps: Tensor, noise: Tensor, rows: Tensor) -> Tensor:
         if len(timesteps) == 0:
             return self.latents[rows]
         if hasattr(sampler, "set_begin_index"):
@@ -80,7 +82,7 @@ class FromImage(FromNoise):
             return super().begin(sampler, timesteps, noise, rows)
         return noised(sampler, self.latents[rows], noise, timesteps[:1])
 
-    def blend(self, sampler: SchedulerMixin, x: Tensor, timestep: Tensor, noise: Tensor, rows: slice) -> Tensor:
+    def blend(self, sampler: SchedulerMixin, x: Tensor, timestep: Tensor, noise: Tensor, rows: Tensor) -> Tensor:
         if self.repaint_latents is None:
             return x
         kept = self.latents[rows]
@@ -88,10 +90,10 @@ class FromImage(FromNoise):
             kept = noised(sampler, kept, noise, timestep)
         return torch.where(self.repaint_latents[rows], x, kept)
 
-    def paste(self, images: Tensor) -> Tensor:
+    def paste(self, images: Tensor, rows: Tensor | slice = slice(None)) -> Tensor:
         if self.repaint is None or self.pixels is None:
             return images
-        return torch.where(self.repaint, images.float(), self.pixels)
+        return torch.where(self.repaint[rows], images.float(), self.pixels[rows])
 
 
 def noised(sampler: SchedulerMixin, latents: Tensor, noise: Tensor, timestep: Tensor) -> Tensor:

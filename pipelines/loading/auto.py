@@ -137,6 +137,21 @@ def as_latent_diffusion(pipe: DiffusionPipeline, name: str) -> LatentDiffusionPi
     return pipe
 
 
+def as_autoregressive(pipe: DiffusionPipeline, name: str) -> DallePipeline:
+    """An autoregressive pipeline as it is.
+
+    Args:
+        name: what was opened, for messages.
+
+    Raises ValueError for other pipelines.
+    """
+    if not isinstance(pipe, DallePipeline):
+        raise ValueError(
+            f"{name} holds a {type(pipe).__name__}: an autoregressive pipeline, such as toybox/dalle, is needed"
+        )
+    return pipe
+
+
 def open_pipeline(
     name: str,
     device: str = "auto",

@@ -11,7 +11,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
-from t2i.checks import check_options, check_real
+from t2i.checks import check_real, check_whole
 
 
 def shortlist(
@@ -50,11 +50,16 @@ def sample_tokens(logits: Tensor, tokens: Tensor, generators: Sequence[torch.Gen
     return tokens.gather(-1, winner)[:, 0]
 
 
-def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raise ValueError, with the remedy, for an invalid temperature, top-k or top-p."""
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None, prefix: str = "") -> None:
+    """Raise ValueError, with the remedy, for an invalid temperature, top-k or top-p; `prefix` begins their names."""
     if isinstance(temperature, Real) and temperature <= 0:
-        raise ValueError(f"temperature must be above 0, not {temperature}; for the likeliest token use top_k=1")
+        raise ValueError(
+            f"{prefix}temperature must be above 0, not {temperature}; for the likeliest token use {prefix}top_k=1"
+        )
     if isinstance(top_k, Integral) and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, not {top_k}; for no limit use None")
-    check_real("temperature", temperature, above=True)
-    check_options({"top_k": top_k, "top_p": top_p})
+        raise ValueError(f"{prefix}top_k must be at least 1, not {top_k}; for no limit use None")
+    check_real(f"{prefix}temperature", temperature, above=True)
+    if top_k is not None:
+        check_whole(f"{prefix}top_k", top_k)
+    if top_p is not None:
+        check_real(f"{prefix}top_p", top_p, most=1.0, above=True)

@@ -143,11 +143,23 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         loss = (wt * text_loss + wi * image_loss) / (wt + wi)
         return {"loss": loss, "text": text_loss.detach(), "image": image_loss.detach()}
 
-    @torch.no_grad()
     def log_likelihood(self, text: Tensor, codes: Tensor) -> Tensor:
         """Text (B, T), codes (B, N) -> log p(codes | text) in nats, (B,)."""
-        _, logits = self(text, codes)
-        return -F.cross_entropy(logits.transpose(1, 2).float(), codes, reduction="none").sum(1)
+        return self.log_likelihoods(text, codes)[1]
+
+    @torch.no_grad()
+    def log_likelihoods(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
+        """Text (B, T), codes (B, N) -> log p(text) and log p(codes | text) in nats, both (B,).
+
+        As in the loss, a text is all of its T tokens, padding included.
+        """
+        text_logits, image_logits = self(text, codes)
+        pairs = (text_logits, self.place_padding(text)), (image_logits, codes)
+        log_text, log_codes = (
+            -F.cross_entropy(logits.transpose(1, 2).float(), target, reduction="none").sum(1)
+            for logits, target in pairs
+        )
+        return log_text, log_codes
 
     # ------------------------------------------------------------------------------------------------- decoding
 
@@ -158,18 +170,47 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         how = {"device": self.device, "dtype": self.dtype}
         return [KVCache(batch, heads, length, width // heads, **how) for _ in self.blocks]
 
-    def prefill(self, text: Tensor, cache: list[KVCache]) -> Tensor:
-        """Add the text (B, T) to an empty cache; return the logits of the first code, (B, K)."""
-        return self._decode(self._embed_text(text), cache)
+    def prefill(self, text: Tensor, cache: list[KVCache], codes: Tensor | None = None) -> Tensor:
+        """Add the text (B, T), and the first n < N codes (B, n) if given, to an empty cache, in one pass.
+
+        Returns:
+            The logits of the next code, (B, K).
+        """
+        x = self._embed_text(text)
+        if codes is not None and codes.shape[1]:
+            x = torch.cat([x, self._embed_codes(codes, 0)], dim=1)
+        return self._image_logits(self._decode(x, cache))
 
     def step(self, code: Tensor, index: int, cache: list[KVCache]) -> Tensor:
         """Add codes (B,), of position `index`, to the cache; return the logits of the next code, (B, K)."""
-        return self._decode(self._embed_codes(code[:, None], index), cache)
+        return self._image_logits(self._decode(self._embed_codes(code[:, None], index), cache))
+
+    def start_text(self, batch: int, cache: list[KVCache]) -> Tensor:
+        """Add BOS to an empty cache; return the logits of the first text token, (B, V + T)."""
+        return self._text_logits(self._decode(self.bos.expand(batch, 1, -1), cache))
+
+    def step_text(self, token: Tensor, index: int, cache: list[KVCache]) -> Tensor:
+        """Add text tokens (B,), of position `index`, to the cache; return the logits of the next, (B, V + T)."""
+        own = torch.where(token == PAD, self.config.text_vocab_size + index, token)
+        x = self.text_tokens(own) + self.text_positions[index]  # (B, C)
+        return self._text_logits(self._decode(x[:, None], cache))
+
+    def mask_impossible_text(self, logits: Tensor, index: int) -> Tensor:
+        """Logits (B, V + T) of text token `index` -> the same, with −∞ for tokens that no caption has there.
+
+        These are the padding of other positions, and the padding of the first: no caption is empty. What follows
+        padding is padding, which is the caller's to see to.
+        """
+        V = self.config.text_vocab_size
+        possible = torch.arange(logits.shape[-1], device=logits.device)
+        possible = (possible != PAD) & ((possible < V) | ((possible == V + index) & (index > 0)))
+        return logits.masked_fill(~possible, -torch.inf)
 
     def _decode(self, x: Tensor, cache: list[KVCache]) -> Tensor:
+        """Add positions (B, L, C) to the cache; return the output of the last one, (B, C)."""
         for block, layer in zip(self.blocks, cache, strict=True):
             x = block(x, layer)
-        return self._image_logits(self.norm(x[:, -1]))
+        return self.norm(x[:, -1])
 
     # The output layers share their weights with the embeddings (Press and Wolf 2017, arXiv 1608.05859).
 

@@ -1,0 +1,129 @@
+"""Reranking: of several candidates for each image, the one with the highest score is kept (Ramesh et al. 2021,
+arXiv 2102.12092, § 2.6, rank 512 candidates by CLIP).
+
+Candidates are generated, decoded and scored in batches, and only the best one so far of each image is kept: memory does
+not grow with their number. A pipeline's rows are its candidates, all of the first image first: row r is candidate r % c
+of image r // c.
+
+Shapes: n images · c candidates per image · R rows of a batch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from t2i.folders import newest_in_run
+from t2i.images import check_finite, to_pil
+from t2i.pipelines.generators import seeded_from
+from t2i.text.clip_embeddings import OpenClip, TransformersClip
+
+LIKELIHOOD = "likelihood"  # the score of pipelines that have one
+Scorer = Callable[[list[str], list[Image.Image]], Sequence[float] | np.ndarray | Tensor]  # of R prompts and images
+Reranker = str | Scorer
+SCORED = 64  # maximum number of candidates that are decoded and scored at once
+_WEIGHTS = Path(__file__).parent / "weights"
+
+
+def open_reranker(reranker: Reranker, device: torch.device) -> Scorer:
+    """The function that scores images by their prompts.
+
+    Args:
+        reranker: "toybox/clip" (embedded), the folder or Hub id of a CLIP of transformers, "open_clip:ARCH/PRETRAINED",
+            or a function of prompts and PIL images, which is returned as it is. As in `t2i eval`, "clip:" may precede
+            a folder or Hub id.
+        device: of the CLIP; it scores by the cosine of image and prompt, in float32.
+
+    Raises ValueError for anything else, and FileNotFoundError, with the remedy, for a CLIP that is not there.
+    """
+    if callable(reranker):
+        return reranker
+    if not isinstance(reranker, str) or not reranker:
+        raise ValueError(
+            f"a reranker is the name of a CLIP, or a function of prompts and images, not {type(reranker).__name__}"
+        )
+    library, _, source = reranker.partition(":")
+    if library not in ("clip", "open_clip"):
+        library, source = "clip", reranker
+    if library == "open_clip":
+        return _open_clip(OpenClip, source, str(device))
+    folder = _WEIGHTS / source
+    if (folder / "config.json").is_file():
+        source = str(folder)
+    try:
+        return _open_clip(TransformersClip, str(newest_in_run(source, "config.json")), str(device))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no CLIP to rank with: {error}; t2i train clip-toybox trains one, and open_clip's are named "
+            "open_clip:ARCH/PRETRAINED"
+        ) from error
+
+
+@lru_cache(maxsize=2)
+def _open_clip(cls: type[TransformersClip] | type[OpenClip], source: str, device: str) -> Scorer:
+    """The scores of a CLIP, which is opened once for all calls."""
+    clip = cls(source, device)
+
+    @torch.no_grad()
+    def score(prompts: list[str], images: list[Image.Image]) -> Tensor:
+        """R prompts and images -> their cosines, (R,)"""
+        distinct = list(dict.fromkeys(prompts))
+        texts = clip.embed_texts(distinct)[[distinct.index(prompt) for prompt in prompts]]  # (R, D)
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
+        embedded = clip.embed_images(clip.prepare(pixels).to(clip.device)).float().cpu()  # (R, D)
+        return F.cosine_similarity(embedded, texts)
+
+    return score
+
+
+def score_images(scorer: Scorer, prompts: Sequence[str], images: Tensor) -> Tensor:
+    """R prompts, and images (R, 3, H, W) in [-1, 1] -> scores, float32 (R,) on the CPU.
+
+    Raises ValueError for scores that are not one finite number per image.
+    """
+    check_finite(images)
+    scores = torch.as_tensor(scorer(list(prompts), to_pil(images))).detach().float().cpu()
+    if scores.shape != (len(images),) or not scores.isfinite().all():
+        raise ValueError(
+            f"a reranker must return one finite number per image, ({len(images)},), not {tuple(scores.shape)}: "
+            f"{scores.flatten()[:4].tolist()}"
+        )
+    return scores
+
+
+def keep_best(images: Tensor, candidates: Tensor, scores: Tensor, best: Tensor, best_scores: Tensor) -> None:
+    """Write those of R candidates that score higher than the best one so far of their image into `best`, in place.
+
+    Of equal scores the first one's counts.
+
+    Args:
+        images: (R,), the image of each candidate.
+        candidates: (R, …), such as codes or latents.
+        scores: (R,)
+        best: (n, …), the best candidate so far of each image.
+        best_scores: (n,), its score; −∞ before there is one.
+    """
+    known = best_scores.tolist()
+    for row, (image, score) in enumerate(zip(images.tolist(), scores.tolist(), strict=True)):
+        if score > known[image]:
+            known[image] = score
+            best[image], best_scores[image] = candidates[row], scores[row]
+
+
+def candidate_generators(generators: Sequence[torch.Generator], num_candidates: int) -> Iterator[torch.Generator]:
+    """The generators of all rows, made as they are needed: of a single candidate its image's own, of several, new ones
+    that are seeded from it.
+    """
+    for generator in generators:
+        if num_candidates == 1:
+            yield generator
+            continue
+        for _ in range(num_candidates):
+            yield from seeded_from(generator, 1)

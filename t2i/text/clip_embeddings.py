@@ -1,0 +1,104 @@
+"""Embeddings of images and texts by pretrained CLIPs, through transformers or open_clip, with one interface.
+
+Each model is used with its own preprocessing. Embeddings are float32, and not normalised.
+
+Shapes: N images or texts · H × W pixels · S side of the network's input · D dimensions of the joint space
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from t2i.text.pretrained import load, open_open_clip
+
+TEXTS = 256  # batch size
+
+
+class TransformersClip:
+    """CLIP (Radford et al. 2021, arXiv 2103.00020) in transformers.
+
+    Args:
+        source: a folder written by save_pretrained, a run of `t2i train clip-toybox`, or a model on the Hub.
+
+    Raises FileNotFoundError or ValueError if `source` is not such a model.
+    """
+
+    def __init__(self, source: str, device: str | torch.device = "cpu"):
+        from transformers import AutoImageProcessor, CLIPModel
+
+        self.source, self.device, self._tokenizer = source, torch.device(device), None
+        self.model = load(CLIPModel, source, "clip").eval().requires_grad_(False).to(device)
+        self.processor = load(AutoImageProcessor, source)
+        self.dim = self.model.config.projection_dim
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, H, W) on the CPU -> float32 (N, 3, S, S)"""
+        return self.processor(images=list(images), return_tensors="pt")["pixel_values"]
+
+    def embed_images(self, prepared: Tensor) -> Tensor:
+        """(N, 3, S, S) on `device` -> (N, D)"""
+        return self.model.visual_projection(self.model.vision_model(prepared).pooler_output)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """N texts -> float32 (N, D) on the CPU. Longer ones are truncated to the context; the end token is kept."""
+        if self._tokenizer is None:  # deferred: not needed for images
+            from transformers import AutoTokenizer
+
+            self._tokenizer = load(AutoTokenizer, self.source)
+        length = self.model.config.text_config.max_position_embeddings
+        parts = []
+        for some in _chunks(texts):
+            tokens = self._tokenizer(some, padding=True, truncation=True, max_length=length, return_tensors="pt")
+            pooled = self.model.text_model(**tokens.to(self.device)).pooler_output
+            parts.append(self.model.text_projection(pooled).float().cpu())
+        return torch.cat(parts)
+
+
+class OpenClip:
+    """A CLIP model of open_clip (Ilharco et al. 2021, doi 10.5281/zenodo.5143773).
+
+    Args:
+        source: "ARCH/PRETRAINED" with one of open_clip's tags ("ViT-B-32/openai"), "ARCH//path/to/file", or
+            "hf-hub:OWNER/NAME".
+
+    Raises ValueError for models unknown to open_clip, FileNotFoundError if the file is missing.
+    """
+
+    def __init__(self, source: str, device: str | torch.device = "cpu"):
+        model, self.transform, self.arch = open_open_clip(source)
+        self.device, self._tokenizer = torch.device(device), None
+        self.model = model.eval().requires_grad_(False).to(device)
+        with torch.no_grad():
+            blank = self.transform(Image.new("RGB", (8, 8)))[None]
+            self.dim = self.model.encode_image(blank.to(device)).shape[1]  # the attribute's name depends on the class
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, H, W) on the CPU -> float32 (N, 3, S, S)"""
+        rows = images.permute(0, 2, 3, 1).numpy()
+        return torch.stack([self.transform(Image.fromarray(row)) for row in rows])
+
+    def embed_images(self, prepared: Tensor) -> Tensor:
+        """(N, 3, S, S) on `device` -> (N, D)"""
+        return self.model.encode_image(prepared)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """N texts -> float32 (N, D) on the CPU. Longer ones are truncated to the context; the end token is kept."""
+        if self._tokenizer is None:
+            import open_clip
+
+            self._tokenizer = open_clip.get_tokenizer(self.arch)
+        parts = [self.model.encode_text(self._tokenizer(some).to(self.device)) for some in _chunks(texts)]
+        return torch.cat(parts).float().cpu()
+
+
+def _chunks(texts: Sequence[str]) -> list[list[str]]:
+    if isinstance(texts, str) or len(texts) == 0:
+        raise ValueError("CLIP embeds a list with at least one text")
+    texts = list(texts)
+    return [texts[i : i + TEXTS] for i in range(0, len(texts), TEXTS)]
