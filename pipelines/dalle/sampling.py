@@ -72,7 +72,8 @@ def sample_codes(
             logits = guide(*logits.chunk(2), how.guidance_scale)  # (R, K)
         codes[:, i] = sample_tokens(*shortlist(logits, how.temperature, how.top_k, how.top_p), generators)
         stop = after_code is not None and after_code(i, codes, logits)
-        codes[:, :n] = kept
+        if n:
+            codes[:, :n] = kept
         if stop or i == N - 1:
             break
         logits = prior.step(codes[:, i].repeat(copies), i, cache)
