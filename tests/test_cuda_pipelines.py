@@ -81,6 +81,20 @@ def test_codes_of_cpu_generators_are_the_cpus(pipe, device):
     assert result.images.shape == (2, 16, 16, 3) and result.scores.isfinite().all()
 
 
+def test_completion_creation_and_likelihoods_run_on_the_device(pipe, device):
+    codes = torch.randint(32, (2, 4, 4), generator=torch.Generator().manual_seed(0))
+    here = pipe.log_likelihood(PROMPTS, codes)
+    pipe.to(device)
+    there = pipe.log_likelihood(PROMPTS, codes)
+    assert torch.allclose(here.text, there.text.cpu(), rtol=1e-3)
+    assert torch.allclose(here.image, there.image.cpu(), rtol=1e-3)
+    assert pipe.caption_scores(codes, [*PROMPTS, "a tree"]).shape == (2, 3)
+    how = {"num_candidates": 3, "reranker": lambda prompts, images: range(len(images)), "generator": seeded(0, 1)}
+    out = pipe(PROMPTS, image=codes, keep_codes=7, **how)
+    assert torch.equal(out.tokens.cpu().flatten(1)[:, :7], codes.flatten(1)[:, :7])
+    assert len(pipe.create(2, generator=seeded(0, 1)).captions) == 2
+
+
 @HALVES
 def test_dalle_in_half_precision(pipe, dtype, device):
     pipe.to(device, dtype)
