@@ -9,3 +9,5 @@ from .latent_diffusion import LatentDiffusionPipelineOutput as LatentDiffusionPi
 from .latent_diffusion import LatentDiffusionUpscalePipeline as LatentDiffusionUpscalePipeline
 from .loading.auto import AutoPipeline as AutoPipeline
 from .loading.auto import embedded as embedded
+from .muse import MusePipeline as MusePipeline
+from .muse import MusePipelineOutput as MusePipelineOutput

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from tyro.conf import arg
 
@@ -17,7 +17,7 @@ class DiffusionOptions:
     guidance_scale: float | None = None
     """Strength of classifier-free guidance: higher follows the prompt more closely; by default the pipeline's own."""
     num_inference_steps: int | None = None
-    """Denoising steps of a diffusion pipeline; by default the pipeline's own."""
+    """Steps of a diffusion pipeline or of parallel decoding (Muse); by default the pipeline's own."""
     scheduler: str | None = None
     """Sampler of a diffusion pipeline: 'ddim', 'dpm++', 'euler', …; by default the pipeline's own."""
 
@@ -33,16 +33,23 @@ class SamplingOptions(DiffusionOptions):
     """Options of diffusion pipelines and of autoregressive ones."""
 
     temperature: float | None = None
-    """Temperature at which image tokens are sampled (DALL·E): lower is less diverse; by default the pipeline's own."""
+    """Temperature of each image token (DALL·E, Muse): lower is less diverse; by default the pipeline's own."""
     top_k: int | None = None
-    """Sample each image token from the k most probable ones (DALL·E); by default the pipeline's own."""
+    """Sample each image token from the k most probable ones (DALL·E, Muse); by default the pipeline's own."""
     top_p: float | None = None
-    """Sample each image token from the smallest set whose probability reaches p (DALL·E); by default from all."""
+    """Sample each image token from the smallest set whose probability reaches p (DALL·E, Muse); by default from all."""
     num_candidates: Annotated[int | None, arg(aliases=["--best-of"])] = None
     """Generate this many candidates for each image and keep the one with the highest score; by default 1."""
     reranker: str | None = None
     """What scores the candidates: 'likelihood' (the default of DALL·E), or a CLIP: 'toybox/clip', a folder, a Hub id,
     open_clip:ARCH/PRETRAINED."""
+    schedule: Literal["cosine", "halton"] | None = None
+    """Image tokens that a step of parallel decoding keeps (Muse): the most certain, or evenly spread ones; by default
+    the pipeline's own."""
+    guidance_schedule: Literal["constant", "linear"] | None = None
+    """Guidance scale over the steps of parallel decoding (Muse); by default the pipeline's own."""
+    choice_temperature: float | None = None
+    """Noise in the choice of the tokens that are kept with --schedule cosine (Muse); by default the pipeline's own."""
 
     def check_reranker(self) -> None:
         """Raise UsageError for a reranker that has no effect."""

@@ -7,6 +7,8 @@ from .pipelines.latent_diffusion import LatentDiffusionLayoutPipeline as LatentD
 from .pipelines.latent_diffusion import LatentDiffusionPipeline as LatentDiffusionPipeline
 from .pipelines.latent_diffusion import LatentDiffusionUpscalePipeline as LatentDiffusionUpscalePipeline
 from .pipelines.loading.auto import AutoPipeline as AutoPipeline
+from .pipelines.muse import MusePipeline as MusePipeline
+from .prior.masked import MaskedTransformer as MaskedTransformer
 from .prior.transformer import TextImageTransformer as TextImageTransformer
 from .tokenizers.vqvae import VQVAE as VQVAE
 

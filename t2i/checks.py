@@ -157,6 +157,7 @@ _OPTIONS: dict[str, tuple] = {
     "text_temperature": (check_real, {"above": True}),
     "text_top_p": (check_real, {"above": True, "most": 1.0}),
     "num_candidates": (check_whole, {}),
+    "choice_temperature": (check_real, {}),
     "num_inference_steps": (check_whole, {}),
     "num_images_per_prompt": (check_whole, {}),
     "strength": (check_real, {"most": 1.0}),

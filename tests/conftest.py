@@ -16,7 +16,8 @@ import torch
 from accelerate.state import AcceleratorState
 
 from t2i.data.toybox_v1 import Toybox
-from t2i.pipelines import DallePipeline
+from t2i.pipelines import DallePipeline, MusePipeline
+from t2i.prior.masked import MaskedTransformer
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import train_bpe
 from t2i.tokenizers.vqvae import VQVAE
@@ -54,6 +55,22 @@ def prior(text_tokenizer) -> TextImageTransformer:
 @pytest.fixture
 def pipe(text_tokenizer, prior, vqvae) -> DallePipeline:
     pipe = DallePipeline(text_tokenizer, prior, vqvae)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def masked_prior(text_tokenizer) -> MaskedTransformer:
+    sizes = {"text_length": 8, "grid_size": 4, "width": 32, "layers": 2, "heads": 4}
+    prior = MaskedTransformer(len(text_tokenizer), 32, **sizes).eval()
+    for parameter in prior.parameters():  # away from the initialisation, at which all codes are equally likely
+        torch.nn.init.normal_(parameter, std=0.3)
+    return prior
+
+
+@pytest.fixture
+def muse(text_tokenizer, masked_prior, vqvae) -> MusePipeline:
+    pipe = MusePipeline(text_tokenizer, masked_prior, vqvae)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

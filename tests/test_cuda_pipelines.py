@@ -29,6 +29,7 @@ from t2i.prior.sampling import sample_tokens, shortlist
 PROMPTS = ["a red cat", "a blue car on top of a tree"]
 STEPS = {"num_inference_steps": 4, "guidance_scale": 3.0, "output_type": "np"}
 CUDA = pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.cuda)], indirect=True)
+CODES = pytest.mark.parametrize("codes", ["pipe", "muse"])  # pipelines that generate image codes: DALL·E and Muse
 HALVES = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 
 
@@ -50,7 +51,7 @@ def images(pipe, prompt=PROMPTS, **how) -> np.ndarray:
     return pipe(prompt, **STEPS | {"generator": seeded(0, 1)} | how).images
 
 
-# --- DALL·E ---------------------------------------------------------------------------------------------------------
+# --- DALL·E and Muse ------------------------------------------------------------------------------------------------
 
 
 def test_cached_logits_are_the_cpus(prior, device):
@@ -70,14 +71,19 @@ def test_cached_logits_are_the_cpus(prior, device):
     assert torch.allclose(here, whole, rtol=1e-3, atol=1e-3)
 
 
-def test_codes_of_cpu_generators_are_the_cpus(pipe, device):
+@CODES
+def test_codes_of_cpu_generators_are_the_cpus(codes, request, device):
+    pipe = request.getfixturevalue(codes)
     how = {"generator": seeded(0, 1), "output_type": "latent"}
     here = pipe(PROMPTS, **how)
     pipe.to(device)
     there = pipe(PROMPTS, **how | {"generator": seeded(0, 1)})
     assert there.tokens.device.type == device
     assert (here.tokens == there.tokens.cpu()).float().mean() > 0.9  # rounding of logits may change single tokens
-    result = pipe(PROMPTS, num_candidates=2, generator=seeded(0, 1), output_type="np")
+
+
+def test_candidates_are_ranked_on_the_device(pipe, device):
+    result = pipe.to(device)(PROMPTS, num_candidates=2, generator=seeded(0, 1), output_type="np")
     assert result.images.shape == (2, 16, 16, 3) and result.scores.isfinite().all()
 
 
@@ -95,19 +101,29 @@ def test_completion_creation_and_likelihoods_run_on_the_device(pipe, device):
     assert len(pipe.create(2, generator=seeded(0, 1)).captions) == 2
 
 
+def test_inpainting_with_codes_keeps_pixels(muse, device):
+    image, mask = torch.rand(3, 16, 16), torch.zeros(16, 16)
+    mask[:4] = 1
+    how = {"image": image, "mask_image": mask, "generator": seeded(0), "output_type": "pt"}
+    made = muse.to(device)("a red cat", **how).images[0].cpu()
+    assert torch.allclose(made[:, 4:], image[:, 4:], atol=1e-6) and not torch.allclose(made[:, :4], image[:, :4])
+
+
 @HALVES
-def test_dalle_in_half_precision(pipe, dtype, device):
-    pipe.to(device, dtype)
+@CODES
+def test_codes_in_half_precision(codes, request, dtype, device):
+    pipe = request.getfixturevalue(codes).to(device, dtype)
     assert pipe(PROMPTS, generator=seeded(0, 1), output_type="pt").images.isfinite().all()
 
 
-def test_sampling_waits_for_the_device_no_more_often_than_it_must(pipe, device):
-    """Each read of a value makes the CPU wait; the loop over 16 tokens has none."""
+@CODES
+def test_sampling_waits_for_the_device_no_more_often_than_it_must(codes, request, device):
+    """Each read of a value makes the CPU wait; the loop over 16 tokens, or 12 steps, has none."""
     if device != "emulated":
         pytest.skip("reads are counted on the emulated device")
     from emulated_device import Accelerator
 
-    pipe.to(device)
+    pipe = request.getfixturevalue(codes).to(device)
     with Accelerator(float64=True) as counter:
         pipe(PROMPTS, generator=seeded(0, 1), output_type="latent")
     assert counter.reads <= 4
@@ -265,11 +281,13 @@ def test_offloading_gives_the_same_images(ldm, how, device):
 
 
 @pytest.mark.parametrize("how", ["model", "sequential"])
-def test_dalle_stays_on_the_device_when_it_is_to_be_offloaded(pipe, how, device):
-    codes = pipe.to(device)(PROMPTS, generator=seeded(0, 1), output_type="latent").tokens
+@CODES
+def test_what_generates_codes_stays_on_the_device_when_it_is_to_be_offloaded(codes, request, how, device):
+    pipe = request.getfixturevalue(codes)
+    expected = pipe.to(device)(PROMPTS, generator=seeded(0, 1), output_type="latent").tokens
     getattr(pipe.to("cpu"), f"enable_{how}_cpu_offload")(device=device)
     assert pipe.device.type == device
-    assert torch.equal(pipe(PROMPTS, generator=seeded(0, 1), output_type="latent").tokens, codes)
+    assert torch.equal(pipe(PROMPTS, generator=seeded(0, 1), output_type="latent").tokens, expected)
 
 
 @CUDA

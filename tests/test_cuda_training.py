@@ -93,10 +93,11 @@ def test_a_run_resumes_exactly_on_its_device(tmp_path, device):
 
 
 @pytest.mark.slow
-def test_all_of_dalle_is_trained_and_opens(tmp_path, device):
+@pytest.mark.parametrize("prior", ["prior-toybox", "muse-toybox"])
+def test_all_of_dalle_and_muse_is_trained_and_opens(prior, tmp_path, device):
     stage1 = run(vqvae_recipe(tmp_path / "vqvae", mixed_precision="bf16"))
     AcceleratorState._reset_state(reset_partial_state=True)
-    made = recipe("prior-toybox", tmp_path / "prior", TINY_PRIOR, tokenizer=str(stage1), mixed_precision="bf16")
+    made = recipe(prior, tmp_path / "prior", TINY_PRIOR, tokenizer=str(stage1), mixed_precision="bf16")
     assert AutoPipeline.from_pretrained(run(made))("a red cat").images[0].size == (64, 64)
 
 

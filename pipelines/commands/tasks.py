@@ -22,6 +22,7 @@ from t2i.pipelines.latent_diffusion import (
     LatentDiffusionPipeline,
 )
 from t2i.pipelines.latent_diffusion.inputs import read_images, read_masks
+from t2i.pipelines.muse import MusePipeline
 
 Task = Literal["text", "image", "inpainting"]
 COMMANDS = {"text": "generate", "image": "edit", "inpainting": "inpaint"}
@@ -43,6 +44,8 @@ def for_task(pipe: DiffusionPipeline, task: Task, name: str) -> DiffusionPipelin
     if isinstance(pipe, LatentDiffusionPipeline):
         return pipe if type(pipe) is T2I_CLASSES[task] else T2I_CLASSES[task].from_pipe(pipe)
     if isinstance(pipe, DallePipeline) and task == "text":
+        return pipe
+    if isinstance(pipe, MusePipeline) and task != "image":
         return pipe
     auto = _diffusers_auto_pipeline()
     loaders = {
@@ -87,6 +90,10 @@ def inpaint_image(
     """The same inside the mask; outside of it the image stays as it is, bit for bit."""
     if isinstance(pipe, LatentDiffusionPipeline):
         return finite_images(pipe, image=image, mask_image=mask, strength=strength, **options)
+    if isinstance(pipe, MusePipeline):
+        if strength != 1:
+            raise UsageError("a MusePipeline generates all that is under the mask anew: leave --strength out")
+        return finite_images(pipe, image=image, mask_image=mask, **options)
     pixels = _check_inputs(pipe, image, strength, options)
     repaint = Image.fromarray(read_masks(mask, 1, pixels.shape[2:])[0, 0].numpy())
     size = {"height": image.height, "width": image.width}

@@ -25,6 +25,7 @@ from t2i.pipelines.latent_diffusion import (
 from t2i.pipelines.loading.lora import add_lora, find_lora
 from t2i.pipelines.loading.single_file import HUB_OPTIONS, is_single_file, open_single_file
 from t2i.pipelines.loading.verify import INDEX, assemble, load_components, read_index
+from t2i.pipelines.muse import MusePipeline
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 DIFFUSERS_OPTIONS = {"device_map", "quantization_config", "variant"}  # with these diffusers loads the components
@@ -35,6 +36,7 @@ _CLASSES = (
     LatentDiffusionInpaintPipeline,
     LatentDiffusionUpscalePipeline,
     LatentDiffusionLayoutPipeline,
+    MusePipeline,
 )
 PIPELINES = {cls.__name__: cls for cls in _CLASSES}
 

@@ -1,4 +1,4 @@
-"""Multi-head causal self-attention with a preallocated key-value cache.
+"""Multi-head self-attention: bidirectional, or causal with a preallocated key-value cache.
 
 Shapes: B batch · L new positions · P positions already in the cache · H heads · D head width · C = H·D model width
 """
@@ -62,8 +62,8 @@ def check_backend(backend: str) -> None:
         raise ValueError("the attention backend 'xformers' is not installed: pip install 't2i[xformers]'")
 
 
-class CausalSelfAttention(nn.Module):
-    """Each position attends to itself and the preceding ones. Raises ValueError unless `heads` divides `width`."""
+class SelfAttention(nn.Module):
+    """Each position attends to all of them. Raises ValueError unless `heads` divides `width`."""
 
     def __init__(self, width: int, heads: int, backend: Backend = "sdpa"):
         super().__init__()
@@ -74,14 +74,31 @@ class CausalSelfAttention(nn.Module):
         self.qkv = Linear(width, 3 * width)
         self.out = Linear(width, width)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L, C)"""
+        q, k, v = self._project(x)
+        return self._join(attend(q, k, v, causal=False, backend=self.backend))
+
+    def _project(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> queries, keys and values (3, B, H, L, D)"""
+        B, L, C = x.shape
+        return self.qkv(x).view(B, L, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+
+    def _join(self, y: Tensor) -> Tensor:
+        """(B, H, L, D) -> (B, L, C)"""
+        return self.out(y.transpose(1, 2).flatten(2))
+
+
+class CausalSelfAttention(SelfAttention):
+    """Each position attends to itself and the preceding ones."""
+
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         """(B, L, C) -> (B, L, C). With a cache, x holds only the positions after those in the cache."""
-        B, L, C = x.shape
+        L = x.shape[1]
         if cache is not None and cache.filled and L > 1:
             # torch aligns its causal mask to the top left, which is correct only with an empty cache.
             raise ValueError("after the first call, a cache takes one position at a time")
-        qkv = self.qkv(x).view(B, L, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)  # (3, B, H, L, D)
+        qkv = self._project(x)
         q, pairs = qkv[0], qkv[1:]
         k, v = pairs if cache is None else cache.append(pairs)
-        y = attend(q, k, v, causal=L > 1, backend=self.backend)  # (B, H, L, D)
-        return self.out(y.transpose(1, 2).reshape(B, L, C))
+        return self._join(attend(q, k, v, causal=L > 1, backend=self.backend))

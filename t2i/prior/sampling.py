@@ -1,6 +1,6 @@
 """Sampling of tokens from logits: temperature, top-k and top-p, with one generator per row.
 
-Shapes: B batch · K vocabulary · k candidate tokens
+Shapes: B batch · … further axes, such as positions · K vocabulary · k candidate tokens
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from t2i.checks import check_real, check_whole
 def shortlist(
     logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The candidates: logits (B, K) -> logits (B, k) and their tokens (B, k). The input is not modified.
+    """The candidates: logits (B, …, K) -> logits (B, …, k) and their tokens (B, …, k). The input is not modified.
 
     Temperature divides the logits; top-k keeps the k largest; top-p (nucleus sampling, Holtzman et al. 2020,
     arXiv 1904.09751) keeps the smallest set of most probable tokens whose probability reaches p; others are set to −∞.
@@ -37,17 +37,21 @@ def shortlist(
 
 
 def sample_tokens(logits: Tensor, tokens: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
-    """Sample one of the tokens (B, k) per row by logits (B, k) -> (B,); row i uses only generator i (None: the global).
+    """Sample one of the tokens (B, …, k) by logits (B, …, k) -> (B, …); row i uses only generator i (None: the global).
 
-    Exponential race: argmax of p / e with e ~ Exp(1) is a sample from p; only the noise needs a loop over rows.
+    Exponential race: argmax of p / e with e ~ Exp(1) is a sample from p.
     """
+    noise = exponential_noise(logits, generators)
+    winner = (logits - noise.log()).argmax(-1, keepdim=True)  # (B, …, 1)
+    return tokens.gather(-1, winner).squeeze(-1)
+
+
+def exponential_noise(like: Tensor, generators: Sequence[torch.Generator] | None) -> Tensor:
+    """Exp(1) noise of the shape of `like`, (B, …); row i uses only generator i (None: the global)."""
     if generators is None:
-        noise = torch.empty_like(logits).exponential_()
-    else:
-        rows = [torch.empty(logits.shape[-1], device=g.device).exponential_(generator=g) for g in generators]
-        noise = torch.stack(rows).to(logits.device)
-    winner = (logits - noise.log()).argmax(-1, keepdim=True)  # (B, 1)
-    return tokens.gather(-1, winner)[:, 0]
+        return torch.empty_like(like).exponential_()
+    rows = [torch.empty(like.shape[1:], device=g.device).exponential_(generator=g) for g in generators]
+    return torch.stack(rows).to(like.device)
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None, prefix: str = "") -> None:

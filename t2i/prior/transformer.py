@@ -18,7 +18,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from t2i.nn.attention import CausalSelfAttention, KVCache, check_backend
+from t2i.nn.attention import CausalSelfAttention, KVCache, SelfAttention, check_backend
 from t2i.nn.linear import MLP, linear
 
 PAD = 0  # the text tokenizer's padding id
@@ -27,18 +27,38 @@ PAD = 0  # the text tokenizer's padding id
 class Block(nn.Module):
     """Pre-norm transformer block (Radford et al. 2019)."""
 
-    def __init__(self, width: int, heads: int, dropout: float):
+    def __init__(self, width: int, heads: int, dropout: float, attention: type[SelfAttention] = CausalSelfAttention):
         super().__init__()
         self.norm1 = nn.LayerNorm(width)
-        self.attention = CausalSelfAttention(width, heads)
+        self.attention = attention(width, heads)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = MLP(width)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
-    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(B, L, C) -> (B, L, C)"""
-        x = x + self.dropout(self.attention(self.norm1(x), cache))
+    def forward(self, x: Tensor, *cache: KVCache) -> Tensor:
+        """(B, L, C) -> (B, L, C); causal attention takes a cache."""
+        x = x + self.dropout(self.attention(self.norm1(x), *cache))
         return x + self.dropout(self.mlp(self.norm2(x)))
+
+
+def initialise(model: nn.Module, *embeddings: nn.Parameter) -> None:
+    """Initialise a transformer with `blocks` as GPT-2 (Radford et al. 2019), with further embeddings."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+    for embedding in embeddings:
+        nn.init.normal_(embedding, std=0.02)
+    for block in model.blocks:  # the residual stream's variance does not grow with depth
+        for last in (block.attention.out, block.mlp[2]):
+            nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * len(model.blocks)))
+
+
+def place_padding(text: Tensor, vocab_size: int) -> Tensor:
+    """Replace the padding at position t by token V + t: (B, T) -> a new tensor (B, T)."""
+    own = torch.arange(text.shape[1], device=text.device) + vocab_size
+    return torch.where(text == PAD, own, text)
 
 
 class TextImageTransformer(ModelMixin, ConfigMixin):
@@ -89,20 +109,8 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         self.norm = nn.LayerNorm(width)
         self.text_bias = nn.Parameter(torch.zeros(text_vocab_size + text_length))
         self.image_bias = nn.Parameter(torch.zeros(image_vocab_size))
-        self._initialise(layers)
+        initialise(self, self.bos, self.text_positions, self.rows, self.columns)
         self.set_attention_backend(attention_backend)
-
-    def _initialise(self, layers: int) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-        for parameter in (self.bos, self.text_positions, self.rows, self.columns):
-            nn.init.normal_(parameter, std=0.02)
-        for block in self.blocks:  # GPT-2: the residual stream's variance does not grow with depth
-            for last in (block.attention.out, block.mlp[2]):
-                nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * layers))
 
     def set_attention_backend(self, backend: str) -> None:
         """Select "sdpa" or "xformers"; raises ValueError for any other, or one that is not installed."""
@@ -226,8 +234,7 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         """Replace the padding at position t by token V + t: (B, T) -> a new tensor (B, T)."""
         if text.ndim != 2 or text.shape[1] != self.config.text_length:
             raise ValueError(f"text must have the shape (B, {self.config.text_length}), not {tuple(text.shape)}")
-        own = torch.arange(text.shape[1], device=text.device) + self.config.text_vocab_size
-        return torch.where(text == PAD, own, text)
+        return place_padding(text, self.config.text_vocab_size)
 
     def _embed_text(self, text: Tensor) -> Tensor:
         tokens = self.text_tokens(self.place_padding(text)) + self.text_positions  # (B, T, C)

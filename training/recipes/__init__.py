@@ -39,6 +39,7 @@ RECIPES: dict[str, Recipe] = {  # by system, in the order of its stages
     "dvae-toybox": Recipe("dalle.tokenizers:dvae_toybox"),
     "vqgan-toybox": Recipe("dalle.tokenizers:vqgan_toybox"),
     "prior-toybox": Recipe("dalle.prior:prior_toybox"),
+    "muse-toybox": Recipe("muse:muse_toybox"),
     "kl-toybox": Recipe("ldm.kl:kl_toybox"),
     "clip-toybox": Recipe("text.clip:clip_toybox"),
     "t5-toybox": Recipe("text.t5:t5_toybox"),

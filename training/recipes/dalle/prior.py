@@ -91,12 +91,15 @@ class PriorTask(GenerativeTask):
         )
 
     def loss(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:
+        return self.model.loss(text, self.encode(images))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """uint8 (B, S, S, 3) -> codes (B, N)"""
         if self.image_tokenizer.device != images.device:
             self.image_tokenizer.to(images.device)
         # Full precision: some tokens would differ from those that the pipeline decodes.
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            codes = self.image_tokenizer.encode(to_tensor(images)).flatten(1)  # (B, N)
-        return self.model.loss(text, codes)
+            return self.image_tokenizer.encode(to_tensor(images)).flatten(1)
 
     def pipeline(self) -> DallePipeline:
         return DallePipeline(self.tokenizer, self.model, self.image_tokenizer)

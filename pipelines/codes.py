@@ -1,0 +1,61 @@
+"""What the pipelines that generate image codes share: checks of their components and prompts, tokenised prompts.
+
+Shapes: B prompts · T text length
+"""
+
+from __future__ import annotations
+
+import logging
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from t2i.checks import check_prompts, shortened
+from t2i.images import OUTPUT_TYPES
+from t2i.prior.masked import MaskedTransformer
+from t2i.prior.transformer import TextImageTransformer
+from t2i.text.bpe import encode, warn_of_unknown_words
+from t2i.tokenizers.base import ImageTokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def check_components(
+    tokenizer: PreTrainedTokenizerFast, prior: TextImageTransformer | MaskedTransformer, image_tokenizer: ImageTokenizer
+) -> None:
+    """Raise ValueError for components that were not trained together."""
+    if prior.config.image_vocab_size != image_tokenizer.codebook_size:
+        raise ValueError(
+            f"the prior has {prior.config.image_vocab_size} image tokens, the image tokenizer has "
+            f"{image_tokenizer.codebook_size}: they were not trained together"
+        )
+    if prior.config.text_vocab_size != len(tokenizer):
+        raise ValueError(
+            f"the prior has {prior.config.text_vocab_size} text tokens, the tokenizer has {len(tokenizer)}: "
+            "they were not trained together"
+        )
+
+
+def check_inputs(prompt, negative_prompt, height, width, size: int, output_type) -> tuple[list[str], list[str]]:
+    """The prompts, and as many negative prompts. Raises ValueError for invalid ones, and for another size or type."""
+    prompts = check_prompts("prompt", prompt)
+    negatives = check_prompts("negative_prompt", negative_prompt or "")
+    negatives = negatives * len(prompts) if isinstance(negative_prompt or "", str) else negatives
+    if len(negatives) != len(prompts):
+        raise ValueError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
+    if (height or size, width or size) != (size, size):
+        raise ValueError(f"this pipeline generates images of {size}×{size}, not {height}×{width}: leave both out")
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"unknown output_type {output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}")
+    return prompts, negatives
+
+
+def encode_prompts(tokenizer: PreTrainedTokenizerFast, prompts: list[str], length: int) -> Tensor:
+    """Token ids (B, T); logs a warning for unknown words and for prompts that were truncated."""
+    encoded = encode(tokenizer, prompts, length)
+    warn_of_unknown_words(tokenizer, prompts)
+    for prompt, dropped in zip(prompts, encoded.dropped, strict=True):
+        if dropped:
+            texts = shortened(prompt, 100), shortened(dropped, 100)
+            logger.warning("the prompt %s is too long; its end was dropped: %s", *texts)
+    return encoded.ids

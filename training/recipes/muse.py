@@ -1,0 +1,73 @@
+"""Stage 2 of Muse: the bidirectional transformer over text and masked image tokens. Stage 1 is DALL·E's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+from torch import Tensor
+
+from t2i.pipelines.muse import MusePipeline
+from t2i.prior.masked import MaskedTransformer, random_mask
+from t2i.training.config import LoopConfig
+from t2i.training.model_options import ModelOptions, model_options
+from t2i.training.recipes.dalle.prior import PreparePair, PriorRecipe, PriorTask
+from t2i.training.recipes.prompts import TOYBOX_PROMPTS
+
+masked_options = partial(model_options, MaskedTransformer, exclude=("grid_size", "attention_backend"))
+
+
+@dataclass(frozen=True)
+class MuseRecipe(PriorRecipe):
+    """Options of `t2i train muse-toybox`."""
+
+    model: ModelOptions = field(default_factory=masked_options)
+
+    def task(self) -> MuseTask:
+        return MuseTask(self)
+
+
+def muse_toybox(preset: str = "base") -> MuseRecipe:
+    """A transformer with 3 M parameters that predicts masked ones of 256 image tokens from the others and the text.
+
+    base: `t2i train muse-toybox`, after vqvae-toybox
+    tiny: `t2i train muse-toybox --preset tiny`, a minute on two cores, after the tiny vqvae-toybox
+    """
+    if preset == "tiny":
+        run = "runs/tiny-muse"
+        model = masked_options(width=128, layers=3, heads=4)
+        steps = {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20}
+        loop = LoopConfig(run, train_batch_size=32, optimizer="muon", learning_rate=4e-3, **steps)
+        return MuseRecipe("runs/tiny-vqvae/latest", text_vocab_size=768, model=model, loop=loop)
+    run = "runs/muse-toybox"
+    loop = LoopConfig(
+        run, max_train_steps=5_000, train_batch_size=32, checkpointing_steps=300, optimizer="muon", learning_rate=4e-3
+    )
+    return MuseRecipe(model=masked_options(width=192, heads=3), loop=loop, validation_prompts=TOYBOX_PROMPTS)
+
+
+class MuseTask(PriorTask):
+    """Predicts masked image tokens; the frozen image tokenizer encodes each batch of images."""
+
+    def __init__(self, recipe: MuseRecipe):
+        super().__init__(recipe)
+        self.prepare = PrepareMasked(self.prepare, self.model.image_length)
+
+    def loss(self, images: Tensor, text: Tensor, masked: Tensor) -> dict[str, Tensor]:
+        return self.model.loss(text, self.encode(images), masked)
+
+    def pipeline(self) -> MusePipeline:
+        return MusePipeline(self.tokenizer, self.model, self.image_tokenizer)
+
+
+@dataclass(frozen=True)
+class PrepareMasked:
+    """Prepares an image, its caption and a random mask of its codes."""
+
+    pair: PreparePair
+    num_codes: int
+
+    def __call__(self, item: dict, rng: np.random.Generator) -> dict:
+        """-> images, uint8 (S, S, 3); text, ids (T,); masked, bool (N,)"""
+        return self.pair(item, rng) | {"masked": random_mask(self.num_codes, rng)}
