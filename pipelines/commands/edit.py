@@ -50,6 +50,8 @@ class Inpaint(ImageOptions):
     """What the result shows."""
     strength: float = 1.0
     """How much may change inside the mask, from 0 (nothing) to 1 (everything)."""
+    pipeline: str = "toybox/ldm"
+    """A latent diffusion pipeline or a MusePipeline: an embedded system, a folder, or a model of the Hub."""
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The autoregressive prior over one stream of text and image tokens (Ramesh et al. 2021, arXiv 2102.12092)."""
+"""Transformers over text and image tokens: autoregressive (DALL·E) and masked (Muse), and decoding."""
