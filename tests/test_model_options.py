@@ -26,6 +26,7 @@ EXCLUDED = {  # arguments with defaults that are no options; of all other models
     "FSQVAE": {"image_size", "edge_weight"},
     "DiscreteVAE": {"image_size", "edge_weight"},
     "TextImageTransformer": {"grid_size", "attention_backend"},
+    "MaskedTransformer": {"grid_size", "attention_backend"},
     "make_autoencoder": {"image_size"},
     "KLObjective": {"adversary"},
     "ToyboxClassifier": {"kinds", "attributes"},
