@@ -12,9 +12,10 @@ from transformers import PreTrainedTokenizerFast
 
 from t2i.checks import check_prompts, shortened
 from t2i.images import OUTPUT_TYPES
+from t2i.notes import are, count
 from t2i.prior.masked import MaskedTransformer
 from t2i.prior.transformer import TextImageTransformer
-from t2i.text.bpe import encode, warn_of_unknown_words
+from t2i.text.bpe import MAX_WARNINGS, encode, warn_of_unknown_words
 from t2i.tokenizers.base import ImageTokenizer
 
 logger = logging.getLogger(__name__)
@@ -45,17 +46,24 @@ def check_inputs(prompt, negative_prompt, height, width, size: int, output_type)
         raise ValueError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
     if (height or size, width or size) != (size, size):
         raise ValueError(f"this pipeline generates images of {size}×{size}, not {height}×{width}: leave both out")
+    check_output_type(output_type)
+    return prompts, negatives
+
+
+def check_output_type(output_type: str) -> None:
+    """Raise ValueError for an unknown one."""
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"unknown output_type {output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}")
-    return prompts, negatives
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerFast, prompts: list[str], length: int) -> Tensor:
     """Token ids (B, T); logs a warning for unknown words and for prompts that were truncated."""
     encoded = encode(tokenizer, prompts, length)
     warn_of_unknown_words(tokenizer, prompts)
-    for prompt, dropped in zip(prompts, encoded.dropped, strict=True):
-        if dropped:
-            texts = shortened(prompt, 100), shortened(dropped, 100)
-            logger.warning("the prompt %s is too long; its end was dropped: %s", *texts)
+    too_long = [(prompt, end) for prompt, end in zip(prompts, encoded.dropped, strict=True) if end]
+    for prompt, dropped in too_long[:MAX_WARNINGS]:
+        texts = shortened(prompt, 100), shortened(dropped, 100)
+        logger.warning("the prompt %s is too long; its end was dropped: %s", *texts)
+    if more := too_long[MAX_WARNINGS:]:
+        logger.warning("%s %s too long; their ends were dropped", count(more, "more prompt"), are(more))
     return encoded.ids

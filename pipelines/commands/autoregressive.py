@@ -33,8 +33,11 @@ class AutoregressiveOptions(SamplingOptions, PipelineOptions, SeedOptions):
 
     pipeline: str = "toybox/dalle"
     """An autoregressive pipeline: an embedded system, a folder, or a model of the Hub."""
-    # Options of diffusion pipelines.
+    # Options of other pipelines.
     num_inference_steps: Hidden[int | None] = None
+    schedule: Hidden[str | None] = None
+    guidance_schedule: Hidden[str | None] = None
+    choice_temperature: Hidden[float | None] = None
     scheduler: Hidden[str | None] = None
     lora: Hidden[str | None] = None
     lora_scale: Hidden[float | None] = None

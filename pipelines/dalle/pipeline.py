@@ -20,10 +20,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from t2i.checks import check_prompts, check_whole, shortened
-from t2i.images import OUTPUT_TYPES, as_output
-from t2i.notes import are
-from t2i.notes import count as counted
+from t2i.checks import check_prompts, check_whole
+from t2i.images import as_output
+from t2i.pipelines.codes import check_components, check_inputs, check_output_type, encode_prompts
 from t2i.pipelines.dalle.sampling import CodeSampling, check_probabilities, sample_codes, sample_text
 from t2i.pipelines.generators import Generators, one_each, seeded_from
 from t2i.pipelines.latent_diffusion.inputs import Images, read_images
@@ -39,7 +38,6 @@ from t2i.pipelines.reranking import (
 )
 from t2i.prior.sampling import check_sampling
 from t2i.prior.transformer import PAD, TextImageTransformer
-from t2i.text.bpe import MAX_WARNINGS, encode, warn_of_unknown_words
 from t2i.tokenizers.base import ImageTokenizer
 
 logger = logging.getLogger(__name__)
@@ -99,16 +97,7 @@ class DallePipeline(DiffusionPipeline):
         self, tokenizer: PreTrainedTokenizerFast, prior: TextImageTransformer, image_tokenizer: ImageTokenizer
     ):
         super().__init__()
-        if prior.config.image_vocab_size != image_tokenizer.codebook_size:
-            raise ValueError(
-                f"the prior has {prior.config.image_vocab_size} image tokens, the image tokenizer has "
-                f"{image_tokenizer.codebook_size}: they were not trained together"
-            )
-        if prior.config.text_vocab_size != len(tokenizer):
-            raise ValueError(
-                f"the prior has {prior.config.text_vocab_size} text tokens, the tokenizer has {len(tokenizer)}: "
-                "they were not trained together"
-            )
+        check_components(tokenizer, prior, image_tokenizer)
         self.register_modules(tokenizer=tokenizer, prior=prior, image_tokenizer=image_tokenizer)
         self.max_cache_bytes = 512 * 2**20  # more images than fit are generated in several batches
         self._interrupt = False  # under diffusers' name, for callbacks
@@ -172,7 +161,7 @@ class DallePipeline(DiffusionPipeline):
         Raises ValueError, with the remedy, for invalid arguments, and FloatingPointError for probabilities that are
         not finite.
         """
-        prompts, negatives = self._check_inputs(prompt, negative_prompt, height, width, output_type)
+        prompts, negatives = check_inputs(prompt, negative_prompt, height, width, self.image_size, output_type)
         how = CodeSampling(guidance_scale, temperature, top_k, top_p)
         check_whole("num_images_per_prompt", num_images_per_prompt)
         check_whole("num_candidates", num_candidates)
@@ -251,7 +240,7 @@ class DallePipeline(DiffusionPipeline):
         not finite.
         """
         check_whole("num_images", num_images)
-        _check_output_type(output_type)
+        check_output_type(output_type)
         how = CodeSampling(guidance_scale, temperature, top_k, top_p)
         check_sampling(text_temperature, text_top_k, text_top_p, "text_")
         generators = self._one_each(generator, num_images)
@@ -366,18 +355,6 @@ class DallePipeline(DiffusionPipeline):
 
     # --- input and output -------------------------------------------------------------------------------------------
 
-    def _check_inputs(self, prompt, negative_prompt, height, width, output_type) -> tuple[list[str], list[str]]:
-        prompts = check_prompts("prompt", prompt)
-        negatives = check_prompts("negative_prompt", negative_prompt or "")
-        negatives = negatives * len(prompts) if isinstance(negative_prompt or "", str) else negatives
-        if len(negatives) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts need as many negative prompts, not {len(negatives)}")
-        size = self.image_size
-        if (height or size, width or size) != (size, size):
-            raise ValueError(f"this pipeline generates images of {size}×{size}, not {height}×{width}: leave both out")
-        _check_output_type(output_type)
-        return prompts, negatives
-
     def _one_each(self, generator: Generators, count: int) -> list[torch.Generator] | None:
         """One per image; a single one seeds them."""
         return one_each(seeded_from(generator, count) if isinstance(generator, torch.Generator) else generator, count)
@@ -397,15 +374,7 @@ class DallePipeline(DiffusionPipeline):
         return codes[:, :keep_codes].expand(count, -1)
 
     def _encode(self, prompts: list[str]) -> Tensor:
-        encoded = encode(self.tokenizer, prompts, self.prior.config.text_length)
-        warn_of_unknown_words(self.tokenizer, prompts)
-        too_long = [(prompt, end) for prompt, end in zip(prompts, encoded.dropped, strict=True) if end]
-        for prompt, dropped in too_long[:MAX_WARNINGS]:
-            texts = shortened(prompt, 100), shortened(dropped, 100)
-            logger.warning("the prompt %s is too long; its end was dropped: %s", *texts)
-        if more := too_long[MAX_WARNINGS:]:
-            logger.warning("%s %s too long; their ends were dropped", counted(more, "more prompt"), are(more))
-        return encoded.ids.to(self.device)
+        return encode_prompts(self.tokenizer, prompts, self.prior.config.text_length).to(self.device)
 
     def _row_batches(self, rows: int, guided: bool) -> Iterator[slice]:
         """Slices of the rows, each with a key-value cache of at most `max_cache_bytes`."""
@@ -420,8 +389,3 @@ class DallePipeline(DiffusionPipeline):
             return codes
         images = torch.cat([self.image_tokenizer.decode(part) for part in codes.split(SCORED)])  # (n, 3, S, S)
         return as_output(images, output_type)
-
-
-def _check_output_type(output_type: str) -> None:
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"unknown output_type {output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}")
