@@ -21,6 +21,7 @@ from PIL import Image
 
 from t2i.data.sampling import NumberBatches
 from t2i.data.sources import open_source
+from t2i.data.toybox_v1 import export
 from t2i.pipelines import AutoPipeline
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.cli import run
@@ -123,6 +124,25 @@ def test_a_resumed_run_is_one_that_never_stopped(stage, prior_recipe, tmp_path):
 def command(*args: str, processes: int = 1, workers: int = 0) -> list[str]:
     options = ["--report-to", "none", "--dataloader-num-workers", str(workers), "--preset", "tiny"]
     return launched(processes, "-m", "t2i.training", *args, *options)
+
+
+@pytest.mark.parametrize("name", ["prior-toybox", "muse-toybox"])
+def test_cached_codes_train_as_those_of_each_batch_do(name, trained_vqvae, tmp_path):
+    data = export(tmp_path / "boxes", 8)
+    found = []
+    for cache in ("none", str(tmp_path / "codes"), str(tmp_path / "codes")):
+        options = {"tokenizer": str(trained_vqvae), "cache": cache}
+        made = recipe(name, tmp_path / f"run{len(found)}", TINY_PRIOR, **options)
+        run(dataclasses.replace(made, data=dataclasses.replace(made.data, data=str(data))))
+        found.append(losses(tmp_path / f"run{len(found)}"))
+    assert found[0] == found[1] == found[2]
+    assert np.load(tmp_path / "codes" / "codes.npy").dtype == np.uint16
+    other = VQVAE.from_pretrained(trained_vqvae)
+    other.quantizer.codebook += 1
+    other.save_pretrained(tmp_path / "other")
+    changed = dataclasses.replace(made, tokenizer=str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"image_tokenizer_sha256.*give another folder with --cache"):
+        dataclasses.replace(changed, data=dataclasses.replace(made.data, data=str(data))).task()
 
 
 def test_a_killed_run_resumes_to_the_same_losses(tmp_path):

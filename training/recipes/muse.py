@@ -54,8 +54,11 @@ class MuseTask(PriorTask):
         super().__init__(recipe)
         self.prepare = PrepareMasked(self.prepare, self.model.image_length)
 
-    def loss(self, images: Tensor, text: Tensor, masked: Tensor) -> dict[str, Tensor]:
-        return self.model.loss(text, self.encode(images), masked)
+    def loss(
+        self, text: Tensor, masked: Tensor, images: Tensor | None = None, codes: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Takes the output of PrepareMasked."""
+        return self.model.loss(text, self.codes_of(images, codes), masked)
 
     def pipeline(self) -> MusePipeline:
         return MusePipeline(self.tokenizer, self.model, self.image_tokenizer)
@@ -69,5 +72,5 @@ class PrepareMasked:
     num_codes: int
 
     def __call__(self, item: dict, rng: np.random.Generator) -> dict:
-        """-> images, uint8 (S, S, 3); text, ids (T,); masked, bool (N,)"""
+        """-> text, ids (T,); masked, bool (N,); codes (N,), or, if not cached, images, uint8 (S, S, 3)"""
         return self.pair(item, rng) | {"masked": random_mask(self.num_codes, rng)}

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from t2i.checks import check_whole
 from t2i.images import to_tensor
 from t2i.pipelines.dalle import DallePipeline
 from t2i.prior.transformer import TextImageTransformer
+from t2i.processes import this_process
 from t2i.text.bpe import encode, train_bpe
 from t2i.tokenizers.auto import REMEDY, open_image_tokenizer
 from t2i.tokenizers.base import ImageTokenizer
 from t2i.training.config import DataConfig, LoopConfig, check_fraction
 from t2i.training.generative import GenerativeTask
 from t2i.training.model_options import ModelOptions, model_options
+from t2i.training.recipes.encodings import Encoding, cached_encodings
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.training.recipes.text.base import learn_tokenizer
 from t2i.weights import digest, tokenizer_digest
@@ -36,6 +40,11 @@ class PriorRecipe:
     """Fraction of samples trained without caption, for classifier-free guidance."""
     validation_prompts: tuple[str, ...] = ()
     """Prompts of the images generated at each checkpoint; without any, the first captions of the data."""
+    cache: str | None = "none"
+    """Cache folder of the image tokens, which are then computed once; created if it does not exist. None names one
+    after the data; 'none' encodes the images of each batch."""
+    cached_images: int = 65_536
+    """Number of images to encode for the cache; the run repeats them."""
     data: DataConfig = field(default_factory=DataConfig)
     text_vocab_size: int = 1024
     """Maximum size of the text vocabulary, which is learned from the captions."""
@@ -44,6 +53,7 @@ class PriorRecipe:
 
     def __post_init__(self) -> None:
         check_fraction("caption_dropout", self.caption_dropout)
+        check_whole("cached_images", self.cached_images)
 
     def task(self) -> PriorTask:
         return PriorTask(self)
@@ -83,6 +93,11 @@ class PriorTask(GenerativeTask):
             "image_tokenizer_sha256": digest(self.image_tokenizer),
             "text_tokenizer_sha256": tokenizer_digest(self.tokenizer),
         }
+        if recipe.cache != "none":
+            self.image_tokenizer.to(this_process().device)
+            about = (recipe.data, seed, recipe.cached_images, recipe.loop.dataloader_num_workers)
+            parent = Path(recipe.loop.output_dir).parent
+            self.source = cached_encodings(self._encoding(), recipe.cache, self.source, *about, parent)
         torch.manual_seed(seed)  # the same initial weights on every process
         self.model = model.build(
             text_vocab_size=len(self.tokenizer),  # the captions may need fewer than `text_vocab_size`
@@ -90,8 +105,21 @@ class PriorTask(GenerativeTask):
             grid_size=self.image_tokenizer.grid_size,
         )
 
-    def loss(self, images: Tensor, text: Tensor) -> dict[str, Tensor]:
-        return self.model.loss(text, self.encode(images))
+    def loss(self, text: Tensor, images: Tensor | None = None, codes: Tensor | None = None) -> dict[str, Tensor]:
+        """Takes the output of PreparePair."""
+        return self.model.loss(text, self.codes_of(images, codes))
+
+    def codes_of(self, images: Tensor | None, codes: Tensor | None) -> Tensor:
+        """The cached codes (B, N), or those of the images."""
+        return self.encode(images) if codes is None else codes
+
+    def _encoding(self) -> Encoding:
+        def encode(images: Tensor) -> Tensor:
+            return self.encode(images.to(self.image_tokenizer.device))[:, None]  # (B, 1, N)
+
+        key = {"image_tokenizer_sha256": digest(self.image_tokenizer)}
+        dtype = np.uint16 if self.image_tokenizer.codebook_size <= 2**16 else np.int32
+        return Encoding("codes", ("codes",), encode, dtype, key)
 
     def encode(self, images: Tensor) -> Tensor:
         """uint8 (B, S, S, 3) -> codes (B, N)"""
@@ -114,9 +142,10 @@ class PreparePair:
     dropout: float
 
     def __call__(self, item: dict, rng: np.random.Generator) -> dict:
-        """-> images, uint8 (S, S, 3); text, ids (T,)"""
+        """-> text, ids (T,); codes (N,), or, if not cached, images, uint8 (S, S, 3)"""
         text = "" if rng.random() < self.dropout else item["text"]
-        return {"images": item["image"], "text": encode(self.tokenizer, [text], self.length).ids[0]}
+        image = {"codes": item["codes"].astype(np.int64)} if "codes" in item else {"images": item["image"]}
+        return image | {"text": encode(self.tokenizer, [text], self.length).ids[0]}
 
 
 def load_image_tokenizer(folder: str, image_size: int) -> ImageTokenizer:
