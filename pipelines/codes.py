@@ -1,12 +1,14 @@
-"""What the pipelines that generate image codes share: checks of their components and prompts, tokenised prompts.
+"""What the pipelines that generate image codes share.
 
-Shapes: B prompts · T text length
+Shapes: B prompts · T text length · S image side
 """
 
 from __future__ import annotations
 
 import logging
+from typing import ClassVar
 
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
@@ -21,20 +23,55 @@ from t2i.tokenizers.base import ImageTokenizer
 logger = logging.getLogger(__name__)
 
 
-def check_components(
-    tokenizer: PreTrainedTokenizerFast, prior: TextImageTransformer | MaskedTransformer, image_tokenizer: ImageTokenizer
-) -> None:
-    """Raise ValueError for components that were not trained together."""
-    if prior.config.image_vocab_size != image_tokenizer.codebook_size:
-        raise ValueError(
-            f"the prior has {prior.config.image_vocab_size} image tokens, the image tokenizer has "
-            f"{image_tokenizer.codebook_size}: they were not trained together"
-        )
-    if prior.config.text_vocab_size != len(tokenizer):
-        raise ValueError(
-            f"the prior has {prior.config.text_vocab_size} text tokens, the tokenizer has {len(tokenizer)}: "
-            "they were not trained together"
-        )
+class CodePipeline(DiffusionPipeline):
+    """A text tokenizer, a prior over image codes, and an image tokenizer; subclasses sample the codes."""
+
+    _callback_tensor_inputs: tuple[str, ...] = ("codes", "logits")
+    # Offloading moves a model for its `forward`, and here other methods are called: both models, which are small, stay.
+    model_cpu_offload_seq = ""
+    _exclude_from_cpu_offload: ClassVar[list[str]] = ["prior", "image_tokenizer"]
+
+    def _set_components(
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        prior: TextImageTransformer | MaskedTransformer,
+        image_tokenizer: ImageTokenizer,
+    ) -> None:
+        """Raise ValueError for components that were not trained together."""
+        if prior.config.image_vocab_size != image_tokenizer.codebook_size:
+            raise ValueError(
+                f"the prior has {prior.config.image_vocab_size} image tokens, the image tokenizer has "
+                f"{image_tokenizer.codebook_size}: they were not trained together"
+            )
+        if prior.config.text_vocab_size != len(tokenizer):
+            raise ValueError(
+                f"the prior has {prior.config.text_vocab_size} text tokens, the tokenizer has {len(tokenizer)}: "
+                "they were not trained together"
+            )
+        self.register_modules(tokenizer=tokenizer, prior=prior, image_tokenizer=image_tokenizer)
+        self._interrupt = False  # under diffusers' name, for callbacks
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the call is to stop: set `pipe._interrupt = True` in a callback. Codes not yet sampled become 0."""
+        return self._interrupt
+
+    @property
+    def image_size(self) -> int:
+        """S"""
+        return self.prior.config.grid_size * self.image_tokenizer.stride
+
+    def _encode(self, prompts: list[str]) -> Tensor:
+        """Token ids (B, T); logs a warning for unknown words and for prompts that were truncated."""
+        encoded = encode(self.tokenizer, prompts, self.prior.config.text_length)
+        warn_of_unknown_words(self.tokenizer, prompts)
+        too_long = [(prompt, end) for prompt, end in zip(prompts, encoded.dropped, strict=True) if end]
+        for prompt, dropped in too_long[:MAX_WARNINGS]:
+            texts = shortened(prompt, 100), shortened(dropped, 100)
+            logger.warning("the prompt %s is too long; its end was dropped: %s", *texts)
+        if more := too_long[MAX_WARNINGS:]:
+            logger.warning("%s %s too long; their ends were dropped", count(more, "more prompt"), are(more))
+        return encoded.ids.to(self.device)
 
 
 def check_inputs(prompt, negative_prompt, height, width, size: int, output_type) -> tuple[list[str], list[str]]:
@@ -54,16 +91,3 @@ def check_output_type(output_type: str) -> None:
     """Raise ValueError for an unknown one."""
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"unknown output_type {output_type!r}: choose one of {', '.join(OUTPUT_TYPES)}")
-
-
-def encode_prompts(tokenizer: PreTrainedTokenizerFast, prompts: list[str], length: int) -> Tensor:
-    """Token ids (B, T); logs a warning for unknown words and for prompts that were truncated."""
-    encoded = encode(tokenizer, prompts, length)
-    warn_of_unknown_words(tokenizer, prompts)
-    too_long = [(prompt, end) for prompt, end in zip(prompts, encoded.dropped, strict=True) if end]
-    for prompt, dropped in too_long[:MAX_WARNINGS]:
-        texts = shortened(prompt, 100), shortened(dropped, 100)
-        logger.warning("the prompt %s is too long; its end was dropped: %s", *texts)
-    if more := too_long[MAX_WARNINGS:]:
-        logger.warning("%s %s too long; their ends were dropped", count(more, "more prompt"), are(more))
-    return encoded.ids

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import Literal, TypeVar
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -22,3 +24,11 @@ def fastest_device() -> str:
     import torch  # imported here: it takes seconds, and options use this module too
 
     return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def cpu_name() -> str:
+    """The processor's model, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()

@@ -8,7 +8,6 @@ Shapes: N images · B batch · S image side · D features · s grid side
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from t2i.data.toybox.prediction import Prediction as FactPrediction
 from t2i.data.toybox.prediction import facts_right
 from t2i.data.toybox_v1 import classifier as toybox_v1_classifier
 from t2i.data.toybox_v1.classifier import LAYOUTS, Prediction
+from t2i.devices import cpu_name
 from t2i.eval import metrics
 from t2i.eval.config import TokenizersConfig
 from t2i.eval.distributed import Distributed, usable_device
@@ -203,14 +203,6 @@ def image_size(tokenizers: Sequence[OpenedTokenizer], given: int | None) -> int:
                 f"--image-size {size} is not divisible by the stride of {tokenizer.name}, {tokenizer.stride}"
             )
     return size
-
-
-def cpu_name() -> str:
-    """The processor's model, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def measure(run: TokenizersRun, rows: slice) -> list[Measured | str]:

@@ -10,11 +10,10 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -22,7 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from t2i.checks import check_prompts, check_whole
 from t2i.images import as_output
-from t2i.pipelines.codes import check_components, check_inputs, check_output_type, encode_prompts
+from t2i.pipelines.codes import CodePipeline, check_inputs, check_output_type
 from t2i.pipelines.dalle.sampling import CodeSampling, check_probabilities, sample_codes, sample_text
 from t2i.pipelines.generators import Generators, one_each, seeded_from
 from t2i.pipelines.latent_diffusion.inputs import Images, read_images
@@ -79,7 +78,7 @@ class LogLikelihood(NamedTuple):
     image: Tensor
 
 
-class DallePipeline(DiffusionPipeline):
+class DallePipeline(CodePipeline):
     """Args:
     tokenizer: the text tokenizer.
     prior: the transformer over text tokens and image codes.
@@ -88,29 +87,12 @@ class DallePipeline(DiffusionPipeline):
     Raises ValueError for components that were not trained together.
     """
 
-    _callback_tensor_inputs: tuple[str, ...] = ("codes", "logits")
-    # Offloading moves a model for its `forward`, and here other methods are called: both models, which are small, stay.
-    model_cpu_offload_seq = ""
-    _exclude_from_cpu_offload: ClassVar[list[str]] = ["prior", "image_tokenizer"]
-
     def __init__(
         self, tokenizer: PreTrainedTokenizerFast, prior: TextImageTransformer, image_tokenizer: ImageTokenizer
     ):
         super().__init__()
-        check_components(tokenizer, prior, image_tokenizer)
-        self.register_modules(tokenizer=tokenizer, prior=prior, image_tokenizer=image_tokenizer)
+        self._set_components(tokenizer, prior, image_tokenizer)
         self.max_cache_bytes = 512 * 2**20  # more images than fit are generated in several batches
-        self._interrupt = False  # under diffusers' name, for callbacks
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the call is to stop: set `pipe._interrupt = True` in a callback. Codes not yet sampled stay 0."""
-        return self._interrupt
-
-    @property
-    def image_size(self) -> int:
-        """S"""
-        return self.prior.config.grid_size * self.image_tokenizer.stride
 
     @torch.no_grad()
     def __call__(
@@ -372,9 +354,6 @@ class DallePipeline(DiffusionPipeline):
         if len(codes) not in (1, count):
             raise ValueError(f"give one image, or one for each prompt: there are {len(codes)} for {count}")
         return codes[:, :keep_codes].expand(count, -1)
-
-    def _encode(self, prompts: list[str]) -> Tensor:
-        return encode_prompts(self.tokenizer, prompts, self.prior.config.text_length).to(self.device)
 
     def _row_batches(self, rows: int, guided: bool) -> Iterator[slice]:
         """Slices of the rows, each with a key-value cache of at most `max_cache_bytes`."""

@@ -9,12 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
@@ -23,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from t2i.checks import check_real, check_whole
 from t2i.diffusion.guidance import guide
 from t2i.images import as_output
-from t2i.pipelines.codes import check_components, check_inputs, encode_prompts
+from t2i.pipelines.codes import CodePipeline, check_inputs
 from t2i.pipelines.generators import Generators, one_each, seeded_from
 from t2i.pipelines.latent_diffusion.inputs import Images, read_images, read_masks
 from t2i.prior.masked import MaskedTransformer
@@ -50,7 +49,7 @@ class MusePipelineOutput(BaseOutput):
     tokens: Tensor
 
 
-class MusePipeline(DiffusionPipeline):
+class MusePipeline(CodePipeline):
     """Args:
     tokenizer: the text tokenizer.
     prior: the bidirectional transformer over text tokens and image codes.
@@ -59,27 +58,10 @@ class MusePipeline(DiffusionPipeline):
     Raises ValueError for components that were not trained together.
     """
 
-    _callback_tensor_inputs: tuple[str, ...] = ("codes", "logits")
-    # Offloading moves a model for its `forward`, and here other methods are called: both models, which are small, stay.
-    model_cpu_offload_seq = ""
-    _exclude_from_cpu_offload: ClassVar[list[str]] = ["prior", "image_tokenizer"]
-
     def __init__(self, tokenizer: PreTrainedTokenizerFast, prior: MaskedTransformer, image_tokenizer: ImageTokenizer):
         super().__init__()
-        check_components(tokenizer, prior, image_tokenizer)
-        self.register_modules(tokenizer=tokenizer, prior=prior, image_tokenizer=image_tokenizer)
+        self._set_components(tokenizer, prior, image_tokenizer)
         self.max_logits_bytes = 128 * 2**20  # more images than fit are generated in several batches
-        self._interrupt = False  # under diffusers' name, for callbacks
-
-    @property
-    def interrupt(self) -> bool:
-        """Whether the call is to stop: set `pipe._interrupt = True` in a callback. Codes that are masked become 0."""
-        return self._interrupt
-
-    @property
-    def image_size(self) -> int:
-        """S"""
-        return self.prior.config.grid_size * self.image_tokenizer.stride
 
     @torch.no_grad()
     def __call__(
@@ -214,9 +196,6 @@ class MusePipeline(DiffusionPipeline):
         if temperature is not None:
             logger.warning("choice_temperature has no effect with the schedule 'halton', whose order is fixed")
         return torch.tensor(halton_order(self.prior.config.grid_size), device=self.device), 0.0
-
-    def _encode(self, prompts: list[str]) -> Tensor:
-        return encode_prompts(self.tokenizer, prompts, self.prior.config.text_length).to(self.device)
 
     def _read(
         self, image: Images | None, mask_image: Images | None, prompts: int, n: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from t2i.devices import cpu_name
 from t2i.files import write_json
 from t2i.tables import format_table
 
@@ -95,7 +95,7 @@ def machine() -> str:
     """GPU and CPU model, cores available to this process, and torch's threads and version."""
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     threads = torch.get_num_threads()
-    return f"{gpu}{_cpu_model()}, {cores()} cores, {threads} threads, torch {torch.__version__}"
+    return f"{gpu}{cpu_name()}, {cores()} cores, {threads} threads, torch {torch.__version__}"
 
 
 def cores() -> int:
@@ -104,13 +104,6 @@ def cores() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not available on every system
         return os.cpu_count() or 1
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from t2i.checks import UsageError
 from t2i.data.toybox.classifier import FactClassifier, load_classifier
+from t2i.tokenizers.published import read_tensors
 
 VGG_LAYERS = (3, 8, 15, 22, 29)  # of torchvision's vgg16().features: the last ReLU before each pooling
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which VGG16 was trained on
@@ -106,7 +107,7 @@ def open_perceptual_loss(name: str) -> PerceptualLoss:
     """The loss with the features of "toybox", the embedded toybox classifier; of another one in a folder; or of VGG16
     from a file with the weights of torchvision's vgg16 (.pth or .safetensors).
 
-    Raises UsageError for anything else.
+    Raises UsageError for anything else, and FileNotFoundError, with the remedy, if there is no classifier.
     """
     path = Path(name)
     if name == "toybox" or path.is_dir():
@@ -119,15 +120,10 @@ def open_perceptual_loss(name: str) -> PerceptualLoss:
 
 
 def _vgg(path: Path) -> VGGFeatures:
-    network = VGGFeatures()
-    wanted = {f"features.{name}": p for name, p in network.layers.state_dict().items()}
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True) if path.suffix != ".safetensors" else None
-        if found is None:
-            from safetensors.torch import load_file
-
-            found = load_file(path)
-        network.layers.load_state_dict({n.removeprefix("features."): found[n] for n in wanted})
-    except Exception as error:
-        raise UsageError(f"{path} does not hold the weights of torchvision's vgg16: {error}") from error
+    network, found = VGGFeatures(), read_tensors(path)
+    layers = {name.removeprefix("features."): found[name] for name in found if name.startswith("features.")}
+    wanted = network.layers.state_dict()
+    if any(name not in layers or layers[name].shape != weight.shape for name, weight in wanted.items()):
+        raise UsageError(f"{path} does not hold the weights of torchvision's vgg16")
+    network.layers.load_state_dict({name: layers[name] for name in wanted})
     return network

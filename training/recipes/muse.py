@@ -10,9 +10,8 @@ from torch import Tensor
 
 from t2i.pipelines.muse import MusePipeline
 from t2i.prior.masked import MaskedTransformer, random_mask
-from t2i.training.config import LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
-from t2i.training.recipes.dalle.prior import PreparePair, PriorRecipe, PriorTask
+from t2i.training.recipes.dalle.prior import PreparePair, PriorRecipe, PriorTask, prior_loop
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 
 masked_options = partial(model_options, MaskedTransformer, exclude=("grid_size", "attention_backend"))
@@ -35,16 +34,10 @@ def muse_toybox(preset: str = "base") -> MuseRecipe:
     tiny: `t2i train muse-toybox --preset tiny`, a minute on two cores, after the tiny vqvae-toybox
     """
     if preset == "tiny":
-        run = "runs/tiny-muse"
-        model = masked_options(width=128, layers=3, heads=4)
-        steps = {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20}
-        loop = LoopConfig(run, train_batch_size=32, optimizer="muon", learning_rate=4e-3, **steps)
+        model, loop = masked_options(width=128, layers=3, heads=4), prior_loop("muse", tiny=True)
         return MuseRecipe("runs/tiny-vqvae/latest", text_vocab_size=768, model=model, loop=loop)
-    run = "runs/muse-toybox"
-    loop = LoopConfig(
-        run, max_train_steps=5_000, train_batch_size=32, checkpointing_steps=300, optimizer="muon", learning_rate=4e-3
-    )
-    return MuseRecipe(model=masked_options(width=192, heads=3), loop=loop, validation_prompts=TOYBOX_PROMPTS)
+    model, loop = masked_options(width=192, heads=3), prior_loop("muse")
+    return MuseRecipe(model=model, loop=loop, validation_prompts=TOYBOX_PROMPTS)
 
 
 class MuseTask(PriorTask):

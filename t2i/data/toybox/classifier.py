@@ -51,9 +51,8 @@ IMAGE_SIZE = 128
 ROLES = ("absent", "whole", "base", "head")  # of a kind; base and head are the halves of hybrids
 LOOKS = ("natural", *ATTRIBUTES)
 EXTENTS = ("", *SIZES)
-RELATION_CLASSES = tuple(
-    name for name in RELATIONS if name not in (*INVERSE, *UPON[1:])
-)  # the inverse ones are these, turned
+# The inverse relations are these, turned round; riding and sitting look like being on top.
+RELATION_CLASSES = tuple(name for name in RELATIONS if name not in (*INVERSE, *UPON[1:]))
 LETTERS = string.printable[:95]  # classes of the text head; 0 is CTC's blank, class i + 1 is LETTERS[i]
 MAX_PAIRS = MAX_THINGS - 1
 _BOARDS = tuple(name for name, kind in KINDS.items() if kind.board is not None)

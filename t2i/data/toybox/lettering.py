@@ -156,8 +156,8 @@ LETTERINGS: tuple[str, ...] = tuple(_LETTERINGS)
 def text_mask(text: str, width: int, height: int, lettering: str = "plain") -> Image.Image:
     """The text on one or two lines, as large as fits: L, `width` × `height`, 255 where there is ink.
 
-    Where two lines let it be larger than one, it is broken at a space. On a
-    surface too small for any ink, there is none.
+    Where two lines let it be larger than one, it is broken at a space. On a surface too small for any ink, there is
+    none.
     """
     width, height = max(1, width), max(1, height)  # a tiny thing's board has no room within its margins
     how, canvas = _LETTERINGS[lettering], Image.new("L", (width * OVERSAMPLING, height * OVERSAMPLING), 0)

@@ -66,16 +66,19 @@ def prior_toybox(preset: str = "base") -> PriorRecipe:
     tiny: `t2i train prior-toybox --preset tiny`, a minute on two cores, after the tiny vqvae-toybox
     """
     if preset == "tiny":
-        run = "runs/tiny-prior"
-        model = prior_options(width=128, layers=3, heads=4)
-        steps = {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20}
-        loop = LoopConfig(run, train_batch_size=32, optimizer="muon", learning_rate=4e-3, **steps)
+        model, loop = prior_options(width=128, layers=3, heads=4), prior_loop("prior", tiny=True)
         return PriorRecipe("runs/tiny-vqvae/latest", text_vocab_size=768, model=model, loop=loop)
-    run = "runs/prior-toybox"
-    loop = LoopConfig(
-        run, max_train_steps=5_000, train_batch_size=32, checkpointing_steps=300, optimizer="muon", learning_rate=4e-3
-    )
-    return PriorRecipe(model=prior_options(width=192, heads=3), loop=loop, validation_prompts=TOYBOX_PROMPTS)
+    model, loop = prior_options(width=192, heads=3), prior_loop("prior")
+    return PriorRecipe(model=model, loop=loop, validation_prompts=TOYBOX_PROMPTS)
+
+
+def prior_loop(name: str, tiny: bool = False) -> LoopConfig:
+    """How a transformer over image tokens is trained."""
+    if tiny:
+        run, steps = f"runs/tiny-{name}", {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20}
+    else:
+        run, steps = f"runs/{name}-toybox", {"max_train_steps": 5_000, "checkpointing_steps": 300}
+    return LoopConfig(run, train_batch_size=32, optimizer="muon", learning_rate=4e-3, **steps)
 
 
 class PriorTask(GenerativeTask):

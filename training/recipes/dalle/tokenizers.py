@@ -50,8 +50,8 @@ class VQGANRecipe(TokenizerRecipe):
     """Options of `t2i train vqgan-toybox`."""
 
     perceptual: str = "toybox"
-    """Network of the perceptual loss: toybox (the toybox classifier), the folder of another toybox classifier, or a
-    file with the weights of torchvision's VGG16."""
+    """Network of the perceptual loss: toybox (the embedded toybox classifier), the folder of another one (such as
+    runs/toybox-classifier/latest), or a file with the weights of torchvision's VGG16."""
     perceptual_weight: float = 1.0
     """Weight of the perceptual loss; 0: none."""
     discriminator: DiscriminatorConfig = field(default_factory=partial(DiscriminatorConfig, discriminator_weight=0.5))
@@ -79,7 +79,7 @@ def vqvae_toybox(preset: str = "base") -> TokenizerRecipe:
 def fsq_toybox(preset: str = "base") -> TokenizerRecipe:
     """A VQ-VAE with finite scalar quantization: 64×64 images as 16×16 tokens of 1,000.
 
-    base: `t2i train fsq-toybox`, 15 minutes on two cores
+    base: `t2i train fsq-toybox`
     tiny: `t2i train fsq-toybox --preset tiny`, a minute on two cores
     """
     if preset == "tiny":
@@ -90,7 +90,7 @@ def fsq_toybox(preset: str = "base") -> TokenizerRecipe:
 def dvae_toybox(preset: str = "base") -> TokenizerRecipe:
     """A discrete VAE: 64×64 images as 16×16 tokens from a codebook of 1,024.
 
-    base: `t2i train dvae-toybox`, 20 minutes on two cores
+    base: `t2i train dvae-toybox`
     tiny: `t2i train dvae-toybox --preset tiny`, a minute on two cores
     """
     if preset == "tiny":
@@ -103,7 +103,7 @@ def dvae_toybox(preset: str = "base") -> TokenizerRecipe:
 def vqgan_toybox(preset: str = "base") -> VQGANRecipe:
     """A VQGAN: 64×64 images as 16×16 tokens from a codebook of 1,024, with a perceptual and an adversarial loss.
 
-    base: `t2i train vqgan-toybox`, 40 minutes on two cores
+    base: `t2i train vqgan-toybox --perceptual CLASSIFIER`; there are no embedded weights of the toybox classifier yet
     tiny: `t2i train vqgan-toybox --preset tiny`, a minute on two cores
     """
     if preset == "tiny":
