@@ -113,6 +113,9 @@ class SweepConfig(EvalConfig):
         for value in self.values:
             check_options({self.over: self.number(value)}, flags=True)
         check_distinct("--rerankers", self.rerankers)
+        if len(set(map(slug, self.rerankers))) < len(self.rerankers):  # each has a folder of that name
+            names = ", ".join(self.rerankers)
+            raise UsageError(f"--rerankers must differ in more than punctuation and capitals: {names}; rename one")
         if self.rerankers and self.over != "num_candidates" and self.num_candidates in (None, 1):
             raise UsageError("--rerankers choose among candidates: give --num-candidates 2 or more, or sweep over it")
 

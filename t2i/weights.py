@@ -139,3 +139,15 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerFast) -> str:
     kept = {name: content[name] for name in ("normalizer", "pre_tokenizer", "model", "post_processor")}
     kept["added"] = sorted((token["content"], token["id"]) for token in content["added_tokens"])
     return hashlib.sha256(json.dumps([kept, tokenizer.pad_token_id], sort_keys=True).encode()).hexdigest()
+
+
+def copy_weights(source: nn.Module, model: nn.Module, name: str) -> str:
+    """Copy all weights of `source` into a model; return their digest. `name` is what was opened, for messages.
+
+    Raises ValueError if sizes differ.
+    """
+    try:
+        model.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"{name} has other sizes or tokens than this recipe; give one that it trained") from error
+    return digest(source)

@@ -255,8 +255,12 @@ def test_complete_keeps_the_top_of_an_image(pipe, here, capsys):
     given = ImageOps.fit(Image.open("photo.png"), (16, 16))
     expected = pipe("a red cat", image=given, keep_codes=8, num_images_per_prompt=2, generator=seeded(0, 1)).images
     assert all(np.array_equal(np.asarray(Image.open(f)), np.asarray(e)) for f, e in zip(files, expected, strict=True))
-    main(["complete", "photo.png", *few, "--num-candidates", "2", "--out", "grid.png"])
+    main(["complete", "photo.png", *few, "--out", "grid.png"])
     assert Image.open("grid.png").text["image"] == "photo.png"
+    main(["complete", "photo.png", "a red cat", *few, "--num-candidates", "2", "--out", "best.png"])
+    assert Image.open("best.png").text["image"] == "photo.png"
+    with pytest.raises(SystemExit, match="cannot rank candidates of an empty prompt"):
+        main(["complete", "photo.png", *few, "--num-candidates", "2", "--out", "none.png"])
 
 
 def test_create_names_images_after_their_captions(pipe, here):

@@ -300,6 +300,19 @@ def test_a_callback_may_change_codes_and_stop(muse):
     assert (tokens(muse, "a red cat") != 0).any()  # and the next call works normally
 
 
+def test_a_callback_cannot_change_what_inpainting_keeps(muse):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    mask = Image.fromarray(np.repeat(np.uint8([0, 255]), 8)[:, None].repeat(16, 1))  # the lower half
+    plain = muse("a red cat", image=image, mask_image=mask).tokens
+    forced = muse(
+        "a red cat",
+        image=image,
+        mask_image=mask,
+        callback_on_step_end=lambda pipe, step, timestep, tensors: {"codes": torch.full_like(tensors["codes"], 3)},
+    ).tokens
+    assert torch.equal(forced[:, :2], plain[:, :2]) and (forced[:, 2:] == 3).all()
+
+
 def test_inpainting_keeps_codes_and_pixels(muse):
     """Codes that cover no pixel to repaint are the image's; pixels outside the mask are bit-equal."""
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8))

@@ -14,7 +14,9 @@ from peak_memory import PeakBytes
 from PIL import Image
 from transformers import CLIPImageProcessor
 
+from t2i.checks import UsageError
 from t2i.cli import main
+from t2i.eval.config import SweepConfig
 from t2i.eval.features import open_extractor
 from t2i.pipelines import LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline
 from t2i.pipelines.reranking import candidate_generators, keep_best, open_reranker, score_images
@@ -206,6 +208,21 @@ def test_an_interrupted_call_returns_what_it_has(pipe):
     out = pipe(PROMPTS, num_candidates=2, generator=seeded(0, 1), callback_on_step_end=stop)
     assert out.scores.isfinite().tolist() == [True, False]
     assert (out.tokens[1] == 0).all()
+    codes = torch.randint(1, 32, (2, 4, 4))
+    out = pipe(PROMPTS, image=codes, keep_codes=8, generator=seeded(0, 1), callback_on_step_end=stop)
+    assert torch.equal(out.tokens.flatten(1)[:, :8], codes.flatten(1)[:, :8]), "kept, also where it did not come"
+
+
+def test_the_likelihood_refuses_to_rank_without_a_prompt(pipe):
+    """All candidates would have the score 0."""
+    with pytest.raises(ValueError, match="cannot rank candidates of an empty prompt"):
+        pipe("", num_candidates=2)
+    assert pipe("", num_candidates=2, reranker=redness, generator=seeded(0)).scores.isfinite().all()
+
+
+def test_rerankers_of_a_sweep_have_folders_of_their_own():
+    with pytest.raises(UsageError, match="more than punctuation and capitals"):
+        SweepConfig(over="num_candidates", values=(1, 2), rerankers=("runs/clip_a", "runs/clip-a"))
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_a_lossless_tokenizer_is_perfect_by_every_score(identity, tmp_path, caps
         assert found[f"accuracy: {name}"]["value"] == found[f"accuracy: {name}"]["ceiling"]
     assert found["bits/image"]["value"] == 24 * SIZE**2
     printed = capsys.readouterr().out
-    assert re.search("PSNR in dB +∞", printed) and "reconstructs images exactly" in printed
+    assert re.search("PSNR in dB +∞", printed) and "reconstructs at least one image exactly" in printed
     with (out / "tokenizers.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert float(row["PSNR in dB"]) == math.inf and float(row["SSIM"]) == pytest.approx(1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from t2i.data.toybox.classifier import FactClassifier
+from t2i.files import read_json
 from t2i.nn.discriminator import PatchDiscriminator
 from t2i.tokenizers import perceptual
 from t2i.tokenizers.adversarial import Adversary
@@ -319,3 +320,13 @@ def test_the_tiny_recipe_trains_and_resumes_as_if_never_stopped(name, tmp_path, 
     a, b = open_image_tokenizer(whole), open_image_tokenizer(parts)
     assert all(torch.equal(x, b.state_dict()[n]) for n, x in a.state_dict().items())
     assert a.image_size == recipe.data.image_size
+    if name == "vqgan-toybox":
+        assert read_json(tmp_path / "whole" / "recipe.json").keys() >= {"perceptual", "perceptual_weight"}
+        monkeypatch.setattr(perceptual, "load_classifier", lambda folder=None: FactClassifier(channels=(16, 32, 64)))
+        with pytest.raises(ValueError, match="perceptual_sha256"):
+            train("parts", 6, resume="latest")
+
+
+def test_the_perceptual_network_is_no_part_of_what_is_trained_and_saved(features):
+    model = objective(perceptual=PerceptualLoss(features))
+    assert not any("perceptual" in name for name in model.state_dict())

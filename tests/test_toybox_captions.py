@@ -221,6 +221,11 @@ def test_one_fact_stated_twice_is_no_contradiction():
     assert stated("a red cat that is crimson") == stated("a red cat")
 
 
+def test_a_plural_refers_back_to_what_was_counted():
+    assert stated("two cats left of a dog. the cats are red") == stated("two red cats left of a dog")
+    assert ("attribute", "apple", "red") in stated("three apples and a dog. the apples are red")
+
+
 def test_letters_beyond_ascii_are_named_whole():
     assert parse("a café on a car").unknown[0] == "café"
     assert parse("ein Bär").unknown == ("ein", "bär")

@@ -17,7 +17,6 @@ from t2i.data.toybox.classifier import (
     LOOKS,
     ROLES,
     FactClassifier,
-    Prediction,
     Targets,
     crop,
     decode,
@@ -27,6 +26,7 @@ from t2i.data.toybox.classifier import (
 )
 from t2i.data.toybox.facts import facts
 from t2i.data.toybox.kinds import KINDS
+from t2i.data.toybox.prediction import Prediction
 from t2i.data.toybox.prompts import CATEGORIES, LECTURE, category_prompt, ladder_prompt, lecture_prompt
 from t2i.data.toybox.render import inscription_box
 from t2i.data.toybox.scene import Scene
@@ -234,6 +234,9 @@ def test_a_classifier_is_trained_further_from_another(tmp_path):
         torch.equal(p, other.task().model.state_dict()[name]) for name, p in load_classifier(first).state_dict().items()
     )
     assert other.task().fingerprint["init_from_sha256"]
+    larger = dataclasses.replace(other.model, channels=(32, 64, 128))
+    with pytest.raises(ValueError, match="has other sizes or tokens than this recipe"):
+        dataclasses.replace(other, model=larger).task()
 
 
 # --- prompts and their evaluation -------------------------------------------------------------------------------------
@@ -246,17 +249,21 @@ def test_prompts_of_a_category_are_of_its_split(category):
         split = CATEGORIES[category].split
         assert held_out_sorts(facts(prompt.scene)) == (set() if split in ("train", "phrasing") else {split})
         assert prompt.judged and prompt.judged <= facts(prompt.scene)
+        assert Prediction.of(prompt.scene).fulfils(prompt.judged), "its own image is right"
 
 
 @pytest.mark.parametrize("atoms", range(1, 11))
 def test_a_step_of_the_ladder_has_its_number_of_facts(atoms):
     for i in range(5):
-        assert len(ladder_prompt(atoms, np.random.default_rng(i)).judged) == atoms
+        prompt = ladder_prompt(atoms, np.random.default_rng(i))
+        assert len(prompt.judged) == atoms
+        assert Prediction.of(prompt.scene).fulfils(prompt.judged)
 
 
 def test_every_prompt_of_the_lecture_is_judged():
     for i in range(len(LECTURE)):
-        assert lecture_prompt(i, np.random.default_rng(i)).judged
+        prompt = lecture_prompt(i, np.random.default_rng(i))
+        assert prompt.judged and Prediction.of(prompt.scene).fulfils(prompt.judged)
 
 
 def test_suites_are_deterministic_and_their_keys_unique():

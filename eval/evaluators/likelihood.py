@@ -94,9 +94,9 @@ def token_likelihood(
         raise ValueError(f"a {type(pipeline).__name__} has no likelihood of image tokens; give a DallePipeline")
     if len(images) != len(captions) or not len(images):
         raise ValueError(f"there must be one caption for each image, not {len(captions)} for {len(images)}")
-    tokens = pipeline.encode_images(np.stack(images))  # (P, s, s)
+    tokens = pipeline.encode_images(np.stack(images), batch_size)  # (P, s, s)
     given, without = (
-        -pipeline.log_likelihood(texts, tokens, batch_size).image.double().cpu().numpy() / pipeline.prior.image_length
+        -pipeline.log_likelihood(texts, tokens, batch_size).image.cpu().double().numpy() / pipeline.prior.image_length
         for texts in (list(captions), [""] * len(captions))
     )
     return given, without

@@ -20,6 +20,7 @@ from t2i.checks import UsageError, check_choice, check_seeds, check_whole
 from t2i.data import toybox
 from t2i.data.folder import ImageFolder, captions_of
 from t2i.data.tables import OTHER_TABLES, TABLES, read_lines, read_table, text_of
+from t2i.data.toybox.prompts import judged_facts
 from t2i.data.toybox_v1 import ATTRIBUTES, COLOURS, HELD_OUT, TEXTURES, Scene, Thing
 from t2i.data.toybox_v1.captions import OPENINGS, RELATION_PHRASES, name
 from t2i.eval.generation.manifest import find_manifest
@@ -165,7 +166,9 @@ def _of_caption(text: str, key: str) -> Prompt:
         scene = toybox.Scene.from_caption(text)
     except ValueError:
         return Prompt(text, "captions", None, key)
-    return Prompt(text, "captions", scene, key, judged=toybox.facts(scene))
+    position = np.random.default_rng(entropy(0, key)).random()  # images of one caption are different scenes
+    scene = replace(scene, jitter_seed=int(position * 2**31))
+    return Prompt(text, "captions", scene, key, judged=judged_facts(scene))
 
 
 def basic_prompts(category: str, num: int, seed: int) -> list[Prompt]:

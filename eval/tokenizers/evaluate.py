@@ -105,7 +105,7 @@ def _notes(run: TokenizersRun, cells: Mapping[str, Cells], n: int, skipped: list
         notes.append(f"The two-sample accuracy uses the first {MOST:,} images.")
     for name, tokenizer in run.tokenizers.items():
         if math.inf in cells[name].values():
-            notes.append(f"{name} reconstructs images exactly, so that its mean PSNR is infinite.")
+            notes.append(f"{name} reconstructs at least one image exactly, so that its mean PSNR is infinite.")
         codes = n * math.prod(tokenizer.grid(run.size))
         if tokenizer.codebook_size is not None and codes < tokenizer.codebook_size:
             K = f"{tokenizer.codebook_size:,}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from t2i.arguments import Hidden, parse
 from t2i.checks import UsageError, check_options, check_real
+from t2i.notes import note
 from t2i.pipelines.commands.common import (
     PipelineOptions,
     SeedOptions,
@@ -92,7 +92,7 @@ def complete(args: Sequence[str]) -> None:
             )
         values = call_options(pipe, options, options.pipeline)
         if not options.prompt and not options.negative_prompt:
-            values["guidance_scale"] = 1.0
+            values.setdefault("guidance_scale", 1.0)
         of_call = {"num_images_per_prompt": options.num_images, "generator": options.generators()}
         return pipe(options.prompt, image=image, keep_codes=kept * num_rows, **of_call, **values).images
 
@@ -131,7 +131,7 @@ def _fit(image: Image.Image, side: int, options: Complete) -> Image.Image:
     """The image, cropped and scaled to a square of `side`, with a note if it has another size."""
     if image.size != (side, side):
         size, of = f"{image.width}×{image.height}", printable(options.pipeline)
-        print(f"note: the image of {size} is cropped and scaled to {side}×{side}, as {of} makes them", file=sys.stderr)
+        note(f"the image of {size} is cropped and scaled to {side}×{side}, as {of} makes them")
     return ImageOps.fit(image, (side, side))
 
 

@@ -156,6 +156,8 @@ class DallePipeline(CodePipeline):
         scorer = None if reranker == LIKELIHOOD else open_reranker(reranker, self.device)
         kept = self._kept_codes(image, keep_codes, len(prompts))  # (P, keep_codes)
         text, negative_text = self._encode(prompts), self._encode(negatives)  # (P, T)
+        if num_candidates > 1 and scorer is None and (text == PAD).all(1).any():
+            raise ValueError("the likelihood cannot rank candidates of an empty prompt: give a prompt or a reranker")
         self._interrupt = False
 
         def after_code(i: int, codes: Tensor, logits: Tensor) -> bool:
@@ -171,6 +173,7 @@ class DallePipeline(CodePipeline):
         N = self.prior.image_length
         row_generators = generators and candidate_generators(generators, num_candidates)
         best = torch.zeros(count, N, dtype=torch.long, device=self.device)
+        best[:, :keep_codes] = kept.repeat_interleave(num_images_per_prompt, 0)  # also of images that are not reached
         scores = torch.full((count,), -torch.inf, device=self.device)
         batches = list(self._row_batches(count * num_candidates, how.guided))
         with self.progress_bar(total=(N - keep_codes) * len(batches)) as bar:
@@ -293,7 +296,7 @@ class DallePipeline(CodePipeline):
         return torch.cat(given).view(len(codes), len(texts)) - torch.cat(without)[:, None]
 
     @torch.no_grad()
-    def encode_images(self, image: Images | Tensor) -> Tensor:
+    def encode_images(self, image: Images | Tensor, batch_size: int = SCORED) -> Tensor:
         """Images -> their codes (m, s, s).
 
         Args:
@@ -315,7 +318,7 @@ class DallePipeline(CodePipeline):
                 f"images must be {self.image_size}×{self.image_size}, not {pixels.shape[3]}×{pixels.shape[2]}: crop "
                 "and scale them"
             )
-        return torch.cat([self.image_tokenizer.encode(part.to(self.device)) for part in pixels.split(SCORED)])
+        return torch.cat([self.image_tokenizer.encode(part.to(self.device)) for part in pixels.split(batch_size)])
 
     def _likelihood_score(self, text: Tensor, codes: Tensor) -> Tensor:
         """(R, T), (R, N) -> log p(codes | text) − log p(codes | no text), (R,)"""

@@ -98,9 +98,10 @@ class MusePipeline(CodePipeline):
                 bit, and tensors up to the rounding of floats.
             mask_image: white to repaint, black to keep (threshold 1/2): one, or one per image.
             height, width: in pixels; only the size the prior was trained on, the default, is valid.
-            num_inference_steps: evaluations of the transformer, at most one per code.
+            num_inference_steps: evaluations of the transformer; an image with fewer codes to sample takes fewer.
             guidance_scale: scale of classifier-free guidance; 1 is none, higher follows the prompt more closely.
-            guidance_schedule: "constant", or "linear": from 1 at the first step to `guidance_scale` at the last (Muse).
+            guidance_schedule: "constant", or "linear": from 1 at the first step to `guidance_scale` at the last of
+                `num_inference_steps` (Muse), which an image with fewer codes to sample does not reach.
             schedule: which codes a step keeps: "cosine", those of which the model is most certain (MaskGIT); "halton",
                 the next ones of a fixed order that is spread evenly. How many is the same cosine for both.
             temperature, top_k, top_p: sampling options of each code, applied after guidance.
@@ -144,6 +145,7 @@ class MusePipeline(CodePipeline):
         with self.progress_bar(total=steps * len(batches)) as bar:
             for rows in batches:
                 batch = codes[rows]  # a view
+                start = batch.clone()
                 batch_generators = generators[rows] if generators else None
                 initially = (batch == self.prior.mask_code).sum(1).cpu()  # (R,), on the CPU: no step waits for a device
                 for step in range(steps):
@@ -168,7 +170,8 @@ class MusePipeline(CodePipeline):
                         tensors = {"codes": batch, "logits": logits}
                         tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
                         changed = callback_on_step_end(self, step, step, tensors) or {}
-                        batch.copy_(changed.get("codes", batch))
+                        kept = start != self.prior.mask_code
+                        batch.copy_(torch.where(kept, start, changed.get("codes", batch)))
                     bar.update()
                     if self._interrupt or not remaining.any():
                         break

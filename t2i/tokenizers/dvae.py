@@ -133,9 +133,11 @@ class DiscreteVAE(ConvolutionalTokenizer):
         """
         check_images(images, self.stride)
         decoded, _, kl = self(images)
-        pixels, _, mse = reconstruction_loss(self._image(decoded), images, self.edge_weight)
         if self.config.likelihood == "logit-laplace":
             pixels = logit_laplace_loss(decoded, images)
+            mse = F.mse_loss(self._image(decoded.detach()).float(), images.float())
+        else:
+            pixels, _, mse = reconstruction_loss(decoded, images, self.edge_weight)
         calls = int(self.quantizer.calls)
         beta = self.config.kl_weight * (1 - cosine_share(calls, self.config.kl_batches))
         return {

@@ -83,9 +83,9 @@ class VGGFeatures(nn.Module):
 
     def __init__(self):
         super().__init__()
-        from torchvision.models import vgg16  # it takes a second to import
+        from torchvision.models.vgg import cfgs, make_layers  # it takes a second to import
 
-        self.layers = vgg16().features[: VGG_LAYERS[-1] + 1]
+        self.layers = make_layers(cfgs["D"])[: VGG_LAYERS[-1] + 1]
         for layer in self.layers:
             if isinstance(layer, nn.ReLU):
                 layer.inplace = False

@@ -1,5 +1,5 @@
 """VQGAN: an image tokenizer trained with a perceptual and an adversarial loss (Esser et al. 2021, arXiv 2012.09841,
-§3.1). The tokenizer itself is a VQ-VAE or any other of `convolutional.py`.
+§3.1). The tokenizer itself is a VQ-VAE, or one with finite scalar quantization.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from t2i.images import check_images
 from t2i.tokenizers.adversarial import Adversary
-from t2i.tokenizers.convolutional import ConvolutionalTokenizer
+from t2i.tokenizers.fsq import FSQVAE
 from t2i.tokenizers.losses import reconstruction_loss
 from t2i.tokenizers.perceptual import PerceptualLoss
+from t2i.tokenizers.vqvae import VQVAE
 
 
 class VQGANObjective(nn.Module):
@@ -25,14 +26,19 @@ class VQGANObjective(nn.Module):
 
     def __init__(
         self,
-        tokenizer: ConvolutionalTokenizer,
+        tokenizer: VQVAE | FSQVAE,
         perceptual_weight: float = 1.0,
         perceptual: PerceptualLoss | None = None,
         adversary: Adversary | None = None,
     ):
         super().__init__()
-        self.tokenizer, self.perceptual, self.adversary = tokenizer, perceptual, adversary
+        self.tokenizer, self.adversary = tokenizer, adversary
+        self._perceptual = (perceptual,)  # not a submodule: it is not trained, averaged or saved
         self.perceptual_weight = perceptual_weight
+
+    @property
+    def perceptual(self) -> PerceptualLoss | None:
+        return self._perceptual[0]
 
     def enable_gradient_checkpointing(self) -> None:
         self.tokenizer.enable_gradient_checkpointing()
@@ -44,7 +50,7 @@ class VQGANObjective(nn.Module):
         reconstruction, l1, mse = reconstruction_loss(recon, images, self.tokenizer.edge_weight)
         parts = {"l1": l1, "mse": mse, "commitment": commitment.detach()}
         if self.perceptual is not None:
-            distance = self.perceptual(recon, images)
+            distance = self.perceptual.to(images.device)(recon, images)
             reconstruction = reconstruction + self.perceptual_weight * distance
             parts["perceptual"] = distance.detach()
         parts["loss"] = reconstruction + self.tokenizer.commitment_cost * commitment

@@ -31,7 +31,7 @@ from t2i.images import to_tensor
 from t2i.training.config import LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.task import Evaluation, Task
-from t2i.weights import digest
+from t2i.weights import copy_weights
 
 BATCH = 64  # images per batch when scoring
 # Of training: more of what is slow to learn than toybox has.
@@ -121,8 +121,8 @@ class ToyboxClassifierTask(Task):
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
         self.model = recipe.model.build()
         if recipe.init_from:
-            self.model.load_state_dict(load_classifier(recipe.init_from).state_dict())
-            self.fingerprint = {"init_from_sha256": digest(self.model)}
+            other = load_classifier(recipe.init_from)
+            self.fingerprint = {"init_from_sha256": copy_weights(other, self.model, recipe.init_from)}
 
     def loss(self, images: Tensor, **truth: Tensor) -> dict[str, Tensor]:
         return self.model.loss(to_tensor(images), Targets(**truth))

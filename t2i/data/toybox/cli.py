@@ -10,18 +10,10 @@ from typing import Literal
 
 from t2i.arguments import parse
 from t2i.checks import MAX_SIDE, UsageError, check_choice, check_seeds, check_whole
-from t2i.data.toybox import split
-from t2i.data.toybox.dataset import Toybox
+from t2i.data.sources import WORLDS
 from t2i.data.toybox.export import export
-from t2i.data.toybox_v1 import split as split_v1
-from t2i.data.toybox_v1.dataset import Toybox as ToyboxV1
 from t2i.files import check_folder
 from t2i.notes import count
-
-WORLDS = {
-    "toybox": (Toybox, split.SPLITS),
-    "toybox-v1": (ToyboxV1, split_v1.SPLITS),
-}
 
 
 @dataclass(frozen=True)
@@ -58,11 +50,10 @@ def main(args: Sequence[str]) -> None:
     check_choice("data set", args[0], WORLDS)
     description = "Render toybox images and captions to a folder."
     options = parse(Export(), args[1:], prog=f"t2i data {args[0]}", description=description)
-    world, splits = WORLDS[args[0]]
+    world = WORLDS[args[0]]
     if not options.out:
         raise UsageError("give the output folder: --out DIR")
     check_folder(options.out)
-    check_choice("split", options.split, splits)
     check_whole("--num", options.num)
     check_whole("--workers", options.workers, least=0)
     check_seeds("--seed", options.seed)

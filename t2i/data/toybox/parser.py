@@ -387,7 +387,8 @@ class _Reader:
             self.at = start
             return None
         noun = self.take()
-        if noun.words in _plurals() and "count" not in said:
+        named = definite and any(thing["kind"] == noun.value for thing in self.things)  # "the cats are big"
+        if noun.words in _plurals() and "count" not in said and not named:
             raise ValueError(f"say how many {noun.words} there are, from two to {MAX_COUNT}")
         said["kind"] = noun.value
         self.qualifiers(said)

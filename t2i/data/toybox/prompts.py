@@ -80,7 +80,7 @@ CATEGORIES: dict[str, Category] = {
     "held-out hybrid": Category("hybrid", "hybrid", _plain, ("kind", "head")),
     "held-out action": Category("action", "action", _plain, ("kind", "relation")),
     "held-out word": Category("word", "inscription", _plain, ("kind", "text")),
-    "held-out phrasing": Category("phrasing", None, _plain, ("kind", "relation")),
+    "held-out phrasing": Category("phrasing", None, _plain, ("kind", "count", "relation")),
 }
 
 
@@ -120,4 +120,9 @@ def ladder_prompt(atoms: int, rng: np.random.Generator) -> ScenePrompt:
 def lecture_prompt(i: int, rng: np.random.Generator) -> ScenePrompt:
     """Prompt i of the lecture, with the scene that it describes; `rng` determines its positions."""
     scene = replace(Scene.from_caption(LECTURE[i]), jitter_seed=int(rng.random() * 2**31))
-    return ScenePrompt(LECTURE[i], scene, frozenset(fact for fact in facts(scene) if fact[0] != "background"))
+    return ScenePrompt(LECTURE[i], scene, judged_facts(scene))
+
+
+def judged_facts(scene: Scene) -> frozenset[Fact]:
+    """The facts of a scene that its images are judged by: all but the background."""
+    return frozenset(fact for fact in facts(scene) if fact[0] != "background")

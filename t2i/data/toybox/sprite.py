@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from threading import Lock
 
 from PIL import Image, ImageChops, ImageFilter
 
@@ -55,19 +56,22 @@ class ByteCache:
     """What was made last, by its arguments, up to a number of bytes: entries of large images are few."""
 
     def __init__(self, limit: int):
-        self.limit, self.size, self.kept = limit, 0, OrderedDict()
+        self.limit, self.size, self.kept, self.lock = limit, 0, OrderedDict(), Lock()
 
     def get(self, make: Callable, *args, size: int):
         """make(*args), which takes `size` bytes, or what it gave before."""
         key = make, args
-        if key in self.kept:
-            self.kept.move_to_end(key)
-            return self.kept[key][0]
+        with self.lock:
+            if key in self.kept:
+                self.kept.move_to_end(key)
+                return self.kept[key][0]
         made = make(*args)
-        self.kept[key] = made, size
-        self.size += size
-        while self.size > self.limit and len(self.kept) > 1:
-            self.size -= self.kept.popitem(last=False)[1][1]
+        with self.lock:
+            if key not in self.kept:  # another thread may have made it meanwhile
+                self.kept[key] = made, size
+                self.size += size
+            while self.size > self.limit and len(self.kept) > 1:
+                self.size -= self.kept.popitem(last=False)[1][1]
         return made
 
 

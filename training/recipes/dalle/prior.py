@@ -120,7 +120,7 @@ class PriorTask(GenerativeTask):
         def encode(images: Tensor) -> Tensor:
             return self.encode(images.to(self.image_tokenizer.device))[:, None]  # (B, 1, N)
 
-        key = {"image_tokenizer_sha256": digest(self.image_tokenizer)}
+        key = {"image_tokenizer_sha256": self.fingerprint["image_tokenizer_sha256"]}
         dtype = np.uint16 if self.image_tokenizer.codebook_size <= 2**16 else np.int32
         return Encoding("codes", ("codes",), encode, dtype, key)
 

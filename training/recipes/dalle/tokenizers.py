@@ -24,6 +24,7 @@ from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.previews import reconstructions
 from t2i.training.recipes.discriminator import DiscriminatorConfig
 from t2i.training.task import Task
+from t2i.weights import digest
 
 vqvae_options = partial(model_options, VQVAE, exclude=("image_size", "edge_weight", "codebook_decay"))
 fsq_options = partial(model_options, FSQVAE, exclude=("image_size", "edge_weight"))
@@ -152,6 +153,8 @@ class VQGANTask(TokenizerTask):
     def __init__(self, recipe: VQGANRecipe):
         super().__init__(recipe)
         perceptual = open_perceptual_loss(recipe.perceptual) if recipe.perceptual_weight else None
+        if perceptual is not None:
+            self.fingerprint = {"perceptual_sha256": digest(perceptual.features)}
         adversary = recipe.discriminator.adversary()
         self.model = VQGANObjective(self.tokenizer, recipe.perceptual_weight, perceptual, adversary)
 

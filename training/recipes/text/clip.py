@@ -29,7 +29,7 @@ from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.text.base import NEW_SEED, Scenes, TextTask
 from t2i.training.task import Evaluation
-from t2i.weights import digest
+from t2i.weights import copy_weights
 
 EVALUATED = 256  # pairs
 
@@ -174,12 +174,7 @@ def _misses(scene) -> ModuleType:
 
 def load_weights(model: CLIPModel, folder: str) -> str:
     """Load another model's weights; returns their digest. Raises ValueError if sizes differ."""
-    other = load(CLIPModel, folder, "clip")
-    try:
-        model.load_state_dict(other.state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"{folder} has other sizes or tokens than this recipe; give one that it trained") from error
-    return digest(other)
+    return copy_weights(load(CLIPModel, folder, "clip"), model, folder)
 
 
 def held_out_pairs(source: Source) -> tuple[Tensor, list[str]]:
