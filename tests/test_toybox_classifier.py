@@ -13,10 +13,12 @@ from t2i.checks import UsageError
 from t2i.data.toybox.classifier import (
     CROP,
     EMBEDDED,
+    EXTENTS,
     LETTERS,
     LOOKS,
     ROLES,
     FactClassifier,
+    Inscriptions,
     Targets,
     crop,
     decode,
@@ -52,6 +54,11 @@ def batch(of: list[Scene]) -> tuple[torch.Tensor, Targets]:
     return images, Targets(**{name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in rows[0]})
 
 
+def inscriptions(num: int) -> Inscriptions:
+    images, truth = batch(scenes(num, "inscription"))
+    return Inscriptions(images, truth.board, truth.text, truth.lines)
+
+
 @pytest.fixture(scope="module")
 def tiny() -> FactClassifier:
     torch.manual_seed(0)
@@ -73,6 +80,26 @@ def test_targets_name_each_thing_once():
             assert ROLES[truth["role"][k]] == ("base" if thing.head else "whole")
         assert (truth["look"] >= 0).sum() == len(scene.things)
         assert "".join(LETTERS[c - 1] for c in truth["text"] if c) == (scene.things[0].text or "")
+
+
+@pytest.mark.parametrize(
+    "caption, extents",
+    [
+        ("a big cat left of a car", {"cat": "big", "car": "small"}),
+        ("a cat left of a small car", {"cat": "big", "car": "small"}),  # the same image
+        ("a big cat left of a small car", {"cat": "big", "car": "small"}),
+        ("a cat left of a car", {"cat": "", "car": ""}),
+        ("a small cat", {"cat": "small"}),
+        ("a cat", {"cat": ""}),
+        ('a sign that reads "Hi"', {"street sign": None}),  # as large as its inscription needs
+    ],
+)
+def test_sizes_are_relative_to_what_is_there(caption, extents):
+    extent = targets(Scene.from_caption(caption))["extent"]
+    assert {kind: None if e < 0 else EXTENTS[e] for kind, e in zip(KINDS, extent, strict=True) if kind in extents} == (
+        extents
+    )
+    assert (extent >= 0).sum() == sum(e is not None for e in extents.values())
 
 
 def test_a_right_prediction_fulfils_its_scene_and_no_other():
@@ -154,7 +181,7 @@ def test_every_part_receives_a_gradient(tiny):
     model = FactClassifier(**TINY)
     model.load_state_dict(tiny.state_dict())
     images, truth = batch([*scenes(6), *scenes(3, "inscription"), *scenes(3, "place")])
-    model.loss(images, truth)["loss"].backward()
+    model.loss(images, truth, inscriptions(16))["loss"].backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
@@ -165,11 +192,11 @@ def test_it_learns():
     model = FactClassifier(**TINY)
     of = [scene for family in ("single", "place", "hybrid", "inscription") for scene in scenes(4, family)]
     of = [dataclasses.replace(scene, style="plain") for scene in of]
-    images, truth = batch(of)
+    (images, truth), written = batch(of), inscriptions(4)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     for _ in range(300):
         optimizer.zero_grad()
-        out = model.loss(images, truth)
+        out = model.loss(images, truth, written)
         out["loss"].backward()
         optimizer.step()
     assert min(out[name] for name in ("role", "look", "count", "relation", "style")) > 0.95

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from itertools import islice
+from math import inf
 
 import numpy as np
 import pytest
@@ -23,14 +24,14 @@ from t2i.data.toybox.export import export
 from t2i.data.toybox.facts import facts
 from t2i.data.toybox.hybrid import extent, form
 from t2i.data.toybox.kinds import KINDS
-from t2i.data.toybox.layout import Jitter, layout
+from t2i.data.toybox.layout import MOST, Jitter, layout
 from t2i.data.toybox.near_misses import near_misses, turned_round
 from t2i.data.toybox.prediction import Prediction
-from t2i.data.toybox.render import LABELS
+from t2i.data.toybox.render import LABELS, inscription_scale
 from t2i.data.toybox.scene import FAMILIES, Scene, families_of
 from t2i.data.toybox.sketch import Raster
 from t2i.data.toybox.split import SORTS, SPLITS, held_out, held_out_sorts
-from t2i.data.toybox.styles import STYLES
+from t2i.data.toybox.styles import LETTER_SCALE, STYLES
 
 
 def sampled(num: int, split: str = "all", family: str | None = None) -> list[Scene]:
@@ -309,6 +310,21 @@ def test_backgrounds_and_sizes_occur():
     scenes = sampled(400)
     assert {scene.background for scene in scenes} == set(BACKGROUNDS)
     assert {thing.size for scene in scenes for thing in scene.things} == {None, "big", "small"}
+
+
+def test_inscriptions_can_be_read():
+    """Their letters have enough pixels; where a prompt asks for more than its image has room for, as many as fit."""
+    styles = set()
+    for scene in sampled(300, family="inscription"):
+        assert inscription_scale(scene) >= LETTER_SCALE[scene.style]
+        assert scene.things[0].size is None  # determined by the inscription
+        styles.add(scene.style)
+    assert styles == {style for style, scale in LETTER_SCALE.items() if scale < inf}
+    short, long = (Scene((Thing("shirt", text=text),)) for text in ("Hi", "I love generative models!"))
+    assert [p.side for p in layout(long, Jitter(0))] == pytest.approx([MOST], abs=1e-9)
+    coarse = dataclasses.replace(short, style="mosaic")
+    assert inscription_scale(coarse) > inscription_scale(short) > inscription_scale(long) > 0
+    assert inscription_scale(Scene((Thing("cat"),))) == inf
 
 
 @pytest.mark.parametrize("family", ["place", "action", "several"])

@@ -18,6 +18,7 @@ from t2i.data.sources import TOYBOX_ITEMS
 from t2i.data.toybox.classifier import (
     IMAGE_SIZE,
     FactClassifier,
+    Inscriptions,
     Targets,
     load_classifier,
     predict,
@@ -36,13 +37,13 @@ from t2i.weights import copy_weights
 BATCH = 64  # images per batch when scoring
 # Of training: more of what is slow to learn than toybox has.
 MIXTURE = {
-    "single": 0.12,
+    "single": 0.14,
     "count": 0.08,
-    "place": 0.18,
-    "action": 0.14,
-    "hybrid": 0.16,
-    "inscription": 0.18,
-    "several": 0.14,
+    "place": 0.19,
+    "action": 0.15,
+    "hybrid": 0.18,
+    "inscription": 0.10,
+    "several": 0.16,
 }
 HELD_OUT_SEED = 2**20  # seed of the scenes of previews and evaluations; runs use seeds from 0 up
 
@@ -124,8 +125,10 @@ class ToyboxClassifierTask(Task):
             other = load_classifier(recipe.init_from)
             self.fingerprint = {"init_from_sha256": copy_weights(other, self.model, recipe.init_from)}
 
-    def loss(self, images: Tensor, **truth: Tensor) -> dict[str, Tensor]:
-        return self.model.loss(to_tensor(images), Targets(**truth))
+    def loss(self, images: Tensor, written: Tensor, **truth: Tensor) -> dict[str, Tensor]:
+        labels = {name: truth.pop(f"written_{name}") for name in ("board", "text", "lines")}
+        inscriptions = Inscriptions(to_tensor(written), **labels)
+        return self.model.loss(to_tensor(images), Targets(**truth), inscriptions)
 
     def preview(self) -> Image.Image:
         """New, undamaged images with what the prediction has too much (+) and too little (-)."""
@@ -172,18 +175,27 @@ def _difference(prediction: Prediction, truth: frozenset[Fact]) -> str:
 
 @dataclass(frozen=True)
 class PrepareScene:
-    """Prepares a damaged image and its labels."""
+    """Prepares a damaged image with its labels, and another one with an inscription."""
 
     damage: DamageConfig
 
     def __call__(self, item: dict, rng: np.random.Generator) -> dict:
-        """-> images, uint8 (128, 128, 3), and the fields of `Targets`"""
-        truth = targets(item["scene"])
-        image, (dx, dy) = damaged(item["image"], rng, self.damage)
-        shift = np.array([dx, dy, dx, dy], np.float32) / len(image)
+        """-> images and written, uint8 (128, 128, 3), the fields of `Targets`, and with `written_` those of
+        `Inscriptions`
+        """
+        image, truth = self._damaged(item["image"], item["scene"], rng)
+        scene = Scene.sample(rng, "all", "inscription")
+        written, inscription = self._damaged(np.array(scene.render(IMAGE_SIZE)), scene, rng)
+        more = {f"written_{name}": inscription[name] for name in ("board", "text", "lines")}
+        return {"images": image, **truth, "written": written, **more}
+
+    def _damaged(self, image: np.ndarray, scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
+        """A damaged image and its labels."""
+        truth = targets(scene)
+        image, (dx, dy) = damaged(image, rng, self.damage)
         if truth["lines"] > 0:
-            truth["board"] = truth["board"] + shift
-        return {"images": image, **truth}
+            truth["board"] = truth["board"] + np.array([dx, dy, dx, dy], np.float32) / len(image)
+        return image, truth
 
 
 def damaged(image: np.ndarray, rng: np.random.Generator, damage: DamageConfig) -> tuple[np.ndarray, tuple[int, int]]:

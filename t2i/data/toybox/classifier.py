@@ -65,7 +65,8 @@ class Targets:
 
     Attributes:
         role: (B, K) indices into ROLES.
-        look, extent, count: (B, K) indices into LOOKS and EXTENTS, and number - 1; -1 for kinds that are no thing.
+        look, extent, count: (B, K) indices into LOOKS and EXTENTS, and number - 1; -1 for kinds that are no thing, and
+            for the extent of one whose size its inscription determines.
         pairs: (B, MAX_PAIRS, 3) indices of two kinds and of the relation of the first to the second; -1: no pair.
         style, background: (B,) indices.
         board: (B, 4) box of the inscription in units of the image side; zeros if there is none.
@@ -85,15 +86,33 @@ class Targets:
     lines: Tensor
 
 
+@dataclass(frozen=True)
+class Inscriptions:
+    """Images with inscriptions, on which the text head is trained.
+
+    Attributes:
+        images: (N, 3, 128, 128) in [-1, 1].
+        board, text, lines: as in `Targets`.
+    """
+
+    images: Tensor
+    board: Tensor
+    text: Tensor
+    lines: Tensor
+
+
 def targets(scene: Scene) -> dict[str, np.ndarray]:
     """The fields of `Targets` for one scene, without the batch axis."""
     kinds = list(KINDS)
     of = {name: np.full(len(kinds), -1) for name in ("look", "extent", "count")} | {"role": np.zeros(len(kinds), int)}
+    extents = _extents({thing.size for thing in scene.things})
     for thing in scene.things:
         k = kinds.index(thing.kind)
         of["role"][k] = ROLES.index("whole" if thing.head is None else "base")
         of["look"][k] = LOOKS.index(thing.shown or "natural")
-        of["extent"][k], of["count"][k] = EXTENTS.index(thing.size or ""), thing.count - 1
+        of["count"][k] = thing.count - 1
+        if thing.text is None:
+            of["extent"][k] = EXTENTS.index(extents[thing.size])
         if thing.head is not None:
             of["role"][kinds.index(thing.head)] = ROLES.index("head")
     stated = [relation_fact(scene.things[r.subject].kind, r.name, scene.things[r.object].kind) for r in scene.relations]
@@ -110,6 +129,18 @@ def targets(scene: Scene) -> dict[str, np.ndarray]:
     of |= {"style": np.array(styles.index(scene.style)), "lines": np.array(lines)}
     of["background"] = np.array(backgrounds.index(scene.background or "white"))
     return of | {"board": np.array(board, np.float32)}
+
+
+def _extents(sizes: set[str | None]) -> dict[str | None, str]:
+    """{stated size: what can be seen of it} of the things of a scene.
+
+    Of several things it is only seen which are larger: a big cat by a car looks like a cat by a small car.
+    """
+    if sizes == {None, "big"}:
+        return {None: "small", "big": "big"}
+    if sizes == {None, "small"}:
+        return {None: "big", "small": "small"}
+    return {None: "", "big": "big", "small": "small"}
 
 
 class FactClassifier(ModelMixin, ConfigMixin):
@@ -223,12 +254,13 @@ class FactClassifier(ModelMixin, ConfigMixin):
         there, back = (self.to_relation(torch.cat([x, y, whole], -1)) for x, y in ((a, b), (b, a)))
         return torch.cat([there, back], -1)
 
-    def loss(self, images: Tensor, truth: Targets) -> dict[str, Tensor]:
+    def loss(self, images: Tensor, truth: Targets, written: Inscriptions) -> dict[str, Tensor]:
         """The loss and accuracies.
 
         Args:
             images: (B, 3, 128, 128) in [-1, 1].
             truth: of the same batch.
+            written: for the text head, which needs many more inscriptions than are among `images`.
 
         Returns:
             Scalars: `loss` to minimise, and the accuracies `role` (of kinds that are there), `look`, `count`,
@@ -246,29 +278,29 @@ class FactClassifier(ModelMixin, ConfigMixin):
         first, second, relation = truth.pairs[batch, slot].unbind(-1)
         logits = self.relations(out["answers"][batch], first, second)
         losses["relation"] = F.cross_entropy(logits.float(), relation) if len(batch) else logits.sum()
-        written = truth.lines > 0
+        text, text_right = self._text_loss(written)
+        losses["text"] = 0.3 * text
         shares = {
             "role": _share(out["role"].argmax(-1)[there] == truth.role[there]),
             "look": _share(out["look"].argmax(-1)[truth.look >= 0] == truth.look[truth.look >= 0]),
             "count": _share(out["count"].argmax(-1)[truth.count >= 0] == truth.count[truth.count >= 0]),
             "relation": _share(logits.argmax(-1) == relation),
             "style": _share(out["style"].argmax(-1) == truth.style),
+            "text": text_right,
         }
-        if written.any():
-            losses["board"] = 10 * F.l1_loss(out["board"][written].float(), truth.board[written])
-            text, shares["text"] = self._text_loss(images[written], truth, written)
-            losses["text"] = 0.3 * text
+        if (lettered := truth.lines > 0).any():
+            losses["board"] = 10 * F.l1_loss(out["board"][lettered].float(), truth.board[lettered])
         return {"loss": sum(losses.values()), **shares}
 
-    def _text_loss(self, images: Tensor, truth: Targets, written: Tensor) -> tuple[Tensor, Tensor]:
+    def _text_loss(self, written: Inscriptions) -> tuple[Tensor, Tensor]:
         """CTC's loss per character, and the share of inscriptions read without a mistake, in jittered true boxes."""
-        box, text, lines = truth.board[written], truth.text[written], truth.lines[written]
+        box, text = written.board, written.text
         size = (box[:, 2:] - box[:, :2]).repeat(1, 2)
         box = box + 0.05 * size * (2 * torch.rand_like(box) - 1) if self.training else box
-        logits = self.reader(crop(images, box))  # of one line and of two
+        logits = self.reader(crop(written.images, box))  # of one line and of two
         lengths, losses, right = (text > 0).sum(1), [], []
         for n in (1, 2):
-            of = lines == n
+            of = written.lines == n
             if of.any():
                 x, y, length = logits[n - 1][of].float().log_softmax(-1), text[of], lengths[of]
                 steps = torch.full((len(x),), x.shape[1], device=x.device)

@@ -15,7 +15,7 @@ from t2i.data.toybox.render import LABELS, check_size
 from t2i.data.toybox.scene import FAMILIES, Scene, mixture_of
 from t2i.data.toybox.split import SPLITS
 
-VERSION = 3  # of the images and captions: increment it when a change of the code changes any of them
+VERSION = 4  # of the images and captions: increment it when a change of the code changes any of them
 
 
 class SceneDataset:

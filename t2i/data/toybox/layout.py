@@ -16,7 +16,8 @@ from t2i.data.toybox.hybrid import form
 from t2i.data.toybox.kind import Kind
 from t2i.data.toybox.kinds import KINDS
 from t2i.data.toybox.sketch import Box, Point
-from t2i.data.toybox.sprite import COLUMNS, bounds, profile
+from t2i.data.toybox.sprite import COLUMNS, bounds, profile, text_scale
+from t2i.data.toybox.styles import LETTER_SCALE
 
 MARGIN = 1 / 64  # kept free along the image's edges
 STEP = 1 / 64  # sides are multiples of it: few enough sizes for `sprite.layers` to cache them
@@ -90,7 +91,7 @@ class Layout:
     """Puts things together, group by group. A group is a list of placements in painting order."""
 
     def __init__(self, scene: SceneDescription, jitter: Jitter):
-        self.things, self.jitter = scene.things, jitter
+        self.things, self.style, self.jitter = scene.things, scene.style, jitter
         self.groups = [self._group(i, thing) for i, thing in enumerate(scene.things)]
 
     def placements(self, relations: Sequence[Relation]) -> list[Placement]:
@@ -311,7 +312,8 @@ class Layout:
         x0, y0, x1, y1 = self._box(group)
         largest = room / max(x1 - x0, y1 - y0)
         if len(group) == 1:
-            scale = min(largest, STEP * jitter.pick(*ALONE[self.things[0].size]) / group[0].side)
+            side = self._readable(STEP * jitter.pick(*ALONE[self.things[0].size]))
+            scale = min(largest, side / group[0].side)
         else:
             scale = largest * jitter.between(0.86, 1.0)
         group = [self._rounded(p.moved(scale, 0, 0)) for p in group]
@@ -320,6 +322,14 @@ class Layout:
         dx = MARGIN - fit * x0 + jitter.between(0, room - fit * (x1 - x0))
         dy = 1 - MARGIN - fit * y1 - jitter.between(0, min(0.16, room - fit * (y1 - y0)))
         return [p.moved(fit, dx, dy) for p in group]
+
+    def _readable(self, side: float) -> float:
+        """The side of a single thing: at least `side`, and large enough to read its inscription unless it is small."""
+        thing = self.things[0]
+        if thing.text is None or thing.size == "small":
+            return side
+        scale = text_scale(thing.kind, round(128 * side), thing.text)
+        return min(MOST, max(side, side * LETTER_SCALE[self.style] / scale)) if scale else MOST
 
     def _rounded(self, p: Placement) -> Placement:
         """The placement with a side that is a multiple of STEP; the middle of its foot stays where it is."""

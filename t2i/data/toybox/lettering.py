@@ -182,6 +182,12 @@ def text_lines(text: str, width: int, height: int, lettering: str = "plain") -> 
     return _fit(text, width * OVERSAMPLING, height * OVERSAMPLING, lettering)[0]
 
 
+def letter_scale(text: str, width: int, height: int) -> float:
+    """Pixels per unit of the grid, across or down, whichever are fewer, in the lettering that needs the most room."""
+    scales = (_fit(text, width * OVERSAMPLING, height * OVERSAMPLING, lettering)[1:] for lettering in LETTERINGS)
+    return max(0.0, min(map(min, scales)) / OVERSAMPLING)
+
+
 def _fit(text: str, width: int, height: int, lettering: str) -> tuple[tuple[str, ...], float, float]:
     """The lines that let the text be largest, and its pixels per unit across and down."""
     fits = [(lines, *_scales(lines, width, height, lettering)) for lines in _breaks(text)]

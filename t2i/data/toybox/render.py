@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 from functools import lru_cache
+from math import inf
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageOps
@@ -15,7 +16,7 @@ from t2i.data.toybox.kinds import KINDS
 from t2i.data.toybox.layout import Jitter, Placement, layout
 from t2i.data.toybox.lettering import LETTERINGS
 from t2i.data.toybox.sketch import Box
-from t2i.data.toybox.sprite import layers, lines_written, sprite, write
+from t2i.data.toybox.sprite import layers, lines_written, sprite, text_scale, write
 from t2i.data.toybox.styles import STYLES
 
 LABELS: tuple[str, ...] = ("background", *KINDS)  # label 0 is the background with the shadows on it
@@ -99,6 +100,14 @@ def _visible(alpha: Image.Image, placement: Placement, x: int, y: int, size: int
         for dx, dy in ((0, 0), (1, 0), (0.5, 0.87), (-0.5, 0.87), (-1, 0), (-0.5, -0.87), (0.5, -0.87)):  # teeth marks
             draw.ellipse((cx + (dx - 1) * r, cy + (dy - 1) * r, cx + (dx + 1) * r, cy + (dy + 1) * r), fill=0)
     return alpha
+
+
+def inscription_scale(scene: SceneDescription, size: int = 128) -> float:
+    """Pixels per unit of the smallest letters in `render(scene, size)`; see `letter_scale`. Infinite without any."""
+    if all(thing.text is None for thing in scene.things):
+        return inf
+    of = [(scene.things[p.thing], pixels(p, size)[2]) for p in _arranged(scene)[1]]
+    return min(text_scale(thing.kind, side, thing.text) for thing, side in of if thing.text is not None)
 
 
 def _cast_shadow(image: Image.Image, placement: Placement, thing: Thing) -> None:

@@ -29,7 +29,7 @@ from t2i.data.toybox.facts import facts
 from t2i.data.toybox.inscriptions import inscription
 from t2i.data.toybox.kinds import KINDS
 from t2i.data.toybox.split import SPLITS, held_out_sorts
-from t2i.data.toybox.styles import STYLES
+from t2i.data.toybox.styles import LETTER_SCALE, STYLES
 
 # The world's mixture: how often each family of scenes, each style and each optional part occurs.
 FAMILIES = {
@@ -116,11 +116,13 @@ class Scene(SceneDescription):
         """
         check_choice("split", split, SPLITS)
         mixture = mixture_of(split, family)
+        chosen = family if isinstance(family, str) else _family(rng.random, mixture)
         while True:
-            chosen = family if isinstance(family, str) else _family(rng.random, mixture)
             scene = cls(*_Sampler(rng.random, split).scene(chosen))
             sorts = held_out_sorts(facts(scene))
-            if split == "all" or sorts == ({split} if split not in ("train", "phrasing") else set()):
+            if split != "all" and sorts != ({split} if split not in ("train", "phrasing") else set()):
+                continue
+            if render.inscription_scale(scene) >= LETTER_SCALE[scene.style]:
                 return scene
 
 
@@ -253,7 +255,8 @@ class _Sampler:
 
     def _inscription(self) -> tuple:
         text = inscription(self.random, self.split == "word")
-        return (self.thing(_pick(self.random, _BOARDS), text=text),), ()
+        thing = self.thing(_pick(self.random, _BOARDS), text=text)
+        return (replace(thing, size=None),), ()  # the inscription determines the size
 
     def _several(self) -> tuple:
         things = tuple(

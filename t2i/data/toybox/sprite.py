@@ -16,7 +16,7 @@ from PIL import Image, ImageChops, ImageFilter
 
 from t2i.data.toybox.attributes import COLOURS, Colour, fruit, pattern
 from t2i.data.toybox.hybrid import form
-from t2i.data.toybox.lettering import text_lines, text_mask
+from t2i.data.toybox.lettering import letter_scale, text_lines, text_mask
 from t2i.data.toybox.sketch import Box, Raster
 from t2i.data.toybox.textures import FRUITS
 
@@ -179,6 +179,11 @@ def write(image: Image.Image, board: Box, text: str, lettering: str) -> None:
 def lines_written(board: Box, side: int, text: str, lettering: str) -> int:
     """On how many lines `write` writes a text on an object of `side` pixels."""
     return len(text_lines(text, *_writing_area(board, side)[1:], lettering))
+
+
+def text_scale(kind: str, side: int, text: str) -> float:
+    """Pixels per unit of the letters of a text on an object of `side` pixels; see `letter_scale`."""
+    return letter_scale(text, *_writing_area(form(kind).board, side)[1:])
 
 
 def _writing_area(board: Box, side: int) -> tuple[int, int, int]:

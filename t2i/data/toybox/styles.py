@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import sqrt
+from math import inf, sqrt
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -362,3 +362,8 @@ STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "stained glass": stained_glass,
     "crayon": crayon,
 }
+
+# Pixels per unit of the stroke font, whose capitals are 12 units high, that letters need to be read in images of 128
+# pixels. In a style as coarse as the letters, no size that fits a board is enough.
+LETTER_SCALE: dict[str, float] = dict.fromkeys(STYLES, 1.1) | {"plain": 0.65}
+LETTER_SCALE |= dict.fromkeys(("pixel art", "cubist", "mosaic"), inf)
