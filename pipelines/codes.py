@@ -1,13 +1,15 @@
 """What the pipelines that generate image codes share.
 
-Shapes: B prompts · T text length · S image side
+Shapes: B prompts · T text length · R rows of a batch · N = s² codes · S image side
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import ClassVar
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
@@ -15,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from t2i.checks import check_prompts, shortened
 from t2i.images import OUTPUT_TYPES
 from t2i.notes import are, count
+from t2i.pipelines.reranking import SCORED, Scorer, score_images
 from t2i.prior.masked import MaskedTransformer
 from t2i.prior.transformer import TextImageTransformer
 from t2i.text.bpe import MAX_WARNINGS, encode, warn_of_unknown_words
@@ -24,7 +27,12 @@ logger = logging.getLogger(__name__)
 
 
 class CodePipeline(DiffusionPipeline):
-    """A text tokenizer, a prior over image codes, and an image tokenizer; subclasses sample the codes."""
+    """A text tokenizer, a prior over image codes, and an image tokenizer; subclasses sample the codes.
+
+    `max_batch_bytes` limits the memory of a batch, approximately: more images than fit are generated in several.
+    """
+
+    max_batch_bytes: int
 
     _callback_tensor_inputs: tuple[str, ...] = ("codes", "logits")
     # Offloading moves a model for its `forward`, and here other methods are called: both models, which are small, stay.
@@ -72,6 +80,34 @@ class CodePipeline(DiffusionPipeline):
         if more := too_long[MAX_WARNINGS:]:
             logger.warning("%s %s too long; their ends were dropped", count(more, "more prompt"), are(more))
         return encoded.ids.to(self.device)
+
+    def _row_batches(self, rows: int, guided: bool) -> list[slice]:
+        """Slices of the rows, each with at most `max_batch_bytes`."""
+        size = max(1, self.max_batch_bytes // (self._row_bytes() * (2 if guided else 1)))
+        return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+    def _row_bytes(self) -> int:
+        """The memory that most limits how many rows fit, of one row without guidance."""
+        raise NotImplementedError
+
+    def _decode_codes(self, codes: Tensor) -> Tensor:
+        """Codes (R, N) or (R, s, s) -> images (R, 3, S, S) in [-1, 1]"""
+        side = self.prior.config.grid_size
+        return torch.cat([self.image_tokenizer.decode(part.view(-1, side, side)) for part in codes.split(SCORED)])
+
+    def _image_scores(
+        self,
+        scorer: Scorer,
+        prompts: list[str],
+        codes: Tensor,
+        finish: Callable[[Tensor, slice], Tensor] = lambda images, rows: images,
+    ) -> Tensor:
+        """R prompts, codes (R, N) -> the scores of the decoded images, (R,), after finish(images, rows)."""
+        scores = []
+        for start in range(0, len(codes), SCORED):
+            rows = slice(start, start + SCORED)
+            scores.append(score_images(scorer, prompts[rows], finish(self._decode_codes(codes[rows]), rows)))
+        return torch.cat(scores)
 
 
 def check_inputs(prompt, negative_prompt, height, width, size: int, output_type) -> tuple[list[str], list[str]]:

@@ -29,6 +29,11 @@ def one_each(generator: Generators, count: int) -> list[torch.Generator] | None:
     return list(generator)
 
 
+def own_each(generator: Generators, count: int) -> list[torch.Generator] | None:
+    """A generator per image, so that none depends on another; a single one seeds them. Raises ValueError otherwise."""
+    return one_each(seeded_from(generator, count) if isinstance(generator, torch.Generator) else generator, count)
+
+
 def for_steps(generator: Generators, generators: list[torch.Generator] | None) -> list[torch.Generator] | None:
     """A generator per image for the noise of later steps, which must not depend on the batch size.
 

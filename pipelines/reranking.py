@@ -32,6 +32,15 @@ SCORED = 64  # maximum number of candidates that are decoded and scored at once
 _WEIGHTS = Path(__file__).parent / "weights"
 
 
+def check_reranker(reranker: Reranker | None, num_candidates: int, pipeline: str) -> None:
+    """Raise ValueError for candidates that nothing ranks, of a pipeline without a likelihood; `pipeline` names it."""
+    if reranker == LIKELIHOOD or (reranker is None and num_candidates > 1):
+        raise ValueError(
+            f"{pipeline} has no likelihood to rank candidates by: give a reranker, the name or folder of a CLIP or a "
+            "function"
+        )
+
+
 def open_reranker(reranker: Reranker, device: torch.device) -> Scorer:
     """The function that scores images by their prompts.
 

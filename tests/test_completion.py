@@ -133,7 +133,7 @@ def test_a_creation_depends_on_its_generator_only(pipe):
         pipe.prior.text_bias[pipe.prior.config.text_vocab_size :] += 3
     together = pipe.create(4, generator=seeded(*range(4)))
     assert len(set(together.captions)) > 1
-    pipe.max_cache_bytes = 1  # each in a batch of its own
+    pipe.max_batch_bytes = 1  # each in a batch of its own
     again = pipe.create(4, generator=seeded(*range(4)))
     alone = pipe.create(generator=seeded(2))
     assert torch.equal(again.tokens, together.tokens)

@@ -56,7 +56,7 @@ def test_one_generator_seeds_one_for_each_image(pipe):
 
 def test_many_images_are_made_in_batches_that_fit(pipe):
     whole = tokens(pipe, num_images_per_prompt=3, generator=seeded(*range(6)))
-    pipe.max_cache_bytes = 1  # so little that every image is a separate batch
+    pipe.max_batch_bytes = 1  # so little that every image is a separate batch
     assert torch.equal(tokens(pipe, num_images_per_prompt=3, generator=seeded(*range(6))), whole)
 
 

@@ -233,7 +233,7 @@ def test_an_image_depends_on_its_generator_only(muse, schedule):
     assert together.shape == (4, 4, 4) and together.max() < K
     for i in range(4):
         assert torch.equal(tokens(muse, PROMPTS[i // 2], generator=seeded(i), **how)[0], together[i])
-    muse.max_logits_bytes = 1  # so little that every image is a separate batch
+    muse.max_batch_bytes = 1  # so little that every image is a separate batch
     assert torch.equal(tokens(muse, num_images_per_prompt=2, generator=seeded(0, 1, 2, 3), **how), together)
 
 
@@ -412,7 +412,7 @@ def test_it_generates_and_repaints_on_the_command_line(muse, tmp_path, monkeypat
     for args, says in (
         (["edit", "made/a-red-cat-0.png", "x", "--pipeline", "saved"], "does not edit"),
         (["inpaint", "mask.png", "mask.png", "x", "--pipeline", "saved", "--strength", "0.5"], "leave --strength out"),
-        (["generate", "x", "--pipeline", "saved", "--num-candidates", "4"], "takes no --num-candidates"),
+        (["generate", "x", "--pipeline", "saved", "--num-candidates", "4"], "no likelihood to rank candidates by"),
         (["generate", "x", "--pipeline", "saved", "--scheduler", "ddim"], "takes no --scheduler"),
         (["generate", "x", "--pipeline", "toybox/dalle", "--schedule", "halton"], "takes no --schedule"),
     ):

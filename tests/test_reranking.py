@@ -1,4 +1,4 @@
-"""Reranking of candidates, in both systems: by likelihood, by CLIP, by a function."""
+"""Reranking of candidates, in all systems: by likelihood, by CLIP, by a function."""
 
 from __future__ import annotations
 
@@ -68,6 +68,19 @@ def test_dalle_keeps_the_best_of_all_candidates(pipe, clip_folder):
             assert torch.equal(out.tokens[i], alone.tokens[alone.scores.argmax()])
 
 
+def test_muse_keeps_the_best_of_all_candidates(muse, clip_folder):
+    for reranker in (redness, clip_folder):
+        how = {"reranker": reranker, "num_inference_steps": 3, "output_type": "latent"}
+        out = muse(PROMPTS, num_candidates=5, generator=seeded(3, 4), **how)
+        for i, prompt in enumerate(PROMPTS):
+            alone = muse(prompt, num_images_per_prompt=5, generator=seeded(*seeds_of(3 + i, 5)), **how)
+            assert len(alone.scores.unique()) > 1
+            assert torch.isclose(out.scores[i], alone.scores.max(), atol=1e-4)
+            assert torch.equal(out.tokens[i], alone.tokens[alone.scores.argmax()])
+        muse.max_batch_bytes = 1  # so little that every candidate is a separate batch
+        assert torch.equal(muse(PROMPTS, num_candidates=5, generator=seeded(3, 4), **how).tokens, out.tokens)
+
+
 def test_latent_diffusion_keeps_the_best_of_all_candidates(ldm, clip_folder):
     how = {"num_inference_steps": 2, "output_type": "latent"}
     for reranker in (redness, clip_folder):
@@ -88,7 +101,7 @@ def test_the_result_does_not_depend_on_the_batch_size(pipe, ldm):
         return ldm(PROMPTS, num_candidates=5, generator=seeded(0, 1), reranker=redness, **how)
 
     whole, whole_latents = dalle(), latents()
-    pipe.max_cache_bytes = 1  # so little that every candidate is a separate batch
+    pipe.max_batch_bytes = 1  # so little that every candidate is a separate batch
     ldm.max_batch_bytes = 1
     try:
         one, one_latents = dalle(), latents()
@@ -127,8 +140,8 @@ def test_a_single_candidate_is_the_image_of_the_seed_with_a_score(pipe, ldm):
     assert torch.is_tensor(ldm(PROMPTS, reranker=redness, return_dict=False, **how)[2])
 
 
-def test_memory_does_not_grow_with_the_number_of_candidates(pipe, ldm):
-    pipe.max_cache_bytes = ldm.max_batch_bytes = 1
+def test_memory_does_not_grow_with_the_number_of_candidates(pipe, ldm, muse):
+    pipe.max_batch_bytes = ldm.max_batch_bytes = muse.max_batch_bytes = 1
 
     def peak(call, num: int) -> int:
         with PeakBytes() as memory:
@@ -141,8 +154,11 @@ def test_memory_does_not_grow_with_the_number_of_candidates(pipe, ldm):
     def latents(num: int) -> None:
         ldm("a red cat", num_candidates=num, generator=seeded(0), reranker=redness, num_inference_steps=1)
 
+    def parallel(num: int) -> None:
+        muse("a red cat", num_candidates=num, generator=seeded(0), reranker=redness, num_inference_steps=1)
+
     try:
-        for call in (dalle, latents):
+        for call in (dalle, latents, parallel):
             call(1)  # lazily made constants
             few, many = peak(call, 2), peak(call, 24)
             assert few > 10_000
@@ -199,12 +215,41 @@ def test_edited_images_are_ranked_as_they_come_out(ldm):
     assert out.scores[0] == pytest.approx(max(redness(["red"] * 4, seen)))
 
 
+def test_repainted_images_are_ranked_as_they_come_out(muse):
+    size = muse.image_size
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8))
+    mask = Image.fromarray(np.pad(np.full((size // 2, size), 255, np.uint8), ((0, size // 2), (0, 0))))
+    seen = []
+
+    def score(prompts, images):
+        seen.extend(np.asarray(image) for image in images)
+        return redness(prompts, images)
+
+    out = muse("a red cat", None, image, mask, num_candidates=4, reranker=score, num_inference_steps=2)
+    below = np.asarray(image)[size // 2 :]
+    assert all(np.array_equal(candidate[size // 2 :], below) for candidate in (*seen, np.asarray(out.images[0])))
+    assert len({candidate.tobytes() for candidate in seen}) > 1
+    assert out.scores[0] == pytest.approx(max(redness(["red"] * 4, seen)))
+
+
+def test_muse_without_a_reranker(muse):
+    """Its images have no score, and there is no likelihood to choose among several by."""
+    how = {"num_inference_steps": 2, "generator": seeded(0)}
+    assert muse("a red cat", **how).scores is None
+    assert len(muse("a red cat", return_dict=False, **how)) == 2
+    images, _, scores = muse("a red cat", reranker=redness, return_dict=False, **how)
+    assert scores.tolist() == pytest.approx(redness(["red"], images))
+    for reranker in (None, "likelihood"):
+        with pytest.raises(ValueError, match="parallel decoding has no likelihood"):
+            muse("a red cat", num_candidates=2, reranker=reranker)
+
+
 def test_an_interrupted_call_returns_what_it_has(pipe):
     def stop(pipe, step, timestep, tensors):
         pipe._interrupt = step == 15
         return {}
 
-    pipe.max_cache_bytes = 1
+    pipe.max_batch_bytes = 1
     out = pipe(PROMPTS, num_candidates=2, generator=seeded(0, 1), callback_on_step_end=stop)
     assert out.scores.isfinite().tolist() == [True, False]
     assert (out.tokens[1] == 0).all()

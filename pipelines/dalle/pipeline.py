@@ -7,7 +7,7 @@ S image side
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -22,20 +22,18 @@ from transformers import PreTrainedTokenizerFast
 from t2i.checks import check_prompts, check_whole
 from t2i.images import as_output
 from t2i.pipelines.codes import CodePipeline, check_inputs, check_output_type
-from t2i.pipelines.dalle.sampling import CodeSampling, check_probabilities, sample_codes, sample_text
-from t2i.pipelines.generators import Generators, one_each, seeded_from
+from t2i.pipelines.dalle.sampling import CodeSampling, sample_codes, sample_text
+from t2i.pipelines.generators import Generators, own_each
 from t2i.pipelines.latent_diffusion.inputs import Images, read_images
 from t2i.pipelines.reranking import (
     LIKELIHOOD,
     SCORED,
     Reranker,
-    Scorer,
     candidate_generators,
     keep_best,
     open_reranker,
-    score_images,
 )
-from t2i.prior.sampling import check_sampling
+from t2i.prior.sampling import check_probabilities, check_sampling
 from t2i.prior.transformer import PAD, TextImageTransformer
 from t2i.tokenizers.base import ImageTokenizer
 
@@ -92,7 +90,7 @@ class DallePipeline(CodePipeline):
     ):
         super().__init__()
         self._set_components(tokenizer, prior, image_tokenizer)
-        self.max_cache_bytes = 512 * 2**20  # more images than fit are generated in several batches
+        self.max_batch_bytes = 512 * 2**20
 
     @torch.no_grad()
     def __call__(
@@ -152,7 +150,7 @@ class DallePipeline(CodePipeline):
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(f"no tensor {unknown.pop()!r} for callbacks: there are {self._callback_tensor_inputs}")
         count = len(prompts) * num_images_per_prompt
-        generators = self._one_each(generator, count)
+        generators = own_each(generator, count)
         scorer = None if reranker == LIKELIHOOD else open_reranker(reranker, self.device)
         kept = self._kept_codes(image, keep_codes, len(prompts))  # (P, keep_codes)
         text, negative_text = self._encode(prompts), self._encode(negatives)  # (P, T)
@@ -175,7 +173,7 @@ class DallePipeline(CodePipeline):
         best = torch.zeros(count, N, dtype=torch.long, device=self.device)
         best[:, :keep_codes] = kept.repeat_interleave(num_images_per_prompt, 0)  # also of images that are not reached
         scores = torch.full((count,), -torch.inf, device=self.device)
-        batches = list(self._row_batches(count * num_candidates, how.guided))
+        batches = self._row_batches(count * num_candidates, how.guided)
         with self.progress_bar(total=(N - keep_codes) * len(batches)) as bar:
             for rows in batches:
                 images = torch.arange(rows.start, rows.stop) // num_candidates  # (R,), of each row
@@ -187,7 +185,7 @@ class DallePipeline(CodePipeline):
                 if scorer is None:
                     batch_scores = self._likelihood_score(text[of], codes)
                 else:
-                    batch_scores = self._image_score(scorer, [prompts[i] for i in of.tolist()], codes)
+                    batch_scores = self._image_scores(scorer, [prompts[i] for i in of.tolist()], codes)
                 keep_best(images, codes, batch_scores, best, scores)
                 if self._interrupt:
                     break
@@ -228,14 +226,14 @@ class DallePipeline(CodePipeline):
         check_output_type(output_type)
         how = CodeSampling(guidance_scale, temperature, top_k, top_p)
         check_sampling(text_temperature, text_top_k, text_top_p, "text_")
-        generators = self._one_each(generator, num_images)
+        generators = own_each(generator, num_images)
 
         def after_code(i: int, codes: Tensor, logits: Tensor) -> bool:
             bar.update()
             return False
 
         captions, codes = [], []
-        batches = list(self._row_batches(num_images, how.guided))
+        batches = self._row_batches(num_images, how.guided)
         with self.progress_bar(total=self.prior.image_length * len(batches)) as bar:
             for rows in batches:
                 own, R = generators and generators[rows], rows.stop - rows.start
@@ -326,23 +324,10 @@ class DallePipeline(CodePipeline):
         for t, c in zip(text.split(SCORED), codes.split(SCORED), strict=True):
             parts.append(self.prior.log_likelihood(t, c) - self.prior.log_likelihood(torch.full_like(t, PAD), c))
         scores = torch.cat(parts)
-        check_probabilities(self.prior, scores)
+        check_probabilities(scores.isfinite().all(), self.prior.dtype)
         return scores
 
-    def _image_score(self, scorer: Scorer, prompts: list[str], codes: Tensor) -> Tensor:
-        """R prompts, codes (R, N) -> the scores of the decoded images, (R,)"""
-        side, parts = self.prior.config.grid_size, []
-        for start in range(0, len(codes), SCORED):
-            part = slice(start, start + SCORED)
-            images = self.image_tokenizer.decode(codes[part].view(-1, side, side))  # (·, 3, S, S)
-            parts.append(score_images(scorer, prompts[part], images))
-        return torch.cat(parts)
-
     # --- input and output -------------------------------------------------------------------------------------------
-
-    def _one_each(self, generator: Generators, count: int) -> list[torch.Generator] | None:
-        """One per image; a single one seeds them."""
-        return one_each(seeded_from(generator, count) if isinstance(generator, torch.Generator) else generator, count)
 
     def _kept_codes(self, image: Images | Tensor | None, keep_codes: int, count: int) -> Tensor:
         """The first `keep_codes` codes of the image of each prompt, (P, keep_codes)."""
@@ -358,16 +343,12 @@ class DallePipeline(CodePipeline):
             raise ValueError(f"give one image, or one for each prompt: there are {len(codes)} for {count}")
         return codes[:, :keep_codes].expand(count, -1)
 
-    def _row_batches(self, rows: int, guided: bool) -> Iterator[slice]:
-        """Slices of the rows, each with a key-value cache of at most `max_cache_bytes`."""
+    def _row_bytes(self) -> int:
+        """Of the key-value cache."""
         c = self.prior.config
-        positions = c.text_length + self.prior.image_length
-        row_bytes = 2 * c.layers * c.width * positions * self.prior.dtype.itemsize * (2 if guided else 1)
-        size = max(1, self.max_cache_bytes // row_bytes)
-        return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+        return 2 * c.layers * c.width * (c.text_length + self.prior.image_length) * self.prior.dtype.itemsize
 
     def _decode(self, codes: Tensor, output_type: str) -> list[Image.Image] | np.ndarray | Tensor:
         if output_type == "latent":
             return codes
-        images = torch.cat([self.image_tokenizer.decode(part) for part in codes.split(SCORED)])  # (n, 3, S, S)
-        return as_output(images, output_type)
+        return as_output(self._decode_codes(codes), output_type)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from t2i.checks import check_real
 from t2i.diffusion.guidance import guide
-from t2i.prior.sampling import check_sampling, sample_tokens, shortlist
+from t2i.prior.sampling import check_probabilities, check_sampling, sample_tokens, shortlist
 from t2i.prior.transformer import TextImageTransformer
 
 AfterCode = Callable[[int, Tensor, Tensor], bool]
@@ -77,7 +77,7 @@ def sample_codes(
         if stop or i == N - 1:
             break
         logits = prior.step(codes[:, i].repeat(copies), i, cache)
-    check_probabilities(prior, logits)
+    check_probabilities(logits.isfinite().all(), prior.dtype)
     return codes
 
 
@@ -102,7 +102,7 @@ def sample_text(
     cache = prior.new_cache(count)
     logits = prior.start_text(count, cache)  # (R, V + T)
     for t in range(T):
-        check_probabilities(prior, logits)
+        check_probabilities(logits.isfinite().all(), prior.dtype)
         possible = prior.mask_impossible_text(logits[going], t)
         own = None if generators is None else [generators[row] for row in going.tolist()]
         tokens = sample_tokens(*shortlist(possible, temperature, top_k, top_p), own)
@@ -112,12 +112,3 @@ def sample_text(
             break
         logits = prior.step_text(text[:, t], t, cache)
     return text
-
-
-def check_probabilities(prior: TextImageTransformer, values: Tensor) -> None:
-    """Raise FloatingPointError for logits or log-likelihoods that are not finite."""
-    if not values.isfinite().all():
-        raise FloatingPointError(
-            f"the prior's probabilities are not finite in {prior.dtype}: its weights are damaged, or float16 "
-            "is too narrow for them: open the pipeline in float32, or train or copy its weights again"
-        )

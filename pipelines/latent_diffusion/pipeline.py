@@ -33,17 +33,17 @@ from t2i.diffusion.conditioning import Conditioning, concat_grid
 from t2i.diffusion.guidance import Guidance, threshold_prediction
 from t2i.diffusion.schedulers import count_steps, make_scheduler, set_timesteps
 from t2i.images import OUTPUT_TYPES, as_output
-from t2i.pipelines.generators import Generators, copied, for_steps, one_each, seeded_from
+from t2i.pipelines.generators import Generators, copied, for_steps, one_each, own_each
 from t2i.pipelines.latent_diffusion.batches import batch_bytes, decoding_batches, denoising_batches
 from t2i.pipelines.latent_diffusion.components import LatentDiffusionComponents
 from t2i.pipelines.latent_diffusion.interpolation import as_pair, lerp_text, slerp
 from t2i.pipelines.latent_diffusion.safety import blacken_flagged
 from t2i.pipelines.latent_diffusion.start import FromNoise
 from t2i.pipelines.reranking import (
-    LIKELIHOOD,
     Reranker,
     Scorer,
     candidate_generators,
+    check_reranker,
     keep_best,
     open_reranker,
     score_images,
@@ -307,11 +307,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         """The function that scores candidates, and the prompts that it gets; None and no prompts without a reranker."""
         if num_candidates > 1 and latents is not None:
             raise ValueError("latents are the noise of a single candidate: leave them or num_candidates out")
-        if reranker == LIKELIHOOD or (reranker is None and num_candidates > 1):
-            raise ValueError(
-                "latent diffusion has no likelihood to rank candidates by: give a reranker, the name or folder of a "
-                "CLIP or a function"
-            )
+        check_reranker(reranker, num_candidates, "latent diffusion")
         if reranker is None:
             return None, []
         if prompt is None:
@@ -353,8 +349,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         Of single candidates, the former holds their initial noise; of several, each row has its own, made when needed.
         """
         if num_candidates > 1:
-            seeds = seeded_from(generator, shape[0]) if isinstance(generator, torch.Generator) else generator
-            each = one_each(seeds, shape[0])
+            each = own_each(generator, shape[0])
             best = torch.zeros(shape, device=device, dtype=self.unet.dtype)
             return best, each and candidate_generators(each, num_candidates)
         each = one_each(generator, shape[0])

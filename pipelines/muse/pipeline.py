@@ -1,14 +1,17 @@
 """Text to image and inpainting by parallel decoding of image tokens: MaskGIT (Chang et al. 2022, arXiv 2202.04200) and
 Muse (Chang et al. 2023, arXiv 2301.00704).
 
-Shapes: n images · m given images · R rows of a batch · T text length · N = s² codes · K codebook size · S image side
+Shapes: P prompts · n images · m given images · R rows of a batch · T text length · N = s² codes · K codebook size
+S image side
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Literal, get_args
 
 import numpy as np
@@ -23,11 +26,18 @@ from t2i.checks import check_real, check_whole
 from t2i.diffusion.guidance import guide
 from t2i.images import as_output
 from t2i.pipelines.codes import CodePipeline, check_inputs
-from t2i.pipelines.generators import Generators, one_each, seeded_from
+from t2i.pipelines.generators import Generators, own_each
 from t2i.pipelines.latent_diffusion.inputs import Images, read_images, read_masks
+from t2i.pipelines.reranking import (
+    Reranker,
+    candidate_generators,
+    check_reranker,
+    keep_best,
+    open_reranker,
+)
 from t2i.prior.masked import MaskedTransformer
 from t2i.prior.parallel_decoding import fix_codes, guidance_at, halton_order, num_masked
-from t2i.prior.sampling import check_sampling
+from t2i.prior.sampling import check_probabilities, check_sampling
 from t2i.tokenizers.base import ImageTokenizer
 
 logger = logging.getLogger(__name__)
@@ -43,10 +53,13 @@ class MusePipelineOutput(BaseOutput):
         images: by `output_type`, a list of PIL images, an array (n, S, S, 3) or a tensor (n, 3, S, S) in [0, 1], or
             for "latent" the codes (n, s, s).
         tokens: the codes (n, s, s) of the images.
+        scores: (n,), of the images, by the reranker; −∞ for images that an interrupted call did not reach; None without
+            a reranker.
     """
 
     images: list[Image.Image] | np.ndarray | Tensor
     tokens: Tensor
+    scores: Tensor | None = None
 
 
 class MusePipeline(CodePipeline):
@@ -61,7 +74,7 @@ class MusePipeline(CodePipeline):
     def __init__(self, tokenizer: PreTrainedTokenizerFast, prior: MaskedTransformer, image_tokenizer: ImageTokenizer):
         super().__init__()
         self._set_components(tokenizer, prior, image_tokenizer)
-        self.max_logits_bytes = 128 * 2**20  # more images than fit are generated in several batches
+        self.max_batch_bytes = 128 * 2**20
 
     @torch.no_grad()
     def __call__(
@@ -81,6 +94,8 @@ class MusePipeline(CodePipeline):
         top_k: int | None = None,
         top_p: float | None = None,
         num_images_per_prompt: int = 1,
+        num_candidates: int = 1,
+        reranker: Reranker | None = None,
         generator: Generators = None,
         output_type: str = "pil",
         return_dict: bool = True,
@@ -107,7 +122,14 @@ class MusePipeline(CodePipeline):
             temperature, top_k, top_p: sampling options of each code, applied after guidance.
             choice_temperature: scale, at the first step, of the noise by which "cosine" chooses; it decreases to 0 at
                 the last. By default 4.5, as in MaskGIT.
-            generator: one per image, which then depends on no other; or one, which seeds one per image.
+            num_candidates: candidates per image, of which the one with the highest score is kept. Memory does not grow
+                with their number.
+            reranker: what scores the candidates: the name of a CLIP, such as "toybox/clip", a folder, a Hub id or
+                "open_clip:ARCH/PRETRAINED"; or a function of a list of prompts and a list of PIL images that returns
+                one score for each. Several candidates need one. With one, a tuple (`return_dict=False`) ends with the
+                scores.
+            generator: one per image, which then depends on no other; or one, which seeds one per image. Of several
+                candidates, each has a generator that is seeded from its image's.
             callback_on_step_end: called as f(pipe, step, step, tensors) after each step with the rows of the current
                 batch; "codes" that it returns replace the sampled ones.
             callback_on_step_end_tensor_inputs: the tensors it gets: "codes" (rows, N), with K for masked ones, "logits"
@@ -122,6 +144,8 @@ class MusePipeline(CodePipeline):
         check_real("guidance_scale", guidance_scale)
         check_whole("num_inference_steps", num_inference_steps)
         check_whole("num_images_per_prompt", num_images_per_prompt)
+        check_whole("num_candidates", num_candidates)
+        check_reranker(reranker, num_candidates, "parallel decoding")
         if negative_prompt and guidance_scale == 1:
             logger.warning("negative_prompt has no effect at a guidance_scale of 1: give another, or leave it out")
         _check_one_of("guidance_schedule", guidance_schedule, get_args(GuidanceSchedule))
@@ -129,66 +153,68 @@ class MusePipeline(CodePipeline):
         if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
             raise ValueError(f"no tensor {unknown.pop()!r} for callbacks: there are {self._callback_tensor_inputs}")
         self._interrupt = False
+        scorer = None if reranker is None else open_reranker(reranker, self.device)
         n = len(prompts) * num_images_per_prompt
-        if isinstance(generator, torch.Generator):
-            generator = seeded_from(generator, n)
-        generators = one_each(generator, n)
-        texts = [self._encode(given).repeat_interleave(num_images_per_prompt, 0) for given in (prompts, negatives)]
-        text, negative_text = texts  # (n, T)
+        generators = own_each(generator, n)
+        row_generators = generators and candidate_generators(generators, num_candidates)
+        text, negative_text = self._encode(prompts), self._encode(negatives)  # (P, T)
         pixels, repaint = self._read(image, mask_image, len(prompts), n)
-        codes = self._start(pixels, repaint, n)  # (n, N)
+        given = self._start(pixels, repaint, n)  # (n, N)
+        best, scores = given.clone(), None if scorer is None else torch.full((n,), -torch.inf)
 
         steps = num_inference_steps
         order, noise = self._choice(schedule, choice_temperature)
         finite = torch.ones((), dtype=torch.bool, device=self.device)
-        batches = list(self._row_batches(n, guidance_scale != 1))
+        batches = self._row_batches(n * num_candidates, guidance_scale != 1)
         with self.progress_bar(total=steps * len(batches)) as bar:
             for rows in batches:
-                batch = codes[rows]  # a view
-                start = batch.clone()
-                batch_generators = generators[rows] if generators else None
-                initially = (batch == self.prior.mask_code).sum(1).cpu()  # (R,), on the CPU: no step waits for a device
+                images = torch.arange(rows.start, rows.stop) // num_candidates  # (R,), of each row
+                of = images // num_images_per_prompt  # (R,), the prompt of each row
+                own = row_generators and list(islice(row_generators, len(images)))
+                codes = start = given[images]  # (R, N)
+                initially = (start == self.prior.mask_code).sum(1).cpu()  # (R,), on the CPU: no step waits for a device
                 for step in range(steps):
                     remaining = num_masked(step, steps, initially)  # (R,)
                     scale = guidance_at(step, steps, guidance_scale, guidance_schedule)
-                    logits = self._logits(text[rows], negative_text[rows], batch, scale)  # (R, N, K)
+                    logits = self._logits(text[of], negative_text[of], codes, scale)  # (R, N, K)
                     finite &= logits.isfinite().all()
-                    batch.copy_(
-                        fix_codes(
-                            logits,
-                            batch,
-                            remaining.to(self.device),
-                            order=order,
-                            temperature=temperature,
-                            top_k=top_k,
-                            top_p=top_p,
-                            choice_temperature=noise * (1 - (step + 1) / steps),
-                            generators=batch_generators,
-                        )
+                    codes = fix_codes(
+                        logits,
+                        codes,
+                        remaining.to(self.device),
+                        order=order,
+                        temperature=temperature,
+                        top_k=top_k,
+                        top_p=top_p,
+                        choice_temperature=noise * (1 - (step + 1) / steps),
+                        generators=own,
                     )
                     if callback_on_step_end is not None:
-                        tensors = {"codes": batch, "logits": logits}
+                        tensors = {"codes": codes, "logits": logits}
                         tensors = {name: tensors[name] for name in callback_on_step_end_tensor_inputs}
                         changed = callback_on_step_end(self, step, step, tensors) or {}
                         kept = start != self.prior.mask_code
-                        batch.copy_(torch.where(kept, start, changed.get("codes", batch)))
+                        codes = torch.where(kept, start, changed.get("codes", codes))
                     bar.update()
                     if self._interrupt or not remaining.any():
                         break
+                codes = codes.masked_fill(codes == self.prior.mask_code, 0)  # of an interrupted call
+                check_probabilities(finite, self.prior.dtype)
+                if scorer is None:
+                    best[rows] = codes
+                else:
+                    finish = partial(self._restore, pixels, repaint, images)
+                    row_scores = self._image_scores(scorer, [prompts[i] for i in of.tolist()], codes, finish)
+                    keep_best(images, codes, row_scores, best, scores)
                 if self._interrupt:
                     break
 
-        if not finite:
-            raise FloatingPointError(
-                f"the prior's probabilities are not finite in {self.prior.dtype}: its weights are damaged, or float16 "
-                "is too narrow for them: open the pipeline in float32, or train or copy its weights again"
-            )
-        codes = codes.masked_fill(codes == self.prior.mask_code, 0)  # of an interrupted call
-        codes = codes.unflatten(1, (self.prior.config.grid_size, -1))  # (n, s, s)
-        images = self._decode(codes, pixels, repaint, output_type)
+        best = best.masked_fill(best == self.prior.mask_code, 0)  # of images that an interrupted call did not reach
+        tokens = best.unflatten(1, (self.prior.config.grid_size, -1))  # (n, s, s)
+        images = self._decode(tokens, pixels, repaint, output_type)
         if not return_dict:
-            return images, codes
-        return MusePipelineOutput(images=images, tokens=codes)
+            return (images, tokens) if scores is None else (images, tokens, scores)
+        return MusePipelineOutput(images=images, tokens=tokens, scores=scores)
 
     def _choice(self, schedule: Schedule, temperature: float | None) -> tuple[Tensor | None, float]:
         """The order (N,) in which codes are kept (None: the most certain first), and the noise of the choice."""
@@ -238,11 +264,16 @@ class MusePipeline(CodePipeline):
         both = self.prior(torch.cat([text, negative_text]), torch.cat([codes, codes]))
         return guide(*both.chunk(2), scale)
 
-    def _row_batches(self, rows: int, guided: bool) -> Iterator[slice]:
-        """Slices of the rows, each with at most `max_logits_bytes` of logits."""
-        row_bytes = self.prior.image_length * self.prior.mask_code * 4 * (2 if guided else 1)
-        size = max(1, self.max_logits_bytes // row_bytes)
-        return (slice(start, min(start + size, rows)) for start in range(0, rows, size))
+    def _row_bytes(self) -> int:
+        """Of the logits."""
+        return self.prior.image_length * self.prior.mask_code * 4
+
+    @staticmethod
+    def _restore(pixels: Tensor | None, repaint: Tensor | None, of: Tensor, images: Tensor, rows: slice) -> Tensor:
+        """Images (R, 3, S, S) -> the same; outside the mask they are the given ones, with the indices `of`."""
+        if pixels is None or repaint is None:
+            return images
+        return torch.where(repaint[of[rows]], images.float(), pixels[of[rows]])
 
     def _decode(
         self, codes: Tensor, pixels: Tensor | None, repaint: Tensor | None, output_type: str
@@ -250,10 +281,8 @@ class MusePipeline(CodePipeline):
         """Codes (n, s, s) -> images; outside the mask they are the given ones."""
         if output_type == "latent":
             return codes
-        images = torch.cat([self.image_tokenizer.decode(part) for part in codes.split(64)])  # (n, 3, S, S)
-        if pixels is not None and repaint is not None:
-            images = torch.where(repaint, images.float(), pixels)
-        return as_output(images, output_type)
+        every = torch.arange(len(codes))
+        return as_output(self._restore(pixels, repaint, every, self._decode_codes(codes), slice(None)), output_type)
 
 
 def _check_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -67,3 +67,12 @@ def check_sampling(temperature: float, top_k: int | None, top_p: float | None, p
         check_whole(f"{prefix}top_k", top_k)
     if top_p is not None:
         check_real(f"{prefix}top_p", top_p, most=1.0, above=True)
+
+
+def check_probabilities(finite: Tensor, dtype: torch.dtype) -> None:
+    """Raise FloatingPointError unless logits or log-likelihoods of a prior in `dtype` were all `finite`."""
+    if not finite:
+        raise FloatingPointError(
+            f"the prior's probabilities are not finite in {dtype}: its weights are damaged, or float16 is too narrow "
+            "for them: open the pipeline in float32, or train or copy its weights again"
+        )
