@@ -25,13 +25,14 @@ from t2i.arguments import parse
 from t2i.checks import UsageError
 from t2i.cli_errors import exit_on_bad_input
 from t2i.data.rendered import is_rendered
+from t2i.data.toybox.classifier import FactClassifier
 from t2i.data.toybox_v1 import export
 from t2i.data.toybox_v1.classifier import ToyboxClassifier
 from t2i.pipelines import AutoPipeline
 from t2i.training.recipes import RECIPES
 
 WEIGHTS = Path(__file__).parent.parent / "pipelines" / "weights" / "toybox"
-LIMIT_MB = {"dalle": 20.0, "ldm": 20.0, "classifier-v1": 3.0}
+LIMIT_MB = {"dalle": 20.0, "ldm": 20.0, "classifier-v1": 3.0, "classifier": 4.0}
 
 # Each recipe, and its options that refer to folders of other runs, such as the newest checkpoint of an earlier one.
 STAGES = {
@@ -45,12 +46,14 @@ STAGES = {
         "--cache": "latents-toybox",
     },
     "toybox-v1-classifier": {},
+    "toybox-classifier": {},
 }
 # What is embedded: the recipe whose newest checkpoint it is, and the function that opens it.
 PACKED = {
     "dalle": ("prior-toybox", AutoPipeline),
     "ldm": ("ldm-toybox", AutoPipeline),
     "classifier-v1": ("toybox-v1-classifier", ToyboxClassifier),
+    "classifier": ("toybox-classifier", FactClassifier),
 }
 
 
@@ -86,6 +89,7 @@ GPU = {
     "clip-toybox": OnGPU(4, 0.75, compiled=False, renders=4),  # each scene with three near misses
     "ldm-toybox": OnGPU(4, 0.4),
     "toybox-v1-classifier": OnGPU(4, compiled=False, renders=1),
+    "toybox-classifier": OnGPU(4, 0.2, compiled=False, renders=6),  # two of 128 pixels, each as long as three of 64
 }
 PREVIEWS = 4  # checkpoints per recipe, and hence previews, each as long as a hundred steps
 RENDERED = "toybox-rendered"  # subfolder of the runs
