@@ -13,7 +13,7 @@ from t2i.checks import UsageError, nearest
 from t2i.data.toybox.classifier import FactClassifier
 from t2i.data.toybox.classifier import load_classifier as load_fact_classifier
 from t2i.data.toybox_v1.classifier import ToyboxClassifier, load_classifier
-from t2i.devices import Dtype
+from t2i.devices import PipelineDtype
 from t2i.eval.config import EvalConfig
 from t2i.eval.distributed import usable_device
 from t2i.eval.evaluators import IMAGES, PIPELINE, UNCONDITIONAL
@@ -110,7 +110,7 @@ def _file(folder: Path, name: str) -> Path:
     return newest_in_run(folder, name) / name
 
 
-def open_for_eval(name: str, device: str, dtype: Dtype = "float32"):
+def open_for_eval(name: str, device: str, dtype: PipelineDtype = "float32"):
     """`open_pipeline` on this process's device, without a progress bar, as the evaluation shows one for all images.
 
     Raises FileNotFoundError for a mistyped folder, instead of requesting it from the Hub.

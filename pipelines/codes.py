@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from t2i.checks import check_prompts, shortened
 from t2i.images import OUTPUT_TYPES
+from t2i.nn.linear import use_int8
 from t2i.notes import are, count
 from t2i.pipelines.reranking import SCORED, Scorer, score_images
 from t2i.prior.masked import MaskedTransformer
@@ -63,6 +64,18 @@ class CodePipeline(DiffusionPipeline):
     def interrupt(self) -> bool:
         """Whether the call is to stop: set `pipe._interrupt = True` in a callback. Codes not yet sampled become 0."""
         return self._interrupt
+
+    def use_int8(self, use: bool = True) -> None:
+        """Let the prior compute with weights of 8 bits on a CPU, in much less time for few images, or no longer.
+
+        Images of a seed differ, as with any change of precision. Raises ValueError unless the prior is on a CPU.
+        """
+        use_int8(self.prior, use)
+
+    @property
+    def uses_int8(self) -> bool:
+        """Whether the prior computes with weights of 8 bits."""
+        return any(getattr(module, "int8", None) is not None for module in self.prior.modules())
 
     @property
     def image_size(self) -> int:

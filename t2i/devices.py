@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 Dtype = Literal["float32", "bfloat16", "float16"]
+PipelineDtype = Literal["float32", "bfloat16", "float16", "int8"]  # int8: float32, but see CodePipeline.use_int8
 M = TypeVar("M")
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from t2i.cli import main
 from t2i.images import to_pil
 from t2i.pipelines.dalle.sampling import CodeSampling, sample_codes, sample_text
+from t2i.prior.decoding import Decoder
 from t2i.prior.transformer import PAD
 
 PROMPTS = ["a red cat", "a blue car on top of a tree"]
@@ -59,9 +60,9 @@ def test_a_prefix_in_one_pass_equals_the_uncached_model(pipe):
     prior, text, codes = pipe.prior, pipe._encode(PROMPTS), torch.randint(32, (2, N))
     _, whole = prior(text, codes)
     for n in range(N):
-        cache = prior.new_cache(2)
-        logits = [prior.prefill(text, cache, codes[:, :n])]
-        logits += [prior.step(codes[:, i], i, cache) for i in range(n, N - 1)]
+        decoder = Decoder(prior, 2)
+        logits = [decoder.prefill(text, codes[:, :n])]
+        logits += [decoder.step(codes[:, i], i) for i in range(n, N - 1)]
         assert (torch.stack(logits, 1) - whole[:, n:]).abs().max() < 1e-4
 
 
@@ -157,9 +158,9 @@ def test_text_logits_with_a_cache_equal_those_without(pipe):
     prior, text = pipe.prior, pipe._encode(PROMPTS)
     assert (text == PAD).any()
     whole, _ = prior(text, torch.zeros(2, 0, dtype=torch.long))
-    cache = prior.new_cache(2)
-    logits = [prior.start_text(2, cache)]
-    logits += [prior.step_text(text[:, t], t, cache) for t in range(text.shape[1] - 1)]
+    decoder = Decoder(prior, 2)
+    logits = [decoder.start_text()]
+    logits += [decoder.step_text(text[:, t], t) for t in range(text.shape[1] - 1)]
     assert (torch.stack(logits, 1) - whole).abs().max() < 1e-4
 
 
@@ -201,17 +202,18 @@ def test_the_likelihood_of_text_and_image_is_the_sum_over_positions_one_by_one(p
     text, flat = pipe._encode(PROMPTS), codes.flatten(1)
     target = prior.place_padding(text)
     for row in range(2):
-        cache = prior.new_cache(1)
-        logits, log_text, log_image = prior.start_text(1, cache), 0.0, 0.0
+        decoder = Decoder(prior, 1)
+        logits, log_text, log_image = decoder.start_text(), 0.0, 0.0
         for t in range(text.shape[1]):
             log_text += float(logits.log_softmax(-1)[0, target[row, t]])
             if t + 1 < text.shape[1]:
-                logits = prior.step_text(text[row : row + 1, t], t, cache)
-        logits = prior.prefill(text[row : row + 1], cache := prior.new_cache(1))
+                logits = decoder.step_text(text[row : row + 1, t], t)
+        decoder = Decoder(prior, 1)
+        logits = decoder.prefill(text[row : row + 1])
         for i in range(N):
             log_image += float(logits.log_softmax(-1)[0, flat[row, i]])
             if i + 1 < N:
-                logits = prior.step(flat[row : row + 1, i], i, cache)
+                logits = decoder.step(flat[row : row + 1, i], i)
         assert float(found.text[row]) == pytest.approx(log_text, abs=1e-3)
         assert float(found.image[row]) == pytest.approx(log_image, abs=1e-3)
     loss = prior.loss(text, flat)

@@ -24,6 +24,7 @@ from t2i.pipelines import (
     LatentDiffusionInpaintPipeline,
     LatentDiffusionPipeline,
 )
+from t2i.prior.decoding import Decoder
 from t2i.prior.sampling import sample_tokens, shortlist
 
 PROMPTS = ["a red cat", "a blue car on top of a tree"]
@@ -59,9 +60,9 @@ def test_cached_logits_are_the_cpus(prior, device):
 
     def logits(where: str) -> torch.Tensor:
         prior.to(where)
-        cache = prior.new_cache(2)
-        found = [prior.prefill(text.to(where), cache)]
-        found += [prior.step(codes[:, i].to(where), i, cache) for i in range(15)]
+        decoder = Decoder(prior, 2)
+        found = [decoder.prefill(text.to(where))]
+        found += [decoder.step(codes[:, i].to(where), i) for i in range(15)]
         return torch.stack(found, 1).cpu()
 
     with torch.no_grad():

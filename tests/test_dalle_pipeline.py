@@ -10,6 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from t2i.pipelines import AutoPipeline, DallePipeline
+from t2i.pipelines.loading.auto import open_pipeline
 
 PROMPTS = ["a red cat", "a blue car on top of a tree"]
 
@@ -191,3 +192,21 @@ def test_a_wrong_name_lists_what_there_is(tmp_path):
         AutoPipeline.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no pipeline"):
         AutoPipeline.from_pretrained("./nowhere")
+
+
+def test_weights_of_8_bits_are_used_where_asked_for(pipe, tmp_path, capsys):
+    how = {"num_images_per_prompt": 3, "output_type": "latent"}
+    exact = pipe(PROMPTS, generator=seeded(*range(6)), **how).tokens
+    pipe.use_int8()
+    assert pipe.uses_int8
+    rounded = pipe(PROMPTS, generator=seeded(*range(6)), **how).tokens
+    alone = pipe(PROMPTS[1], generator=seeded(5), output_type="latent").tokens
+    assert torch.equal(rounded[5], alone[0])
+    pipe.save_pretrained(tmp_path)
+    pipe.use_int8(False)
+    assert torch.equal(pipe(PROMPTS, generator=seeded(*range(6)), **how).tokens, exact)
+    again = open_pipeline(str(tmp_path), "cpu", dtype="int8")
+    assert again.uses_int8 and again.dtype == torch.float32
+    assert torch.equal(again(PROMPTS, generator=seeded(*range(6)), **how).tokens, rounded)
+    with pytest.raises(ValueError, match="toybox/ldm has no prior over image tokens, which int8 is for"):
+        open_pipeline("toybox/ldm", "cpu", dtype="int8")

@@ -149,12 +149,13 @@ def test_an_extractor_with_class_logits_gives_an_inception_score(folder, tmp_pat
     assert 1 <= found["low"] <= found["value"] <= found["high"] and found["ceiling"] > 1
 
 
-def test_images_of_one_dtype_are_not_reused_for_another(folder, tmp_path):
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_images_of_one_dtype_are_not_reused_for_another(folder, tmp_path, dtype):
     args = [str(folder), "--num-images", "18", "--out", str(tmp_path / "out")]
-    cli.main([*args, "--dtype", "bfloat16"])
+    cli.main([*args, "--dtype", dtype])
     assert {"nats/token, train", "reconstruction: SSIM", "FD[toybox-v1]", "colour"} <= scores(tmp_path / "out").keys()
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert report["settings"]["dtype"] == "bfloat16"
+    assert report["settings"]["dtype"] == dtype
     assert [note.split()[0] for note in report["notes"] if "left out" in note] == ["clip_score"]
     with pytest.raises(ValueError, match=r"generated with other settings .*dtype"):
         cli.main(args)

@@ -8,6 +8,7 @@ import torch
 
 from t2i.eval.evaluators.likelihood import token_likelihood
 from t2i.images import to_tensor
+from t2i.prior.decoding import Decoder
 from t2i.text.bpe import encode
 
 
@@ -22,13 +23,13 @@ def test_the_likelihood_is_the_sum_over_tokens_decoded_one_by_one(pipe):
     codes = pipe.image_tokenizer.encode(to_tensor(torch.from_numpy(np.stack(images)))).flatten(1)
     for text, found in ((caption, given), ("", without)):
         ids = encode(pipe.tokenizer, [text], pipe.prior.config.text_length).ids
-        cache = pipe.prior.new_cache(1)
+        decoder = Decoder(pipe.prior, 1)
         with torch.no_grad():
-            logits, nats = pipe.prior.prefill(ids, cache), 0.0
+            logits, nats = decoder.prefill(ids), 0.0
             for i in range(codes.shape[1]):
                 nats -= logits.log_softmax(-1)[0, codes[0, i]].item()
                 if i < codes.shape[1] - 1:
-                    logits = pipe.prior.step(codes[:, i], i, cache)
+                    logits = decoder.step(codes[:, i], i)
         assert found[0] == pytest.approx(nats / codes.shape[1], rel=1e-4)
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from t2i.nn.attention import KVCache, attend
-from t2i.nn.linear import MLP, Linear
+from t2i.nn.linear import FEW, MLP, Int8Weight, Linear, use_int8
+from t2i.prior.decoding import Decoder
 from t2i.prior.transformer import PAD, TextImageTransformer
 
 
@@ -41,12 +42,12 @@ def test_no_position_sees_a_later_one(prior, stream):
 def test_cached_equals_uncached(prior, stream):
     text, codes = stream
     _, whole = prior(text, codes)
-    cache = prior.new_cache(len(text))
-    logits = [prior.prefill(text, cache)]
-    logits += [prior.step(codes[:, i], i, cache) for i in range(codes.shape[1] - 1)]
+    decoder = Decoder(prior, len(text))
+    logits = [decoder.prefill(text)]
+    logits += [decoder.step(codes[:, i], i) for i in range(codes.shape[1] - 1)]
     assert (torch.stack(logits, 1) - whole).abs().max() < 1e-4
     with pytest.raises(ValueError, match="cache holds"):
-        prior.step(codes[:, -1], 0, cache)
+        decoder.step(codes[:, -1], 0)
 
 
 @torch.no_grad()
@@ -60,7 +61,7 @@ def test_inputs_are_not_written_to(prior, stream):
     text, codes = stream
     before = text.clone(), codes.clone()
     prior.loss(text, codes)
-    prior.prefill(text, prior.new_cache(2))
+    Decoder(prior, 2).prefill(text)
     assert torch.equal(text, before[0])
     assert torch.equal(codes, before[1])
 
@@ -118,7 +119,7 @@ def test_attention_backends_that_cannot_run_say_why():
         attend(q, q, q, causal=True, backend="flash")
 
 
-@pytest.mark.parametrize("shape", [(1, 5), (3, 1, 5), (8, 5), (9, 5), (2, 4, 5)])
+@pytest.mark.parametrize("shape", [(1, 5), (3, 1, 5), (FEW, 5), (FEW + 1, 5), (2, 4, 5)])
 def test_linear_layers_are_torchs_whatever_the_rows(shape):
     x, layer = torch.randn(shape), Linear(5, 7)
     with torch.no_grad():
@@ -129,12 +130,87 @@ def test_linear_layers_are_torchs_whatever_the_rows(shape):
     assert few.is_contiguous()
 
 
-@pytest.mark.parametrize("shape", [(1, 6), (3, 1, 6), (9, 6)])
+@pytest.mark.parametrize("shape", [(1, 6), (3, 1, 6), (FEW + 1, 6)])
 def test_a_perceptron_is_its_layers_one_after_the_other(shape):
     x, mlp = torch.randn(shape), MLP(6)
     with torch.no_grad():
         few = mlp(x)
     torch.testing.assert_close(few, torch.nn.Sequential(*mlp)(x))
+
+
+# --- weights of 8 bits ------------------------------------------------------------------------------------------------
+
+
+def test_weights_of_8_bits_are_the_nearest():
+    """To half a step of each output's scale; a matrix of such weights is itself, and zeros stay zeros."""
+    weight = torch.randn(7, 5) * torch.tensor([1e-3, 1, 1, 1, 1, 100, 0])[:, None]
+
+    def restored(rounded: Int8Weight) -> torch.Tensor:
+        return rounded.values.float()[:, :5] * rounded.scale.float()[:, None]
+
+    rounded = Int8Weight.of(weight)
+    assert ((restored(rounded) - weight).abs() <= 0.51 * rounded.scale.float()[:, None]).all()
+    torch.testing.assert_close(restored(Int8Weight.of(restored(rounded))), restored(rounded), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("inputs", [1, 5, 63, 64, 65, 256])
+def test_weights_of_8_bits_multiply_inputs_of_any_number(inputs):
+    rounded = Int8Weight.of(torch.randn(7, inputs))
+    restored = rounded.values.float()[:, :inputs] * rounded.scale.float()[:, None]
+    for rows in (1, 3, FEW + 1):
+        x = torch.randn(rows, inputs).bfloat16().float()
+        torch.testing.assert_close(rounded(x), x @ restored.T, rtol=0.01, atol=0.02 * inputs**0.5)
+
+
+@torch.no_grad()
+def test_with_weights_of_8_bits_a_row_does_not_depend_on_the_others():
+    layer = Linear(32, 48)
+    use_int8(layer)
+    x = torch.randn(2 * FEW, 32)
+    whole = layer(x)
+    for rows in (1, 3, FEW, FEW + 1):
+        assert torch.equal(layer(x[:rows]), whole[:rows])
+
+
+def test_a_prior_with_weights_of_8_bits_is_nearly_the_same(prior, stream):
+    text, codes = stream
+    with torch.no_grad():
+        exact = prior(text, codes)[1]
+        use_int8(prior)
+        rounded = prior(text, codes)[1]
+        decoder = Decoder(prior, len(text))
+        logits = [decoder.prefill(text), *(decoder.step(codes[:, i], i) for i in range(codes.shape[1] - 1))]
+    divergence = (exact.softmax(-1) * (exact.log_softmax(-1) - rounded.log_softmax(-1))).sum(-1)
+    assert 0 < divergence.max() < 1e-3
+    assert (torch.stack(logits, 1) - rounded).abs().max() < 0.02
+    trained = prior(text, codes)[1]  # with gradients: of the weights themselves
+    torch.testing.assert_close(trained.detach(), exact, atol=1e-5, rtol=1e-5)
+    use_int8(prior, False)
+    with torch.no_grad():
+        assert torch.equal(prior(text, codes)[1], exact)
+    with pytest.raises(ValueError, match="no layers for weights of 8 bits"):
+        use_int8(torch.nn.LayerNorm(3))
+    with pytest.raises(ValueError, match="for a CPU"):
+        use_int8(Linear(2, 2, device="meta"))
+
+
+@torch.no_grad()
+def test_changed_blocks_are_decoded_as_they_are(prior, stream):
+    """A LoRA in place of a layer, and a hook: decoding calls them, instead of the weights that were there."""
+    text, codes = stream
+
+    class Doubled(Linear):
+        def forward(self, x, activation=None):
+            return 2 * super().forward(x, activation)
+
+    called = []
+    prior.blocks[0].mlp[2].register_forward_hook(lambda *_: called.append(0))
+    prior.blocks[1].attention.out.__class__ = Doubled
+    whole = prior(text, codes)[1]
+    decoder = Decoder(prior, len(text))
+    logits = [decoder.prefill(text), *(decoder.step(codes[:, i], i) for i in range(codes.shape[1] - 1))]
+    assert len(called) == codes.shape[1] + 1
+    torch.testing.assert_close(torch.stack(logits, 1), whole, atol=1e-4, rtol=1e-4)
 
 
 def test_cache_hands_out_all_that_was_put_in():

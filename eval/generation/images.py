@@ -265,11 +265,16 @@ def describe(pipeline: Pipeline, name: str, options: dict) -> dict:
         "num_inference_steps": options.get("num_inference_steps", defaults.get("num_inference_steps")),
         "guidance_scale": options.get("guidance_scale", defaults.get("guidance_scale")),
         "options": options,
-        "dtype": str(getattr(pipeline, "dtype", None)).removeprefix("torch."),  # "None" without a dtype
+        "dtype": _dtype(pipeline),
         "device": getattr(getattr(pipeline, "device", None), "type", None),
         "versions": {"t2i": t2i.__version__, "torch": torch.__version__, "diffusers": diffusers.__version__},
     }
     return json.loads(json.dumps(header, default=str))  # as it will be read back
+
+
+def _dtype(pipeline) -> str:
+    """As of --dtype; "None" without one."""
+    return "int8" if getattr(pipeline, "uses_int8", False) else str(getattr(pipeline, "dtype", None)).split(".")[-1]
 
 
 def _settings(config: dict) -> dict:

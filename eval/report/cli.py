@@ -11,7 +11,7 @@ from tyro.conf import Positional, arg
 
 from t2i.arguments import parse
 from t2i.checks import UsageError, check_choice, check_distinct, check_seeds, check_whole
-from t2i.devices import Dtype
+from t2i.devices import PipelineDtype
 from t2i.eval.config import SweepConfig
 from t2i.files import check_folder, check_writable, read_json
 
@@ -40,7 +40,7 @@ class HumanConfig:
     """Output folder for human.html and key.json, or with --answers for the report."""
     device: str = "auto"
     """Device, such as cpu, cuda or mps; auto: the fastest available."""
-    dtype: Dtype = "float32"
+    dtype: PipelineDtype = "float32"
     """Precision of the pipelines."""
     answers: tuple[str, ...] = ()
     """Answer files returned by raters, to evaluate instead of generating a page from --systems."""

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from t2i import __version__
 from t2i.checks import MAX_SIDE, UsageError, check_choice, check_options, check_seeds, check_text, check_whole
 from t2i.data.image_file import open_image, to_mask, to_rgb
-from t2i.devices import Dtype
+from t2i.devices import PipelineDtype
 from t2i.files import slug
 from t2i.pipelines.commands.outputs import Output, check_out, file_names, printable, write_images
 from t2i.pipelines.sampling_options import SAMPLING_OPTIONS, DiffusionOptions
@@ -40,8 +40,9 @@ class PipelineOptions:
     """File for a labelled grid (.png, .jpg, .webp), or folder (ending in /) for single images; never overwritten."""
     device: str = "auto"
     """'cpu', 'cuda', 'mps', …; by default the fastest available."""
-    dtype: Dtype | None = None
-    """Precision of the weights and of the computation, by default float32; half precision takes half the memory."""
+    dtype: PipelineDtype | None = None
+    """Precision of the weights and of the computation, by default float32; half precision takes half the memory, and
+    int8 (DALL·E, Muse) less time on a CPU."""
     negative_prompt: str | None = None
     """What the images should not show; by default nothing in particular."""
     lora: str | None = None
@@ -87,7 +88,7 @@ class OnePipelineOptions(Protocol):
     @property
     def device(self) -> str: ...
     @property
-    def dtype(self) -> Dtype | None: ...
+    def dtype(self) -> PipelineDtype | None: ...
     @property
     def lora(self) -> str | None: ...
     @property

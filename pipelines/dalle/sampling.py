@@ -13,6 +13,7 @@ from torch import Tensor
 
 from t2i.checks import check_real
 from t2i.diffusion.guidance import guide
+from t2i.prior.decoding import Decoder
 from t2i.prior.sampling import check_probabilities, check_sampling, sample_tokens, shortlist
 from t2i.prior.transformer import TextImageTransformer
 
@@ -65,8 +66,8 @@ def sample_codes(
     # With guidance both halves, with and without the prompt, run as one batch.
     texts = torch.cat([text, negative_text]) if how.guided else text
     copies = 2 if how.guided else 1
-    cache = prior.new_cache(len(texts))
-    logits = prior.prefill(texts, cache, kept.repeat(copies, 1))  # (R, K), guided (2R, K)
+    decoder = Decoder(prior, len(texts))
+    logits = decoder.prefill(texts, kept.repeat(copies, 1))  # (R, K), guided (2R, K)
     for i in range(n, N):
         if how.guided:
             logits = guide(*logits.chunk(2), how.guidance_scale)  # (R, K)
@@ -76,7 +77,7 @@ def sample_codes(
             codes[:, :n] = kept
         if stop or i == N - 1:
             break
-        logits = prior.step(codes[:, i].repeat(copies), i, cache)
+        logits = decoder.step(codes[:, i].repeat(copies), i)
     check_probabilities(logits.isfinite().all(), prior.dtype)
     return codes
 
@@ -99,8 +100,8 @@ def sample_text(
     T, V = prior.config.text_length, prior.config.text_vocab_size
     text = torch.zeros(count, T, dtype=torch.long, device=prior.device)
     going = torch.arange(count, device=prior.device)  # the rows without padding so far
-    cache = prior.new_cache(count)
-    logits = prior.start_text(count, cache)  # (R, V + T)
+    decoder = Decoder(prior, count)
+    logits = decoder.start_text()  # (R, V + T)
     for t in range(T):
         check_probabilities(logits.isfinite().all(), prior.dtype)
         possible = prior.mask_impossible_text(logits[going], t)
@@ -110,5 +111,5 @@ def sample_text(
         text[going, t] = tokens
         if len(going) == 0 or t == T - 1:
             break
-        logits = prior.step_text(text[:, t], t, cache)
+        logits = decoder.step_text(text[:, t], t)
     return text

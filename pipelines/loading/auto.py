@@ -11,9 +11,10 @@ from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE as LORA
 from diffusers.utils import logging
 
 from t2i.checks import check_options, nearest
-from t2i.devices import Dtype, to_device
+from t2i.devices import PipelineDtype, to_device
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
+from t2i.pipelines.codes import CodePipeline
 from t2i.pipelines.dalle import DallePipeline
 from t2i.pipelines.latent_diffusion import (
     LatentDiffusionImg2ImgPipeline,
@@ -159,7 +160,7 @@ def open_pipeline(
     device: str = "auto",
     lora: str | None = None,
     lora_scale: float | None = None,
-    dtype: Dtype | None = None,
+    dtype: PipelineDtype | None = None,
 ) -> DiffusionPipeline:
     """`AutoPipeline.from_pretrained` on a device, with a LoRA; for command lines.
 
@@ -168,19 +169,24 @@ def open_pipeline(
         device: "cpu", "cuda", …; "auto" is the fastest available.
         lora: a folder of `t2i train lora`, or a LoRA file.
         lora_scale: weight of the LoRA, by default 1.
-        dtype: of the weights in memory and the computation, by default float32.
+        dtype: of the weights in memory and the computation, by default float32; "int8" as `CodePipeline.use_int8`.
 
-    Raises ValueError for a device that cannot be used, and for a LoRA that the pipeline does not take;
+    Raises ValueError for a device or a dtype that cannot be used, and for a LoRA that the pipeline does not take;
     FileNotFoundError for a LoRA that does not exist.
     """
     check_options({"lora_scale": lora_scale}, flags=True)
     lora_file = find_lora(lora, lora_scale)
     for library in (logging, transformers.utils.logging):
         library.disable_progress_bar()  # loading is quick
-    pipe = AutoPipeline.from_pretrained(name, dtype and getattr(torch, dtype))
+    pipe = AutoPipeline.from_pretrained(name, getattr(torch, dtype) if dtype not in (None, "int8") else None)
+    if dtype == "int8" and not isinstance(pipe, CodePipeline):
+        raise ValueError(f"{name} has no prior over image tokens, which int8 is for: give another --dtype, or none")
     if lora_file is not None:
         add_lora(pipe, name, lora_file, 1.0 if lora_scale is None else lora_scale)
-    return to_device(pipe, device)
+    pipe = to_device(pipe, device)
+    if dtype == "int8":
+        pipe.use_int8()
+    return pipe
 
 
 def _pipeline_class(config: dict, index: str | Path) -> type[DiffusionPipeline]:

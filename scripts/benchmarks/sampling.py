@@ -18,6 +18,7 @@ from torch import Tensor
 from benchmarks.dalle_peer import DallePytorch, PeerError
 from benchmarks.timing import Benchmark, Row, Timed, clock, compare
 from t2i.checks import UsageError
+from t2i.prior.decoding import Decoder
 from t2i.prior.sampling import check_sampling, sample_tokens, shortlist
 from t2i.prior.transformer import TextImageTransformer
 
@@ -76,12 +77,12 @@ def ours(prior: TextImageTransformer, text: Tensor, top_k: int) -> Tensor:
     """The loop of pipelines/dalle without guidance: text (B, T) -> tokens (B, N)."""
     N = prior.image_length
     codes = torch.zeros(len(text), N, dtype=torch.long)
-    cache = prior.new_cache(len(text))
-    logits = prior.prefill(text, cache)  # (B, K)
+    decoder = Decoder(prior, len(text))
+    logits = decoder.prefill(text)  # (B, K)
     for i in range(N):
         codes[:, i] = sample_tokens(*shortlist(logits, 1.0, top_k), None)
         if i < N - 1:
-            logits = prior.step(codes[:, i], i, cache)
+            logits = decoder.step(codes[:, i], i)
     return codes
 
 
@@ -98,9 +99,9 @@ def without_cache(prior: TextImageTransformer, text: Tensor, top_k: int) -> Tens
 def check_cache(prior: TextImageTransformer, text: Tensor) -> None:
     """Raise unless the logits of both loops agree on the same tokens: a wrong result has no valid timing."""
     codes = torch.randint(prior.config.image_vocab_size, (len(text), prior.image_length))
-    cache = prior.new_cache(len(text))
+    decoder = Decoder(prior, len(text))
     for i in range(prior.image_length):
-        cached = prior.step(codes[:, i - 1], i - 1, cache) if i else prior.prefill(text, cache)
+        cached = decoder.step(codes[:, i - 1], i - 1) if i else decoder.prefill(text)
         torch.testing.assert_close(cached, prior(text, codes[:, :i])[1][:, -1], rtol=1e-3, atol=1e-4)
 
 

@@ -10,6 +10,7 @@ Shapes: B batch · T text length · N codes of an image · s grid side · V text
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from t2i.nn.attention import CausalSelfAttention, KVCache, SelfAttention, check_backend
-from t2i.nn.linear import MLP, linear
+from t2i.nn.linear import MLP, Linear, linear
 
 PAD = 0  # the text tokenizer's padding id
 
@@ -39,6 +40,40 @@ class Block(nn.Module):
         """(B, L, C) -> (B, L, C); causal attention takes a cache."""
         x = x + self.dropout(self.attention(self.norm1(x), *cache))
         return x + self.dropout(self.mlp(self.norm2(x)))
+
+    def decoding_step(self, rows: int) -> Callable[[Tensor, KVCache], Tensor]:
+        """`forward` for the position (rows, C) after those in a cache, without dropout and gradients.
+
+        It has looked up all weights, which takes a small model longer than to compute with them. A block with parts
+        that are not its own, such as a LoRA, or that is compiled, is called as it is.
+        """
+        if not self._is_plain():
+            return lambda x, cache: self(x[:, None], cache)[:, 0]
+        heads = self.attention.heads
+        norm1, norm2 = _bound_norm(self.norm1), _bound_norm(self.norm2)
+        qkv, out = self.attention.qkv.bound(rows), self.attention.out.bound(rows)
+        up, down = self.mlp[0].bound(rows, F.gelu), self.mlp[2].bound(rows)
+
+        def step(x: Tensor, cache: KVCache) -> Tensor:
+            R, C = x.shape
+            new = qkv(norm1(x)).view(R, 3, heads, 1, C // heads).transpose(0, 1)
+            k, v = cache.append(new[1:])
+            x = x + out(F.scaled_dot_product_attention(new[0], k, v).view(R, C))
+            return x + down(up(norm2(x)))
+
+        return step
+
+    def _is_plain(self) -> bool:
+        """Whether all parts are as the constructor made them, and nothing else happens when they are called."""
+        layers = self.attention.qkv, self.attention.out, self.mlp[0], self.mlp[2]
+        own = all(type(layer) is Linear for layer in layers) and self.attention.backend == "sdpa"
+        called = (m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) for m in self.modules())
+        return own and self._compiled_call_impl is None and not any(called)
+
+
+def _bound_norm(norm: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
+    shape, weight, bias, eps = norm.normalized_shape, norm.weight, norm.bias, norm.eps
+    return lambda x: F.layer_norm(x, shape, weight, bias, eps)
 
 
 def initialise(model: nn.Module, *embeddings: nn.Parameter) -> None:
@@ -126,7 +161,7 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         Text logits t predict text token t, code logits i predict code i.
         """
         n = min(codes.shape[1], self.image_length - 1)  # the last code predicts nothing
-        x = torch.cat([self._embed_text(text), self._embed_codes(codes[:, :n], 0)], dim=1)  # (B, 1 + T + n, C)
+        x = torch.cat([self.embed_text(text), self.embed_codes(codes[:, :n])], dim=1)  # (B, 1 + T + n, C)
         for block in self.blocks:
             if self.gradient_checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False)
@@ -134,7 +169,7 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
                 x = block(x)
         x = self.norm(x)
         T = self.config.text_length
-        return self._text_logits(x[:, :T]), self._image_logits(x[:, T:])
+        return self.text_logits(x[:, :T]), self.image_logits(x[:, T:])
 
     def loss(self, text: Tensor, codes: Tensor) -> dict[str, Tensor]:
         """Text (B, T), codes (B, N) -> scalars: `loss` to minimise; `text` and `image`, nats/token.
@@ -169,40 +204,6 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         )
         return log_text, log_codes
 
-    # ------------------------------------------------------------------------------------------------- decoding
-
-    def new_cache(self, batch: int) -> list[KVCache]:
-        """One cache per layer, with room for the whole sequence."""
-        length = 1 + self.config.text_length + self.image_length - 1
-        width, heads = self.config.width, self.config.heads
-        how = {"device": self.device, "dtype": self.dtype}
-        return [KVCache(batch, heads, length, width // heads, **how) for _ in self.blocks]
-
-    def prefill(self, text: Tensor, cache: list[KVCache], codes: Tensor | None = None) -> Tensor:
-        """Add the text (B, T), and the first n < N codes (B, n) if given, to an empty cache, in one pass.
-
-        Returns:
-            The logits of the next code, (B, K).
-        """
-        x = self._embed_text(text)
-        if codes is not None and codes.shape[1]:
-            x = torch.cat([x, self._embed_codes(codes, 0)], dim=1)
-        return self._image_logits(self._decode(x, cache))
-
-    def step(self, code: Tensor, index: int, cache: list[KVCache]) -> Tensor:
-        """Add codes (B,), of position `index`, to the cache; return the logits of the next code, (B, K)."""
-        return self._image_logits(self._decode(self._embed_codes(code[:, None], index), cache))
-
-    def start_text(self, batch: int, cache: list[KVCache]) -> Tensor:
-        """Add BOS to an empty cache; return the logits of the first text token, (B, V + T)."""
-        return self._text_logits(self._decode(self.bos.expand(batch, 1, -1), cache))
-
-    def step_text(self, token: Tensor, index: int, cache: list[KVCache]) -> Tensor:
-        """Add text tokens (B,), of position `index`, to the cache; return the logits of the next, (B, V + T)."""
-        own = torch.where(token == PAD, self.config.text_vocab_size + index, token)
-        x = self.text_tokens(own) + self.text_positions[index]  # (B, C)
-        return self._text_logits(self._decode(x[:, None], cache))
-
     def mask_impossible_text(self, logits: Tensor, index: int) -> Tensor:
         """Logits (B, V + T) of text token `index` -> the same, with −∞ for tokens that no caption has there.
 
@@ -214,18 +215,14 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         possible = (possible != PAD) & ((possible < V) | ((possible == V + index) & (index > 0)))
         return logits.masked_fill(~possible, -torch.inf)
 
-    def _decode(self, x: Tensor, cache: list[KVCache]) -> Tensor:
-        """Add positions (B, L, C) to the cache; return the output of the last one, (B, C)."""
-        for block, layer in zip(self.blocks, cache, strict=True):
-            x = block(x, layer)
-        return self.norm(x[:, -1])
-
     # The output layers share their weights with the embeddings (Press and Wolf 2017, arXiv 1608.05859).
 
-    def _text_logits(self, x: Tensor) -> Tensor:
+    def text_logits(self, x: Tensor) -> Tensor:
+        """(…, C) -> (…, V + T)"""
         return F.linear(x, self.text_tokens.weight, self.text_bias)
 
-    def _image_logits(self, x: Tensor) -> Tensor:
+    def image_logits(self, x: Tensor) -> Tensor:
+        """(…, C) -> (…, K)"""
         return linear(x, self.image_tokens.weight, self.image_bias)
 
     # ------------------------------------------------------------------------------------------------ embedding
@@ -236,12 +233,15 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
             raise ValueError(f"text must have the shape (B, {self.config.text_length}), not {tuple(text.shape)}")
         return place_padding(text, self.config.text_vocab_size)
 
-    def _embed_text(self, text: Tensor) -> Tensor:
+    def embed_text(self, text: Tensor) -> Tensor:
+        """Text (B, T) -> BOS and text (B, 1 + T, C)"""
         tokens = self.text_tokens(self.place_padding(text)) + self.text_positions  # (B, T, C)
         return torch.cat([self.bos.expand(len(text), 1, -1), tokens], dim=1)  # (B, 1 + T, C)
 
-    def _embed_codes(self, codes: Tensor, start: int) -> Tensor:
-        s, n = self.config.grid_size, codes.shape[1]
-        top, bottom = start // s, -(-(start + n) // s)  # range of the rows that are needed
-        positions = (self.rows[top:bottom] + self.columns).flatten(0, 1)  # (rows · s, C), raster order
-        return self.image_tokens(codes) + positions.narrow(0, start - top * s, n)
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        """The first codes (B, n) -> (B, n, C)"""
+        return self.image_tokens(codes) + self.code_positions()[: codes.shape[1]]
+
+    def code_positions(self) -> Tensor:
+        """Embeddings of the positions of codes in raster order, (N, C)."""
+        return (self.rows + self.columns).flatten(0, 1)
