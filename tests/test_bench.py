@@ -21,10 +21,10 @@ def test_sampling_writes_one_row_a_peer(tmp_path):
     sizes = {"layers": 2, "width": 32, "heads": 2, "batch": 2, "text": 4, "tokens": 16, "codebook": 32, "top-k": 8}
     options = {"out": tmp_path, "repeats": 3, "threads": 1, **sizes}
     flags = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    done = bench("sampling", *flags, "--peers", "transformers", "t2i-without-cache")
+    done = bench("sampling", *flags, "--int8", "--peers", "transformers", "t2i-without-cache", "floor")
     assert done.returncode == 0, done.stderr
     rows = json.loads((tmp_path / "bench.json").read_text())
-    assert [row["peer"].split()[0] for row in rows] == ["transformers", "t2i"]
+    assert [row["peer"].split()[0] for row in rows] == ["transformers", "t2i", "floor"]
     for row in rows:
         assert list(row) == ["work", "ours_s", "peer", "peer_s", "ratio"]
         assert row["ours_s"] > 0
@@ -38,9 +38,9 @@ def test_sampling_writes_one_row_a_peer(tmp_path):
     done = bench("frechet", *frechet, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     joined = json.loads((tmp_path / "bench.json").read_text())
-    assert joined[:2] == rows
-    assert [row["work"].split(",")[1].split()[0] for row in joined[2:]] == ["20", "20", "60", "60"]
-    for row in joined[2:]:  # a process with torch takes more, and each is a separate process
+    assert joined[:3] == rows
+    assert [row["work"].split(",")[1].split()[0] for row in joined[3:]] == ["20", "20", "60", "60"]
+    for row in joined[3:]:  # a process with torch takes more, and each is a separate process
         assert 100 < row["ours_mb"] < 4000 and 100 < row["peer_mb"] < 4000
 
 

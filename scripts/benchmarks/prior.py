@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.dalle_peer import ROOT, DallePytorch, PeerError, install
-from benchmarks.sampling import Sampling, dalle_sizes, new_prior
+from benchmarks.sampling import PriorBenchmark, dalle_sizes, new_prior
 from benchmarks.timing import Benchmark, Row, clock, compare
 from t2i.tokenizers.quantizer import EMAQuantizer
 
@@ -29,7 +29,7 @@ PACKAGES = (
 
 
 @dataclass(frozen=True)
-class PriorTraining(Sampling):
+class PriorTraining(PriorBenchmark):
     """A training step of the prior on text and image tokens, with random weights and AdamW.
 
     Args:

@@ -18,26 +18,24 @@ from torch import Tensor
 from benchmarks.dalle_peer import DallePytorch, PeerError
 from benchmarks.timing import Benchmark, Row, Timed, clock, compare
 from t2i.checks import UsageError
+from t2i.nn.linear import Linear, use_int8
 from t2i.prior.decoding import Decoder
 from t2i.prior.sampling import check_sampling, sample_tokens, shortlist
 from t2i.prior.transformer import TextImageTransformer
 
-Peer = Literal["t2i-without-cache", "transformers", "dalle-pytorch"]
+Peer = Literal["t2i-without-cache", "transformers", "dalle-pytorch", "floor"]
 
 
 @dataclass(frozen=True)
-class Sampling(Benchmark):
-    """Image tokens sampled from a text-image transformer with its cache, with random weights, without guidance.
+class PriorBenchmark(Benchmark):
+    """A text-image transformer with random weights, and peers of the same size.
 
     Args:
-        peers: implementations to compare with.
         layers, width, heads: of our transformer and of the peers'.
         batch, text, tokens: B, T and N; N is a square.
         text_vocab, codebook: sizes of the two vocabularies; transformers' model has the codebook only.
-        top_k: sample from the k most likely tokens; the temperature is 1.
     """
 
-    peers: tuple[Peer, ...] = ("t2i-without-cache", "transformers", "dalle-pytorch")
     layers: int = 6
     width: int = 256
     heads: int = 8
@@ -46,21 +44,44 @@ class Sampling(Benchmark):
     tokens: int = 256
     text_vocab: int = 512
     codebook: int = 1024
-    top_k: int = 64
 
     def __post_init__(self) -> None:
         if math.isqrt(self.tokens) ** 2 != self.tokens:
             raise UsageError(f"--tokens must be a square, such as 64 or 256, not {self.tokens}")
+
+
+@dataclass(frozen=True)
+class Sampling(PriorBenchmark):
+    """Image tokens sampled from a text-image transformer with its cache, with random weights, without guidance.
+
+    Args:
+        layers, width, heads: of our transformer and of the peers'.
+        batch, text, tokens: B, T and N; N is a square.
+        text_vocab, codebook: sizes of the two vocabularies; transformers' model has the codebook only.
+        peers: what to compare with; "floor" is what the machine needs at least: see `floor`.
+        top_k: sample from the k most likely tokens; the temperature is 1.
+        int8: our transformer has weights of 8 bits; the peers' are float32.
+    """
+
+    peers: tuple[Peer, ...] = ("t2i-without-cache", "transformers", "dalle-pytorch", "floor")
+    top_k: int = 64
+    int8: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_sampling(1.0, self.top_k, None)
 
     @property
     def work(self) -> str:
-        return f"sample {self.batch} x {self.tokens} image tokens, {self.layers} layers x {self.width}"
+        precision = ", int8" if self.int8 else ""
+        return f"sample {self.batch} x {self.tokens} image tokens, {self.layers} layers x {self.width}{precision}"
 
     def run(self) -> list[Row]:
         torch.manual_seed(0)
         prior = new_prior(self)
         text = torch.randint(1, self.text_vocab, (self.batch, self.text))  # (B, T), 0 would be padding
+        if self.int8:
+            use_int8(prior)
         check_cache(prior, text)
         mine = clock(lambda: ours(prior, text, self.top_k))
         rows = []
@@ -102,10 +123,11 @@ def check_cache(prior: TextImageTransformer, text: Tensor) -> None:
     decoder = Decoder(prior, len(text))
     for i in range(prior.image_length):
         cached = decoder.step(codes[:, i - 1], i - 1) if i else decoder.prefill(text)
-        torch.testing.assert_close(cached, prior(text, codes[:, :i])[1][:, -1], rtol=1e-3, atol=1e-4)
+        atol = 0.02 if prior.blocks[0].mlp[0].int8 else 1e-4  # rounding in 8 bits magnifies other rounding
+        torch.testing.assert_close(cached, prior(text, codes[:, :i])[1][:, -1], rtol=1e-3, atol=atol)
 
 
-def new_prior(o: Sampling) -> TextImageTransformer:
+def new_prior(o: PriorBenchmark) -> TextImageTransformer:
     """A transformer of these sizes with random weights, in eval mode."""
     sizes = {"width": o.width, "layers": o.layers, "heads": o.heads}
     return TextImageTransformer(o.text_vocab, o.codebook, o.text, math.isqrt(o.tokens), **sizes).eval()
@@ -159,8 +181,27 @@ def _gpt2(o: Sampling) -> transformers.GPT2LMHeadModel:
 
 
 @contextmanager
+def _floor(o: Sampling, prior: TextImageTransformer, text: Tensor) -> Iterator[list[dict[str, Timed]]]:
+    """The machine's floor for all steps: the time to read the weights and, on average, half the cache once a step, or
+    to do a step's multiplications in one large product, whichever is longer.
+    """
+    layers = [module for module in prior.blocks.modules() if isinstance(module, Linear)]
+    outputs = prior.image_tokens.weight
+    weights = sum(layer.weight.numel() for layer in layers)
+    weight_bytes = weights * (1 if o.int8 else 4) + 4 * outputs.numel()
+    cache_bytes = 2 * o.layers * o.batch * o.width * 4 * (1 + o.text + o.tokens // 2)
+    read = torch.zeros((weight_bytes + cache_bytes) // 4)
+    side = 1024
+    a, b = torch.randn(side, side), torch.randn(side, side)
+    products = o.batch * (weights + outputs.numel()) * (o.tokens - 1) / side**3
+    reading = clock(lambda: [read.sum() for _ in range(o.tokens - 1)])
+    multiplying = clock(lambda: [a @ b for _ in range(math.ceil(products))])
+    yield [{"floor": lambda: max(reading(), multiplying() * products / math.ceil(products))}]
+
+
+@contextmanager
 def _dalle_pytorch(o: Sampling, prior: TextImageTransformer, text: Tensor) -> Iterator[list[dict[str, Timed]]]:
-    with DallePytorch(dalle_sizes(o)) as peer:
+    with DallePytorch(dalle_sizes(o) | {"top_k": o.top_k}) as peer:
         # Two comparisons, so two rows: the released version silently drops its cache; its best deserves a separate row.
         yield [
             {f"{peer.name} generate_images(use_cache=True)": lambda: peer.seconds("released")},
@@ -168,7 +209,7 @@ def _dalle_pytorch(o: Sampling, prior: TextImageTransformer, text: Tensor) -> It
         ]
 
 
-def dalle_sizes(o: Sampling) -> dict[str, int]:
+def dalle_sizes(o: PriorBenchmark) -> dict[str, int]:
     """Our sizes, as dalle_worker.py takes them."""
     return {
         "layers": o.layers,
@@ -179,9 +220,13 @@ def dalle_sizes(o: Sampling) -> dict[str, int]:
         "grid": math.isqrt(o.tokens),
         "text_vocab": o.text_vocab,
         "codebook": o.codebook,
-        "top_k": o.top_k,
         "threads": torch.get_num_threads(),
     }
 
 
-PEERS = {"t2i-without-cache": _without_cache, "transformers": _transformers, "dalle-pytorch": _dalle_pytorch}
+PEERS = {
+    "t2i-without-cache": _without_cache,
+    "transformers": _transformers,
+    "dalle-pytorch": _dalle_pytorch,
+    "floor": _floor,
+}
