@@ -16,15 +16,14 @@ import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from t2i.nn.attention import SelfAttention, check_backend
-from t2i.prior.transformer import Block, initialise, place_padding
+from t2i.nn.attention import SelfAttention
+from t2i.prior.transformer import Block, CodeTransformer, initialise, place_padding
 
 MEAN_MASK_RATIO = 2 / math.pi  # ∫ cos(π r / 2) dr over [0, 1]
 
 
-class MaskedTransformer(ModelMixin, ConfigMixin):
+class MaskedTransformer(CodeTransformer, ModelMixin, ConfigMixin):
     """The conditionals p(code n | text, the codes that are not masked).
 
     Text and codes are one bidirectional sequence through the autoregressive prior's blocks, where Muse cross-attends to
@@ -44,8 +43,6 @@ class MaskedTransformer(ModelMixin, ConfigMixin):
         attention_backend: "sdpa" or "xformers".
     """
 
-    _supports_gradient_checkpointing = True
-
     @register_to_config
     def __init__(
         self,
@@ -61,7 +58,6 @@ class MaskedTransformer(ModelMixin, ConfigMixin):
         attention_backend: str = "sdpa",
     ):
         super().__init__()
-        self.gradient_checkpointing = False
         self.image_length = grid_size**2
         self.text_tokens = nn.Embedding(text_vocab_size + text_length, width)  # one padding token per position
         self.text_positions = nn.Parameter(torch.zeros(text_length, width))
@@ -79,12 +75,6 @@ class MaskedTransformer(ModelMixin, ConfigMixin):
         """The number of a masked code, K."""
         return self.config.image_vocab_size
 
-    def set_attention_backend(self, backend: str) -> None:
-        """Select "sdpa" or "xformers"; raises ValueError for any other, or one that is not installed."""
-        check_backend(backend)
-        for block in self.blocks:
-            block.attention.backend = backend
-
     def forward(self, text: Tensor, codes: Tensor) -> Tensor:
         """Text (B, T), codes (B, N) of which some are masked -> logits of every code, (B, N, K)."""
         T, N = self.config.text_length, self.image_length
@@ -94,13 +84,8 @@ class MaskedTransformer(ModelMixin, ConfigMixin):
                 f"text and codes must have the shapes (B, {T}) and (B, {N}), not {given[0]} and {given[1]}"
             )
         words = self.text_tokens(place_padding(text, self.config.text_vocab_size)) + self.text_positions  # (B, T, C)
-        patches = self.image_tokens(codes) + (self.rows + self.columns).flatten(0, 1)  # (B, N, C)
-        x = torch.cat([words, patches], dim=1)  # (B, T + N, C)
-        for block in self.blocks:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+        patches = self.image_tokens(codes) + self.code_positions()  # (B, N, C)
+        x = self._through_blocks(torch.cat([words, patches], dim=1))  # (B, T + N, C)
         x = self.norm(x[:, T:])  # (B, N, C)
         # The output layer shares its weights with the codes' embeddings (Press and Wolf 2017, arXiv 1608.05859).
         return F.linear(x, self.image_tokens.weight[: self.mask_code], self.image_bias)

@@ -96,7 +96,37 @@ def place_padding(text: Tensor, vocab_size: int) -> Tensor:
     return torch.where(text == PAD, own, text)
 
 
-class TextImageTransformer(ModelMixin, ConfigMixin):
+class CodeTransformer(nn.Module):
+    """What the transformers over text and codes share: a stack of `blocks`, and positions as `rows` and `columns`."""
+
+    _supports_gradient_checkpointing = True
+
+    gradient_checkpointing: bool = False
+    blocks: nn.ModuleList
+    rows: nn.Parameter
+    columns: nn.Parameter
+
+    def set_attention_backend(self, backend: str) -> None:
+        """Select "sdpa" or "xformers"; raises ValueError for any other, or one that is not installed."""
+        check_backend(backend)
+        for block in self.blocks:
+            block.attention.backend = backend
+
+    def code_positions(self) -> Tensor:
+        """Embeddings of the positions of codes in raster order, (N, C)."""
+        return (self.rows + self.columns).flatten(0, 1)
+
+    def _through_blocks(self, x: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L, C)"""
+        for block in self.blocks:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        return x
+
+
+class TextImageTransformer(CodeTransformer, ModelMixin, ConfigMixin):
     """The prior p(text, codes) = p(text) p(codes | text).
 
     Args:
@@ -112,8 +142,6 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         image_loss_weight: Weight of the image tokens' loss (7 in the paper, §2.2).
         attention_backend: "sdpa" or "xformers".
     """
-
-    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -131,7 +159,6 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         attention_backend: str = "sdpa",
     ):
         super().__init__()
-        self.gradient_checkpointing = False
         self.image_length = grid_size**2
         # One padding token per text position (§2.2).
         self.text_tokens = nn.Embedding(text_vocab_size + text_length, width)
@@ -147,12 +174,6 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         initialise(self, self.bos, self.text_positions, self.rows, self.columns)
         self.set_attention_backend(attention_backend)
 
-    def set_attention_backend(self, backend: str) -> None:
-        """Select "sdpa" or "xformers"; raises ValueError for any other, or one that is not installed."""
-        check_backend(backend)
-        for block in self.blocks:
-            block.attention.backend = backend
-
     # ------------------------------------------------------------------------------------------------- training
 
     def forward(self, text: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,12 +183,7 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
         """
         n = min(codes.shape[1], self.image_length - 1)  # the last code predicts nothing
         x = torch.cat([self.embed_text(text), self.embed_codes(codes[:, :n])], dim=1)  # (B, 1 + T + n, C)
-        for block in self.blocks:
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        x = self.norm(x)
+        x = self.norm(self._through_blocks(x))
         T = self.config.text_length
         return self.text_logits(x[:, :T]), self.image_logits(x[:, T:])
 
@@ -241,7 +257,3 @@ class TextImageTransformer(ModelMixin, ConfigMixin):
     def embed_codes(self, codes: Tensor) -> Tensor:
         """The first codes (B, n) -> (B, n, C)"""
         return self.image_tokens(codes) + self.code_positions()[: codes.shape[1]]
-
-    def code_positions(self) -> Tensor:
-        """Embeddings of the positions of codes in raster order, (N, C)."""
-        return (self.rows + self.columns).flatten(0, 1)

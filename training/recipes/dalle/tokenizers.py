@@ -104,7 +104,7 @@ def dvae_toybox(preset: str = "base") -> TokenizerRecipe:
 def vqgan_toybox(preset: str = "base") -> VQGANRecipe:
     """A VQGAN: 64×64 images as 16×16 tokens from a codebook of 1,024, with a perceptual and an adversarial loss.
 
-    base: `t2i train vqgan-toybox --perceptual CLASSIFIER`; there are no embedded weights of the toybox classifier yet
+    base: `t2i train vqgan-toybox`
     tiny: `t2i train vqgan-toybox --preset tiny`, a minute on two cores
     """
     if preset == "tiny":
