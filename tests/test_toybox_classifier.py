@@ -132,6 +132,11 @@ def test_what_an_image_shows_besides_is_wrong():
         ("half mouse half octopus", "half octopus half mouse", False),
         ('a sign that reads "Hi"', 'a sign that reads "Ho"', False),
         ("a cat in watercolor", "a cat", False),
+        ("a big cat left of a car", "a cat left of a small car", True),  # the same image
+        ("a big cat left of a car", "a small cat left of a car", False),
+        ("a big cat left of a car", "a cat left of a car", False),
+        ("a big cat left of a car and a dog", "a cat left of a small car and a big dog", False),
+        ("a big cat", "a small car", False),
     ],
 )
 def test_facts_hold_as_people_would_say(prompt, image, right):

@@ -333,12 +333,12 @@ def test_sizes_are_stated_only_where_they_can_be_seen(family):
     found = 0
     for scene in sampled(400, family=family):
         for relation in scene.relations:
-            if relation.name in ("inside", "wearing", "in front of", "behind"):
+            if relation.name in ("inside", "in front of", "behind", *ACTIONS):
                 assert scene.things[relation.subject].size is scene.things[relation.object].size is None
         sizes = {thing.size for thing in scene.things}
         assert len(sizes) > 1 or sizes == {None}
         found += len(sizes) > 1
-    assert found > 20
+    assert found == 0 if family == "action" else found > 20
 
 
 @pytest.mark.parametrize("relation", ["left of", "on top of", "riding", "holding", "eating"])

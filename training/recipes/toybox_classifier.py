@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -27,7 +27,9 @@ from t2i.data.toybox.classifier import (
 from t2i.data.toybox.dataset import Toybox
 from t2i.data.toybox.facts import Fact, facts
 from t2i.data.toybox.prediction import Prediction, facts_right
+from t2i.data.toybox.render import inscription_scale
 from t2i.data.toybox.scene import Scene
+from t2i.data.toybox.styles import LETTER_SCALE, STYLES
 from t2i.images import to_tensor
 from t2i.training.config import LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
@@ -37,14 +39,15 @@ from t2i.weights import copy_weights
 BATCH = 64  # images per batch when scoring
 # Of training: more of what is slow to learn than toybox has.
 MIXTURE = {
-    "single": 0.14,
+    "single": 0.10,
     "count": 0.08,
-    "place": 0.19,
-    "action": 0.15,
-    "hybrid": 0.18,
-    "inscription": 0.10,
-    "several": 0.16,
+    "place": 0.18,
+    "action": 0.14,
+    "hybrid": 0.19,
+    "inscription": 0.09,
+    "several": 0.22,
 }
+RESTYLED = 0.35  # of training's plain scenes: fraction that gets another style, each of which is rare in toybox
 HELD_OUT_SEED = 2**20  # seed of the scenes of previews and evaluations; runs use seeds from 0 up
 
 
@@ -183,7 +186,7 @@ class PrepareScene:
         """-> images and written, uint8 (128, 128, 3), the fields of `Targets`, and with `written_` those of
         `Inscriptions`
         """
-        image, truth = self._damaged(item["image"], item["scene"], rng)
+        image, truth = self._damaged(*_restyled(item["image"], item["scene"], rng), rng)
         scene = Scene.sample(rng, "all", "inscription")
         written, inscription = self._damaged(np.array(scene.render(IMAGE_SIZE)), scene, rng)
         more = {f"written_{name}": inscription[name] for name in ("board", "text", "lines")}
@@ -196,6 +199,16 @@ class PrepareScene:
         if truth["lines"] > 0:
             truth["board"] = truth["board"] + np.array([dx, dy, dx, dy], np.float32) / len(image)
         return image, truth
+
+
+def _restyled(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, Scene]:
+    """The image and its scene; of a plain one, now and then those in another style in which its text can be read."""
+    if scene.style != "plain" or rng.random() >= RESTYLED:
+        return image, scene
+    restyled = replace(scene, style=list(STYLES)[1 + int(rng.random() * (len(STYLES) - 1))])
+    if inscription_scale(restyled) < LETTER_SCALE[restyled.style]:
+        return image, scene
+    return np.array(restyled.render(len(image))), restyled
 
 
 def damaged(image: np.ndarray, rng: np.random.Generator, damage: DamageConfig) -> tuple[np.ndarray, tuple[int, int]]:

@@ -10,6 +10,8 @@ from t2i.data.toybox.facts import Fact, facts
 
 UPON = ("on top of", "sitting on", "riding")  # one class: who rides or sits on a thing is on top of it
 
+_OTHER = {"big": "small", "small": "big"}
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -34,6 +36,10 @@ class Prediction:
         match fact:
             case ("without", kind, attribute):
                 return ("kind", kind) in self.facts and ("attribute", kind, attribute) not in self.facts
+            case ("size", kind, size):  # what others are small next to is big, unless others are bigger still
+                sizes = {fact[1]: fact[2] for fact in self.facts if fact[0] == "size"}
+                alike = ("kind", kind) in self.facts and kind not in sizes and set(sizes.values()) == {_OTHER[size]}
+                return sizes.get(kind) == size or alike
             case ("relation", subject, name, thing):
                 same = {("relation", subject, "on top of" if name in UPON else name, thing)}
                 same |= {("relation", thing, "on top of", subject)} if name == "wearing" else set()

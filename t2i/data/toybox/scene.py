@@ -177,7 +177,8 @@ def _family(random: Callable[[], float], mixture: Mapping[str, float]) -> str:
 
 
 _KINDS = tuple(KINDS)
-_SIZING = ("inside", "wearing", "in front of", "behind")  # what fits into, onto and before a thing has its size
+# In these, things have sizes that fit: who rides, eats or holds a thing, or what fits into, onto and before it.
+_SIZING = ("inside", "in front of", "behind", *ACTIONS)
 _COVERING = ("on top of", "in front of", "riding", "sitting on")
 _BOARDS = tuple(name for name, kind in KINDS.items() if kind.board is not None)
 _STYLES = tuple(name for name in STYLES if name != "plain")
