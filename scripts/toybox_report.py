@@ -117,12 +117,12 @@ class Speed:
 
 @dataclass(frozen=True)
 class Classifier:
-    """Print the classifier's accuracy on rendered images, by type of fact and by family, with 95 % intervals."""
+    """Print the classifier's accuracy on rendered images, by style, type of fact and family, with 95 % intervals."""
 
     num: int = 4_000
     """Number of images."""
-    classifier: str = "runs/toybox-classifier/latest"
-    """Folder of the classifier."""
+    classifier: str | None = None
+    """Folder of the classifier, such as runs/toybox-classifier/latest; by default the embedded one."""
 
     def run(self) -> None:
         check_whole("--num", self.num)
@@ -132,9 +132,11 @@ class Classifier:
             items = [data[i] for i in range(start, min(start + 64, self.num))]
             predictions = predict(model, [Image.fromarray(item["image"]) for item in items])
             answers += zip(predictions, [item["scene"] for item in items], strict=True)
-        _print_shares("facts that are predicted", facts_right((p, facts(scene)) for p, scene in answers))
-        whole = {name: [p.fulfils(facts(s)) for p, s in answers if s.family == name] for name in FAMILIES}
-        _print_shares("images of which everything is predicted", whole)
+        for title, plain in (("in the plain style", True), ("in other styles", False)):
+            of = [(p, scene) for p, scene in answers if (scene.style == "plain") == plain]
+            _print_shares(f"facts that are predicted {title}", facts_right((p, facts(scene)) for p, scene in of))
+            whole = {name: [p.fulfils(facts(s)) for p, s in of if s.family == name] for name in FAMILIES}
+            _print_shares(f"images {title} of which everything is predicted", whole)
 
 
 def _print_shares(title: str, found: dict[str, Sequence[bool]]) -> None:

@@ -200,16 +200,18 @@ def test_changed_blocks_are_decoded_as_they_are(prior, stream):
     text, codes = stream
 
     class Doubled(Linear):
-        def forward(self, x, activation=None):
-            return 2 * super().forward(x, activation)
+        def forward(self, x):
+            return 2 * super().forward(x)
 
     called = []
     prior.blocks[0].mlp[2].register_forward_hook(lambda *_: called.append(0))
-    prior.blocks[1].attention.out.__class__ = Doubled
+    plain = prior(text, codes)[1]
+    prior.blocks[1].attention.out.__class__ = prior.blocks[0].mlp[0].__class__ = Doubled
     whole = prior(text, codes)[1]
     decoder = Decoder(prior, len(text))
     logits = [decoder.prefill(text), *(decoder.step(codes[:, i], i) for i in range(codes.shape[1] - 1))]
-    assert len(called) == codes.shape[1] + 1
+    assert len(called) == codes.shape[1] + 2
+    assert (whole - plain).abs().max() > 1e-3
     torch.testing.assert_close(torch.stack(logits, 1), whole, atol=1e-4, rtol=1e-4)
 
 

@@ -100,7 +100,8 @@ class MLP(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """(…, C) -> (…, C)"""
         first, activation, last = self
-        return last(first(x, activation))
+        replaced = type(first) is not Linear  # by a LoRA, which comes before the activation
+        return last(activation(first(x)) if replaced else first(x, activation))
 
 
 def use_int8(model: nn.Module, use: bool = True) -> None:
