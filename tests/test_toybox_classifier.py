@@ -8,11 +8,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from PIL import ImageFilter
 
 from t2i.checks import UsageError
 from t2i.data.toybox.classifier import (
     CROP,
-    EMBEDDED,
     EXTENTS,
     LETTERS,
     LOOKS,
@@ -28,7 +28,7 @@ from t2i.data.toybox.classifier import (
 )
 from t2i.data.toybox.facts import facts
 from t2i.data.toybox.kinds import KINDS
-from t2i.data.toybox.prediction import Prediction
+from t2i.data.toybox.prediction import Prediction, facts_right
 from t2i.data.toybox.prompts import CATEGORIES, LECTURE, category_prompt, ladder_prompt, lecture_prompt
 from t2i.data.toybox.render import inscription_box
 from t2i.data.toybox.scene import Scene
@@ -225,12 +225,26 @@ def test_wrong_input_is_named(tiny, tmp_path):
         load_classifier(tmp_path / "nowhere")
 
 
-@pytest.mark.skipif(not EMBEDDED.is_dir(), reason="the classifier of toybox has no embedded weights yet")
 def test_the_embedded_classifier_is_at_its_ceiling():
-    model, of = load_classifier(), scenes(300)
-    predictions = predict(model, [scene.render(128) for scene in of])
-    right = [p.holds(fact) for p, scene in zip(predictions, of, strict=True) for fact in facts(scene)]
-    assert np.mean(right) > 0.95
+    """A little below the accuracies in docs/toybox.md, which are of more scenes."""
+    of = scenes(600)
+    predictions = predict(load_classifier(), [scene.render(128) for scene in of])
+    ceilings = {"kind": 0.97, "attribute": 0.95, "count": 0.96, "relation": 0.93, "text": 0.93, "style": 0.99}
+    for plain, lower in ((True, 0.0), (False, 0.09)):
+        answers = [(p, facts(s)) for p, s in zip(predictions, of, strict=True) if (s.style == "plain") == plain]
+        right = {name: np.mean(held) for name, held in facts_right(answers).items() if len(held) > 20}
+        assert not {name: share for name, share in right.items() if share < ceilings.get(name, 0.8) - lower}
+
+
+def test_damage_and_size_change_little():
+    """Blur, and an image of another size, as a generator may make them."""
+    of = [scene for scene in scenes(300) if scene.style == "plain"]
+    images = [scene.render(128) for scene in of]
+    blurred = [image.filter(ImageFilter.GaussianBlur(0.8)) for image in images]
+    for damaged_images in (blurred, [scene.render(256) for scene in of]):
+        predictions = predict(load_classifier(), damaged_images)
+        held = facts_right((p, facts(scene)) for p, scene in zip(predictions, of, strict=True))
+        assert np.mean(held["kind"]) > 0.93 and np.mean(held["attribute"]) > 0.9 and np.mean(held["relation"]) > 0.85
 
 
 def test_damage_shifts_the_image_and_keeps_its_shape():
