@@ -6,7 +6,6 @@ Shapes: B prompts · T text length · R rows of a batch · N = s² codes · S im
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -103,23 +102,29 @@ class CodePipeline(DiffusionPipeline):
         """The memory that most limits how many rows fit, of one row without guidance."""
         raise NotImplementedError
 
-    def _decode_codes(self, codes: Tensor) -> Tensor:
-        """Codes (R, N) or (R, s, s) -> images (R, 3, S, S) in [-1, 1]"""
+    def _decode_codes(self, codes: Tensor, pixels: Tensor | None = None, repaint: Tensor | None = None) -> Tensor:
+        """Codes (R, N) or (R, s, s) -> images (R, 3, S, S) in [-1, 1].
+
+        With pixels (R, 3, S, S) and which to repaint (bool, R, 1, S, S), the others are those.
+        """
         side = self.prior.config.grid_size
-        return torch.cat([self.image_tokenizer.decode(part.view(-1, side, side)) for part in codes.split(SCORED)])
+        images = torch.cat([self.image_tokenizer.decode(part.view(-1, side, side)) for part in codes.split(SCORED)])
+        return images if pixels is None or repaint is None else torch.where(repaint, images.float(), pixels)
 
     def _image_scores(
         self,
         scorer: Scorer,
         prompts: list[str],
         codes: Tensor,
-        finish: Callable[[Tensor, slice], Tensor] = lambda images, rows: images,
+        pixels: Tensor | None = None,
+        repaint: Tensor | None = None,
     ) -> Tensor:
-        """R prompts, codes (R, N) -> the scores of the decoded images, (R,), after finish(images, rows)."""
+        """R prompts, codes (R, N) -> the scores of the images that `_decode_codes` gives, (R,)"""
         scores = []
         for start in range(0, len(codes), SCORED):
             rows = slice(start, start + SCORED)
-            scores.append(score_images(scorer, prompts[rows], finish(self._decode_codes(codes[rows]), rows)))
+            given = (None, None) if pixels is None or repaint is None else (pixels[rows], repaint[rows])
+            scores.append(score_images(scorer, prompts[rows], self._decode_codes(codes[rows], *given)))
         return torch.cat(scores)
 
 

@@ -215,6 +215,24 @@ def test_changed_blocks_are_decoded_as_they_are(prior, stream):
     torch.testing.assert_close(torch.stack(logits, 1), whole, atol=1e-4, rtol=1e-4)
 
 
+@torch.no_grad()
+def test_compiled_blocks_are_decoded_compiled(prior, stream):
+    text, codes = stream
+    whole = prior(text, codes)[1]
+    called = []
+
+    def backend(graph, inputs):
+        called.append(graph)
+        return graph.forward
+
+    for block in prior.blocks:
+        block.compile(backend=backend)
+    decoder = Decoder(prior, len(text))
+    logits = [decoder.prefill(text), *(decoder.step(codes[:, i], i) for i in range(3))]
+    assert called
+    torch.testing.assert_close(torch.stack(logits, 1), whole[:, :4], atol=1e-4, rtol=1e-4)
+
+
 def test_cache_hands_out_all_that_was_put_in():
     cache = KVCache(1, 2, 4, 3)
     pairs = torch.randn(2, 1, 2, 3, 3)

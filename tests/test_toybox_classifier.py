@@ -39,7 +39,7 @@ from t2i.eval.generation.suites import SUITES
 from t2i.files import read_json
 from t2i.images import to_tensor
 from t2i.training.cli import run
-from t2i.training.recipes.toybox_classifier import DamageConfig, damaged, toybox_classifier
+from t2i.training.recipes.toybox_classifier import DamageConfig, _restyled, damaged, toybox_classifier
 
 TINY = {"channels": (16, 32, 48), "blocks": (0, 0, 1)}
 
@@ -236,6 +236,15 @@ def test_the_embedded_classifier_is_at_its_ceiling():
         assert not {name: share for name, share in right.items() if share < ceilings.get(name, 0.8) - lower}
 
 
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_the_embedded_classifier_reads_every_category(category):
+    """Images of its prompts count as right, most of them: the ceiling of the category's score."""
+    prompts = [category_prompt(category, np.random.default_rng((7, i))) for i in range(40)]
+    predictions = predict(load_classifier(), [prompt.scene.render(128) for prompt in prompts])
+    right = np.mean([p.fulfils(prompt.judged) for p, prompt in zip(predictions, prompts, strict=True)])
+    assert right >= {"several": 0.6, "size": 0.7, "held-out hybrid": 0.7}.get(category, 0.85)
+
+
 def test_damage_and_size_change_little():
     """Blur, and an image of another size, as a generator may make them."""
     of = [scene for scene in scenes(300) if scene.style == "plain"]
@@ -245,6 +254,16 @@ def test_damage_and_size_change_little():
         predictions = predict(load_classifier(), damaged_images)
         held = facts_right((p, facts(scene)) for p, scene in zip(predictions, of, strict=True))
         assert np.mean(held["kind"]) > 0.93 and np.mean(held["attribute"]) > 0.9 and np.mean(held["relation"]) > 0.85
+
+
+def test_a_restyled_image_is_that_of_its_scene():
+    rng, found = np.random.default_rng(0), set()
+    for scene in scenes(60):
+        image, other = _restyled(np.array(scene.render(128)), scene, rng)
+        assert np.array_equal(image, np.array(other.render(128)))
+        assert dataclasses.replace(other, style=scene.style) == scene
+        found.add((scene.style == "plain", other.style == scene.style))
+    assert found == {(True, True), (True, False), (False, True)}
 
 
 def test_damage_shifts_the_image_and_keeps_its_shape():

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from typing import Literal, get_args
 
@@ -203,8 +202,9 @@ class MusePipeline(CodePipeline):
                 if scorer is None:
                     best[rows] = codes
                 else:
-                    finish = partial(self._restore, pixels, repaint, images)
-                    row_scores = self._image_scores(scorer, [prompts[i] for i in of.tolist()], codes, finish)
+                    row_prompts = [prompts[i] for i in of.tolist()]
+                    row_pixels, row_repaint = (None, None) if pixels is None else (pixels[images], repaint[images])
+                    row_scores = self._image_scores(scorer, row_prompts, codes, row_pixels, row_repaint)
                     keep_best(images, codes, row_scores, best, scores)
                 if self._interrupt:
                     break
@@ -268,21 +268,13 @@ class MusePipeline(CodePipeline):
         """Of the logits."""
         return self.prior.image_length * self.prior.mask_code * 4
 
-    @staticmethod
-    def _restore(pixels: Tensor | None, repaint: Tensor | None, of: Tensor, images: Tensor, rows: slice) -> Tensor:
-        """Images (R, 3, S, S) -> the same; outside the mask they are the given ones, with the indices `of`."""
-        if pixels is None or repaint is None:
-            return images
-        return torch.where(repaint[of[rows]], images.float(), pixels[of[rows]])
-
     def _decode(
         self, codes: Tensor, pixels: Tensor | None, repaint: Tensor | None, output_type: str
     ) -> list[Image.Image] | np.ndarray | Tensor:
         """Codes (n, s, s) -> images; outside the mask they are the given ones."""
         if output_type == "latent":
             return codes
-        every = torch.arange(len(codes))
-        return as_output(self._restore(pixels, repaint, every, self._decode_codes(codes), slice(None)), output_type)
+        return as_output(self._decode_codes(codes, pixels, repaint), output_type)
 
 
 def _check_one_of(name: str, value: object, choices: tuple[str, ...]) -> None:

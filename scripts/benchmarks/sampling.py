@@ -58,7 +58,7 @@ class Sampling(PriorBenchmark):
         layers, width, heads: of our transformer and of the peers'.
         batch, text, tokens: B, T and N; N is a square.
         text_vocab, codebook: sizes of the two vocabularies; transformers' model has the codebook only.
-        peers: what to compare with; "floor" is what the machine needs at least: see `floor`.
+        peers: what to compare with; "floor" is the least time that the machine needs: see `_floor`.
         top_k: sample from the k most likely tokens; the temperature is 1.
         int8: our transformer has weights of 8 bits; the peers' are float32.
     """

@@ -27,9 +27,8 @@ from t2i.data.toybox.classifier import (
 from t2i.data.toybox.dataset import Toybox
 from t2i.data.toybox.facts import Fact, facts
 from t2i.data.toybox.prediction import Prediction, facts_right
-from t2i.data.toybox.render import inscription_scale
 from t2i.data.toybox.scene import Scene
-from t2i.data.toybox.styles import LETTER_SCALE, STYLES
+from t2i.data.toybox.styles import STYLES
 from t2i.images import to_tensor
 from t2i.training.config import LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
@@ -47,7 +46,7 @@ MIXTURE = {
     "inscription": 0.09,
     "several": 0.22,
 }
-RESTYLED = 0.35  # of training's plain scenes: fraction that gets another style, each of which is rare in toybox
+RESTYLED = 0.35  # of training's plain scenes without a text: fraction in another style, each of which is rare in toybox
 HELD_OUT_SEED = 2**20  # seed of the scenes of previews and evaluations; runs use seeds from 0 up
 
 
@@ -202,13 +201,11 @@ class PrepareScene:
 
 
 def _restyled(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, Scene]:
-    """The image and its scene; of a plain one, now and then those in another style in which its text can be read."""
-    if scene.style != "plain" or rng.random() >= RESTYLED:
+    """The image and its scene; of a plain one without a text, now and then those in another style."""
+    if scene.style != "plain" or any(thing.text for thing in scene.things) or rng.random() >= RESTYLED:
         return image, scene
-    restyled = replace(scene, style=list(STYLES)[1 + int(rng.random() * (len(STYLES) - 1))])
-    if inscription_scale(restyled) < LETTER_SCALE[restyled.style]:
-        return image, scene
-    return np.array(restyled.render(len(image))), restyled
+    style = list(STYLES)[1 + int(rng.random() * (len(STYLES) - 1))]
+    return np.array(STYLES[style](Image.fromarray(image))), replace(scene, style=style)
 
 
 def damaged(image: np.ndarray, rng: np.random.Generator, damage: DamageConfig) -> tuple[np.ndarray, tuple[int, int]]:
