@@ -25,10 +25,13 @@ from t2i.data.toybox.classifier import (
     targets,
 )
 from t2i.data.toybox.dataset import Toybox
+from t2i.data.toybox.description import MAX_TEXT
 from t2i.data.toybox.facts import Fact, facts
+from t2i.data.toybox.inscriptions import inscription
 from t2i.data.toybox.prediction import Prediction, facts_right
+from t2i.data.toybox.render import inscription_scale
 from t2i.data.toybox.scene import Scene
-from t2i.data.toybox.styles import STYLES
+from t2i.data.toybox.styles import LETTER_SCALE, STYLES
 from t2i.images import to_tensor
 from t2i.training.config import LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
@@ -47,6 +50,8 @@ MIXTURE = {
     "several": 0.22,
 }
 RESTYLED = 0.35  # of training's plain scenes without a text: fraction in another style, each of which is rare in toybox
+LONG = 0.5  # fraction of the text head's inscriptions that are as long as can be
+SMALLEST = 0.6  # size of their letters, relative to the smallest that toybox has
 HELD_OUT_SEED = 2**20  # seed of the scenes of previews and evaluations; runs use seeds from 0 up
 
 
@@ -186,9 +191,9 @@ class PrepareScene:
         `Inscriptions`
         """
         image, truth = self._damaged(*_restyled(item["image"], item["scene"], rng), rng)
-        scene = Scene.sample(rng, "all", "inscription")
-        written, inscription = self._damaged(np.array(scene.render(IMAGE_SIZE)), scene, rng)
-        more = {f"written_{name}": inscription[name] for name in ("board", "text", "lines")}
+        scene = _inscribed(rng)
+        written, label = self._damaged(np.array(scene.render(IMAGE_SIZE)), scene, rng)
+        more = {f"written_{name}": label[name] for name in ("board", "text", "lines")}
         return {"images": image, **truth, "written": written, **more}
 
     def _damaged(self, image: np.ndarray, scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, dict]:
@@ -198,6 +203,16 @@ class PrepareScene:
         if truth["lines"] > 0:
             truth["board"] = truth["board"] + np.array([dx, dy, dx, dy], np.float32) / len(image)
         return image, truth
+
+
+def _inscribed(rng: np.random.Generator) -> Scene:
+    """A scene with an inscription; now and then a longer one in smaller letters than toybox has, as prompts ask for."""
+    scene = Scene.sample(rng, "all", "inscription")
+    if rng.random() >= LONG:
+        return scene
+    text = " ".join([scene.things[0].text, inscription(rng.random), inscription(rng.random)])[:MAX_TEXT].strip()
+    longer = replace(scene, things=(replace(scene.things[0], text=text),))
+    return longer if inscription_scale(longer) >= SMALLEST * LETTER_SCALE[scene.style] else scene
 
 
 def _restyled(image: np.ndarray, scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, Scene]:
