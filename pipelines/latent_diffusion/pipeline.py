@@ -30,7 +30,7 @@ from torch import Tensor
 from t2i.checks import check_options, check_prompts, check_seeds, check_whole
 from t2i.diffusion.attention import constants_kept
 from t2i.diffusion.conditioning import Conditioning, concat_grid
-from t2i.diffusion.guidance import Guidance, threshold_prediction
+from t2i.diffusion.guidance import Guidance, Threshold, dynamic_threshold, threshold_prediction
 from t2i.diffusion.schedulers import count_steps, make_scheduler, set_timesteps
 from t2i.images import OUTPUT_TYPES, as_output
 from t2i.pipelines.generators import Generators, copied, for_steps, one_each, own_each
@@ -169,7 +169,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         by_count = timesteps is None and sigmas is None
         check_whole("num_inference_steps", num_inference_steps if by_count else 1)
         whole = {"num_images_per_prompt": num_images_per_prompt, "num_candidates": num_candidates}
-        check_options({**whole, "eta": eta})
+        check_options({**whole, "eta": eta, "dynamic_threshold": dynamic_threshold})
         self._check_inputs(output_type, tensor_names, cross_attention_kwargs)
         device = self._execution_device  # a walk over all modules: once
         scorer, prompts = self._reranker(reranker, num_candidates, prompt, latents, device)
@@ -177,7 +177,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         first_sampler = new_sampler()
         if not by_count:
             num_inference_steps = count_steps(first_sampler)
-        guidance = Guidance(guidance_scale, guidance_rescale, dynamic_threshold)
+        guidance = Guidance(guidance_scale, guidance_rescale, _threshold(dynamic_threshold))
         lora_scale = (cross_attention_kwargs or {}).get("scale")
         text, negative_text = self._text(prompt, prompt_embeds, prompt_attention_mask, lora_scale, clip_skip), None
         text = replace(text, grid=grid)
@@ -443,6 +443,11 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         if self.safety_checker is not None:
             images, flagged = blacken_flagged(images, self.safety_checker, self.feature_extractor, latents.device)
         return as_output(images, output_type), flagged
+
+
+def _threshold(largest: float | None) -> Threshold | None:
+    """Dynamic thresholding with this bound on |x_0|; None without one."""
+    return None if largest is None else partial(dynamic_threshold, largest=largest)
 
 
 def _check_latents(latents: Tensor, steps: int) -> None:
