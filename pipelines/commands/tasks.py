@@ -16,6 +16,7 @@ from t2i.checks import UsageError
 from t2i.diffusion.schedulers import make_scheduler, of_flow
 from t2i.images import check_finite
 from t2i.pipelines.dalle import DallePipeline
+from t2i.pipelines.imagen import ImagenPipeline
 from t2i.pipelines.latent_diffusion import (
     LatentDiffusionImg2ImgPipeline,
     LatentDiffusionInpaintPipeline,
@@ -43,7 +44,7 @@ def for_task(pipe: DiffusionPipeline, task: Task, name: str) -> DiffusionPipelin
     """
     if isinstance(pipe, LatentDiffusionPipeline):
         return pipe if type(pipe) is T2I_CLASSES[task] else T2I_CLASSES[task].from_pipe(pipe)
-    if isinstance(pipe, DallePipeline) and task == "text":
+    if isinstance(pipe, DallePipeline | ImagenPipeline) and task == "text":
         return pipe
     if isinstance(pipe, MusePipeline) and task != "image":
         return pipe

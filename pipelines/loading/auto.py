@@ -16,6 +16,7 @@ from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
 from t2i.pipelines.codes import CodePipeline
 from t2i.pipelines.dalle import DallePipeline
+from t2i.pipelines.imagen import ImagenPipeline
 from t2i.pipelines.latent_diffusion import (
     LatentDiffusionImg2ImgPipeline,
     LatentDiffusionInpaintPipeline,
@@ -32,6 +33,7 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 DIFFUSERS_OPTIONS = {"device_map", "quantization_config", "variant"}  # with these diffusers loads the components
 _CLASSES = (
     DallePipeline,
+    ImagenPipeline,
     LatentDiffusionPipeline,
     LatentDiffusionImg2ImgPipeline,
     LatentDiffusionInpaintPipeline,
