@@ -15,6 +15,7 @@ from torch import Tensor
 from t2i.checks import UsageError
 from t2i.diffusion.schedulers import make_scheduler, of_flow
 from t2i.images import check_finite
+from t2i.notes import with_article
 from t2i.pipelines.dalle import DallePipeline
 from t2i.pipelines.imagen import ImagenPipeline
 from t2i.pipelines.latent_diffusion import (
@@ -58,7 +59,7 @@ def for_task(pipe: DiffusionPipeline, task: Task, name: str) -> DiffusionPipelin
         converted = pipe if task == "text" and not _takes_image(pipe) else loaders[task].from_pipe(pipe)
     except ValueError as error:
         raise UsageError(
-            f"{name} holds a {type(pipe).__name__}, which does not {COMMANDS[task]}: give a latent "
+            f"{name} holds {with_article(type(pipe).__name__)}, which does not {COMMANDS[task]}: give a latent "
             "diffusion pipeline with --pipeline, such as toybox/ldm"
         ) from error
     converted.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))

@@ -101,8 +101,7 @@ class ImagenPipeline(DiffusionPipeline):
         sr_scheduler_2: SchedulerMixin | None = None,
     ):
         super().__init__()
-        cascade = [(unet, scheduler), (sr_unet, sr_scheduler), (sr_unet_2, sr_scheduler_2)]
-        _check_cascade(text_encoder, *cascade)
+        _check_cascade(text_encoder, (unet, scheduler), (sr_unet, sr_scheduler), (sr_unet_2, sr_scheduler_2))
         self.register_modules(
             text_encoder=text_encoder,
             tokenizer=tokenizer,
@@ -119,9 +118,9 @@ class ImagenPipeline(DiffusionPipeline):
     @property
     def cascade(self) -> list[tuple[EfficientUNet, SchedulerMixin]]:
         """The models and their samplers, the base model first."""
-        names = ("", ""), ("sr_", ""), ("sr_", "_2")
-        parts = [(getattr(self, f"{a}unet{b}"), getattr(self, f"{a}scheduler{b}")) for a, b in names]
-        return [(unet, scheduler) for unet, scheduler in parts if unet is not None]
+        unets = self.unet, self.sr_unet, self.sr_unet_2
+        schedulers = self.scheduler, self.sr_scheduler, self.sr_scheduler_2
+        return [(unet, sampler) for unet, sampler in zip(unets, schedulers, strict=True) if unet is not None]
 
     @property
     def image_size(self) -> int:

@@ -14,6 +14,7 @@ from t2i.checks import check_options, nearest
 from t2i.devices import PipelineDtype, to_device
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
+from t2i.notes import with_article
 from t2i.pipelines.codes import CodePipeline
 from t2i.pipelines.dalle import DallePipeline
 from t2i.pipelines.imagen import ImagenPipeline
@@ -137,7 +138,8 @@ def as_latent_diffusion(pipe: DiffusionPipeline, name: str) -> LatentDiffusionPi
         return LatentDiffusionPipeline.from_pipe(pipe)
     if not isinstance(pipe, LatentDiffusionPipeline):
         raise ValueError(
-            f"{name} holds a {type(pipe).__name__}: a latent diffusion pipeline, such as toybox/ldm, is needed"
+            f"{name} holds {with_article(type(pipe).__name__)}: a latent diffusion pipeline, such "
+            "as toybox/ldm, is needed"
         )
     return pipe
 
@@ -152,7 +154,8 @@ def as_autoregressive(pipe: DiffusionPipeline, name: str) -> DallePipeline:
     """
     if not isinstance(pipe, DallePipeline):
         raise ValueError(
-            f"{name} holds a {type(pipe).__name__}: an autoregressive pipeline, such as toybox/dalle, is needed"
+            f"{name} holds {with_article(type(pipe).__name__)}: an autoregressive pipeline, such "
+            "as toybox/dalle, is needed"
         )
     return pipe
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from t2i.diffusion.conditioning import encoder_of
+from t2i.notes import with_article
 from t2i.pipelines.imagen import ImagenPipeline
 from t2i.pipelines.loading.auto import AutoPipeline
 from t2i.training.config import LoopConfig
@@ -82,7 +83,7 @@ def load_base(name: str) -> ImagenPipeline:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no Imagen pipeline in {name} ({error}); {remedy}") from error
     if not isinstance(pipe, ImagenPipeline):
-        raise ValueError(f"{name} holds a {type(pipe).__name__}, not an ImagenPipeline; {remedy}")
+        raise ValueError(f"{name} holds {with_article(type(pipe).__name__)}, not an ImagenPipeline; {remedy}")
     if pipe.sr_unet_2 is not None:
         raise ValueError(f"{name} has two super-resolution models already, the most there can be; {remedy}")
     return pipe

@@ -53,7 +53,7 @@ class PixelRecipe:
     flow's velocity."""
     min_snr_gamma: float | None = 5.0
     """γ of min-SNR loss weighting; None weights all timesteps equally."""
-    held_out_images: int = 256
+    held_out_images: int = 128
     """Number of held-out images for the loss by timestep and the swap test at each checkpoint."""
     validation_prompts: tuple[str, ...] = ()
     """Prompts of the images generated at each checkpoint; without any, the first captions of the data."""
