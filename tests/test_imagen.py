@@ -59,7 +59,7 @@ def test_each_super_resolution_model_enlarges_the_images(sr):
     assert array.shape == (1, pipe.image_size, pipe.image_size, 3) and 0 <= array.min() <= array.max() <= 1
 
 
-@pytest.mark.parametrize("scheduler", [None, "ddpm", "euler"])
+@pytest.mark.parametrize("scheduler", [None, "ddpm", "euler", "heun"])
 def test_a_batch_is_its_images(cascade, scheduler):
     """Each depends on its own generator only, in batches of any size, also where the sampler adds noise."""
     both = generate(cascade, PROMPTS, generator=seeded(3, 4), scheduler=scheduler)
@@ -171,6 +171,13 @@ def test_save_and_load_give_the_same_image(sr, tmp_path):
     assert torch.allclose(generate(again), generate(pipe), atol=1e-5)
     index = json.loads((tmp_path / "model_index.json").read_text())
     assert index["unet"] == ["t2i.diffusion.efficient_unet", "EfficientUNet"]
+
+
+def test_images_that_are_not_finite_are_an_error():
+    pipe = parts.pipeline(0)
+    pipe.unet.conv_out.bias.data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"images are not finite in torch.float32: lower the guidance_scale"):
+        generate(pipe)
 
 
 def test_half_precision_generates(cascade, tmp_path):

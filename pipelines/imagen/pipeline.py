@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, get_args
@@ -55,11 +55,13 @@ class Stage:
     """A model of the cascade, and how a call samples with it.
 
     Attributes:
+        config: that of the model's own scheduler, with its noise schedule and prediction type.
         make_sampler: makes a sampler for a batch.
         augmentation_level: noise level of the low-resolution images; None for the base model.
     """
 
     unet: EfficientUNet
+    config: Mapping[str, Any]
     make_sampler: Callable[[], SchedulerMixin]
     num_inference_steps: int
     guidance: Guidance
@@ -235,6 +237,7 @@ class ImagenPipeline(DiffusionPipeline):
                 if self._interrupt:
                     break
 
+        _check_finite(images)
         images = as_output(images, output_type)
         self.maybe_free_model_hooks()
         return ImagenPipelineOutput(images=images) if return_dict else (images,)
@@ -260,6 +263,7 @@ class ImagenPipeline(DiffusionPipeline):
         return [
             Stage(
                 unet,
+                own.config,
                 partial(new_sampler, own, scheduler, num_inference_steps, device),
                 num_inference_steps,
                 Guidance(scale, threshold=_threshold(kind, p)),
@@ -298,13 +302,22 @@ def _predict(stage: Stage, sampler: SchedulerMixin, x: Tensor, t: Tensor, given:
         predicted = stage.guidance(conditional, unconditional)
     if stage.guidance.threshold is None:
         return predicted
-    return threshold_prediction(sampler.config, predicted, scaled, t, stage.guidance.threshold)
+    return threshold_prediction(stage.config, predicted, scaled, t, stage.guidance.threshold)
 
 
 def _noise(like: Tensor, generators: list[torch.Generator] | None, size: int) -> Tensor:
     """Noise (R, 3, size, size), each row from its own generator, with the device and dtype of `like` (R, …)."""
     shape = (len(like), 3, size, size)
     return randn_tensor(shape, generator=generators, device=like.device, dtype=like.dtype)
+
+
+def _check_finite(images: Tensor) -> None:
+    """Raise FloatingPointError for images that are not finite."""
+    if not images.isfinite().all():
+        raise FloatingPointError(
+            f"the images are not finite in {images.dtype}: lower the guidance_scale, or open the pipeline in float32; "
+            "or else the weights are damaged"
+        )
 
 
 def _threshold(kind: Thresholding, percentile: float | None) -> Threshold | None:
