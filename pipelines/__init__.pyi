@@ -1,6 +1,8 @@
 from .dalle import DalleCreationOutput as DalleCreationOutput
 from .dalle import DallePipeline as DallePipeline
 from .dalle import DallePipelineOutput as DallePipelineOutput
+from .imagen import ImagenPipeline as ImagenPipeline
+from .imagen import ImagenPipelineOutput as ImagenPipelineOutput
 from .latent_diffusion import LatentDiffusionImg2ImgPipeline as LatentDiffusionImg2ImgPipeline
 from .latent_diffusion import LatentDiffusionInpaintPipeline as LatentDiffusionInpaintPipeline
 from .latent_diffusion import LatentDiffusionLayoutPipeline as LatentDiffusionLayoutPipeline

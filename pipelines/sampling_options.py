@@ -50,6 +50,12 @@ class SamplingOptions(DiffusionOptions):
     """Guidance scale over the steps of parallel decoding (Muse); by default the pipeline's own."""
     choice_temperature: float | None = None
     """Noise in the choice of the tokens that are kept with --schedule cosine (Muse); by default the pipeline's own."""
+    thresholding: Literal["dynamic", "static", "none"] | None = None
+    """How predicted images are kept in their range at each step (Imagen); by default dynamic."""
+    percentile: float | None = None
+    """Percentile of dynamic thresholding (Imagen), as a fraction; by default 0.995."""
+    augmentation_level: float | None = None
+    """Noise level of the low-resolution images, from 0 to 1 (Imagen's super-resolution); by default 0.1."""
 
     def check_reranker(self) -> None:
         """Raise UsageError for a reranker that has no effect."""

@@ -164,5 +164,7 @@ _OPTIONS: dict[str, tuple] = {
     "eta": (check_real, {"most": 1.0}),
     "guidance_rescale": (check_real, {"most": 1.0}),
     "dynamic_threshold": (check_real, {"above": True}),
+    "percentile": (check_real, {"above": True, "most": 1.0}),
+    "augmentation_level": (check_real, {"most": 1.0}),
     "lora_scale": (check_real, {"least": -math.inf}),
 }

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from t2i.checks import UsageError
 from t2i.diffusion.dit import DiT, positions
 from t2i.diffusion.flow import RectifiedFlow
-from t2i.diffusion.guidance import dynamic_threshold, guide, rescale
+from t2i.diffusion.guidance import dynamic_threshold, guide, rescale, static_threshold, threshold_prediction
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.diffusion.schedule import BETA_SCHEDULES, PREDICTIONS, NoiseSchedule
 from t2i.diffusion.schedulers import SCHEDULERS, make_scheduler
@@ -205,6 +205,33 @@ def test_dynamic_thresholding_keeps_small_samples_and_shrinks_large_ones():
     s = torch.quantile(large.abs(), 0.995)
     inside = large.abs() <= s
     assert torch.allclose(both[1:][inside], large[inside] * 2 / s)
+
+
+def test_dynamic_thresholding_at_the_maximum_only_rescales():
+    """At a percentile of 1 nothing is clipped; a sample within the bound stays as it is."""
+    x0 = torch.cat([5 * samples(1, 3, 8, 8), samples(1, 3, 8, 8, seed=1).clamp(-1, 1) / 2])
+    largest = x0.abs().flatten(1).amax(1).clamp(min=1).view(-1, 1, 1, 1)
+    assert torch.allclose(dynamic_threshold(x0, percentile=1.0), x0 / largest)
+
+
+def test_dynamic_thresholding_at_a_percentile_within_the_bound_is_static():
+    x0 = samples(4, 3, 8, 8)
+    assert torch.equal(static_threshold(x0), x0.clamp(-1, 1))
+    assert torch.equal(dynamic_threshold(x0, percentile=0.1), static_threshold(x0))
+
+
+def test_dynamic_thresholding_is_per_image():
+    x0 = 3 * samples(3, 3, 8, 8)
+    assert torch.allclose(dynamic_threshold(x0), torch.cat([dynamic_threshold(x0[i, None]) for i in range(3)]))
+
+
+@pytest.mark.parametrize("kind", PREDICTIONS)
+def test_a_thresholded_prediction_has_the_thresholded_x0(kind):
+    x, predicted, t = samples(2, 3, 4, 4), 4 * samples(2, 3, 4, 4, seed=1), torch.tensor(500)
+    config = COSINE.scheduler_config(kind)
+    x0 = COSINE.split(kind, predicted, x, t[None])[0]
+    bounded = threshold_prediction(config, predicted, x, t, static_threshold)
+    assert torch.allclose(COSINE.split(kind, bounded, x, t[None])[0], x0.clamp(-1, 1), atol=1e-6)
 
 
 # --- objectives -----------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ EXCLUDED = {  # arguments with defaults that are no options; of all other models
     "make_autoencoder": {"image_size"},
     "KLObjective": {"adversary"},
     "ToyboxClassifier": {"kinds", "attributes"},
+    "EfficientUNet": {"low_resolution"},
     "FactClassifier": {"kinds", "looks", "styles"},
 }
 

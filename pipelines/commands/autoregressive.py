@@ -38,6 +38,9 @@ class AutoregressiveOptions(SamplingOptions, PipelineOptions, SeedOptions):
     schedule: Hidden[str | None] = None
     guidance_schedule: Hidden[str | None] = None
     choice_temperature: Hidden[float | None] = None
+    thresholding: Hidden[str | None] = None
+    percentile: Hidden[float | None] = None
+    augmentation_level: Hidden[float | None] = None
     scheduler: Hidden[str | None] = None
     lora: Hidden[str | None] = None
     lora_scale: Hidden[float | None] = None

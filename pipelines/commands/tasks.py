@@ -15,7 +15,9 @@ from torch import Tensor
 from t2i.checks import UsageError
 from t2i.diffusion.schedulers import make_scheduler, of_flow
 from t2i.images import check_finite
+from t2i.notes import with_article
 from t2i.pipelines.dalle import DallePipeline
+from t2i.pipelines.imagen import ImagenPipeline
 from t2i.pipelines.latent_diffusion import (
     LatentDiffusionImg2ImgPipeline,
     LatentDiffusionInpaintPipeline,
@@ -43,7 +45,7 @@ def for_task(pipe: DiffusionPipeline, task: Task, name: str) -> DiffusionPipelin
     """
     if isinstance(pipe, LatentDiffusionPipeline):
         return pipe if type(pipe) is T2I_CLASSES[task] else T2I_CLASSES[task].from_pipe(pipe)
-    if isinstance(pipe, DallePipeline) and task == "text":
+    if isinstance(pipe, DallePipeline | ImagenPipeline) and task == "text":
         return pipe
     if isinstance(pipe, MusePipeline) and task != "image":
         return pipe
@@ -57,7 +59,7 @@ def for_task(pipe: DiffusionPipeline, task: Task, name: str) -> DiffusionPipelin
         converted = pipe if task == "text" and not _takes_image(pipe) else loaders[task].from_pipe(pipe)
     except ValueError as error:
         raise UsageError(
-            f"{name} holds a {type(pipe).__name__}, which does not {COMMANDS[task]}: give a latent "
+            f"{name} holds {with_article(type(pipe).__name__)}, which does not {COMMANDS[task]}: give a latent "
             "diffusion pipeline with --pipeline, such as toybox/ldm"
         ) from error
     converted.set_progress_bar_config(**getattr(pipe, "_progress_bar_config", {}))

@@ -14,8 +14,10 @@ from t2i.checks import check_options, nearest
 from t2i.devices import PipelineDtype, to_device
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
+from t2i.notes import with_article
 from t2i.pipelines.codes import CodePipeline
 from t2i.pipelines.dalle import DallePipeline
+from t2i.pipelines.imagen import ImagenPipeline
 from t2i.pipelines.latent_diffusion import (
     LatentDiffusionImg2ImgPipeline,
     LatentDiffusionInpaintPipeline,
@@ -32,6 +34,7 @@ WEIGHTS = Path(__file__).parent.parent / "weights"
 DIFFUSERS_OPTIONS = {"device_map", "quantization_config", "variant"}  # with these diffusers loads the components
 _CLASSES = (
     DallePipeline,
+    ImagenPipeline,
     LatentDiffusionPipeline,
     LatentDiffusionImg2ImgPipeline,
     LatentDiffusionInpaintPipeline,
@@ -135,7 +138,8 @@ def as_latent_diffusion(pipe: DiffusionPipeline, name: str) -> LatentDiffusionPi
         return LatentDiffusionPipeline.from_pipe(pipe)
     if not isinstance(pipe, LatentDiffusionPipeline):
         raise ValueError(
-            f"{name} holds a {type(pipe).__name__}: a latent diffusion pipeline, such as toybox/ldm, is needed"
+            f"{name} holds {with_article(type(pipe).__name__)}: a latent diffusion pipeline, such "
+            "as toybox/ldm, is needed"
         )
     return pipe
 
@@ -150,7 +154,8 @@ def as_autoregressive(pipe: DiffusionPipeline, name: str) -> DallePipeline:
     """
     if not isinstance(pipe, DallePipeline):
         raise ValueError(
-            f"{name} holds a {type(pipe).__name__}: an autoregressive pipeline, such as toybox/dalle, is needed"
+            f"{name} holds {with_article(type(pipe).__name__)}: an autoregressive pipeline, such "
+            "as toybox/dalle, is needed"
         )
     return pipe
 

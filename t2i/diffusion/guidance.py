@@ -5,7 +5,7 @@ Shapes: B batch · … the axes of a sample
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,20 +17,22 @@ from t2i.diffusion.flow import RectifiedFlow
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.diffusion.schedulers import of_flow
 
+Threshold = Callable[[Tensor], Tensor]  # of a predicted x_0, (B, …) -> (B, …)
+
 
 @dataclass(frozen=True)
 class Guidance:
-    """Options of classifier-free guidance, optionally with rescaling and dynamic thresholding of x_0.
+    """Options of classifier-free guidance, optionally with rescaling and thresholding of x_0.
 
     Raises ValueError for numbers out of range."""
 
     scale: float
-    rescale: float
-    threshold: float | None
+    rescale: float = 0.0
+    threshold: Threshold | None = None
 
     def __post_init__(self) -> None:
         check_real("guidance_scale", self.scale)
-        check_options({"guidance_rescale": self.rescale, "dynamic_threshold": self.threshold})
+        check_options({"guidance_rescale": self.rescale})
 
     @property
     def guided(self) -> bool:
@@ -62,19 +64,26 @@ def rescale(guided: Tensor, conditional: Tensor, share: float) -> Tensor:
     return share * same + (1 - share) * guided
 
 
-def dynamic_threshold(x0: Tensor, largest: float, ratio: float = 0.995) -> Tensor:
+def static_threshold(x0: Tensor, largest: float = 1.0) -> Tensor:
+    """Static thresholding (Saharia et al. 2022, arXiv 2205.11487, § 2.3): x_0 clipped to ±`largest`."""
+    return x0.clamp(-largest, largest)
+
+
+def dynamic_threshold(x0: Tensor, largest: float = 1.0, percentile: float = 0.995) -> Tensor:
     """Dynamic thresholding (Saharia et al. 2022, arXiv 2205.11487, § 2.3): (B, …) -> (B, …)
 
-    If the `ratio` quantile s of a sample's |x_0| exceeds `largest`, the sample is clipped to [−s, s] and scaled by
-    `largest` / s; any other sample is only clipped to ±`largest`.
+    If the `percentile` s of a sample's |x_0| exceeds `largest`, the sample is clipped to [−s, s] and scaled by
+    `largest` / s; any other sample is only clipped to ±`largest`. At a percentile of 1, s is the maximum.
     """
-    s = torch.quantile(x0.abs().flatten(1).float(), ratio, dim=1).clamp(min=largest).to(x0.dtype)
+    s = torch.quantile(x0.abs().flatten(1).float(), percentile, dim=1).clamp(min=largest).to(x0.dtype)
     s = s.view(-1, *(1,) * (x0.ndim - 1))
     return x0.clamp(-s, s) * (largest / s)
 
 
-def threshold_prediction(config: Mapping[str, Any], predicted: Tensor, x: Tensor, t: Tensor, largest: float) -> Tensor:
-    """The prediction with dynamic thresholding applied to its x_0: (B, …) twice -> the same.
+def threshold_prediction(
+    config: Mapping[str, Any], predicted: Tensor, x: Tensor, t: Tensor, threshold: Threshold
+) -> Tensor:
+    """The prediction with thresholding applied to its x_0: (B, …) twice -> the same.
 
     Args:
         config: config of the scheduler, which determines the prediction type.
@@ -83,6 +92,6 @@ def threshold_prediction(config: Mapping[str, Any], predicted: Tensor, x: Tensor
     times = t.reshape(1)
     if of_flow(config):
         flow = RectifiedFlow(config["num_train_timesteps"])
-        return flow.join(dynamic_threshold(flow.split(predicted, x, times)[0], largest), x, times)
+        return flow.join(threshold(flow.split(predicted, x, times)[0]), x, times)
     schedule, kind = NoiseSchedule.of(config), config["prediction_type"]
-    return schedule.join(kind, dynamic_threshold(schedule.split(kind, predicted, x, times)[0], largest), x, times)
+    return schedule.join(kind, threshold(schedule.split(kind, predicted, x, times)[0]), x, times)

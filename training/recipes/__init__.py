@@ -48,6 +48,8 @@ RECIPES: dict[str, Recipe] = {  # by system, in the order of its stages
     "lcm": Recipe("ldm.lcm:lcm"),
     "upscale-toybox": Recipe("ldm.conditioned:upscale_toybox"),
     "layout-toybox": Recipe("ldm.conditioned:layout_toybox"),
+    "imagen-base": Recipe("imagen.base:imagen_base"),
+    "imagen-sr": Recipe("imagen.super_resolution:imagen_sr"),
     "toybox-v1-classifier": Recipe("toybox_v1_classifier:toybox_v1_classifier"),
     "toybox-classifier": Recipe("toybox_classifier:toybox_classifier"),
     "characters": Recipe("unconditional.characters:characters"),

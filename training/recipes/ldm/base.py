@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from t2i.devices import fastest_device
 from t2i.diffusion.conditioning import masks_padding
@@ -22,13 +20,13 @@ from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.text.encoders import TextEncoder
 from t2i.tokenizers.kl import stride_of
 from t2i.training.config import DataConfig, LoopConfig
-from t2i.training.generative import GenerativeTask
 from t2i.training.recipes.encodings import cached_encodings
 from t2i.training.recipes.ldm.latents import latent_encoding, latents_of
+from t2i.training.recipes.text_conditioned import TextConditionedTask, Tokens, prepare_text
 from t2i.weights import digest
 
 
-class LatentDiffusionTask(GenerativeTask):
+class LatentDiffusionTask(TextConditionedTask):
     """Trains a denoiser on latents and captions; the autoencoder is frozen, and by default the text encoder too.
 
     Subclasses set `model` and define `pipeline`.
@@ -41,8 +39,6 @@ class LatentDiffusionTask(GenerativeTask):
 
     Raises ValueError for an image size that the autoencoder cannot encode, and as `open_source` does.
     """
-
-    trains_text_encoder = False
 
     def __init__(
         self,
@@ -66,10 +62,6 @@ class LatentDiffusionTask(GenerativeTask):
         warn_of_long_captions(self.source.captions(LOOKED_AT), encoder.tokenizer, encoder.room)
         shape = (autoencoder.config.latent_channels, side, side)
         self.prepare = PrepareLatent(Tokens(encoder.tokenizer, encoder.length), caption_dropout, objective, shape)
-
-    @property
-    def denoiser(self) -> nn.Module:
-        return self.model
 
     def cache_latents(self, folder: str | None, images: int) -> None:
         """Train on latents computed once, for at most `images` images."""
@@ -97,34 +89,8 @@ class LatentDiffusionTask(GenerativeTask):
                 self.autoencoder.to(noise.device)
             mean, std = latents_of(self.autoencoder, images)
             latents = mean + std * posterior_noise
-        if states is None:
-            if self.encoder.device != noise.device:
-                self.encoder.model.to(noise.device)
-            states = self._states(ids, mask)
-        attended = mask.bool() if masks_padding(self.encoder) else None
+        states, attended = self.text_states(mask, ids, states), mask.bool() if masks_padding(self.encoder) else None
         return self.objective.loss(self.denoiser, latents, noise, timesteps, states, attended, grid)
-
-    def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """ids, mask (B, L) -> text states (B, L, D)"""
-        if self.trains_text_encoder:
-            return self.encoder.forward(ids, mask)
-        # Full precision, as in the pipeline.
-        with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
-            return self.encoder.forward(ids, mask)
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Tokenizes a text for the text encoder."""
-
-    tokenizer: PreTrainedTokenizerBase
-    length: int
-
-    def __call__(self, text: str) -> dict:
-        """-> ids (L,), mask (L,)"""
-        options = {"padding": "max_length", "truncation": True, "max_length": self.length, "return_tensors": "np"}
-        tokens = self.tokenizer(text, **options)
-        return {"ids": tokens["input_ids"][0], "mask": tokens["attention_mask"][0]}
 
 
 @dataclass(frozen=True)
@@ -140,12 +106,7 @@ class PrepareLatent:
         """-> noise (C, h, w), timesteps, mask (L,); states (L, D), or, if not cached, ids (L,); latents (C, h, w), or,
         if not cached, images, uint8 (S, S, 3), and posterior_noise (C, h, w) to sample their latents with.
         """
-        text = "" if rng.random() < self.dropout else item["text"]
-        if isinstance(self.texts, Tokens):
-            sample = self.texts(text)
-        else:
-            encoded = self.texts.encode([text])
-            sample = {"states": encoded.states[0], "mask": encoded.mask[0].long()}
+        sample = prepare_text(self.texts, item["text"], self.dropout, rng)
         noise = rng.standard_normal(self.shape, dtype=np.float32)
         if "mean" in item:
             sample["latents"] = item["mean"].astype(np.float32) + item["std"].astype(np.float32) * noise

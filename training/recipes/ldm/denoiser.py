@@ -10,7 +10,6 @@ from typing import Literal
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
 
 from t2i.checks import check_whole
 from t2i.diffusion.dit import DiT
@@ -21,13 +20,12 @@ from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion, embedded
-from t2i.processes import this_process
-from t2i.text.cache import cached_states
-from t2i.text.encoders import TextEncoder, open_text_encoder
+from t2i.text.encoders import TextEncoder
 from t2i.tokenizers.kl import stride_of
 from t2i.training.config import DataConfig, LoopConfig, check_fraction
 from t2i.training.recipes.ldm.base import LatentDiffusionTask, use_fast_attention
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
+from t2i.training.recipes.text_conditioned import DenoiserWithTextEncoder, load_text_encoder
 from t2i.weights import digest, load_model, tokenizer_digest
 
 
@@ -157,36 +155,13 @@ class LDMTask(LatentDiffusionTask):
         if recipe.cache != "none":
             self.cache_latents(recipe.cache, recipe.cached_images)
             if not recipe.train_text_encoder:
-                self._cache_states(recipe.cache)
+                self.prepare = dataclasses.replace(self.prepare, texts=self.cached_texts(recipe.cache))
         self.model = DenoiserWithTextEncoder(denoiser, encoder.model) if recipe.train_text_encoder else denoiser
-
-    def _cache_states(self, named: str | None) -> None:
-        """Train on text states computed once, stored in a folder next to the latents."""
-        self.encoder.model.to(this_process().device)
-        folder = self.source.folder
-        suffix = "-text" if named else f"-text-{self.encoder.key()[:12]}"
-        states = cached_states(self.encoder, self.source.texts, folder.with_name(folder.name + suffix))
-        self.prepare = dataclasses.replace(self.prepare, texts=states)
-
-    @property
-    def denoiser(self) -> UNet2DConditionModel | DiT:
-        return self.model.denoiser if isinstance(self.model, DenoiserWithTextEncoder) else self.model
 
     def pipeline(self) -> LatentDiffusionPipeline:
         device = self.denoiser.device
         parts = self.autoencoder.to(device), self.encoder.model.to(device), self.encoder.tokenizer, self.denoiser
         return LatentDiffusionPipeline(*parts, self.objective.scheduler())
-
-
-class DenoiserWithTextEncoder(nn.Module):
-    """A denoiser and its jointly trained text encoder."""
-
-    def __init__(self, denoiser: UNet2DConditionModel | DiT, text_encoder: nn.Module):
-        super().__init__()
-        self.denoiser, self.text_encoder = denoiser, text_encoder.requires_grad_(True)
-
-    def enable_gradient_checkpointing(self) -> None:
-        self.denoiser.enable_gradient_checkpointing()
 
 
 def load_weights(denoiser: UNet2DConditionModel | DiT, encoder: TextEncoder, name: str) -> str:
@@ -232,17 +207,6 @@ def make_denoiser(
     )
     use_fast_attention(unet)
     return unet
-
-
-def load_text_encoder(name: str) -> TextEncoder:
-    """The frozen text encoder. Raises FileNotFoundError with the command that trains it."""
-    if not Path(name).exists() and not may_be_on_hub(name, bare=True):
-        kind = "t5" if "t5" in name else "clip"
-        raise FileNotFoundError(
-            f"there is no text encoder in {name}; make one with: t2i train {kind}-toybox"
-            f"{' --preset tiny' if 'tiny' in name else ''}, and give its folder with --text-encoder"
-        )
-    return open_text_encoder(name)
 
 
 def load_autoencoder(name: str) -> AutoencoderKL:

@@ -1,0 +1,108 @@
+"""What tasks of denoisers conditioned on text share: captions as tokens or cached states, and a text encoder that is
+frozen or trained with the denoiser.
+
+Shapes: B batch · L text positions · D width of the text states
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import ModelMixin
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from t2i.folders import may_be_on_hub
+from t2i.processes import this_process
+from t2i.text.cache import CachedStates, cached_states
+from t2i.text.encoders import TextEncoder, open_text_encoder
+from t2i.training.generative import GenerativeTask
+from t2i.training.recipes.encodings import CachedEncodings
+
+
+class TextConditionedTask(GenerativeTask):
+    """Trains a denoiser conditioned on text. Subclasses set `encoder` and `model`.
+
+    Attributes:
+        encoder: on any device.
+        trains_text_encoder: whether `model` is a DenoiserWithTextEncoder.
+    """
+
+    encoder: TextEncoder
+    trains_text_encoder: bool = False
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return self.model.denoiser if isinstance(self.model, DenoiserWithTextEncoder) else self.model
+
+    def text_states(self, mask: Tensor, ids: Tensor | None = None, states: Tensor | None = None) -> Tensor:
+        """Cached states (B, L, D) as they are, or those of ids (B, L); mask (B, L) -> (B, L, D)"""
+        if states is not None:
+            return states
+        if self.encoder.device != mask.device:
+            self.encoder.model.to(mask.device)
+        if self.trains_text_encoder:
+            return self.encoder.forward(ids, mask)
+        # Full precision, as in the pipeline.
+        with torch.no_grad(), torch.autocast(mask.device.type, enabled=False):
+            return self.encoder.forward(ids, mask)
+
+    def cached_texts(self, named: str | None) -> CachedStates:
+        """The states of the captions of cached images, `self.source`, computed once and stored in a folder next to it.
+
+        Args:
+            named: the folder of the images' cache, where it was given.
+        """
+        if not isinstance(source := self.source, CachedEncodings):
+            raise TypeError(f"states are cached next to cached images, not for a {type(source).__name__}")
+        self.encoder.model.to(this_process().device)
+        suffix = "-text" if named else f"-text-{self.encoder.key()[:12]}"
+        return cached_states(self.encoder, source.texts, source.folder.with_name(source.folder.name + suffix))
+
+
+class DenoiserWithTextEncoder(nn.Module):
+    """A denoiser and its jointly trained text encoder."""
+
+    def __init__(self, denoiser: ModelMixin, text_encoder: nn.Module):
+        super().__init__()
+        self.denoiser, self.text_encoder = denoiser, text_encoder.requires_grad_(True)
+
+    def enable_gradient_checkpointing(self) -> None:
+        self.denoiser.enable_gradient_checkpointing()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenizes a text for the text encoder."""
+
+    tokenizer: PreTrainedTokenizerBase
+    length: int
+
+    def __call__(self, text: str) -> dict:
+        """-> ids (L,), mask (L,)"""
+        options = {"padding": "max_length", "truncation": True, "max_length": self.length, "return_tensors": "np"}
+        tokens = self.tokenizer(text, **options)
+        return {"ids": tokens["input_ids"][0], "mask": tokens["attention_mask"][0]}
+
+
+def prepare_text(texts: Tokens | CachedStates, text: str, dropout: float, rng: np.random.Generator) -> dict:
+    """-> mask (L,), and ids (L,) or cached states (L, D); the text is dropped with probability `dropout`."""
+    text = "" if rng.random() < dropout else text
+    if isinstance(texts, Tokens):
+        return texts(text)
+    encoded = texts.encode([text])
+    return {"states": encoded.states[0], "mask": encoded.mask[0].long()}
+
+
+def load_text_encoder(name: str) -> TextEncoder:
+    """The frozen text encoder. Raises FileNotFoundError with the command that trains it."""
+    if not Path(name).exists() and not may_be_on_hub(name, bare=True):
+        kind = "t5" if "t5" in name else "clip"
+        raise FileNotFoundError(
+            f"there is no text encoder in {name}; make one with: t2i train {kind}-toybox"
+            f"{' --preset tiny' if 'tiny' in name else ''}, and give its folder with --text-encoder"
+        )
+    return open_text_encoder(name)
