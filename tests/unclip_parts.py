@@ -1,0 +1,63 @@
+"""Tiny real components of unCLIP with random weights, shared by the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import diffusion_parts as parts
+import torch
+from torch.nn.functional import normalize
+from transformers import CLIPImageProcessor, CLIPModel
+
+from t2i.text.clip import make_clip
+from t2i.unclip.autoregressive_prior import AutoregressivePrior
+from t2i.unclip.base import EmbeddingPrior
+from t2i.unclip.clip import ClipText
+from t2i.unclip.diffusion_prior import DiffusionPrior
+
+DIM, WIDTH, LENGTH = 16, 32, parts.LENGTH
+SIZES = {"width": 32, "layers": 2, "heads": 2}
+
+
+def clip() -> CLIPModel:
+    """Of images of 64 × 64."""
+    torch.manual_seed(5)
+    text = {"text_width": WIDTH, "text_layers": 2, "text_heads": 2}
+    image = {"image_width": 32, "image_layers": 2, "image_heads": 2}
+    return make_clip(parts.clip_tokenizer(), 64, **text, **image, dim=DIM).eval()
+
+
+def image_processor() -> CLIPImageProcessor:
+    sides = {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}
+    return CLIPImageProcessor(**sides, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+
+
+def save_clip(folder: Path) -> str:
+    for part in (clip(), parts.clip_tokenizer(), image_processor()):
+        part.save_pretrained(folder)
+    return str(folder)
+
+
+def embeddings(num: int, seed: int = 0) -> torch.Tensor:
+    """Of length 1, around a common mean, with unequal variances: (num, DIM)"""
+    torch.manual_seed(seed)
+    return normalize(torch.randn(num, DIM) * torch.linspace(1, 0.2, DIM) + 0.5, dim=1)
+
+
+def text(rows: int, seed: int = 0) -> ClipText:
+    torch.manual_seed(seed)
+    mask = torch.arange(LENGTH) < torch.randint(2, LENGTH, (rows, 1))
+    return ClipText(torch.randn(rows, LENGTH, WIDTH), normalize(torch.randn(rows, DIM), dim=1), mask)
+
+
+def prior(kind: str) -> EmbeddingPrior:
+    """ "diffusion" or "autoregressive", away from the initialisation, at which the text has hardly an effect."""
+    torch.manual_seed(6)
+    if kind == "diffusion":
+        made = DiffusionPrior(DIM, WIDTH, LENGTH, **SIZES)
+    else:
+        made = AutoregressivePrior(DIM, WIDTH, LENGTH, num_components=8, num_buckets=32, **SIZES)
+    for parameter in made.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    made.fit(embeddings(200))
+    return made.eval()
