@@ -50,6 +50,11 @@ class SamplingOptions(DiffusionOptions):
     """Guidance scale over the steps of parallel decoding (Muse); by default the pipeline's own."""
     choice_temperature: float | None = None
     """Noise in the choice of the tokens that are kept with --schedule cosine (Muse); by default the pipeline's own."""
+    prior_guidance_scale: float | None = None
+    """Strength of classifier-free guidance of the prior over image embeddings (DALL·E 2); by default the pipeline's
+    own."""
+    num_prior_steps: int | None = None
+    """Steps of a diffusion prior over image embeddings (DALL·E 2); by default the pipeline's own."""
 
     def check_reranker(self) -> None:
         """Raise UsageError for a reranker that has no effect."""

@@ -6,13 +6,17 @@ from pathlib import Path
 
 import diffusion_parts as parts
 import torch
+from diffusers import DDIMScheduler
 from torch.nn.functional import normalize
 from transformers import CLIPImageProcessor, CLIPModel
 
+from t2i.diffusion.schedule import NoiseSchedule
+from t2i.pipelines import UnCLIPPipeline
 from t2i.text.clip import make_clip
 from t2i.unclip.autoregressive_prior import AutoregressivePrior
 from t2i.unclip.base import EmbeddingPrior
 from t2i.unclip.clip import ClipText
+from t2i.unclip.decoder import ImageProjection, with_embedding
 from t2i.unclip.diffusion_prior import DiffusionPrior
 
 DIM, WIDTH, LENGTH = 16, 32, parts.LENGTH
@@ -61,3 +65,20 @@ def prior(kind: str) -> EmbeddingPrior:
         torch.nn.init.normal_(parameter, std=0.4)
     made.fit(embeddings(200))
     return made.eval()
+
+
+def pipeline(kind: str | None = "diffusion", captions: bool = False) -> UnCLIPPipeline:
+    """With a prior of this kind or none, and weights of the embedding away from zero."""
+    tokenizer = parts.clip_tokenizer()
+    unet, projection = with_embedding(parts.unet(), DIM), ImageProjection(DIM, WIDTH, LENGTH)
+    torch.manual_seed(7)
+    for layer in (projection.tokens, unet.class_embedding.linear_2):
+        torch.nn.init.normal_(layer.weight, std=0.3)
+    torch.nn.init.normal_(projection.no_caption)
+    projection.statistics.fit(embeddings(200))
+    scheduler = DDIMScheduler(**NoiseSchedule().scheduler_config("v_prediction"), clip_sample=False)
+    reads = {"caption_encoder": parts.clip(tokenizer), "caption_tokenizer": tokenizer} if captions else {}
+    decoder = unet.eval(), projection.eval(), parts.autoencoder(), scheduler
+    pipe = UnCLIPPipeline(clip(), tokenizer, image_processor(), *decoder, kind and prior(kind), **reads)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

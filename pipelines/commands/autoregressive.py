@@ -38,6 +38,8 @@ class AutoregressiveOptions(SamplingOptions, PipelineOptions, SeedOptions):
     schedule: Hidden[str | None] = None
     guidance_schedule: Hidden[str | None] = None
     choice_temperature: Hidden[float | None] = None
+    prior_guidance_scale: Hidden[float | None] = None
+    num_prior_steps: Hidden[int | None] = None
     scheduler: Hidden[str | None] = None
     lora: Hidden[str | None] = None
     lora_scale: Hidden[float | None] = None

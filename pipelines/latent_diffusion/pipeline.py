@@ -9,7 +9,6 @@ D width of the text states · H, W image · K further input channels of a condit
 
 from __future__ import annotations
 
-import copy
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +31,7 @@ from t2i.diffusion.attention import constants_kept
 from t2i.diffusion.conditioning import Conditioning, concat_grid
 from t2i.diffusion.guidance import Guidance, threshold_prediction
 from t2i.diffusion.interpolation import slerp
-from t2i.diffusion.schedulers import count_steps, make_scheduler, set_timesteps
+from t2i.diffusion.schedulers import count_steps, new_sampler, step_options
 from t2i.images import OUTPUT_TYPES, as_output
 from t2i.pipelines.generators import Generators, copied, for_steps, one_each, own_each
 from t2i.pipelines.latent_diffusion.batches import batch_bytes, decoding_batches, denoising_batches
@@ -52,9 +51,6 @@ from t2i.pipelines.reranking import (
 from t2i.tokenizers.kl import stride_of
 
 logger = logging.getLogger(__name__)
-# diffusers' DDIM computes √(1 − ᾱ − σ²) in float32. At η = 1 and a first step from almost no signal σ² is 1 − ᾱ up to
-# rounding, which can make the radicand negative, and all latents NaN.
-MAX_ETA = 1 - 1e-6
 
 
 @dataclass
@@ -174,8 +170,8 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         self._check_inputs(output_type, tensor_names, cross_attention_kwargs)
         device = self._execution_device  # a walk over all modules: once
         scorer, prompts = self._reranker(reranker, num_candidates, prompt, latents, device)
-        new_sampler = partial(_new_sampler, own_scheduler, scheduler, num_inference_steps, timesteps, sigmas, device)
-        first_sampler = new_sampler()
+        make_sampler = partial(new_sampler, own_scheduler, scheduler, num_inference_steps, device, timesteps, sigmas)
+        first_sampler = make_sampler()
         if not by_count:
             num_inference_steps = count_steps(first_sampler)
         guidance = Guidance(guidance_scale, guidance_rescale, dynamic_threshold)
@@ -198,10 +194,10 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         batches = list(denoising_batches(self.unet, all_rows, guidance.guided, max_bytes))
         with constants_kept(self.unet), self._restored_sampler(), self.progress_bar(total=steps * len(batches)) as bar:
             for rows in batches:
-                sampler = self.scheduler = new_sampler() if rows.start else first_sampler
+                sampler = self.scheduler = make_sampler() if rows.start else first_sampler
                 image_of_row = torch.arange(rows.start, rows.stop) // num_candidates  # (R,)
                 own = generators and list(islice(generators, len(image_of_row)))
-                step_options = _step_options(sampler, eta=min(eta, MAX_ETA), generator=own)
+                options = step_options(sampler, eta, own)
                 times = start.times(sampler, num_inference_steps)
                 row_shape = (len(image_of_row), *shape[1:])
                 noise = best[rows] if num_candidates == 1 else self._noise(row_shape, own, None, device)
@@ -213,7 +209,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
                 step_guidance, self._guidance_scale, self._num_timesteps = guidance, guidance_scale, len(times)
                 for i, t in enumerate(times):
                     predicted = self._predict(sampler, x, t, texts, step_guidance, cross_attention_kwargs)
-                    x = sampler.step(predicted, t, x, **step_options, return_dict=False)[0]  # (R, C, h, w)
+                    x = sampler.step(predicted, t, x, **options, return_dict=False)[0]  # (R, C, h, w)
                     x = start.blend(sampler, x, times[i + 1 : i + 2], noise, image_of_row)
                     if callback_on_step_end is not None:
                         x, texts = self._call_back(callback_on_step_end, tensor_names, i, t, x, texts)
@@ -222,7 +218,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
                         bar.update()
                     if self._interrupt:
                         break
-                _check_latents(x, num_inference_steps)
+                check_latents(x, num_inference_steps)
                 if scorer is None:
                     best[rows] = x
                 else:
@@ -446,33 +442,13 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
         return as_output(images, output_type), flagged
 
 
-def _check_latents(latents: Tensor, steps: int) -> None:
+def check_latents(latents: Tensor, steps: int) -> None:
     """Raise FloatingPointError for latents that are not finite."""
     if not latents.isfinite().all():
         raise FloatingPointError(
             f"the latents are not finite after {steps} steps in {latents.dtype}: lower the guidance_scale, or open the "
             "pipeline in float32; or else the denoiser's weights are damaged"
         )
-
-
-def _step_options(sampler: SchedulerMixin, **options) -> dict:
-    """The options that this sampler's step takes."""
-    takes = inspect.signature(sampler.step).parameters
-    return {name: value for name, value in options.items() if name in takes}
-
-
-def _new_sampler(
-    own: SchedulerMixin,
-    name: str | None,
-    steps: int,
-    timesteps: Sequence[int] | None,
-    sigmas: Sequence[float] | None,
-    device: torch.device,
-) -> SchedulerMixin:
-    """A sampler for one batch, since samplers are stateful: the pipeline's own, or another one by name."""
-    sampler = make_scheduler(name, own.config) if name else copy.deepcopy(own)
-    set_timesteps(sampler, steps, device, timesteps, sigmas)
-    return sampler
 
 
 def _warn_of_ineffective(guidance: Guidance, negative, sampler: SchedulerMixin, eta: float) -> None:

@@ -27,6 +27,7 @@ from t2i.pipelines.loading.lora import add_lora, find_lora
 from t2i.pipelines.loading.single_file import HUB_OPTIONS, is_single_file, open_single_file
 from t2i.pipelines.loading.verify import INDEX, assemble, load_components, read_index
 from t2i.pipelines.muse import MusePipeline
+from t2i.pipelines.unclip import UnCLIPPipeline
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 DIFFUSERS_OPTIONS = {"device_map", "quantization_config", "variant"}  # with these diffusers loads the components
@@ -38,6 +39,7 @@ _CLASSES = (
     LatentDiffusionUpscalePipeline,
     LatentDiffusionLayoutPipeline,
     MusePipeline,
+    UnCLIPPipeline,
 )
 PIPELINES = {cls.__name__: cls for cls in _CLASSES}
 

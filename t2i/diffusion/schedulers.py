@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,6 +34,9 @@ FLOW_SCHEDULERS: dict[str, str] = {  # those that support rectified flows
     "dpm++": "DPMSolverMultistepScheduler",
     "unipc": "UniPCMultistepScheduler",
 }
+# diffusers' DDIM computes √(1 − ᾱ − σ²) in float32. At η = 1 and a first step from almost no signal σ² is 1 − ᾱ up to
+# rounding, which can make the radicand negative, and all samples NaN.
+MAX_ETA = 1 - 1e-6
 MAX_SIGMA = 160  # for Heun's method: twice the initial σ of Karras et al., at which a latent is practically pure noise
 
 
@@ -55,6 +60,30 @@ def _make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     # diffusers clips to [−1, 1] by default, which is right for pixels; only these schedulers have the option.
     clips = {"clip_sample": config.get("clip_sample", False)} if name in ("ddpm", "ddim") else {}
     return cls.from_config(config, **clips, **(_cap_sigma(config) if name == "heun" else {}))
+
+
+def new_sampler(
+    own: SchedulerMixin,
+    name: str | None,
+    num_inference_steps: int,
+    device: torch.device | str | None = None,
+    timesteps: Sequence[int] | None = None,
+    sigmas: Sequence[float] | None = None,
+) -> SchedulerMixin:
+    """A sampler for one batch, since samplers are stateful: a copy of the pipeline's own, or another one by name.
+
+    See `set_timesteps` for the other arguments, and for what it raises.
+    """
+    sampler = make_scheduler(name, own.config) if name else copy.deepcopy(own)
+    set_timesteps(sampler, num_inference_steps, device, timesteps, sigmas)
+    return sampler
+
+
+def step_options(sampler: SchedulerMixin, eta: float, generator: list[torch.Generator] | None) -> dict[str, Any]:
+    """Those of the noise of DDIM and the generators that this sampler's step takes."""
+    takes = inspect.signature(sampler.step).parameters
+    options = {"eta": min(eta, MAX_ETA), "generator": generator}
+    return {name: value for name, value in options.items() if name in takes}
 
 
 def set_timesteps(

@@ -42,11 +42,17 @@ class ClipText:
 
 @torch.no_grad()
 def embed_text(clip: CLIPModel, ids: Tensor, mask: Tensor) -> ClipText:
-    """ids and mask (B, L), as CLIP's tokenizer pads them."""
+    """ids and mask (B, L), as CLIP's tokenizer pads them -> B prompts"""
     with torch.autocast(ids.device.type, enabled=False):  # full precision, as in the pipeline
-        out = clip.text_model(ids)
-        embeds = F.normalize(clip.text_projection(out.pooler_output), dim=-1)
-    return ClipText(out.last_hidden_state, embeds, mask.bool())
+        return project_text(clip, clip.text_model(ids).last_hidden_state, mask)
+
+
+@torch.no_grad()
+def project_text(clip: CLIPModel, states: Tensor, mask: Tensor) -> ClipText:
+    """States (B, L, W) and mask (B, L) -> B prompts, whose embeddings are those of the end token."""
+    end = mask.long().sum(1) - 1  # (B,)
+    pooled = states[torch.arange(len(states), device=states.device), end]  # (B, W)
+    return ClipText(states, F.normalize(clip.text_projection(pooled), dim=-1), mask.bool())
 
 
 @torch.no_grad()
