@@ -12,6 +12,7 @@ from diffusers.utils import logging
 
 from t2i.checks import check_options, nearest
 from t2i.devices import PipelineDtype, to_device
+from t2i.files import read_json
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
 from t2i.pipelines.codes import CodePipeline
@@ -29,6 +30,7 @@ from t2i.pipelines.loading.verify import INDEX, assemble, load_components, read_
 from t2i.pipelines.muse import MusePipeline
 from t2i.pipelines.unclip import UnCLIPPipeline
 
+CONFIG = "config.json"
 WEIGHTS = Path(__file__).parent.parent / "weights"
 DIFFUSERS_OPTIONS = {"device_map", "quantization_config", "variant"}  # with these diffusers loads the components
 _CLASSES = (
@@ -94,7 +96,7 @@ class AutoPipeline:
                 f"--lora {source} at the command line, or pipe.load_lora_weights({str(source)!r}) in Python"
             )
         if source.exists():
-            raise FileNotFoundError(f"{source} is not a pipeline: it has no model_index.json")
+            raise FileNotFoundError(f"{source} is not a pipeline: it has no model_index.json{_prior_alone(source)}")
         if not may_be_on_hub(str(name)):
             raise FileNotFoundError(_unknown(str(name)))
         try:
@@ -210,6 +212,15 @@ def _with_text_model(pipe: DiffusionPipeline) -> DiffusionPipeline:
     if isinstance(encoder, transformers.CLIPTextModel) and not hasattr(encoder, "text_model"):
         vars(encoder)["text_model"] = encoder  # not as a submodule, which would contain itself
     return pipe
+
+
+def _prior_alone(folder: Path) -> str:
+    """What to do with a prior of DALL·E 2 that was trained without a decoder; "" for other folders."""
+    config = newest_in_run(folder, CONFIG) / CONFIG
+    name = read_json(config).get("_class_name") if config.is_file() else None
+    if name not in ("DiffusionPrior", "AutoregressivePrior"):
+        return ""
+    return f", but holds a {name} alone: give `t2i train unclip-prior` a --decoder, or in Python open that with prior="
 
 
 def _unknown(name: str) -> str:

@@ -270,9 +270,7 @@ class UnCLIPPipeline(DiffusionPipeline):
         """
         config = self.scheduler.config
         if of_flow(config):
-            raise ValueError(
-                "DDIM inversion needs a noise schedule, and this decoder was trained as a flow"
-            )
+            raise ValueError("DDIM inversion needs a noise schedule, and this decoder was trained as a flow")
         check_whole("num_inference_steps", num_inference_steps)
         if config.num_train_timesteps % num_inference_steps:
             raise ValueError(
@@ -440,9 +438,7 @@ class UnCLIPPipeline(DiffusionPipeline):
             every = negatives * (len(text.embeds) // len(negatives))
             negative = self.encode_prompt(every)
         elif negative_prompt:
-            logger.warning(
-                "negative_prompt has no effect at a prior_guidance_scale of 1: leave one of them out"
-            )
+            logger.warning("negative_prompt has no effect at a prior_guidance_scale of 1: leave one of them out")
         return lambda rows, generators: self.prior.sample(
             text[rows],
             None if negative is None else negative[rows],

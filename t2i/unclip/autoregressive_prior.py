@@ -85,9 +85,7 @@ class AutoregressivePrior(EmbeddingPrior, ModelMixin, ConfigMixin):
         components = self.statistics.reduce(embeds.to(self.low))  # (N, P)
         low, high = components.amin(0), components.amax(0)
         if not (high - low > 1e-4).all():
-            raise ValueError(
-                f"{len(embeds)} embeddings span fewer than {self.num_codes} components: take fewer"
-            )
+            raise ValueError(f"{len(embeds)} embeddings span fewer than {self.num_codes} components: take fewer")
         self.low.copy_(low)
         self.high.copy_(high)
 

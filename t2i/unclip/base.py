@@ -5,7 +5,7 @@ Shapes: B prompts · L text positions · W width of the text states · D width o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,12 @@ from t2i.unclip.clip import ClipText
 from t2i.unclip.embeddings import EmbeddingStatistics
 
 Noise = Sequence[torch.Generator] | None  # one generator per row, or torch's global one
+SampleNoise = Callable[[np.random.Generator], dict[str, np.ndarray]]
+
+
+def no_noise(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """The random inputs of a loss that has none."""
+    return {}
 
 
 class TextInput(nn.Module):
@@ -64,12 +70,18 @@ class EmbeddingPrior(nn.Module):
         """Measure the statistics of training embeddings (N, D)."""
         self.statistics.fit(embeds)
 
-    def sample_noise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """The random inputs of the loss for one sample."""
-        return {}
+    @property
+    def noise(self) -> SampleNoise:
+        """Samples the random inputs of the loss for one sample; picklable, for the data workers."""
+        return no_noise
 
     def errors(self, text: ClipText, image_embeds: Tensor, **noise: Tensor) -> Tensor:
-        """The loss of each sample by its parts, (B, …); image_embeds (B, D), `noise` a batch of `sample_noise`."""
+        """The loss of each sample by its parts, (B, …).
+
+        Args:
+            image_embeds: (B, D), of length 1.
+            noise: a batch of what `self.noise` samples.
+        """
         raise NotImplementedError
 
     def loss(self, text: ClipText, image_embeds: Tensor, **noise: Tensor) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ Shapes: B prompts · L text positions · D width of the embeddings · C model wi
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -22,7 +23,7 @@ from t2i.diffusion.guidance import guide
 from t2i.diffusion.schedule import BetaSchedule, NoiseSchedule
 from t2i.nn.linear import Linear
 from t2i.prior.transformer import Block, initialise
-from t2i.unclip.base import EmbeddingPrior, Noise, TextInput
+from t2i.unclip.base import EmbeddingPrior, Noise, SampleNoise, TextInput
 from t2i.unclip.clip import ClipText
 from t2i.unclip.embeddings import EmbeddingStatistics
 
@@ -78,10 +79,9 @@ class DiffusionPrior(EmbeddingPrior, ModelMixin, ConfigMixin):
             sequence = block(sequence)
         return self.out(self.norm(sequence[:, -1]))
 
-    def sample_noise(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """-> noise, float32 (D,); timesteps, an int64 scalar"""
-        noise = rng.standard_normal(self.config.embedding_dim, dtype=np.float32)
-        return {"noise": noise, "timesteps": rng.integers(self.config.num_train_timesteps)}
+    @property
+    def noise(self) -> SampleNoise:
+        return partial(sample_noise, self.config.embedding_dim, self.config.num_train_timesteps)
 
     def errors(self, text: ClipText, image_embeds: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Squared errors of x_0 (eq. 2), by entry: B prompts, (B, D), (B, D), (B,) -> (B, D)"""
@@ -109,6 +109,12 @@ class DiffusionPrior(EmbeddingPrior, ModelMixin, ConfigMixin):
         copies = 1 if guidance_scale == 1 else 2
         x0 = self(x.repeat(copies, 1), t.expand(copies * len(x)).to(x.device), text)
         return x0 if copies == 1 else guide(*x0.chunk(2), guidance_scale)
+
+
+def sample_noise(dim: int, num_train_timesteps: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """-> noise, float32 (D,); timesteps, an int64 scalar"""
+    noise = rng.standard_normal(dim, dtype=np.float32)
+    return {"noise": noise, "timesteps": rng.integers(num_train_timesteps)}
 
 
 def _normal(rows: int, dim: int, generators: Noise) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,8 +91,14 @@ class LatentDiffusionTask(GenerativeTask):
         images: Tensor | None = None,
         posterior_noise: Tensor | None = None,
         grid: Tensor | None = None,
+        denoiser: Callable | None = None,
     ) -> dict[str, Tensor]:
-        """Takes the output of PrepareLatent; `grid` (B, K, h, w) is for denoisers with additional input channels."""
+        """Takes the output of PrepareLatent.
+
+        Args:
+            grid: (B, K, h, w), for denoisers with additional input channels.
+            denoiser: with the call signature of diffusers' UNet2DConditionModel; by default the task's own.
+        """
         if latents is None:
             if self.autoencoder.device != noise.device:
                 self.autoencoder.to(noise.device)
@@ -102,7 +109,7 @@ class LatentDiffusionTask(GenerativeTask):
                 self.encoder.model.to(noise.device)
             states = self._states(ids, mask)
         attended = mask.bool() if masks_padding(self.encoder) else None
-        return self.objective.loss(self.denoiser, latents, noise, timesteps, states, attended, grid)
+        return self.objective.loss(denoiser or self.denoiser, latents, noise, timesteps, states, attended, grid)
 
     def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask (B, L) -> text states (B, L, D)"""
