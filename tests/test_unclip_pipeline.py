@@ -7,10 +7,23 @@ import numpy as np
 import pytest
 import torch
 import unclip_parts as own
+from diffusers import (
+    DDPMScheduler,
+    KandinskyV22Pipeline,
+    KandinskyV22PriorPipeline,
+    PriorTransformer,
+    UnCLIPScheduler,
+    UNet2DConditionModel,
+    VQModel,
+)
 from PIL import Image
 from torch.nn.functional import normalize
+from transformers import CLIPTextModelWithProjection, CLIPVisionModelWithProjection
 
+from t2i.cli import main
 from t2i.data.toybox_v1 import Scene, Thing
+from t2i.eval.generation.images import generate
+from t2i.eval.generation.prompt import Prompt
 from t2i.pipelines import AutoPipeline, UnCLIPPipeline
 
 CAT, CAR = (Scene((Thing(kind, "red"),), jitter_seed=3).render(64) for kind in ("cat", "car"))
@@ -189,3 +202,121 @@ def test_bad_input_is_refused(pipe):
         UnCLIPPipeline(**pipe.components | {"unet": parts.unet()})
     with pytest.raises(ValueError, match="they were not trained together"):
         UnCLIPPipeline(**pipe.components | {"vae": parts.autoencoder(channels=8)})
+
+
+# --- the command line and evaluation --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(pipe, tmp_path, monkeypatch) -> str:
+    """A saved system in the current folder, beside two images."""
+    monkeypatch.chdir(tmp_path)
+    pipe.save_pretrained("unclip")
+    CAT.save("cat.png")
+    CAR.save("car.png")
+    return "unclip"
+
+
+def test_the_commands_as_a_user_types_them(pipe, folder):
+    steps = ["--pipeline", folder, "--num-inference-steps", "4"]
+    main(["generate", "a red cat", *steps, "--num-images", "2", "--prior-guidance-scale", "3", "--out", "o/"])
+    want = pipe("a red cat", num_inference_steps=4, prior_guidance_scale=3.0, generator=seeded(1)).images[0]
+    assert_same(Image.open("o/a-red-cat-1.png"), want)
+    main(["variations", "cat.png", *steps, "--num-images", "2", "--seed", "4", "--eta", "0.5", "--out", "v/"])
+    assert_same(Image.open("v/image-5.png"), pipe.variations(CAT, 2, 0.5, 4, num_inference_steps=4)[1])
+    main(["interpolate", "cat.png", "car.png", *steps, "--num-images", "3", "--out", "i/"])
+    assert_same(Image.open("i/1.png"), pipe.interpolate([CAT, CAR], 3, num_inference_steps=4)[1])
+    main(["text-diff", "cat.png", "a cat", "a zebra cat", *steps, "--strengths", "0.3", "--out", "d/"])
+    assert_same(Image.open("d/1.png"), pipe.text_diff(CAT, "a cat", "a zebra cat", 0.3, num_inference_steps=4)[0])
+    assert Image.open("d/1.png").text["prompt"] == "a cat | a zebra cat"
+    main(["reconstruct", "cat.png", *steps, "--num-components", "2", "16", "--seed", "7", "--out", "r/"])
+    assert_same(Image.open("r/2.png"), pipe.reconstruct(CAT, [2, 16], 7, num_inference_steps=4)[1])
+    main(["text-diff", "cat.png", "a cat", "a zebra cat", *steps, "--out", "strip.png"])
+    assert Image.open("strip.png").width > 3 * 64
+
+
+def assert_same(image: Image.Image, want: Image.Image) -> None:
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(want)).max() <= 1
+
+
+def test_wrong_commands_are_refused_in_one_line(folder):
+    parts.pipeline().save_pretrained("ldm")
+    steps = ["--pipeline", folder]
+    for args, says in (
+        (["variations"], "give an image, as in: t2i variations photo.png"),
+        (["variations", "cat.png"], "train it with `t2i train unclip-decoder`"),
+        (["variations", "cat.png", "--pipeline", "ldm"], "ldm holds a LatentDiffusionPipeline: a decoder of image emb"),
+        (["variations", "cat.png", *steps, "--num-inference-steps", "30"], "must divide 1000"),
+        (["text-diff", "cat.png", "a cat", *steps], "give two texts in quotes after the image"),
+        (["text-diff", "cat.png", "a cat", "a cat", *steps], "is given twice: the image would not change"),
+        (["text-diff", "cat.png", "a", "b", *steps, "--strengths", "2"], "--strengths must lie in [0, 1]"),
+        (["reconstruct", "cat.png", *steps, "--num-components", "17"], "num_components must be at most 16"),
+        (["interpolate", "cat.png", "car.png", "--pipeline", "ldm"], "a decoder of image embeddings"),
+        (["interpolate", "cat.png", "car.png", *steps, "--seeds", "1"], "--seeds has no effect between images"),
+        (["interpolate", "cat.png", "car.png", *steps, "--scheduler", "ddim"], "takes no --scheduler"),
+        (["interpolate", "cat.png", "car.png", *steps, "--negative-prompt", "a"], "takes no --negative-prompt"),
+        (["interpolate", "a cat", "a car", *steps], "a latent diffusion pipeline, such as toybox/ldm, is needed"),
+        (["edit", "cat.png", "a cat", *steps], "holds a UnCLIPPipeline, which does not edit"),
+        (["generate", "a cat", *steps, "--temperature", "1"], "takes no --temperature"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(args)
+        assert says in str(exit_.value) and "\n" not in str(exit_.value)
+
+
+def test_it_is_evaluated_like_any_system(pipe, tmp_path):
+    prompts = [Prompt(text, "x", None, text) for text in ("a red cat", "a blue car")]
+    made = generate(pipe, prompts, [0, 1], tmp_path, batch_size=3, num_inference_steps=2, prior_guidance_scale=1.0)
+    assert len(made["images"]) == 4
+    assert {"prior", "unet", "projection", "clip"} <= made["header"]["weights_sha256"].keys()
+
+
+# --- Kandinsky ------------------------------------------------------------------------------------------------------
+
+
+def test_kandinsky_folders_open(tmp_path):
+    """Prior and decoder of Kandinsky 2.2, another unCLIP, saved by diffusers with random weights."""
+    clip, D = own.clip(own.WIDTH), own.WIDTH
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "num_embeddings": own.LENGTH}
+    KandinskyV22PriorPipeline(
+        prior=PriorTransformer(embedding_dim=D, **sizes),
+        image_encoder=CLIPVisionModelWithProjection(clip.config.vision_config),
+        text_encoder=CLIPTextModelWithProjection(clip.config.text_config),
+        tokenizer=parts.clip_tokenizer(),
+        scheduler=UnCLIPScheduler(variance_type="fixed_small_log", prediction_type="sample"),
+        image_processor=own.image_processor(),
+    ).save_pretrained(tmp_path / "prior")
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=8,  # with variances
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        addition_embed_type="image",
+        encoder_hid_dim=D,
+        encoder_hid_dim_type="image_proj",
+        cross_attention_dim=16,
+        attention_head_dim=4,
+        resnet_time_scale_shift="scale_shift",
+        norm_num_groups=8,
+    )
+    movq = VQModel(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+        up_block_types=("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+        latent_channels=4,
+        num_vq_embeddings=12,
+        vq_embed_dim=4,
+        norm_num_groups=8,
+        norm_type="spatial",
+    )
+    KandinskyV22Pipeline(unet=unet, scheduler=DDPMScheduler(), movq=movq).save_pretrained(tmp_path / "decoder")
+    before, after = (AutoPipeline.from_pretrained(tmp_path / name) for name in ("prior", "decoder"))
+    assert (type(before), type(after)) == (KandinskyV22PriorPipeline, KandinskyV22Pipeline)
+    embeds = before("a red cat", num_inference_steps=2, generator=seeded(0)).image_embeds
+    assert embeds.shape == (1, D)
+    image = after(embeds, embeds, height=64, width=64, num_inference_steps=2, output_type="np").images
+    assert np.isfinite(image).all() and image.shape == (1, 64, 64, 3)

@@ -23,12 +23,12 @@ DIM, WIDTH, LENGTH = 16, 32, parts.LENGTH
 SIZES = {"width": 32, "layers": 2, "heads": 2}
 
 
-def clip() -> CLIPModel:
+def clip(dim: int = DIM) -> CLIPModel:
     """Of images of 64 × 64."""
     torch.manual_seed(5)
     text = {"text_width": WIDTH, "text_layers": 2, "text_heads": 2}
     image = {"image_width": 32, "image_layers": 2, "image_heads": 2}
-    return make_clip(parts.clip_tokenizer(), 64, **text, **image, dim=DIM).eval()
+    return make_clip(parts.clip_tokenizer(), 64, **text, **image, dim=dim).eval()
 
 
 def image_processor() -> CLIPImageProcessor:

@@ -159,6 +159,22 @@ def as_autoregressive(pipe: DiffusionPipeline, name: str) -> DallePipeline:
     return pipe
 
 
+def as_unclip(pipe: DiffusionPipeline, name: str) -> UnCLIPPipeline:
+    """A DALL·E 2 system, or its decoder, as it is.
+
+    Args:
+        name: what was opened, for messages.
+
+    Raises ValueError for other pipelines.
+    """
+    if not isinstance(pipe, UnCLIPPipeline):
+        raise ValueError(
+            f"{name} holds a {type(pipe).__name__}: a decoder of image embeddings, as `t2i train unclip-decoder` makes "
+            "it, is needed"
+        )
+    return pipe
+
+
 def open_pipeline(
     name: str,
     device: str = "auto",
