@@ -6,6 +6,7 @@ Shapes: S image side
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,10 @@ class Part(Picked):
         if not 0 <= start <= stop <= len(source):
             raise ValueError(f"items {start} to {stop} are not all among the {len(source)} there are")
         super().__init__(source, range(start, stop))
+
+    def captions(self, limit: int) -> Iterator[str]:
+        start, stop = self.places.start, min(self.places.stop, self.places.start + limit)
+        return islice(self.source.captions(stop), start, stop)  # without loading the images
 
 
 class ToyboxKinds:

@@ -84,15 +84,35 @@ class DiffusionObjective:
         states: Tensor,
         mask: Tensor | None = None,
         grid: Tensor | None = None,
+        **conditions: Tensor,
     ) -> dict[str, Tensor]:
-        """Scalars: `loss` to minimise; `mse`, the same without weights.
+        """Scalars: `loss` to minimise; `mse`, the same without weights. See `errors` for the arguments."""
+        errors = self.errors(denoiser, latents, noise, timesteps, states, mask, grid, **conditions)
+        if self.min_snr_gamma is None:
+            return {"loss": errors.mean(), "mse": errors.detach().mean()}
+        weights = self.schedule.min_snr_weight(self.prediction_type, timesteps, self.min_snr_gamma)
+        return {"loss": (errors * weights.to(errors)).mean(), "mse": errors.detach().mean()}
+
+    def errors(
+        self,
+        denoiser: nn.Module,
+        latents: Tensor,
+        noise: Tensor,
+        timesteps: Tensor,
+        states: Tensor,
+        mask: Tensor | None = None,
+        grid: Tensor | None = None,
+        **conditions: Tensor,
+    ) -> Tensor:
+        """The mean squared error of each sample's prediction, (B,).
 
         Args:
             denoiser: has the call signature of diffusers' UNet2DConditionModel.
-            latents, noise: (B, C, h, w), the latents scaled to a standard deviation of about 1.
+            latents, noise: (B, C, h, w), the latents (or pixels) scaled to a standard deviation of about 1.
             timesteps: (B,)
             states, mask: text states (B, L, D) and mask (B, L), true where there is text.
             grid: for denoisers with condition channels, (B, K, h, w).
+            conditions: what else the denoiser is given, under its arguments' names.
         """
         if self.flow:
             x, target = self.flow.add_noise(latents, noise, timesteps), self.flow.target(latents, noise)
@@ -100,12 +120,9 @@ class DiffusionObjective:
             x = self.schedule.add_noise(latents, noise, timesteps)
             target = self.schedule.target(self.prediction_type, latents, noise, timesteps)
         x = concat_grid(x, grid)
-        predicted = denoiser(x, timesteps, encoder_hidden_states=states, encoder_attention_mask=mask).sample
-        errors = (predicted.float() - target.float()).square().mean((1, 2, 3))  # (B,)
-        if self.min_snr_gamma is None:
-            return {"loss": errors.mean(), "mse": errors.detach().mean()}
-        weights = self.schedule.min_snr_weight(self.prediction_type, timesteps, self.min_snr_gamma)
-        return {"loss": (errors * weights.to(errors)).mean(), "mse": errors.detach().mean()}
+        text = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+        predicted = denoiser(x, timesteps, **text, **conditions).sample
+        return (predicted.float() - target.float()).square().mean((1, 2, 3))
 
     def scheduler(self) -> SchedulerMixin:
         """The default sampler: DPM-Solver++ (Lu et al. 2022, arXiv 2211.01095), for a flow Euler's method."""

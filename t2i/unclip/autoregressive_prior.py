@@ -17,10 +17,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from t2i.diffusion.guidance import guide
-from t2i.nn.attention import KVCache
 from t2i.prior.sampling import check_probabilities, sample_tokens, shortlist
 from t2i.prior.transformer import Block, initialise
-from t2i.unclip.base import EmbeddingPrior, Noise, TextInput
+from t2i.unclip.base import Continuation, EmbeddingPrior, Noise, TextInput
 from t2i.unclip.clip import ClipText
 from t2i.unclip.embeddings import EmbeddingStatistics
 
@@ -129,28 +128,16 @@ class AutoregressivePrior(EmbeddingPrior, ModelMixin, ConfigMixin):
         """Code by code, with a key-value cache."""
         if steps is not None:
             raise ValueError("an autoregressive prior takes one step per code: leave num_prior_steps out")
-        rows, copies = len(text.embeds), 1 if guidance_scale == 1 else 2
-        codes = torch.zeros(rows // copies, self.num_codes, dtype=torch.long, device=self.device)
-        caches, decoding_steps = self._start(rows)
-        x = self.text(text)
-        for block, cache in zip(self.blocks, caches, strict=True):
-            x = block(x, cache)
-        x = x[:, -1]  # (rows, C)
+        copies = 1 if guidance_scale == 1 else 2
+        sequence = Continuation(self.text(text), self.blocks, self.num_codes - 1)  # the last code predicts nothing
+        codes = torch.zeros(len(text.embeds) // copies, self.num_codes, dtype=torch.long, device=self.device)
+        x = sequence.last
         for i in range(self.num_codes):
-            logits = self._logits(x, i)  # (rows, K)
+            logits = self._logits(x, i)  # (R, K)
             check_probabilities(logits.isfinite().all(), self.dtype)
             if copies == 2:
                 logits = guide(*logits.chunk(2), guidance_scale)
             codes[:, i] = sample_tokens(*shortlist(logits), generators)
             if i + 1 < self.num_codes:
-                x = self.codes(codes[:, i].repeat(copies)) + self.positions[i]
-                for step, cache in zip(decoding_steps, caches, strict=True):
-                    x = step(x, cache)
+                x = sequence.add(self.codes(codes[:, i].repeat(copies)) + self.positions[i])
         return self.decode(codes)
-
-    def _start(self, rows: int) -> tuple[list[KVCache], list]:
-        """Empty caches for so many sequences, and the blocks' decoding steps."""
-        c, how = self.config, {"device": self.device, "dtype": self.dtype}
-        length = self.text.text_length + self.num_codes  # the last code predicts nothing
-        caches = [KVCache(rows, c.heads, length, c.width // c.heads, **how) for _ in self.blocks]
-        return caches, [block.decoding_step(rows) for block in self.blocks]

@@ -1,6 +1,7 @@
 """What both priors over CLIP image embeddings share.
 
-Shapes: B prompts · L text positions · W width of the text states · D width of the embeddings · C model width
+Shapes: B prompts · R sequences, with guidance 2B · L text positions · W width of the text states
+D width of the embeddings · C model width
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from t2i.checks import check_real, check_whole
+from t2i.nn.attention import KVCache
 from t2i.nn.linear import Linear
 from t2i.unclip.clip import ClipText
 from t2i.unclip.embeddings import EmbeddingStatistics
@@ -53,6 +55,38 @@ class TextInput(nn.Module):
         states = torch.where(text.mask[..., None], self.states(text.states.to(padding)), padding[:, :given])
         embeds = self.embeds(text.embeds.to(padding) * text.embeds.shape[1] ** 0.5)  # of entries of about 1
         return torch.cat([states, padding[:, given:], embeds[:, None]], 1) + self.positions
+
+
+class Continuation:
+    """Causal blocks that have read the text of R sequences, and read what follows one position at a time.
+
+    The text is read once, as no later position has an effect on it.
+
+    Args:
+        text: (R, L + 1, C)
+        blocks: transformer blocks with causal attention.
+        room: positions that may follow.
+    """
+
+    def __init__(self, text: Tensor, blocks: nn.ModuleList, room: int):
+        R, self.length, C = text.shape
+        heads, how = blocks[0].attention.heads, {"device": text.device, "dtype": text.dtype}
+        self.caches = [KVCache(R, heads, self.length + room, C // heads, **how) for _ in blocks]
+        self.steps = [block.decoding_step(R) for block in blocks]
+        for block, cache in zip(blocks, self.caches, strict=True):
+            text = block(text, cache)
+        self.last = text[:, -1]  # the output at the end of the text, (R, C)
+
+    def add(self, x: Tensor) -> Tensor:
+        """One position (R, C) -> its output (R, C)"""
+        for step, cache in zip(self.steps, self.caches, strict=True):
+            x = step(x, cache)
+        return x
+
+    def rewind(self) -> None:
+        """Forget what follows the text."""
+        for cache in self.caches:
+            cache.filled = self.length
 
 
 class EmbeddingPrior(nn.Module):

@@ -23,7 +23,7 @@ from t2i.diffusion.guidance import guide
 from t2i.diffusion.schedule import BetaSchedule, NoiseSchedule
 from t2i.nn.linear import Linear
 from t2i.prior.transformer import Block, initialise
-from t2i.unclip.base import EmbeddingPrior, Noise, SampleNoise, TextInput
+from t2i.unclip.base import Continuation, EmbeddingPrior, Noise, SampleNoise, TextInput
 from t2i.unclip.clip import ClipText
 from t2i.unclip.embeddings import EmbeddingStatistics
 
@@ -72,12 +72,15 @@ class DiffusionPrior(EmbeddingPrior, ModelMixin, ConfigMixin):
 
     def forward(self, x: Tensor, timesteps: Tensor, text: ClipText) -> Tensor:
         """Noised scaled embeddings (B, D), timesteps (B,), B prompts -> predicted x_0 (B, D)"""
-        time = self.time(sines(timesteps, TIME_WIDTH).to(x.dtype))  # (B, C)
-        last = torch.stack([time, self.noised(x), self.query.expand(len(x), -1)], 1)  # (B, 3, C)
-        sequence = torch.cat([self.text(text), last], 1)  # (B, L + 4, C)
+        sequence = torch.cat([self.text(text), torch.stack(self._last(x, timesteps), 1)], 1)  # (B, L + 4, C)
         for block in self.blocks:
             sequence = block(sequence)
         return self.out(self.norm(sequence[:, -1]))
+
+    def _last(self, x: Tensor, timesteps: Tensor) -> list[Tensor]:
+        """What follows the text: timestep, noised embedding and query, (B, C) each."""
+        time = self.time(sines(timesteps, TIME_WIDTH).to(x.dtype))
+        return [time, self.noised(x), self.query.expand(len(x), -1)]
 
     @property
     def noise(self) -> SampleNoise:
@@ -93,22 +96,21 @@ class DiffusionPrior(EmbeddingPrior, ModelMixin, ConfigMixin):
         """DDIM without noise (Song et al. 2021, arXiv 2010.02502, eq. 12)."""
         steps = self.steps if steps is None else steps
         check_whole("num_prior_steps", steps, most=self.config.num_train_timesteps)
-        B, D = len(text.embeds) // (1 if guidance_scale == 1 else 2), self.config.embedding_dim
-        x = _normal(B, D, generators).to(self.device, self.dtype)
-        times = torch.linspace(self.config.num_train_timesteps, 0, steps + 1).round().long() - 1  # T − 1, …, −1
-        x0 = x
-        for t, s in pairwise(times.unbind()):
-            x0 = self._predict(x, t, text, guidance_scale)
-            if s >= 0:
-                _, noise = self.schedule.split("sample", x0, x, t.expand(B))
-                x = self.schedule.add_noise(x0, noise, s.expand(B))
-        return self.statistics.unscale(x0)
-
-    def _predict(self, x: Tensor, t: Tensor, text: ClipText, guidance_scale: float) -> Tensor:
-        """x_0 (B, D), guided; both halves of guidance run as one batch."""
         copies = 1 if guidance_scale == 1 else 2
-        x0 = self(x.repeat(copies, 1), t.expand(copies * len(x)).to(x.device), text)
-        return x0 if copies == 1 else guide(*x0.chunk(2), guidance_scale)
+        sequence = Continuation(self.text(text), self.blocks, room=3)
+        x = x0 = _normal(len(text.embeds) // copies, self.config.embedding_dim, generators).to(self.device, self.dtype)
+        times = torch.linspace(self.config.num_train_timesteps, 0, steps + 1).round().long() - 1  # T − 1, …, −1
+        for t, s in pairwise(times.unbind()):
+            sequence.rewind()
+            for position in self._last(x.repeat(copies, 1), t.expand(len(text.embeds)).to(x.device)):
+                output = sequence.add(position)  # (R, C)
+            x0 = self.out(self.norm(output))
+            if copies == 2:
+                x0 = guide(*x0.chunk(2), guidance_scale)
+            if s >= 0:
+                _, noise = self.schedule.split("sample", x0, x, t.expand(len(x)))
+                x = self.schedule.add_noise(x0, noise, s.expand(len(x)))
+        return self.statistics.unscale(x0)
 
 
 def sample_noise(dim: int, num_train_timesteps: int, rng: np.random.Generator) -> dict[str, np.ndarray]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,13 +90,13 @@ class LatentDiffusionTask(GenerativeTask):
         images: Tensor | None = None,
         posterior_noise: Tensor | None = None,
         grid: Tensor | None = None,
-        denoiser: Callable | None = None,
+        **conditions: Tensor,
     ) -> dict[str, Tensor]:
         """Takes the output of PrepareLatent.
 
         Args:
             grid: (B, K, h, w), for denoisers with additional input channels.
-            denoiser: with the call signature of diffusers' UNet2DConditionModel; by default the task's own.
+            conditions: what else the denoiser is given, under its arguments' names.
         """
         if latents is None:
             if self.autoencoder.device != noise.device:
@@ -109,7 +108,7 @@ class LatentDiffusionTask(GenerativeTask):
                 self.encoder.model.to(noise.device)
             states = self._states(ids, mask)
         attended = mask.bool() if masks_padding(self.encoder) else None
-        return self.objective.loss(denoiser or self.denoiser, latents, noise, timesteps, states, attended, grid)
+        return self.objective.loss(self.denoiser, latents, noise, timesteps, states, attended, grid, **conditions)
 
     def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
         """ids, mask (B, L) -> text states (B, L, D)"""

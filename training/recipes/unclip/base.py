@@ -1,18 +1,17 @@
-"""What the recipes of DALL·E 2 share: the frozen CLIP, cached image embeddings, held-out pairs and scores.
+"""What the recipes of DALL·E 2 share: the frozen CLIP, cached image embeddings, and held-out images.
 
-Shapes: B images or captions · N held-out pairs · D width of the embeddings · S image side
+Shapes: B images or captions · N images of a source · D width of the embeddings · S image side
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 
@@ -24,12 +23,9 @@ from t2i.text.encoders import ClipTextEncoder
 from t2i.text.pretrained import check_tokenizer, load
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.recipes.encodings import CachedEncodings, Encoding, cached_encodings
-from t2i.training.recipes.text.base import NEW_SEED
-from t2i.training.recipes.text.clip import EVALUATED, held_out_pairs
 from t2i.unclip.clip import ClipText, embed_images, embed_text
 from t2i.weights import digest
 
-BINS = 10
 FITTED = 1024  # images whose embeddings give mean, scale and components, where no embeddings are cached
 
 
@@ -125,54 +121,15 @@ class Joined:
 # --- held-out data --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """Images and captions that are not trained on: from another toybox seed; of other data, the first ones.
-
-    Attributes:
-        images: uint8 (N, S, S, 3).
-        again: for scenes of toybox, the images of the same captions with other places and shapes; else None.
-    """
-
-    images: Tensor
-    captions: list[str]
-    again: Tensor | None
-
-    @classmethod
-    def of(cls, source: Source, num: int = EVALUATED) -> HeldOut:
-        images, captions = held_out_pairs(source)
-        again = None
-        if isinstance(source, SceneDataset):
-            world = type(source)("train", source.size, NEW_SEED, len(images[:num]))
-            scenes = (world.scene(i)[0] for i in range(len(world)))
-            others = (dataclasses.replace(scene, jitter_seed=scene.jitter_seed + 1) for scene in scenes)
-            again = torch.from_numpy(np.stack([np.array(scene.render(source.size)) for scene in others]))
-        return cls(images[:num], captions[:num], again)
+def stacked_images(items: Iterable[dict]) -> Tensor:
+    """uint8 (N, S, S, 3)"""
+    return torch.from_numpy(np.stack([item["image"] for item in items]))
 
 
-def cosine(first: Tensor, second: Tensor) -> float:
-    """The mean cosine of the rows of (N, D) and (N, D)."""
-    return F.cosine_similarity(first.float(), second.float(), dim=1).mean().item()
-
-
-def by_timestep(loss: Callable[[Tensor], float], num: int, num_train_timesteps: int) -> list[float]:
-    """The loss of `num` samples in each of ten bins of timesteps, from the least noise to the most.
-
-    Args:
-        loss: the mean loss at timesteps (num,), integers; the same noise every time.
-    """
-    places = (torch.arange(num) + 0.5) / num  # spread evenly over each bin
-    bins = [((b + places) / BINS * num_train_timesteps).long() for b in range(BINS)]
-    return [loss(timesteps) for timesteps in bins]
-
-
-def print_scores(scores: dict) -> None:
-    """Print the scores of a checkpoint, one line for each."""
-    lines = [f"  {name}: {_written(value)}" for name, value in scores.items()]
-    print("\n".join(["", "held-out scores", *lines]), flush=True)
-
-
-def _written(value) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name.replace('_', ' ')} {_written(one)}" for name, one in value.items())
-    return " ".join(f"{one:.3f}" for one in value) if isinstance(value, list) else f"{value:.4f}"
+def images_of_the_same_captions(source: Source) -> Tensor | None:
+    """Of toybox's scenes, images with other places and shapes, uint8 (N, S, S, 3); of other data None."""
+    if not isinstance(source, SceneDataset):
+        return None
+    scenes = (source.scene(i)[0] for i in range(len(source)))
+    others = (dataclasses.replace(scene, jitter_seed=scene.jitter_seed + 1) for scene in scenes)
+    return torch.from_numpy(np.stack([np.array(scene.render(source.size)) for scene in others]))

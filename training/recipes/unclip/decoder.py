@@ -12,6 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from t2i.checks import check_real, check_whole
 from t2i.contact_sheet import contact_sheet
@@ -21,23 +22,14 @@ from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
 from t2i.pipelines.unclip import UnCLIPPipeline
 from t2i.training.config import FineTuningDataConfig, LoopConfig, check_fraction
+from t2i.training.held_out import errors_by_timestep, scores_of, split_held_out, swap_test, table_of
 from t2i.training.recipes.ldm.base import PrepareLatent, use_fast_attention
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, is_text_to_image, objective_of
 from t2i.training.recipes.ldm.latents import latents_of
-from t2i.training.recipes.unclip.base import (
-    HeldOut,
-    Joined,
-    by_timestep,
-    cached_embeddings,
-    load_clip,
-    print_scores,
-    some_embeddings,
-)
+from t2i.training.recipes.unclip.base import Joined, cached_embeddings, load_clip, some_embeddings, stacked_images
 from t2i.training.task import Evaluation
 from t2i.unclip.decoder import Decoder, ImageProjection, with_embedding
 from t2i.weights import digest
-
-EVALUATED = 64  # held-out images
 
 
 @dataclass(frozen=True)
@@ -63,6 +55,8 @@ class UnCLIPDecoderRecipe:
     names derived from data, autoencoder and CLIP. 'none' computes both in every step."""
     cached_images: int = 100_000
     """Number of images to cache, and hence to train on."""
+    held_out_images: int = 64
+    """Number of held-out images for the loss by timestep and the swap test at each checkpoint."""
     data: FineTuningDataConfig = field(default_factory=FineTuningDataConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -71,6 +65,7 @@ class UnCLIPDecoderRecipe:
         check_real("caption_dropout", self.caption_dropout, most=1.0)
         for name in ("num_tokens", "cached_images"):
             check_whole(name, getattr(self, name))
+        check_whole("held_out_images", self.held_out_images, least=2)
 
     def task(self) -> UnCLIPDecoderTask:
         return UnCLIPDecoderTask(self)
@@ -110,12 +105,12 @@ class UnCLIPDecoderTask(FineTuningTask):
         self.reads_captions = recipe.caption_dropout < 1
         self.clip = load_clip(recipe.clip)
         self.fingerprint["clip_sha256"] = digest(self.clip.model)
-        self.images = images = self.source
-        embeddings = images
+        self.source, self.held_out = split_held_out(self.source, recipe.held_out_images)
+        embeddings = self.source
         if recipe.cache != "none":
             folder = recipe.cache and f"{recipe.cache}-embeddings"
             options = (self.data, recipe.loop, folder, recipe.cached_images)
-            embeddings = cached_embeddings(self.clip, images, *options)
+            embeddings = cached_embeddings(self.clip, self.source, *options)
             self.cache_latents(recipe.cache, recipe.cached_images)
             self.source = Joined(self.source, embeddings)
         self.prepare = PrepareEmbedding(self.prepare, recipe.embedding_dropout)
@@ -136,8 +131,7 @@ class UnCLIPDecoderTask(FineTuningTask):
     ) -> dict[str, Tensor]:
         """Takes the output of PrepareEmbedding."""
         embeds = self.clip.embed_images(images) if image_embeds is None else image_embeds
-        denoiser = partial(self.model, image_embeds=embeds, dropped=dropped)
-        return super().loss(**batch, images=images, denoiser=denoiser)
+        return super().loss(**batch, images=images, image_embeds=embeds, dropped=dropped)
 
     def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
         if self.reads_captions:
@@ -147,32 +141,23 @@ class UnCLIPDecoderTask(FineTuningTask):
     # --- scores -----------------------------------------------------------------------------------------------------
 
     @cached_property
-    def held_out(self) -> HeldOut:
-        return HeldOut.of(self.images, EVALUATED)
+    def held_out_images(self) -> Tensor:
+        """uint8 (N, S, S, 3)"""
+        return stacked_images(self.held_out[i] for i in range(len(self.held_out)))
 
     @torch.no_grad()
     def evaluate(self) -> Evaluation:
-        """The loss by timestep, and with the embeddings of other images; without captions."""
+        """The loss by timestep without captions, also with the embeddings of other images; printed as a table."""
         device = self.model.unet.device
-        images = self.held_out.images.to(device)
+        images = self.held_out_images.to(device)
         latents, _ = latents_of(self.autoencoder.to(device), images)
-        embeds = self.clip.embed_images(images)
-        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(device)
         states = self.model.projection.no_caption.expand(len(images), -1, -1)
-
-        def losses(given: Tensor) -> list[float]:
-            denoiser = partial(self.model, image_embeds=given)
-
-            def loss(timesteps: Tensor) -> float:
-                return self.objective.loss(denoiser, latents, noise, timesteps.to(device), states)["mse"].item()
-
-            return by_timestep(loss, len(images), self.pipe.scheduler.config.num_train_timesteps)
-
-        own, swapped = losses(embeds), losses(embeds.roll(1, 0))
-        scores = {"loss_by_timestep": own}
-        scores |= {"loss": {"own_embeddings": float(np.mean(own)), "embeddings_of_others": float(np.mean(swapped))}}
-        print_scores(scores)
-        return Evaluation(scores)
+        given = {"states": states, "image_embeds": self.clip.embed_images(images)}
+        errors = partial(errors_by_timestep, self.objective, self.model, latents)
+        found = swap_test(errors, given, {"embeddings of others": ("image_embeds",)})
+        scores = scores_of(found, self.objective.schedule.num_train_timesteps)
+        tqdm.write(table_of(scores))
+        return Evaluation({"held_out": scores})
 
     # --- output -----------------------------------------------------------------------------------------------------
 
@@ -190,13 +175,13 @@ class UnCLIPDecoderTask(FineTuningTask):
         """Held-out images, and below each two images of its embedding, always with the same seeds."""
         pipe = self.pipeline()
         pipe.set_progress_bar_config(disable=True)
-        originals = self.held_out.images[: self.SHOWN]
+        originals = self.held_out_images[: self.SHOWN]
         embeds = self.clip.embed_images(originals.to(pipe.device))
         rows = [to_pil(to_tensor(originals))]
         for seed in range(2):
             generators = [torch.Generator().manual_seed(seed) for _ in originals]
             rows.append(pipe(image_embeds=embeds, generator=generators).images)
-        captions = [*self.held_out.captions[: self.SHOWN], *[""] * (2 * len(originals))]
+        captions = [*self.held_out.captions(len(originals)), *[""] * (2 * len(originals))]
         return contact_sheet([image for row in rows for image in row], captions, columns=len(originals))
 
 

@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from tqdm import tqdm
 
 from t2i.checks import check_whole
 from t2i.contact_sheet import contact_sheet
+from t2i.diffusion.schedule import NoiseSchedule
 from t2i.images import to_pil, to_tensor
 from t2i.pipelines.loading.auto import AutoPipeline
 from t2i.pipelines.unclip import UnCLIPPipeline
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.training.config import DataConfig, LoopConfig, check_fraction
 from t2i.training.generative import GenerativeTask
+from t2i.training.held_out import bins, errors_by_timestep, scores_of, split_held_out, swap_test, table_of
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.ldm.base import Tokens
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.training.recipes.unclip.base import (
-    BINS,
-    HeldOut,
-    by_timestep,
     cached_embeddings,
-    cosine,
+    images_of_the_same_captions,
     load_clip,
-    print_scores,
     some_embeddings,
+    stacked_images,
 )
 from t2i.training.task import Evaluation
 from t2i.unclip.autoregressive_prior import AutoregressivePrior
@@ -55,6 +57,8 @@ class UnCLIPPriorRecipe:
     """Folder for cached image embeddings; default: next to the run, with a name derived from data and CLIP."""
     cached_images: int = 100_000
     """Number of images to embed, and hence to train on."""
+    held_out_images: int = 256
+    """Number of held-out images and captions for the scores at each checkpoint."""
     validation_prompts: tuple[str, ...] = ()
     """Prompts of the images generated at each checkpoint; without any, the first captions of the data."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -64,6 +68,7 @@ class UnCLIPPriorRecipe:
     def __post_init__(self) -> None:
         check_fraction("caption_dropout", self.caption_dropout)
         check_whole("cached_images", self.cached_images)
+        check_whole("held_out_images", self.held_out_images, least=2)
 
     def task(self) -> UnCLIPPriorTask:
         return UnCLIPPriorTask(self)
@@ -116,12 +121,14 @@ class UnCLIPPriorTask(GenerativeTask):
         self.validation_prompts, seed = recipe.validation_prompts, recipe.loop.seed
         self.clip = load_clip(recipe.clip)
         self.fingerprint = {"clip_sha256": digest(self.clip.model)}
-        self.decoder = recipe.decoder and load_decoder(recipe.decoder, self.fingerprint["clip_sha256"], recipe.clip)
-        self.data = recipe.data.open(seed)
+        self.decoder = None
+        if recipe.decoder is not None:
+            self.decoder = load_decoder(recipe.decoder, self.fingerprint["clip_sha256"], recipe.clip)
+        source, self.held_out = split_held_out(recipe.data.open(seed), recipe.held_out_images)
         length = self.clip.length
-        warn_of_long_captions(self.data.captions(LOOKED_AT), self.clip.tokenizer, length - 2)
+        warn_of_long_captions(source.captions(LOOKED_AT), self.clip.tokenizer, length - 2)
         options = (recipe.data, recipe.loop, recipe.cache, recipe.cached_images)
-        self.source = cached_embeddings(self.clip, self.data, *options)
+        self.source = cached_embeddings(self.clip, source, *options)
         torch.manual_seed(seed)  # the same initial weights on every process
         config = self.clip.model.config
         text = {"text_width": config.text_config.hidden_size, "text_length": length}
@@ -137,44 +144,54 @@ class UnCLIPPriorTask(GenerativeTask):
     # --- scores -----------------------------------------------------------------------------------------------------
 
     @cached_property
-    def held_out(self) -> HeldOut:
-        return HeldOut.of(self.data)
+    def held_out_images(self) -> Tensor:
+        """uint8 (N, S, S, 3)"""
+        return stacked_images(self.held_out[i] for i in range(len(self.held_out)))
 
     @cached_property
     def held_out_embeds(self) -> tuple[ClipText, Tensor]:
         """Texts and image embeddings (N, D)."""
         clip = self.clip.to(self.model.device)
-        return clip.texts(self.held_out.captions), clip.embed_images(self.held_out.images.to(self.model.device))
+        captions = list(self.held_out.captions(len(self.held_out)))
+        return clip.texts(captions), clip.embed_images(self.held_out_images.to(self.model.device))
+
+    @cached_property
+    def ceiling(self) -> float | None:
+        """The cosine of two images of one caption, where the data can show it."""
+        again = images_of_the_same_captions(self.held_out)
+        embeds = self.held_out_embeds[1]
+        return None if again is None else cosine(self.clip.embed_images(again.to(embeds.device)), embeds)
 
     @torch.no_grad()
     def evaluate(self) -> Evaluation:
-        """Cosines with their floor and ceiling, the loss by its parts, and with the captions of others."""
+        """The cosine of predicted and true embeddings, and the loss by timestep (or code), also with the captions of
+        others; printed.
+        """
         text, embeds = self.held_out_embeds
-        other = text[torch.arange(len(embeds)).roll(1)]
-        predicted = self.model.sample(text, generators=_generators(len(embeds)))
-        cosines = {"predicted": cosine(predicted, embeds), "shuffled": cosine(embeds.roll(1, 0), embeds)}
-        if self.held_out.again is not None:
-            again = self.clip.embed_images(self.held_out.again.to(embeds.device))
-            cosines["same_caption"] = cosine(again, embeds)
-        parts, by = self._losses(text, embeds)
-        swapped, _ = self._losses(other, embeds)
-        loss = float(np.mean(parts))
-        scores = {"cosine": cosines, f"loss_by_{by}": parts}
-        scores["loss"] = {"own_captions": loss, "captions_of_others": float(np.mean(swapped))}
-        print_scores(scores)
-        return Evaluation(scores)
+        predicted = self.model.sample(text, generators=seeded(len(embeds)))
+        cosines = {"predicted and true": cosine(predicted, embeds), "shuffled pairs": cosine(embeds.roll(1, 0), embeds)}
+        if self.ceiling is not None:
+            cosines["two images of one caption"] = self.ceiling
+        errors = swap_test(partial(self._errors, embeds), vars(text), {"captions of others": tuple(vars(text))})
+        scores = scores_of(errors, self._timesteps) | {"cosine": cosines}
+        tqdm.write(table_of(scores))
+        tqdm.write("cosine of " + ", ".join(f"{name} {value:.3f}" for name, value in cosines.items()))
+        return Evaluation({"held_out": scores})
 
-    def _losses(self, text: ClipText, embeds: Tensor) -> tuple[list[float], str]:
-        """The loss in ten parts: of timesteps, or of codes in their order; and which of the two."""
+    @property
+    def _timesteps(self) -> int:
+        """The number of training timesteps; of the autoregressive prior, of codes."""
         if isinstance(self.model, AutoregressivePrior):
-            codes = self.model.errors(text, embeds).mean(0)  # (P,)
-            return [part.mean().item() for part in codes.chunk(BINS)], "code"
-        noise = torch.randn(embeds.shape, generator=torch.Generator().manual_seed(0)).to(embeds)
+            return self.model.num_codes
+        return self.model.config.num_train_timesteps
 
-        def loss(timesteps: Tensor) -> float:
-            return self.model.errors(text, embeds, noise=noise, timesteps=timesteps.to(embeds.device)).mean().item()
-
-        return by_timestep(loss, len(embeds), self.model.config.num_train_timesteps), "timestep"
+    def _errors(self, embeds: Tensor, text: Mapping[str, Tensor]) -> Tensor:
+        """The loss of N image embeddings (N, D) and texts, by timestep or code in bins: (K, N)"""
+        if isinstance(self.model, AutoregressivePrior):
+            by_code = self.model.errors(ClipText(**text), embeds)  # (N, P)
+            parts = by_code.tensor_split(bins(self.model.num_codes)[1:], dim=1)
+            return torch.stack([part.mean(1) for part in parts]).cpu()
+        return errors_by_timestep(PriorObjective(self.model), self.model, embeds, text)
 
     # --- output -----------------------------------------------------------------------------------------------------
 
@@ -190,9 +207,9 @@ class UnCLIPPriorTask(GenerativeTask):
         if self.decoder is not None:
             return super().preview()
         text, embeds = self.held_out_embeds
-        some = text[: self.SHOWN]
-        nearest = (self.model.sample(some, generators=_generators(len(some.embeds))) @ embeds.T).argmax(1).cpu()
-        return contact_sheet(to_pil(to_tensor(self.held_out.images[nearest])), self.held_out.captions[: self.SHOWN], 8)
+        shown = min(self.SHOWN, len(embeds))
+        nearest = (self.model.sample(text[:shown], generators=seeded(shown)) @ embeds.T).argmax(1).cpu()
+        return contact_sheet(to_pil(to_tensor(self.held_out_images[nearest])), list(self.held_out.captions(shown)), 8)
 
     def save(self, folder: Path) -> None:
         """The whole system, or without a decoder the prior."""
@@ -232,5 +249,29 @@ def load_decoder(name: str, clip_digest: str, clip_name: str) -> UnCLIPPipeline:
     return pipe
 
 
-def _generators(count: int) -> list[torch.Generator]:
+@dataclass(frozen=True)
+class PriorObjective:
+    """A diffusion prior's loss as `errors_by_timestep` calls it."""
+
+    prior: DiffusionPrior
+    flow: None = None
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return self.prior.schedule
+
+    def errors(
+        self, prior: DiffusionPrior, latents: Tensor, noise: Tensor, timesteps: Tensor, **text: Tensor
+    ) -> Tensor:
+        """Image embeddings (B, D) as `latents`, and the parts of B texts -> (B,)"""
+        return prior.errors(ClipText(**text), latents, noise, timesteps).mean(1)
+
+
+def cosine(first: Tensor, second: Tensor) -> float:
+    """The mean cosine of the rows of (N, D) and (N, D)."""
+    return F.cosine_similarity(first.float(), second.float(), dim=1).mean().item()
+
+
+def seeded(count: int) -> list[torch.Generator]:
+    """Generators that are always the same."""
     return [torch.Generator().manual_seed(i) for i in range(count)]
