@@ -27,7 +27,8 @@ class ImageProjection(ModelMixin, ConfigMixin):
 
     Args:
         embedding_dim, text_width, text_length: D, W, L.
-        num_tokens: Tokens of the context that hold the embedding, K.
+        num_tokens: Tokens of the U-Net's context that hold the image embedding, K; it is also added to the timestep
+            embedding.
 
     Raises ValueError for more tokens than L.
     """

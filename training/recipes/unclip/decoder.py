@@ -23,6 +23,7 @@ from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
 from t2i.pipelines.unclip import UnCLIPPipeline
 from t2i.training.config import FineTuningDataConfig, LoopConfig, check_fraction
 from t2i.training.held_out import errors_by_timestep, scores_of, split_held_out, swap_test, table_of
+from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.ldm.base import PrepareLatent, use_fast_attention
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, is_text_to_image, objective_of
 from t2i.training.recipes.ldm.latents import latents_of
@@ -41,8 +42,6 @@ class UnCLIPDecoderRecipe:
     model on the Hub."""
     clip: str = "runs/clip-toybox/latest"
     """The CLIP whose image embeddings are decoded, in transformers' format: a folder, or a model on the Hub."""
-    num_tokens: int = 4
-    """Tokens of the U-Net's context that hold the image embedding; it is also added to the timestep embedding."""
     embedding_dropout: float = 0.1
     """Fraction of samples trained without image embedding, for classifier-free guidance."""
     caption_dropout: float = 1.0
@@ -58,13 +57,13 @@ class UnCLIPDecoderRecipe:
     held_out_images: int = 64
     """Number of held-out images for the loss by timestep and the swap test at each checkpoint."""
     data: FineTuningDataConfig = field(default_factory=FineTuningDataConfig)
+    model: ModelOptions = field(default_factory=lambda: model_options(ImageProjection))
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
         check_fraction("embedding_dropout", self.embedding_dropout)
         check_real("caption_dropout", self.caption_dropout, most=1.0)
-        for name in ("num_tokens", "cached_images"):
-            check_whole(name, getattr(self, name))
+        check_whole("cached_images", self.cached_images)
         check_whole("held_out_images", self.held_out_images, least=2)
 
     def task(self) -> UnCLIPDecoderTask:
@@ -116,7 +115,8 @@ class UnCLIPDecoderTask(FineTuningTask):
         self.prepare = PrepareEmbedding(self.prepare, recipe.embedding_dropout)
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
         D, null = self.clip.model.config.projection_dim, self.encoder.null()
-        projection = ImageProjection(D, null.states.shape[2], null.states.shape[1], recipe.num_tokens)
+        _, L, W = null.states.shape
+        projection = recipe.model.build(embedding_dim=D, text_width=W, text_length=L)
         projection.no_caption.copy_(null.states[0])
         projection.statistics.fit(some_embeddings(self.clip, embeddings))
         self.model = Decoder(with_embedding(pipe.unet, D).requires_grad_(True), projection)
