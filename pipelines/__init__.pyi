@@ -13,3 +13,5 @@ from .loading.auto import AutoPipeline as AutoPipeline
 from .loading.auto import embedded as embedded
 from .muse import MusePipeline as MusePipeline
 from .muse import MusePipelineOutput as MusePipelineOutput
+from .unclip import UnCLIPPipeline as UnCLIPPipeline
+from .unclip import UnCLIPPipelineOutput as UnCLIPPipelineOutput

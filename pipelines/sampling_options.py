@@ -56,6 +56,11 @@ class SamplingOptions(DiffusionOptions):
     """Percentile of dynamic thresholding (Imagen), as a fraction; by default 0.995."""
     augmentation_level: float | None = None
     """Noise level of the low-resolution images, from 0 to 1 (Imagen's super-resolution); by default 0.1."""
+    prior_guidance_scale: float | None = None
+    """Strength of classifier-free guidance of the prior over image embeddings (DALL·E 2); by default the pipeline's
+    own."""
+    num_prior_steps: int | None = None
+    """Steps of a diffusion prior over image embeddings (DALL·E 2); by default the pipeline's own."""
 
     def check_reranker(self) -> None:
         """Raise UsageError for a reranker that has no effect."""

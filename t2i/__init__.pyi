@@ -8,6 +8,7 @@ from .pipelines.latent_diffusion import LatentDiffusionPipeline as LatentDiffusi
 from .pipelines.latent_diffusion import LatentDiffusionUpscalePipeline as LatentDiffusionUpscalePipeline
 from .pipelines.loading.auto import AutoPipeline as AutoPipeline
 from .pipelines.muse import MusePipeline as MusePipeline
+from .pipelines.unclip import UnCLIPPipeline as UnCLIPPipeline
 from .prior.masked import MaskedTransformer as MaskedTransformer
 from .prior.transformer import TextImageTransformer as TextImageTransformer
 from .tokenizers.vqvae import VQVAE as VQVAE

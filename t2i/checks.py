@@ -163,6 +163,8 @@ _OPTIONS: dict[str, tuple] = {
     "strength": (check_real, {"most": 1.0}),
     "eta": (check_real, {"most": 1.0}),
     "guidance_rescale": (check_real, {"most": 1.0}),
+    "prior_guidance_scale": (check_real, {}),
+    "num_prior_steps": (check_whole, {}),
     "dynamic_threshold": (check_real, {"above": True}),
     "percentile": (check_real, {"above": True, "most": 1.0}),
     "augmentation_level": (check_real, {"most": 1.0}),

@@ -12,6 +12,7 @@ from PIL import Image
 
 from t2i.data.toybox_v1 import Scene, Thing
 from t2i.diffusion.flow import RectifiedFlow
+from t2i.diffusion.interpolation import slerp
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.diffusion.schedulers import SCHEDULERS, make_scheduler
 from t2i.pipelines import (
@@ -20,7 +21,6 @@ from t2i.pipelines import (
     LatentDiffusionInpaintPipeline,
     LatentDiffusionPipeline,
 )
-from t2i.pipelines.latent_diffusion.interpolation import slerp
 
 SIZE = 8 * SIDE
 PROMPTS = ["a red cat", "a blue car on top of a tree"]

@@ -41,6 +41,8 @@ class AutoregressiveOptions(SamplingOptions, PipelineOptions, SeedOptions):
     thresholding: Hidden[str | None] = None
     percentile: Hidden[float | None] = None
     augmentation_level: Hidden[float | None] = None
+    prior_guidance_scale: Hidden[float | None] = None
+    num_prior_steps: Hidden[int | None] = None
     scheduler: Hidden[str | None] = None
     lora: Hidden[str | None] = None
     lora_scale: Hidden[float | None] = None

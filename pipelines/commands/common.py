@@ -25,6 +25,7 @@ RECORDED = (  # the options that the chunk `settings` of a PNG file holds, where
     *("negative_prompt", "lora", "lora_scale", "dtype", "strength", "image_size"),
     *("keep", "text_temperature", "text_top_p"),  # of t2i complete and t2i create
     *("label", "complete", "steps", "method", "eta"),  # of t2i sample
+    *("strengths", "num_components"),  # of t2i text-diff and t2i reconstruct
 )
 COMMAND_OF = {  # pipelines that are conditioned on more than a prompt: on what, and the command for it
     "LatentDiffusionUpscalePipeline": ("a low-resolution image", "upscale IMAGE"),
@@ -160,10 +161,13 @@ def check_prompts_suffice(pipe, name: str) -> None:
         raise UsageError(f"{name} generates from {condition}: t2i {command} --pipeline {name}")
 
 
-def call_options(pipe, options: DiffusionOptions, name: str) -> dict[str, Any]:
+def call_options(pipe, options: DiffusionOptions, name: str, method: Callable | None = None) -> dict[str, Any]:
     """The options that are set, for a call of the pipeline; of diffusers' own pipelines, the scheduler is set here.
 
-    Raises UsageError for an option that the pipeline, opened as `name`, does not take.
+    Args:
+        method: the method that is called instead of the pipeline itself.
+
+    Raises UsageError for an option that the pipeline, opened as `name`, or the method does not take.
     """
     import inspect
 
@@ -172,8 +176,8 @@ def call_options(pipe, options: DiffusionOptions, name: str) -> dict[str, Any]:
     values = options.sampling_options()
     if options.negative_prompt is not None:
         values["negative_prompt"] = options.negative_prompt
-    takes = inspect.signature(pipe.__call__).parameters
-    if "scheduler" in values and "scheduler" not in takes:
+    takes = inspect.signature(method or pipe.__call__).parameters
+    if method is None and "scheduler" in values and "scheduler" not in takes:
         use_scheduler(pipe, values.pop("scheduler"), name)
     check_takes(name, [option for option in values if option not in takes])
     return values
@@ -187,17 +191,17 @@ def check_takes(name: str, unknown: Sequence[str], when: str = "") -> None:
 
 def run(
     options: OnePipelineOptions,
-    task: Literal["image", "inpainting", "tokens"] | None,
+    task: Literal["image", "inpainting", "tokens", "embeddings"] | None,
     generate: Callable[[Any], list[Image.Image]],
     save: Callable[[list[Image.Image]], str],
 ) -> None:
     """Open the pipeline (for a task, or as t2i's latent diffusion), generate, save, and print where and how long.
 
-    The task "tokens" is what only an autoregressive pipeline does.
+    The task "tokens" is what only an autoregressive pipeline does, "embeddings" what only DALL·E 2 does.
     """
     started = time.perf_counter()
     from t2i.pipelines.commands.tasks import for_task  # after all checks: loading torch takes seconds
-    from t2i.pipelines.loading.auto import as_autoregressive, as_latent_diffusion, open_pipeline
+    from t2i.pipelines.loading.auto import as_autoregressive, as_latent_diffusion, as_unclip, open_pipeline
 
     check_scheduler(options.scheduler)
     pipe = open_pipeline(options.pipeline, options.device, options.lora, options.lora_scale, options.dtype)
@@ -205,6 +209,8 @@ def run(
         pipe = as_latent_diffusion(pipe, options.pipeline)
     elif task == "tokens":
         pipe = as_autoregressive(pipe, options.pipeline)
+    elif task == "embeddings":
+        pipe = as_unclip(pipe, options.pipeline)
     else:
         check_prompts_suffice(pipe, options.pipeline)
         pipe = for_task(pipe, task, options.pipeline)
@@ -253,6 +259,20 @@ def save_with_input(
     labels = [label, *(f"{prompt} · {options.seed + i}".removeprefix(" · ") for i in range(len(images)))]
     grid = contact_sheet([given, *images], labels, min(5, len(labels)), cell=192)
     return save_grid(grid, options, [prompt], options.seed, options.pipeline)
+
+
+def save_series(
+    images: list[Image.Image], labels: Sequence[str], options, prompts: Sequence[str], seed: int | str
+) -> str:
+    """Single images, numbered, or a strip with a label under each."""
+    from t2i.contact_sheet import contact_sheet
+
+    if check_out(options.out):
+        text = record(options, prompts, seed, options.pipeline)
+        digits = len(str(len(images) - 1))
+        files = [Output(image, Path(options.out) / f"{i:0{digits}}.png", text) for i, image in enumerate(images)]
+        return write_images(files, folder=True)
+    return save_grid(contact_sheet(images, labels, 8, cell=128), options, prompts, seed, options.pipeline)
 
 
 def save_grid(grid: Image.Image, options, prompts: Sequence[str], seed: int | str, pipeline: str) -> str:

@@ -18,12 +18,10 @@ from t2i.pipelines.commands.common import (
     call_options,
     check_prompts_suffice,
     open_input,
-    record,
     run,
-    save_grid,
+    save_series,
     save_with_input,
 )
-from t2i.pipelines.commands.outputs import Output, check_out, write_images
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class Interpolate(LatentDiffusionOptions):
     """Options of `t2i interpolate`."""
 
     prompts: Annotated[Positional[tuple[str, ...]], arg(metavar="PROMPT …")] = ()
-    """One prompt, or two to interpolate between, each in quotes."""
+    """One prompt, or two to interpolate between, each in quotes; or two image files, for a DALL·E 2 pipeline."""
     num_images: int = 8
     """Images, both ends included."""
     seeds: tuple[int, ...] = (0,)
@@ -105,9 +103,12 @@ def inpaint(args: Sequence[str]) -> None:
 
 
 def interpolate(args: Sequence[str]) -> None:
-    """Images from one prompt or seed to another. Raises UsageError for invalid arguments."""
-    description = "Interpolate between two prompts or seeds."
+    """Images from one prompt, seed or image to another. Raises UsageError for invalid arguments."""
+    description = "Interpolate between two prompts, seeds or images."
     options = parse(Interpolate(), args, prog="t2i interpolate", description=description)
+    if len(options.prompts) == 2 and all(map(_is_file, options.prompts)):
+        _interpolate_images(options)
+        return
     if len(options.prompts) not in (1, 2) or not all(p.strip() for p in options.prompts):
         raise UsageError('give one prompt or two in quotes, as in: t2i interpolate "a red cat" "a blue car"')
     if len(options.seeds) not in (1, 2):
@@ -130,6 +131,32 @@ def interpolate(args: Sequence[str]) -> None:
     run(options, None, generate, lambda images: _save_interpolation(images, options, prompts, seeds))
 
 
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a prompt that cannot be the name of a file
+        return False
+
+
+def _interpolate_images(options: Interpolate) -> None:
+    """Images from one image file to another, through their embeddings."""
+    check_distinct("the image", options.prompts, "give two different ones")
+    check_whole("--num-images", options.num_images, least=2)
+    if options.seeds != Interpolate.seeds:
+        raise UsageError("--seeds has no effect between images, whose noise is their own: leave it out")
+    options.sampling_options()
+    options.check_pipeline_options([])
+    images = [open_input(path, "image", None) for path in options.prompts]
+
+    def generate(pipe) -> list[Image.Image]:
+        how = call_options(pipe, options, options.pipeline, pipe.interpolate)
+        return pipe.interpolate(images, options.num_images, **how)
+
+    names = [Path(path).name for path in options.prompts]
+    labels = [names[0], *[""] * (options.num_images - 2), names[1]]
+    run(options, "embeddings", generate, lambda made: save_series(made, labels, options, options.prompts, ""))
+
+
 def _call_options(pipe, options: Edit | Inpaint) -> dict[str, Any]:
     """The pipeline's options, the prompt and a generator per image; without a prompt there is no guidance."""
     prompt = {
@@ -146,14 +173,6 @@ def _save_interpolation(
     images: list[Image.Image], options: Interpolate, prompts: Sequence[str], seeds: Sequence[int]
 ) -> str:
     """Single images, numbered, or a strip with labels at its ends."""
-    from t2i.contact_sheet import contact_sheet
-
-    all_seeds = " ".join(map(str, options.seeds))
-    if check_out(options.out):
-        text = record(options, options.prompts, all_seeds, options.pipeline)
-        digits = len(str(len(images) - 1))
-        files = [Output(image, Path(options.out) / f"{i:0{digits}}.png", text) for i, image in enumerate(images)]
-        return write_images(files, folder=True)
     first, last = (f"{prompt} · {seed}" for prompt, seed in zip(prompts, seeds, strict=True))
-    grid = contact_sheet(images, [first, *[""] * (len(images) - 2), last], 8, cell=128)
-    return save_grid(grid, options, options.prompts, all_seeds, options.pipeline)
+    labels = [first, *[""] * (len(images) - 2), last]
+    return save_series(images, labels, options, options.prompts, " ".join(map(str, options.seeds)))

@@ -25,6 +25,7 @@ from t2i.pipelines.latent_diffusion import (
 )
 from t2i.pipelines.latent_diffusion.inputs import read_images, read_masks
 from t2i.pipelines.muse import MusePipeline
+from t2i.pipelines.unclip import UnCLIPPipeline
 
 Task = Literal["text", "image", "inpainting"]
 COMMANDS = {"text": "generate", "image": "edit", "inpainting": "inpaint"}
@@ -48,6 +49,8 @@ def for_task(pipe: DiffusionPipeline, task: Task, name: str) -> DiffusionPipelin
     if isinstance(pipe, DallePipeline | ImagenPipeline) and task == "text":
         return pipe
     if isinstance(pipe, MusePipeline) and task != "image":
+        return pipe
+    if isinstance(pipe, UnCLIPPipeline) and task == "text":
         return pipe
     auto = _diffusers_auto_pipeline()
     loaders = {

@@ -30,12 +30,13 @@ from t2i.checks import check_options, check_prompts, check_seeds, check_whole
 from t2i.diffusion.attention import constants_kept
 from t2i.diffusion.conditioning import Conditioning, concat_grid
 from t2i.diffusion.guidance import Guidance, Threshold, dynamic_threshold, threshold_prediction
+from t2i.diffusion.interpolation import slerp
 from t2i.diffusion.schedulers import count_steps, new_sampler, step_options
 from t2i.images import OUTPUT_TYPES, as_output
 from t2i.pipelines.generators import Generators, copied, for_steps, one_each, own_each
 from t2i.pipelines.latent_diffusion.batches import batch_bytes, decoding_batches, denoising_batches
 from t2i.pipelines.latent_diffusion.components import LatentDiffusionComponents
-from t2i.pipelines.latent_diffusion.interpolation import as_pair, lerp_text, slerp
+from t2i.pipelines.latent_diffusion.interpolation import as_pair, lerp_text
 from t2i.pipelines.latent_diffusion.safety import blacken_flagged
 from t2i.pipelines.latent_diffusion.start import FromNoise
 from t2i.pipelines.reranking import (
@@ -217,7 +218,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
                         bar.update()
                     if self._interrupt:
                         break
-                _check_latents(x, num_inference_steps)
+                check_latents(x, num_inference_steps)
                 if scorer is None:
                     best[rows] = x
                 else:
@@ -446,7 +447,7 @@ def _threshold(largest: float | None) -> Threshold | None:
     return None if largest is None else partial(dynamic_threshold, largest=largest)
 
 
-def _check_latents(latents: Tensor, steps: int) -> None:
+def check_latents(latents: Tensor, steps: int) -> None:
     """Raise FloatingPointError for latents that are not finite."""
     if not latents.isfinite().all():
         raise FloatingPointError(

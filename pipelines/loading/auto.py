@@ -12,6 +12,7 @@ from diffusers.utils import logging
 
 from t2i.checks import check_options, nearest
 from t2i.devices import PipelineDtype, to_device
+from t2i.files import read_json
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
 from t2i.notes import with_article
@@ -29,7 +30,9 @@ from t2i.pipelines.loading.lora import add_lora, find_lora
 from t2i.pipelines.loading.single_file import HUB_OPTIONS, is_single_file, open_single_file
 from t2i.pipelines.loading.verify import INDEX, assemble, load_components, read_index
 from t2i.pipelines.muse import MusePipeline
+from t2i.pipelines.unclip import UnCLIPPipeline
 
+CONFIG = "config.json"
 WEIGHTS = Path(__file__).parent.parent / "weights"
 DIFFUSERS_OPTIONS = {"device_map", "quantization_config", "variant"}  # with these diffusers loads the components
 _CLASSES = (
@@ -41,6 +44,7 @@ _CLASSES = (
     LatentDiffusionUpscalePipeline,
     LatentDiffusionLayoutPipeline,
     MusePipeline,
+    UnCLIPPipeline,
 )
 PIPELINES = {cls.__name__: cls for cls in _CLASSES}
 
@@ -95,7 +99,7 @@ class AutoPipeline:
                 f"--lora {source} at the command line, or pipe.load_lora_weights({str(source)!r}) in Python"
             )
         if source.exists():
-            raise FileNotFoundError(f"{source} is not a pipeline: it has no model_index.json")
+            raise FileNotFoundError(f"{source} is not a pipeline: it has no model_index.json{_prior_alone(source)}")
         if not may_be_on_hub(str(name)):
             raise FileNotFoundError(_unknown(str(name)))
         try:
@@ -160,6 +164,22 @@ def as_autoregressive(pipe: DiffusionPipeline, name: str) -> DallePipeline:
     return pipe
 
 
+def as_unclip(pipe: DiffusionPipeline, name: str) -> UnCLIPPipeline:
+    """A DALL·E 2 system, or its decoder, as it is.
+
+    Args:
+        name: what was opened, for messages.
+
+    Raises ValueError for other pipelines.
+    """
+    if not isinstance(pipe, UnCLIPPipeline):
+        raise ValueError(
+            f"{name} holds a {type(pipe).__name__}: a decoder of image embeddings, as `t2i train unclip-decoder` makes "
+            "it, is needed"
+        )
+    return pipe
+
+
 def open_pipeline(
     name: str,
     device: str = "auto",
@@ -213,6 +233,15 @@ def _with_text_model(pipe: DiffusionPipeline) -> DiffusionPipeline:
     if isinstance(encoder, transformers.CLIPTextModel) and not hasattr(encoder, "text_model"):
         vars(encoder)["text_model"] = encoder  # not as a submodule, which would contain itself
     return pipe
+
+
+def _prior_alone(folder: Path) -> str:
+    """What to do with a prior of DALL·E 2 that was trained without a decoder; "" for other folders."""
+    config = newest_in_run(folder, CONFIG) / CONFIG
+    name = read_json(config).get("_class_name") if config.is_file() else None
+    if name not in ("DiffusionPrior", "AutoregressivePrior"):
+        return ""
+    return f", but holds a {name} alone: give `t2i train unclip-prior` a --decoder, or in Python open that with prior="
 
 
 def _unknown(name: str) -> str:

@@ -82,15 +82,21 @@ class LatentDiffusionTask(TextConditionedTask):
         images: Tensor | None = None,
         posterior_noise: Tensor | None = None,
         grid: Tensor | None = None,
+        **conditions: Tensor,
     ) -> dict[str, Tensor]:
-        """Takes the output of PrepareLatent; `grid` (B, K, h, w) is for denoisers with additional input channels."""
+        """Takes the output of PrepareLatent.
+
+        Args:
+            grid: (B, K, h, w), for denoisers with additional input channels.
+            conditions: what else the denoiser is given, under its arguments' names.
+        """
         if latents is None:
             if self.autoencoder.device != noise.device:
                 self.autoencoder.to(noise.device)
             mean, std = latents_of(self.autoencoder, images)
             latents = mean + std * posterior_noise
         states, attended = self.text_states(mask, ids, states), mask.bool() if masks_padding(self.encoder) else None
-        return self.objective.loss(self.denoiser, latents, noise, timesteps, states, attended, grid)
+        return self.objective.loss(self.denoiser, latents, noise, timesteps, states, attended, grid, **conditions)
 
 
 @dataclass(frozen=True)

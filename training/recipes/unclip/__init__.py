@@ -1,0 +1,1 @@
+"""DALL·E 2: its priors and its decoder."""
