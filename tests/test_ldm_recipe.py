@@ -27,9 +27,10 @@ from t2i.text.encoders import open_text_encoder
 from t2i.training.cli import run
 from t2i.training.config import DataConfig
 from t2i.training.recipes.encodings import CachedEncodings, cached_encodings
-from t2i.training.recipes.ldm.base import PrepareLatent, Tokens
+from t2i.training.recipes.ldm.base import PrepareLatent
 from t2i.training.recipes.ldm.denoiser import ldm_toybox, load_autoencoder
 from t2i.training.recipes.ldm.latents import latent_encoding, latents_of
+from t2i.training.recipes.text_conditioned import Tokens
 from t2i.weights import digest
 
 TINY = {"channels": (16, 16), "head_width": 8, "norm_groups": 8}

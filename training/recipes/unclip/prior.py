@@ -25,8 +25,8 @@ from t2i.training.config import DataConfig, LoopConfig, check_fraction
 from t2i.training.generative import GenerativeTask
 from t2i.training.held_out import bins, errors_by_timestep, scores_of, split_held_out, swap_test, table_of
 from t2i.training.model_options import ModelOptions, model_options
-from t2i.training.recipes.ldm.base import Tokens
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
+from t2i.training.recipes.text_conditioned import Tokens
 from t2i.training.recipes.unclip.base import (
     cached_embeddings,
     images_of_the_same_captions,
