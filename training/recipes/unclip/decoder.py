@@ -133,10 +133,10 @@ class UnCLIPDecoderTask(FineTuningTask):
         embeds = self.clip.embed_images(images) if image_embeds is None else image_embeds
         return super().loss(**batch, images=images, image_embeds=embeds, dropped=dropped)
 
-    def _states(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def text_states(self, mask: Tensor, ids: Tensor | None = None, states: Tensor | None = None) -> Tensor:
         if self.reads_captions:
-            return super()._states(ids, mask)
-        return self.model.projection.no_caption.expand(len(ids), -1, -1)
+            return super().text_states(mask, ids, states)
+        return self.model.projection.no_caption.expand(len(mask), -1, -1)  # no text is encoded
 
     # --- scores -----------------------------------------------------------------------------------------------------
 
