@@ -17,8 +17,8 @@ from t2i.data.toybox_v1 import Toybox
 from t2i.pipelines import AutoPipeline
 from t2i.pipelines.loading.auto import embedded
 from t2i.text.clip import train_clip_tokenizer
+from t2i.training.recipes import text_conditioned
 from t2i.training.recipes.ldm import base as ldm_base
-from t2i.training.recipes.ldm import denoiser as ldm_recipe
 from t2i.training.recipes.ldm.denoiser import load_autoencoder
 from t2i.weights import digest
 
@@ -106,9 +106,9 @@ def test_caches_are_filled_on_the_device_of_the_process(ldm, monkeypatch):
     for kind in (AutoencoderKL, CLIPTextModel):
         monkeypatch.setattr(kind, "to", to)
     process = SimpleNamespace(device="its own")
-    for module in (ldm_recipe, ldm_base):
+    for module in (text_conditioned, ldm_base):
         monkeypatch.setattr(module, "this_process", lambda: process)
-    monkeypatch.setattr(ldm_recipe, "cached_states", states)
+    monkeypatch.setattr(text_conditioned, "cached_states", states)
     task = ldm().task()
     task.pipeline()
     assert where[CLIPTextModel] == where[AutoencoderKL] == task.denoiser.device
