@@ -209,7 +209,7 @@ def test_a_transformer_and_a_flow_do_as_well(pipe, tmp_path):
     assert draw(led, "a cat", generator=seeded(0), dynamic_threshold=1.0).isfinite().all()
 
 
-@pytest.mark.parametrize("scheduler", ["ddim", "euler"])
+@pytest.mark.parametrize("scheduler", ["ddim", "euler", "heun"])
 def test_dynamic_thresholding_bounds_the_latents(pipe, scheduler):
     how = {"guidance_scale": 30.0, "scheduler": scheduler, "output_type": "latent", "generator": seeded(0)}
     assert draw(pipe, "a cat", **how).abs().max() > 1.01

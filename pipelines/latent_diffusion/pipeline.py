@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -208,7 +208,9 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
                     texts = Conditioning.stack(negative_text[prompt_of_row], texts)
                 step_guidance, self._guidance_scale, self._num_timesteps = guidance, guidance_scale, len(times)
                 for i, t in enumerate(times):
-                    predicted = self._predict(sampler, x, t, texts, step_guidance, cross_attention_kwargs)
+                    predicted = self._predict(
+                        sampler, own_scheduler.config, x, t, texts, step_guidance, cross_attention_kwargs
+                    )
                     x = sampler.step(predicted, t, x, **options, return_dict=False)[0]  # (R, C, h, w)
                     x = start.blend(sampler, x, times[i + 1 : i + 2], noise, image_of_row)
                     if callback_on_step_end is not None:
@@ -368,13 +370,19 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
     def _predict(
         self,
         sampler: SchedulerMixin,
+        config: Mapping[str, Any],
         x: Tensor,
         t: Tensor,
         text: Conditioning,
         guidance: Guidance,
         cross_attention_kwargs: dict[str, Any] | None,
     ) -> Tensor:
-        """The denoiser's prediction at x (R, C, h, w), guided: the same shape."""
+        """The denoiser's prediction at x (R, C, h, w), guided: the same shape.
+
+        Args:
+            config: that of the pipeline's own scheduler, whose schedule the denoiser was trained with: a sampler may
+                have a modified one.
+        """
         scaled = sampler.scale_model_input(x, t) if hasattr(sampler, "scale_model_input") else x
         # With guidance both halves, without and with the prompt, run as one batch.
         both = torch.cat([scaled, scaled]) if guidance.guided else scaled  # (2R, C, h, w)
@@ -387,7 +395,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
             unconditional, conditional = predicted.chunk(2)
             predicted = guidance(conditional, unconditional)
         if guidance.threshold is not None:
-            predicted = threshold_prediction(sampler.config, predicted, scaled, t, guidance.threshold)
+            predicted = threshold_prediction(config, predicted, scaled, t, guidance.threshold)
         return predicted
 
     def _call_back(
