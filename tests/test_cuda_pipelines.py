@@ -24,6 +24,7 @@ from t2i.pipelines import (
     LatentDiffusionInpaintPipeline,
     LatentDiffusionPipeline,
 )
+from t2i.pipelines.latent_diffusion.batches import batch_bytes
 from t2i.prior.decoding import Decoder
 from t2i.prior.sampling import sample_tokens, shortlist
 
@@ -264,7 +265,7 @@ def test_generators_of_the_device_are_taken(pipe, ldm, device):
 def test_batches_follow_the_memory_that_is_free(ldm, device):
     ldm.to(device)
     free = torch.cuda.mem_get_info()[0]
-    assert 0.3 * free < ldm._batch_bytes(torch.device(device)) <= free
+    assert 0.3 * free < batch_bytes(torch.device(device), ldm.max_batch_bytes) <= free
     assert images(ldm, num_images_per_prompt=64, generator=seeded(*range(128))).shape[0] == 128
 
 

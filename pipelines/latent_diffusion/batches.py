@@ -16,8 +16,10 @@ from t2i.tokenizers.kl import stride_of
 DEFAULT_BATCH_BYTES = 2**30
 
 
-def batch_bytes(device: torch.device) -> int:
-    """Limit of a batch's activations: 1 GiB, on CUDA half of the free memory."""
+def batch_bytes(device: torch.device, chosen: int | None) -> int:
+    """Limit of a batch's activations: the chosen one, or by default 1 GiB, on CUDA half of the free memory."""
+    if chosen is not None:
+        return chosen
     if device.type != "cuda":
         return DEFAULT_BATCH_BYTES
     cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
