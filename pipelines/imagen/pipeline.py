@@ -7,7 +7,6 @@ S side of a stage's images
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from t2i.diffusion.conditioning import Conditioning, concat_grid, encoder_of
 from t2i.diffusion.efficient_unet import EfficientUNet
 from t2i.diffusion.guidance import Guidance, Threshold, dynamic_threshold, static_threshold, threshold_prediction
 from t2i.diffusion.noise_augmentation import condition_on, upsample
-from t2i.diffusion.schedulers import new_sampler, step_options
+from t2i.diffusion.schedulers import new_sampler, step_options, warn_of_eta
 from t2i.images import as_output
 from t2i.pipelines.codes import check_inputs
 from t2i.pipelines.generators import Generators, own_each
@@ -199,7 +198,7 @@ class ImagenPipeline(DiffusionPipeline):
         images = torch.zeros(n, 3, size, size, device=device, dtype=self.unet.dtype)
         self._interrupt = False
 
-        max_bytes = batch_bytes(device) if self.max_batch_bytes is None else self.max_batch_bytes
+        max_bytes = batch_bytes(device, self.max_batch_bytes)
         batches = list(denoising_batches(stages[-1].unet, images, guided, max_bytes))
         num_steps = sum(stage.num_inference_steps for stage in stages)
         with self.progress_bar(total=num_steps * len(batches)) as bar:
@@ -372,8 +371,6 @@ def _warn_of_ineffective(stages: list[Stage], negative: bool, eta: float) -> Non
     """Log a warning for each argument that has no effect in a call."""
     if negative and not any(stage.guidance.guided for stage in stages):
         logger.warning("negative_prompt has no effect without guidance: give a guidance_scale above 1, or leave it out")
-    samplers = [stage.make_sampler() for stage in stages] if eta > 0 else []
-    for sampler in samplers:
-        if "eta" not in inspect.signature(sampler.step).parameters:
-            logger.warning("eta has no effect on %s: take scheduler='ddim', or leave it out", type(sampler).__name__)
-            break
+    samplers = [stage.make_sampler() for stage in stages]
+    for sampler in {type(sampler): sampler for sampler in samplers}.values():
+        warn_of_eta(sampler, eta)

@@ -9,7 +9,6 @@ D width of the text states · H, W image · K further input channels of a condit
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ from t2i.diffusion.attention import constants_kept
 from t2i.diffusion.conditioning import Conditioning, concat_grid
 from t2i.diffusion.guidance import Guidance, Threshold, dynamic_threshold, threshold_prediction
 from t2i.diffusion.interpolation import slerp
-from t2i.diffusion.schedulers import count_steps, new_sampler, step_options
+from t2i.diffusion.schedulers import count_steps, new_sampler, step_options, warn_of_eta
 from t2i.images import OUTPUT_TYPES, as_output
 from t2i.pipelines.generators import Generators, copied, for_steps, one_each, own_each
 from t2i.pipelines.latent_diffusion.batches import batch_bytes, decoding_batches, denoising_batches
@@ -189,7 +188,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
 
         _warn_of_ineffective(guidance, negative_prompt or negative_prompt_embeds, first_sampler, eta)
         steps = start.steps(num_inference_steps)
-        max_bytes = batch_bytes(device) if self.max_batch_bytes is None else self.max_batch_bytes
+        max_bytes = batch_bytes(device, self.max_batch_bytes)
         all_rows = torch.empty(count * num_candidates, *shape[1:], dtype=self.unet.dtype, device="meta")
         batches = list(denoising_batches(self.unet, all_rows, guidance.guided, max_bytes))
         with constants_kept(self.unet), self._restored_sampler(), self.progress_bar(total=steps * len(batches)) as bar:
@@ -472,5 +471,4 @@ def _warn_of_ineffective(guidance: Guidance, negative, sampler: SchedulerMixin, 
             logger.warning(
                 "%s has no effect at a guidance_scale of %g: give one above 1, or leave it out", name, guidance.scale
             )
-    if eta > 0 and "eta" not in inspect.signature(sampler.step).parameters:
-        logger.warning("eta has no effect on %s: take scheduler='ddim', or leave it out", type(sampler).__name__)
+    warn_of_eta(sampler, eta)

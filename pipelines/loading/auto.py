@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import transformers
@@ -47,6 +48,7 @@ _CLASSES = (
     UnCLIPPipeline,
 )
 PIPELINES = {cls.__name__: cls for cls in _CLASSES}
+Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 
 
 def embedded() -> dict[str, Path]:
@@ -131,52 +133,33 @@ class AutoPipeline:
 
 
 def as_latent_diffusion(pipe: DiffusionPipeline, name: str) -> LatentDiffusionPipeline:
-    """A latent diffusion pipeline as it is, Stable Diffusion 1.x or 2.x as LatentDiffusionPipeline.
-
-    Args:
-        name: what was opened, for messages.
-
-    Raises ValueError for other pipelines.
-    """
+    """A latent diffusion pipeline as it is, Stable Diffusion 1.x or 2.x as LatentDiffusionPipeline; see `_as`."""
     if type(pipe) is StableDiffusionPipeline:
         return LatentDiffusionPipeline.from_pipe(pipe)
-    if not isinstance(pipe, LatentDiffusionPipeline):
-        raise ValueError(
-            f"{name} holds {with_article(type(pipe).__name__)}: a latent diffusion pipeline, such "
-            "as toybox/ldm, is needed"
-        )
-    return pipe
+    return _as(LatentDiffusionPipeline, pipe, name, "a latent diffusion pipeline, such as toybox/ldm, is needed")
 
 
 def as_autoregressive(pipe: DiffusionPipeline, name: str) -> DallePipeline:
-    """An autoregressive pipeline as it is.
-
-    Args:
-        name: what was opened, for messages.
-
-    Raises ValueError for other pipelines.
-    """
-    if not isinstance(pipe, DallePipeline):
-        raise ValueError(
-            f"{name} holds {with_article(type(pipe).__name__)}: an autoregressive pipeline, such "
-            "as toybox/dalle, is needed"
-        )
-    return pipe
+    """An autoregressive pipeline as it is; see `_as`."""
+    return _as(DallePipeline, pipe, name, "an autoregressive pipeline, such as toybox/dalle, is needed")
 
 
 def as_unclip(pipe: DiffusionPipeline, name: str) -> UnCLIPPipeline:
-    """A DALL·E 2 system, or its decoder, as it is.
+    """A DALL·E 2 system, or its decoder, as it is; see `_as`."""
+    needed = "a decoder of image embeddings, as `t2i train unclip-decoder` makes it, is needed"
+    return _as(UnCLIPPipeline, pipe, name, needed)
+
+
+def _as(cls: type[Pipeline], pipe: DiffusionPipeline, name: str, needed: str) -> Pipeline:
+    """A pipeline of a class as it is.
 
     Args:
-        name: what was opened, for messages.
+        name, needed: what was opened, and the remedy, for messages.
 
     Raises ValueError for other pipelines.
     """
-    if not isinstance(pipe, UnCLIPPipeline):
-        raise ValueError(
-            f"{name} holds a {type(pipe).__name__}: a decoder of image embeddings, as `t2i train unclip-decoder` makes "
-            "it, is needed"
-        )
+    if not isinstance(pipe, cls):
+        raise ValueError(f"{name} holds {with_article(type(pipe).__name__)}: {needed}")
     return pipe
 
 

@@ -30,7 +30,7 @@ from t2i.diffusion.guidance import guide
 from t2i.diffusion.interpolation import slerp
 from t2i.diffusion.inversion import invert
 from t2i.diffusion.schedule import NoiseSchedule
-from t2i.diffusion.schedulers import new_sampler, of_flow, step_options
+from t2i.diffusion.schedulers import new_sampler, of_flow, step_options, warn_of_eta
 from t2i.images import as_output
 from t2i.pipelines.codes import check_output_type
 from t2i.pipelines.generators import Generators, own_each
@@ -189,12 +189,11 @@ class UnCLIPPipeline(DiffusionPipeline):
         n = count * num_images_per_prompt
         generators = own_each(generator, n)
         first_sampler = new_sampler(self.scheduler, scheduler, num_inference_steps, device)
-        if eta and "eta" not in step_options(first_sampler, eta, None):
-            logger.warning("eta has no effect on %s: take scheduler='ddim'", type(first_sampler).__name__)
+        warn_of_eta(first_sampler, eta)
         images = self._start(n, height, width, latents)  # the given noise, or where the images' latents go
         embeds = torch.zeros(n, self.projection.config.embedding_dim, device=device, dtype=self.unet.dtype)
         self._interrupt = False
-        max_bytes = batch_bytes(device) if self.max_batch_bytes is None else self.max_batch_bytes
+        max_bytes = batch_bytes(device, self.max_batch_bytes)
         batches = list(denoising_batches(self.unet, images, guided, max_bytes))
         with constants_kept(self.unet), self.progress_bar(total=num_inference_steps * len(batches)) as bar:
             for rows in batches:

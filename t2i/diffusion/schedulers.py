@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import retri
 from t2i.checks import check_choice, check_whole
 from t2i.diffusion.schedule import NoiseSchedule
 
+logger = logging.getLogger(__name__)
 SCHEDULERS: dict[str, str] = {
     "ddpm": "DDPMScheduler",  # Ho et al. 2020, arXiv 2006.11239
     "ddim": "DDIMScheduler",  # Song et al. 2021, arXiv 2010.02502
@@ -84,6 +86,12 @@ def step_options(sampler: SchedulerMixin, eta: float, generator: list[torch.Gene
     takes = inspect.signature(sampler.step).parameters
     options = {"eta": min(eta, MAX_ETA), "generator": generator}
     return {name: value for name, value in options.items() if name in takes}
+
+
+def warn_of_eta(sampler: SchedulerMixin, eta: float) -> None:
+    """Log a warning if the noise of DDIM has no effect on this sampler."""
+    if eta > 0 and "eta" not in inspect.signature(sampler.step).parameters:
+        logger.warning("eta has no effect on %s: take scheduler='ddim', or leave it out", type(sampler).__name__)
 
 
 def set_timesteps(
