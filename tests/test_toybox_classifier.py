@@ -26,20 +26,29 @@ from t2i.data.toybox.classifier import (
     predict,
     targets,
 )
+from t2i.data.toybox.description import MAX_TEXT
 from t2i.data.toybox.facts import facts
 from t2i.data.toybox.kinds import KINDS
 from t2i.data.toybox.prediction import Prediction, facts_right
 from t2i.data.toybox.prompts import CATEGORIES, LECTURE, category_prompt, ladder_prompt, lecture_prompt
-from t2i.data.toybox.render import inscription_box
+from t2i.data.toybox.render import inscription_box, inscription_scale
 from t2i.data.toybox.scene import Scene
 from t2i.data.toybox.split import held_out_sorts
+from t2i.data.toybox.styles import LETTER_SCALE
 from t2i.eval import cli as eval_cli
 from t2i.eval.generation.prompts import open_prompts
 from t2i.eval.generation.suites import SUITES
 from t2i.files import read_json
 from t2i.images import to_tensor
 from t2i.training.cli import run
-from t2i.training.recipes.toybox_classifier import DamageConfig, _restyled, damaged, toybox_classifier
+from t2i.training.recipes.toybox_classifier import (
+    SMALLEST,
+    DamageConfig,
+    _inscribed,
+    _restyled,
+    damaged,
+    toybox_classifier,
+)
 
 TINY = {"channels": (16, 32, 48), "blocks": (0, 0, 1)}
 
@@ -254,6 +263,17 @@ def test_damage_and_size_change_little():
         predictions = predict(load_classifier(), damaged_images)
         held = facts_right((p, facts(scene)) for p, scene in zip(predictions, of, strict=True))
         assert np.mean(held["kind"]) > 0.93 and np.mean(held["attribute"]) > 0.9 and np.mean(held["relation"]) > 0.85
+
+
+def test_the_text_head_sees_long_inscriptions_and_letters_as_small_as_the_lectures():
+    rng = np.random.default_rng(0)
+    of = [_inscribed(rng) for _ in range(300)]
+    scales = [inscription_scale(scene) / LETTER_SCALE[scene.style] for scene in of]
+    assert min(scales) >= SMALLEST and 0.1 < np.mean(np.array(scales) < 1) < 0.6
+    lengths = [len(scene.things[0].text) for scene in of]
+    assert max(lengths) == MAX_TEXT and np.mean(np.array(lengths) >= MAX_TEXT - 2) > 0.2
+    shirt = next(Scene.from_caption(prompt) for prompt in LECTURE if "shirt" in prompt)
+    assert inscription_scale(shirt) >= SMALLEST * LETTER_SCALE["plain"]
 
 
 def test_a_restyled_image_is_that_of_its_scene():

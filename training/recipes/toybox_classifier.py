@@ -206,7 +206,9 @@ class PrepareScene:
 
 
 def _inscribed(rng: np.random.Generator) -> Scene:
-    """A scene with an inscription; now and then a longer one in smaller letters than toybox has, as prompts ask for."""
+    """A scene with an inscription; half of the time a long one, also in letters too small for toybox, as prompts may
+    ask for.
+    """
     scene = Scene.sample(rng, "all", "inscription")
     if rng.random() >= LONG:
         return scene
