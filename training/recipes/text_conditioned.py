@@ -1,12 +1,12 @@
-"""What tasks of denoisers conditioned on text share: captions as tokens or cached states, and a text encoder that is
-frozen or trained with the denoiser.
+"""What recipes and tasks of denoisers conditioned on text share: options, captions as tokens or cached states, and a
+text encoder that is frozen or trained with the denoiser.
 
 Shapes: B batch · L text positions · D width of the text states
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +15,48 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from t2i.checks import check_whole
+from t2i.diffusion.objective import DiffusionObjective, Prediction
+from t2i.diffusion.schedule import NoiseSchedule
 from t2i.folders import may_be_on_hub
 from t2i.processes import this_process
 from t2i.text.cache import CachedStates, cached_states
 from t2i.text.encoders import TextEncoder, open_text_encoder
+from t2i.training.config import DataConfig, LoopConfig, check_fraction
 from t2i.training.generative import GenerativeTask
 from t2i.training.recipes.encodings import CachedEncodings
+
+
+@dataclass(frozen=True)
+class TextConditionedRecipe:
+    """Options of the recipes that train a denoiser conditioned on text."""
+
+    cached_images: int = 100_000
+    """Number of images to cache, and hence to train on."""
+    caption_dropout: float = 0.1
+    """Fraction of samples trained without caption, for classifier-free guidance."""
+    prediction_type: Prediction = "v_prediction"
+    """Prediction target of the denoiser: the noise, the sample (latent or image), v = √ᾱ·noise − √(1 − ᾱ)·sample, or a
+    rectified flow's velocity. diffusers.StableDiffusionPipeline does not open flows."""
+    min_snr_gamma: float | None = 5.0
+    """γ of min-SNR loss weighting; None weights all timesteps equally."""
+    noise_offset: float = 0.0
+    """Standard deviation of additional noise that is constant within each channel."""
+    validation_prompts: tuple[str, ...] = ()
+    """Prompts of the images generated at each checkpoint; without any, the first captions of the data."""
+    schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule(beta_schedule="squaredcos_cap_v2"))
+    data: DataConfig = field(default_factory=DataConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        check_fraction("caption_dropout", self.caption_dropout)
+        check_whole("cached_images", self.cached_images)
+        self.objective()
+
+    def objective(self) -> DiffusionObjective:
+        """The denoiser's loss. Raises ValueError for options that contradict each other."""
+        gamma = None if self.prediction_type == "flow" else self.min_snr_gamma
+        return DiffusionObjective(self.schedule, self.prediction_type, gamma, self.noise_offset)
 
 
 class TextConditionedTask(GenerativeTask):

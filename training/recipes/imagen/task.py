@@ -20,58 +20,35 @@ from t2i.checks import check_whole
 from t2i.data.image_file import square
 from t2i.diffusion.efficient_unet import EfficientUNet
 from t2i.diffusion.noise_augmentation import condition_on
-from t2i.diffusion.objective import DiffusionObjective, Prediction
-from t2i.diffusion.schedule import NoiseSchedule
+from t2i.diffusion.objective import DiffusionObjective
 from t2i.images import to_tensor
 from t2i.text.cache import CachedStates
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.text.encoders import TextEncoder
-from t2i.training.config import DataConfig, LoopConfig, check_fraction
 from t2i.training.held_out import errors_by_timestep, scores_of, split_held_out, swap_test, table_of
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.encodings import Encoding, cached_encodings
-from t2i.training.recipes.text_conditioned import TextConditionedTask, Tokens, prepare_text
+from t2i.training.recipes.text_conditioned import TextConditionedRecipe, TextConditionedTask, Tokens, prepare_text
 from t2i.training.task import Evaluation
 
 unet_options = partial(model_options, EfficientUNet, exclude=("low_resolution",))
 
 
 @dataclass(frozen=True)
-class PixelRecipe:
+class PixelRecipe(TextConditionedRecipe):
     """Options of both recipes."""
 
     cache: str | None = None
     """Folder for cached images at the model's size; cached text states of the captions are stored next to it. Default:
     next to the run, with a name derived from the data. 'none' loads images and computes states in every step. Text
     states are not cached if the text encoder is trained."""
-    cached_images: int = 100_000
-    """Number of images to cache, and hence to train on."""
-    caption_dropout: float = 0.1
-    """Fraction of samples trained without caption, for classifier-free guidance."""
-    prediction_type: Prediction = "v_prediction"
-    """Prediction target of the denoiser: the noise, the image (sample), v = √ᾱ·noise − √(1 − ᾱ)·image, or a rectified
-    flow's velocity."""
-    min_snr_gamma: float | None = 5.0
-    """γ of min-SNR loss weighting; None weights all timesteps equally."""
     held_out_images: int = 128
     """Number of held-out images for the loss by timestep and the swap test at each checkpoint."""
-    validation_prompts: tuple[str, ...] = ()
-    """Prompts of the images generated at each checkpoint; without any, the first captions of the data."""
-    schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule(beta_schedule="squaredcos_cap_v2"))
-    data: DataConfig = field(default_factory=DataConfig)
     model: ModelOptions = field(default_factory=unet_options)
-    loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        check_fraction("caption_dropout", self.caption_dropout)
-        check_whole("cached_images", self.cached_images)
+        super().__post_init__()
         check_whole("held_out_images", self.held_out_images, least=2)
-        self.objective()
-
-    def objective(self) -> DiffusionObjective:
-        """The denoiser's loss. Raises ValueError for options that contradict each other."""
-        gamma = None if self.prediction_type == "flow" else self.min_snr_gamma
-        return DiffusionObjective(self.schedule, self.prediction_type, gamma)
 
 
 class PixelDiffusionTask(TextConditionedTask):

@@ -13,8 +13,6 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from t2i.checks import check_whole
 from t2i.diffusion.dit import DiT
-from t2i.diffusion.objective import DiffusionObjective, Prediction
-from t2i.diffusion.schedule import NoiseSchedule
 from t2i.files import read_json
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
@@ -22,10 +20,10 @@ from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion, embedded
 from t2i.text.encoders import TextEncoder
 from t2i.tokenizers.kl import stride_of
-from t2i.training.config import DataConfig, LoopConfig, check_fraction
+from t2i.training.config import LoopConfig
 from t2i.training.recipes.ldm.base import LatentDiffusionTask, use_fast_attention
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
-from t2i.training.recipes.text_conditioned import DenoiserWithTextEncoder, load_text_encoder
+from t2i.training.recipes.text_conditioned import DenoiserWithTextEncoder, TextConditionedRecipe, load_text_encoder
 from t2i.weights import digest, load_model, tokenizer_digest
 
 
@@ -65,7 +63,7 @@ class DenoiserConfig:
 
 
 @dataclass(frozen=True)
-class LDMRecipe:
+class LDMRecipe(TextConditionedRecipe):
     """Options of `t2i train ldm-toybox`."""
 
     autoencoder: str = "runs/kl-toybox/latest"
@@ -83,33 +81,7 @@ class LDMRecipe:
     """Folder for cached latents of the images; cached text states of the captions are stored next to it. Default: next
     to the run, with a name derived from data and autoencoder. 'none' computes both in every step. Text states are not
     cached if the text encoder is trained."""
-    cached_images: int = 100_000
-    """Number of images to cache, and hence to train on."""
-    caption_dropout: float = 0.1
-    """Fraction of samples trained without caption, for classifier-free guidance."""
-    prediction_type: Prediction = "v_prediction"
-    """Prediction target of the denoiser: the noise, the latent, v = √ᾱ·noise − √(1 − ᾱ)·latent, or a rectified flow's
-    velocity. diffusers.StableDiffusionPipeline does not open flows."""
-    min_snr_gamma: float | None = 5.0
-    """γ of min-SNR loss weighting; None weights all timesteps equally."""
-    noise_offset: float = 0.0
-    """Standard deviation of additional noise that is constant within each channel."""
-    validation_prompts: tuple[str, ...] = ()
-    """Prompts of the images generated at each checkpoint; without any, the first captions of the data."""
-    schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule(beta_schedule="squaredcos_cap_v2"))
-    data: DataConfig = field(default_factory=DataConfig)
     model: DenoiserConfig = field(default_factory=DenoiserConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
-
-    def __post_init__(self) -> None:
-        check_fraction("caption_dropout", self.caption_dropout)
-        check_whole("cached_images", self.cached_images)
-        self.objective()
-
-    def objective(self) -> DiffusionObjective:
-        """The denoiser's loss. Raises ValueError for options that contradict each other."""
-        gamma = None if self.prediction_type == "flow" else self.min_snr_gamma
-        return DiffusionObjective(self.schedule, self.prediction_type, gamma, self.noise_offset)
 
     def task(self) -> LDMTask:
         return LDMTask(self)
