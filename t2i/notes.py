@@ -28,8 +28,8 @@ def are(names: Sized) -> str:
 
 
 def with_article(name: str) -> str:
-    """A class name with its indefinite article: "a VAE", "an Autoencoder"."""
-    return f"a{'n' * (name[0] in 'AEIOaeio')} {name}"
+    """A class name with its indefinite article: "a VAE", "an Autoencoder", "a UNet", "an UnCLIPPipeline"."""
+    return f"a{'n' * name.startswith((*'AEIOaeio', 'Un'))} {name}"
 
 
 def some(names: Sequence[str]) -> str:

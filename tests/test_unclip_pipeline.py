@@ -256,7 +256,7 @@ def test_wrong_commands_are_refused_in_one_line(folder):
         (["interpolate", "cat.png", "car.png", *steps, "--scheduler", "ddim"], "takes no --scheduler"),
         (["interpolate", "cat.png", "car.png", *steps, "--negative-prompt", "a"], "takes no --negative-prompt"),
         (["interpolate", "a cat", "a car", *steps], "a latent diffusion pipeline, such as toybox/ldm, is needed"),
-        (["edit", "cat.png", "a cat", *steps], "holds a UnCLIPPipeline, which does not edit"),
+        (["edit", "cat.png", "a cat", *steps], "holds an UnCLIPPipeline, which does not edit"),
         (["generate", "a cat", *steps, "--temperature", "1"], "takes no --temperature"),
     ):
         with pytest.raises(SystemExit) as exit_:

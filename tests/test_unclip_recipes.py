@@ -201,7 +201,7 @@ def test_wrong_folders_are_named_with_the_command_that_makes_the_right_one(make,
     with pytest.raises(FileNotFoundError, match=r"no pipeline to start from in runs/no .*`t2i train ldm-toybox`"):
         make("unclip-decoder", tmp_path, init_from="runs/no").task()
     own.pipeline().save_pretrained(tmp_path / "other")
-    with pytest.raises(ValueError, match="holds a UnCLIPPipeline: a latent diffusion pipeline"):
+    with pytest.raises(ValueError, match="holds an UnCLIPPipeline: a latent diffusion pipeline"):
         make("unclip-decoder", tmp_path, init_from=str(tmp_path / "other")).task()
     parts.pipeline(denoiser=parts.dit()).save_pretrained(tmp_path / "dit")
     with pytest.raises(ValueError, match=r"with a DiT: give the --init-from of one that `t2i train ldm-toybox` made"):

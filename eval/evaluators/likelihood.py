@@ -42,7 +42,7 @@ def check(run: EvalRun) -> None:
                     f"{folder} holds {with_article(type(model).__name__)}, which has neither a likelihood nor a bound"
                 )
     elif not isinstance(run.pipeline, DallePipeline):
-        raise UsageError(f"a {type(run.pipeline).__name__} has no likelihood of image tokens")
+        raise UsageError(f"{with_article(type(run.pipeline).__name__)} has no likelihood of image tokens")
 
 
 def evaluate(run: EvalRun) -> Result:
@@ -91,7 +91,9 @@ def token_likelihood(
     Raises ValueError for a pipeline without a token likelihood, and if images and captions differ in number.
     """
     if not isinstance(pipeline, DallePipeline):
-        raise ValueError(f"a {type(pipeline).__name__} has no likelihood of image tokens; give a DallePipeline")
+        raise ValueError(
+            f"{with_article(type(pipeline).__name__)} has no likelihood of image tokens; give a DallePipeline"
+        )
     if len(images) != len(captions) or not len(images):
         raise ValueError(f"there must be one caption for each image, not {len(captions)} for {len(images)}")
     tokens = pipeline.encode_images(np.stack(images), batch_size)  # (P, s, s)

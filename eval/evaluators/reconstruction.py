@@ -16,6 +16,7 @@ from t2i.eval.report import Gallery
 from t2i.eval.run import EvalRun
 from t2i.eval.scores import Result, score
 from t2i.images import to_pil, to_tensor
+from t2i.notes import with_article
 from t2i.weights import digest
 
 REAL = 0.4  # fraction of --num-images: real images to reconstruct
@@ -27,7 +28,7 @@ def evaluate(run: EvalRun) -> Result:
     """PSNR and SSIM of real toybox images. Raises UsageError for a pipeline without an image tokenizer."""
     tokenizer = getattr(run.pipeline, "image_tokenizer", None)
     if not hasattr(tokenizer, "reconstruct"):
-        raise UsageError(f"a {type(run.pipeline).__name__} has no image tokenizer that reconstructs")
+        raise UsageError(f"{with_article(type(run.pipeline).__name__)} has no image tokenizer that reconstructs")
     items = WORLDS[run.world]("train", run.pipeline.image_size, NEW_SEED, run.fraction(REAL))
     originals = torch.from_numpy(np.stack([item["image"] for item in items]))  # (N, S, S, 3)
     parts = run.on_all(_reconstruct, originals)

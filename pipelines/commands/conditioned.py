@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from t2i.arguments import parse
 from t2i.checks import UsageError
+from t2i.notes import with_article
 from t2i.pipelines.commands.common import ImageOptions, call_options, open_input, run, save_with_input
 
 
@@ -66,8 +67,8 @@ def _run(
     def generate(pipe) -> list[Image.Image]:
         if type(pipe).__name__ != kind:
             raise UsageError(
-                f"{options.pipeline} holds a {type(pipe).__name__}, which does not {command}: train one that does with "
-                f"`t2i train {command}-toybox`, and give its folder with --pipeline"
+                f"{options.pipeline} holds {with_article(type(pipe).__name__)}, which does not {command}: "
+                f"train one that does with `t2i train {command}-toybox`, and give its folder with --pipeline"
             )
         values = call_options(pipe, options, options.pipeline)
         if not options.prompt and not options.negative_prompt:

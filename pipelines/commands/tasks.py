@@ -110,7 +110,9 @@ def use_scheduler(pipe: DiffusionPipeline, scheduler: str, name: str) -> None:
     """Give one of diffusers' pipelines another sampler by name. Raises UsageError where it takes none of ours."""
     config = getattr(getattr(pipe, "scheduler", None), "config", None)
     if config is None or of_flow(config):
-        raise UsageError(f"{name} takes no --scheduler: a {type(pipe).__name__} samples with its own scheduler")
+        raise UsageError(
+            f"{name} takes no --scheduler: {with_article(type(pipe).__name__)} samples with its own scheduler"
+        )
     pipe.scheduler = make_scheduler(scheduler, config)
 
 

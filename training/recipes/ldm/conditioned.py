@@ -23,6 +23,7 @@ from t2i.data.layouts import WithLayouts
 from t2i.data.sources import WORLDS
 from t2i.data.toybox import label_image
 from t2i.diffusion.grid_conditions import GridCondition, LabelMap, LowResolution, widen
+from t2i.notes import with_article
 from t2i.pipelines.latent_diffusion import (
     LatentDiffusionLayoutPipeline,
     LatentDiffusionPipeline,
@@ -253,7 +254,7 @@ def _open(name: str) -> LatentDiffusionPipeline:
     pipe = as_latent_diffusion(AutoPipeline.from_pretrained(name), name)
     if not is_text_to_image(pipe):
         raise ValueError(
-            f"{name} holds a {type(pipe).__name__}: --init-from needs a latent diffusion pipeline conditioned on "
-            "text only, as `t2i train ldm-toybox` produces"
+            f"{name} holds {with_article(type(pipe).__name__)}: --init-from needs a latent diffusion "
+            "pipeline conditioned on text only, as `t2i train ldm-toybox` produces"
         )
     return pipe

@@ -18,6 +18,7 @@ from t2i.checks import check_real, check_whole
 from t2i.contact_sheet import contact_sheet
 from t2i.diffusion.conditioning import encoder_of, masks_padding
 from t2i.images import to_pil, to_tensor
+from t2i.notes import with_article
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
 from t2i.pipelines.unclip import UnCLIPPipeline
@@ -206,7 +207,9 @@ def open_start(name: str) -> LatentDiffusionPipeline:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no pipeline to start from in {name} ({error}); {remedy}") from error
     if not is_text_to_image(pipe) or not isinstance(pipe.unet, UNet2DConditionModel):
-        raise ValueError(f"{name} holds a {type(pipe).__name__} with a {type(pipe.unet).__name__}: {remedy}")
+        raise ValueError(
+            f"{name} holds {with_article(type(pipe).__name__)} with {with_article(type(pipe.unet).__name__)}: {remedy}"
+        )
     if masks_padding(encoder_of(pipe.text_encoder, pipe.tokenizer)):
         raise ValueError(f"{name} has a {type(pipe.text_encoder).__name__}, whose padding is masked: {remedy}")
     return pipe

@@ -18,6 +18,7 @@ from t2i.checks import check_whole
 from t2i.contact_sheet import contact_sheet
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.images import to_pil, to_tensor
+from t2i.notes import with_article
 from t2i.pipelines.loading.auto import AutoPipeline
 from t2i.pipelines.unclip import UnCLIPPipeline
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
@@ -242,7 +243,9 @@ def load_decoder(name: str, clip_digest: str, clip_name: str) -> UnCLIPPipeline:
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there is no decoder in {name} ({error}): {remedy}") from error
     if not isinstance(pipe, UnCLIPPipeline):
-        raise ValueError(f"{name} holds a {type(pipe).__name__}, which decodes no image embeddings: {remedy}")
+        raise ValueError(
+            f"{name} holds {with_article(type(pipe).__name__)}, which decodes no image embeddings: {remedy}"
+        )
     if digest(pipe.clip) != clip_digest:
         raise ValueError(f"{name} was trained on another CLIP than {clip_name}: give its own with --clip, or {remedy}")
     pipe.set_progress_bar_config(disable=True)
