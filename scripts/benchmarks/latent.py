@@ -206,7 +206,7 @@ def training(o: Latent, folder: Path, scratch: Path) -> list[Row]:
 
 
 def _recipe(o: Latent, folder: Path, size: int) -> LDMRecipe:
-    recipe = LDMRecipe(str(folder / "vae"), str(folder), cache="none")
+    recipe = LDMRecipe(autoencoder=str(folder / "vae"), text_encoder=str(folder), cache="none")
     steps = {"max_train_steps": o.train_steps + 1, "train_batch_size": o.train_batch, "lr_warmup_steps": 0}
     loop = LoopConfig(**steps, checkpointing_steps=10**9, dataloader_num_workers=0, report_to="none")
     return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, image_size=size), loop=loop)

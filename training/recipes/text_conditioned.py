@@ -27,7 +27,7 @@ from t2i.training.generative import GenerativeTask
 from t2i.training.recipes.encodings import CachedEncodings
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TextConditionedRecipe:
     """Options of the recipes that train a denoiser conditioned on text."""
 

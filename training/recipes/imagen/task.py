@@ -34,7 +34,7 @@ from t2i.training.task import Evaluation
 unet_options = partial(model_options, EfficientUNet, exclude=("low_resolution",))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PixelRecipe(TextConditionedRecipe):
     """Options of both recipes."""
 
