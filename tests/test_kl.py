@@ -22,7 +22,16 @@ from t2i.data.toybox_v1 import Toybox
 from t2i.images import to_tensor
 from t2i.nn.discriminator import PatchDiscriminator
 from t2i.tokenizers.adversarial import Adversary, adaptive_weight
-from t2i.tokenizers.kl import KLObjective, KLTokenizer, make_autoencoder, measure_scaling_factor, posterior
+from t2i.tokenizers.kl import (
+    IdentityBlock,
+    KLObjective,
+    KLTokenizer,
+    make_autoencoder,
+    make_fast,
+    measure_scaling_factor,
+    posterior,
+)
+from t2i.tokenizers.perceptual import PerceptualLoss
 from t2i.training.cli import run
 from t2i.training.recipes import RECIPES
 
@@ -42,6 +51,13 @@ def images(n: int = 2, size: int = 32) -> torch.Tensor:
 def objective(start: int = 0, ramp: int = 0, adversarial: bool = True, **options) -> KLObjective:
     adversary = Adversary(PatchDiscriminator((8, 8)), 0.5, start, ramp) if adversarial else None
     return KLObjective(make_autoencoder(32, **TINY), adversary=adversary, **options)
+
+
+class FirstPixels(torch.nn.Module):
+    """Features of one layer: the image at half the resolution."""
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [x[:, :, ::2, ::2]]
 
 
 def noise(n: int = 2) -> torch.Tensor:
@@ -257,6 +273,46 @@ def test_latents_are_scaled_when_encoded_and_unscaled_when_decoded():
         again = autoencoder.decode(means / factor).sample.clamp(-1, 1)
         assert torch.equal(tokenizer.decode(means), again)
         assert torch.equal(tokenizer.reconstruct(pictures[0]), again)
+
+
+def test_residual_blocks_of_linear_levels_are_the_identity_for_diffusers_too(tmp_path):
+    """They are skipped here, computed by diffusers, and never trained."""
+    model = KLObjective(make_autoencoder(32, **TINY, linear_levels=2)).train()
+    blocks = [m for m in model.modules() if isinstance(m, IdentityBlock)]
+    assert len(blocks) == 6, "one in the encoder and two in the decoder, at each of two levels"
+    optimizer, batch = torch.optim.Adam(model.parameters(), 3e-3), images(4)
+    for _ in range(3):
+        model.loss(batch, noise(4))["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    tokenizer = KLTokenizer(model.autoencoder).eval()
+    tokenizer.autoencoder.save_pretrained(tmp_path)
+    plain = AutoencoderKL.from_pretrained(tmp_path)
+    assert not any(isinstance(m, IdentityBlock) for m in plain.modules())
+    with torch.no_grad():
+        latents = plain.encode(batch).latent_dist.mode()
+        assert torch.allclose(tokenizer.encode(batch), latents, atol=1e-5)
+        assert torch.allclose(tokenizer.reconstruct(batch), plain.decode(latents).sample.clamp(-1, 1), atol=1e-5)
+        assert torch.equal(KLTokenizer(plain).encode(batch), tokenizer.encode(batch)), "the opened one skips them again"
+
+
+def test_only_blocks_that_add_nothing_are_skipped():
+    autoencoder = make_autoencoder(32, **TINY)
+    assert not any(isinstance(m, IdentityBlock) for m in make_fast(autoencoder).modules())
+    with pytest.raises(ValueError, match="from 0 to 4"):
+        make_autoencoder(32, **TINY, linear_levels=5)
+
+
+def test_the_perceptual_loss_is_added_with_its_weight():
+    batch, drawn, perceptual = images(3), noise(3), PerceptualLoss(FirstPixels())
+    found = []
+    for weight in (0.0, 2.0):
+        torch.manual_seed(1)
+        autoencoder = make_autoencoder(32, **TINY)
+        found.append(KLObjective(autoencoder, perceptual_weight=weight, perceptual=perceptual).loss(batch, drawn))
+    without, with_it = found
+    assert with_it["perceptual"] > 0
+    assert torch.allclose(with_it["loss"], without["loss"] + 2 * with_it["perceptual"])
 
 
 def test_measuring_the_scaling_factor_leaves_the_global_random_state_unchanged():

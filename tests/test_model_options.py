@@ -28,7 +28,7 @@ EXCLUDED = {  # arguments with defaults that are no options; of all other models
     "TextImageTransformer": {"grid_size", "attention_backend"},
     "MaskedTransformer": {"grid_size", "attention_backend"},
     "make_autoencoder": {"image_size"},
-    "KLObjective": {"adversary"},
+    "KLObjective": {"perceptual_weight", "perceptual", "adversary"},
     "ToyboxClassifier": {"kinds", "attributes"},
     "EfficientUNet": {"low_resolution"},
     "FactClassifier": {"kinds", "looks", "styles"},

@@ -27,7 +27,7 @@ from t2i.diffusion.conditioning import Conditioning, encoder_of, masks_padding
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.schedulers import of_flow
 from t2i.text.bpe import warn_of_unknown_words
-from t2i.tokenizers.kl import KLTokenizer, stride_of
+from t2i.tokenizers.kl import KLTokenizer, make_fast, stride_of
 
 logger = logging.getLogger(__name__)
 # At every cast diffusers warns that some modules should be kept in float32, even where it then lists none.
@@ -68,7 +68,7 @@ class LatentDiffusionComponents(StableDiffusionLoraLoaderMixin, StableDiffusionM
         if image_encoder is not None:
             logger.info("the image_encoder is kept, but only diffusers' own pipelines use it, for an IP-Adapter")
         if vae is not None:
-            vae = vae.to(memory_format=torch.channels_last)  # faster on CPUs, not slower on GPUs; not saved
+            vae = make_fast(vae)
         self.register_modules(
             vae=vae,
             text_encoder=text_encoder,

@@ -39,7 +39,7 @@ from t2i.pipelines.latent_diffusion.inputs import Images, read_images
 from t2i.pipelines.latent_diffusion.pipeline import check_latents
 from t2i.text.bpe import warn_of_unknown_words
 from t2i.text.encoders import ClipTextEncoder
-from t2i.tokenizers.kl import KLTokenizer, encode, stride_of
+from t2i.tokenizers.kl import KLTokenizer, encode, make_fast, stride_of
 from t2i.unclip.base import EmbeddingPrior
 from t2i.unclip.clip import ClipText, embed_images, project_text
 from t2i.unclip.decoder import ImageProjection
@@ -105,7 +105,7 @@ class UnCLIPPipeline(DiffusionPipeline):
             image_processor=image_processor,
             unet=unet,
             projection=projection,
-            vae=vae.to(memory_format=torch.channels_last),  # faster on CPUs
+            vae=make_fast(vae),
             scheduler=scheduler,
             prior=prior,
             caption_encoder=caption_encoder,

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from t2i.images import check_images
 from t2i.nn.blocks import ResBlock
 from t2i.tokenizers.base import ImageTokenizer
-from t2i.tokenizers.losses import reconstruction_loss
+from t2i.tokenizers.losses import image_loss
 from t2i.tokenizers.quantizer import Quantizer
 
 
@@ -68,11 +68,12 @@ class ConvolutionalTokenizer(ImageTokenizer):
         """
         check_images(images, self.stride)
         recon, _, commitment = self(images)
-        reconstruction, l1, mse = reconstruction_loss(recon, images, self.edge_weight)
-        return {
-            "loss": reconstruction + self.commitment_cost * commitment,
-            "l1": l1,
-            "mse": mse,
+        return self.add_quantization(image_loss(recon, images, self.last_layer, self.edge_weight), commitment)
+
+    def add_quantization(self, losses: dict[str, Tensor], commitment: Tensor) -> dict[str, Tensor]:
+        """The losses of a reconstruction, with the commitment loss, and how the codes are used."""
+        return losses | {
+            "loss": losses["loss"] + self.commitment_cost * commitment,
             "commitment": commitment.detach(),
             "perplexity": self.quantizer.perplexity(),
             "codes_used": self.quantizer.share_used(),

@@ -10,15 +10,20 @@ Shapes: B batch · 3 channels · S image side · C latent channels · s = S / st
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
 from t2i.images import check_images
 from t2i.tokenizers.adversarial import Adversary
-from t2i.tokenizers.losses import reconstruction_loss
+from t2i.tokenizers.losses import image_loss
+from t2i.tokenizers.perceptual import PerceptualLoss
+
+Autoencoder = TypeVar("Autoencoder", AutoencoderKL, AutoencoderTiny)
 
 GROUPS = 8  # number of groups of the group norms
 
@@ -29,8 +34,9 @@ def make_autoencoder(
     layers: int = 1,
     latent_channels: int = 8,
     attention: bool = True,
+    linear_levels: int = 0,
 ) -> AutoencoderKL:
-    """A new `AutoencoderKL`, in the channels-last memory format, which is fast on a CPU.
+    """A new `AutoencoderKL`.
 
     Args:
         image_size: Side of the training images; any multiple of the stride can be encoded.
@@ -38,13 +44,18 @@ def make_autoencoder(
         layers: Residual blocks per level of the encoder; the decoder has one more per level.
         latent_channels: Number of latent channels.
         attention: Use self-attention in the middle blocks.
+        linear_levels: Number of levels, from fine to coarse, whose residual blocks are the identity (see
+            `IdentityBlock`): these blocks take most of the time and few of the weights.
 
-    Raises ValueError for channels that the group norms cannot divide and an image size that the stride does not divide.
+    Raises ValueError for channels that the group norms cannot divide, an image size that the stride does not divide,
+    and more linear levels than there are.
     """
     if not channels or any(c < GROUPS or c % GROUPS for c in channels):
         raise ValueError(f"channels must be multiples of {GROUPS}, at least one of them, not {tuple(channels)}")
     if image_size % (stride := 2 ** (len(channels) - 1)):
         raise ValueError(f"image_size {image_size} is not divisible by the stride {stride}")
+    if not 0 <= linear_levels <= len(channels):
+        raise ValueError(f"linear_levels must be from 0 to {len(channels)}, the number of levels, not {linear_levels}")
     model = AutoencoderKL(
         block_out_channels=tuple(channels),
         down_block_types=("DownEncoderBlock2D",) * len(channels),
@@ -56,7 +67,52 @@ def make_autoencoder(
         scaling_factor=1.0,
         mid_block_add_attention=attention,
     )
-    return model.to(memory_format=torch.channels_last)
+    for level in range(linear_levels):
+        for block in _blocks_of(model, level):
+            _make_identity(block)
+    return make_fast(model)
+
+
+class IdentityBlock(ResnetBlock2D):
+    """A residual block whose last convolution is zero. It has the weights of any other, but computes only the shortcut.
+
+    The identity, or, between different numbers of channels, a linear map of each pixel.
+    """
+
+    def forward(self, input_tensor: Tensor, temb: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C', H, W)"""
+        shortcut = input_tensor if self.conv_shortcut is None else self.conv_shortcut(input_tensor)
+        return shortcut / self.output_scale_factor
+
+
+def make_fast(autoencoder: Autoencoder) -> Autoencoder:
+    """The same autoencoder with the same results, which from now on computes them faster. Files store nothing of this.
+
+    The memory format is channels-last, which is faster on a CPU and no slower on a GPU, and residuals that are zero
+    whatever the image is are no longer computed: at full resolution they would take most of the time.
+    """
+    for module in autoencoder.modules():
+        if type(module) is ResnetBlock2D and _is_zero(module.conv2):
+            module.__class__ = IdentityBlock
+    return autoencoder.to(memory_format=torch.channels_last)
+
+
+def _is_zero(layer: nn.Conv2d) -> bool:
+    here = not any(p.is_meta for p in layer.parameters())  # as those of an offloaded model are
+    return here and not any(p.any() for p in layer.parameters())
+
+
+def _blocks_of(autoencoder: AutoencoderKL, level: int) -> list[ResnetBlock2D]:
+    """The residual blocks of one level, 0 at full resolution."""
+    encoder, decoder = autoencoder.encoder.down_blocks[level], autoencoder.decoder.up_blocks[-1 - level]
+    return [*encoder.resnets, *decoder.resnets]
+
+
+def _make_identity(block: ResnetBlock2D) -> None:
+    nn.init.zeros_(block.conv2.weight)
+    nn.init.zeros_(block.conv2.bias)
+    for part in (block.norm1, block.conv1, block.norm2, block.conv2):
+        part.requires_grad_(False)
 
 
 def stride_of(autoencoder: AutoencoderKL | AutoencoderTiny) -> int:
@@ -99,7 +155,7 @@ def encode(
 
 
 class KLObjective(nn.Module):
-    """The autoencoder with its training objective: reconstruction + kl_weight · KL (+ adversarial terms).
+    """The autoencoder with its training objective: pixel + perceptual + adversarial loss + kl_weight · KL.
 
     Args:
         autoencoder: The network.
@@ -107,6 +163,8 @@ class KLObjective(nn.Module):
             reconstruction loss is averaged over pixels; with a sum, as in the paper, the equivalent weight is 3·S²
             times as large).
         edge_weight: Weight of the loss on differences between neighbouring pixels, see `reconstruction_loss`.
+        perceptual_weight: Weight of the perceptual loss; 0: none.
+        perceptual: The perceptual loss, or None.
         adversary: The discriminator with its losses, or None.
     """
 
@@ -115,13 +173,16 @@ class KLObjective(nn.Module):
         autoencoder: AutoencoderKL,
         kl_weight: float = 1e-6,
         edge_weight: float = 1.0,
+        perceptual_weight: float = 0.0,
+        perceptual: PerceptualLoss | None = None,
         adversary: Adversary | None = None,
     ):
         super().__init__()
-        if kl_weight < 0 or edge_weight < 0:
-            raise ValueError(f"kl_weight and edge_weight must not be negative: {kl_weight=}, {edge_weight=}")
+        if min(kl_weight, edge_weight, perceptual_weight) < 0:
+            raise ValueError(f"weights must not be negative: {kl_weight=}, {edge_weight=}, {perceptual_weight=}")
         self.autoencoder, self.adversary = autoencoder, adversary
-        self.kl_weight, self.edge_weight = kl_weight, edge_weight
+        self._perceptual = (perceptual,)  # not a submodule: it is not trained, averaged or saved
+        self.kl_weight, self.edge_weight, self.perceptual_weight = kl_weight, edge_weight, perceptual_weight
 
     def enable_gradient_checkpointing(self) -> None:
         self.autoencoder.enable_gradient_checkpointing()
@@ -140,14 +201,9 @@ class KLObjective(nn.Module):
             raise ValueError(f"noise must have the latents' shape {tuple(q.mean.shape)}, not {tuple(noise.shape)}")
         latents = q.mean + q.std * noise
         recon = self.autoencoder.decode(latents.to(self.autoencoder.dtype)).sample
-        reconstruction, l1, mse = reconstruction_loss(recon, images, self.edge_weight)
-        kl = q.kl().mean()
-        parts = {"loss": reconstruction + self.kl_weight * kl, "l1": l1, "mse": mse, "kl": kl.detach()}
-        if self.adversary is not None:
-            game = self.adversary(recon, images, reconstruction, self.autoencoder.decoder.conv_out.weight)
-            parts["loss"] = parts["loss"] + game.pop("loss")
-            parts |= game
-        return parts
+        last_layer, extra = self.autoencoder.decoder.conv_out.weight, (*self._perceptual, self.perceptual_weight)
+        losses, kl = image_loss(recon, images, last_layer, self.edge_weight, *extra, self.adversary), q.kl().mean()
+        return losses | {"loss": losses["loss"] + self.kl_weight * kl, "kl": kl.detach()}
 
 
 class KLTokenizer(nn.Module):
@@ -155,8 +211,7 @@ class KLTokenizer(nn.Module):
 
     def __init__(self, autoencoder: AutoencoderKL):
         super().__init__()
-        # Files do not store the memory format.
-        self.autoencoder = autoencoder.to(memory_format=torch.channels_last)
+        self.autoencoder = make_fast(autoencoder)
 
     @classmethod
     def from_pretrained(cls, folder: str, **kwargs) -> KLTokenizer:

@@ -1,4 +1,4 @@
-"""Reconstruction losses of image tokenizers.
+"""Losses of image tokenizers.
 
 Shapes: B batch · S image side
 """
@@ -9,6 +9,9 @@ import math
 
 import torch
 from torch import Tensor
+
+from t2i.tokenizers.adversarial import Adversary
+from t2i.tokenizers.perceptual import PerceptualLoss
 
 EPSILON = 0.1  # of the logit-Laplace distribution: pixels are mapped to [ε, 1 − ε]
 
@@ -23,6 +26,36 @@ def reconstruction_loss(recon: Tensor, images: Tensor, edge_weight: float = 1.0)
     l1, l2 = error.abs().mean(), error.square().mean()
     edges = error.diff(dim=2).abs().mean() + error.diff(dim=3).abs().mean()
     return l1 + l2 + edge_weight * edges, l1.detach(), l2.detach()
+
+
+def image_loss(
+    recon: Tensor,
+    images: Tensor,
+    last_layer: Tensor,
+    edge_weight: float = 1.0,
+    perceptual: PerceptualLoss | None = None,
+    perceptual_weight: float = 1.0,
+    adversary: Adversary | None = None,
+) -> dict[str, Tensor]:
+    """Pixel + perceptual + adversarial loss (Esser et al. 2021, arXiv 2012.09841, eq. 6 and 7).
+
+    Args:
+        recon, images: (B, 3, S, S) in about [-1, 1].
+        last_layer: weight of the decoder's last layer, for the adaptive weight of the adversarial loss.
+
+    Returns:
+        scalars: `loss` to minimise, and its components, detached.
+    """
+    reconstruction, l1, mse = reconstruction_loss(recon, images, edge_weight)
+    parts = {"l1": l1, "mse": mse}
+    if perceptual is not None:
+        distance = perceptual.to(images.device)(recon, images)
+        reconstruction = reconstruction + perceptual_weight * distance
+        parts["perceptual"] = distance.detach()
+    if adversary is None:
+        return {"loss": reconstruction} | parts
+    game = adversary(recon, images, reconstruction, last_layer)
+    return {"loss": reconstruction + game.pop("loss")} | parts | game
 
 
 def logit_laplace_loss(parameters: Tensor, images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from t2i.images import check_images
 from t2i.tokenizers.adversarial import Adversary
 from t2i.tokenizers.fsq import FSQVAE
-from t2i.tokenizers.losses import reconstruction_loss
+from t2i.tokenizers.losses import image_loss
 from t2i.tokenizers.perceptual import PerceptualLoss
 from t2i.tokenizers.vqvae import VQVAE
 
@@ -47,16 +47,7 @@ class VQGANObjective(nn.Module):
         """(B, 3, S, S) in [-1, 1] -> scalars: `loss` to minimise, and its components."""
         check_images(images, self.tokenizer.stride)
         recon, _, commitment = self.tokenizer(images)
-        reconstruction, l1, mse = reconstruction_loss(recon, images, self.tokenizer.edge_weight)
-        parts = {"l1": l1, "mse": mse, "commitment": commitment.detach()}
-        if self.perceptual is not None:
-            distance = self.perceptual.to(images.device)(recon, images)
-            reconstruction = reconstruction + self.perceptual_weight * distance
-            parts["perceptual"] = distance.detach()
-        parts["loss"] = reconstruction + self.tokenizer.commitment_cost * commitment
-        if self.adversary is not None:
-            game = self.adversary(recon, images, reconstruction, self.tokenizer.last_layer)
-            parts["loss"] = parts["loss"] + game.pop("loss")
-            parts |= game
-        quantizer = self.tokenizer.quantizer
-        return parts | {"perplexity": quantizer.perplexity(), "codes_used": quantizer.share_used()}
+        tokenizer, extra = self.tokenizer, (self.perceptual, self.perceptual_weight, self.adversary)
+        return tokenizer.add_quantization(
+            image_loss(recon, images, tokenizer.last_layer, tokenizer.edge_weight, *extra), commitment
+        )

@@ -11,20 +11,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.checks import check_real
 from t2i.images import to_tensor
 from t2i.tokenizers.base import ImageTokenizer
 from t2i.tokenizers.dvae import DiscreteVAE
 from t2i.tokenizers.fsq import FSQVAE
-from t2i.tokenizers.perceptual import open_perceptual_loss
 from t2i.tokenizers.vqgan import VQGANObjective
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.previews import reconstructions
 from t2i.training.recipes.discriminator import DiscriminatorConfig
+from t2i.training.recipes.perceptual import PerceptualConfig
 from t2i.training.task import Task
-from t2i.weights import digest
 
 vqvae_options = partial(model_options, VQVAE, exclude=("image_size", "edge_weight", "codebook_decay"))
 fsq_options = partial(model_options, FSQVAE, exclude=("image_size", "edge_weight"))
@@ -50,15 +48,8 @@ class TokenizerRecipe:
 class VQGANRecipe(TokenizerRecipe):
     """Options of `t2i train vqgan-toybox`."""
 
-    perceptual: str = "toybox"
-    """Network of the perceptual loss: toybox (the embedded toybox classifier), the folder of another one (such as
-    runs/toybox-classifier/latest), or a file with the weights of torchvision's VGG16."""
-    perceptual_weight: float = 1.0
-    """Weight of the perceptual loss; 0: none."""
+    perceptual: PerceptualConfig = field(default_factory=partial(PerceptualConfig, perceptual_weight=1.0))
     discriminator: DiscriminatorConfig = field(default_factory=partial(DiscriminatorConfig, discriminator_weight=0.5))
-
-    def __post_init__(self) -> None:
-        check_real("perceptual_weight", self.perceptual_weight)
 
     def task(self) -> VQGANTask:
         return VQGANTask(self)
@@ -152,11 +143,9 @@ class VQGANTask(TokenizerTask):
 
     def __init__(self, recipe: VQGANRecipe):
         super().__init__(recipe)
-        perceptual = open_perceptual_loss(recipe.perceptual) if recipe.perceptual_weight else None
-        if perceptual is not None:
-            self.fingerprint = {"perceptual_sha256": digest(perceptual.features)}
+        perceptual, self.fingerprint = recipe.perceptual.open()
         adversary = recipe.discriminator.adversary()
-        self.model = VQGANObjective(self.tokenizer, recipe.perceptual_weight, perceptual, adversary)
+        self.model = VQGANObjective(self.tokenizer, recipe.perceptual.perceptual_weight, perceptual, adversary)
 
 
 def prepare_image(item: dict, rng: np.random.Generator) -> dict:

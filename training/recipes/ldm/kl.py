@@ -19,10 +19,11 @@ from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.previews import reconstructions
 from t2i.training.recipes.discriminator import DiscriminatorConfig
+from t2i.training.recipes.perceptual import PerceptualConfig
 from t2i.training.task import Task
 
 autoencoder_options = partial(model_options, make_autoencoder, exclude=("image_size",))
-objective_options = partial(model_options, KLObjective, exclude=("adversary",))
+objective_options = partial(model_options, KLObjective, exclude=("perceptual_weight", "perceptual", "adversary"))
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class KLRecipe:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelOptions = field(default_factory=autoencoder_options)
     objective: ModelOptions = field(default_factory=objective_options)
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -77,7 +79,11 @@ class KLTask(Task):
         autoencoder = model.build(image_size=size)
         side = size // stride_of(autoencoder)
         self.prepare = PrepareImageAndNoise((model.latent_channels, side, side))
-        self.model = recipe.objective.build(autoencoder, adversary=recipe.discriminator.adversary())
+        perceptual, self.fingerprint = recipe.perceptual.open()
+        weight, adversary = recipe.perceptual.perceptual_weight, recipe.discriminator.adversary()
+        self.model = recipe.objective.build(
+            autoencoder, perceptual_weight=weight, perceptual=perceptual, adversary=adversary
+        )
 
     def loss(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
         return self.model.loss(to_tensor(images), noise)
