@@ -439,3 +439,21 @@ def test_the_tiny_recipe_trains_and_resumed_is_never_stopped(stage1, tmp_path):
     weights = [tmp_path / name / "checkpoint-2" / "state" / "model.safetensors" for name in ("whole", "parts")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert AutoPipeline.from_pretrained(folder)("a red cat", num_inference_steps=2).images[0].size == (64, 64)
+
+
+def test_a_run_initialised_from_dalles_prior_has_all_of_its_weights(stage1, tmp_path):
+    how = {"tokenizer": str(stage1), "max_train_steps": 1, "checkpointing_steps": 1, "validation_prompts": ("a cat",)}
+    prior = run(recipe("prior-toybox", tmp_path / "prior", TINY_PRIOR, **how))
+    given = AutoPipeline.from_pretrained(prior).prior.state_dict()
+    task = recipe("muse-toybox", tmp_path / "muse", TINY_PRIOR, **how, init_from=str(prior)).task()
+    for name, weight in task.model.state_dict().items():
+        expected = given[name]
+        assert torch.equal(weight[: len(expected)], expected), name
+    assert len(task.model.image_tokens.weight) == len(given["image_tokens.weight"]) + 1
+    for other, model, why in (
+        (prior, {**TINY_PRIOR, "width": 16}, "other sizes"),
+        (Path("toybox/ldm"), TINY_PRIOR, "no transformer over image tokens"),
+        (Path("toybox/dalle"), TINY_PRIOR, "another image tokenizer"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            recipe("muse-toybox", tmp_path / "muse", model, **how, init_from=str(other)).task()

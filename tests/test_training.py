@@ -31,12 +31,14 @@ from t2i.training.loop import NonFiniteLoss, learning_rate
 from t2i.training.recipes import RECIPES
 
 TINY_VQVAE = {"channels": (8, 8, 16), "encoder_blocks": (0, 0, 0), "decoder_blocks": (0, 0, 0), "codebook_size": 64}
+TINY_VQVAE |= {"patch": 2}
 TINY_PRIOR = {"width": 32, "layers": 1, "heads": 2}
 
 
 def recipe(name: str, folder: Path, model: dict, **options):
     """The recipe's tiny preset, made even smaller."""
     tiny = RECIPES[name]("tiny")
+    tiny = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, image_size=64))
     loop = {"max_train_steps": 6, "train_batch_size": 4, "checkpointing_steps": 3, "dataloader_num_workers": 0}
     own = {f.name for f in dataclasses.fields(tiny)} & options.keys()
     loop |= {k: v for k, v in options.items() if k not in own}

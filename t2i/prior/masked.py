@@ -18,7 +18,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from t2i.nn.attention import SelfAttention
-from t2i.prior.transformer import Block, CodeTransformer, initialise, place_padding
+from t2i.prior.transformer import Block, CodeTransformer, TextImageTransformer, initialise, place_padding
 
 MEAN_MASK_RATIO = 2 / math.pi  # ∫ cos(π r / 2) dr over [0, 1]
 
@@ -102,6 +102,19 @@ class MaskedTransformer(CodeTransformer, ModelMixin, ConfigMixin):
         total = (per_code * masked).sum()
         expected = MEAN_MASK_RATIO * codes.numel()
         return {"loss": total / expected, "masked": total.detach() / masked.sum().clamp(min=1)}
+
+
+def copy_from_causal(causal: TextImageTransformer, masked: MaskedTransformer) -> None:
+    """Copy the weights of an autoregressive prior over the same tokens; only the embedding of the mask stays.
+
+    Raises ValueError if sizes differ.
+    """
+    given, own = causal.state_dict(), masked.state_dict()
+    given["image_tokens.weight"] = torch.cat([given["image_tokens.weight"], own["image_tokens.weight"][-1:]])
+    try:
+        masked.load_state_dict({name: given[name] for name in own})
+    except (KeyError, RuntimeError) as error:
+        raise ValueError("the prior has other sizes than this transformer; give both the same") from error
 
 
 def mask_ratio(r: float) -> float:

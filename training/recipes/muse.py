@@ -9,10 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from t2i.pipelines.muse import MusePipeline
-from t2i.prior.masked import MaskedTransformer, random_mask
+from t2i.prior.masked import MaskedTransformer, copy_from_causal, random_mask
+from t2i.prior.transformer import TextImageTransformer
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.dalle.prior import PreparePair, PriorRecipe, PriorTask, prior_loop
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
+from t2i.weights import digest
 
 masked_options = partial(model_options, MaskedTransformer, exclude=("grid_size", "attention_backend"))
 
@@ -52,6 +54,12 @@ class MuseTask(PriorTask):
     ) -> dict[str, Tensor]:
         """Takes the output of PrepareMasked."""
         return self.model.loss(text, self.codes_of(images, codes), masked)
+
+    def copy_weights(self, prior: TextImageTransformer | MaskedTransformer, name: str) -> str:
+        if isinstance(prior, MaskedTransformer):
+            return super().copy_weights(prior, name)
+        copy_from_causal(prior, self.model)
+        return digest(prior)
 
     def pipeline(self) -> MusePipeline:
         return MusePipeline(self.tokenizer, self.model, self.image_tokenizer)

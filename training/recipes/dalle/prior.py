@@ -13,7 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 from t2i.checks import check_whole
 from t2i.images import to_tensor
+from t2i.pipelines.codes import CodePipeline
 from t2i.pipelines.dalle import DallePipeline
+from t2i.pipelines.loading.auto import AutoPipeline
+from t2i.prior.masked import MaskedTransformer
 from t2i.prior.transformer import TextImageTransformer
 from t2i.processes import this_process
 from t2i.text.bpe import encode, train_bpe
@@ -25,7 +28,7 @@ from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.encodings import Encoding, cached_encodings
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.training.recipes.text.base import learn_tokenizer
-from t2i.weights import digest, tokenizer_digest
+from t2i.weights import copy_weights, digest, tokenizer_digest
 
 prior_options = partial(model_options, TextImageTransformer, exclude=("grid_size", "attention_backend"))
 
@@ -38,6 +41,9 @@ class PriorRecipe:
     """Folder of the trained image tokenizer (stage 1)."""
     caption_dropout: float = 0.1
     """Fraction of samples trained without caption, for classifier-free guidance."""
+    init_from: str | None = None
+    """Pipeline over the same tokens to initialise the transformer from, such as another run's `latest`; by default it
+    is initialised at random. Muse can start from DALL·E's."""
     validation_prompts: tuple[str, ...] = ()
     """Prompts of the images generated at each checkpoint; without any, the first captions of the data."""
     cache: str | None = "none"
@@ -107,6 +113,25 @@ class PriorTask(GenerativeTask):
             image_vocab_size=self.image_tokenizer.codebook_size,
             grid_size=self.image_tokenizer.grid_size,
         )
+        if recipe.init_from:
+            self.fingerprint["init_from_sha256"] = self._initialise(recipe.init_from)
+
+    def _initialise(self, name: str) -> str:
+        """Copy the transformer of a pipeline over the same tokens; returns its digest. Raises ValueError for others."""
+        pipe = AutoPipeline.from_pretrained(name)
+        if not isinstance(pipe, CodePipeline):
+            raise ValueError(f"{name} holds a {type(pipe).__name__}, which has no transformer over image tokens")
+        tokens = digest(pipe.image_tokenizer), tokenizer_digest(pipe.tokenizer)
+        if tokens != (self.fingerprint["image_tokenizer_sha256"], self.fingerprint["text_tokenizer_sha256"]):
+            raise ValueError(
+                f"{name} has another image tokenizer, or another text vocabulary, than this run: give the --tokenizer "
+                "and the --data that it was trained with, or leave out --init-from"
+            )
+        return self.copy_weights(pipe.prior, name)
+
+    def copy_weights(self, prior: TextImageTransformer | MaskedTransformer, name: str) -> str:
+        """Copy the weights of a pipeline's transformer; returns their digest. Raises ValueError if sizes differ."""
+        return copy_weights(prior, self.model, name)
 
     def loss(self, text: Tensor, images: Tensor | None = None, codes: Tensor | None = None) -> dict[str, Tensor]:
         """Takes the output of PreparePair."""
