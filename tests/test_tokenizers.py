@@ -327,6 +327,17 @@ def test_the_tiny_recipe_trains_and_resumes_as_if_never_stopped(name, tmp_path, 
             train("parts", 6, resume="latest")
 
 
+def test_a_run_initialised_from_another_has_all_of_its_weights(tmp_path):
+    recipe = RECIPES["fsq-toybox"]("tiny")
+    given = recipe.model.build(image_size=recipe.data.image_size)
+    given.save_pretrained(tmp_path / "given")
+    task = dataclasses.replace(recipe, init_from=str(tmp_path / "given")).task()
+    assert all(torch.equal(x, given.state_dict()[n]) for n, x in task.model.state_dict().items())
+    assert task.fingerprint["init_from_sha256"]
+    with pytest.raises(ValueError, match="other sizes"):
+        dataclasses.replace(RECIPES["vqvae-toybox"]("tiny"), init_from=str(tmp_path / "given")).task()
+
+
 def test_the_perceptual_network_is_no_part_of_what_is_trained_and_saved(features):
     model = objective(perceptual=PerceptualLoss(features))
     assert not any("perceptual" in name for name in model.state_dict())

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from t2i.images import to_tensor
+from t2i.tokenizers.auto import open_image_tokenizer
 from t2i.tokenizers.base import ImageTokenizer
 from t2i.tokenizers.dvae import DiscreteVAE
 from t2i.tokenizers.fsq import FSQVAE
@@ -23,6 +24,7 @@ from t2i.training.previews import reconstructions
 from t2i.training.recipes.discriminator import DiscriminatorConfig
 from t2i.training.recipes.perceptual import PerceptualConfig
 from t2i.training.task import Task
+from t2i.weights import copy_weights
 
 vqvae_options = partial(model_options, VQVAE, exclude=("image_size", "edge_weight", "codebook_decay"))
 fsq_options = partial(model_options, FSQVAE, exclude=("image_size", "edge_weight"))
@@ -37,6 +39,9 @@ class TokenizerRecipe:
     """Options of `t2i train vqvae-toybox`, `fsq-toybox` and `dvae-toybox`."""
 
     data: DataConfig = field(default_factory=DataConfig)
+    init_from: str | None = None
+    """Image tokenizer of the same kind and sizes to initialise from, such as another run's `latest`; by default weights
+    are random."""
     model: ModelOptions = field(default_factory=vqvae_options)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -126,6 +131,10 @@ class TokenizerTask(Task):
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
         self.tokenizer: ImageTokenizer = recipe.model.build(image_size=recipe.data.image_size)
         self.model = self.tokenizer
+        self.fingerprint = {}
+        if recipe.init_from:
+            other = open_image_tokenizer(recipe.init_from)
+            self.fingerprint["init_from_sha256"] = copy_weights(other, self.tokenizer, recipe.init_from)
 
     def loss(self, images: Tensor) -> dict[str, Tensor]:
         return self.model.loss(to_tensor(images))
@@ -143,7 +152,8 @@ class VQGANTask(TokenizerTask):
 
     def __init__(self, recipe: VQGANRecipe):
         super().__init__(recipe)
-        perceptual, self.fingerprint = recipe.perceptual.open()
+        perceptual, network = recipe.perceptual.open()
+        self.fingerprint |= network
         adversary = recipe.discriminator.adversary()
         self.model = VQGANObjective(self.tokenizer, recipe.perceptual.perceptual_weight, perceptual, adversary)
 
