@@ -110,8 +110,8 @@ def copy_from_causal(causal: TextImageTransformer, masked: MaskedTransformer) ->
     Raises ValueError if sizes differ.
     """
     given, own = causal.state_dict(), masked.state_dict()
-    given["image_tokens.weight"] = torch.cat([given["image_tokens.weight"], own["image_tokens.weight"][-1:]])
     try:
+        given["image_tokens.weight"] = torch.cat([given["image_tokens.weight"], own["image_tokens.weight"][-1:]])
         masked.load_state_dict({name: given[name] for name in own})
     except (KeyError, RuntimeError) as error:
         raise ValueError("the prior has other sizes than this transformer; give both the same") from error

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from t2i.checks import check_whole
 from t2i.images import to_tensor
+from t2i.notes import with_article
 from t2i.pipelines.codes import CodePipeline
 from t2i.pipelines.dalle import DallePipeline
 from t2i.pipelines.loading.auto import AutoPipeline
@@ -120,7 +121,9 @@ class PriorTask(GenerativeTask):
         """Copy the transformer of a pipeline over the same tokens; returns its digest. Raises ValueError for others."""
         pipe = AutoPipeline.from_pretrained(name)
         if not isinstance(pipe, CodePipeline):
-            raise ValueError(f"{name} holds a {type(pipe).__name__}, which has no transformer over image tokens")
+            raise ValueError(
+                f"{name} holds {with_article(type(pipe).__name__)}, which has no transformer over image tokens"
+            )
         tokens = digest(pipe.image_tokenizer), tokenizer_digest(pipe.tokenizer)
         if tokens != (self.fingerprint["image_tokenizer_sha256"], self.fingerprint["text_tokenizer_sha256"]):
             raise ValueError(
