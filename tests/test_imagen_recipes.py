@@ -21,11 +21,13 @@ from PIL import Image
 from test_training import command, losses
 from test_training import recipe as tiny_recipe
 from torch import nn
+from transformers import BertConfig, BertModel
 
 from t2i.data.image_file import square
 from t2i.data.sources import open_source
 from t2i.data.splits import Part
 from t2i.data.toybox_v1 import Toybox, export
+from t2i.diffusion.conditioning import encoder_of
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.pipelines import AutoPipeline, ImagenPipeline
 from t2i.text.encoders import open_text_encoder
@@ -192,6 +194,26 @@ def test_a_clip_can_be_the_text_encoder(base, tmp_path):
     _, clip = diffusion_parts.save_stages(tmp_path)
     pipe = AutoPipeline.from_pretrained(run(base(tmp_path / "run", text_encoder=clip)))
     assert pipe("a red cat", num_inference_steps=2).images[0].size == (8, 8)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_bert_can_be_the_text_encoder_of_captions_of_any_length(base, encoder, tmp_path, together):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    tokenizer = open_text_encoder(encoder).tokenizer
+    bert = BertModel(BertConfig(**sizes, vocab_size=len(tokenizer), max_position_embeddings=diffusion_parts.LENGTH))
+    for part in (bert, tokenizer):
+        part.save_pretrained(tmp_path / "bert")
+    options = {"text_encoder": str(tmp_path / "bert"), "text_length": 5, "train_text_encoder": together}
+    pipe = AutoPipeline.from_pretrained(run(base(tmp_path / "run", **options)))
+    assert isinstance(pipe.text_encoder, BertModel)
+    images = [
+        pipe(text, num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+        for text in ("a red cat", "a blue car")
+    ]
+    assert images[0].tobytes() != images[1].tobytes()
+    assert encoder_of(pipe.text_encoder, pipe.tokenizer).length == 5, "the pipeline truncates as in training"
+    with pytest.raises(ValueError, match=f"at most {diffusion_parts.LENGTH} tokens, not 99"):
+        base(tmp_path / "run", **options | {"text_length": 99}).task()
 
 
 @pytest.mark.slow

