@@ -30,8 +30,8 @@ class EvalConfig(SamplingOptions):
     two_sample, and for clip_score without --clip."""
     prompts: str = "toybox-v1"
     """Prompts to generate from: 'toybox' (all categories), 'toybox/CATEGORY', 'ladder' (prompts of 1 to 10 facts),
-    'ladder/N', 'lecture'; 'toybox-v1', 'toybox-v1/CATEGORY', 'basic', 'lecture-v1'; a file with a prompt per line, a
-    table (.jsonl, .csv, .parquet), or a folder of captioned images."""
+    'ladder/N', 'lecture', 'new-words'; 'toybox-v1', 'toybox-v1/CATEGORY', 'basic', 'lecture-v1'; a file with a prompt
+    per line, a table (.jsonl, .csv, .parquet), or a folder of captioned images."""
     num_images: int | None = None
     """Maximum number of images to generate, spread evenly over a suite's categories; for a likelihood, number of test
     images. Default: 500, for an unconditional model 1000."""

@@ -14,6 +14,7 @@ from t2i.data.toybox.description import Thing, can
 from t2i.data.toybox.facts import facts, relation_fact
 from t2i.data.toybox.kinds import KINDS
 from t2i.data.toybox.parser import corrected, parse, vocabulary
+from t2i.data.toybox.prompts import NEW_COLOURS, NEW_KINDS, NEW_WORDS, new_words_prompt
 from t2i.data.toybox.scene import FAMILIES, Scene
 
 LECTURE = {  # the prompts of the lecture on text-to-image models, and what they state
@@ -91,6 +92,19 @@ def test_every_caption_is_understood(family):
         made = caption(scene, rng)
         assert stated(made.text) == made.stated, made.text
         assert {fact for fact in made.stated if fact[0] != "without"} <= facts(scene), made.text
+
+
+@pytest.mark.parametrize("category", NEW_WORDS)
+def test_new_words_are_in_no_caption_and_mean_what_is_judged(category):
+    known = {**NEW_KINDS, **NEW_COLOURS}
+    for i in range(100):
+        prompt = new_words_prompt(category, np.random.default_rng((7, i)))
+        new = [word for word in prompt.text.split() if word in known]
+        assert len(new) == sum(NEW_WORDS[category])
+        assert set(new) <= set(parse(prompt.text).unknown)
+        said = " ".join(known.get(word, word) for word in prompt.text.split())
+        assert stated(re.sub("^(a|an) ", "", said)) == facts(prompt.scene) >= prompt.judged
+        assert len(prompt.judged) == len(new)
 
 
 def test_held_out_phrasings_are_understood_and_never_trained_on():

@@ -11,7 +11,9 @@ from t2i.checks import check_choice, check_whole
 from t2i.data.toybox.attributes import COLOURS, TEXTURES
 from t2i.data.toybox.captions import caption
 from t2i.data.toybox.facts import Fact, facts
-from t2i.data.toybox.scene import Scene
+from t2i.data.toybox.scene import Scene, Thing
+from t2i.data.toybox.split import held_out
+from t2i.data.toybox.words import article
 
 MOST_ATOMS = 10
 
@@ -30,6 +32,56 @@ LECTURE: tuple[str, ...] = (
     "a cat sitting on a suitcase on the floor",
     "a penguin riding a wave on a yellow surfboard",
 )
+
+
+# Words that no caption of toybox has, and the kind or colour that they mean. Only a text encoder that was trained on
+# other texts can know them.
+NEW_KINDS = {
+    "recliner": "armchair",
+    "goblet": "cup",
+    "valise": "suitcase",
+    "knapsack": "backpack",
+    "blouse": "shirt",
+    "cabin": "house",
+    "cheeseburger": "burger",
+    "fungus": "mushroom",
+    "oak": "tree",
+    "stallion": "horse",
+    "tabby": "cat",
+    "goldfish": "fish",
+    "hound": "dog",
+    "tyrannosaur": "dinosaur",
+    "grizzly": "bear",
+    "ghoul": "zombie",
+    "droid": "robot",
+    "sedan": "car",
+    "stool": "chair",
+    "desk": "table",
+    "lantern": "lamp",
+    "novel": "book",
+    "fedora": "hat",
+    "parasol": "umbrella",
+    "ukulele": "guitar",
+    "parcel": "gift",
+    "flask": "bottle",
+    "yacht": "boat",
+    "aircraft": "aeroplane",
+    "tulip": "flower",
+}
+NEW_COLOURS = {
+    "ruby": "red",
+    "jade": "green",
+    "cobalt": "blue",
+    "canary": "yellow",
+    "lilac": "purple",
+    "fuchsia": "pink",
+    "mahogany": "brown",
+    "ebony": "black",
+    "ivory": "white",
+    "silver": "gray",
+}
+# {category: (whether the kind, whether the colour is called by a new word)}
+NEW_WORDS = {"new kind": (True, False), "new colour": (False, True), "new kind and colour": (True, True)}
 
 
 @dataclass(frozen=True)
@@ -121,6 +173,24 @@ def lecture_prompt(i: int, rng: np.random.Generator) -> ScenePrompt:
     """Prompt i of the lecture, with the scene that it describes; `rng` determines its positions."""
     scene = replace(Scene.from_caption(LECTURE[i]), jitter_seed=int(rng.random() * 2**31))
     return ScenePrompt(LECTURE[i], scene, judged_facts(scene))
+
+
+def new_words_prompt(category: str, rng: np.random.Generator) -> ScenePrompt:
+    """A prompt for one thing of one colour in a category of NEW_WORDS, "a ruby cat", and the scene that it means.
+
+    Judged are the facts that are called by new words. The combination of kind and colour is not held out.
+    """
+    kind_is_new, colour_is_new = NEW_WORDS[category]
+    while True:
+        word, kind = list(NEW_KINDS.items())[rng.integers(len(NEW_KINDS))]
+        shade, colour = list(NEW_COLOURS.items())[rng.integers(len(NEW_COLOURS))]
+        if not held_out("pair", colour, kind):
+            break
+    text = article(f"{shade if colour_is_new else colour} {word if kind_is_new else kind}")
+    scene = Scene((Thing(kind, colour),), jitter_seed=int(rng.random() * 2**31))
+    judged = {("kind", kind)} if kind_is_new else set()
+    judged |= {("attribute", kind, colour)} if colour_is_new else set()
+    return ScenePrompt(text, scene, frozenset(judged))
 
 
 def judged_facts(scene: Scene) -> frozenset[Fact]:
