@@ -1,0 +1,137 @@
+"""Kill a training run at random moments and compare its weights with those of a run that nothing disturbed:
+`python scripts/kill_runs.py`.
+
+A training of `--steps` steps is run once as it is. Then the same is started again and again: its processes are killed
+(SIGKILL) at a random moment, and it is resumed, until `--kills` kills have been survived; then it is left to finish.
+Three in four kills come while it trains or writes a checkpoint, the others at any moment from its start on. Exits with
+an error unless every tensor of both last checkpoints, the state of the optimizer included, is equal bit for bit.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from t2i.arguments import parse
+from t2i.checks import UsageError
+from t2i.cli_errors import exit_on_bad_input
+from t2i.manifest import checkpoints
+
+POLL = 0.005  # seconds
+ERRORS = "errors.txt"  # what the newest process printed
+
+
+@dataclass(frozen=True)
+class KillRuns:
+    recipe: str = "vae"
+    """Recipe, of which the tiny preset is trained."""
+    kills: int = 100
+    """Number of kills."""
+    steps: int = 2_000
+    """Number of training steps."""
+    checkpointing_steps: int = 20
+    """Number of steps between checkpoints."""
+    seed: int = 0
+    """Seed of the moments."""
+    out: Path = Path("runs/kill-runs")
+    """Folder of both runs, whole/ and killed/, which are removed if they exist."""
+
+    def __post_init__(self) -> None:
+        if min(self.kills, self.steps, self.checkpointing_steps) < 1:
+            raise ValueError("kills, steps and checkpointing-steps must be at least 1")
+
+
+def main(args: Sequence[str]) -> None:
+    ask = parse(KillRuns(), args, prog="kill_runs.py", description=__doc__)
+    started = time.perf_counter()
+    whole, killed = ask.out / "whole", ask.out / "killed"
+    for run in (whole, killed):
+        shutil.rmtree(run, ignore_errors=True)
+    process = start(ask, whole)
+    startup = wait_for_step(process, whole, 0)
+    training = finish(process, ask.out)
+    per_kill = training / ask.kills  # then the kills are spread over the whole run
+    rng = random.Random(ask.seed)
+    for i in tqdm(range(ask.kills), unit="kill"):
+        logged = log_size(killed)
+        process = start(ask, killed)
+        if i % 4 == 3:
+            time.sleep(rng.uniform(0, startup))
+        else:
+            wait_for_step(process, killed, logged)
+            time.sleep(rng.uniform(0, 2 * per_kill))
+        if process.poll() is not None:
+            finish(process, ask.out)
+            raise UsageError(f"the run finished after {i} kills: give fewer --kills, or more --steps")
+        os.killpg(process.pid, signal.SIGKILL)  # data workers too
+        process.wait()
+    finish(start(ask, killed), ask.out)
+    compared = compare(checkpoints(whole)[-1], checkpoints(killed)[-1])
+    seconds = time.perf_counter() - started
+    print(f"{ask.kills} kills in {seconds:.0f} s: all {compared} files of tensors are those of the undisturbed run")
+
+
+def start(ask: KillRuns, run: Path) -> subprocess.Popen:
+    """Start training in a session of its own, or resume it if there is a checkpoint."""
+    options = {"--output-dir": run, "--max-train-steps": ask.steps, "--checkpointing-steps": ask.checkpointing_steps}
+    options |= {"--report-to": "none"} | ({"--resume": "latest"} if run.is_dir() and checkpoints(run) else {})
+    command = [sys.executable, "-m", "t2i.training", ask.recipe, "--preset", "tiny"]
+    command += [str(part) for option in options.items() for part in option]
+    ask.out.mkdir(parents=True, exist_ok=True)
+    with (ask.out / ERRORS).open("wb") as errors:
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
+
+
+def wait_for_step(process: subprocess.Popen, run: Path, logged: int) -> float:
+    """Wait until a run has logged a step that it had not when its log had `logged` bytes, or has ended.
+
+    Returns:
+        the seconds that it took.
+    """
+    started = time.perf_counter()
+    while process.poll() is None and log_size(run) <= logged:
+        time.sleep(POLL)
+    return time.perf_counter() - started
+
+
+def log_size(run: Path) -> int:
+    """Bytes of the run's log of steps, 0 if there is none."""
+    path = run / "metrics.jsonl"
+    return path.stat().st_size if path.exists() else 0
+
+
+def finish(process: subprocess.Popen, out: Path) -> float:
+    """Wait for the end; returns the seconds until then. Raises UsageError with the message of a run that failed."""
+    started = time.perf_counter()
+    if process.wait():
+        raise UsageError(f"training failed: {last_line(out / ERRORS)}")
+    return time.perf_counter() - started
+
+
+def last_line(path: Path) -> str:
+    lines = path.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it printed nothing"
+
+
+def compare(whole: Path, killed: Path) -> int:
+    """Number of files of tensors, all equal. Raises UsageError, naming the first that is not."""
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*.safetensors"))
+    for file in files:
+        if not (killed / file).is_file() or (whole / file).read_bytes() != (killed / file).read_bytes():
+            raise UsageError(f"{killed / file} differs from that of the undisturbed run")
+    return len(files)
+
+
+if __name__ == "__main__":
+    with exit_on_bad_input():
+        main(sys.argv[1:])
