@@ -307,7 +307,7 @@ def test_the_swap_test_has_the_same_noise_and_shows_what_the_model_uses():
 
 def test_the_table_shows_the_means():
     errors = {RIGHT: torch.full((10, 4), 0.5), "captions of other images": torch.full((10, 4), 0.55)}
-    scores = scores_of(errors, 1000)
+    scores = scores_of(errors, bins(1000))
     assert scores["loss"] == pytest.approx({RIGHT: 0.5, "captions of other images": 0.55})
     assert scores["timesteps"] == list(range(0, 1000, 100)) and scores["images"] == 4
     lines = table_of(scores).splitlines()
@@ -320,7 +320,7 @@ def test_a_checkpoint_has_scores_and_prints_them(sr, tmp_path, capsys):
     scores = json.loads((folder / "scores.json").read_text())["held_out"]
     rows = [RIGHT, "captions of other images", "other low-resolution images"]
     assert list(scores["loss"]) == rows and [len(x) for x in scores["loss_by_timestep"].values()] == [10] * 3
-    assert "held-out loss, t from" in capsys.readouterr().out
+    assert "held-out loss, timestep from" in capsys.readouterr().out
 
 
 def test_held_out_images_are_not_trained_on(base, tmp_path):

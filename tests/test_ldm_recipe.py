@@ -26,6 +26,7 @@ from t2i.pipelines import AutoPipeline, LatentDiffusionPipeline
 from t2i.text.encoders import open_text_encoder
 from t2i.training.cli import run
 from t2i.training.config import DataConfig
+from t2i.training.held_out import errors_by_timestep, loaded
 from t2i.training.recipes.encodings import CachedEncodings, cached_encodings
 from t2i.training.recipes.ldm.base import PrepareLatent
 from t2i.training.recipes.ldm.denoiser import ldm_toybox, load_autoencoder
@@ -328,3 +329,26 @@ def test_contradictory_options_raise():
     ):
         with pytest.raises(ValueError, match=says):
             dataclasses.replace(ldm_toybox("tiny"), **wrong)
+
+
+# --- the held-out loss ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_checkpoint_has_its_held_out_loss_by_timestep(ldm, tmp_path, together, capsys):
+    made = ldm(tmp_path / "run", held_out_images=6, train_text_encoder=together)
+    scores = json.loads((run(made) / "scores.json").read_text())["held_out"]
+    assert "held-out loss, timestep from" in capsys.readouterr().out
+    assert scores["images"] == 6 and {len(x) for x in scores["loss_by_timestep"].values()} == {10}
+    pipe, task = AutoPipeline.from_pretrained(tmp_path / "run"), made.task()
+    images, captions = loaded(task.held_out)
+    latents, _ = latents_of(pipe.vae, images)
+    states = open_text_encoder(tmp_path / "run" / "latest").encode(captions).states
+    errors = errors_by_timestep(task.objective, pipe.unet, latents, {"states": states})
+    assert scores["loss"]["right conditions"] == pytest.approx(errors.mean().item(), rel=1e-3)
+
+
+def test_without_held_out_images_there_are_no_scores(ldm, tmp_path):
+    assert not (run(ldm(tmp_path / "run", held_out_images=0)) / "scores.json").exists()
+    with pytest.raises(ValueError, match="held_out_images must be at least 2, not 1"):
+        ldm(tmp_path / "run", held_out_images=1)

@@ -12,11 +12,15 @@ from PIL import Image
 from test_training import TINY_PRIOR, losses, recipe, vqvae_recipe
 
 from t2i.cli import main
+from t2i.files import read_json
+from t2i.images import to_tensor
 from t2i.pipelines import AutoPipeline, MusePipeline
 from t2i.prior.masked import MaskedTransformer, mask_ratio, random_mask
 from t2i.prior.parallel_decoding import fix_codes, guidance_at, halton_order, num_masked
 from t2i.prior.sampling import exponential_noise
+from t2i.text.bpe import encode
 from t2i.training.cli import run
+from t2i.training.held_out import RIGHT, loaded
 
 PROMPTS = ["a red cat", "a blue car on top of a tree"]
 N, K = 16, 32
@@ -439,6 +443,20 @@ def test_the_tiny_recipe_trains_and_resumed_is_never_stopped(stage1, tmp_path):
     weights = [tmp_path / name / "checkpoint-2" / "state" / "model.safetensors" for name in ("whole", "parts")]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     assert AutoPipeline.from_pretrained(folder)("a red cat", num_inference_steps=2).images[0].size == (64, 64)
+
+
+def test_the_held_out_loss_with_everything_masked_is_that_of_training(stage1, tmp_path):
+    how = {"tokenizer": str(stage1), "max_train_steps": 1, "checkpointing_steps": 1, "validation_prompts": ("a cat",)}
+    made = recipe("muse-toybox", tmp_path / "muse", TINY_PRIOR, **how, held_out_images=4)
+    scores = read_json(run(made) / "scores.json")["held_out"]
+    pipe = AutoPipeline.from_pretrained(tmp_path / "muse")
+    images, captions = loaded(made.task().held_out)
+    codes = pipe.image_tokenizer.encode(to_tensor(images)).flatten(1)
+    text = encode(pipe.tokenizer, captions, pipe.prior.config.text_length).ids
+    with torch.no_grad():
+        expected = pipe.prior.loss(text, codes, torch.ones_like(codes, dtype=torch.bool))["masked"]
+    assert scores["mask_ratios"][-1] == 1
+    assert scores["loss_by_mask_ratio"][RIGHT][-1] == pytest.approx(expected.item(), abs=1e-4)
 
 
 def test_a_run_initialised_from_dalles_prior_has_all_of_its_weights(stage1, tmp_path):

@@ -22,10 +22,14 @@ from PIL import Image
 from t2i.data.sampling import NumberBatches
 from t2i.data.sources import open_source
 from t2i.data.toybox_v1 import export
+from t2i.files import read_json
+from t2i.images import to_tensor
 from t2i.pipelines import AutoPipeline
+from t2i.text.bpe import encode
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.cli import run
 from t2i.training.config import LoopConfig
+from t2i.training.held_out import RIGHT, loaded
 from t2i.training.log import plot_curves
 from t2i.training.loop import NonFiniteLoss, learning_rate
 from t2i.training.recipes import RECIPES
@@ -40,7 +44,9 @@ def recipe(name: str, folder: Path, model: dict, **options):
     tiny = RECIPES[name]("tiny")
     tiny = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, image_size=64))
     loop = {"max_train_steps": 6, "train_batch_size": 4, "checkpointing_steps": 3, "dataloader_num_workers": 0}
-    own = {f.name for f in dataclasses.fields(tiny)} & options.keys()
+    fields = {f.name for f in dataclasses.fields(tiny)}
+    options = ({"held_out_images": 2} if "held_out_images" in fields else {}) | options
+    own = fields & options.keys()
     loop |= {k: v for k, v in options.items() if k not in own}
     return dataclasses.replace(
         tiny,
@@ -82,6 +88,24 @@ def test_checkpoints_open_with_from_pretrained(trained_vqvae, prior_recipe, tmp_
     assert {".safetensors", ".png", ".jsonl"} <= kept
     assert (tmp_path / "prior" / "samples" / "step-000006.png").is_file()
     assert (tmp_path / "prior" / "curves.png").is_file()
+
+
+def test_the_held_out_loss_of_a_prior_is_that_of_its_training(prior_recipe, tmp_path, capsys):
+    """By row of the image; with the captions of other images it is another."""
+    made = prior_recipe(tmp_path / "prior", held_out_images=5)
+    scores = read_json(run(made) / "scores.json")["held_out"]
+    assert "held-out loss, row from" in capsys.readouterr().out
+    pipe = AutoPipeline.from_pretrained(tmp_path / "prior")
+    images, captions = loaded(made.task().held_out)
+    assert scores["images"] == len(captions) == 5 and scores["rows"] == [0, 2, 4, 6]
+    codes = pipe.image_tokenizer.encode(to_tensor(images)).flatten(1)
+    text = encode(pipe.tokenizer, captions, pipe.prior.config.text_length).ids
+    with torch.no_grad():
+        parts, other = pipe.prior.loss(text, codes), pipe.prior.loss(text.roll(1, 0), codes)
+    assert scores["loss"][RIGHT] == pytest.approx(parts["image"].item(), abs=1e-4)
+    assert scores["loss"]["captions of other images"] == pytest.approx(other["image"].item(), abs=1e-4)
+    assert scores["captions"] == pytest.approx(parts["text"].item(), abs=1e-4)
+    assert not (run(prior_recipe(tmp_path / "none", held_out_images=0)) / "scores.json").exists()
 
 
 def test_curves_show_a_metric_that_some_steps_lack(tmp_path):

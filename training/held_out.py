@@ -1,27 +1,37 @@
-"""Held-out loss of a denoiser by timestep, and the swap test: the loss with conditions of other images.
+"""Held-out loss by timestep, row or mask ratio, and the swap test: the loss with conditions of other images.
 
 A model that ignores a condition has the same loss with that of another image.
 
-Shapes: N images · C channels · h, w sides of what is denoised · K bins of timesteps
+Shapes: N images · C channels · h, w sides of what is denoised · K bins of timesteps, rows or mask ratios
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
+from t2i.checks import check_whole
 from t2i.data.sources import Source
 from t2i.data.splits import TEST_SEED, Part
 from t2i.data.toybox.dataset import SceneDataset
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.tables import format_table
+from t2i.training.task import Evaluation
 
 BINS = 10
 BATCH = 32  # images per forward pass
 RIGHT = "right conditions"
+
+
+def check_held_out(num: int) -> None:
+    """Raise ValueError for a number of held-out images that is neither 0 nor at least 2, which the swap test needs."""
+    if num != 0:
+        check_whole("held_out_images", num, least=2)
 
 
 def split_held_out(source: Source, num: int) -> tuple[Source, Source]:
@@ -29,12 +39,20 @@ def split_held_out(source: Source, num: int) -> tuple[Source, Source]:
 
     Raises ValueError for fewer than 3 items: the swap test needs two.
     """
+    if num == 0:
+        return source, Part(source, 0, 0)
     if isinstance(source, SceneDataset):
         return source, type(source)("train", source.size, TEST_SEED, num)
     count = max(2, min(num, len(source) // 20))
     if len(source) <= count:
         raise ValueError(f"{len(source)} images are too few: there must be one to train on and two to hold out")
     return Part(source, 0, len(source) - count), Part(source, len(source) - count, len(source))
+
+
+def loaded(source: Source) -> tuple[Tensor, list[str]]:
+    """All items of a source: images, uint8 (N, S, S, 3), and captions."""
+    items = [source[i] for i in range(len(source))]
+    return torch.from_numpy(np.stack([item["image"] for item in items])), [item["text"] for item in items]
 
 
 @torch.no_grad()
@@ -62,9 +80,9 @@ def errors_by_timestep(
     return torch.stack(found)
 
 
-def bins(num_train_timesteps: int) -> list[int]:
-    """The first timestep of each of ten equal bins."""
-    return sorted({i * num_train_timesteps // BINS for i in range(BINS)})
+def bins(total: int, count: int = BINS) -> list[int]:
+    """The first timestep (or row) of each of `count` bins, as equal as can be; at most `total`."""
+    return sorted({i * total // count for i in range(count)})
 
 
 def swap_test(
@@ -83,23 +101,34 @@ def swap_test(
     return found
 
 
-def scores_of(errors: Mapping[str, Tensor], num_train_timesteps: int) -> dict:
-    """Plain data for scores.json: the means of the errors (K, N) by bin and over all bins."""
+def scores_of(errors: Mapping[str, Tensor], starts: Sequence[float], by: str = "timestep") -> dict:
+    """Plain data for scores.json: the means of the errors (K, N) by bin and over all bins.
+
+    Args:
+        starts: where each bin begins.
+        by: what is binned.
+    """
     means = {name: table.mean(1).tolist() for name, table in errors.items()}
     return {
         "images": errors[RIGHT].shape[1],
-        "timesteps": bins(num_train_timesteps),
-        "loss_by_timestep": means,
+        f"{by}s": list(starts),
+        f"loss_by_{by}": means,
         "loss": {name: table.mean().item() for name, table in errors.items()},
     }
 
 
-def table_of(scores: Mapping) -> str:
+def printed(scores: dict, by: str = "timestep") -> Evaluation:
+    """Print `scores_of` as a table, and return them as an evaluation."""
+    tqdm.write(table_of(scores, by))
+    return Evaluation({"held_out": scores})
+
+
+def table_of(scores: Mapping, by: str = "timestep") -> str:
     """`scores_of` as a text table: a row for the right conditions and each swap, a column for each bin."""
     right = scores["loss"][RIGHT]
-    head = ["held-out loss, t from", *(f"{t}" for t in scores["timesteps"]), "mean", ""]
+    head = [f"held-out loss, {by.replace('_', ' ')} from", *(f"{start:g}" for start in scores[f"{by}s"]), "mean", ""]
     rows = []
-    for name, values in scores["loss_by_timestep"].items():
+    for name, values in scores[f"loss_by_{by}"].items():
         mean = scores["loss"][name]
         change = "" if name == RIGHT else f"{mean / right - 1:+.1%}"
         rows.append([name, *(f"{value:.4f}" for value in values), f"{mean:.4f}", change])

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from t2i.pipelines.muse import MusePipeline
 from t2i.prior.masked import MaskedTransformer, copy_from_causal, random_mask
 from t2i.prior.transformer import TextImageTransformer
+from t2i.training.held_out import BATCH
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.dalle.prior import PreparePair, PriorRecipe, PriorTask, prior_loop
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.weights import digest
+
+MASK_RATIOS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the held-out loss
 
 masked_options = partial(model_options, MaskedTransformer, exclude=("grid_size", "attention_backend"))
 
@@ -61,8 +67,29 @@ class MuseTask(PriorTask):
         copy_from_causal(prior, self.model)
         return digest(prior)
 
+    def errors(self, codes: Tensor) -> tuple[list[float], str, Callable[[Tensor], Tensor]]:
+        return list(MASK_RATIOS), "mask_ratio", partial(errors_by_mask_ratio, self.model, codes)
+
     def pipeline(self) -> MusePipeline:
         return MusePipeline(self.tokenizer, self.model, self.image_tokenizer)
+
+
+def errors_by_mask_ratio(model: MaskedTransformer, codes: Tensor, text: Tensor) -> Tensor:
+    """Codes (N, M) of images given texts (N, T) -> mean nats/token of the masked ones for each of MASK_RATIOS, (K, N).
+
+    The masks depend on the place of an image alone: with other texts they are the same.
+    """
+    rng, found = torch.Generator().manual_seed(0), []
+    for ratio in MASK_RATIOS:
+        order = torch.rand(codes.shape, generator=rng).argsort(1).to(codes.device)
+        masked = order < max(1, round(ratio * codes.shape[1]))  # a random permutation: as many in each image
+        errors = []
+        for t, c, m in zip(text.split(BATCH), codes.split(BATCH), masked.split(BATCH), strict=True):
+            logits = model(t, torch.where(m, model.mask_code, c)).transpose(1, 2).float()
+            per_code = F.cross_entropy(logits, c, reduction="none")
+            errors.append((per_code * m).sum(1) / m.sum(1))
+        found.append(torch.cat(errors).cpu())
+    return torch.stack(found)
 
 
 @dataclass(frozen=True)

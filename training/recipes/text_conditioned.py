@@ -24,6 +24,7 @@ from t2i.text.cache import CachedStates, cached_states
 from t2i.text.encoders import TextEncoder, open_text_encoder
 from t2i.training.config import DataConfig, LoopConfig, check_fraction
 from t2i.training.generative import GenerativeTask
+from t2i.training.held_out import check_held_out
 from t2i.training.recipes.encodings import CachedEncodings
 
 
@@ -42,6 +43,9 @@ class TextConditionedRecipe:
     """γ of min-SNR loss weighting; None weights all timesteps equally."""
     noise_offset: float = 0.0
     """Standard deviation of additional noise that is constant within each channel."""
+    held_out_images: int = 128
+    """Number of held-out images for the loss by timestep and the swap test at each checkpoint, at most a twentieth of
+    the data; 0: none."""
     validation_prompts: tuple[str, ...] = ()
     """Prompts of the images generated at each checkpoint; without any, the first captions of the data."""
     schedule: NoiseSchedule = field(default_factory=lambda: NoiseSchedule(beta_schedule="squaredcos_cap_v2"))
@@ -51,6 +55,7 @@ class TextConditionedRecipe:
     def __post_init__(self) -> None:
         check_fraction("caption_dropout", self.caption_dropout)
         check_whole("cached_images", self.cached_images)
+        check_held_out(self.held_out_images)
         self.objective()
 
     def objective(self) -> DiffusionObjective:

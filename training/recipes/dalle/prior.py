@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
 from t2i.checks import check_whole
@@ -25,11 +28,15 @@ from t2i.tokenizers.auto import REMEDY, open_image_tokenizer
 from t2i.tokenizers.base import ImageTokenizer
 from t2i.training.config import DataConfig, LoopConfig, check_fraction
 from t2i.training.generative import GenerativeTask
+from t2i.training.held_out import BATCH, bins, check_held_out, loaded, printed, scores_of, split_held_out, swap_test
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.encodings import Encoding, cached_encodings
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.training.recipes.text.base import learn_tokenizer
+from t2i.training.task import Evaluation
 from t2i.weights import copy_weights, digest, tokenizer_digest
+
+ROWS = 4  # bins of the held-out loss
 
 prior_options = partial(model_options, TextImageTransformer, exclude=("grid_size", "attention_backend"))
 
@@ -45,6 +52,9 @@ class PriorRecipe:
     init_from: str | None = None
     """Pipeline over the same tokens to initialise the transformer from, such as another run's `latest`; by default it
     is initialised at random. Muse can start from DALL·E's."""
+    held_out_images: int = 128
+    """Number of held-out images for the loss and the swap test at each checkpoint, at most a twentieth of the data; 0:
+    none."""
     validation_prompts: tuple[str, ...] = ()
     """Prompts of the images generated at each checkpoint; without any, the first captions of the data."""
     cache: str | None = "none"
@@ -61,6 +71,7 @@ class PriorRecipe:
     def __post_init__(self) -> None:
         check_fraction("caption_dropout", self.caption_dropout)
         check_whole("cached_images", self.cached_images)
+        check_held_out(self.held_out_images)
 
     def task(self) -> PriorTask:
         return PriorTask(self)
@@ -95,7 +106,7 @@ class PriorTask(GenerativeTask):
         model, seed = recipe.model, recipe.loop.seed
         self.validation_prompts = recipe.validation_prompts
         self.image_tokenizer = load_image_tokenizer(recipe.tokenizer, recipe.data.image_size)
-        self.source = recipe.data.open(seed)
+        self.source, self.held_out = split_held_out(recipe.data.open(seed), recipe.held_out_images)
         train = partial(train_bpe, vocab_size=recipe.text_vocab_size)
         self.tokenizer = learn_tokenizer(self.source, train, room=model.text_length)
         self.prepare = PreparePair(self.tokenizer, model.text_length, recipe.caption_dropout)
@@ -160,8 +171,46 @@ class PriorTask(GenerativeTask):
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             return self.image_tokenizer.encode(to_tensor(images)).flatten(1)
 
+    @torch.no_grad()
+    def evaluate(self) -> Evaluation | None:
+        """Held-out loss in nats/token, with the right captions and with those of other images; printed as a table."""
+        if not len(self.held_out):
+            return None
+        device = next(self.model.parameters()).device
+        images, captions = loaded(self.held_out)
+        text = encode(self.tokenizer, captions, self.model.config.text_length).ids.to(device)
+        codes = torch.cat([self.encode(batch.to(device)) for batch in images.split(BATCH)])
+        starts, by, errors = self.errors(codes)
+        found = swap_test(lambda given: errors(**given), {"text": text}, {"captions of other images": ("text",)})
+        scores = scores_of(found, starts, by)
+        if isinstance(self.model, TextImageTransformer):
+            pairs = zip(text.split(BATCH), codes.split(BATCH), strict=True)
+            log_text = torch.cat([self.model.log_likelihoods(*pair)[0] for pair in pairs])
+            scores["captions"] = -log_text.mean().item() / text.shape[1]
+            tqdm.write(f"captions: {scores['captions']:.4f} nats/token")
+        return printed(scores, by)
+
+    def errors(self, codes: Tensor) -> tuple[list[int], str, Callable[[Tensor], Tensor]]:
+        """Codes (N, M) -> starts of K bins, what is binned, and a function: text (N, T) -> nats/token (K, N)."""
+        starts = bins(self.image_tokenizer.grid_size, ROWS)
+        return starts, "row", partial(errors_by_row, self.model, codes, starts)
+
     def pipeline(self) -> DallePipeline:
         return DallePipeline(self.tokenizer, self.model, self.image_tokenizer)
+
+
+def errors_by_row(model: TextImageTransformer, codes: Tensor, starts: Sequence[int], text: Tensor) -> Tensor:
+    """Codes (N, M) of images given texts (N, T) -> mean nats/token in bins of rows, (K, N).
+
+    Args:
+        starts: the first row of each bin.
+    """
+    rows = []
+    for some_text, some_codes in zip(text.split(BATCH), codes.split(BATCH), strict=True):
+        logits = model(some_text, some_codes)[1].transpose(1, 2).float()
+        rows.append(F.cross_entropy(logits, some_codes, reduction="none").unflatten(1, (-1, model.config.grid_size)))
+    parts = torch.cat(rows).cpu().tensor_split(list(starts[1:]), dim=1)
+    return torch.stack([part.mean((1, 2)) for part in parts])
 
 
 @dataclass(frozen=True)

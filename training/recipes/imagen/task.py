@@ -14,9 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
-from t2i.checks import check_whole
 from t2i.data.image_file import square
 from t2i.diffusion.efficient_unet import EfficientUNet
 from t2i.diffusion.noise_augmentation import condition_on
@@ -25,7 +23,7 @@ from t2i.images import to_tensor
 from t2i.text.cache import CachedStates
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.text.encoders import TextEncoder
-from t2i.training.held_out import errors_by_timestep, scores_of, split_held_out, swap_test, table_of
+from t2i.training.held_out import bins, errors_by_timestep, printed, scores_of, split_held_out, swap_test
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.encodings import Encoding, cached_encodings
 from t2i.training.recipes.text_conditioned import TextConditionedRecipe, TextConditionedTask, Tokens, prepare_text
@@ -42,13 +40,7 @@ class PixelRecipe(TextConditionedRecipe):
     """Folder for cached images at the model's size; cached text states of the captions are stored next to it. Default:
     next to the run, with a name derived from the data. 'none' loads images and computes states in every step. Text
     states are not cached if the text encoder is trained."""
-    held_out_images: int = 128
-    """Number of held-out images for the loss by timestep and the swap test at each checkpoint."""
     model: ModelOptions = field(default_factory=unet_options)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole("held_out_images", self.held_out_images, least=2)
 
 
 class PixelDiffusionTask(TextConditionedTask):
@@ -103,8 +95,10 @@ class PixelDiffusionTask(TextConditionedTask):
         grid = condition_on(to_tensor(low_images), low_noise, levels, self.size)
         return {"grid": grid, "augmentation_level": levels}
 
-    def evaluate(self) -> Evaluation:
+    def evaluate(self) -> Evaluation | None:
         """Held-out loss by timestep, with the right conditions and with those of other images; printed as a table."""
+        if not len(self.held_out):
+            return None
         device = self.denoiser.device
         items = [self.held_out[i] for i in range(len(self.held_out))]
         rows = [self.prepare.images(item, np.random.default_rng(i)) for i, item in enumerate(items)]
@@ -117,9 +111,7 @@ class PixelDiffusionTask(TextConditionedTask):
         if self.low_resolution is not None:
             swaps["other low-resolution images"] = ("grid", "augmentation_level")
         errors = swap_test(partial(errors_by_timestep, self.objective, self.denoiser, images), given, swaps)
-        scores = scores_of(errors, self.objective.schedule.num_train_timesteps)
-        tqdm.write(table_of(scores))
-        return Evaluation({"held_out": scores})
+        return printed(scores_of(errors, bins(self.objective.schedule.num_train_timesteps)))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from t2i.checks import check_whole
+from t2i.diffusion.conditioning import masks_padding
 from t2i.diffusion.dit import DiT
 from t2i.files import read_json
 from t2i.folders import may_be_on_hub, newest_in_run
@@ -21,7 +23,9 @@ from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion, embedd
 from t2i.text.encoders import TextEncoder
 from t2i.tokenizers.kl import stride_of
 from t2i.training.config import LoopConfig
+from t2i.training.held_out import bins, errors_by_timestep, loaded, printed, scores_of, split_held_out, swap_test
 from t2i.training.recipes.ldm.base import LatentDiffusionTask, use_fast_attention
+from t2i.training.recipes.ldm.latents import latents_of
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.training.recipes.text_conditioned import (
     DenoiserWithTextEncoder,
@@ -29,6 +33,7 @@ from t2i.training.recipes.text_conditioned import (
     TextEncoderOptions,
     load_text_encoder,
 )
+from t2i.training.task import Evaluation
 from t2i.weights import digest, load_model, tokenizer_digest
 
 
@@ -132,11 +137,26 @@ class LDMTask(LatentDiffusionTask):
         super().__init__(recipe.data, recipe.loop, encoder, autoencoder, objective, recipe.caption_dropout)
         if initial:
             self.fingerprint["init_from_sha256"] = initial
+        self.source, self.held_out = split_held_out(self.source, recipe.held_out_images)
         if recipe.cache != "none":
             self.cache_latents(recipe.cache, recipe.cached_images)
             if not recipe.train_text_encoder:
                 self.prepare = dataclasses.replace(self.prepare, texts=self.cached_texts(recipe.cache))
         self.model = DenoiserWithTextEncoder(denoiser, encoder.model) if recipe.train_text_encoder else denoiser
+
+    def evaluate(self) -> Evaluation | None:
+        """Held-out loss by timestep, with the right captions and with those of other images; printed as a table."""
+        if not len(self.held_out):
+            return None
+        device = self.denoiser.device
+        images, captions = loaded(self.held_out)
+        latents, _ = latents_of(self.autoencoder.to(device), images.to(device))
+        self.encoder.model.to(device)
+        text = self.encoder.encode(captions)
+        given = {"states": text.states} | ({"mask": text.mask} if masks_padding(self.encoder) else {})
+        errors = partial(errors_by_timestep, self.objective, self.denoiser, latents)
+        found = swap_test(errors, given, {"captions of other images": tuple(given)})
+        return printed(scores_of(found, bins(self.objective.schedule.num_train_timesteps)))
 
     def pipeline(self) -> LatentDiffusionPipeline:
         device = self.denoiser.device

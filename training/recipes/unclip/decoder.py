@@ -12,7 +12,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
 from t2i.checks import check_real, check_whole
 from t2i.contact_sheet import contact_sheet
@@ -23,7 +22,7 @@ from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
 from t2i.pipelines.unclip import UnCLIPPipeline
 from t2i.training.config import FineTuningDataConfig, LoopConfig, check_fraction
-from t2i.training.held_out import errors_by_timestep, scores_of, split_held_out, swap_test, table_of
+from t2i.training.held_out import bins, errors_by_timestep, printed, scores_of, split_held_out, swap_test
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.ldm.base import PrepareLatent, use_fast_attention
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, is_text_to_image, objective_of
@@ -156,9 +155,7 @@ class UnCLIPDecoderTask(FineTuningTask):
         given = {"states": states, "image_embeds": self.clip.embed_images(images)}
         errors = partial(errors_by_timestep, self.objective, self.model, latents)
         found = swap_test(errors, given, {"embeddings of others": ("image_embeds",)})
-        scores = scores_of(found, self.objective.schedule.num_train_timesteps)
-        tqdm.write(table_of(scores))
-        return Evaluation({"held_out": scores})
+        return printed(scores_of(found, bins(self.objective.schedule.num_train_timesteps)))
 
     # --- output -----------------------------------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from t2i.pipelines.unclip import UnCLIPPipeline
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.training.config import DataConfig, LoopConfig, check_fraction
 from t2i.training.generative import GenerativeTask
-from t2i.training.held_out import bins, errors_by_timestep, scores_of, split_held_out, swap_test, table_of
+from t2i.training.held_out import bins, errors_by_timestep, printed, scores_of, split_held_out, swap_test
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.training.recipes.text_conditioned import Tokens
@@ -174,10 +174,9 @@ class UnCLIPPriorTask(GenerativeTask):
         if self.ceiling is not None:
             cosines["two images of one caption"] = self.ceiling
         errors = swap_test(partial(self._errors, embeds), vars(text), {"captions of others": tuple(vars(text))})
-        scores = scores_of(errors, self._timesteps) | {"cosine": cosines}
-        tqdm.write(table_of(scores))
+        evaluation = printed(scores_of(errors, bins(self._timesteps)) | {"cosine": cosines})
         tqdm.write("cosine of " + ", ".join(f"{name} {value:.3f}" for name, value in cosines.items()))
-        return Evaluation({"held_out": scores})
+        return evaluation
 
     @property
     def _timesteps(self) -> int:
