@@ -34,8 +34,11 @@ def check_held_out(num: int) -> None:
         check_whole("held_out_images", num, least=2)
 
 
-def split_held_out(source: Source, num: int) -> tuple[Source, Source]:
+def split_held_out(source: Source, num: int, needed: bool = False) -> tuple[Source, Source]:
     """Items to train on and `num` held-out ones: from another toybox seed, or the last ones, at most a twentieth.
+
+    Args:
+        needed: whether the recipe needs them; otherwise `num` may be 0.
 
     Raises ValueError for fewer than 3 items: the swap test needs two.
     """
@@ -45,7 +48,8 @@ def split_held_out(source: Source, num: int) -> tuple[Source, Source]:
         return source, type(source)("train", source.size, TEST_SEED, num)
     count = max(2, min(num, len(source) // 20))
     if len(source) <= count:
-        raise ValueError(f"{len(source)} images are too few: there must be one to train on and two to hold out")
+        remedy = "give more images" if needed else "give more images, or --held-out-images 0"
+        raise ValueError(f"{len(source)} images are too few to train on one and hold out two: {remedy}")
     return Part(source, 0, len(source) - count), Part(source, len(source) - count, len(source))
 
 

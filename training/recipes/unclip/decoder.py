@@ -104,7 +104,7 @@ class UnCLIPDecoderTask(FineTuningTask):
         self.reads_captions = recipe.caption_dropout < 1
         self.clip = load_clip(recipe.clip)
         self.fingerprint["clip_sha256"] = digest(self.clip.model)
-        self.source, self.held_out = split_held_out(self.source, recipe.held_out_images)
+        self.source, self.held_out = split_held_out(self.source, recipe.held_out_images, needed=True)
         embeddings = self.source
         if recipe.cache != "none":
             folder = recipe.cache and f"{recipe.cache}-embeddings"

@@ -125,7 +125,7 @@ class UnCLIPPriorTask(GenerativeTask):
         self.decoder = None
         if recipe.decoder is not None:
             self.decoder = load_decoder(recipe.decoder, self.fingerprint["clip_sha256"], recipe.clip)
-        source, self.held_out = split_held_out(recipe.data.open(seed), recipe.held_out_images)
+        source, self.held_out = split_held_out(recipe.data.open(seed), recipe.held_out_images, needed=True)
         length = self.clip.length
         warn_of_long_captions(source.captions(LOOKED_AT), self.clip.tokenizer, length - 2)
         options = (recipe.data, recipe.loop, recipe.cache, recipe.cached_images)
