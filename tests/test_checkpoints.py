@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from PIL import Image
 from safetensors import SafetensorError
 from test_training import losses, vqvae_recipe
@@ -28,9 +29,10 @@ from t2i.training.config import flatten
 from t2i.training.loop import NonFiniteLoss, train
 from t2i.training.recipes import RECIPES
 from t2i.training.recipes.dalle.tokenizers import TokenizerTask
+from t2i.training.state import load_random, save_random
 from t2i.training.task import Evaluation
 
-STATE_FILES = ("model.safetensors", "optimizer.bin", "random_states_0.pkl", "ema.safetensors", "progress.json")
+STATE_FILES = ("model.safetensors", "optimizer.safetensors", "ema.safetensors", "random-0.json", "progress.json")
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_a_run_goes_on_from_its_newest_whole_checkpoint_as_if_the_damaged_one_ha
 
 def test_where_no_checkpoint_is_whole_that_is_said(copy):
     for n in (2, 4):
-        (copy / f"checkpoint-{n}" / "state" / "random_states_0.pkl").unlink()
+        (copy / f"checkpoint-{n}" / "state" / "random-0.json").unlink()
     with pytest.raises(ValueError, match=r"checkpoint-4 is damaged: .*is missing; no checkpoint of .* is intact"):
         resume(copy)
 
@@ -117,7 +119,7 @@ def test_what_the_manifest_cannot_mean_is_damage(copy):
 
 def test_flipped_bytes_are_noticed_on_opening(copy):
     verify(copy / "latest")
-    flip(copy / "checkpoint-4" / "state" / "optimizer.bin")  # read only on resume
+    flip(copy / "checkpoint-4" / "state" / "optimizer.safetensors")  # read only on resume
     verify(copy / "latest")
     flip(copy / "checkpoint-4" / "diffusion_pytorch_model.safetensors")
     with pytest.raises(ValueError, match=r"checkpoint-4 is damaged: diffusion_pytorch_model.*checkpoint-2: open that"):
@@ -360,7 +362,26 @@ def test_averages_follow_the_weights_and_come_back(tmp_path):
     with averages.applied():
         assert moving.tolist() == pytest.approx([expected] * 3)
     assert moving.tolist() == [40.0] * 3 and still.tolist() == [5.0] * 3
-    again = AveragedWeights([moving, still], 0.9)
-    again.load(averages.state(), averages.steps)
-    assert all(torch.equal(a, b) for a, b in zip(again.averages, averages.averages, strict=True))
-    assert again.steps == 39
+
+
+# --- what is written ------------------------------------------------------------------------------------------------
+
+
+def test_no_file_of_a_run_is_a_pickle_and_a_pickled_state_is_refused(copy):
+    for path in (p for p in copy.rglob("*") if p.is_file()):
+        assert path.suffix in {".safetensors", ".json", ".jsonl", ".png"}, path
+        assert not path.read_bytes().startswith((b"\x80", b"PK")), path  # a pickle; torch.save's archive
+    state = copy / "checkpoint-4" / "state"
+    (state / "random-0.json").rename(state / "random_states_0.pkl")
+    write_manifest(copy / "checkpoint-4")
+    with pytest.raises(ValueError, match=r"checkpoint-4 is of an earlier version of t2i, whose state is pickled; resu"):
+        resume(copy)
+
+
+def test_random_numbers_go_on_where_they_were_saved(tmp_path):
+    torch.randn(3)
+    save_random(tmp_path, Accelerator())
+    expected = torch.randn(3)
+    assert not torch.equal(torch.randn(3), expected)
+    load_random(tmp_path, Accelerator())
+    assert torch.equal(torch.randn(3), expected)

@@ -188,7 +188,8 @@ def test_a_run_of_another_precision_resumes_in_float16(tmp_path, device):
     optimizer = make_optimizer(model, LoopConfig())
     accelerator.prepare(Objective(SimpleNamespace(model=model, loss=model.loss)), optimizer)
     averages = AveragedWeights(model.parameters(), 0.9)
-    assert Checkpoints(tmp_path / "run", 2, 4, accelerator).load(tmp_path / "run" / "checkpoint-3", averages).steps == 3
+    checkpoints = Checkpoints(tmp_path / "run", 2, 4, accelerator)
+    assert checkpoints.load(tmp_path / "run" / "checkpoint-3", model, optimizer, averages).steps == 3
     assert accelerator.scaler is scaler and scaler.get_scale() == 2.0**10
 
 

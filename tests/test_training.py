@@ -125,7 +125,7 @@ def test_saved_weights_are_the_averaged_ones(tmp_path):
     averaged = load_file(folder / "state" / "ema.safetensors")
     model = VQVAE.from_pretrained(folder)
     names = [n for n, _ in model.named_parameters()]
-    assert all(torch.equal(saved[n], averaged[str(i)]) for i, n in enumerate(names))
+    assert all(torch.equal(saved[n], averaged[f"ema.{n}"]) for n in names)
     assert any(not torch.equal(saved[n], trained[f"model.{n}"]) for n in names)
 
 

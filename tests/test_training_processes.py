@@ -115,9 +115,9 @@ def test_sigterm_to_a_launcher_and_its_group_saves(tmp_path):
 
 @pytest.mark.slow
 def test_all_processes_of_a_launch_are_refused_together(copy):
-    (copy / "checkpoint-4" / "state" / "random_states_0.pkl").unlink()
+    (copy / "checkpoint-4" / "state" / "random-0.json").unlink()
     words = ["--preset", "tiny", "--output-dir", str(copy), "--resume", "latest"]
     args = launched(2, "-m", "t2i.training", "vqvae-toybox", *words)
     on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(args, capture_output=True, text=True, env=on_cpu, timeout=120)
-    assert done.stderr.count("checkpoint-4 is damaged: state/random_states_0.pkl is missing") >= 2
+    assert done.stderr.count("checkpoint-4 is damaged: state/random-0.json is missing") >= 2

@@ -6,7 +6,9 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from t2i.training.sharding import is_sharded, local, unsharded, whole
 
 POWER = 3 / 4  # after n steps the decay is at most 1 - n^(-3/4)
 
@@ -14,7 +16,7 @@ POWER = 3 / 4  # after n steps the decay is at most 1 - n^(-3/4)
 class AveragedWeights:
     """ā ← ā + (1 - d) (w - ā) after each step, with a decay d that increases towards `decay`.
 
-    Parameters that do not require gradients are not copied.
+    Parameters that do not require gradients are not copied. Averages of sharded parameters are sharded alike.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], decay: float):
@@ -28,11 +30,11 @@ class AveragedWeights:
         """Update the averages with the current weights."""
         decay = min(self.decay, 1 - (1 + self.steps) ** -POWER)
         self.steps += 1
-        torch._foreach_lerp_(self._moving, self._followed, 1 - decay)
+        torch._foreach_lerp_([local(a) for a in self._moving], [local(p) for p in self._followed], 1 - decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Context manager under which the model has the averaged weights."""
+        """Context manager under which the parameters, which must not be sharded, are the averages."""
         with torch.no_grad():
             trained = [p.detach().clone() for p in self._followed]
             torch._foreach_copy_(self._followed, self._moving)
@@ -42,13 +44,17 @@ class AveragedWeights:
             with torch.no_grad():
                 torch._foreach_copy_(self._followed, trained)
 
-    def state(self) -> dict[str, Tensor]:
-        """The averages on the CPU, keyed by parameter index."""
-        return {str(i): a.cpu().contiguous() for i, a in enumerate(self.averages)}
 
-    @torch.no_grad()
-    def load(self, state: dict[str, Tensor], steps: int) -> None:
-        """Restore the averages returned by `state`."""
-        for i, average in enumerate(self.averages):
-            average.copy_(state[str(i)])
-        self.steps = steps
+@contextlib.contextmanager
+def averaged(model: nn.Module, averages: AveragedWeights) -> Iterator[None]:
+    """Context manager under which the model has the averaged weights; a sharded one is whole, on every process.
+
+    All processes must enter it together. After that, each may use the model alone.
+    """
+    if not is_sharded(model):
+        with averages.applied():
+            yield
+        return
+    pairs = zip(averages.parameters, averages.averages, strict=True)
+    with unsharded(model, {p: whole(average) for p, average in pairs}):
+        yield

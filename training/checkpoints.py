@@ -3,6 +3,8 @@
 A checkpoint is written under a temporary name, followed by its manifest (see `t2i.manifest`), and then renamed, with an
 fsync between the steps: a folder named `checkpoint-N` was once complete, and later damage is detected. `latest` is a
 symbolic link to the newest one.
+
+`state/` holds progress.json, random-RANK.json for each process, and the tensors in safetensors (see `state.py`).
 """
 
 from __future__ import annotations
@@ -17,20 +19,21 @@ from typing import TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.optim import Optimizer
 
 from t2i.files import read_json, sync, write_json, writing
 from t2i.manifest import STATE, checkpoints, damage, newest_whole, write_manifest
 from t2i.runs import RECIPE_FILE
-from t2i.training.averages import AveragedWeights
+from t2i.training.averages import AveragedWeights, averaged
 from t2i.training.budget import Budget
 from t2i.training.evaluation import history_of
 from t2i.training.lock import RunLock
+from t2i.training.state import load_random, load_tensors, save_random, save_tensors
 from t2i.training.task import Task
 
 T = TypeVar("T")
 
-SCALER = "scaler.pt"  # Accelerate's file name for the state of the fp16 gradient scaler
 DATA = "data_sha256"  # key of recipe.json: the data's fingerprint
 MAY_CHANGE = {  # options that may differ when a run is resumed
     "output_dir",
@@ -191,38 +194,51 @@ class Checkpoints:
             print(f"{later} is damaged; renamed to {aside}")
         self._point_latest(origin)
 
-    def load(self, origin: Path, averages: AveragedWeights) -> Progress:
-        """Restore model, optimizer, random states and averaged weights; returns the progress of the run."""
-        progress = read_json(origin / STATE / "progress.json")
+    def load(self, origin: Path, model: nn.Module, optimizer: Optimizer, averages: AveragedWeights) -> Progress:
+        """Restore model, optimizer, averaged weights and random states; returns the progress of the run.
+
+        Raises ValueError if the global batch differs, or if the state was written by a version that pickled it.
+        """
+        state = origin / STATE
+        progress = read_json(state / "progress.json")
         if progress["global_batch"] != self.global_batch:
             raise ValueError(
                 f"the run was started with a global batch of {progress['global_batch']}, not {self.global_batch}: "
                 "set --train-batch-size and --gradient-accumulation-steps so that processes × both equal it"
+            )
+        if not (state / "random-0.json").is_file():
+            raise ValueError(
+                f"{origin} is of an earlier version of t2i, whose state is pickled; resume with that version, or start "
+                "a new run (its weights open as they are)"
             )
         if (processes := progress["processes"]) != self.accelerator.num_processes:
             self.accelerator.print(
                 f"saved by {processes} processes, resumed by {self.accelerator.num_processes}: random numbers within "
                 "the model, as for dropout, differ from here on"
             )
-        scaler = self.accelerator.scaler
-        if not (origin / STATE / SCALER).is_file():  # saved with a different precision
-            self.accelerator.scaler = None
-        self.accelerator.load_state(str(origin / STATE))  # Accelerate reads with weights_only=True
-        self.accelerator.scaler = scaler
-        averages.load(load_file(origin / STATE / "ema.safetensors"), progress["ema_steps"])
+        load_tensors(state, model, optimizer, averages)
+        load_random(state, self.accelerator)
+        if self.accelerator.scaler is not None and progress["scaler"] is not None:  # None: saved with another precision
+            self.accelerator.scaler.load_state_dict(progress["scaler"])
+        averages.steps = progress["ema_steps"]
         return Progress(progress["steps"], progress["seconds"], history_of(origin, progress["history"]))
 
-    def save(self, task: Task, budget: Budget, averages: AveragedWeights, history: list[float]) -> Path:
+    def save(
+        self, task: Task, optimizer: Optimizer, budget: Budget, averages: AveragedWeights, history: list[float]
+    ) -> Path:
         """Write checkpoint-STEP, the task's model with averaged weights and the training state; returns its folder.
 
-        Raises OSError if the disk is full; earlier checkpoints are unaffected.
+        All processes must call this. Raises OSError if the disk is full; earlier checkpoints are unaffected.
         """
         final = self.run / f"checkpoint-{budget.step}"
         part = self.run / f".{final.name}.part"
+        state = part / STATE
         try:
             with writing(final):
-                self._on_all(lambda: self._write_model(part, task, averages), main=True)
-                self._on_all(lambda: self.accelerator.save_state(str(part / STATE)))
+                with averaged(task.model, averages):
+                    self._on_all(lambda: self._write_model(part, task), main=True)
+                self._on_all(lambda: save_tensors(state, task.model, optimizer, averages))
+                self._on_all(lambda: save_random(state, self.accelerator))
                 self._on_all(lambda: self._write_progress(part, budget, averages, history), main=True)
         except OSError as error:
             kept = self.newest()
@@ -232,23 +248,23 @@ class Checkpoints:
                 shutil.rmtree(part, ignore_errors=True)
         return final
 
-    def _write_model(self, part: Path, task: Task, averages: AveragedWeights) -> None:
+    def _write_model(self, part: Path, task: Task) -> None:
         shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
+        (part / STATE).mkdir(parents=True)
         task.model.eval()
-        with averages.applied():
-            task.save(part)
+        task.save(part)
         task.model.train()
 
     def _write_progress(self, part: Path, budget: Budget, averages: AveragedWeights, history: list[float]) -> None:
         """Write the rest of the checkpoint and its manifest, rename it, and remove the oldest checkpoints."""
-        save_file(averages.state(), part / STATE / "ema.safetensors")
+        scaler = self.accelerator.scaler
         progress = {
             "steps": budget.step,
             "seconds": budget.seconds,
             "ema_steps": averages.steps,
             "global_batch": self.global_batch,
             "processes": self.accelerator.num_processes,
+            "scaler": None if scaler is None else scaler.state_dict(),
             "history": history,
         }
         write_json(part / STATE / "progress.json", progress)

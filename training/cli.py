@@ -52,6 +52,7 @@ def run(recipe, name: str | None = None) -> Path:
     from t2i.training.loop import train
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of data workers
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # or transformers would load weights in one process only
     named = {} if name is None else {"recipe": name}
     return train(recipe.task(), recipe.loop, named | flatten(recipe))
 

@@ -15,12 +15,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.utils import DistributedType
 from torch import Tensor, nn
 
 from t2i.data.loading import load_batches
 from t2i.data.sampling import NumberBatches, NumberedSamples
-from t2i.training.averages import AveragedWeights
+from t2i.training.averages import AveragedWeights, averaged
 from t2i.training.budget import UNENDING, Budget
 from t2i.training.checkpoints import DATA, Checkpoints, Progress
 from t2i.training.compilation import compile_blocks
@@ -28,6 +27,7 @@ from t2i.training.config import LoopConfig
 from t2i.training.evaluation import CheckpointEvaluator
 from t2i.training.log import RunLog, tolerated, tracker_of
 from t2i.training.optimizers import make_optimizer
+from t2i.training.sharding import check_sharding, is_sharded, launched_sharded, local, shard, total_norm
 from t2i.training.stop import StopRequest, ignore_stop_signals
 from t2i.training.task import Task
 
@@ -64,7 +64,7 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
         FileExistsError, FileNotFoundError, ValueError: a new run in the folder of an existing or active one, or a
             resume that is impossible: no checkpoint, a damaged one, another run's, or different data.
         OSError: a checkpoint could not be written; earlier ones are unaffected.
-        ValueError: the model has no parameters for Muon.
+        ValueError: the model has no parameters for Muon; an engine that is not supported (see `check_sharding`).
     """
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision,
@@ -78,31 +78,25 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
             )
         ],
     )
-    if accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise ValueError(
-            f"{accelerator.distributed_type.value} is not supported: the EMA needs unsharded weights; launch without it"
-        )
-    optimizer = make_optimizer(task.model, config)
+    check_sharding(task, config, accelerator)
+    objective, optimizer = _distribute(task, config, accelerator)
+    sharded = is_sharded(task.model)  # then gradients are reduced in each pass, as whole ones would take more memory
     run = Path(config.output_dir)
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     with Checkpoints(run, config.checkpoints_total_limit, global_batch, accelerator) as checkpoints:
         built_from = {DATA: task.source.fingerprint(), **task.fingerprint}
         origin = checkpoints.open(config.resume, recipe | built_from)
-        if config.gradient_checkpointing:
-            task.enable_gradient_checkpointing()
-        if config.compile:
-            compile_blocks(task.model)
         task.model.train()
-        objective, _ = accelerator.prepare(Objective(task), optimizer)  # Accelerate's wrapper costs 1 ms per step
         parameters = list(task.model.parameters())
         averages = AveragedWeights(parameters, config.ema_decay)
         torch.manual_seed(config.seed + accelerator.process_index)  # from here on, dropout differs between processes
-        progress = checkpoints.load(origin, averages) if origin else Progress()
+        progress = checkpoints.load(origin, task.model, optimizer, averages) if origin else Progress()
         budget = Budget(config, progress.steps, progress.seconds)
         evaluator = CheckpointEvaluator(task, run, progress.history)
-        if origin and accelerator.is_main_process:
+        if origin:
             with _inference(task.model, averages, accelerator), tolerated(budget.step, "scores"):
-                evaluator.evaluate(origin)  # if the run ended before evaluating this checkpoint
+                if accelerator.is_main_process:
+                    evaluator.evaluate(origin)  # if the run ended before evaluating this checkpoint
         if budget.spent:
             accelerator.print(f"{run} is complete: {budget}; to train on, give a larger {budget.option}")
             return origin
@@ -118,7 +112,7 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
                 for micro in range(config.gradient_accumulation_steps):
                     batch = {name: x.to(accelerator.device, non_blocking=True) for name, x in next(batches).items()}
                     last = micro == config.gradient_accumulation_steps - 1
-                    with nullcontext() if last else accelerator.no_sync(objective):
+                    with nullcontext() if last or sharded else accelerator.no_sync(objective):
                         with accelerator.autocast():
                             losses = objective(**batch)
                         accelerator.backward(losses["loss"])  # divides by the number of accumulated passes
@@ -137,10 +131,10 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
 
                 stopping = stop.requested(accelerator)
                 if budget.checkpoint_due or stopping:
-                    _check_weights(task.model, step, checkpoints)
-                    checkpoint = checkpoints.save(task, budget, averages, evaluator.history)
-                    if accelerator.is_main_process:
-                        with _inference(task.model, averages, accelerator):
+                    _check_weights(task.model, step, accelerator, checkpoints)
+                    checkpoint = checkpoints.save(task, optimizer, budget, averages, evaluator.history)
+                    with _inference(task.model, averages, accelerator):
+                        if accelerator.is_main_process:
                             with tolerated(step, "scores"):
                                 evaluator.evaluate(checkpoint)
                             log.show(step, task.preview)
@@ -153,6 +147,21 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
     return checkpoints.newest()
 
 
+def _distribute(task: Task, config: LoopConfig, accelerator: Accelerator) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The task's loss, on the device and connected or sharded over the processes, and an optimizer of its weights."""
+    if config.gradient_checkpointing:
+        task.enable_gradient_checkpointing()
+    if config.compile:
+        compile_blocks(task.model)
+    objective = Objective(task)
+    if launched_sharded():
+        shard(objective, accelerator)
+        return objective, make_optimizer(task.model, config)
+    optimizer = make_optimizer(task.model, config)
+    objective, _ = accelerator.prepare(objective, optimizer)  # Accelerate's wrapper costs 1 ms per step
+    return objective, optimizer
+
+
 def _step(optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:
     if accelerator.scaler is None:
         optimizer.step()
@@ -163,9 +172,10 @@ def _step(optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:
 
 @contextmanager
 def _inference(model: nn.Module, averages: AveragedWeights, accelerator: Accelerator) -> Iterator[None]:
-    """Averaged weights in evaluation mode; the run's random state is unaffected."""
+    """Averaged weights in evaluation mode, on all processes; the run's random state is unaffected."""
     model.eval()
-    with averages.applied(), torch.random.fork_rng([accelerator.device] if accelerator.device.type == "cuda" else []):
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with averaged(model, averages), torch.random.fork_rng(devices):
         yield
     model.train()
 
@@ -188,11 +198,14 @@ def _check_loss(scalars: dict[str, float], step: int, accelerator: Accelerator, 
         raise NonFiniteLoss(f"at step {step} {what}; {_lower_rate(checkpoints)}")
 
 
-def _check_weights(model: nn.Module, step: int, checkpoints: Checkpoints) -> None:
+def _check_weights(model: nn.Module, step: int, accelerator: Accelerator, checkpoints: Checkpoints) -> None:
     """Check weights and buffers after the step: the loss was finite before it, but the update may not be."""
-    floats = {name: x for name, x in model.state_dict().items() if x.is_floating_point()}
-    finite = torch.stack([x.isfinite().all() for x in floats.values()]).tolist()  # one synchronisation with the device
-    if broken := [name for name, whole in zip(floats, finite, strict=True) if not whole]:
+    floats = {name: local(x) for name, x in model.state_dict().items() if x.is_floating_point()}
+    infinite = torch.stack([~x.isfinite().all() for x in floats.values()]).float()
+    if accelerator.num_processes > 1:
+        infinite = accelerator.reduce(infinite, reduction="sum")
+    counts = infinite.tolist()  # one synchronisation with the device
+    if broken := [name for name, count in zip(floats, counts, strict=True) if count]:
         what = f"{broken[0]} has non-finite values; the step was not saved"
         raise NonFiniteLoss(f"after step {step} {what}; {_lower_rate(checkpoints)}")
 
@@ -254,7 +267,8 @@ def _mean_over_processes(
 
 def _clip(parameters: list[nn.Parameter], max_norm: float) -> float:
     """Clip the norm of all gradients to `max_norm`; returns the norm before clipping."""
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = total_norm(gradients)
     if (total := float(norm)) > max_norm:
-        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+        torch._foreach_mul_([local(g) for g in gradients], max_norm / (norm + 1e-6))
     return total

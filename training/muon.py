@@ -12,6 +12,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from t2i.training.sharding import sharded_as, whole
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic that maps [0, 1] near 1 with the steepest slope at 0 (Jordan)
 STEPS = 5
 EPS = 1e-7
@@ -22,6 +24,7 @@ class Muon(torch.optim.Optimizer):
 
     The scale 0.2 √max(O, I) is that of Liu et al. 2025 (arXiv 2502.16982, eq. 4), so that Muon and AdamW can
     share a learning rate and weight decay. For matrices, updates equal those of torch.optim.Muon(…, "match_rms_adamw").
+    Momentum is sharded as the parameter is; every process gathers the matrix to orthogonalise and takes its part.
 
     Args:
         params: tensors with at least two axes, outputs first.
@@ -46,9 +49,9 @@ class Muon(torch.optim.Optimizer):
                     continue
                 mean = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad))
                 mean.lerp_(p.grad, 1 - group["momentum"])
-                update = orthogonal(p.grad.lerp(mean, group["momentum"]).flatten(1))  # (O, I)
+                update = orthogonal(whole(p.grad.lerp(mean, group["momentum"])).flatten(1))  # (O, I)
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.view_as(p), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
+                p.add_(sharded_as(update.view(p.shape), p), alpha=-group["lr"] * 0.2 * max(update.shape) ** 0.5)
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
