@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from test_training import losses, vqvae_recipe
 
 from t2i.data.toybox_v1 import export
@@ -26,7 +27,8 @@ from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.averages import AveragedWeights
 from t2i.training.cli import main, run
 from t2i.training.config import flatten
-from t2i.training.loop import NonFiniteLoss, train
+from t2i.training.finite import NonFiniteLoss
+from t2i.training.loop import train
 from t2i.training.recipes import RECIPES
 from t2i.training.recipes.dalle.tokenizers import TokenizerTask
 from t2i.training.state import load_random, save_random
@@ -281,6 +283,53 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path, where):
     assert (tmp_path / "run" / "latest").resolve().name == "checkpoint-2"
     assert all(x.isfinite().all() for x in VQVAE.from_pretrained(tmp_path / "run" / "latest").state_dict().values())
     assert not list((tmp_path / "run").glob(".*"))
+
+
+class Faulty(TokenizerTask):
+    """The losses of these steps are NaN."""
+
+    steps, calls = (), 0
+
+    def loss(self, images):
+        self.calls += 1
+        losses = super().loss(images)
+        return {name: x * float("nan") for name, x in losses.items()} if self.calls in self.steps else losses
+
+
+def faulty(folder: Path, *steps: int, **options) -> dict[int, dict]:
+    """Train with NaN in these steps; returns the lines of the log by step."""
+    asked = vqvae_recipe(folder, checkpointing_steps=1, checkpoints_total_limit=9, **options)
+    task = Faulty(asked)
+    task.steps = steps
+    train(task, asked.loop, {})
+    return {line["step"]: line for line in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())}
+
+
+def test_a_step_whose_loss_is_not_finite_is_skipped_and_counted(tmp_path, capsys):
+    lines = faulty(tmp_path / "run", 3, 4)
+    assert "warning: step 3 is skipped: the loss is nan" in capsys.readouterr().err
+    assert lines[4]["skipped_steps"] == 2 and "loss" not in lines[4] and "skipped_steps" not in lines[5]
+    # A checkpoint that falls due at a skipped step is made after the next good one.
+    assert [p.name for p in sorted((tmp_path / "run").glob("checkpoint-*"))] == [
+        f"checkpoint-{n}" for n in (1, 2, 5, 6)
+    ]
+    progress = json.loads((tmp_path / "run" / "latest" / "state" / "progress.json").read_text())
+    assert (progress["steps"], progress["skipped"], progress["ema_steps"]) == (6, 2, 4)
+
+
+def test_a_skipped_step_changes_no_weights(tmp_path):
+    faulty(tmp_path / "run", 3, max_train_steps=3)  # the last step saves, whatever its loss
+    saved = [tmp_path / "run" / f"checkpoint-{n}" / "state" for n in (2, 3)]
+    for name in ("model", "ema", "optimizer"):
+        before, after = (load_file(state / f"{name}.safetensors") for state in saved)
+        trained = [key for key in before if "quantizer" not in key]  # its buffers follow every batch
+        assert trained and all(torch.equal(before[key], after[key]) for key in trained)
+
+
+def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path):
+    with pytest.raises(NonFiniteLoss, match=r"at step 6 the loss is nan .*, as in the 2 before it; .*checkpoint-3, w"):
+        faulty(tmp_path / "run", 2, 4, 5, 6, max_skipped_steps=3, max_train_steps=9)
+    assert damage(tmp_path / "run" / "checkpoint-3", resuming=True) is None
 
 
 class Unshowable(TokenizerTask):

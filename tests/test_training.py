@@ -29,9 +29,10 @@ from t2i.text.bpe import encode
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.cli import run
 from t2i.training.config import LoopConfig
+from t2i.training.finite import NonFiniteLoss
 from t2i.training.held_out import RIGHT, loaded
 from t2i.training.log import plot_curves
-from t2i.training.loop import NonFiniteLoss, learning_rate
+from t2i.training.loop import learning_rate
 from t2i.training.recipes import RECIPES
 
 TINY_VQVAE = {"channels": (8, 8, 16), "encoder_blocks": (0, 0, 0), "decoder_blocks": (0, 0, 0), "codebook_size": 64}

@@ -64,11 +64,11 @@ def test_two_runs_in_one_folder_are_refused_and_a_stale_lock_is_not(copy):
 # --- signals --------------------------------------------------------------------------------------------------------
 
 
-def started(folder: Path, processes: int = 1) -> subprocess.Popen:
+def started(folder: Path, processes: int = 1, sharded: bool = False) -> subprocess.Popen:
     """A long run with a data worker, in a separate session, after two steps."""
     options = {"train-batch-size": 4, "max-train-steps": 10**5, "checkpointing-steps": 10**5, "report-to": "none"}
     words = [w for name, value in options.items() for w in (f"--{name}", str(value))]
-    args = launched(processes, "-m", "t2i.training", "vqvae-toybox", "--preset", "tiny", *words)
+    args = launched(processes, "-m", "t2i.training", "vqvae-toybox", "--preset", "tiny", *words, sharded=sharded)
     on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}  # also on machines with GPUs
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": on_cpu}
     process = subprocess.Popen([*args, "--output-dir", str(folder)], start_new_session=True, **pipes)
@@ -111,6 +111,36 @@ def test_sigterm_to_a_launcher_and_its_group_saves(tmp_path):
     process.communicate(timeout=120)
     steps = len(losses(tmp_path / "run"))
     assert damage(tmp_path / "run" / f"checkpoint-{steps}", resuming=True) is None
+
+
+def rank(process: subprocess.Popen, number: int) -> psutil.Process:
+    """One of the processes that a launcher started."""
+    ranks = (p for p in psutil.Process(process.pid).children() if p.environ().get("RANK") == str(number))
+    return next(ranks)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", [False, True])
+def test_sigterm_to_one_process_of_two_saves_and_ends_both_with_0(tmp_path, sharded):
+    process = started(tmp_path / "run", processes=2, sharded=sharded)
+    family = psutil.Process(process.pid).children(recursive=True)
+    rank(process, 1).terminate()
+    said, errors = process.communicate(timeout=30)
+    assert process.returncode == 0 and "Traceback" not in errors, errors
+    folder = tmp_path / "run" / f"checkpoint-{len(losses(tmp_path / 'run'))}"
+    assert f"saved {folder}; resume with --resume latest" in said and damage(folder, resuming=True) is None
+    assert not psutil.wait_procs(family, timeout=20)[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_that_dies_ends_the_launch_within_a_minute(tmp_path, number):
+    process = started(tmp_path / "run", processes=2)
+    family = psutil.Process(process.pid).children(recursive=True)
+    rank(process, number).kill()
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert not psutil.wait_procs(family, timeout=20)[1]
 
 
 @pytest.mark.slow

@@ -15,11 +15,11 @@ class Budget:
 
     Seconds cover training steps and waiting for data, not checkpoints, evaluation and previews, so that a model that is
     slow to sample or evaluate trains as long as any other. Processes use the mean of their seconds, and so stop at the
-    same step.
+    same step. `skipped` is the number of steps that changed nothing (see `FiniteSteps`).
     """
 
-    def __init__(self, config: LoopConfig, step: int = 0, seconds: float = 0.0):
-        self.config, self.step, self.seconds = config, step, seconds
+    def __init__(self, config: LoopConfig, step: int = 0, seconds: float = 0.0, skipped: int = 0):
+        self.config, self.step, self.seconds, self.skipped = config, step, seconds, skipped
         self._before = seconds
         self.pause()
 

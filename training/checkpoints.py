@@ -44,6 +44,7 @@ MAY_CHANGE = {  # options that may differ when a run is resumed
     "gradient_checkpointing",
     "compile",
     "dataloader_num_workers",
+    "max_skipped_steps",
     "checkpointing_steps",
     "checkpoints_total_limit",
     "report_to",
@@ -57,10 +58,11 @@ MAY_CHANGE = {  # options that may differ when a run is resumed
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run: its steps, their seconds, and the evaluation losses."""
+    """Progress of a run: its steps, their seconds, the number of skipped ones, and the evaluation losses."""
 
     steps: int = 0
     seconds: float = 0.0
+    skipped: int = 0
     history: list[float] = field(default_factory=list)
 
 
@@ -221,7 +223,8 @@ class Checkpoints:
         if self.accelerator.scaler is not None and progress["scaler"] is not None:  # None: saved with another precision
             self.accelerator.scaler.load_state_dict(progress["scaler"])
         averages.steps = progress["ema_steps"]
-        return Progress(progress["steps"], progress["seconds"], history_of(origin, progress["history"]))
+        history = history_of(origin, progress["history"])
+        return Progress(progress["steps"], progress["seconds"], progress["skipped"], history)
 
     def save(
         self, task: Task, optimizer: Optimizer, budget: Budget, averages: AveragedWeights, history: list[float]
@@ -261,6 +264,7 @@ class Checkpoints:
         progress = {
             "steps": budget.step,
             "seconds": budget.seconds,
+            "skipped": budget.skipped,
             "ema_steps": averages.steps,
             "global_batch": self.global_batch,
             "processes": self.accelerator.num_processes,

@@ -12,6 +12,8 @@ from t2i.files import check_folder
 from t2i.training.config import FittedRecipe, flatten
 from t2i.training.recipes import PRESETS, RECIPES
 
+DRY_RUN = "--dry-run"
+
 
 def main(args: Sequence[str]) -> None:
     """Train the recipe named in `args`. Raises UsageError for bad arguments."""
@@ -19,26 +21,30 @@ def main(args: Sequence[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(_overview())
         return
-    name, options = args[0], args[1:]
+    name, options = args[0], [arg for arg in args[1:] if arg != DRY_RUN]
     check_choice("recipe", name, RECIPES)
     preset, options = _take(options, "--preset", default="base")
     check_choice("preset", preset, PRESETS)
     about = RECIPES[name].about().replace("\ntiny: ", "\n\ntiny: ")  # tyro joins the lines of a paragraph
-    description = f"{about}\n\n--preset {' or '.join(PRESETS)} sets the defaults of the options; base if not given."
+    description = (
+        f"{about}\n\n--preset {' or '.join(PRESETS)} sets the defaults of the options; base if not given.\n\n"
+        f"{DRY_RUN} prints shapes, parameters, memory and images/s instead of training; an error if it does not fit."
+    )
     recipe = parse(RECIPES[name](preset), options, prog=f"t2i train {name}", description=description)
     try:
-        run(recipe, name)
+        run(recipe, name, dry=DRY_RUN in args)
     except ValueError as error:  # a value rejected by part of the recipe is reported as a bad option
         if (message := as_option(str(error), recipe)) == str(error):
             raise
         raise UsageError(message) from error
 
 
-def run(recipe, name: str | None = None) -> Path:
+def run(recipe, name: str | None = None, dry: bool = False) -> Path:
     """Train a recipe's config; returns the folder of the newest checkpoint.
 
     Args:
         name: the recipe's name in RECIPES, stored with the run, which cannot be resumed under another recipe.
+        dry: only print what the run would need; returns its folder, which is not written.
     """
     from t2i.processes import this_process
 
@@ -48,11 +54,18 @@ def run(recipe, name: str | None = None) -> Path:
     if fitted:
         if processes > 1:
             raise ValueError("this model is fitted by one process: start it without accelerate launch")
+        if dry:
+            raise ValueError(f"this model is fitted without training steps: leave out {DRY_RUN}")
         return recipe.fit()
     from t2i.training.loop import train
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of data workers
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # or transformers would load weights in one process only
+    if dry:
+        from t2i.training.dry_run import dry_run
+
+        dry_run(recipe.task(), recipe.loop)
+        return Path(recipe.loop.output_dir)
     named = {} if name is None else {"recipe": name}
     return train(recipe.task(), recipe.loop, named | flatten(recipe))
 

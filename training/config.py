@@ -90,6 +90,8 @@ class LoopConfig:
     """Decoupled weight decay of AdamW and Muon."""
     max_grad_norm: float = 1.0
     """Maximum gradient norm for gradient clipping."""
+    max_skipped_steps: int = 10
+    """Stop after this many steps in a row whose loss or gradient is not finite; such steps change no weights."""
     ema_decay: float = 0.999
     """Decay of the exponential moving average (EMA) of the weights, lower early in a run. Checkpoints hold the EMA."""
     mixed_precision: Literal["no", "fp16", "bf16"] | None = None
@@ -119,6 +121,7 @@ class LoopConfig:
             "max_train_steps",
             "train_batch_size",
             "gradient_accumulation_steps",
+            "max_skipped_steps",
             "checkpointing_steps",
             "checkpoints_total_limit",
         ):

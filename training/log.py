@@ -73,7 +73,8 @@ class RunLog:
             self.file.write(json.dumps(line) + "\n")
             self.file.flush()
         self.bar.update(self.batch)
-        self.bar.set_postfix(loss=f"{scalars['loss']:.4f}", refresh=False)
+        if "loss" in scalars:  # not in a skipped step
+            self.bar.set_postfix(loss=f"{scalars['loss']:.4f}", refresh=False)
         if step % 10 == 0 or step == 1:
             self.accelerator.log(scalars, step)
 

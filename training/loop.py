@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from t2i.training.checkpoints import DATA, Checkpoints, Progress
 from t2i.training.compilation import compile_blocks
 from t2i.training.config import LoopConfig
 from t2i.training.evaluation import CheckpointEvaluator
+from t2i.training.finite import FiniteSteps
 from t2i.training.log import RunLog, tolerated, tracker_of
+from t2i.training.micro_batches import MicroBatches, split
 from t2i.training.optimizers import make_optimizer
 from t2i.training.sharding import check_sharding, is_sharded, launched_sharded, local, shard, total_norm
 from t2i.training.stop import StopRequest, ignore_stop_signals
@@ -44,10 +47,6 @@ class Objective(nn.Module):
         return self._loss(**batch)
 
 
-class NonFiniteLoss(FloatingPointError):
-    """The loss, its gradient, or the weights became NaN or infinite."""
-
-
 def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
     """Train the task's model; returns the folder of the newest checkpoint.
 
@@ -60,27 +59,14 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
         recipe: the run's full configuration as plain data, stored with the run and compared on resume.
 
     Raises:
-        NonFiniteLoss: naming the step; the last checkpoint is unaffected, and non-finite weights are never saved.
+        NonFiniteLoss: after `max_skipped_steps` in a row, or if the weights are not finite; they are never saved.
         FileExistsError, FileNotFoundError, ValueError: a new run in the folder of an existing or active one, or a
             resume that is impossible: no checkpoint, a damaged one, another run's, or different data.
         OSError: a checkpoint could not be written; earlier ones are unaffected.
         ValueError: the model has no parameters for Muon; an engine that is not supported (see `check_sharding`).
     """
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision,
-        log_with=tracker_of(config.report_to),
-        project_dir=config.output_dir,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(
-                broadcast_buffers=False,  # models keep buffers equal themselves
-                find_unused_parameters=task.find_unused_parameters,
-            )
-        ],
-    )
-    check_sharding(task, config, accelerator)
-    objective, optimizer = _distribute(task, config, accelerator)
-    sharded = is_sharded(task.model)  # then gradients are reduced in each pass, as whole ones would take more memory
+    accelerator = make_accelerator(task, config)
+    objective, optimizer = distribute(task, config, accelerator)
     run = Path(config.output_dir)
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     with Checkpoints(run, config.checkpoints_total_limit, global_batch, accelerator) as checkpoints:
@@ -91,7 +77,8 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
         averages = AveragedWeights(parameters, config.ema_decay)
         torch.manual_seed(config.seed + accelerator.process_index)  # from here on, dropout differs between processes
         progress = checkpoints.load(origin, task.model, optimizer, averages) if origin else Progress()
-        budget = Budget(config, progress.steps, progress.seconds)
+        budget = Budget(config, progress.steps, progress.seconds, progress.skipped)
+        finite = FiniteSteps(config.max_skipped_steps, budget, accelerator, checkpoints)
         evaluator = CheckpointEvaluator(task, run, progress.history)
         if origin:
             with _inference(task.model, averages, accelerator), tolerated(budget.step, "scores"):
@@ -100,39 +87,39 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
         if budget.spent:
             accelerator.print(f"{run} is complete: {budget}; to train on, give a larger {budget.option}")
             return origin
-        data, log = _batches(task, config, budget.step, accelerator), RunLog(config, budget.step, accelerator)
+        micro_batches = MicroBatches(config.train_batch_size, config.gradient_accumulation_steps, accelerator)
+        data, log = training_batches(task, config, budget.step, accelerator), RunLog(config, budget.step, accelerator)
         with closing(data) as batches, log, StopRequest() as stop:
             budget.pause()
+            due = False  # a checkpoint, since an earlier step that was skipped
             for step in budget.steps():
                 lr = learning_rate(step, config, budget.seconds)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
                 task.start_step(budget.done)
-                sums = torch.zeros((), device=accelerator.device)
-                for micro in range(config.gradient_accumulation_steps):
-                    batch = {name: x.to(accelerator.device, non_blocking=True) for name, x in next(batches).items()}
-                    last = micro == config.gradient_accumulation_steps - 1
-                    with nullcontext() if last or sharded else accelerator.no_sync(objective):
-                        with accelerator.autocast():
-                            losses = objective(**batch)
-                        accelerator.backward(losses["loss"])  # divides by the number of accumulated passes
-                    sums = sums + torch.stack([x.detach().float() for x in losses.values()])
-                means = sums / config.gradient_accumulation_steps
-                scalars = _mean_over_processes(list(losses), means, budget.lap(), accelerator)
+                passes = [next(batches) for _ in range(config.gradient_accumulation_steps)]
+                compute = partial(accumulate, objective, passes, accelerator)
+                names, means = micro_batches.fitted(compute, undo=optimizer.zero_grad)
+                scalars = _mean_over_processes(names, means, budget.lap(), accelerator)
                 scalars["seconds"] = budget.spend(scalars["seconds"])
                 accelerator.unscale_gradients()
-                scalars["grad_norm"] = _clip(parameters, config.max_grad_norm)
-                _check_loss(scalars, step, accelerator, checkpoints)
+                scalars["grad_norm"] = clip_gradients(parameters, config.max_grad_norm)
                 scalars["lr"] = lr
-                _step(optimizer, accelerator)
+                taken = finite.allows(scalars, task.model)
+                if taken:
+                    _step(optimizer, accelerator)
+                    averages.step()
+                elif accelerator.scaler is not None:
+                    accelerator.scaler.update()
                 optimizer.zero_grad()
-                averages.step()
                 log.step(step, scalars)
 
                 stopping = stop.requested(accelerator)
-                if budget.checkpoint_due or stopping:
-                    _check_weights(task.model, step, accelerator, checkpoints)
+                due = due or budget.checkpoint_due
+                if (due and taken) or stopping or budget.spent:
+                    finite.check(task.model)
                     checkpoint = checkpoints.save(task, optimizer, budget, averages, evaluator.history)
+                    due = False
                     with _inference(task.model, averages, accelerator):
                         if accelerator.is_main_process:
                             with tolerated(step, "scores"):
@@ -147,7 +134,25 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
     return checkpoints.newest()
 
 
-def _distribute(task: Task, config: LoopConfig, accelerator: Accelerator) -> tuple[nn.Module, torch.optim.Optimizer]:
+def make_accelerator(task: Task, config: LoopConfig) -> Accelerator:
+    """Accelerate's view of this process and the others. Raises ValueError as `check_sharding`, or without a tracker."""
+    accelerator = Accelerator(
+        mixed_precision=config.mixed_precision,
+        log_with=tracker_of(config.report_to),
+        project_dir=config.output_dir,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(
+                broadcast_buffers=False,  # models keep buffers equal themselves
+                find_unused_parameters=task.find_unused_parameters,
+            )
+        ],
+    )
+    check_sharding(task, config, accelerator)
+    return accelerator
+
+
+def distribute(task: Task, config: LoopConfig, accelerator: Accelerator) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The task's loss, on the device and connected or sharded over the processes, and an optimizer of its weights."""
     if config.gradient_checkpointing:
         task.enable_gradient_checkpointing()
@@ -160,6 +165,28 @@ def _distribute(task: Task, config: LoopConfig, accelerator: Accelerator) -> tup
     optimizer = make_optimizer(task.model, config)
     objective, _ = accelerator.prepare(objective, optimizer)  # Accelerate's wrapper costs 1 ms per step
     return objective, optimizer
+
+
+def accumulate(
+    objective: nn.Module, passes: list[dict[str, Tensor]], accelerator: Accelerator, size: int
+) -> tuple[list[str], Tensor]:
+    """Accumulate the gradient of the mean loss over a step's batches, computing at most `size` images at once.
+
+    Returns the names of the losses and their means (N,).
+    """
+    sums, names = torch.zeros((), device=accelerator.device), []
+    pieces = [piece for batch in passes for piece in split(batch, size)]
+    for i, (piece, share) in enumerate(pieces):
+        inputs = {name: x.to(accelerator.device, non_blocking=True) for name, x in piece.items()}
+        # Sharded gradients are reduced in each pass: whole ones would take more memory.
+        whole = i == len(pieces) - 1 or is_sharded(objective)
+        with nullcontext() if whole else accelerator.no_sync(objective):
+            with accelerator.autocast():
+                losses = objective(**inputs)
+            accelerator.backward(losses["loss"] * share)  # divides by the number of passes
+        sums = sums + share * torch.stack([x.detach().float() for x in losses.values()])
+        names = list(losses)
+    return names, sums / len(passes)
 
 
 def _step(optimizer: torch.optim.Optimizer, accelerator: Accelerator) -> None:
@@ -191,31 +218,6 @@ def _farewell(task: Task, budget: Budget, finished: bool, run: Path, folder: Pat
     return "\n".join(lines)
 
 
-def _check_loss(scalars: dict[str, float], step: int, accelerator: Accelerator, checkpoints: Checkpoints) -> None:
-    scaled = accelerator.scaler is not None  # fp16 skips steps with overflowing gradients and continues
-    if not math.isfinite(scalars["loss"]) or not (scaled or math.isfinite(scalars["grad_norm"])):
-        what = f"the loss is {scalars['loss']} and its gradient's norm {scalars['grad_norm']}"
-        raise NonFiniteLoss(f"at step {step} {what}; {_lower_rate(checkpoints)}")
-
-
-def _check_weights(model: nn.Module, step: int, accelerator: Accelerator, checkpoints: Checkpoints) -> None:
-    """Check weights and buffers after the step: the loss was finite before it, but the update may not be."""
-    floats = {name: local(x) for name, x in model.state_dict().items() if x.is_floating_point()}
-    infinite = torch.stack([~x.isfinite().all() for x in floats.values()]).float()
-    if accelerator.num_processes > 1:
-        infinite = accelerator.reduce(infinite, reduction="sum")
-    counts = infinite.tolist()  # one synchronisation with the device
-    if broken := [name for name, count in zip(floats, counts, strict=True) if count]:
-        what = f"{broken[0]} has non-finite values; the step was not saved"
-        raise NonFiniteLoss(f"after step {step} {what}; {_lower_rate(checkpoints)}")
-
-
-def _lower_rate(checkpoints: Checkpoints) -> str:
-    kept = checkpoints.newest()
-    how = f"resume from the last checkpoint, {kept}," if kept else "start again"
-    return f"{how} with a lower --learning-rate"
-
-
 def learning_rate(step: int, config: LoopConfig, seconds: float = 0.0) -> float:
     """Linear warm-up over `lr_warmup_steps`, then constant or cosine decay to a hundredth at the end of the run.
 
@@ -233,7 +235,9 @@ def learning_rate(step: int, config: LoopConfig, seconds: float = 0.0) -> float:
     return config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
-def _batches(task: Task, config: LoopConfig, done: int, accelerator: Accelerator) -> Iterator[dict[str, Tensor]]:
+def training_batches(
+    task: Task, config: LoopConfig, done: int, accelerator: Accelerator
+) -> Iterator[dict[str, Tensor]]:
     """The batches from step `done` on; closing the iterator ends the data workers."""
     numbers = NumberBatches(
         done,
@@ -265,7 +269,7 @@ def _mean_over_processes(
     return dict(zip(names, numbers, strict=True)) | {"seconds": seconds}
 
 
-def _clip(parameters: list[nn.Parameter], max_norm: float) -> float:
+def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
     """Clip the norm of all gradients to `max_norm`; returns the norm before clipping."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = total_norm(gradients)

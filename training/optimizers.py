@@ -47,7 +47,7 @@ def make_optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimize
     Muon updates the weights of linear layers and of convolutions between hidden layers (see `Muon`); AdamW updates
     embeddings, biases, norms, and the first and last convolutions. Raises ValueError if no parameter is left for Muon.
     """
-    matrices = _hidden_matrices(model) if config.optimizer == "muon" else []
+    matrices = hidden_matrices(model) if config.optimizer == "muon" else []
     if config.optimizer == "muon" and not matrices:
         raise ValueError(
             "Muon takes the weights of linear layers and of convolutions between hidden layers, and "
@@ -61,7 +61,8 @@ def make_optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimize
     return ChainedOptimizer(Muon(matrices, config.learning_rate, config.weight_decay), adamw) if matrices else adamw
 
 
-def _hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that Muon updates: weights of linear layers, and kernels between hidden layers."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}  # including a tied output layer
     linear = [m.weight for m in model.modules() if isinstance(m, nn.Linear) and id(m.weight) not in embeddings]
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]

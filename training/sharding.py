@@ -79,7 +79,7 @@ def shard(objective: nn.Module, accelerator: Accelerator) -> None:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether a model's parameters are sharded."""
-    return any(isinstance(p, DTensor) for p in model.parameters())
+    return isinstance(next(model.parameters(), None), DTensor)
 
 
 def local(x: Tensor) -> Tensor:

@@ -44,7 +44,7 @@ from t2i.runs import BEST, SCORES_FILE
 from t2i.training.benchmark.compare import REAL, BenchmarkConfig, result_file, seconds, settings, strip_file
 from t2i.training.cli import run as train
 from t2i.training.config import FittedRecipe
-from t2i.training.loop import NonFiniteLoss
+from t2i.training.finite import NonFiniteLoss
 from t2i.training.model_options import ModelOptions
 from t2i.training.recipes import RECIPES
 
@@ -173,8 +173,8 @@ def _curve(lines: list[dict]) -> dict:
     Omits the first twentieth, whose steep drop would compress the rest of the plot.
     """
     late = [line for line in lines if line["seconds"] >= lines[-1]["seconds"] / 20]
-    what = "bits" if late and "bits" in late[0] else "loss"
-    late = [line for line in late if math.isfinite(line[what])]
+    what = "bits" if any("bits" in line for line in late) else "loss"
+    late = [line for line in late if what in line]  # a skipped step has none
     parts = np.array_split(np.array([[line["seconds"], line[what]] for line in late]), min(POINTS, len(late) or 1))
     points = [np.median(part, 0).tolist() for part in parts if len(part)]
     return {"what": what, "points": points}
