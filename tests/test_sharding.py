@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.commands.config.config_args import load_config_from_file
 from launching import launched
 from safetensors.torch import load_file
 from sharded_worker import as_stopped, train_in_bf16, train_prior
-from test_training import losses, recipe, trained_vqvae, vqvae_recipe  # noqa: F401
+from test_training import losses, trained_vqvae, vqvae_recipe  # noqa: F401
 
 from t2i.manifest import damage
 from t2i.pipelines import AutoPipeline
@@ -47,6 +49,7 @@ def difference(a: Path, b: Path) -> float:
     return max(float((one[k] - other[k]).norm() / one[k].norm()) for k in one if one[k].is_floating_point())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_two_sharded_processes_train_the_weights_of_one(runs, optimizer):
     whole = runs / f"{optimizer}-one" / "latest"
@@ -56,6 +59,7 @@ def test_two_sharded_processes_train_the_weights_of_one(runs, optimizer):
     assert difference(whole / WEIGHTS, start) > 1e-3  # the steps are large enough to tell
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["sharded-then-sharded", "sharded-then-one", "one-then-sharded"])
 def test_a_run_resumed_by_any_number_of_processes_is_one_that_never_stopped(runs, how):
     """With Muon, and AdamW for the parameters that are no matrices."""
@@ -65,6 +69,7 @@ def test_a_run_resumed_by_any_number_of_processes_is_one_that_never_stopped(runs
         assert (runs / "muon-sharded" / "latest" / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
 
 
+@pytest.mark.slow
 def test_each_process_stores_its_parts_and_the_pipeline_is_whole(runs):
     folder = runs / "muon-sharded" / "latest"
     parts = [load_file(path) for path in sorted((folder / "state").glob("*.safetensors"))]
@@ -84,10 +89,41 @@ def test_each_process_stores_its_parts_and_the_pipeline_is_whole(runs):
     assert (runs / "muon-sharded" / "samples" / "step-000004.png").is_file()
 
 
+@pytest.mark.slow
 def test_sharded_weights_stay_float32_under_autocast(runs):
     for path in (runs / "bf16-sharded" / "latest" / "state").glob("*.safetensors"):
         assert {x.dtype for x in load_file(path).values()} == {torch.float32}
     assert losses(runs / "bf16-sharded") == pytest.approx(losses(runs / "bf16-one"), rel=1e-2)
+
+
+# --- configurations -------------------------------------------------------------------------------------------------
+
+CONFIGS = sorted((Path(__file__).parents[1] / "scripts" / "accelerate").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configurations_are_those_of_accelerate_and_are_not_refused(path, monkeypatch, tmp_path):
+    config = load_config_from_file(str(path))
+    assert (config.distributed_type == "FSDP") == bool(config.fsdp_config) == (path.stem in ("fsdp", "two_nodes"))
+    assert config.num_processes == {"one_gpu": 1, "ddp": 8, "fsdp": 8, "two_nodes": 16}[path.stem]
+    monkeypatch.setenv("WORLD_SIZE", str(config.num_processes))
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", str(bool(config.fsdp_config)).lower())
+    for name, value in config.fsdp_config.items():
+        monkeypatch.setenv(name.upper(), str(value).lower())
+    check_sharding(vqvae_recipe(tmp_path).task(), LoopConfig(), Accelerator())
+
+
+@pytest.mark.slow
+def test_a_configuration_launches_sharded_training(tmp_path):
+    config = str(next(path for path in CONFIGS if path.stem == "fsdp"))
+    launch = ["-m", "accelerate.commands.launch", "--config_file", config, "--num_processes", "2"]
+    work = ["-m", "t2i.training", "nice", "--preset", "tiny", "--dry-run"]
+    on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, *launch, "--main_process_port", "0", *work]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=on_cpu)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "gathered weights and gradients" in done.stdout and "images/s" in done.stdout
+    assert done.stdout.count("images/s") == 1  # by the main process
 
 
 # --- what is refused ------------------------------------------------------------------------------------------------

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from test_training import losses, recipe
@@ -16,6 +19,10 @@ from t2i.training.memory import activation_memory, checkpoint_memory, training_m
 from t2i.training.micro_batches import split
 from t2i.training.optimizers import make_optimizer
 from t2i.training.recipes.dalle.tokenizers import TokenizerTask
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+import scaling  # beside this project's packages
 
 
 def network() -> nn.Sequential:
@@ -69,6 +76,13 @@ def test_activations_are_those_that_the_backward_pass_needs():
     each, besides = activation_memory(Loss(), {"x": torch.randn(3, 4)})
     assert each == 4 * (4 + 8 + 8 + 1)  # the input, before and after GELU, the output
     assert besides == 0
+
+
+def test_the_tables_of_scaling_extrapolate_to_what_deeper_models_keep():
+    family = scaling.denoiser()
+    with torch.autocast("cpu", torch.bfloat16):
+        three = activation_memory(scaling.Objective(family.build(64, 3), family.loss), family.batch)[0]
+    assert scaling.activations(family, 64, 3)[0] == three
 
 
 # --- dry runs -------------------------------------------------------------------------------------------------------

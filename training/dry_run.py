@@ -89,7 +89,7 @@ def _table(memory: dict[str, int], saving: int, there: int) -> str:
     rows = [
         *memory.items(),
         ("in all", total),
-        ("more at a checkpoint, without activations", saving),
+        ("more at a checkpoint, when activations are freed", saving),
         ("there is", there),
     ]
     return format_table(["memory of a process", ""], [[name, _gib(count)] for name, count in rows], right=(1,))

@@ -43,11 +43,11 @@ class FiniteSteps:
         what = f"the loss is {scalars['loss']} and its gradient's norm {scalars['grad_norm']}"
         self.row += 1
         self.budget.skipped += 1
-        self.check(model)
-        step = self.budget.step
-        if self.row >= self.limit:
+        step, broken = self.budget.step, self._broken(model)
+        if broken or self.row >= self.limit:
             row = "" if self.row == 1 else f", as in the {self.row - 1} before it"
-            raise NonFiniteLoss(f"at step {step} {what}{row}; {self._lower_rate()}")
+            and_ = f", and {broken} has non-finite values" if broken else ""
+            raise NonFiniteLoss(f"at step {step} {what}{row}{and_}; {self._lower_rate()}")
         if self.accelerator.is_main_process:
             print(f"\nwarning: step {step} is skipped: {what}", file=sys.stderr)
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
@@ -60,14 +60,18 @@ class FiniteSteps:
 
         The loss was finite before a step, but its update may not be.
         """
+        if broken := self._broken(model):
+            what = f"{broken} has non-finite values; the step was not saved"
+            raise NonFiniteLoss(f"after step {self.budget.step} {what}; {self._lower_rate()}")
+
+    def _broken(self, model: nn.Module) -> str | None:
+        """The name of a weight or buffer that is not finite on some process."""
         floats = {name: local(x) for name, x in model.state_dict().items() if x.is_floating_point()}
         broken = torch.stack([~x.isfinite().all() for x in floats.values()]).float()
         if self.accelerator.num_processes > 1:
             broken = self.accelerator.reduce(broken, reduction="sum")
         counts = broken.tolist()  # one synchronisation with the device
-        if names := [name for name, count in zip(floats, counts, strict=True) if count]:
-            what = f"{names[0]} has non-finite values; the step was not saved"
-            raise NonFiniteLoss(f"after step {self.budget.step} {what}; {self._lower_rate()}")
+        return next((name for name, count in zip(floats, counts, strict=True) if count), None)
 
     def _lower_rate(self) -> str:
         kept = self.checkpoints.newest()

@@ -86,6 +86,7 @@ def _kept(objective: nn.Module, batch: dict[str, Tensor]) -> int:
         return x
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        losses = objective(**batch)
-    del losses  # only now: until then, no storage is used twice
+        loss = objective(**batch)["loss"]
+    loss.backward()  # only now are tensors released, so no address was used twice; and FSDP releases its weights
+    objective.zero_grad()
     return sum(kept.values())
