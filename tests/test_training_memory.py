@@ -111,7 +111,7 @@ def test_a_dry_run_prints_what_a_run_needs_and_writes_nothing(tmp_path, capsys):
     [
         (999, r"the run does not fit: without activations it needs .* per process; shard it over more processes"),
         (63_999, r"does not fit: set --train-batch-size 32 --gradient-accumulation-steps 2, the same global batch"),
-        (1_999, r"does not fit: not even one image fits; set --gradient-checkpointing"),
+        (1_999, r"does not fit: not even one image does; set --gradient-checkpointing"),
     ],
 )
 def test_a_run_that_does_not_fit_is_refused_with_the_remedy(room, says, tmp_path, monkeypatch):

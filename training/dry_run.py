@@ -9,7 +9,7 @@ from contextlib import closing
 import psutil
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from t2i.checks import UsageError
 from t2i.processes import most_memory
@@ -43,29 +43,31 @@ def dry_run(task: Task, config: LoopConfig) -> None:
             "shard it over more processes (accelerate launch --use_fsdp --fsdp_version 2), or train a smaller model"
         )
     objective, optimizer = distribute(task, config, accelerator)
+    averages = AveragedWeights(task.model.parameters(), config.ema_decay)
     task.model.train()
-    with closing(training_batches(task, config, 0, accelerator)) as batches:
-        batch = next(batches)
-        rows = [[name, "×".join(map(str, x.shape)), str(x.dtype).removeprefix("torch.")] for name, x in batch.items()]
-        accelerator.print(format_table(["batch", "shape", "type"], rows))
-        with accelerator.autocast():
-            each, besides = activation_memory(objective, {n: x.to(accelerator.device) for n, x in batch.items()})
-        what = f"activations of {batch_size} images" + (", recomputed" if config.gradient_checkpointing else "")
-        memory[what] = batch_size * each + besides
-        accelerator.print(_table(memory, saving, there))
-        if sum(memory.values()) > there:
-            raise UsageError(f"the run does not fit: {_smaller(batch_size, passes, (there - state - besides) // each)}")
-        averages = AveragedWeights(task.model.parameters(), config.ema_decay)
-        for step in range(1 + STEPS):
-            if step == 1:
-                began = time.perf_counter()
-            accumulate(objective, [next(batches) for _ in range(passes)], accelerator, batch_size)
-            clip_gradients(list(task.model.parameters()), config.max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            averages.step()
-            if accelerator.device.type == "cuda":
-                torch.cuda.synchronize()
+    try:
+        with closing(training_batches(task, config, 0, accelerator)) as batches:
+            batch = next(batches)
+            accelerator.print(_shapes(batch))
+            with accelerator.autocast():
+                each, besides = activation_memory(objective, {n: x.to(accelerator.device) for n, x in batch.items()})
+            what = f"activations of {batch_size} images" + (", recomputed" if config.gradient_checkpointing else "")
+            memory[what] = batch_size * each + besides
+            accelerator.print(_table(memory, saving, there))
+            if sum(memory.values()) > there:
+                raise UsageError(_refusal(batch_size, passes, (there - state - besides) // max(1, each)))
+            for step in range(1 + STEPS):
+                if step == 1:
+                    began = time.perf_counter()
+                accumulate(objective, [next(batches) for _ in range(passes)], accelerator, batch_size)
+                clip_gradients(averages.parameters, config.max_grad_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+                averages.step()
+                if accelerator.device.type == "cuda":
+                    torch.cuda.synchronize()
+    except torch.OutOfMemoryError as error:
+        raise UsageError(_refusal(batch_size, passes, batch_size // 2)) from error
     images = STEPS * batch_size * passes * world / (time.perf_counter() - began)
     accelerator.print(f"{images:.1f} images/s in {STEPS} steps; peak memory of the main process: {_peak(accelerator)}")
 
@@ -84,6 +86,11 @@ def _about(model: nn.Module) -> str:
     return f"{type(model).__name__}: {count:,} parameters{frozen}"
 
 
+def _shapes(batch: dict[str, Tensor]) -> str:
+    rows = [[name, "×".join(map(str, x.shape)), str(x.dtype).removeprefix("torch.")] for name, x in batch.items()]
+    return format_table(["batch", "shape", "type"], rows)
+
+
 def _table(memory: dict[str, int], saving: int, there: int) -> str:
     total = sum(memory.values())
     rows = [
@@ -99,13 +106,13 @@ def _gib(count: int) -> str:
     return f"{count / GIB:.3f} GiB"
 
 
-def _smaller(batch: int, passes: int, fits: int) -> str:
-    """The remedy where only `fits` images fit: the same batch in more passes."""
+def _refusal(batch: int, passes: int, fits: int) -> str:
+    """The error where only `fits` images fit: the remedy is the same batch in more passes."""
     sizes = [size for size in range(1, batch) if batch % size == 0 and size <= fits]
     if not sizes:
-        return "not even one image fits; set --gradient-checkpointing, or train a smaller model"
-    accumulation = passes * batch // sizes[-1]
-    return f"set --train-batch-size {sizes[-1]} --gradient-accumulation-steps {accumulation}, the same global batch"
+        return "the run does not fit: not even one image does; set --gradient-checkpointing, or train a smaller model"
+    same = f"--train-batch-size {sizes[-1]} --gradient-accumulation-steps {passes * batch // sizes[-1]}"
+    return f"the run does not fit: set {same}, the same global batch"
 
 
 def _peak(accelerator: Accelerator) -> str:

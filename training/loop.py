@@ -179,8 +179,8 @@ def accumulate(
     for i, (piece, share) in enumerate(pieces):
         inputs = {name: x.to(accelerator.device, non_blocking=True) for name, x in piece.items()}
         # Sharded gradients are reduced in each pass: whole ones would take more memory.
-        whole = i == len(pieces) - 1 or is_sharded(objective)
-        with nullcontext() if whole else accelerator.no_sync(objective):
+        reduces = i == len(pieces) - 1 or is_sharded(objective)
+        with nullcontext() if reduces else accelerator.no_sync(objective):
             with accelerator.autocast():
                 losses = objective(**inputs)
             accelerator.backward(losses["loss"] * share)  # divides by the number of passes

@@ -73,8 +73,7 @@ def _prepare(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -
         if name.startswith("optimizer."):
             of, key = name.removeprefix("optimizer.").rsplit(".", 1)
             p = parameters[of]
-            empty = torch.zeros((), device=p.device) if key == "step" else torch.zeros_like(p)
-            optimizer.state[p][key] = empty.detach()
+            optimizer.state[p][key] = torch.zeros((), device=p.device) if key == "step" else torch.zeros_like(p)
 
 
 def _names(folder: Path) -> set[str]:
