@@ -227,6 +227,17 @@ def test_a_run_with_options_of_another_version_is_not_resumed(copy):
         resume(copy)
 
 
+def test_a_run_is_resumed_by_a_version_that_has_more_options_if_these_are_at_their_defaults(copy):
+    file = copy / "recipe.json"
+    older = json.loads(file.read_text())
+    assert older.pop("max_grad_norm") == 1.0 and older.pop("codebook_size") == 64  # by default 1024
+    file.write_text(json.dumps(older | {"codebook_size": 64}))
+    assert resume(copy).name == "checkpoint-6"
+    file.write_text(json.dumps(older))
+    with pytest.raises(ValueError, match=r"started with another recipe \(codebook_size: 1024 -> 64\)"):
+        resume(copy, steps=8)
+
+
 def test_best_is_not_lost_to_a_worse_model_where_no_link_is(tmp_path):
     """For example on a system without symbolic links."""
     run(nice(tmp_path / "run", max_train_steps=2))

@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
@@ -88,8 +88,11 @@ class Checkpoints:
         """The newest checkpoint, if there is one."""
         return next(reversed(self.all()), None)
 
-    def open(self, resume: str | None, recipe: dict) -> Path | None:
+    def open(self, resume: str | None, recipe: dict, defaults: Mapping[str, Any]) -> Path | None:
         """Create and lock the run folder, or check that it can be resumed; returns the checkpoint to resume from.
+
+        Args:
+            defaults: of options, which a run that was started before they existed is taken to have had.
 
         Raises:
             FileExistsError: a new run in a folder with checkpoints, or in one where another process is training.
@@ -97,12 +100,12 @@ class Checkpoints:
             ValueError: the checkpoint is damaged (the message names the newest intact one) or is not the newest intact
                 one of this run, or the run was started with a different recipe or different data.
         """
-        origin = [self._on_all(lambda: self._open(resume, recipe), main=True)]
+        origin = [self._on_all(lambda: self._open(resume, recipe, defaults), main=True)]
         if self.accelerator.num_processes > 1:
             broadcast_object_list(origin)
         return origin[0]
 
-    def _open(self, resume: str | None, recipe: dict) -> Path | None:
+    def _open(self, resume: str | None, recipe: dict, defaults: Mapping[str, Any]) -> Path | None:
         if resume is None:
             self.run.mkdir(parents=True, exist_ok=True)
         elif self.newest() is None:
@@ -117,7 +120,7 @@ class Checkpoints:
         origin = None
         if resume is not None:
             origin = self._origin(resume)
-            self._compare(recipe)
+            self._compare(recipe, defaults)
         self._tidy()
         if origin is None:
             write_json(self.run / RECIPE_FILE, recipe)
@@ -154,9 +157,9 @@ class Checkpoints:
         checkpoints = self.all()
         return checkpoints[checkpoints.index(origin) + 1 :]
 
-    def _compare(self, recipe: dict) -> None:
+    def _compare(self, recipe: dict, defaults: Mapping[str, Any]) -> None:
         """Raise ValueError unless the run was started with this recipe and this data."""
-        before = read_json(self.run / RECIPE_FILE)
+        before = json.loads(json.dumps(dict(defaults))) | read_json(self.run / RECIPE_FILE)
         now = json.loads(json.dumps(recipe))  # tuples become lists, as in the stored file
         changed = {k for k in now if k in before and before[k] != now[k]} - MAY_CHANGE
         if "recipe" in changed:

@@ -9,7 +9,7 @@ from pathlib import Path
 from t2i.arguments import as_option, parse
 from t2i.checks import UsageError, check_choice
 from t2i.files import check_folder
-from t2i.training.config import FittedRecipe, flatten
+from t2i.training.config import FittedRecipe, defaults_of, flatten
 from t2i.training.recipes import PRESETS, RECIPES
 
 DRY_RUN = "--dry-run"
@@ -67,7 +67,7 @@ def run(recipe, name: str | None = None, dry: bool = False) -> Path:
         dry_run(recipe.task(), recipe.loop)
         return Path(recipe.loop.output_dir)
     named = {} if name is None else {"recipe": name}
-    return train(recipe.task(), recipe.loop, named | flatten(recipe))
+    return train(recipe.task(), recipe.loop, named | flatten(recipe), defaults_of(recipe))
 
 
 def _overview() -> str:

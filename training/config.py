@@ -147,6 +147,20 @@ class FittedRecipe:
         raise NotImplementedError
 
 
+def defaults_of(recipe) -> dict:
+    """The defaults of all options under their command-line names, those of the classes and not of a preset."""
+    flat: dict = {}
+    for field in dataclasses.fields(recipe):
+        value = getattr(recipe, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= defaults_of(value)
+        elif field.default is not dataclasses.MISSING:
+            flat[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            flat[field.name] = field.default_factory()
+    return flat
+
+
 def flatten(recipe) -> dict:
     """The config as one flat dict, with all parts' fields under their command-line names."""
     flat: dict = {}

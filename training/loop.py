@@ -8,10 +8,11 @@ previews and curves. `train` reads top to bottom.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -47,7 +48,7 @@ class Objective(nn.Module):
         return self._loss(**batch)
 
 
-def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
+def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, Any] = MappingProxyType({})) -> Path:
     """Train the task's model; returns the folder of the newest checkpoint.
 
     Ctrl-C and SIGTERM finish the step, save a checkpoint and return normally (exit code 0). A second Ctrl-C raises
@@ -57,6 +58,7 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
         task: the model, its data and its loss.
         config: options of the loop.
         recipe: the run's full configuration as plain data, stored with the run and compared on resume.
+        defaults: of options in it; a run that was started before such an option existed can be resumed with it.
 
     Raises:
         NonFiniteLoss: after `max_skipped_steps` in a row, or if the weights are not finite; they are never saved.
@@ -71,7 +73,7 @@ def train(task: Task, config: LoopConfig, recipe: dict) -> Path:
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     with Checkpoints(run, config.checkpoints_total_limit, global_batch, accelerator) as checkpoints:
         built_from = {DATA: task.source.fingerprint(), **task.fingerprint}
-        origin = checkpoints.open(config.resume, recipe | built_from)
+        origin = checkpoints.open(config.resume, recipe | built_from, defaults)
         task.model.train()
         parameters = list(task.model.parameters())
         averages = AveragedWeights(parameters, config.ema_decay)
