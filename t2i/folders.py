@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 LOCAL = ("checkpoints", "data", "docs", "models", "out", "outputs", "reports", "runs", "shared", "toybox", "weights")
+
+
+def user_cache() -> Path:
+    """The folder for what is computed once for a user's data: `$XDG_CACHE_HOME/t2i`, by default ~/.cache/t2i."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2i"
 
 
 def newest_in_run(folder: str | Path, file: str) -> Path:

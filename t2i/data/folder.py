@@ -23,7 +23,8 @@ from pathlib import Path, PurePosixPath
 
 from t2i.data.fingerprint import combine, of_files, of_texts
 from t2i.data.image_file import FORMATS, KINDS, OTHER_FORMATS, read_square
-from t2i.data.tables import OTHER_TABLES, TABLES, read_lines, read_table, text_of
+from t2i.data.tables import OTHER_TABLES, TABLES, caption_of, read_table, text_of
+from t2i.files import read_text
 from t2i.notes import are, count, note, some
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # case-insensitive
@@ -180,16 +181,16 @@ class ImageFolder:
         return name
 
     def _read_texts(self, text_files: dict[str, str], files: Sequence[str], captions: bool) -> None:
-        caption_of = {name: _read_caption(self.folder / file) for name, file in text_files.items()}
-        if left := [name for name in self.names if name not in caption_of]:
+        found = {name: caption_of(read_text(self.folder / file)) for name, file in text_files.items()}
+        if left := [name for name in self.names if name not in found]:
             what = f"{are(left)} left out" if captions else "have no caption" if len(left) > 1 else "has no caption"
             note(f"{count(left, 'image')} of {self.folder} without a .txt file of its name {what}: {some(left)}")
         used = set(text_files.values())
         if alone := [name for name in files if _is_text(name) and name not in used]:
             note(f"{count(alone, 'text file')} of {self.folder} without an image {are(alone)} left out: {some(alone)}")
         if captions:
-            self.names = [name for name in self.names if name in caption_of]
-        self.texts = [caption_of.get(name, "") for name in self.names]
+            self.names = [name for name in self.names if name in found]
+        self.texts = [found.get(name, "") for name in self.names]
         self._note_empty(captions)
 
     def _read_classes(self) -> None:
@@ -322,10 +323,6 @@ class _Forms:
         alike = {file.casefold(): file for file in self._files}
         near = next((alike[name.casefold()] for name in names if name.casefold() in alike), None)
         return f"did you mean {near}? " if near else ""
-
-
-def _read_caption(file: Path) -> str:
-    return " ".join(line for _, line in read_lines(file))
 
 
 def _is_text(name: str) -> bool:

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from t2i.data.base import ItemError
+
 FORMATS = {  # suffix: name of the format in messages
     ".png": "PNG",
     ".apng": "PNG",
@@ -47,7 +49,7 @@ _MASKS = "a mask is black and white, white where to repaint"
 _SQUARED = 2  # times the requested side: a JPEG is decoded no larger than needed, but large enough to downsample
 
 
-class ImageError(ValueError):
+class ImageError(ItemError):
     """An image file that cannot be read: one sentence with its name and the remedy."""
 
 
@@ -60,22 +62,27 @@ def read_image(path: str | Path) -> Image.Image:
     return to_rgb(open_image(path), str(path))
 
 
-def read_square(file: str | Path | bytes, size: int, name: str | None = None) -> np.ndarray:
-    """Centre square of an image file, or of its content -> uint8 (S, S, 3); raises ImageError as `read_image` does.
+def read_square(file: str | Path | bytes, size: int, name: str | None = None, position: float = 0.5) -> np.ndarray:
+    """A square of an image file, or of its content -> uint8 (S, S, 3); see `square`.
 
-    A JPEG is decoded at 1/8, 1/4 or 1/2 of its size if that is still at least 2 S.
+    A JPEG is decoded at 1/8, 1/4 or 1/2 of its size if that is still at least 2 S. Raises ImageError as `read_image`
+    does.
     """
     name = name or str(file)
     image = open_image(io.BytesIO(file) if isinstance(file, bytes) else file, name, at_least=_SQUARED * size)
-    return square(to_rgb(image, name), size)
+    return square(to_rgb(image, name), size, position)
 
 
-def square(image: Image.Image, size: int) -> np.ndarray:
-    """Convert with `to_rgb`, centre-crop and resize to uint8 (size, size, 3)."""
+def square(image: Image.Image, size: int, position: float = 0.5) -> np.ndarray:
+    """Convert with `to_rgb`, crop and resize to uint8 (size, size, 3).
+
+    The square has the length of the shorter side. Its position along the longer one, in [0, 1], is by default the
+    centre.
+    """
     image = to_rgb(image)
     width, height = image.size
     side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
+    left, top = int((width - side) * position), int((height - side) * position)
     if side == size:
         return np.array(image if width == height else image.crop((left, top, left + side, top + side)))
     return np.array(image.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + side, top + side)))

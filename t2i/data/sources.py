@@ -1,4 +1,4 @@
-"""Sources of captioned images: toybox, an image folder, Parquet and Arrow files, or a dataset on the Hub.
+"""Sources of captioned images: toybox, an image folder, shards, Parquet and Arrow files, or a dataset on the Hub.
 
 Every source implements `t2i.data.base.Source`.
 Shapes: S image side
@@ -20,6 +20,7 @@ from t2i.data.folder import ImageFolder, tables_in
 from t2i.data.image_file import ImageError, read_square, square
 from t2i.data.labelled import is_labelled, open_labelled
 from t2i.data.rendered import Rendered, is_rendered
+from t2i.data.shard_names import shards_of
 from t2i.data.toybox.dataset import Toybox
 from t2i.data.toybox_v1.dataset import Toybox as ToyboxV1
 from t2i.folders import may_be_on_hub
@@ -116,9 +117,9 @@ def open_source(
 
     Args:
         name: "toybox" or "toybox-v1" (their training splits); a folder of images (see `folder.py`) or with one array of
-            images (see `rendered.py`); a folder of Parquet files, or one saved by `datasets`; a dataset on the Hub,
-            OWNER/NAME; or the training split of "digits", "mnist", "fashion", "cifar10" or a folder of IDX files (see
-            `labelled.py`).
+            images (see `rendered.py`); tar files or URLs of them (see `shard_names.py`); a folder of Parquet files, or
+            one saved by `datasets`; a dataset on the Hub, OWNER/NAME; or the training split of "digits", "mnist",
+            "fashion", "cifar10" or a folder of IDX files (see `labelled.py`).
         size: image side in pixels.
         image_column, caption_column: column names in metadata files and datasets.
         seed: seed of toybox.
@@ -134,6 +135,10 @@ def open_source(
     if is_labelled(name):
         return open_labelled(name, size).train
     columns = {"image_column": image_column, "caption_column": caption_column, "captions": captions}
+    if (shards := shards_of(name)) is not None:
+        from t2i.data.shards import open_shards  # slow to import
+
+        return open_shards(shards, size, **columns)
     folder = Path(name)
     if is_rendered(folder):
         return Rendered(folder, size)

@@ -23,11 +23,23 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 def read_lines(path: Path) -> list[tuple[int, str]]:
     """(number, line) of the non-empty lines of a text file, stripped of white space.
 
-    Lines end at \\n, \\r\\n or \\r, and not at the other separators of `str.splitlines`, which may occur in captions.
     Raises FileNotFoundError and ValueError as `read_text` does.
     """
-    lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return lines_of(read_text(path))
+
+
+def lines_of(text: str) -> list[tuple[int, str]]:
+    """(number, line) of the non-empty lines of a text, stripped of white space.
+
+    Lines end at \\n, \\r\\n or \\r, and not at the other separators of `str.splitlines`, which may occur in captions.
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return [(i, line.strip()) for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def caption_of(text: str) -> str:
+    """The caption in a text file: its lines joined by spaces."""
+    return " ".join(line for _, line in lines_of(text))
 
 
 def read_table(path: Path) -> Iterator[Row]:
@@ -107,6 +119,14 @@ def text_of(row: dict, column: str, where: str) -> str:
     except UnicodeEncodeError:
         raise ValueError(f"{where}: {column!r} holds half of a character ({_short(text)}); write it anew") from None
     return text
+
+
+def texts_of(row: dict, column: str, where: str) -> tuple[str, ...]:
+    """The captions in a column of a row: a string or a list of strings. Raises ValueError as `text_of` does."""
+    value = row.get(column)
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+        return (text_of(row, column, where),)
+    return tuple(text_of({column: text}, column, where) for text in value)
 
 
 def _short(value: object) -> str:

@@ -1,0 +1,89 @@
+"""Base class of sources of image files: folders, Hugging Face datasets and shards.
+
+Shapes: S image side
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from t2i.data.base import ItemError, captioned
+from t2i.data.image_file import read_square, square
+
+Encoded = str | bytes | Image.Image  # the path of an image file, its content, or an image already decoded
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random augmentation of training images.
+
+    Args:
+        random_crop: crop the square at a random position along the longer side instead of the centre.
+        random_flip: mirror half of the images horizontally.
+    """
+
+    random_crop: bool = False
+    random_flip: bool = False
+
+
+NO_AUGMENTATION = Augmentation()
+
+
+class ImageSource:
+    """Items {"image": uint8 (S, S, 3), "text": str}, and "texts" of images with several captions.
+
+    Subclasses set `size`, S, and `augmentation`, and define `__len__`, `file`, `texts_of` and `fingerprint`.
+    """
+
+    size: int
+    augmentation: Augmentation = NO_AUGMENTATION
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def file(self, index: int) -> tuple[Encoded, str]:
+        """The encoded image, and its name for messages."""
+        raise NotImplementedError
+
+    def texts_of(self, index: int) -> tuple[str, ...]:
+        """The captions of an image, at least one; "" if it needs none. Raises ItemError if it has no valid one."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        raise NotImplementedError
+
+    def __getitem__(self, index: int) -> dict:
+        """The centre square. Raises ItemError, a ValueError, for an image that cannot be read."""
+        return self._item(int(index), position=0.5)
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict:
+        """The item with random augmentation; raises as `__getitem__` does."""
+        item = self._item(int(index), rng.random() if self.augmentation.random_crop else 0.5)
+        if self.augmentation.random_flip and rng.random() < 0.5:
+            item["image"] = np.ascontiguousarray(item["image"][:, ::-1])
+        return item
+
+    def captions(self, limit: int) -> Iterator[str]:
+        return (texts[0] for texts in self.caption_lists(limit))
+
+    def caption_lists(self, limit: int) -> Iterator[tuple[str, ...]]:
+        """All captions of each of the first `limit` images; "" for one without a valid caption."""
+        return (self._valid_texts(i) for i in range(min(limit, len(self))))
+
+    def _valid_texts(self, index: int) -> tuple[str, ...]:
+        try:
+            return self.texts_of(index)
+        except ItemError:
+            return ("",)
+
+    def _item(self, index: int, position: float) -> dict:
+        file, name = self.file(index)
+        if isinstance(file, Image.Image):
+            image = square(file, self.size, position)
+        else:
+            image = read_square(file, self.size, name, position)
+        return captioned({"image": image}, self.texts_of(index))
