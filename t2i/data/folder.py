@@ -17,13 +17,17 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+
 from t2i.data.fingerprint import combine, of_files, of_texts
-from t2i.data.image_file import FORMATS, KINDS, OTHER_FORMATS, read_square
-from t2i.data.tables import OTHER_TABLES, TABLES, caption_of, read_table, text_of
+from t2i.data.image_file import FORMATS, KINDS, OTHER_FORMATS
+from t2i.data.image_source import NO_AUGMENTATION, Augmentation, ImageSource
+from t2i.data.strings import StringLists, Strings
+from t2i.data.tables import OTHER_TABLES, TABLES, caption_of, read_table, text_of, texts_of
 from t2i.files import read_text
 from t2i.notes import are, count, note, some
 
@@ -32,8 +36,10 @@ SPLITS = ("train", "test", "val", "valid", "validation", "dev")  # folders that 
 _LIKE_TABLES = (*TABLES, *OTHER_TABLES)
 
 
-class ImageFolder:
+class ImageFolder(ImageSource):
     """A folder of images as a source: items {"image": uint8 (S, S, 3), "text": str}, and "label" if it has classes.
+
+    Names and captions are kept in arrays: lists of a million of them would be copied by every data worker.
 
     Args:
         folder: see the module's docstring. In a folder of only `train/` and other splits, `train/` is used.
@@ -44,7 +50,7 @@ class ImageFolder:
 
     Attributes:
         names: file names of the images, relative to the folder.
-        texts: captions of the images.
+        texts: the first caption of each image.
         classes: class names in alphabetical order; empty if an image is outside of the class folders.
         labels: index of each image's class in `classes`.
 
@@ -59,58 +65,52 @@ class ImageFolder:
         image_column: str = "image",
         caption_column: str = "text",
         captions: bool = True,
+        augmentation: Augmentation = NO_AUGMENTATION,
     ):
         folder, files = _without_splits(folder, scan(folder))
         if unread := unread_among(files):
             left = f"{are(unread)} left out: {some(unread)}"
             note(f"{count(unread, 'image')} of {folder} in formats that are not read {left}")
-        self.folder, self.size = folder, size
-        self.table, self.rows, self.labels = _table_of(folder), [], []
+        self.folder, self.size, self.augmentation = folder, size, augmentation
+        self.table = _table_of(folder)
         self.classes: tuple[str, ...] = ()
-        self.names: list[str] = images_among(files)
-        self.texts: list[str] = []
+        rows, labels = [], []
         if self.table is not None:
-            self._read_table(files, image_column, caption_column, captions)
-            return
-        columns = (("--image-column", image_column, "image"), ("--caption-column", caption_column, "text"))
-        for flag, given, usual in columns if captions else ():
-            if given != usual:
-                raise ValueError(f"{folder} has no metadata, in which {flag} {given} could be a column: leave it out")
-        if not self.names:
-            raise FileNotFoundError(f"there are no images in {folder}; give a folder with {', '.join(KINDS)} files")
-        texts = _text_files_of(self.names, files)
-        nested = [name for name in files if PurePosixPath(name).name.casefold() in METADATA]
-        if captions and nested:
-            raise ValueError(f"{folder} has its captions in {some(nested)}; give one of these folders alone")
-        if texts:
-            self._read_texts(texts, files, captions)
-        if not captions or not texts:
-            self._read_classes()
-        unread = [name for name in files if "/" not in name and os.path.splitext(name)[1].lower() in _LIKE_TABLES]  # noqa: PTH122
-        if captions and not texts and len(self.classes) < 2:
-            raise FileNotFoundError(
-                f"{folder} has no metadata.jsonl, metadata.csv or metadata.parquet with file_name and text of each "
-                f"image, and no NAME.txt next to them; {_write_one(unread)}"
-            )
-        if left := [name for name in unread if name.casefold().startswith(("metadata.", "caption"))]:
-            note(f"{some(left)} of {folder} {are(left)} left out; captions are read from {METADATA[0]}")
-        if captions and self.classes:
-            note(f"{folder} has no captions, so the names of its folders stand for them: {some(self.classes)}")
+            names, texts, rows = self._read_table(self.table, files, image_column, caption_column, captions)
+        else:
+            columns = (("--image-column", image_column, "image"), ("--caption-column", caption_column, "text"))
+            for flag, given, usual in columns if captions else ():
+                if given != usual:
+                    raise ValueError(
+                        f"{folder} has no metadata, in which {flag} {given} could be a column: leave it out"
+                    )
+            names, texts, labels = self._read_files(files, captions)
+        if captions and (empty := [name for name, given in zip(names, texts, strict=True) if not given[0].strip()]):
+            note(f"{count(empty, 'caption')} in {folder} {are(empty)} empty, of {some(empty)}")
+        self.names, self._texts = Strings(names), StringLists(texts)
+        self.texts = self._texts.first
+        self.rows, self.labels = np.array(rows, np.int64), np.array(labels, np.int32)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> dict:
-        """Raises ImageError, a ValueError, for an image that cannot be read."""
+    def file(self, index: int) -> tuple[str, str]:
         path = os.path.join(self.folder, self.names[index])  # noqa: PTH118 - pathlib takes five times as long
-        item = {"image": read_square(path, self.size), "text": self.texts[index]}
-        return item | {"label": self.labels[index]} if self.classes else item
+        return path, path
 
-    def captions(self, limit: int) -> Iterator[str]:
-        return islice(self.texts, limit)
+    def texts_of(self, index: int) -> tuple[str, ...]:
+        return self._texts[index]
 
     def fingerprint(self) -> str:
-        return combine(self.size, of_files(self.folder, self.names), of_texts(self.texts), self.classes, self.labels)
+        labels = self.labels.tolist()
+        found = combine(self.size, of_files(self.folder, self.names), of_texts(self.texts), self.classes, labels)
+        if len(self._texts.strings) == len(self):
+            return found
+        return combine(found, of_texts(self._texts.strings), of_texts(str(len(texts)) for texts in self._texts))
+
+    def _item(self, index: int, position: float) -> dict:
+        item = super()._item(index, position)
+        return item | {"label": int(self.labels[index])} if self.classes else item
 
     def column(self, name: str) -> list:
         """The values of the metadata column `name` or `name`_file_name, one per item.
@@ -119,7 +119,7 @@ class ImageFolder:
         """
         if self.table is None:
             raise KeyError("none, for there is no metadata")
-        kept, values = set(self.rows), []
+        kept, values = set(self.rows.tolist()), []
         for i, (_, row) in enumerate(read_table(self.table)):
             if i in kept:
                 found = next((key for key in (f"{name}_file_name", name) if key in row), None)
@@ -130,22 +130,25 @@ class ImageFolder:
 
     # --- layouts of a folder ----------------------------------------------------------------------------------------
 
-    def _read_table(self, files: Sequence[str], image_column: str, caption_column: str, captions: bool) -> None:
-        table, known, named = self.table, set(files), set()
-        forms = _Forms(files)
+    def _read_table(
+        self, table: Path, files: Sequence[str], image_column: str, caption_column: str, captions: bool
+    ) -> tuple[list[str], list[tuple[str, ...]], list[int]]:
+        """The names and captions of a table, and the numbers of their rows."""
+        known, named, forms = set(files), set(), _Forms(files)
         rows = read_table(table)
         if (first := next(rows, None)) is None:
             raise ValueError(f"{table} is empty; write a line with file_name and text for each image")
         name_column = _name_column(first[1], image_column, table)
         if captions and caption_column not in first[1]:
             raise _no_column(table, caption_column, first[1], "--caption-column")
-        self.names, self.texts = [], []
-        pairs: dict[tuple[str, str], str] = {}
+        names, texts, numbers = [], [], []
+        pairs: dict[tuple[str, tuple[str, ...]], str] = {}
         missing, other = [], []
         for i, (where, row) in enumerate(chain([first], rows)):
             name = check_name(text_of(row, name_column, where), where)
-            text = text_of(row, caption_column, where) if captions or row.get(caption_column) is not None else ""
-            if (before := pairs.setdefault((name, text), where)) != where:
+            given = captions or row.get(caption_column) is not None
+            of_image = texts_of(row, caption_column, where) if given else ("",)
+            if (before := pairs.setdefault((name, of_image), where)) != where:
                 raise ValueError(f"{where}: {name} with this caption is there already, in {before}; remove one of them")
             named.update(value for value in row.values() if isinstance(value, str) and value in known)
             if name not in known:
@@ -155,9 +158,9 @@ class ImageFolder:
             elif (suffix := PurePosixPath(name).suffix.lower()) and suffix not in FORMATS:
                 other.append(name)
             else:
-                self.names.append(name)
-                self.texts.append(text)
-                self.rows.append(i)
+                names.append(name)
+                texts.append(of_image)
+                numbers.append(i)
         if missing:
             raise FileNotFoundError(
                 f"{table} names {count(missing, 'file')} that {are(missing)} not there: "
@@ -165,13 +168,13 @@ class ImageFolder:
             )
         if other:
             note(f"{count(other, 'file')} of {table} in formats that are not read {are(other)} left out: {some(other)}")
-        if not self.names:
+        if not names:
             raise ValueError(f"{table} names no image that can be read; give {', '.join(KINDS)} files")
-        self._note_unlisted(set(files) - named)
-        if texts := sorted(_text_files_of(self.names, files).values()):
-            left = f"{count(texts, 'text file')} next to images {are(texts)} left out: {some(texts)}"
+        _note_unlisted(table, names, set(files) - named)
+        if beside := sorted(_text_files_of(names, files).values()):
+            left = f"{count(beside, 'text file')} next to images {are(beside)} left out: {some(beside)}"
             note(f"captions are read from {table}, and {left}")
-        self._note_empty(captions)
+        return names, texts, numbers
 
     def _on_disk(self, name: str, forms: _Forms, where: str) -> str:
         """The name as it is on disk. Raises ValueError if it is a folder."""
@@ -180,41 +183,45 @@ class ImageFolder:
             raise ValueError(f"{where}: {name} is a folder; write an image's name, relative to {self.folder}")
         return name
 
-    def _read_texts(self, text_files: dict[str, str], files: Sequence[str], captions: bool) -> None:
-        found = {name: caption_of(read_text(self.folder / file)) for name, file in text_files.items()}
-        if left := [name for name in self.names if name not in found]:
+    def _read_files(self, files: Sequence[str], captions: bool) -> tuple[list[str], list[tuple[str, ...]], list[int]]:
+        """The names, captions and labels of a folder without a table; sets `classes`."""
+        folder, names = self.folder, images_among(files)
+        if not names:
+            raise FileNotFoundError(f"there are no images in {folder}; give a folder with {', '.join(KINDS)} files")
+        text_files = _text_files_of(names, files)
+        nested = [name for name in files if PurePosixPath(name).name.casefold() in METADATA]
+        if captions and nested:
+            raise ValueError(f"{folder} has its captions in {some(nested)}; give one of these folders alone")
+        texts = self._read_texts(names, text_files, files, captions) if text_files else {}
+        if captions and texts:
+            names = [name for name in names if name in texts]
+        classes = [] if captions and texts else _classes_of(names)
+        self.classes = tuple(sorted(set(classes)))
+        place = {name: i for i, name in enumerate(self.classes)}
+        unread = [name for name in files if "/" not in name and os.path.splitext(name)[1].lower() in _LIKE_TABLES]  # noqa: PTH122
+        if captions and not texts and len(self.classes) < 2:
+            raise FileNotFoundError(
+                f"{folder} has no metadata.jsonl, metadata.csv or metadata.parquet with file_name and text of each "
+                f"image, and no NAME.txt next to them; {_write_one(unread)}"
+            )
+        if left := [name for name in unread if name.casefold().startswith(("metadata.", "caption"))]:
+            note(f"{some(left)} of {folder} {are(left)} left out; captions are read from {METADATA[0]}")
+        if captions and self.classes:
+            note(f"{folder} has no captions, so the names of its folders stand for them: {some(self.classes)}")
+        given = [texts.get(name, "") for name in names] if texts else classes or [""] * len(names)
+        return names, [(text,) for text in given], [place[name] for name in classes]
+
+    def _read_texts(
+        self, names: Sequence[str], text_files: dict[str, str], files: Sequence[str], captions: bool
+    ) -> dict[str, str]:
+        """{image: caption}"""
+        if left := [name for name in names if name not in text_files]:
             what = f"{are(left)} left out" if captions else "have no caption" if len(left) > 1 else "has no caption"
             note(f"{count(left, 'image')} of {self.folder} without a .txt file of its name {what}: {some(left)}")
         used = set(text_files.values())
         if alone := [name for name in files if _is_text(name) and name not in used]:
             note(f"{count(alone, 'text file')} of {self.folder} without an image {are(alone)} left out: {some(alone)}")
-        if captions:
-            self.names = [name for name in self.names if name in found]
-        self.texts = [found.get(name, "") for name in self.names]
-        self._note_empty(captions)
-
-    def _read_classes(self) -> None:
-        """If all images are in subfolders, these are the classes, and the captions if there are no others."""
-        of_each = [name.split("/", 1)[0] if "/" in name else "" for name in self.names]
-        if of_each and all(of_each):
-            self.classes = tuple(sorted(set(of_each)))
-            place = {name: i for i, name in enumerate(self.classes)}
-            self.labels = [place[name] for name in of_each]
-        if not self.texts:
-            self.texts = of_each if self.classes else [""] * len(self.names)
-
-    def _note_unlisted(self, files: set[str]) -> None:
-        listed = set(self.names)
-        left = [name for name in images_among(sorted(files)) if name not in listed]
-        if left:
-            note(f"{count(left, 'image')} without a line in {self.table} {are(left)} left out: {some(left)}")
-        if again := self.names[len(listed) :]:
-            note(f"{count(again, 'line')} of {self.table} {are(again)} for images that already have a caption")
-
-    def _note_empty(self, captions: bool) -> None:
-        empty = [name for name, text in zip(self.names, self.texts, strict=True) if not text.strip()]
-        if captions and empty:
-            note(f"{count(empty, 'caption')} in {self.folder} {are(empty)} empty, of {some(empty)}")
+        return {name: caption_of(read_text(self.folder / file)) for name, file in text_files.items()}
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -323,6 +330,22 @@ class _Forms:
         alike = {file.casefold(): file for file in self._files}
         near = next((alike[name.casefold()] for name in names if name.casefold() in alike), None)
         return f"did you mean {near}? " if near else ""
+
+
+def _classes_of(names: Sequence[str]) -> list[str]:
+    """The class of each image, which is its uppermost folder; [] if one is in none."""
+    of_each = [name.split("/", 1)[0] if "/" in name else "" for name in names]
+    return of_each if all(of_each) else []
+
+
+def _note_unlisted(table: Path, names: Sequence[str], files: set[str]) -> None:
+    """Note images that are left out, of all `files` that no row names, and how many rows name an image again."""
+    listed = set(names)
+    left = [name for name in images_among(sorted(files)) if name not in listed]
+    if left:
+        note(f"{count(left, 'image')} without a line in {table} {are(left)} left out: {some(left)}")
+    if again := names[len(listed) :]:
+        note(f"{count(again, 'line')} of {table} {are(again)} for images that already have a caption")
 
 
 def _is_text(name: str) -> bool:

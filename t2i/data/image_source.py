@@ -36,7 +36,7 @@ NO_AUGMENTATION = Augmentation()
 class ImageSource:
     """Items {"image": uint8 (S, S, 3), "text": str}, and "texts" of images with several captions.
 
-    Subclasses set `size`, S, and `augmentation`, and define `__len__`, `file`, `texts_of` and `fingerprint`.
+    Subclasses set `size` (S) and `augmentation`, and define `__len__`, `file`, `texts_of` and `fingerprint`.
     """
 
     size: int
@@ -80,10 +80,14 @@ class ImageSource:
         except ItemError:
             return ("",)
 
+    def _record(self, index: int) -> tuple[Encoded, str, tuple[str, ...]]:
+        """The encoded image, its name for messages, and its captions."""
+        return *self.file(index), self.texts_of(index)
+
     def _item(self, index: int, position: float) -> dict:
-        file, name = self.file(index)
+        file, name, texts = self._record(index)
         if isinstance(file, Image.Image):
             image = square(file, self.size, position)
         else:
             image = read_square(file, self.size, name, position)
-        return captioned({"image": image}, self.texts_of(index))
+        return captioned({"image": image}, texts)

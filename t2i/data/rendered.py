@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from t2i.data.fingerprint import SAMPLED, combine, of_texts
+from t2i.data.strings import Strings
 from t2i.data.tables import read_table, text_of
 
 ARRAY, CAPTIONS = "images.npy", "metadata.jsonl"
@@ -36,7 +37,7 @@ class Rendered:
             self.images = np.load(folder / ARRAY, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError, OSError) as error:
             raise ValueError(f"{folder / ARRAY} is damaged or cut short ({error}); render it anew") from error
-        self.texts = [text_of(row, "text", where) for where, row in read_table(folder / CAPTIONS)]
+        self.texts = Strings(text_of(row, "text", where) for where, row in read_table(folder / CAPTIONS))
         if self.images.shape != (len(self.texts), size, size, 3) or self.images.dtype != np.uint8:
             raise ValueError(
                 f"{folder / ARRAY} holds {self.images.dtype} {self.images.shape}, not {len(self.texts)} images of "

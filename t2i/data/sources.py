@@ -17,7 +17,8 @@ from t2i.checks import shortened
 from t2i.data.base import Source
 from t2i.data.fingerprint import combine, of_dataset
 from t2i.data.folder import ImageFolder, tables_in
-from t2i.data.image_file import ImageError, read_square, square
+from t2i.data.image_file import ImageError
+from t2i.data.image_source import NO_AUGMENTATION, Augmentation, Encoded, ImageSource
 from t2i.data.labelled import is_labelled, open_labelled
 from t2i.data.rendered import Rendered, is_rendered
 from t2i.data.shard_names import shards_of
@@ -32,11 +33,11 @@ WORLDS = {"toybox": Toybox, "toybox-v1": ToyboxV1}
 PATIENCE = 5  # seconds to wait for the Hub to answer whether a dataset exists
 
 
-class ImageDataset:
-    """Images and captions of a Hugging Face dataset, centre-cropped to a square and resized.
+class ImageDataset(ImageSource):
+    """Images and captions of a Hugging Face dataset.
 
     Args:
-        dataset: a `datasets.Dataset` with an image column and a text column.
+        dataset: a `datasets.Dataset` with an image column and a text column, of strings or lists of strings.
         size: side S of the returned images.
         captions: whether a text column is required; otherwise the texts are "" if it is missing.
         name: name of the dataset in error messages.
@@ -51,6 +52,7 @@ class ImageDataset:
         image_column: str = "image",
         caption_column: str = "text",
         captions: bool = True,
+        augmentation: Augmentation = NO_AUGMENTATION,
         name: str = "the data set",
     ):
         needed = ((image_column, "--image-column"), (caption_column, "--caption-column"))
@@ -58,7 +60,7 @@ class ImageDataset:
             if column not in dataset.column_names:
                 known = ", ".join(dataset.column_names)
                 raise ValueError(f"the data have no column {column!r} but: {known}; choose one with {flag}")
-        self.dataset, self.size, self.name = dataset, size, name
+        self.dataset, self.size, self.augmentation, self.name = dataset, size, augmentation, name
         self.image_column = image_column
         self.caption_column = caption_column if caption_column in dataset.column_names else None
         self._rows = _undecoded(dataset, image_column)
@@ -66,43 +68,49 @@ class ImageDataset:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> dict:
-        """Raises ImageError, a ValueError, for an image that cannot be read."""
-        row = self._rows[int(index)]
-        return {"image": self._image(row[self.image_column], index), "text": self._caption(row, index)}
+    def file(self, index: int) -> tuple[Encoded, str]:
+        return self._image(self._rows[index][self.image_column], index)
 
-    def captions(self, limit: int) -> Iterator[str]:
+    def texts_of(self, index: int) -> tuple[str, ...]:
+        return self._texts(self._rows[index], index)
+
+    def caption_lists(self, limit: int) -> Iterator[tuple[str, ...]]:
         if self.caption_column is None:
-            return iter([""] * min(limit, len(self)))
+            return iter([("",)] * min(limit, len(self)))
         texts = islice(self.dataset[self.caption_column], limit)
-        return (self._caption({self.caption_column: text}, i) for i, text in enumerate(texts))
+        return (self._texts({self.caption_column: text}, i) for i, text in enumerate(texts))
 
     def fingerprint(self) -> str:
         columns = [self.caption_column] if self.caption_column else []
         return combine(self.size, of_dataset(self.dataset, self.image_column, *columns))
 
-    def _image(self, value: object, index: int):
+    def _record(self, index: int) -> tuple[Encoded, str, tuple[str, ...]]:
+        row = self._rows[index]  # read once
+        return *self._image(row[self.image_column], index), self._texts(row, index)
+
+    def _image(self, value: object, index: int) -> tuple[Encoded, str]:
         name = f"image {index} of {self.name}"
         if isinstance(value, Image.Image):
-            return square(value, self.size)
+            return value, name
         if isinstance(value, dict) and value.get("bytes"):
-            return read_square(value["bytes"], self.size, name)
+            return value["bytes"], name
         if isinstance(value, dict) and (path := value.get("path")):
             if "://" in path:  # inside an archive, which `datasets` opens
-                return square(self.dataset[int(index)][self.image_column], self.size)
-            return read_square(path, self.size)
+                return self.dataset[index][self.image_column], name
+            return path, path
         raise ImageError(f"{name} in column {self.image_column!r} is no image; choose another with --image-column")
 
-    def _caption(self, row: dict, index: int) -> str:
+    def _texts(self, row: dict, index: int) -> tuple[str, ...]:
         if self.caption_column is None:
-            return ""
-        text = row[self.caption_column]
-        if not isinstance(text, str):
+            return ("",)
+        value = row[self.caption_column]
+        texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
+        if not texts or not all(isinstance(text, str) for text in texts):
             raise ValueError(
-                f"the caption of image {index} in column {self.caption_column!r} is no text but {shortened(text)}; "
+                f"the caption of image {index} in column {self.caption_column!r} is no text but {shortened(value)}; "
                 "drop that image, or choose another column with --caption-column"
             )
-        return text
+        return texts
 
 
 def open_source(
@@ -112,6 +120,7 @@ def open_source(
     caption_column: str = "text",
     seed: int = 0,
     captions: bool = True,
+    augmentation: Augmentation = NO_AUGMENTATION,
 ) -> Source:
     """Open the data source `name`.
 
@@ -124,6 +133,7 @@ def open_source(
         image_column, caption_column: column names in metadata files and datasets.
         seed: seed of toybox.
         captions: whether every image must have a caption; otherwise missing captions are "".
+        augmentation: of images read from files, for training; others are returned as they are.
 
     Raises FileNotFoundError or ValueError, with the remedy, if `name` is none of these.
     """
@@ -135,6 +145,7 @@ def open_source(
     if is_labelled(name):
         return open_labelled(name, size).train
     columns = {"image_column": image_column, "caption_column": caption_column, "captions": captions}
+    columns |= {"augmentation": augmentation}
     if (shards := shards_of(name)) is not None:
         from t2i.data.shards import open_shards  # slow to import
 

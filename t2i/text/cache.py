@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 
+from t2i.data.strings import Strings
 from t2i.disk_cache import batches_of_this_process, open_or_fill
 from t2i.files import reserve
 from t2i.text.encoders import TEXTS, TextEncoder, TextStates
@@ -30,8 +32,7 @@ class CachedStates:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.texts = json.loads((folder / KNOWN).read_text(encoding="utf-8"))
-        self._row = {text: i for i, text in enumerate(self.texts)}
+        self.texts = Strings(json.loads((folder / KNOWN).read_text(encoding="utf-8")))  # sorted
         self._states, self._mask = (np.load(folder / name, mmap_mode="r") for name in (STATES, MASK))
 
     def __len__(self) -> int:
@@ -45,12 +46,15 @@ class CachedStates:
 
         Raises KeyError for a text that is not in the cache.
         """
-        unknown = [p for p in prompts if p not in self._row]
-        if unknown:
-            raise KeyError(f"{self.folder} has no states of {unknown[0]!r}; make a cache with that text")
-        rows = [self._row[p] for p in prompts]
+        rows = [self._row(prompt) for prompt in prompts]
         states = torch.from_numpy(np.ascontiguousarray(self._states[rows], dtype=np.float32))
         return TextStates(states, torch.from_numpy(self._mask[rows]), [""] * len(rows))
+
+    def _row(self, text: str) -> int:
+        row = bisect_left(self.texts, text)
+        if row == len(self.texts) or self.texts[row] != text:
+            raise KeyError(f"{self.folder} has no states of {text!r}; make a cache with that text")
+        return row
 
 
 def cached_states(

@@ -3,7 +3,7 @@
 They do not change while a prior or a denoiser trains. The folder is a cache (see `t2i.disk_cache`) of
 
     latents.npy, codes.npy    (N, M, …): of each image its M arrays, such as mean and standard deviation
-    captions.jsonl            one JSON string per image
+    captions.jsonl            of each image its caption, a JSON string, or the list of its captions
 
 Shapes: N images · B batch · M arrays of an image · S image side
 """
@@ -25,8 +25,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from t2i.data.base import captioned
 from t2i.data.loading import load_batches
 from t2i.data.sources import Source
+from t2i.data.strings import StringLists
 from t2i.disk_cache import KEY, batches_of_this_process, open_or_fill
 from t2i.files import read_json, reserve, slug, write_whole
 from t2i.training.config import DataConfig
@@ -55,15 +57,22 @@ class Encoding:
 
 
 class CachedEncodings:
-    """A source of items {array: (…), "text": str}; the arrays are memory-mapped."""
+    """A source of items {array: (…), "text": str}, and "texts" of images with several captions; the arrays are
+    memory-mapped.
+
+    Attributes:
+        texts: all captions.
+    """
 
     def __init__(self, folder: Path, name: str, arrays: tuple[str, ...]):
         self.folder, self.name, self.arrays = folder, name, arrays
-        self.texts = [json.loads(line) for line in (folder / CAPTIONS).read_text(encoding="utf-8").splitlines()]
+        lines = map(json.loads, (folder / CAPTIONS).read_text(encoding="utf-8").splitlines())
+        self._texts = StringLists((line,) if isinstance(line, str) else tuple(line) for line in lines)
+        self.texts = self._texts.strings
         self.encodings = np.load(folder / f"{name}.npy", mmap_mode="r")
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self._texts)
 
     def fingerprint(self) -> str:
         """The fingerprint of the data that the encodings were computed from."""
@@ -73,10 +82,10 @@ class CachedEncodings:
         return CachedEncodings, (self.folder, self.name, self.arrays)  # reopened: pickling the array would copy it
 
     def __getitem__(self, index: int) -> dict:
-        return dict(zip(self.arrays, self.encodings[index], strict=True)) | {"text": self.texts[index]}
+        return captioned(dict(zip(self.arrays, self.encodings[index], strict=True)), self._texts[index])
 
     def captions(self, limit: int) -> Iterator[str]:
-        return islice(self.texts, limit)
+        return islice(self._texts.first, limit)
 
 
 def cached_encodings(
