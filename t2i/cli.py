@@ -23,7 +23,7 @@ COMMANDS = {  # name: (module:function that takes the arguments, description)
     "complete": ("t2i.pipelines.commands.autoregressive:complete", "keep the top of an image and generate the rest"),
     "create": ("t2i.pipelines.commands.autoregressive:create", "generate captions and an image of each, from nothing"),
     "sample": ("t2i.pipelines.commands.sample:main", "generate images from an unconditional model"),
-    "data": ("t2i.data.toybox.cli:main", "render toybox images and captions to a folder"),
+    "data": ("t2i.data.cli:main", "write a data set to a folder: render toybox, or write shards of any data"),
     "convert": ("t2i.tokenizers.convert:main", "convert a published image tokenizer to a folder that t2i opens"),
     "train": ("t2i.training.cli:main", "train or fine-tune a model: t2i train lists the recipes"),
     "eval": ("t2i.eval.cli:main", "evaluate a pipeline or a folder of images: t2i eval lists the metrics"),

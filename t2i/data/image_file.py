@@ -146,6 +146,17 @@ def _why(error: Exception, file: str | Path | io.BytesIO) -> str:
     return f"is damaged or cut short ({_line(error)}); fetch it again or remove it"
 
 
+def suffix_of(content: bytes) -> str:
+    """The suffix of an image file's format, by its content; ".png" if it is no image."""
+    try:
+        with Image.open(io.BytesIO(content), formats=_DECODERS) as image:
+            suffix = f".{(image.format or '').lower()}"
+    except Exception:  # decoders raise any kind of error for damaged files
+        return ".png"
+    usual = {".jpeg": ".jpg", ".mpo": ".jpg", ".jpeg2000": ".jp2", ".dib": ".bmp"}
+    return usual.get(suffix, suffix)
+
+
 def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
     """Convert an image of any mode to RGB: scaled to 8 bits by its bit depth, transparency on white.
 

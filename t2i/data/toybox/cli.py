@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from t2i.arguments import parse
-from t2i.checks import MAX_SIDE, UsageError, check_choice, check_seeds, check_whole
+from t2i.checks import MAX_SIDE, UsageError, check_seeds, check_whole
 from t2i.data.sources import WORLDS
 from t2i.data.toybox.export import export
 from t2i.files import check_folder
@@ -42,12 +42,7 @@ class Export:
 
 
 def main(args: Sequence[str]) -> None:
-    """Write the dataset described by `args`; raises UsageError for invalid arguments."""
-    args = list(args)
-    if not args or args[0] in ("-h", "--help"):
-        print("usage: t2i data {toybox,toybox-v1} --out DIR [options]; t2i data toybox --help lists them")
-        return
-    check_choice("data set", args[0], WORLDS)
+    """Render the data set named in `args` with their options; raises UsageError for invalid ones."""
     description = "Render toybox images and captions to a folder."
     options = parse(Export(), args[1:], prog=f"t2i data {args[0]}", description=description)
     world = WORLDS[args[0]]
