@@ -11,9 +11,9 @@ SHOWN = 3  # maximum number of names in a message
 
 
 @lru_cache
-def note(text: str) -> None:
-    """Print a line on standard error, once, from the main process only."""
-    if os.environ.get("RANK", "0") == "0":
+def note(text: str, every_process: bool = False) -> None:
+    """Print a line on standard error, once, from the main process only or from every process."""
+    if every_process or os.environ.get("RANK", "0") == "0":
         print(f"note: {text}", file=sys.stderr)
 
 

@@ -25,15 +25,21 @@ class DataConfig:
     """Name of the caption column."""
     image_size: int = 64
     """Side of the square images in pixels."""
+    max_unreadable: float = 0.05
+    """Maximum share of images that cannot be read, of 100 that are read at the start; these and others are replaced by
+    the next ones, and named. 0: an image that cannot be read is an error."""
 
     def __post_init__(self) -> None:
         check_image_size(self.image_size)
+        check_fraction("max_unreadable", self.max_unreadable)
 
     def open(self, seed: int) -> Source:
-        """Open the data. Raises as `open_source` does."""
+        """Open the data. Raises as `open_source` and `skip_unreadable` do."""
         from t2i.data.sources import open_source  # deferred: takes seconds to import
+        from t2i.data.unreadable import skip_unreadable
 
-        return open_source(self.data, self.image_size, self.image_column, self.caption_column, seed)
+        source = open_source(self.data, self.image_size, self.image_column, self.caption_column, seed)
+        return skip_unreadable(source, self.max_unreadable, "--max-unreadable")
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class FineTuningDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         check_image_size(self.image_size, least=0)
+        check_fraction("max_unreadable", self.max_unreadable)
 
 
 def check_fraction(name: str, value: float) -> None:

@@ -8,6 +8,7 @@ Shapes: N images · C channels · h, w sides of what is denoised · K bins of ti
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +20,7 @@ from t2i.checks import check_whole
 from t2i.data.sources import Source
 from t2i.data.splits import TEST_SEED, Part
 from t2i.data.toybox.dataset import SceneDataset
+from t2i.data.unreadable import beneath
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.tables import format_table
 from t2i.training.task import Evaluation
@@ -50,7 +52,9 @@ def split_held_out(source: Source, num: int, needed: bool = False) -> tuple[Sour
     if len(source) <= count:
         remedy = "give more images" if needed else "give more images, or --held-out-images 0"
         raise ValueError(f"{len(source)} images are too few to train on one and hold out two: {remedy}")
-    return Part(source, 0, len(source) - count), Part(source, len(source) - count, len(source))
+    cut = len(source) - count
+    train, held_out = (beneath(source, partial(Part, start=a, stop=b)) for a, b in ((0, cut), (cut, len(source))))
+    return train, held_out
 
 
 def loaded(source: Source) -> tuple[Tensor, list[str]]:

@@ -6,6 +6,7 @@ Shapes: B batch · C channels · S image side · L levels
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from t2i.contact_sheet import contact_sheet
 from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.sources import Source
 from t2i.data.splits import Part, Splits, few, open_splits
+from t2i.data.unreadable import MOST, beneath
 from t2i.images import to_pil
 from t2i.models.base import from_levels, log_likelihood
 from t2i.notes import count
@@ -73,7 +75,7 @@ class UnconditionalTask(Task):
 
     def __init__(self, data: UnconditionalDataConfig, model: ModelOptions, loop: LoopConfig, conditional: bool):
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
-        splits = open_splits(data.data, data.image_size, loop.seed, **columns)
+        splits = open_splits(data.data, data.image_size, loop.seed, max_unreadable=MOST, **columns)
         if not splits.classes and (conditional or data.per_class is not None):
             raise ValueError(f"{data.data} has no labels: give --no-conditional, and no --per-class")
         channels = 1 if data.gray else splits.channels
@@ -158,4 +160,6 @@ def _parts(splits: Splits, validation: int, name: str) -> tuple[Source, Source, 
     cut = len(splits.train) - min(validation, len(splits.train) // 5)
     if cut == len(splits.train):
         raise ValueError(f"{too_few} hold out a validation set: give at least 5")
-    return Part(splits.train, 0, cut), Part(splits.train, cut, len(splits.train)), splits.test
+    parts = ((0, cut), (cut, len(splits.train)))
+    train, validate = (beneath(splits.train, partial(Part, start=start, stop=stop)) for start, stop in parts)
+    return train, validate, splits.test

@@ -14,6 +14,7 @@ from t2i.checks import check_choice
 from t2i.data.fingerprint import combine
 from t2i.data.sources import TOYBOX_ITEMS, Source, open_source
 from t2i.data.toybox_v1 import ATTRIBUTES, KINDS, Scene, Toybox
+from t2i.data.unreadable import skip_unreadable
 
 PREFIX = "toybox-v1:"
 SEEDS = 2  # toybox seeds per seed: one for each domain, so that no scene is in both
@@ -95,4 +96,4 @@ class PrepareBoth:
 def _open(name: str, size: int, seed: int, columns: dict[str, str]) -> Source:
     if name.startswith(PREFIX):
         return OneAttribute(name.removeprefix(PREFIX), size, seed)
-    return open_source(name, size, seed=seed, **columns, captions=False)
+    return skip_unreadable(open_source(name, size, seed=seed, **columns, captions=False))

@@ -1,7 +1,7 @@
 """Batches of a dataset, with the original one-line error messages of data workers.
 
 PyTorch re-raises a worker's error with the traceback in its message. Here a worker returns the failure as an item, and
-it is raised when the batch is fetched.
+it is raised when the batch is fetched. So are the reasons why images were replaced (see `unreadable.py`), and noted.
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from t2i.data.unreadable import REPLACED, note_left_out
+from t2i.notes import count, note
 
 _EXPECTED = (ValueError, OSError, MemoryError)  # any other error is a bug, and keeps its traceback
 
@@ -26,6 +30,11 @@ class _Failure:
 
     message: str
     trace: str
+
+
+class _Batch(NamedTuple):
+    content: Any
+    replaced: list[tuple[str, ...]]  # of each item that replaces unreadable ones, why they cannot be read
 
 
 class _Careful(Dataset):
@@ -46,12 +55,15 @@ class _Careful(Dataset):
 def load_batches(dataset: Dataset, **options) -> Iterator:
     """The batches of a `DataLoader(dataset, **options)`.
 
+    Unreadable images that were replaced are noted, each once, and at the end the number of items that replaced them.
+
     Raises LoadingError, a ValueError, with the message of the dataset's error (ValueError, OSError or MemoryError),
     with or without workers; and if a worker died. Other errors are raised as in PyTorch. The workers end with the
     generator.
     """
     loader = iter(DataLoader(_Careful(dataset), collate_fn=_collate, **options))
     workers = loader._workers if isinstance(loader, _MultiProcessingDataLoaderIter) else []
+    items, noted = 0, set[str]()
     try:
         try:
             for batch in loader:
@@ -59,8 +71,15 @@ def load_batches(dataset: Dataset, **options) -> Iterator:
                     error = LoadingError(batch.message)
                     error.add_note(batch.trace)  # shown only with a traceback
                     raise error
-                yield batch
+                for why in batch.replaced:
+                    items += 1
+                    note_left_out(reason for reason in why if reason not in noted)
+                    noted.update(why)
+                yield batch.content
         finally:
+            if items:
+                which = f"{count(noted, 'image')} that cannot be read"
+                note(f"{count(range(items), 'item')} of the data replaced {which}", every_process=True)
             # Not left to the garbage collector: an error's traceback would keep the workers alive.
             if workers:
                 loader._shutdown_workers()
@@ -74,4 +93,7 @@ def load_batches(dataset: Dataset, **options) -> Iterator:
 
 def _collate(items: list):
     failed = next((item for item in items if isinstance(item, _Failure)), None)
-    return default_collate(items) if failed is None else failed
+    if failed is not None:
+        return failed
+    replaced = [item.pop(REPLACED) for item in items if isinstance(item, dict) and REPLACED in item]
+    return _Batch(default_collate(items), replaced)

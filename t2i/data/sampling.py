@@ -1,8 +1,8 @@
 """The order of samples: a pure function of (seed, sample number), so that resuming needs no state.
 
 A run numbers its samples: step s with global batch G uses the numbers s·G … (s + 1)·G − 1, for any number of processes.
-All randomness of a sample (its position in the shuffled epoch, its caption, whether its text is dropped) depends only
-on its number.
+All randomness of a sample (its position in the shuffled epoch, its crop, its caption, whether its text is dropped)
+depends only on its number.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from functools import lru_cache
 import numpy as np
 from torch.utils.data import Dataset
 
+from t2i.data.base import training_sample
 from t2i.data.sources import Source
+from t2i.data.unreadable import REPLACED
 
 
 class NumberedSamples(Dataset):
@@ -31,7 +33,9 @@ class NumberedSamples(Dataset):
         epoch, place = divmod(number, len(self.source))
         index = _permutation(len(self.source), self.seed, epoch)[place]
         rng = np.random.default_rng((self.seed, number))
-        return self.prepare(self.source[int(index)], rng)
+        item = training_sample(self.source, int(index), rng)
+        replaced = {REPLACED: item[REPLACED]} if REPLACED in item else {}
+        return self.prepare(item, rng) | replaced
 
 
 @lru_cache(maxsize=2)

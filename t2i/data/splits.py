@@ -6,18 +6,20 @@ Shapes: S image side
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from t2i.checks import check_whole
-from t2i.data.base import Source
+from t2i.data.base import Source, augmented, caption_lists
 from t2i.data.factors import FACTORS, ToyboxFactors
 from t2i.data.fingerprint import combine
 from t2i.data.labelled import Splits, is_labelled, open_labelled
 from t2i.data.sources import TOYBOX_ITEMS, WORLDS, open_source
 from t2i.data.toybox.dataset import SceneDataset
+from t2i.data.unreadable import beneath, skip_unreadable
 
 TEST_SEED = 2**20  # seed of toybox's test images, different from those of training runs
 TOYBOX_TEST_IMAGES = 1000  # number of test images of toybox
@@ -38,6 +40,9 @@ class Picked:
             raise IndexError(f"index {index} is out of range for {len(self)} items")
         return self.source[int(self.places[index])]
 
+    def sample(self, index: int, rng: np.random.Generator) -> dict:
+        return augmented(self.source, int(self.places[index]), rng)
+
     def captions(self, limit: int) -> Iterator[str]:
         return (self[i]["text"] for i in range(min(limit, len(self))))
 
@@ -56,6 +61,10 @@ class Part(Picked):
     def captions(self, limit: int) -> Iterator[str]:
         start, stop = self.places.start, min(self.places.stop, self.places.start + limit)
         return islice(self.source.captions(stop), start, stop)  # without loading the images
+
+    def caption_lists(self, limit: int) -> Iterator[tuple[str, ...]]:
+        start, stop = self.places.start, min(self.places.stop, self.places.start + limit)
+        return islice(caption_lists(self.source, stop), start, stop)
 
 
 class ToyboxKinds:
@@ -78,7 +87,7 @@ class ToyboxKinds:
         return combine(type(self).__name__, self.scenes.fingerprint())
 
 
-def few(source: Source, classes: Sequence[str], count: int, seed: int) -> tuple[Picked, Picked]:
+def few(source: Source, classes: Sequence[str], count: int, seed: int) -> tuple[Source, Source]:
     """`count` items of each class, selected by the seed: four fifths for training, a fifth for choosing a checkpoint.
 
     Raises ValueError if a class has fewer.
@@ -91,13 +100,19 @@ def few(source: Source, classes: Sequence[str], count: int, seed: int) -> tuple[
             if all(len(places) == count for places in found):
                 held = max(1, count // 5)
                 parts = [[p for places in found for p in places[part]] for part in (slice(held, None), slice(held))]
-                return Picked(source, sorted(parts[0])), Picked(source, sorted(parts[1]))
+                train, select = (beneath(source, partial(Picked, places=sorted(part))) for part in parts)
+                return train, select
     least = min(range(len(classes)), key=lambda k: len(found[k]))
     raise ValueError(f"there are {len(found[least])} images of {classes[least]!r} to learn from, not {count}")
 
 
 def open_splits(
-    name: str | Path, size: int | None = None, seed: int = 0, captions: bool = False, **columns: str
+    name: str | Path,
+    size: int | None = None,
+    seed: int = 0,
+    captions: bool = False,
+    max_unreadable: float = 0.0,
+    **columns: str,
 ) -> Splits:
     """Open the dataset `name` in two splits.
 
@@ -108,6 +123,7 @@ def open_splits(
             images (see `folder.py`) or any source of `open_source` (for both, a fixed random tenth is the test split).
         size: image side; by default that of the dataset, or 32 if it has none.
         seed, captions, columns: as in `open_source`.
+        max_unreadable: for training: maximum share of unreadable images, which are replaced (see `unreadable.py`).
 
     Raises ValueError or FileNotFoundError with the remedy, naming a damaged file.
     """
@@ -130,4 +146,6 @@ def open_splits(
     source = open_source(name, size or 32, seed=seed, captions=captions, **columns)
     # A folder may list one class after the other, and both splits should have all classes.
     order, cut = np.random.default_rng(0).permutation(len(source)), len(source) - len(source) // 10
-    return Splits(Picked(source, order[:cut]), Picked(source, order[cut:]), 3, 256, getattr(source, "classes", ()))
+    readable = skip_unreadable(source, max_unreadable)
+    train, test = (beneath(readable, partial(Picked, places=places)) for places in (order[:cut], order[cut:]))
+    return Splits(train, test, 3, 256, getattr(source, "classes", ()))

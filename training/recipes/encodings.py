@@ -25,12 +25,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from t2i.data.base import captioned
+from t2i.data.base import caption_lists, captioned
 from t2i.data.loading import load_batches
 from t2i.data.sources import Source
 from t2i.data.strings import StringLists
+from t2i.data.unreadable import REPLACED
 from t2i.disk_cache import KEY, batches_of_this_process, open_or_fill
-from t2i.files import read_json, reserve, slug, write_whole
+from t2i.files import read_json, reserve, slug, write_json, write_whole
 from t2i.training.config import DataConfig
 
 BATCH = 64  # images per forward pass of the encoder
@@ -122,24 +123,45 @@ def _name(name: str, key: dict, data: DataConfig) -> str:
 
 
 def _fill(encoding: Encoding, num: int, source: Source, workers: int, part: Path, state: PartialState) -> None:
-    images, file = _Images(source), part / f"{encoding.name}.npy"
+    file = part / f"{encoding.name}.npy"
     if state.is_main_process:
-        reserve(file, encoding.dtype, (num, *encoding.encode(images[0][None]).shape[1:]))
-        write_whole(part / CAPTIONS, "".join(json.dumps(text) + "\n" for text in source.captions(num)))
+        first = torch.from_numpy(source[0]["image"])[None]
+        reserve(file, encoding.dtype, (num, *encoding.encode(first).shape[1:]))
     state.wait_for_everyone()
     encodings = np.lib.format.open_memmap(file, mode="r+")
     rows = list(batches_of_this_process(num, BATCH, state))
-    batches = load_batches(images, batch_sampler=rows, num_workers=workers, generator=torch.Generator())
+    batches = load_batches(_Images(source), batch_sampler=rows, num_workers=workers, generator=torch.Generator())
     bar = tqdm(total=num, unit=" images", desc=encoding.name, disable=not state.is_main_process)
+    replaced: dict[int, str] = {}
     for some, batch in zip(rows, batches, strict=True):
-        encodings[some.start : some.stop] = encoding.encode(batch).cpu().numpy().astype(encoding.dtype)
+        encodings[some.start : some.stop] = encoding.encode(batch["image"]).cpu().numpy().astype(encoding.dtype)
+        replaced |= {i: line for i, line in zip(some, batch["captions"], strict=True) if line}
         bar.update(min(len(some) * state.num_processes, num - bar.n))
     bar.close()
     encodings.flush()
+    write_json(part / f"{state.process_index}-{REPLACED}.json", replaced)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        _write_captions(part, source, num)
+
+
+def _write_captions(part: Path, source: Source, num: int) -> None:
+    """Write the captions of the first `num` items; those of items that replaced unreadable ones are in JSON files."""
+    replaced: dict[str, str] = {}
+    for path in part.glob(f"*-{REPLACED}.json"):
+        replaced |= read_json(path)
+        path.unlink()
+    lines = (replaced.get(str(i)) or _line(texts) for i, texts in enumerate(caption_lists(source, num)))
+    write_whole(part / CAPTIONS, "".join(line + "\n" for line in lines))
+
+
+def _line(texts: tuple[str, ...]) -> str:
+    """The captions of an image as a line of captions.jsonl."""
+    return json.dumps(texts if len(texts) > 1 else texts[0])
 
 
 class _Images(Dataset):
-    """The source's images only: tensors uint8 (S, S, 3)."""
+    """The source's images: "image", a tensor uint8 (S, S, 3), and the captions of those that replace others."""
 
     def __init__(self, source: Source):
         self.source = source
@@ -147,5 +169,9 @@ class _Images(Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return torch.from_numpy(self.source[index]["image"])
+    def __getitem__(self, index: int) -> dict:
+        item = self.source[index]
+        image = {"image": torch.from_numpy(item["image"]), "captions": ""}
+        if REPLACED not in item:
+            return image
+        return image | {"captions": _line(item.get("texts", (item["text"],))), REPLACED: item[REPLACED]}

@@ -22,6 +22,7 @@ from t2i.contact_sheet import contact_sheet
 from t2i.data.layouts import WithLayouts
 from t2i.data.sources import WORLDS
 from t2i.data.toybox import label_image
+from t2i.data.unreadable import beneath
 from t2i.diffusion.grid_conditions import GridCondition, LabelMap, LowResolution, widen
 from t2i.notes import with_article
 from t2i.pipelines.latent_diffusion import (
@@ -242,7 +243,8 @@ class LayoutTask(ConditionedTask):
         labels = recipe.label_names
         pipeline = partial(LatentDiffusionLayoutPipeline, labels=list(labels))
         super().__init__(recipe, Layout(), partial(LabelMap, len(labels)), pipeline)
-        self.source = WithLayouts(self.source, recipe.layout_column, labels, Path(recipe.data.data))
+        options = {"column": recipe.layout_column, "labels": labels, "folder": Path(recipe.data.data)}
+        self.source = beneath(self.source, partial(WithLayouts, **options))
 
     @property
     def next_command(self) -> str:

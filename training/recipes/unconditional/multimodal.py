@@ -72,7 +72,8 @@ class MultimodalTask(Task):
     def __init__(self, recipe: MultimodalRecipe):
         data = recipe.data
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
-        splits = open_splits(data.data, data.image_size, recipe.loop.seed, captions=True, **columns)
+        options = {"captions": True, "max_unreadable": data.max_unreadable, **columns}
+        splits = open_splits(data.data, data.image_size, recipe.loop.seed, **options)
         self.source = splits.train
         self.tokenizer = train_bpe(_captions(splits.train), recipe.text_vocab_size)
         pixels = PreparePixels(splits.levels, splits.channels)
