@@ -69,7 +69,7 @@ def test_images_of_one_part_do_not_replace_those_of_another(tmp_path):
 
 def test_more_than_a_small_share_is_an_error_that_names_the_first(tmp_path):
     folder = str(photos(tmp_path / "a", 100, *range(6)))
-    with pytest.raises(ValueError, match=r"^6 of 100 images cannot be read, more than .* 0\.05 .*a/000\.png is"):
+    with pytest.raises(ValueError, match=r"^6 of 100 images cannot be read, more than .* 0\.05; .*a/000\.png is"):
         DataConfig(folder, image_size=8).open(seed=0)
     assert numbers(DataConfig(folder, image_size=8, max_unreadable=0.06).open(seed=0))[:7] == [6] * 7
     with pytest.raises(ValueError, match=r"^4 of 4 images cannot be read"):

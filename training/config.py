@@ -18,28 +18,86 @@ class DataConfig:
     """Images with captions to train on."""
 
     data: str = "toybox-v1"
-    """'toybox' or 'toybox-v1', a folder of images with captions (docs/data.md), or a dataset on the Hub."""
+    """'toybox' or 'toybox-v1', a folder of images with captions or of WebDataset shards (docs/data.md), or a dataset on
+    the Hub; or a mixture of them by weight, such as photos=0.7,toybox=0.3."""
     image_column: str = "image"
     """Name of the image column, in a folder's metadata or a dataset."""
     caption_column: str = "text"
     """Name of the caption column."""
     image_size: int = 64
     """Side of the square images in pixels."""
+    crop: Literal["center", "random"] = "center"
+    """Position of the square crop along the longer side of an image."""
+    random_flip: bool = False
+    """Mirror half of the images horizontally; captions that mention left or right become wrong."""
+    min_image_side: int = 0
+    """Minimum length of the shorter side of an image file in pixels; smaller images are left out."""
+    min_caption_length: int = 0
+    """Minimum caption length in characters; images without such a caption are left out."""
+    max_caption_length: int | None = None
+    """Maximum caption length in characters; images without such a caption are left out. None: unlimited."""
     max_unreadable: float = 0.05
     """Maximum share of images that cannot be read, of 100 that are read at the start; these and others are replaced by
     the next ones, and named. 0: an image that cannot be read is an error."""
 
     def __post_init__(self) -> None:
         check_image_size(self.image_size)
-        check_fraction("max_unreadable", self.max_unreadable)
+        self._check_options()
 
-    def open(self, seed: int) -> Source:
-        """Open the data. Raises as `open_source` and `skip_unreadable` do."""
-        from t2i.data.sources import open_source  # deferred: takes seconds to import
+    def _check_options(self) -> None:
+        check_fraction("max_unreadable", self.max_unreadable)
+        for name in ("min_image_side", "min_caption_length"):
+            check_whole(name, getattr(self, name), least=0)
+        if self.max_caption_length is not None:
+            check_whole("max_caption_length", self.max_caption_length, least=self.min_caption_length)
+
+    def open(self, seed: int, images: bool = True) -> Source:
+        """Open the data. Raises as `open_source` and `skip_unreadable` do, and ValueError for options without effect.
+
+        Args:
+            images: whether the images are used, and not only the captions.
+        """
+        from t2i.data.base import reads_files  # deferred: takes seconds to import
+        from t2i.data.mixture import Mixture, mixture_of
+
+        if not images:
+            self.refuse(OF_IMAGES, "only captions are used")
+        weights = mixture_of(self.data)
+        sources = [self._open(name, seed, images) for name in weights]
+        if not any(reads_files(source) for source in sources):
+            self.refuse((*OF_IMAGES, *OF_CAPTIONS), f"the images of {self.data} are not read from files")
+        return sources[0] if len(sources) == 1 else Mixture(sources, list(weights.values()))
+
+    def _open(self, name: str, seed: int, images: bool) -> Source:
+        from t2i.data.image_source import Augmentation, ImageSource
+        from t2i.data.sources import open_source
         from t2i.data.unreadable import skip_unreadable
 
-        source = open_source(self.data, self.image_size, self.image_column, self.caption_column, seed)
-        return skip_unreadable(source, self.max_unreadable, "--max-unreadable")
+        columns = (self.image_column, self.caption_column)
+        augmentation = Augmentation(self.crop == "random", self.random_flip)
+        source = open_source(name, self.image_size, *columns, seed, augmentation=augmentation)
+        if isinstance(source, ImageSource) and self.given(("min_image_side", *OF_CAPTIONS)):
+            from t2i.data.filters import Limits, filtered
+
+            limits = Limits(self.min_image_side, self.min_caption_length, self.max_caption_length)
+            source = filtered(source, limits, name)
+        return skip_unreadable(source, self.max_unreadable, "--max-unreadable") if images else source
+
+    def given(self, names: tuple[str, ...]) -> list[str]:
+        """Those of the options that differ from their defaults."""
+        return [name for name in names if getattr(self, name) != getattr(DataConfig, name)]
+
+    def refuse(self, names: tuple[str, ...], why: str) -> None:
+        """Raise ValueError, with the reason, if one of these options was given."""
+        flags = [f"--{name.replace('_', '-')}" for name in self.given(names)]
+        if flags:
+            raise ValueError(f"{why}: leave out {', '.join(flags)}")
+
+
+# Options of DataConfig for images and captions that are read from files.
+RANDOM = ("crop", "random_flip")
+OF_IMAGES = (*RANDOM, "min_image_side")
+OF_CAPTIONS = ("min_caption_length", "max_caption_length")
 
 
 @dataclass(frozen=True)
@@ -51,7 +109,7 @@ class FineTuningDataConfig(DataConfig):
 
     def __post_init__(self) -> None:
         check_image_size(self.image_size, least=0)
-        check_fraction("max_unreadable", self.max_unreadable)
+        self._check_options()
 
 
 def check_fraction(name: str, value: float) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from t2i.checks import check_whole
+from t2i.data.mixture import Mixture
 from t2i.data.sources import Source
 from t2i.data.splits import TEST_SEED, Part
 from t2i.data.toybox.dataset import SceneDataset
@@ -39,6 +40,8 @@ def check_held_out(num: int) -> None:
 def split_held_out(source: Source, num: int, needed: bool = False) -> tuple[Source, Source]:
     """Items to train on and `num` held-out ones: from another toybox seed, or the last ones, at most a twentieth.
 
+    Each source of a mixture is split, as the mixture repeats the items of some.
+
     Args:
         needed: whether the recipe needs them; otherwise `num` may be 0.
 
@@ -48,6 +51,10 @@ def split_held_out(source: Source, num: int, needed: bool = False) -> tuple[Sour
         return source, Part(source, 0, 0)
     if isinstance(source, SceneDataset):
         return source, type(source)("train", source.size, TEST_SEED, num)
+    if isinstance(source, Mixture):
+        parts = zip(*(split_held_out(part, num, needed) for part in source.sources), strict=True)
+        train, held_out = (Mixture(part, source.weights) for part in parts)
+        return train, Part(held_out, 0, min(num, len(held_out)))
     count = max(2, min(num, len(source) // 20))
     if len(source) <= count:
         remedy = "give more images" if needed else "give more images, or --held-out-images 0"

@@ -14,7 +14,7 @@ class Source(Protocol):
     Images with several captions also have "texts": all of them, the first of which is "text".
 
     Optional methods are called by the functions below: `sample(index, rng)`, of sources with random augmentation, and
-    `caption_lists(limit)`, of sources with several captions per image.
+    `caption_lists(limit)`, of sources with several captions per image. Sources of image files have `reads_files`.
     """
 
     def __len__(self) -> int: ...
@@ -51,6 +51,11 @@ def caption_lists(source: Source, limit: int) -> Iterator[tuple[str, ...]]:
     """All captions of each of the first `limit` items, without loading their images."""
     lists = getattr(source, "caption_lists", None)
     return ((text,) for text in source.captions(limit)) if lists is None else lists(limit)
+
+
+def reads_files(source: Source) -> bool:
+    """Whether a source reads image files, so that cropping, filters and unreadable images concern it."""
+    return getattr(source, "reads_files", False)
 
 
 def captioned(item: dict, texts: tuple[str, ...]) -> dict:

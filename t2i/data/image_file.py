@@ -146,6 +146,18 @@ def _why(error: Exception, file: str | Path | io.BytesIO) -> str:
     return f"is damaged or cut short ({_line(error)}); fetch it again or remove it"
 
 
+def dimensions(file: str | bytes | Image.Image, name: str) -> tuple[int, int]:
+    """Width and height of an image file, or of its content, by its header; raises ImageError as `read_image` does."""
+    if isinstance(file, Image.Image):
+        return file.size
+    stream = io.BytesIO(file) if isinstance(file, bytes) else file
+    try:
+        with Image.open(stream, formats=_DECODERS) as image:
+            return image.size
+    except Exception as error:  # decoders raise any kind of error for damaged files
+        raise ImageError(f"{name} {_why(error, stream)}") from error
+
+
 def suffix_of(content: bytes) -> str:
     """The suffix of an image file's format, by its content; ".png" if it is no image."""
     try:

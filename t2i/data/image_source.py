@@ -39,6 +39,7 @@ class ImageSource:
     Subclasses set `size` (S) and `augmentation`, and define `__len__`, `file`, `texts_of` and `fingerprint`.
     """
 
+    reads_files = True
     size: int
     augmentation: Augmentation = NO_AUGMENTATION
 
@@ -72,9 +73,10 @@ class ImageSource:
 
     def caption_lists(self, limit: int) -> Iterator[tuple[str, ...]]:
         """All captions of each of the first `limit` images; "" for one without a valid caption."""
-        return (self._valid_texts(i) for i in range(min(limit, len(self))))
+        return (self.valid_texts(i) for i in range(min(limit, len(self))))
 
-    def _valid_texts(self, index: int) -> tuple[str, ...]:
+    def valid_texts(self, index: int) -> tuple[str, ...]:
+        """The captions of an image, or "" if it has no valid one."""
         try:
             return self.texts_of(index)
         except ItemError:

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from t2i.data.base import ItemError, Source, augmented, caption_lists
-from t2i.data.image_source import ImageSource
+from t2i.data.base import ItemError, Source, augmented, caption_lists, reads_files
 from t2i.notes import count, note
 
 REPLACED = "replaced"  # key of an item that replaces others: the sentences that say why these cannot be read
@@ -26,6 +25,8 @@ class SkipUnreadable:
 
     Raises ItemError where IN_A_ROW are unreadable, or all.
     """
+
+    reads_files = True
 
     def __init__(self, source: Source):
         self.source = source
@@ -73,7 +74,7 @@ def skip_unreadable(source: Source, most: float = MOST, option: str = "a share o
 
     Raises ItemError if there are more.
     """
-    if most == 0 or not isinstance(source, ImageSource) or not len(source):
+    if most == 0 or not reads_files(source) or not len(source):
         return source
     checked = _spread(len(source), CHECKED)
     why = [reason for i in checked if (reason := _why_unreadable(source, i)) is not None]

@@ -32,7 +32,7 @@ from t2i.data.strings import StringLists
 from t2i.data.unreadable import REPLACED
 from t2i.disk_cache import KEY, batches_of_this_process, open_or_fill
 from t2i.files import read_json, reserve, slug, write_json, write_whole
-from t2i.training.config import DataConfig
+from t2i.training.config import RANDOM, DataConfig
 
 BATCH = 64  # images per forward pass of the encoder
 CAPTIONS = "captions.jsonl"
@@ -107,8 +107,10 @@ def cached_encodings(
         source: the images, as returned by `open_source(data…, seed)`.
         workers: number of processes that render or read images, per process of `accelerate launch`.
 
-    Raises as `disk_cache.open_or_fill` does.
+    Raises ValueError for random crops or flips, and as `disk_cache.open_or_fill` does.
     """
+    once = f"cached {encoding.name} are computed once for each image, not for each crop"
+    data.refuse(RANDOM, f"{once}: give --cache none if the recipe can encode each batch, or else")
     about = {"data_sha256": source.fingerprint(), "image_size": data.image_size, "seed": seed}
     key = encoding.key | about | {"num": min(num, len(source))}
     folder = Path(folder) if folder is not None else Path(parent) / _name(encoding.name, key, data)

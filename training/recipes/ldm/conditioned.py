@@ -32,7 +32,7 @@ from t2i.pipelines.latent_diffusion import (
 )
 from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
 from t2i.tokenizers.kl import stride_of
-from t2i.training.config import FineTuningDataConfig, LoopConfig, check_fraction
+from t2i.training.config import OF_CAPTIONS, OF_IMAGES, FineTuningDataConfig, LoopConfig, check_fraction
 from t2i.training.recipes.ldm.base import PrepareLatent, use_fast_attention
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, is_text_to_image, objective_of
 
@@ -240,6 +240,7 @@ class LayoutTask(ConditionedTask):
     """Trains images from label maps and captions."""
 
     def __init__(self, recipe: LayoutRecipe):
+        recipe.data.refuse((*OF_IMAGES, *OF_CAPTIONS), "label maps are read of all images, cropped in the centre")
         labels = recipe.label_names
         pipeline = partial(LatentDiffusionLayoutPipeline, labels=list(labels))
         super().__init__(recipe, Layout(), partial(LabelMap, len(labels)), pipeline)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from t2i.data.base import caption_lists
 from t2i.data.fingerprint import of_texts
 from t2i.data.sources import Source
+from t2i.data.strings import Strings
 from t2i.data.toybox.dataset import SceneDataset
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.training.task import Task
@@ -40,7 +42,7 @@ class TextTask(Task):
 
 def learn_tokenizer(source: Source, train: Callable[[Iterator[str]], Tokenizer], room: int) -> Tokenizer:
     """Train a tokenizer on the data's captions; see `TextTask`."""
-    tokenizer = train(source.captions(BPE_CAPTIONS))
+    tokenizer = train(chain.from_iterable(caption_lists(source, BPE_CAPTIONS)))
     warn_of_long_captions(source.captions(LOOKED_AT), tokenizer, room)
     return tokenizer
 
@@ -48,8 +50,8 @@ def learn_tokenizer(source: Source, train: Callable[[Iterator[str]], Tokenizer],
 class Captions:
     """Captions only, as items {"text": str}."""
 
-    def __init__(self, texts: list[str]):
-        self.texts = texts
+    def __init__(self, texts: Iterable[str]):
+        self.texts = Strings(texts)
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -91,7 +93,7 @@ def split_captions(source: Source) -> tuple[Source, list[str]]:
     """
     if isinstance(source, SceneDataset):
         return Scenes(source), list(type(source)("train", source.size, NEW_SEED, HELD_OUT).captions(HELD_OUT))
-    texts = list(source.captions(len(source)))
+    texts = list(chain.from_iterable(caption_lists(source, len(source))))
     count = max(1, min(HELD_OUT, len(texts) // 20))
     if len(texts) <= count:
         raise ValueError(f"{len(texts)} captions are too few: there must be one to train on and one to hold out")

@@ -69,7 +69,7 @@ class T5Task(TextTask):
     next_command = "t2i train ldm-toybox --text-encoder {run}/latest, with the same --data"
 
     def __init__(self, recipe: T5Recipe):
-        data = recipe.data.open(recipe.loop.seed)
+        data = recipe.data.open(recipe.loop.seed, images=False)
         train = partial(train_t5_tokenizer, vocab_size=recipe.vocab_size, length=recipe.text_length)
         super().__init__(data, train, room=recipe.text_length - 1)
         self.source, self.held_out = split_captions(data)

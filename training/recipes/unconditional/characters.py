@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from t2i.data.base import caption_lists
 from t2i.data.sources import open_source
 from t2i.data.tables import read_lines
 from t2i.data.toybox.dataset import SceneDataset
@@ -79,7 +81,7 @@ class CharactersTask(Task):
             source = open_source(data.data, 64, data.image_column, data.caption_column, recipe.loop.seed)
         self.source, self.held_out = split_captions(source)
         count = ALPHABET_CAPTIONS if isinstance(source, SceneDataset) else len(source)
-        alphabet = alphabet_of([*source.captions(count), *self.held_out])
+        alphabet = alphabet_of([*chain.from_iterable(caption_lists(source, count)), *self.held_out])
         self.fingerprint = {"alphabet": alphabet}
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
         self.model = recipe.model.build(alphabet)

@@ -23,7 +23,7 @@ from t2i.images import to_pil
 from t2i.models.base import from_levels
 from t2i.models.latent_variable.multimodal_vae import MultimodalVAE
 from t2i.text.bpe import encode, train_bpe
-from t2i.training.config import DataConfig, LoopConfig
+from t2i.training.config import OF_CAPTIONS, OF_IMAGES, DataConfig, LoopConfig
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.task import Evaluation, Task
 from t2i.weights import tokenizer_digest
@@ -72,6 +72,7 @@ class MultimodalTask(Task):
     def __init__(self, recipe: MultimodalRecipe):
         data = recipe.data
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
+        data.refuse((*OF_IMAGES, *OF_CAPTIONS), "this recipe trains on all images, cropped in the centre")
         options = {"captions": True, "max_unreadable": data.max_unreadable, **columns}
         splits = open_splits(data.data, data.image_size, recipe.loop.seed, **options)
         self.source = splits.train
