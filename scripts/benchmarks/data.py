@@ -17,7 +17,9 @@ from pathlib import Path
 from benchmarks.timing import Benchmark, Row, Timed, compare
 from t2i.checks import UsageError
 from t2i.data import open_source
+from t2i.data.base import Source
 from t2i.data.loading import load_batches
+from t2i.data.shard_writer import write_shards
 from t2i.data.toybox_v1 import export
 
 BATCH = 64
@@ -25,7 +27,8 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Data(Benchmark):
-    """CPU seconds for reading a folder's images in batches, compared with torchvision; and for opening a folder.
+    """CPU seconds for reading a folder's images in batches, compared with torchvision and with the same images in
+    shards; and for opening a folder.
 
     Args:
         num: number of images to read.
@@ -54,16 +57,18 @@ class Data(Benchmark):
             source.fingerprint()
             print(f"{self.files} files: opened in {took:.2f} s, fingerprint in {time.perf_counter() - start:.2f} s")
             folder = export(Path(made) / "images" / "toybox", self.num, size=self.image_size)
-            return [row for size in self.sizes for row in self._rows(folder, size)]
+            shards = write_shards(open_source(str(folder), self.image_size), Path(made) / "shards")
+            return [row for size in self.sizes for row in self._rows(folder, shards, size)]
 
-    def _rows(self, folder: Path, size: int) -> list[Row]:
+    def _rows(self, folder: Path, shards: Path, size: int) -> list[Row]:
         from torch.utils.data import DataLoader
         from torchvision import transforms as T
         from torchvision.datasets import ImageFolder
 
-        source = open_source(str(folder), size)
-        ours = cpu_clock(lambda: [len(batch["text"]) for batch in load_batches(source, batch_size=BATCH)])
-        rows = []
+        ours, of_shards = (_reading(open_source(str(data), size)) for data in (folder, shards))
+        work = f"{self.num} images of {self.image_size} px to {size} px, from shards"
+        rows = [compare(work, of_shards, {"our image folder": ours}, self.repeats)]
+        print(f"{work}: {self.num / rows[0].ours_s:.0f} images/CPU second, {self.num / rows[0].peer_s:.0f}")
         for kind in ("bilinear", "lanczos"):
             resize = T.Resize(size, T.InterpolationMode(kind))
             theirs = ImageFolder(str(folder.parent), T.Compose([resize, T.CenterCrop(size), T.ToTensor()]))
@@ -72,6 +77,10 @@ class Data(Benchmark):
             rows.append(compare(work, ours, {"torchvision ImageFolder": peer}, self.repeats))
             print(f"{work}: {self.num / rows[-1].ours_s:.0f} images/CPU second, {self.num / rows[-1].peer_s:.0f}")
         return rows
+
+
+def _reading(source: Source) -> Timed:
+    return cpu_clock(lambda: [len(batch["text"]) for batch in load_batches(source, batch_size=BATCH)])
 
 
 def cpu_clock(work: Callable[[], object]) -> Timed:

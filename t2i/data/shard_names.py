@@ -67,7 +67,7 @@ def described(shards: Sequence[str]) -> str:
 
 def _at_url(url: str) -> list[str]:
     """The shard at a URL, or those in the folder that it names."""
-    if url.lower().endswith(".tar"):
+    if url.partition("?")[0].lower().endswith(".tar"):
         return [url]
     system, path = file_system(url)
     found = sorted(system.glob(f"{path.rstrip('/')}/*.tar"))
