@@ -82,7 +82,7 @@ def test_image_folders_are_compared_with_torchvision(tmp_path):
     assert done.stdout.startswith("50 files: opened in ")
     rows = json.loads((tmp_path / "bench.json").read_text())
     assert [row["work"].split(" to ")[1] for row in rows] == [
-        f"{s} px, {k}" for s in (16, 8) for k in ("bilinear", "lanczos")
+        f"{s} px, {k}" for s in (16, 8) for k in ("from shards", "bilinear", "lanczos")
     ]
 
 
