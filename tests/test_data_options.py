@@ -121,7 +121,7 @@ def test_random_samples_do_not_depend_on_workers_or_where_a_run_resumes(tmp_path
 
 def test_random_options_and_a_cache_exclude_each_other(tmp_path):
     data = DataConfig(str(photos(tmp_path / "a", ["x"] * 4)), image_size=8, random_flip=True)
-    with pytest.raises(ValueError, match=r"once for each image, not for each crop: give --cache none .*--random-flip$"):
+    with pytest.raises(ValueError, match=r"not for each crop: give --cache none, .* leave out --random-flip$"):
         cached_encodings(image_encoding(8), None, data.open(seed=0), data, 0, 4, parent=tmp_path)
     assert not list(tmp_path.glob("images-*"))
 

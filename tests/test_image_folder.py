@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from t2i.data import open_source
-from t2i.data.base import caption_lists
+from t2i.data.base import ItemError, caption_lists
 from t2i.data.folder import captions_of, note
 from t2i.data.sources import ImageDataset
 from t2i.data.splits import open_splits
@@ -124,6 +124,21 @@ def test_a_list_in_a_column_of_datasets_is_several_captions_of_an_image():
     source = ImageDataset(made, 8)
     assert list(source.captions(9)) == ["one", "two"] and source[0]["texts"] == ("one", "uno")
     assert list(caption_lists(source, 1)) == [("one", "uno")]
+
+
+def test_a_missing_caption_in_a_column_is_an_unusable_item(tmp_path):
+    from datasets import Dataset, Features, Image, Value
+
+    features = Features({"image": Image(), "text": Value("string"), "none": Value("string")})
+    grey = np.zeros((8, 8), np.uint8)
+    made = {"image": [grey] * 3, "text": ["one", None, "three"], "none": [None] * 3}
+    Dataset.from_dict(made, features=features).save_to_disk(tmp_path / "a")
+    source = open_source(str(tmp_path / "a"), 8)
+    assert list(source.captions(3)) == ["one", "", "three"]
+    with pytest.raises(ItemError, match="the caption of image 1 in column 'text' is no text but None"):
+        source[1]
+    with pytest.raises(ItemError, match="the caption of image 0 in column 'none'"):
+        open_source(str(tmp_path / "a"), 8, caption_column="none")
 
 
 def test_a_million_images_take_the_memory_of_their_names_and_captions(tmp_path):

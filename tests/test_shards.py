@@ -81,6 +81,18 @@ def test_a_number_is_a_shard_and_a_place_in_it(tmp_path):
         source[10]
 
 
+def test_captions_at_urls_are_requested_together(tmp_path, monkeypatch):
+    source = open_source(f"file://{three(tmp_path / 'set')}", 8)
+    system = type(fsspec.filesystem("file"))
+    requests, cat_ranges = [], system.cat_ranges
+    monkeypatch.setattr(system, "cat_ranges", lambda *args, **more: requests.append(args) or cat_ranges(*args, **more))
+    assert list(source.captions(7)) == [f"thing {i}" for i in range(7)]
+    assert len(requests) == 1 and len(requests[0][1]) == 7
+    assert source[9]["text"] == "thing 9" and len(requests) == 2
+    monkeypatch.setattr("t2i.data.shards.AT_ONCE", 4)
+    assert list(source.captions(99)) == [f"thing {i}" for i in range(10)] and len(requests) == 5
+
+
 def test_urls_are_opened_by_fsspec(tmp_path):
     memory = fsspec.filesystem("memory")
     for path in three(tmp_path / "set").iterdir():
@@ -165,6 +177,9 @@ def test_shards_without_images_or_captions_are_refused(tmp_path):
     file = str(shard(tmp_path / "c.tar", samples(0, 2)))
     with pytest.raises(FileNotFoundError, match=r"no image of .*c.tar has a .json file"):
         open_source(file, 8, caption_column="caption")
+    described = str(shard(tmp_path / "e.tar", {"a.png": image(0), "a.json": '{"text": "x"}'}))
+    with pytest.raises(ItemError, match=r"a.png has no caption: its JSON has no 'caption', only: text"):
+        open_source(described, 8, caption_column="caption")
     with pytest.raises(ValueError, match="leave out --image-column jpg"):
         open_source(file, 8, image_column="jpg")
     with pytest.raises(FileNotFoundError, match=r"there is no shard .*d1.tar"):
@@ -260,6 +275,16 @@ def test_ten_million_images_take_no_memory(tmp_path):
     assert peak < 2**20 and len(pickle.dumps(source)) < 100 * shards
 
 
+def test_tar_files_beside_images_are_not_the_data(tmp_path):
+    for inner in (tmp_path / "a", tmp_path / "b" / "cat"):
+        shard(inner.parent / "backup.tar" if inner.name == "cat" else inner / "backup.tar", samples(0, 1))
+        inner.mkdir(exist_ok=True)
+        (inner / "x.png").write_bytes(image(9))
+        (inner / "x.txt").write_text("of a file")
+    for folder in ("a", "b"):
+        assert content(open_source(str(tmp_path / folder), 8)) == [(9, "of a file")]
+
+
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [
@@ -268,6 +293,7 @@ def test_ten_million_images_take_no_memory(tmp_path):
         ("{08..10}", ["08", "09", "10"]),
         ("{a,b}-{1..2}", ["a-1", "a-2", "b-1", "b-2"]),
         ("{x}", ["{x}"]),
+        ("{x,y", ["{x,y"]),
     ],
 )
 def test_braces_stand_for_names(pattern, names):

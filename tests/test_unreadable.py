@@ -54,6 +54,7 @@ def test_the_next_readable_image_replaces_an_unreadable_one(tmp_path):
     assert numbers(source) == expected
     assert source[3][REPLACED] == (f"{tmp_path}/a/003.png is empty; fetch it again or remove it",)
     assert REPLACED not in source[4]
+    assert [item["text"] for item in source] == [f"n {i}" for i in expected]  # it ends
     assert len(source) == 60 and list(source.captions(4)) == ["n 0", "n 1", "n 2", "n 3"]
     assert source.fingerprint() == open_source(str(tmp_path / "a"), 8).fingerprint()
 

@@ -87,11 +87,11 @@ class DataConfig:
         """Those of the options that differ from their defaults."""
         return [name for name in names if getattr(self, name) != getattr(DataConfig, name)]
 
-    def refuse(self, names: tuple[str, ...], why: str) -> None:
-        """Raise ValueError, with the reason, if one of these options was given."""
+    def refuse(self, names: tuple[str, ...], why: str, remedy: str = "") -> None:
+        """Raise ValueError, with the reason and perhaps another remedy, if one of these options was given."""
         flags = [f"--{name.replace('_', '-')}" for name in self.given(names)]
         if flags:
-            raise ValueError(f"{why}: leave out {', '.join(flags)}")
+            raise ValueError(f"{why}: {remedy}leave out {', '.join(flags)}")
 
 
 # Options of DataConfig for images and captions that are read from files.

@@ -34,7 +34,7 @@ class UnconditionalDataConfig:
 
     data: str = "digits"
     """'digits', 'mnist', 'fashion', 'cifar10', 'toybox', 'toybox-v1', 'toybox-factors', a folder of IDX files (MNIST's
-    format), a folder of images (its subfolders are classes), or a dataset on the Hub."""
+    format), a folder of images (its subfolders are classes) or of WebDataset shards, or a dataset on the Hub."""
     image_column: str = "image"
     """Name of the image column."""
     caption_column: str = "text"

@@ -5,8 +5,9 @@ Shapes: S image side
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,8 @@ from t2i.data.base import ItemError, captioned
 from t2i.data.image_file import read_square, square
 
 Encoded = str | bytes | Image.Image  # the path of an image file, its content, or an image already decoded
+
+CHECKED = 100  # captions that are looked at when data are opened
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,7 @@ class ImageSource:
 
     def valid_texts(self, index: int) -> tuple[str, ...]:
         """The captions of an image, or "" if it has no valid one."""
-        try:
-            return self.texts_of(index)
-        except ItemError:
-            return ("",)
+        return texts_or_none(partial(self.texts_of, index))
 
     def _record(self, index: int) -> tuple[Encoded, str, tuple[str, ...]]:
         """The encoded image, its name for messages, and its captions."""
@@ -93,3 +93,25 @@ class ImageSource:
         else:
             image = read_square(file, self.size, name, position)
         return captioned({"image": image}, texts)
+
+
+def texts_or_none(read: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
+    """The captions that `read` returns, or "" if it raises an ItemError."""
+    try:
+        return read()
+    except ItemError:
+        return ("",)
+
+
+def check_captions(source: ImageSource) -> None:
+    """Raise the first ItemError if none of the first CHECKED images has a valid caption, as with a wrong column."""
+    first: ItemError | None = None
+    for index in range(min(CHECKED, len(source))):
+        try:
+            source.texts_of(index)
+        except ItemError as error:
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise first

@@ -20,16 +20,17 @@ MAX_SHARDS = 1_000_000  # that a pattern may stand for
 def shards_of(name: str) -> list[str] | None:
     """The shards that a data source's name stands for; None for any other source.
 
-    They are the tar files in a folder without images and tables, `path/{000..009}.tar`, or URLs of both forms.
+    They are the tar files in a folder without images, tables and other folders, `path/{000..009}.tar`, or URLs of both.
     Raises FileNotFoundError for a URL of a folder without tar files, ValueError for one that fsspec cannot open.
     """
     if is_url(name):
         return [shard for url in expand_braces(name) for shard in _at_url(url)]
     path = Path(name)
     if path.is_dir():
-        files = sorted(os.listdir(path))  # noqa: PTH208 - names are enough
-        tars = [str(path / file) for file in files if file.lower().endswith(".tar") and not file.startswith(".")]
-        return None if not tars or images_among(files) or tables_in(path) else tars
+        files = sorted(file for file in os.listdir(path) if not file.startswith("."))  # noqa: PTH208 - names are enough
+        tars = [str(path / file) for file in files if file.lower().endswith(".tar")]
+        others = not tars or images_among(files) or tables_in(path) or any((path / file).is_dir() for file in files)
+        return None if others else tars
     if not name.lower().endswith(".tar"):
         return None
     return [name] if path.exists() else expand_braces(name)
@@ -47,7 +48,7 @@ def expand_braces(pattern: str) -> list[str]:
             names = (f"{i:0{len(numbers[1])}}" for i in range(first, last + 1))
             total *= max(0, last - first + 1)
         else:
-            names = part[1:-1].split(",") if part.startswith("{") and "," in part else [part]
+            names = part[1:-1].split(",") if re.fullmatch(r"\{[^{}]*,[^{}]*\}", part) else [part]
             total *= len(names)
         if not 0 < total <= MAX_SHARDS:
             raise ValueError(f"{pattern} stands for {total:,} names; give from 1 to {MAX_SHARDS:,}")

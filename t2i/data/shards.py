@@ -30,7 +30,7 @@ from t2i.data.base import ItemError
 from t2i.data.fingerprint import WHOLE, combine
 from t2i.data.folder import check_name
 from t2i.data.image_file import FORMATS, OTHER_FORMATS
-from t2i.data.image_source import NO_AUGMENTATION, Augmentation, ImageSource
+from t2i.data.image_source import NO_AUGMENTATION, Augmentation, ImageSource, check_captions
 from t2i.data.shard_names import described, file_system, is_url
 from t2i.data.tables import caption_of, texts_of
 from t2i.disk_cache import open_or_fill
@@ -41,6 +41,7 @@ from t2i.notes import note
 VERSION = 1  # of the index: increment it when the code changes its content
 MEMBERS, ABOUT = "members.bin", "shards.json"
 IMAGE, TEXT, JSON = range(3)  # the members of a sample, in the index
+AT_ONCE = 1000  # number of captions that are requested together, if they are at URLs
 OPEN_FILES = 256  # maximum number of shards that a process keeps open
 HEADER = 512  # bytes of the tar header, which precedes a member's content
 END = 64  # bytes at the end of each image that the fingerprint covers: a PNG has its checksum there
@@ -72,6 +73,7 @@ class Shards(ImageSource):
         self._about = read_json(index / ABOUT, "starts", "sha256", "captions")
         self._starts = np.array(self._about["starts"], np.int64)  # number of each shard's first image, and N
         self._members = np.memmap(index / MEMBERS, np.int64, "r", shape=(len(self), 3, 2))
+        self._fetched: dict[tuple[str, int], bytes] = {}  # by shard and offset, what was fetched from URLs last
         self._files: dict[str, BinaryIO] = {}
         self._pid = os.getpid()
 
@@ -90,12 +92,12 @@ class Shards(ImageSource):
 
     def texts_of(self, index: int) -> tuple[str, ...]:
         shard, members = self._find(index)
-        (text, text_size), (described, json_size) = members[[TEXT, JSON]].tolist()
-        if text_size >= 0 and self.caption_column == "text":
-            return (caption_of(self._text(shard, text, text_size)),)
-        if json_size >= 0:
+        kind = self._holds_caption(members)
+        if kind == TEXT:
+            return (caption_of(self._text(shard, *members[TEXT].tolist())),)
+        if kind == JSON:
             try:
-                row = json.loads(self._text(shard, described, json_size))
+                row = json.loads(self._text(shard, *members[JSON].tolist()))
                 if not isinstance(row, dict):
                     raise ValueError("it is no object")
                 if self.captions_required or row.get(self.caption_column) is not None:
@@ -106,15 +108,32 @@ class Shards(ImageSource):
             raise ItemError(f"{self._name(index)} has no caption; write a .txt or .json file of its name")
         return ("",)
 
+    def caption_lists(self, limit: int) -> Iterator[tuple[str, ...]]:
+        limit = min(limit, len(self))
+        for start in range(0, limit, AT_ONCE):
+            indices = range(start, min(start + AT_ONCE, limit))
+            self._fetch(indices, images=False)
+            yield from map(self.valid_texts, indices)
+
     def fingerprint(self) -> str:
         """Fingerprint of names, sizes and captions, and of the last END bytes of every image."""
         return combine("shards", self.size, self._about["sha256"], self.caption_column)
+
+    def _record(self, index: int) -> tuple[bytes, str, tuple[str, ...]]:
+        self._fetch([index])
+        return *self.file(index), self.texts_of(index)
 
     def _find(self, index: int) -> tuple[str, np.ndarray]:
         """The shard of a sample, and offset and size of its members: int64 (3, 2)."""
         if not 0 <= index < len(self):
             raise IndexError(f"index {index} is out of range for {len(self)} images")
         return self.shards[int(np.searchsorted(self._starts, index, "right")) - 1], self._members[index]
+
+    def _holds_caption(self, members: np.ndarray) -> int | None:
+        """Which of the members (3, 2) of a sample holds its caption, if any."""
+        if self.caption_column == "text" and members[TEXT, 1] >= 0:
+            return TEXT
+        return JSON if members[JSON, 1] >= 0 else None
 
     def _name(self, index: int) -> str:
         shard, members = self._find(index)
@@ -127,9 +146,26 @@ class Shards(ImageSource):
         except UnicodeDecodeError:
             raise ItemError(f"{shard}/{_name_in(content)} is not UTF-8 text; save it as UTF-8") from None
 
+    def _fetch(self, indices: Sequence[int], images: bool = True) -> None:
+        """Request captions, and perhaps images, that are at URLs together, as each request takes long."""
+        if not is_url(self.shards[0]):
+            return
+        wanted = []
+        for index in indices:
+            shard, members = self._find(index)
+            kinds = (self._holds_caption(members), IMAGE if images else None)
+            wanted += [(shard, *members[kind].tolist()) for kind in kinds if kind is not None]
+        system = file_system(self.shards[0])[0]  # each process has its own instance, which fsspec keeps
+        keys = [(shard, offset - HEADER) for shard, offset, _ in wanted]
+        paths, starts = [file_system(shard)[1] for shard, _ in keys], [start for _, start in keys]
+        found = system.cat_ranges(paths, starts, [offset + size for _, offset, size in wanted], on_error="raise")
+        self._fetched = dict(zip(keys, found, strict=True))
+
     def _read(self, shard: str, offset: int, size: int) -> bytes:
-        if is_url(shard):
-            system, path = file_system(shard)  # each process has its own instance, which fsspec keeps
+        if (shard, offset) in self._fetched:
+            content = self._fetched[shard, offset][:size]
+        elif is_url(shard):
+            system, path = file_system(shard)
             content = system.cat_file(path, offset, offset + size)
         else:
             file = self._file(shard)
@@ -160,7 +196,7 @@ def open_shards(
     """Open shards; the first time, this makes their index.
 
     Raises FileNotFoundError for missing shards and for shards without images or captions; ValueError for damaged or
-    compressed ones, and for members that are links or lie outside of the current folder.
+    compressed ones, for members that are links or lie outside of the current folder, and for a wrong caption column.
     """
     if image_column != "image":
         raise ValueError(f"shards have no image columns: leave out --image-column {image_column}")
@@ -178,6 +214,7 @@ def open_shards(
         raise FileNotFoundError(f"no image of {where} has {needed} file of its name with a caption; write these")
     if captions and (missing := len(source) - with_caption):
         note(f"{missing:,} of {len(source):,} images of {where} have no caption")
+    check_captions(source)
     return source
 
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from PIL import Image
 
 from t2i.checks import shortened
-from t2i.data.base import Source
+from t2i.data.base import ItemError, Source
 from t2i.data.fingerprint import combine, of_dataset
 from t2i.data.folder import ImageFolder, tables_in
 from t2i.data.image_file import ImageError
-from t2i.data.image_source import NO_AUGMENTATION, Augmentation, Encoded, ImageSource
+from t2i.data.image_source import NO_AUGMENTATION, Augmentation, Encoded, ImageSource, check_captions, texts_or_none
 from t2i.data.labelled import is_labelled, open_labelled
 from t2i.data.rendered import Rendered, is_rendered
 from t2i.data.shard_names import shards_of
@@ -77,8 +78,8 @@ class ImageDataset(ImageSource):
     def caption_lists(self, limit: int) -> Iterator[tuple[str, ...]]:
         if self.caption_column is None:
             return iter([("",)] * min(limit, len(self)))
-        texts = islice(self.dataset[self.caption_column], limit)
-        return (self._texts({self.caption_column: text}, i) for i, text in enumerate(texts))
+        rows = ({self.caption_column: text} for text in islice(self.dataset[self.caption_column], limit))
+        return (texts_or_none(partial(self._texts, row, i)) for i, row in enumerate(rows))
 
     def fingerprint(self) -> str:
         columns = [self.caption_column] if self.caption_column else []
@@ -106,7 +107,7 @@ class ImageDataset(ImageSource):
         value = row[self.caption_column]
         texts = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else ()
         if not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError(
+            raise ItemError(
                 f"the caption of image {index} in column {self.caption_column!r} is no text but {shortened(value)}; "
                 "drop that image, or choose another column with --caption-column"
             )
@@ -159,7 +160,10 @@ def open_source(
             return ImageFolder(folder, size, **columns)
     else:
         dataset = _from_hub(name)
-    return ImageDataset(dataset, size, name=name, **columns)
+    source = ImageDataset(dataset, size, name=name, **columns)
+    if captions:
+        check_captions(source)
+    return source
 
 
 def _saved(folder: Path):

@@ -12,6 +12,7 @@ import numpy as np
 from torch.utils.data import get_worker_info
 
 from t2i.data.base import ItemError, Source, augmented, caption_lists, reads_files
+from t2i.data.strings import checked
 from t2i.notes import count, note
 
 REPLACED = "replaced"  # key of an item that replaces others: the sentences that say why these cannot be read
@@ -51,6 +52,7 @@ class SkipUnreadable:
 
     def _next(self, index: int, read: Callable[[int], dict]) -> dict:
         why: list[str] = []
+        index = checked(index, len(self))
         for i in range(index, index + min(IN_A_ROW, len(self))):
             try:
                 item = read(i % len(self))
@@ -76,12 +78,12 @@ def skip_unreadable(source: Source, most: float = MOST, option: str = "a share o
     """
     if most == 0 or not reads_files(source) or not len(source):
         return source
-    checked = _spread(len(source), CHECKED)
-    why = [reason for i in checked if (reason := _why_unreadable(source, i)) is not None]
-    if len(why) > most * len(checked):
-        which = "" if len(checked) == len(source) else ", spread over the data,"
+    places = _spread(len(source), CHECKED)
+    why = [reason for i in places if (reason := _why_unreadable(source, i)) is not None]
+    if len(why) > most * len(places):
+        which = "" if len(places) == len(source) else ", spread over the data,"
         raise ItemError(
-            f"{len(why)} of {count(checked, 'image')}{which} cannot be read, more than "
+            f"{len(why)} of {count(places, 'image')}{which} cannot be read, more than "
             f"{option} {most:g}; the first: {why[0]}"
         )
     note_left_out(why)

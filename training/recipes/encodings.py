@@ -110,7 +110,7 @@ def cached_encodings(
     Raises ValueError for random crops or flips, and as `disk_cache.open_or_fill` does.
     """
     once = f"cached {encoding.name} are computed once for each image, not for each crop"
-    data.refuse(RANDOM, f"{once}: give --cache none if the recipe can encode each batch, or else")
+    data.refuse(RANDOM, once, "give --cache none, if the recipe can encode each batch, or ")
     about = {"data_sha256": source.fingerprint(), "image_size": data.image_size, "seed": seed}
     key = encoding.key | about | {"num": min(num, len(source))}
     folder = Path(folder) if folder is not None else Path(parent) / _name(encoding.name, key, data)
@@ -121,7 +121,7 @@ def cached_encodings(
 
 def _name(name: str, key: dict, data: DataConfig) -> str:
     content = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return f"{name}-{slug(Path(data.data).name) or 'data'}-{content[:12]}"
+    return f"{name}-{slug(Path(data.data).name)[:60] or 'data'}-{content[:12]}"
 
 
 def _fill(encoding: Encoding, num: int, source: Source, workers: int, part: Path, state: PartialState) -> None:
