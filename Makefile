@@ -4,7 +4,7 @@ BIN := .venv/bin
 SCRIPT_DIRS := t2i pipelines training eval tests scripts
 WHEEL := build/wheel
 
-.PHONY: demo test test-slow test-wheel lint format weights bench clean
+.PHONY: demo test test-slow test-faults test-wheel lint format weights bench clean
 
 demo: .venv/ready
 	$(BIN)/t2i generate "an avocado armchair" --pipeline toybox/dalle --pipeline toybox/ldm --num-images 4 --out avocado-armchair.png
@@ -20,6 +20,11 @@ test: .venv/ready
 test-slow: .venv/ready
 	$(BIN)/python $(PYTEST) --dist worksteal -m "slow and not emulated"
 	$(BIN)/python $(PYTEST) --dist worksteal -m "slow and emulated"
+
+# What happens when processes, disks, data and users fail, the slow tests included.
+FAULTS := checkpoints kill_points kill_runs training_processes loading unreadable image_file damaged_pipelines user_files
+test-faults: .venv/ready
+	$(BIN)/python $(PYTEST) --dist worksteal -m "not timed and not emulated" $(FAULTS:%=tests/test_%.py)
 
 lint: .venv/ready $(WHEEL)
 	$(BIN)/ruff check $(SCRIPT_DIRS)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from t2i.data.toybox_v1 import export
 from t2i.files import replaced, reserve, write_whole, writing
 from t2i.manifest import MANIFEST, damage, newest_whole, verify, write_manifest
 from t2i.models import load_pretrained
+from t2i.tokenizers.auto import open_image_tokenizer
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.averages import AveragedWeights
 from t2i.training.cli import main, run
@@ -436,6 +439,44 @@ def test_no_file_of_a_run_is_a_pickle_and_a_pickled_state_is_refused(copy):
     write_manifest(copy / "checkpoint-4")
     with pytest.raises(ValueError, match=r"checkpoint-4 is of an earlier version of t2i, whose state is pickled; resu"):
         resume(copy)
+
+
+class Payload:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, sentinel: Path):
+        self.sentinel = sentinel
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.sentinel),)
+
+
+BY_OTHERS = ("pytorch_model.bin", "diffusion_pytorch_model.bin", "model.ckpt", "config.pkl", "state/optimizer.bin")
+BY_OTHERS += ("state/scaler.pt", "state/random_states_0.pkl", "state/.metadata", "state/__0_0.distcp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zipped", [False, True])
+def test_no_pickle_in_a_checkpoint_is_ever_run_whatever_its_name(copy, tmp_path, zipped):
+    sentinel, bomb = tmp_path / "sentinel", tmp_path / "bomb"
+    if zipped:
+        torch.save(Payload(sentinel), bomb)
+    else:
+        bomb.write_bytes(pickle.dumps(Payload(sentinel)))
+    own = [path.relative_to(copy / "checkpoint-4") for path in (copy / "checkpoint-4").rglob("*") if path.is_file()]
+    for i, name in enumerate([*own, *BY_OTHERS]):
+        run_folder = Path(shutil.copytree(copy, tmp_path / str(i), symlinks=True))
+        checkpoint = run_folder / "checkpoint-4"
+        shutil.copy(bomb, checkpoint / name)
+        if name != Path("manifest.json"):
+            write_manifest(checkpoint)  # as someone would who wants it to be opened
+        for work in (lambda: resume(run_folder), lambda: open_image_tokenizer(run_folder)):  # noqa: B023 - called at once
+            with contextlib.suppress(Exception):
+                work()
+            assert not sentinel.exists(), name
+    with pytest.raises(FileExistsError):  # the payload works
+        sentinel.mkdir()
+        torch.load(bomb, weights_only=False) if zipped else pickle.loads(bomb.read_bytes())
 
 
 def test_random_numbers_go_on_where_they_were_saved(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -71,3 +72,29 @@ def test_batches_are_a_data_loaders(tmp_path):
     with pytest.raises(LoadingError) as caught:
         list(load_batches(source, batch_size=2, num_workers=1))
     assert str(caught.value) == f"{tmp_path}/dog/1.png is empty; fetch it again or remove it"
+
+
+class Slow(Dataset):
+    """Waits in `wait_for_the_disk` before it gives its last item."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> int:
+        if index == 1:
+            wait_for_the_disk()
+        return index
+
+
+def wait_for_the_disk() -> None:
+    time.sleep(1.5)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_data_that_give_nothing_for_long_show_where_they_are(workers, capfd):
+    assert [b.item() for b in load_batches(Slow(), patience=0.3, batch_size=1, num_workers=workers)] == [0, 1]
+    said = capfd.readouterr().err
+    assert "the data gave no batch for 0.3 s" in said
+    assert "wait_for_the_disk" in said
+    assert list(load_batches(Slow(), patience=30, batch_size=2, num_workers=workers))
+    assert capfd.readouterr().err == ""

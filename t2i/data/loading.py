@@ -6,9 +6,16 @@ it is raised when the batch is fetched. So are the reasons why images were repla
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
+import os
+import signal
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -16,6 +23,11 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from t2i.data.unreadable import REPLACED, note_left_out
 from t2i.notes import count, note
+
+PATIENCE = 300.0  # seconds
+DUMP = signal.SIGUSR1 if hasattr(signal, "SIGUSR1") else None  # makes a worker print its stacks; Windows has none
+STDERR = 2  # the descriptor: sys.stderr may be replaced, by a test for example
+_END = object()
 
 _EXPECTED = (ValueError, OSError, MemoryError)  # any other error is a bug, and keeps its traceback
 
@@ -52,8 +64,10 @@ class _Careful(Dataset):
             return _Failure(what, traceback.format_exc())
 
 
-def load_batches(dataset: Dataset, **options) -> Iterator:
+def load_batches(dataset: Dataset, patience: float = PATIENCE, **options) -> Iterator:
     """The batches of a `DataLoader(dataset, **options)`.
+
+    After `patience` seconds without a batch, what each worker is doing is printed to standard error: its stacks.
 
     Unreadable images that were replaced are noted, each once, and at the end the number of items that replaced them.
 
@@ -61,12 +75,13 @@ def load_batches(dataset: Dataset, **options) -> Iterator:
     with or without workers; and if a worker died. Other errors are raised as in PyTorch. The workers end with the
     generator.
     """
-    loader = iter(DataLoader(_Careful(dataset), collate_fn=_collate, **options))
+    started = partial(_dump_stacks_on_signal, options.pop("worker_init_fn", None))
+    loader = iter(DataLoader(_Careful(dataset), collate_fn=_collate, worker_init_fn=started, **options))
     workers = loader._workers if isinstance(loader, _MultiProcessingDataLoaderIter) else []
     items, noted = 0, set[str]()
     try:
         try:
-            for batch in loader:
+            for batch in _watched(loader, workers, patience):
                 if isinstance(batch, _Failure):
                     error = LoadingError(batch.message)
                     error.add_note(batch.trace)  # shown only with a traceback
@@ -89,6 +104,38 @@ def load_batches(dataset: Dataset, **options) -> Iterator:
         raise LoadingError(
             "a data worker was killed, perhaps because memory ran out; give fewer --dataloader-num-workers"
         ) from error
+
+
+def _dump_stacks_on_signal(then: Callable[[int], None] | None, worker: int) -> None:
+    if DUMP is not None:
+        faulthandler.register(DUMP, file=STDERR, all_threads=True)
+    if then is not None:
+        then(worker)
+
+
+def _watched(loader: Iterator, workers: Sequence[BaseProcess], patience: float) -> Iterator:
+    """The loader's batches; a wait of more than `patience` seconds is reported once, with stacks."""
+    while True:
+        watch = threading.Timer(patience, _report_stall, [workers, patience])
+        watch.daemon = True
+        watch.start()
+        try:
+            batch = next(loader, _END)
+        finally:
+            watch.cancel()
+        if batch is _END:
+            return
+        yield batch
+
+
+def _report_stall(workers: Sequence[BaseProcess], patience: float) -> None:
+    who = count(workers, "data worker") if workers else "this process, which loads the data,"
+    note(f"the data gave no batch for {patience:g} s; what {who} did then:", every_process=True)
+    if not workers:
+        faulthandler.dump_traceback(file=STDERR, all_threads=True)
+    for worker in workers if DUMP is not None else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker.pid, DUMP)
 
 
 def _collate(items: list):
