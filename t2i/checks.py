@@ -33,6 +33,12 @@ def check_whole(name: str, value: object, least: int = 1, most: int | None = Non
         raise _error(name)(f"{name} must be at most {most}, not {value}")
 
 
+def check_fraction(name: str, value: float) -> None:
+    """Raise ValueError unless a value lies in [0, 1)."""
+    if not 0 <= value < 1:
+        raise _error(name)(f"{name} must lie in [0, 1), not {value}")
+
+
 def check_real(name: str, value: object, least: float = 0.0, most: float | None = None, above: bool = False) -> None:
     """Raise ValueError unless `value` is a finite number from `least` (or, if `above`, greater than it) to `most`."""
     number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

@@ -208,6 +208,12 @@ def _disk_error(error: BaseException | None) -> str | None:
     return _disk_error(error.__cause__ or error.__context__)
 
 
+def check_new(folder: Path) -> None:
+    """Raise FileExistsError for something that exists and is not an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not an empty folder; remove it or choose another")
+
+
 def check_folder(out: str, option: str = "--out") -> None:
     """Raise UsageError if the value of an option cannot be used as an output folder."""
     if not out:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from t2i.checks import MAX_SIDE, check_real, check_seeds, check_whole
+from t2i.checks import MAX_SIDE, check_fraction, check_real, check_seeds, check_whole
 
 if TYPE_CHECKING:
     from t2i.data.sources import Source
@@ -110,12 +110,6 @@ class FineTuningDataConfig(DataConfig):
     def __post_init__(self) -> None:
         check_image_size(self.image_size, least=0)
         self._check_options()
-
-
-def check_fraction(name: str, value: float) -> None:
-    """Raise ValueError unless a value lies in [0, 1)."""
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must lie in [0, 1), not {value}")
 
 
 def check_image_size(size: int | None, least: int = 1) -> None:

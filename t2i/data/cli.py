@@ -12,6 +12,7 @@ from tyro.conf import Positional, arg
 
 from t2i.arguments import parse
 from t2i.checks import MAX_SIDE, UsageError, check_choice, check_seeds, check_whole
+from t2i.data import emoji
 from t2i.data.image_source import ImageSource
 from t2i.data.shard_writer import write_shards
 from t2i.data.sources import WORLDS, open_source
@@ -55,11 +56,14 @@ def main(args: Sequence[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print("usage: t2i data {toybox,toybox-v1} --out DIR [options]: render images and captions to a folder")
         print("       t2i data shard SOURCE --out DIR [options]: write images and captions to WebDataset shards")
-        print("t2i data toybox --help, t2i data shard --help: list the options")
+        print("       t2i data emoji --out DIR [options]: write captioned emoji, the work of designers, to a folder")
+        print("t2i data toybox --help, t2i data shard --help, t2i data emoji --help: list the options")
         return
-    check_choice("data set", args[0], [*WORLDS, "shard"])
+    check_choice("data set", args[0], [*WORLDS, "shard", "emoji"])
     if args[0] == "shard":
         _shard(args[1:])
+    elif args[0] == "emoji":
+        emoji.main(args[1:])
     else:
         toybox.main(args)
 

@@ -15,7 +15,7 @@ from t2i.data.base import Source
 from t2i.data.image_file import FORMATS, suffix_of, to_rgb
 from t2i.data.image_source import ImageSource
 from t2i.data.tables import caption_of
-from t2i.files import replaced, sync, writing
+from t2i.files import check_new, replaced, sync, writing
 
 
 def write_shards(source: Source, out: Path, shard_size: int = 10_000, num: int | None = None) -> Path:
@@ -32,8 +32,7 @@ def write_shards(source: Source, out: Path, shard_size: int = 10_000, num: int |
 
     Raises FileExistsError if `out` is not empty, ItemError for an image without a valid caption.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not an empty folder; remove it or choose another")
+    check_new(out)
     num = len(source) if num is None else min(num, len(source))
     starts = range(0, num, shard_size)
     with writing(out), replaced(out) as part, tqdm(total=num, desc="shards", unit=" images") as bar:

@@ -15,14 +15,14 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from t2i.checks import check_whole
+from t2i.checks import check_fraction, check_whole
 from t2i.diffusion.objective import DiffusionObjective, Prediction
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.folders import may_be_on_hub
 from t2i.processes import this_process
 from t2i.text.cache import CachedStates, cached_states
 from t2i.text.encoders import TextEncoder, open_text_encoder
-from t2i.training.config import DataConfig, LoopConfig, check_fraction
+from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.generative import GenerativeTask
 from t2i.training.held_out import check_held_out
 from t2i.training.recipes.encodings import CachedEncodings

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from t2i.checks import check_choice
 from t2i.data.toybox.dataset import Toybox
 from t2i.data.toybox.render import label_image
-from t2i.files import read_json, reserve, write_json, write_whole
+from t2i.files import check_new, read_json, reserve, write_json, write_whole
 
 FORMATS = ("folder", "parquet", "array")
 SETTINGS = "export.json"  # what an unfinished export was started with
@@ -51,8 +51,7 @@ def export(
     if layouts and file_format != "folder":
         raise ValueError("label maps are files next to the images: choose the format 'folder' with layouts")
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} exists and is not an empty folder; remove it or choose another")
+    check_new(out)
     part = out.with_name(f".{out.name}.partial")
     chunks = _started(data, part, file_format, layouts)
     write = partial(_write_chunk, data, part, file_format, layouts, len(chunks))

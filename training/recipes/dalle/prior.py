@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
-from t2i.checks import check_whole
+from t2i.checks import check_fraction, check_whole
 from t2i.images import to_tensor
 from t2i.notes import with_article
 from t2i.pipelines.codes import CodePipeline
@@ -26,7 +26,7 @@ from t2i.processes import this_process
 from t2i.text.bpe import encode, train_bpe
 from t2i.tokenizers.auto import REMEDY, open_image_tokenizer
 from t2i.tokenizers.base import ImageTokenizer
-from t2i.training.config import DataConfig, LoopConfig, check_fraction
+from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.generative import GenerativeTask
 from t2i.training.held_out import BATCH, bins, check_held_out, loaded, printed, scores_of, split_held_out, swap_test
 from t2i.training.model_options import ModelOptions, model_options

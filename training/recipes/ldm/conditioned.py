@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from t2i.checks import UsageError
+from t2i.checks import UsageError, check_fraction
 from t2i.contact_sheet import contact_sheet
 from t2i.data.layouts import WithLayouts
 from t2i.data.sources import WORLDS
@@ -32,7 +32,7 @@ from t2i.pipelines.latent_diffusion import (
 )
 from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
 from t2i.tokenizers.kl import stride_of
-from t2i.training.config import OF_CAPTIONS, OF_IMAGES, FineTuningDataConfig, LoopConfig, check_fraction
+from t2i.training.config import OF_CAPTIONS, OF_IMAGES, FineTuningDataConfig, LoopConfig
 from t2i.training.recipes.ldm.base import PrepareLatent, use_fast_attention
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, is_text_to_image, objective_of
 

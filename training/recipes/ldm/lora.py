@@ -13,8 +13,8 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from torch import Tensor, nn
 
-from t2i.checks import check_whole
-from t2i.training.config import FineTuningDataConfig, LoopConfig, check_fraction
+from t2i.checks import check_fraction, check_whole
+from t2i.training.config import FineTuningDataConfig, LoopConfig
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, objective_of, open_unet_pipeline
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # diffusers' names of the projections in an attention layer

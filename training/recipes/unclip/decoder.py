@@ -13,7 +13,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 
-from t2i.checks import check_real, check_whole
+from t2i.checks import check_fraction, check_real, check_whole
 from t2i.contact_sheet import contact_sheet
 from t2i.diffusion.conditioning import encoder_of, masks_padding
 from t2i.images import to_pil, to_tensor
@@ -21,7 +21,7 @@ from t2i.notes import with_article
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
 from t2i.pipelines.unclip import UnCLIPPipeline
-from t2i.training.config import FineTuningDataConfig, LoopConfig, check_fraction
+from t2i.training.config import FineTuningDataConfig, LoopConfig
 from t2i.training.held_out import bins, errors_by_timestep, printed, scores_of, split_held_out, swap_test
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.ldm.base import PrepareLatent, use_fast_attention

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from t2i.checks import check_whole
+from t2i.checks import check_fraction, check_whole
 from t2i.contact_sheet import contact_sheet
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.images import to_pil, to_tensor
@@ -22,7 +22,7 @@ from t2i.notes import with_article
 from t2i.pipelines.loading.auto import AutoPipeline
 from t2i.pipelines.unclip import UnCLIPPipeline
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
-from t2i.training.config import DataConfig, LoopConfig, check_fraction
+from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.generative import GenerativeTask
 from t2i.training.held_out import bins, errors_by_timestep, printed, scores_of, split_held_out, swap_test
 from t2i.training.model_options import ModelOptions, model_options
