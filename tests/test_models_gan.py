@@ -292,7 +292,7 @@ def test_a_gan_trains_is_scored_and_opens(name, tmp_path):
     assert kept["validation"]["loss"] == min(history) and len(history) == 2
     assert kept["test"]["pictures"] == kept["test"]["samples"] == 20 and kept["test"]["kind"] == "none"
     saved, averaged = load_pretrained(folder), load_file(folder / "state" / "ema.safetensors")
-    assert all(torch.equal(p, averaged[str(i)]) for i, p in enumerate(saved.parameters()))
+    assert all(torch.equal(p, averaged[f"ema.{name}"]) for name, p in saved.named_parameters())
 
 
 def test_the_score_is_a_distance_and_consumes_no_random_numbers_of_the_run(tmp_path):
