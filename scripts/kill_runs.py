@@ -52,43 +52,47 @@ class KillRuns:
 
 
 def main(args: Sequence[str]) -> None:
-    ask = parse(KillRuns(), args, prog="kill_runs.py", description=__doc__)
+    config = parse(KillRuns(), args, prog="kill_runs.py", description=__doc__)
     started = time.perf_counter()
-    whole, killed = ask.out / "whole", ask.out / "killed"
+    whole, killed = config.out / "whole", config.out / "killed"
     for run in (whole, killed):
         shutil.rmtree(run, ignore_errors=True)
-    process = start(ask, whole)
+    process = start(config, whole)
     startup = wait_for_step(process, whole, 0)
-    training = finish(process, ask.out)
-    per_kill = training / ask.kills  # then the kills are spread over the whole run
-    rng = random.Random(ask.seed)
-    for i in tqdm(range(ask.kills), unit="kill"):
+    training = finish(process, config.out)
+    per_kill = training / config.kills  # then the kills are spread over the whole run
+    rng = random.Random(config.seed)
+    for i in tqdm(range(config.kills), unit="kill"):
         logged = log_size(killed)
-        process = start(ask, killed)
+        process = start(config, killed)
         if i % 4 == 3:
             time.sleep(rng.uniform(0, startup))
         else:
             wait_for_step(process, killed, logged)
             time.sleep(rng.uniform(0, 2 * per_kill))
         if process.poll() is not None:
-            finish(process, ask.out)
+            finish(process, config.out)
             raise UsageError(f"the run finished after {i} kills: give fewer --kills, or more --steps")
         os.killpg(process.pid, signal.SIGKILL)  # data workers too
         process.wait()
-    finish(start(ask, killed), ask.out)
+    finish(start(config, killed), config.out)
     compared = compare(checkpoints(whole)[-1], checkpoints(killed)[-1])
     seconds = time.perf_counter() - started
-    print(f"{ask.kills} kills in {seconds:.0f} s: all {compared} files of tensors are those of the undisturbed run")
+    print(f"{config.kills} kills in {seconds:.0f} s: all {compared} files of tensors are those of the undisturbed run")
 
 
-def start(ask: KillRuns, run: Path) -> subprocess.Popen:
+def start(config: KillRuns, run: Path) -> subprocess.Popen:
     """Start training in a session of its own, or resume it if there is a checkpoint."""
-    options = {"--output-dir": run, "--max-train-steps": ask.steps, "--checkpointing-steps": ask.checkpointing_steps}
+    options = {
+        "--output-dir": run,
+        "--max-train-steps": config.steps,
+        "--checkpointing-steps": config.checkpointing_steps,
+    }
     options |= {"--report-to": "none"} | ({"--resume": "latest"} if run.is_dir() and checkpoints(run) else {})
-    command = [sys.executable, "-m", "t2i.training", ask.recipe, "--preset", "tiny"]
+    command = [sys.executable, "-m", "t2i.training", config.recipe, "--preset", "tiny"]
     command += [str(part) for option in options.items() for part in option]
-    ask.out.mkdir(parents=True, exist_ok=True)
-    with (ask.out / ERRORS).open("wb") as errors:
+    config.out.mkdir(parents=True, exist_ok=True)
+    with (config.out / ERRORS).open("wb") as errors:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
 
 
@@ -126,6 +130,8 @@ def last_line(path: Path) -> str:
 def compare(whole: Path, killed: Path) -> int:
     """Number of files of tensors, all equal. Raises UsageError, naming the first that is not."""
     files = sorted(path.relative_to(whole) for path in whole.rglob("*.safetensors"))
+    if not files:
+        raise UsageError(f"{whole} holds no tensors")
     for file in files:
         if not (killed / file).is_file() or (whole / file).read_bytes() != (killed / file).read_bytes():
             raise UsageError(f"{killed / file} differs from that of the undisturbed run")

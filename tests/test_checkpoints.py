@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import pickle
 import shutil
@@ -28,9 +29,11 @@ from t2i.models import load_pretrained
 from t2i.tokenizers.auto import open_image_tokenizer
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.averages import AveragedWeights
+from t2i.training.budget import Budget
+from t2i.training.checkpoints import Checkpoints
 from t2i.training.cli import main, run
 from t2i.training.config import flatten
-from t2i.training.finite import NonFiniteLoss
+from t2i.training.finite import OVERFLOWS, FiniteSteps, NonFiniteLoss
 from t2i.training.loop import train
 from t2i.training.recipes import RECIPES
 from t2i.training.recipes.dalle.tokenizers import TokenizerTask
@@ -350,6 +353,22 @@ class Unshowable(TokenizerTask):
     def preview(self) -> Image.Image:
         torch.rand(3)
         raise RuntimeError("no font")
+
+
+def test_overflowing_gradients_of_fp16_are_skipped_in_silence_but_not_for_ever(tmp_path, capsys):
+    config = nice(tmp_path / "run").loop
+    accelerator, model = Accelerator(), torch.nn.Linear(1, 1)
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+    with Checkpoints(tmp_path / "run", 1, 8, accelerator) as checkpoints:
+        finite = FiniteSteps(2, budget := Budget(config), accelerator, checkpoints)
+        for step in range(1, OVERFLOWS):
+            scalars = {"loss": 1.0, "grad_norm": math.inf}
+            assert not finite.allows(scalars, model)
+            assert scalars == {"loss": 1.0, "skipped_steps": step} and budget.skipped == step
+        assert capsys.readouterr().err == ""
+        with pytest.raises(NonFiniteLoss, match=f"as in the {OVERFLOWS - 1} before it"):
+            finite.allows({"loss": 1.0, "grad_norm": math.inf}, model)
+        assert finite.allows({"loss": 1.0, "grad_norm": 2.0}, model) and finite.skipped_in_a_row == 0
 
 
 def test_a_preview_that_fails_costs_a_warning(tmp_path, capsys, monkeypatch):

@@ -36,7 +36,7 @@ from t2i.training.cli import run
 from t2i.training.held_out import RIGHT, bins, errors_by_timestep, scores_of, split_held_out, swap_test, table_of
 from t2i.training.recipes import RECIPES
 from t2i.training.recipes.imagen.task import PrepareImage
-from t2i.training.recipes.text_conditioned import Tokens
+from t2i.training.recipes.text_conditioned import Tokens, load_text_encoder
 from t2i.weights import digest
 
 PICTURES = 24
@@ -214,6 +214,13 @@ def test_a_bert_can_be_the_text_encoder_of_captions_of_any_length(base, encoder,
     assert encoder_of(pipe.text_encoder, pipe.tokenizer).length == 5, "the pipeline truncates as in training"
     with pytest.raises(ValueError, match=f"at most {diffusion_parts.LENGTH} tokens, not 99"):
         base(tmp_path / "run", **options | {"text_length": 99}).task()
+
+
+def test_captions_are_as_long_in_training_as_in_the_pipeline(encoder):
+    made = load_text_encoder(encoder, 100)
+    assert made.length == encoder_of(made.model, made.tokenizer).length == 100
+    with pytest.raises(ValueError, match="text_length must be at most 128, as many as a pipeline encodes, not 200"):
+        load_text_encoder(encoder, 200)
 
 
 @pytest.mark.slow

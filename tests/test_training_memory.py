@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
+import diffusion_parts
 import pytest
 import torch
 from test_training import losses, recipe
@@ -14,11 +16,11 @@ from t2i.checks import UsageError
 from t2i.training.averages import AveragedWeights
 from t2i.training.cli import main
 from t2i.training.config import LoopConfig
+from t2i.training.dry_run import frozen_memory
 from t2i.training.loop import train
 from t2i.training.memory import activation_memory, checkpoint_memory, training_memory
-from t2i.training.micro_batches import split
+from t2i.training.micro_batches import DoesNotFit, split
 from t2i.training.optimizers import make_optimizer
-from t2i.training.recipes.dalle.tokenizers import TokenizerTask
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 
@@ -109,7 +111,7 @@ def test_a_dry_run_prints_what_a_run_needs_and_writes_nothing(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("room", "says"),
     [
-        (999, r"the run does not fit: without activations it needs .* per process; shard it over more processes"),
+        (999, r"the run does not fit: without activations it needs .*; shard it over more processes"),
         (63_999, r"does not fit: set --train-batch-size 32 --gradient-accumulation-steps 2, the same global batch"),
         (1_999, r"does not fit: not even one image does; set --gradient-checkpointing"),
     ],
@@ -126,26 +128,27 @@ def test_a_run_that_does_not_fit_is_refused_with_the_remedy(room, says, tmp_path
 # --- out of memory --------------------------------------------------------------------------------------------------
 
 
-class Large(TokenizerTask):
-    """Two images fit in memory."""
+def limited(task, fits: int = 2):
+    """The task, on a device in which only `fits` images fit."""
+    loss = task.loss
 
-    fits = 2
-
-    def loss(self, images):
-        if len(images) > self.fits:
+    def checked(**batch):
+        if len(next(iter(batch.values()))) > fits:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().loss(images)
+        return loss(**batch)
+
+    task.loss = checked
+    return task
 
 
-def fsq(folder, **options):
-    small = {"channels": (8, 8, 16), "encoder_blocks": (0, 0, 0), "decoder_blocks": (0, 0, 0), "levels": (4, 4)}
-    return recipe("fsq-toybox", folder, small, train_batch_size=7, **options)
+def nice(folder, **options):
+    return recipe("nice", folder, {"width": 8, "hidden": 1}, train_batch_size=7, **options)
 
 
 def test_a_step_that_does_not_fit_is_computed_in_pieces(tmp_path, capsys):
-    whole, pieces = fsq(tmp_path / "whole"), fsq(tmp_path / "pieces")
-    train(TokenizerTask(whole), whole.loop, {})
-    train(Large(pieces), pieces.loop, {})
+    whole, pieces = nice(tmp_path / "whole"), nice(tmp_path / "pieces")
+    train(whole.task(), whole.loop, {})
+    train(limited(pieces.task()), pieces.loop, {})
     assert losses(tmp_path / "pieces") == pytest.approx(losses(tmp_path / "whole"), rel=1e-4)
     said = capsys.readouterr().err
     assert "out of memory; 4 images at once instead of 7" in said and "2 images at once instead of 7" in said
@@ -155,8 +158,36 @@ def test_a_step_that_does_not_fit_is_computed_in_pieces(tmp_path, capsys):
 
 
 def test_where_not_even_one_image_fits_that_is_said(tmp_path):
-    asked = fsq(tmp_path / "run")
-    task = Large(asked)
-    task.fits = 0
-    with pytest.raises(torch.OutOfMemoryError, match="not even one image fits: set --gradient-checkpointing"):
-        train(task, asked.loop, {})
+    made = nice(tmp_path / "run")
+    with pytest.raises(DoesNotFit, match="not even one image fits; set --gradient-checkpointing"):
+        train(limited(made.task(), fits=0), made.loop, {})
+
+
+def test_a_model_with_statistics_is_not_tried_again(tmp_path):
+    """A codebook's moving averages would count the batch twice."""
+    small = {"channels": (8, 8, 16), "encoder_blocks": (0, 0, 0), "decoder_blocks": (0, 0, 0), "codebook_size": 16}
+    made = recipe("vqvae-toybox", tmp_path / "run", small | {"patch": 2}, train_batch_size=8)
+    says = "with --train-batch-size 4 --gradient-accumulation-steps 2, the same global batch"
+    with pytest.raises(DoesNotFit, match=says):
+        train(limited(made.task()), made.loop, {})
+
+
+def test_frozen_networks_are_counted_and_trained_ones_are_not(tmp_path):
+    autoencoder, clip = diffusion_parts.save_stages(tmp_path)
+    tiny = {"channels": (16, 16), "head_width": 8, "norm_groups": 8}
+    made = recipe("ldm-toybox", tmp_path / "run", tiny, autoencoder=autoencoder, text_encoder=clip, cache="none")
+    task, both = made.task(), dataclasses.replace(made, train_text_encoder=True).task()
+    networks = (task.autoencoder, task.encoder.model)
+    assert frozen_memory(task) == sum(p.nbytes for module in networks for p in module.parameters())
+    assert frozen_memory(both) == sum(p.nbytes for p in both.autoencoder.parameters())
+
+
+def test_a_dry_run_leaves_no_cache(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    autoencoder, clip = diffusion_parts.save_stages(tmp_path / "stages")
+    before = set(tmp_path.rglob("*"))
+    how = ["--autoencoder", autoencoder, "--text-encoder", clip, "--channels", "16", "16", "--head-width", "8"]
+    how += ["--norm-groups", "8", "--train-batch-size", "2", "--max-train-steps", "1", "--held-out-images", "0"]
+    main(["ldm-toybox", "--preset", "tiny", *how, "--dataloader-num-workers", "0", "--report-to", "none", "--dry-run"])
+    assert "frozen networks" in capsys.readouterr().out
+    assert set(tmp_path.rglob("*")) == before

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from t2i.arguments import as_option, parse
 from t2i.checks import UsageError, check_choice
@@ -13,6 +15,7 @@ from t2i.training.config import FittedRecipe, defaults_of, flatten
 from t2i.training.recipes import PRESETS, RECIPES
 
 DRY_RUN = "--dry-run"
+DRY_RUN_IMAGES = 256  # to cache
 
 
 def main(args: Sequence[str]) -> None:
@@ -64,7 +67,11 @@ def run(recipe, name: str | None = None, dry: bool = False) -> Path:
     if dry:
         from t2i.training.dry_run import dry_run
 
-        dry_run(recipe.task(), recipe.loop)
+        with TemporaryDirectory() as scratch:  # a cache of a few images, which is not kept
+            if getattr(recipe, "cache", "none") != "none":
+                few = min(recipe.cached_images, DRY_RUN_IMAGES)
+                recipe = dataclasses.replace(recipe, cache=str(Path(scratch) / "cache"), cached_images=few)
+            dry_run(recipe.task(), recipe.loop)
         return Path(recipe.loop.output_dir)
     named = {} if name is None else {"recipe": name}
     return train(recipe.task(), recipe.loop, named | flatten(recipe), defaults_of(recipe))

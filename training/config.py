@@ -210,13 +210,11 @@ def defaults_of(recipe) -> dict:
     """The defaults of all options under their command-line names, those of the classes and not of a preset."""
     flat: dict = {}
     for field in dataclasses.fields(recipe):
-        value = getattr(recipe, field.name)
-        if dataclasses.is_dataclass(value):
-            flat |= defaults_of(value)
-        elif field.default is not dataclasses.MISSING:
-            flat[field.name] = field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            flat[field.name] = field.default_factory()
+        value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if value is dataclasses.MISSING and dataclasses.is_dataclass(given := getattr(recipe, field.name)):
+            flat |= defaults_of(given)
+        elif value is not dataclasses.MISSING:
+            flat |= dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {field.name: value}
     return flat
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from contextlib import closing
@@ -15,6 +16,7 @@ from t2i.checks import UsageError
 from t2i.processes import most_memory
 from t2i.tables import format_table
 from t2i.training.averages import AveragedWeights
+from t2i.training.budget import UNENDING
 from t2i.training.config import LoopConfig
 from t2i.training.loop import accumulate, clip_gradients, distribute, make_accelerator, training_batches
 from t2i.training.memory import GIB, activation_memory, checkpoint_memory, training_memory
@@ -32,30 +34,34 @@ def dry_run(task: Task, config: LoopConfig) -> None:
     """
     accelerator, sharded = make_accelerator(task, config), launched_sharded()
     batch_size, passes, world = config.train_batch_size, config.gradient_accumulation_steps, accelerator.num_processes
-    there = available_memory(accelerator)
+    available = available_memory(accelerator)
     accelerator.print(_about(task.model))
     memory = training_memory(task.model, config.optimizer, world, sharded)
+    memory["frozen networks"] = frozen_memory(task)
     saving = checkpoint_memory(task.model, sharded)
-    if (state := sum(memory.values())) + saving > there:
-        accelerator.print(_table(memory, saving, there))
+    if (state := sum(memory.values())) + saving > available:
+        accelerator.print(_table(memory, saving, available))
         raise UsageError(
-            f"the run does not fit: without activations it needs {_gib(state + saving)} of {_gib(there)} per process; "
+            f"the run does not fit: without activations it needs {_gib(state + saving)} of {_gib(available)}; "
             "shard it over more processes (accelerate launch --use_fsdp --fsdp_version 2), or train a smaller model"
         )
     objective, optimizer = distribute(task, config, accelerator)
     averages = AveragedWeights(task.model.parameters(), config.ema_decay)
     task.model.train()
     try:
-        with closing(training_batches(task, config, 0, accelerator)) as batches:
+        endless = dataclasses.replace(config, max_train_steps=UNENDING, max_train_time=None)
+        with closing(training_batches(task, endless, 0, accelerator)) as batches:
             batch = next(batches)
             accelerator.print(_shapes(batch))
             with accelerator.autocast():
-                each, besides = activation_memory(objective, {n: x.to(accelerator.device) for n, x in batch.items()})
+                per_image, constant = activation_memory(
+                    objective, {n: x.to(accelerator.device) for n, x in batch.items()}
+                )
             what = f"activations of {batch_size} images" + (", recomputed" if config.gradient_checkpointing else "")
-            memory[what] = batch_size * each + besides
-            accelerator.print(_table(memory, saving, there))
-            if sum(memory.values()) > there:
-                raise UsageError(_refusal(batch_size, passes, (there - state - besides) // max(1, each)))
+            memory[what] = batch_size * per_image + constant
+            accelerator.print(_table(memory, saving, available))
+            if sum(memory.values()) > available:
+                raise UsageError(_refusal(batch_size, passes, (available - state - constant) // max(1, per_image)))
             for step in range(1 + STEPS):
                 if step == 1:
                     began = time.perf_counter()
@@ -70,6 +76,15 @@ def dry_run(task: Task, config: LoopConfig) -> None:
         raise UsageError(_refusal(batch_size, passes, batch_size // 2)) from error
     images = STEPS * batch_size * passes * world / (time.perf_counter() - began)
     accelerator.print(f"{images:.1f} images/s in {STEPS} steps; peak memory of the main process: {_peak(accelerator)}")
+
+
+def frozen_memory(task: Task) -> int:
+    """Bytes of the networks that a task uses and does not train, such as a text encoder."""
+    trained = {id(p) for p in task.model.parameters()}
+    held = [*vars(task).values(), *getattr(task.model, "_perceptual", ())]
+    modules = [x if isinstance(x, nn.Module) else getattr(x, "model", None) for x in held]
+    weights = {id(p): p for module in modules if isinstance(module, nn.Module) for p in module.parameters()}
+    return sum(p.nbytes for key, p in weights.items() if key not in trained)
 
 
 def available_memory(accelerator: Accelerator) -> int:
@@ -91,13 +106,13 @@ def _shapes(batch: dict[str, Tensor]) -> str:
     return format_table(["batch", "shape", "type"], rows)
 
 
-def _table(memory: dict[str, int], saving: int, there: int) -> str:
+def _table(memory: dict[str, int], saving: int, available: int) -> str:
     total = sum(memory.values())
     rows = [
         *memory.items(),
-        ("in all", total),
-        ("more at a checkpoint, when activations are freed", saving),
-        ("there is", there),
+        ("total", total),
+        ("additional while saving a checkpoint, without activations", saving),
+        ("available", available),
     ]
     return format_table(["memory of a process", ""], [[name, _gib(count)] for name, count in rows], right=(1,))
 

@@ -18,17 +18,20 @@ class NonFiniteLoss(FloatingPointError):
     """The loss, its gradient, or the weights became NaN or infinite."""
 
 
+OVERFLOWS = 40  # in a row, that fp16 is allowed: the gradient scaler halves its scale, at first 2^16, after each
+
+
 class FiniteSteps:
     """Decides which steps may change the weights.
 
     Args:
-        limit: raise after this many skipped steps in a row.
+        limit: raise after this many skipped steps in a row; fp16 is allowed at least OVERFLOWS overflowing gradients.
         budget: counts the skipped steps.
     """
 
     def __init__(self, limit: int, budget: Budget, accelerator: Accelerator, checkpoints: Checkpoints):
         self.limit, self.budget, self.accelerator, self.checkpoints = limit, budget, accelerator, checkpoints
-        self.row = 0
+        self.skipped_in_a_row = 0
 
     def allows(self, scalars: dict[str, float], model: nn.Module) -> bool:
         """Whether the loss and its gradient are finite; all processes must call this, with the same scalars.
@@ -36,20 +39,23 @@ class FiniteSteps:
         If not, the step is counted, and what is not finite is taken out of the scalars. Raises NonFiniteLoss if the
         step has poisoned the model, as buffers are updated in the forward pass, or if it is one too many.
         """
-        scaled = self.accelerator.scaler is not None  # fp16 skips steps with overflowing gradients by itself
-        if math.isfinite(scalars["loss"]) and (scaled or math.isfinite(scalars["grad_norm"])):
-            self.row = 0
+        finite_loss = math.isfinite(scalars["loss"])
+        if finite_loss and math.isfinite(scalars["grad_norm"]):
+            self.skipped_in_a_row = 0
             return True
-        what = f"the loss is {scalars['loss']} and its gradient's norm {scalars['grad_norm']}"
-        self.row += 1
+        overflow = finite_loss and self.accelerator.scaler is not None  # expected in fp16, and not worth a warning
+        values = f"the loss is {scalars['loss']} and its gradient's norm {scalars['grad_norm']}"
+        self.skipped_in_a_row += 1
         self.budget.skipped += 1
         step, broken = self.budget.step, self._broken(model)
-        if broken or self.row >= self.limit:
-            row = "" if self.row == 1 else f", as in the {self.row - 1} before it"
-            and_ = f", and {broken} has non-finite values" if broken else ""
-            raise NonFiniteLoss(f"at step {step} {what}{row}{and_}; {self._lower_rate()}")
-        if self.accelerator.is_main_process:
-            print(f"\nwarning: step {step} is skipped: {what}", file=sys.stderr)
+        if broken or self.skipped_in_a_row >= (max(self.limit, OVERFLOWS) if overflow else self.limit):
+            before = self.skipped_in_a_row - 1
+            details = (f", as in the {before} before it" if before else "") + (
+                f", and {broken} has non-finite values" if broken else ""
+            )
+            raise NonFiniteLoss(f"at step {step} {values}{details}; {self._lower_rate()}")
+        if self.accelerator.is_main_process and not overflow:
+            print(f"\nwarning: step {step} is skipped: {values}", file=sys.stderr)
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
         scalars.clear()
         scalars.update(finite, skipped_steps=self.budget.skipped)

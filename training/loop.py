@@ -89,7 +89,8 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
         if budget.spent:
             accelerator.print(f"{run} is complete: {budget}; to train on, give a larger {budget.option}")
             return origin
-        micro_batches = MicroBatches(config.train_batch_size, config.gradient_accumulation_steps, accelerator)
+        sizes = (config.train_batch_size, config.gradient_accumulation_steps)
+        micro_batches = MicroBatches(*sizes, task.model, accelerator)
         data, log = training_batches(task, config, budget.step, accelerator), RunLog(config, budget.step, accelerator)
         with closing(data) as batches, log, StopRequest() as stop:
             budget.pause()

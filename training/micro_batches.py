@@ -11,9 +11,13 @@ from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 T = TypeVar("T")
+
+
+class DoesNotFit(ValueError):
+    """A training step needs more memory than there is; the message has the remedy."""
 
 
 class MicroBatches:
@@ -24,11 +28,15 @@ class MicroBatches:
     Args:
         batch: B, --train-batch-size.
         passes: --gradient-accumulation-steps.
+        model: is tried again only if a forward pass changes nothing in it: a step must not be counted twice, as it
+            would be by a codebook's moving averages.
     """
 
-    def __init__(self, batch: int, passes: int, accelerator: Accelerator):
+    def __init__(self, batch: int, passes: int, model: nn.Module, accelerator: Accelerator):
         self.batch, self.passes, self.accelerator = batch, passes, accelerator
         self.size = batch
+        parameters = {name for name, _ in model.named_parameters()}
+        self.stateless = model.state_dict().keys() <= parameters
 
     def fitted(self, work: Callable[[int], T], undo: Callable[[], None]) -> T:
         """The result of `work`, given how many images to compute at once; of several tries if memory runs out.
@@ -36,8 +44,8 @@ class MicroBatches:
         Args:
             undo: called after a failed try.
 
-        Raises torch.OutOfMemoryError with several processes, which cannot all be halted at the same point, and if not
-        even one image fits.
+        Raises DoesNotFit if not even one image fits, with several processes, which cannot all be halted at the same
+        point, and for a model with state that a forward pass changes.
         """
         while True:
             try:
@@ -50,12 +58,15 @@ class MicroBatches:
 
     def _halve(self, error: torch.OutOfMemoryError) -> None:
         if self.size == 1:
-            raise torch.OutOfMemoryError(f"not even one image fits: set --gradient-checkpointing ({error})") from error
+            raise DoesNotFit("out of memory: not even one image fits; set --gradient-checkpointing") from error
         self.size = -(-self.size // 2)
-        if self.accelerator.num_processes > 1:
-            same = f"--train-batch-size {self.size} --gradient-accumulation-steps {self.passes * 2}"
-            remedy = f"resume with {same}, the same global batch" if self.batch % 2 == 0 else "give smaller batches"
-            raise torch.OutOfMemoryError(f"out of memory: {remedy} ({error})") from error
+        if self.accelerator.num_processes > 1 or not self.stateless:
+            options = f"--train-batch-size {self.size} --gradient-accumulation-steps {self.passes * 2}"
+            remedy = f"{options}, the same global batch"
+            if self.batch % 2:
+                remedy = f"a --train-batch-size of at most {self.size}"
+            again = "start again (if there is a checkpoint, with --resume latest)"
+            raise DoesNotFit(f"out of memory: {again} with {remedy}") from error
         print(f"\nwarning: out of memory; {self.size} images at once instead of {self.batch}", file=sys.stderr)
 
 

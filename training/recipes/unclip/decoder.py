@@ -22,7 +22,7 @@ from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
 from t2i.pipelines.unclip import UnCLIPPipeline
 from t2i.training.config import FineTuningDataConfig, LoopConfig
-from t2i.training.held_out import bins, errors_by_timestep, printed, scores_of, split_held_out, swap_test
+from t2i.training.held_out import BATCH, bins, errors_by_timestep, printed, scores_of, split_held_out, swap_test
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.ldm.base import PrepareLatent, use_fast_attention
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, is_text_to_image, objective_of
@@ -150,7 +150,8 @@ class UnCLIPDecoderTask(FineTuningTask):
         """The loss by timestep without captions, also with the embeddings of other images; printed as a table."""
         device = self.model.unet.device
         images = self.held_out_images.to(device)
-        latents, _ = latents_of(self.autoencoder.to(device), images)
+        autoencoder = self.autoencoder.to(device)
+        latents = torch.cat([latents_of(autoencoder, some)[0] for some in images.split(BATCH)])
         states = self.model.projection.no_caption.expand(len(images), -1, -1)
         given = {"states": states, "image_embeds": self.clip.embed_images(images)}
         errors = partial(errors_by_timestep, self.objective, self.model, latents)
