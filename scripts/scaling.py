@@ -38,12 +38,14 @@ class Family:
     """A recipe whose model is a transformer.
 
     Attributes:
+        name: for the table.
         command: of a size, given its width and blocks.
         build: the model, given its width and blocks.
         batch: inputs of four images.
         tokens: positions in each block.
     """
 
+    name: str
     command: str
     build: Callable[[int, int], nn.Module]
     batch: dict[str, Tensor]
@@ -69,7 +71,7 @@ def prior() -> Family:
 
     batch = {"text": torch.ones(4, 24, dtype=torch.long), "codes": torch.zeros(4, 1024, dtype=torch.long)}
     command = "t2i train prior-toybox --optimizer muon --width {} --layers {} --heads {}"
-    return Family(command, build, batch, 24 + 1024, lambda model, text, codes: model.loss(text, codes)["loss"])
+    return Family("prior", command, build, batch, 24 + 1024, lambda model, **given: model.loss(**given)["loss"])
 
 
 def denoiser() -> Family:
@@ -86,7 +88,7 @@ def denoiser() -> Family:
     command = (
         "t2i train ldm-toybox --optimizer muon --denoiser dit --patch-size 2 --head-width 64 --width {} --depth {}"
     )
-    return Family(command, build, batch, 16 * 16, loss)
+    return Family("denoiser", command, build, batch, 16 * 16, loss)
 
 
 def activations(family: Family, width: int, blocks: int) -> tuple[int, int]:
@@ -117,7 +119,7 @@ def table(family: Family) -> str:
 def main() -> None:
     torch.manual_seed(0)
     for family in (prior(), denoiser()):
-        print(f"{family.build.__qualname__.split('.')[0]}: {family.command.format('WIDTH', 'BLOCKS', 'HEADS')}")
+        print(f"{family.name}: {family.command.format('WIDTH', 'BLOCKS', 'HEADS')}")
         print(f"{table(family)}\n")
 
 

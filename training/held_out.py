@@ -83,7 +83,7 @@ def errors_by_timestep(
         given: arguments of `objective.errors`, each with N rows.
     """
     T = objective.schedule.num_train_timesteps
-    rng, found = torch.Generator().manual_seed(0), []
+    rng, by_bin = torch.Generator().manual_seed(0), []
     for start, end in pairwise([*bins(T), T]):
         times = start + torch.rand(len(latents), generator=rng) * (end - start)
         times = times if objective.flow else times.floor().long().clamp(max=end - 1)
@@ -91,8 +91,8 @@ def errors_by_timestep(
         rows = {"latents": latents, "noise": noise.to(latents), "timesteps": times.to(latents.device), **given}
         batches = zip(*(part.split(BATCH) for part in rows.values()), strict=True)
         errors = [objective.errors(denoiser, **dict(zip(rows, batch, strict=True))) for batch in batches]
-        found.append(torch.cat(errors).cpu())
-    return torch.stack(found)
+        by_bin.append(torch.cat(errors).cpu())
+    return torch.stack(by_bin)
 
 
 def bins(total: int, count: int = BINS) -> list[int]:
@@ -110,10 +110,10 @@ def swap_test(
         given: the conditions, each with N rows.
         swaps: {what is taken from the next image instead: the names of these conditions}.
     """
-    found = {RIGHT: errors(given)}
+    tables = {RIGHT: errors(given)}
     for name, taken in swaps.items():
-        found[name] = errors({key: x.roll(1, 0) if key in taken else x for key, x in given.items()})
-    return found
+        tables[name] = errors({key: x.roll(1, 0) if key in taken else x for key, x in given.items()})
+    return tables
 
 
 def scores_of(errors: Mapping[str, Tensor], starts: Sequence[float], by: str = "timestep") -> dict:

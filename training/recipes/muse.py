@@ -79,7 +79,7 @@ def errors_by_mask_ratio(model: MaskedTransformer, codes: Tensor, text: Tensor) 
 
     The masks depend on the place of an image alone: with other texts they are the same.
     """
-    rng, found = torch.Generator().manual_seed(0), []
+    rng, by_ratio = torch.Generator().manual_seed(0), []
     for ratio in MASK_RATIOS:
         order = torch.rand(codes.shape, generator=rng).argsort(1).to(codes.device)
         masked = order < max(1, round(ratio * codes.shape[1]))  # a random permutation: as many in each image
@@ -88,8 +88,8 @@ def errors_by_mask_ratio(model: MaskedTransformer, codes: Tensor, text: Tensor) 
             logits = model(t, torch.where(m, model.mask_code, c)).transpose(1, 2).float()
             per_code = F.cross_entropy(logits, c, reduction="none")
             errors.append((per_code * m).sum(1) / m.sum(1))
-        found.append(torch.cat(errors).cpu())
-    return torch.stack(found)
+        by_ratio.append(torch.cat(errors).cpu())
+    return torch.stack(by_ratio)
 
 
 @dataclass(frozen=True)

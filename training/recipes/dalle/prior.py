@@ -181,8 +181,8 @@ class PriorTask(GenerativeTask):
         text = encode(self.tokenizer, captions, self.model.config.text_length).ids.to(device)
         codes = torch.cat([self.encode(batch.to(device)) for batch in images.split(BATCH)])
         starts, by, errors = self.errors(codes)
-        found = swap_test(lambda given: errors(**given), {"text": text}, {"captions of other images": ("text",)})
-        scores = scores_of(found, starts, by)
+        tables = swap_test(lambda given: errors(**given), {"text": text}, {"captions of other images": ("text",)})
+        scores = scores_of(tables, starts, by)
         if isinstance(self.model, TextImageTransformer):
             pairs = zip(text.split(BATCH), codes.split(BATCH), strict=True)
             log_text = torch.cat([self.model.log_likelihoods(*pair)[0] for pair in pairs])

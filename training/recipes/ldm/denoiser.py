@@ -156,8 +156,8 @@ class LDMTask(LatentDiffusionTask):
         text = self.encoder.encode(captions)
         given = {"states": text.states} | ({"mask": text.mask} if masks_padding(self.encoder) else {})
         errors = partial(errors_by_timestep, self.objective, self.denoiser, latents)
-        found = swap_test(errors, given, {"captions of other images": tuple(given)})
-        return printed(scores_of(found, bins(self.objective.schedule.num_train_timesteps)))
+        tables = swap_test(errors, given, {"captions of other images": tuple(given)})
+        return printed(scores_of(tables, bins(self.objective.schedule.num_train_timesteps)))
 
     def pipeline(self) -> LatentDiffusionPipeline:
         device = self.denoiser.device

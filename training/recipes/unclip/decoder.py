@@ -155,8 +155,8 @@ class UnCLIPDecoderTask(FineTuningTask):
         states = self.model.projection.no_caption.expand(len(images), -1, -1)
         given = {"states": states, "image_embeds": self.clip.embed_images(images)}
         errors = partial(errors_by_timestep, self.objective, self.model, latents)
-        found = swap_test(errors, given, {"embeddings of others": ("image_embeds",)})
-        return printed(scores_of(found, bins(self.objective.schedule.num_train_timesteps)))
+        tables = swap_test(errors, given, {"embeddings of others": ("image_embeds",)})
+        return printed(scores_of(tables, bins(self.objective.schedule.num_train_timesteps)))
 
     # --- output -----------------------------------------------------------------------------------------------------
 
