@@ -35,3 +35,8 @@ def with_article(name: str) -> str:
 def some(names: Sequence[str]) -> str:
     """The first few names, for messages."""
     return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
+
+
+def line_of(error: BaseException) -> str:
+    """The message of an error as one short line; its class if it has none."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -41,7 +41,7 @@ def test_a_resumed_run_on_shards_is_one_that_never_stopped(data, tmp_path, capsy
     run(vqvae_recipe(tmp_path / "whole", **options))
     said = capsys.readouterr().err
     assert "index of 40 images in the 2 shards" in said
-    assert f"left out: {tmp_path}/shards/1.tar/003.png is not an image that can be read" in said
+    assert f"replaced: {tmp_path}/shards/1.tar/003.png is not an image that can be read" in said
     run(vqvae_recipe(tmp_path / "parts", max_train_steps=3, dataloader_num_workers=2, **options))
     run(vqvae_recipe(tmp_path / "parts", resume="latest", dataloader_num_workers=1, **options))
     assert losses(tmp_path / "whole") == losses(tmp_path / "parts")

@@ -132,7 +132,7 @@ def test_samples_do_not_depend_on_workers_processes_or_where_a_run_resumes(tmp_p
     note.cache_clear()
     plain = batches(source, workers=0)
     said = capsys.readouterr().err.splitlines()
-    why = [f"note: left out: {tmp_path}/a/{i:03}.png is empty; fetch it again or remove it" for i in (3, 4, 50)]
+    why = [f"note: replaced: {tmp_path}/a/{i:03}.png is empty; fetch it again or remove it" for i in (3, 4, 50)]
     assert sorted(said[:-1]) == why
     assert said[-1] == "note: 6 items of the data replaced 3 images that cannot be read"  # in two epochs
     for workers, start, world in ((2, 0, 1), (1, 4, 1), (0, 0, 2), (2, 7, 3)):

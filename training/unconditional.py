@@ -19,7 +19,7 @@ from t2i.contact_sheet import contact_sheet
 from t2i.data.levels import PreparePixels, first_levels
 from t2i.data.sources import Source
 from t2i.data.splits import Part, Splits, few, open_splits
-from t2i.data.unreadable import MOST, beneath
+from t2i.data.unreadable import MAX_UNREADABLE, beneath
 from t2i.images import to_pil
 from t2i.models.base import from_levels, log_likelihood
 from t2i.notes import count
@@ -75,7 +75,7 @@ class UnconditionalTask(Task):
 
     def __init__(self, data: UnconditionalDataConfig, model: ModelOptions, loop: LoopConfig, conditional: bool):
         columns = {"image_column": data.image_column, "caption_column": data.caption_column}
-        splits = open_splits(data.data, data.image_size, loop.seed, max_unreadable=MOST, **columns)
+        splits = open_splits(data.data, data.image_size, loop.seed, max_unreadable=MAX_UNREADABLE, **columns)
         if not splits.classes and (conditional or data.per_class is not None):
             raise ValueError(f"{data.data} has no labels: give --no-conditional, and no --per-class")
         channels = 1 if data.gray else splits.channels

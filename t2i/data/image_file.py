@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from t2i.data.base import ItemError
+from t2i.notes import line_of
 
 FORMATS = {  # suffix: name of the format in messages
     ".png": "PNG",
@@ -143,7 +144,7 @@ def _why(error: Exception, file: str | Path | io.BytesIO) -> str:
         return _what_else(file)
     if isinstance(error, OSError) and error.errno is not None:  # from the system, such as a missing permission
         return f"cannot be read: {error.strerror}"
-    return f"is damaged or cut short ({_line(error)}); fetch it again or remove it"
+    return f"is damaged or cut short ({line_of(error)}); fetch it again or remove it"
 
 
 def dimensions(file: str | bytes | Image.Image, name: str) -> tuple[int, int]:
@@ -188,7 +189,7 @@ def to_rgb(image: Image.Image, name: str = "the image") -> Image.Image:
             return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
         return image.convert("RGB")
     except Exception as error:  # a mode that Pillow cannot convert, possibly for lack of a colour profile
-        raise ImageError(f"{name} is of mode {mode}, which cannot be converted to RGB ({_line(error)})") from error
+        raise ImageError(f"{name} is of mode {mode}, which cannot be converted to RGB ({line_of(error)})") from error
 
 
 def to_eight_bits(image: Image.Image, name: str = "the image") -> Image.Image:
@@ -283,7 +284,3 @@ def _what_else(file: str | Path | io.BytesIO) -> str:
     if head.startswith(_MAGIC) or head[4:12] == b"ftypavif":
         return "is damaged or cut short; fetch it again or remove it"
     return f"is not an image that can be read ({', '.join(KINDS)}); convert or remove it"
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

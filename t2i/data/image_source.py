@@ -17,7 +17,7 @@ from t2i.data.image_file import read_square, square
 
 Encoded = str | bytes | Image.Image  # the path of an image file, its content, or an image already decoded
 
-CHECKED = 100  # captions that are looked at when data are opened
+CAPTIONS_CHECKED = 100  # captions that are looked at when data are opened
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def texts_or_none(read: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def check_captions(source: ImageSource) -> None:
-    """Raise the first ItemError if none of the first CHECKED images has a valid caption, as with a wrong column."""
+    """Raise the first ItemError if none of the first CAPTIONS_CHECKED images has a valid caption, as with a wrong column."""
     first: ItemError | None = None
-    for index in range(min(CHECKED, len(source))):
+    for index in range(min(CAPTIONS_CHECKED, len(source))):
         try:
             source.texts_of(index)
         except ItemError as error:

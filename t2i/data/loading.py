@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from t2i.data.unreadable import REPLACED, note_left_out
+from t2i.data.unreadable import REPLACED, note_replaced
 from t2i.notes import count, note
 
 PATIENCE = 300.0  # seconds
@@ -88,7 +88,7 @@ def load_batches(dataset: Dataset, patience: float = PATIENCE, **options) -> Ite
                     raise error
                 for why in batch.replaced:
                     items += 1
-                    note_left_out(reason for reason in why if reason not in noted)
+                    note_replaced(reason for reason in why if reason not in noted)
                     noted.update(why)
                 yield batch.content
         finally:

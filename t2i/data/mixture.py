@@ -98,7 +98,7 @@ def _counts(weights: Sequence[float]) -> np.ndarray:
     exact = np.asarray(weights, np.float64) / sum(weights) * PERIOD
     counts = exact.astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: PERIOD - counts.sum()]] += 1  # the largest remainders
-    if (least := int(counts.argmin())) >= 0 and not counts[least]:
+    if not counts[least := int(counts.argmin())]:
         raise ValueError(f"a weight of {weights[least]:g} of {sum(weights):g} is below a thousandth: leave it out")
     return counts // np.gcd.reduce(counts)
 

@@ -26,6 +26,7 @@ from t2i.data.shard_names import shards_of
 from t2i.data.toybox.dataset import Toybox
 from t2i.data.toybox_v1.dataset import Toybox as ToyboxV1
 from t2i.folders import may_be_on_hub
+from t2i.notes import line_of
 
 __all__ = ["TOYBOX_ITEMS", "WORLDS", "ImageDataset", "Source", "open_source"]
 
@@ -181,7 +182,7 @@ def _saved(folder: Path):
             return datasets.concatenate_datasets([datasets.Dataset.from_parquet(_literal(path)) for path in parquet])
         found = datasets.load_from_disk(str(folder))
     except Exception as error:  # raised by pyarrow, the dataset builders or the file system
-        raise ValueError(f"{folder} cannot be read by datasets ({_line(error)}); save it again") from error
+        raise ValueError(f"{folder} cannot be read by datasets ({line_of(error)}); save it again") from error
     if isinstance(found, datasets.DatasetDict) and "train" not in found:
         raise ValueError(f"{folder} has no split 'train' but {', '.join(found)}; give the folder of one of them")
     return found["train"] if isinstance(found, datasets.DatasetDict) else found
@@ -215,14 +216,14 @@ def _from_hub(name: str):
         raise FileNotFoundError(f"there is no folder {name!r}, and the Hub has no such data set; {instead}") from None
     except Exception as error:  # raised by the HTTP library, which differs between versions
         if not kept:
-            reason = _line(error) if isinstance(error, HfHubHTTPError) else "it cannot be reached"
+            reason = line_of(error) if isinstance(error, HfHubHTTPError) else "it cannot be reached"
             raise FileNotFoundError(f"there is no folder {name!r}, and the Hub says: {reason}; {instead}") from error
     try:
         return datasets.load_dataset(name, split="train")
     except (FloatingPointError, KeyboardInterrupt):
         raise
     except Exception as error:  # dataset builders raise any kind of error
-        raise ValueError(f"the Hub's {name} cannot be read ({_line(error)})") from error
+        raise ValueError(f"the Hub's {name} cannot be read ({line_of(error)})") from error
 
 
 def _near(path: Path) -> str:
@@ -239,7 +240,3 @@ def _undecoded(dataset, column: str):
     if isinstance(dataset.features[column], datasets.Image):
         return dataset.cast_column(column, datasets.Image(decode=False))
     return dataset
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -16,9 +16,9 @@ from t2i.data.strings import checked
 from t2i.notes import count, note
 
 REPLACED = "replaced"  # key of an item that replaces others: the sentences that say why these cannot be read
-CHECKED = 100  # images that are read when the data are opened, spread over them
+IMAGES_CHECKED = 100  # images that are read when the data are opened, spread over them
 IN_A_ROW = 20  # unreadable images after which the search for a readable one ends
-MOST = 0.05  # default of the maximum share of unreadable images
+MAX_UNREADABLE = 0.05  # default of the maximum share of unreadable images
 
 
 class SkipUnreadable:
@@ -62,13 +62,13 @@ class SkipUnreadable:
                 if not why:
                     return item
                 if get_worker_info() is None:
-                    note_left_out(why)
+                    note_replaced(why)
                 return item | {REPLACED: tuple(why)}
         raise ItemError(f"{count(why, 'image')} in a row cannot be read; the first: {why[0]}")
 
 
-def skip_unreadable(source: Source, most: float = MOST, option: str = "a share of") -> Source:
-    """The source with unreadable images replaced, after a check of CHECKED images; others are unchanged.
+def skip_unreadable(source: Source, most: float = MAX_UNREADABLE, option: str = "a share of") -> Source:
+    """The source with unreadable images replaced, after a check of IMAGES_CHECKED images; others are unchanged.
 
     Args:
         most: maximum share of unreadable images among those checked; 0: none is replaced.
@@ -78,7 +78,7 @@ def skip_unreadable(source: Source, most: float = MOST, option: str = "a share o
     """
     if most == 0 or not reads_files(source) or not len(source):
         return source
-    places = _spread(len(source), CHECKED)
+    places = _spread(len(source), IMAGES_CHECKED)
     why = [reason for i in places if (reason := _why_unreadable(source, i)) is not None]
     if len(why) > most * len(places):
         which = "" if len(places) == len(source) else ", spread over the data,"
@@ -86,7 +86,7 @@ def skip_unreadable(source: Source, most: float = MOST, option: str = "a share o
             f"{len(why)} of {count(places, 'image')}{which} cannot be read, more than "
             f"{option} {most:g}; the first: {why[0]}"
         )
-    note_left_out(why)
+    note_replaced(why)
     return SkipUnreadable(source)
 
 
@@ -95,10 +95,10 @@ def beneath(source: Source, wrap: Callable[[Source], Source]) -> Source:
     return SkipUnreadable(wrap(source.source)) if isinstance(source, SkipUnreadable) else wrap(source)
 
 
-def note_left_out(why: Iterable[str]) -> None:
+def note_replaced(why: Iterable[str]) -> None:
     """Print a line on each image that was replaced, once per process."""
     for reason in why:
-        note(f"left out: {reason}", every_process=True)
+        note(f"replaced: {reason}", every_process=True)
 
 
 def _spread(length: int, num: int) -> list[int]:
