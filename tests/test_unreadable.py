@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from t2i.data import ImageError, open_source
-from t2i.data.base import ItemError
+from t2i.data.base import ItemError, caption_lists
 from t2i.data.domains import Unpaired
 from t2i.data.loading import LoadingError, load_batches
 from t2i.data.sampling import NumberBatches, NumberedSamples
@@ -66,6 +66,14 @@ def test_images_of_one_part_do_not_replace_those_of_another(tmp_path):
     splits = open_splits(str(tmp_path / "a"), 8, captions=True, max_unreadable=0.1)
     shown = [numbers(part) for part in (splits.train, splits.test)]
     assert not set(shown[0]) & set(shown[1]) and sorted({*shown[0], *shown[1], 56, 57, 59}) == list(range(60))
+
+
+def test_captions_are_those_of_unreadable_images_too(tmp_path):
+    order = np.random.default_rng(0).permutation(60)  # of the splits
+    folder = photos(tmp_path / "a", 60, int(order[1]), several=True)
+    train = open_splits(str(folder), 8, captions=True, max_unreadable=0.1).train
+    assert [*caption_lists(train, 100)] == [(f"n {i}", f"no {i}") for i in order[:54]]
+    assert [*train.captions(3)] == [f"n {i}" for i in order[:3]] and [*train.captions(0)] == []
 
 
 def test_more_than_a_small_share_is_an_error_that_names_the_first(tmp_path):

@@ -66,9 +66,6 @@ class Filtered(Picked):
     def sample(self, index: int, rng: np.random.Generator) -> dict:
         return self._limited(augmented(self.source, int(self.places[index]), rng))
 
-    def captions(self, limit: int) -> Iterator[str]:
-        return (texts[0] for texts in self.caption_lists(limit))
-
     def caption_lists(self, limit: int) -> Iterator[tuple[str, ...]]:
         places = (int(self.places[i]) for i in range(min(limit, len(self))))
         return (self.limits.texts(self.source.valid_texts(place)) for place in places)

@@ -104,7 +104,7 @@ def texts_or_none(read: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def check_captions(source: ImageSource) -> None:
-    """Raise the first ItemError if none of the first CAPTIONS_CHECKED images has a valid caption, as with a wrong column."""
+    """Raise the first ItemError if, as with a wrong column, none of the first images has a valid caption."""
     first: ItemError | None = None
     for index in range(min(CAPTIONS_CHECKED, len(source))):
         try:

@@ -44,7 +44,14 @@ class Picked:
         return augmented(self.source, int(self.places[index]), rng)
 
     def captions(self, limit: int) -> Iterator[str]:
-        return (self[i]["text"] for i in range(min(limit, len(self))))
+        return (texts[0] for texts in self.caption_lists(limit))
+
+    def caption_lists(self, limit: int) -> Iterator[tuple[str, ...]]:
+        places = [int(place) for place in self.places[:limit]]
+        wanted, last = set(places), max(places, default=-1)
+        lists = enumerate(caption_lists(self.source, last + 1))  # in one pass, without loading the images
+        found = {place: texts for place, texts in lists if place in wanted}
+        return (found[place] for place in places)
 
     def fingerprint(self) -> str:
         return combine(self.source.fingerprint(), np.asarray(self.places, np.int64).tobytes())
