@@ -5,8 +5,8 @@ A cache is a folder of files, usually memory-mapped NAME.npy files, with
     cache.json      the key: everything that determines the content, as plain data
     manifest.json   sizes and hashes of the files, checked whenever the cache is opened
 
-The folder is created atomically. The processes of one launch fill it together; another launch that needs the same cache
-waits until it is complete.
+The folder is created atomically. The processes of one launch fill it together, so it must be on a disk that all of
+their machines see; another launch that needs the same cache waits until it is complete.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def open_or_fill(
     Raises:
         ValueError: the cache has another key, or is damaged.
         FileExistsError: the folder exists and is not a cache.
+        FileNotFoundError: another machine of the launch has the folder, and this one does not.
         OSError: the cache could not be written.
     """
     state = this_process()
@@ -61,7 +62,8 @@ def open_or_fill(
         if state.num_processes > 1:
             broadcast_object_list(missing)
         if missing[0]:
-            _fill(folder, key, fill, state)
+            _fill(folder, key, fill, state, contents)
+    _check_shared(folder / KEY, folder, contents)
     _check(folder, key, contents, remedy)
 
 
@@ -71,7 +73,9 @@ def batches_of_this_process(num: int, batch: int, state: PartialState) -> Iterat
         yield range(start, min(start + batch, num))
 
 
-def _fill(folder: Path, key: Mapping, fill: Callable[[Path, PartialState], None], state: PartialState) -> None:
+def _fill(
+    folder: Path, key: Mapping, fill: Callable[[Path, PartialState], None], state: PartialState, contents: str
+) -> None:
     part = folder.with_name(f".{folder.name}.part")
     try:
         with writing(folder):
@@ -79,6 +83,7 @@ def _fill(folder: Path, key: Mapping, fill: Callable[[Path, PartialState], None]
                 shutil.rmtree(part, ignore_errors=True)  # left by a launch that was killed
                 part.mkdir()
             state.wait_for_everyone()
+            _check_shared(part, folder, contents)
             fill(part, state)
             state.wait_for_everyone()
             if state.is_main_process:
@@ -91,6 +96,15 @@ def _fill(folder: Path, key: Mapping, fill: Callable[[Path, PartialState], None]
             shutil.rmtree(part, ignore_errors=True)
         raise
     state.wait_for_everyone()
+
+
+def _check_shared(path: Path, folder: Path, contents: str) -> None:
+    """Raise FileNotFoundError if a file or folder that the first process has is not there for this one."""
+    if not path.exists():
+        raise FileNotFoundError(
+            f"the first process has the {contents} in {folder}, which is not there on this machine: set "
+            "XDG_CACHE_HOME, or --cache, to a folder that all machines see"
+        )
 
 
 def _check(folder: Path, key: Mapping, contents: str, remedy: str) -> None:

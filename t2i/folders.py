@@ -10,7 +10,10 @@ LOCAL = ("checkpoints", "data", "docs", "models", "out", "outputs", "reports", "
 
 
 def user_cache() -> Path:
-    """The folder for what is computed once for a user's data: `$XDG_CACHE_HOME/t2i`, by default ~/.cache/t2i."""
+    """The folder for what is computed once for a user's data: `$XDG_CACHE_HOME/t2i`, by default ~/.cache/t2i.
+
+    Where several machines train together, all must see it.
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2i"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from launching import launched
 
 from t2i.disk_cache import batches_of_this_process, open_or_fill
 
@@ -71,6 +74,34 @@ def test_what_is_not_this_cache_is_refused(tmp_path):
     (tmp_path / "letters" / "letter.txt").write_text("")
     with pytest.raises(FileExistsError, match="letters exists and is no cache of powers"):
         open_or_fill(tmp_path / "letters", {"power": 2}, squares, "powers")
+
+
+ON_A_MACHINE = """
+import os, sys
+from pathlib import Path
+from t2i.disk_cache import open_or_fill
+
+disk = Path(sys.argv[1]) / os.environ["RANK"]
+for name in ("old", "new"):
+    try:
+        open_or_fill(disk / name, {"power": 2}, lambda part, state: (part / "x").write_text(""), "powers")
+    except FileNotFoundError as error:
+        print(error)
+"""
+
+
+def test_a_cache_that_only_the_first_machine_sees_is_said(tmp_path):
+    """Two processes with disks of their own; of two caches, the first machine has one, and fills the other."""
+    open_or_fill(tmp_path / "0" / "old", {"power": 2}, squares, "powers")
+    program = tmp_path / "program.py"
+    program.write_text(ON_A_MACHINE)
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    run = subprocess.run(
+        launched(2, str(program), str(tmp_path)), capture_output=True, text=True, timeout=100, env=environment
+    )
+    for name in ("old", "new"):
+        said = f"the first process has the powers in {tmp_path}/1/{name}, which is not there on this machine: set "
+        assert f"{said}XDG_CACHE_HOME, or --cache, to a folder that all machines see" in run.stdout
 
 
 def test_processes_share_the_rows():
