@@ -76,7 +76,8 @@ def same(a: list[dict], b: list[dict]) -> bool:
 def test_random_crops_and_flips_are_squares_of_the_image_and_its_mirror_image(tmp_path, form):
     data = photos(tmp_path / "photos", ["x"] * 4, sizes=((24, 8), (8, 24)))
     if form == "shards":
-        data = write_shards(open_source(str(data), 8), tmp_path / "shards")
+        write_shards(open_source(str(data), 8), tmp_path / "shards")
+        data = tmp_path / "shards"
     if form == "dataset":
         from datasets import load_dataset
 
@@ -131,6 +132,8 @@ def test_random_options_and_a_cache_exclude_each_other(tmp_path):
     [
         ({"crop": "random"}, "toybox-v1 are not read from files: leave out --crop$"),
         ({"random_flip": True, "min_caption_length": 2}, "leave out --random-flip, --min-caption-length$"),
+        ({"image_column": "x", "caption_column": "y"}, "leave out --image-column, --caption-column$"),
+        ({"max_unreadable": 0.1}, "leave out --max-unreadable$"),
     ],
 )
 def test_options_without_effect_on_rendered_images_are_refused(options, says):
@@ -140,8 +143,8 @@ def test_options_without_effect_on_rendered_images_are_refused(options, says):
 
 def test_options_without_effect_on_a_recipe_are_refused(tmp_path):
     recipe = RECIPES["t5-toybox"]("tiny")
-    data = {"data": str(photos(tmp_path / "a", ["x"] * 4)), "crop": "random"}
-    with pytest.raises(ValueError, match="only captions are used: leave out --crop"):
+    data = {"data": str(photos(tmp_path / "a", ["x"] * 4)), "crop": "random", "max_unreadable": 0.1}
+    with pytest.raises(ValueError, match=r"only captions are used: leave out --crop, --max-unreadable$"):
         run(type(recipe)(data=DataConfig(**data), loop=recipe.loop))
 
 

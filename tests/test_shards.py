@@ -14,6 +14,7 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from PIL import Image
 
 from t2i.data import open_source
@@ -21,8 +22,10 @@ from t2i.data.base import ItemError
 from t2i.data.loading import load_batches
 from t2i.data.shard_names import expand_braces
 from t2i.data.shards import ABOUT, MEMBERS, Shards
+from t2i.data.unreadable import skip_unreadable
 from t2i.files import write_json
 from t2i.notes import note
+from t2i.training.config import DataConfig
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +143,95 @@ def test_captions_are_texts_or_a_column_of_json(tmp_path):
     assert list(source.captions(9)) == ["of a", "two lines", "one"]
     assert list(source.caption_lists(9))[2] == source[2]["texts"] == ("one", "two") and "texts" not in source[0]
     assert list(open_source(file, 8, caption_column="url").captions(2)) == ["x", "y"]
+
+
+def test_a_name_ends_at_its_first_dot(tmp_path):
+    """As in WebDataset."""
+    members = {"1.png": image(1), "1.seg.png": image(9), "1.txt": "one", "1.seg.txt": "a segmentation"}
+    members |= {"v1.5/2.JPG": image(2, "jpeg"), "v1.5/2.json": '{"text": "two"}', "v1.6/2.txt": "other"}
+    source = open_source(str(shard(tmp_path / "a.tar", members)), 8)
+    assert list(source.captions(9)) == ["one", "two"] and int(source[0]["image"][0, 0, 0]) == 1
+    with pytest.raises(FileNotFoundError, match="where NAME has no dots"):
+        open_source(str(shard(tmp_path / "b.tar", {"1.a.png": image(1), "1.a.txt": "x"})), 8)
+
+
+@pytest.fixture
+def at_url(tmp_path, monkeypatch) -> str:
+    """The URL of three shards."""
+    monkeypatch.setattr("t2i.data.urls.PAUSES", (0, 0))
+    monkeypatch.setattr(MemoryFileSystem, "store", {})
+    for path in three(tmp_path / "set").iterdir():
+        fsspec.filesystem("memory").pipe(f"/set/{path.name}", path.read_bytes())
+    return "memory://set"
+
+
+class Fault(Exception):
+    """As raised by libraries of network protocols, whose classes have no common base."""
+
+
+def fails(monkeypatch, owner: type, name: str, times: int) -> None:
+    """The method raises a Fault so many times."""
+    method, faults = getattr(owner, name), [Fault("timed out")] * times
+
+    def failing(*args, **options):
+        if faults:
+            raise faults.pop()
+        return method(*args, **options)
+
+    monkeypatch.setattr(owner, name, failing)
+
+
+STEPS = [(MemoryFileSystem, name) for name in ("glob", "info", "open", "cat_file")] + [(MemoryFile, "read")]
+
+
+@pytest.mark.parametrize(("owner", "name"), STEPS)
+def test_reads_at_urls_are_tried_again(at_url, monkeypatch, owner, name):
+    fails(monkeypatch, owner, name, 2)
+    assert content(open_source(at_url, 8)) == [(i, f"thing {i}") for i in range(10)]
+
+
+@pytest.mark.parametrize(("owner", "name"), STEPS)
+def test_a_fault_that_lasts_names_the_url(at_url, monkeypatch, owner, name):
+    fails(monkeypatch, owner, name, 99)
+    with pytest.raises(OSError, match=r"^memory:///?set.* cannot be read \(timed out\); check the connection"):
+        open_source(at_url, 8)
+
+
+def test_a_fault_does_not_make_an_image_unreadable(at_url, monkeypatch):
+    source = skip_unreadable(open_source(at_url, 8))
+    fails(monkeypatch, MemoryFileSystem, "cat_file", 99)
+    with pytest.raises(OSError, match=r"^memory:///set/001.tar cannot be read"):
+        source[4]
+
+
+def test_a_server_that_gives_whole_files_only_is_said_at_the_start(at_url, tmp_path, monkeypatch):
+    def seek(file, offset, whence=0):
+        raise ValueError("Cannot seek streaming HTTP file")
+
+    monkeypatch.setattr(MemoryFile, "seek", seek, raising=False)
+    monkeypatch.setattr(MemoryFileSystem, "_open", lambda self, path, *_, **__: MemoryFile(self, path, b""))
+    with pytest.raises(ValueError, match=r"the server of memory:///set/000.tar gives whole files only, .*: download"):
+        open_source(at_url, 8)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", ["ETag", "Content-MD5", "Last-Modified", "LastModified", "mtime", "generation"])
+def test_an_index_is_made_anew_where_only_the_server_says_that_a_shard_changed(at_url, monkeypatch, name):
+    info, said = MemoryFileSystem.info, {name: "a"}
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda *args, **options: info(*args, **options) | said)
+    monkeypatch.setattr(MemoryFileSystem, "ukey", lambda self, path: path)  # as of HTTP
+    first = open_source(at_url, 8).index
+    assert open_source(at_url, 8).index == first
+    said[name] = "b"
+    assert open_source(at_url, 8).index != first
+
+
+def test_images_at_urls_are_not_downloaded_to_be_measured(at_url, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"memory://set is at a URL, .*before you make the shards, and leave out --min"
+    ):
+        DataConfig(at_url, image_size=8, min_image_side=9).open(seed=0)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_order_and_distance_of_members_do_not_matter(tmp_path):

@@ -61,18 +61,22 @@ class DataConfig:
         from t2i.data.mixture import Mixture, mixture_of
 
         if not images:
-            self.refuse(OF_IMAGES, "only captions are used")
+            self.refuse((*OF_IMAGES, "max_unreadable"), "only captions are used")
         weights = mixture_of(self.data)
         sources = [self._open(name, seed, images) for name in weights]
         if not any(reads_files(source) for source in sources):
-            self.refuse((*OF_IMAGES, *OF_CAPTIONS), f"the images of {self.data} are not read from files")
+            self.refuse(OF_FILES, f"the images of {self.data} are not read from files")
         return sources[0] if len(sources) == 1 else Mixture(sources, list(weights.values()))
 
     def _open(self, name: str, seed: int, images: bool) -> Source:
         from t2i.data.image_source import Augmentation, ImageSource
         from t2i.data.sources import open_source
         from t2i.data.unreadable import skip_unreadable
+        from t2i.data.urls import is_url
 
+        if is_url(name):
+            why = f"{name} is at a URL, and every image would be downloaded to measure it"
+            self.refuse(("min_image_side",), why, "leave out small images before you make the shards, and ")
         columns = (self.image_column, self.caption_column)
         augmentation = Augmentation(self.crop == "random", self.random_flip)
         source = open_source(name, self.image_size, *columns, seed, augmentation=augmentation)
@@ -98,6 +102,7 @@ class DataConfig:
 RANDOM = ("crop", "random_flip")
 OF_IMAGES = (*RANDOM, "min_image_side")
 OF_CAPTIONS = ("min_caption_length", "max_caption_length")
+OF_FILES = (*OF_IMAGES, *OF_CAPTIONS, "image_column", "caption_column", "max_unreadable")
 
 
 @dataclass(frozen=True)

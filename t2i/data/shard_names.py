@@ -7,12 +7,9 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from t2i.data.folder import images_among, tables_in
-
-if TYPE_CHECKING:
-    import fsspec
+from t2i.data.urls import file_system, is_url, tried
 
 MAX_SHARDS = 1_000_000  # that a pattern may stand for
 
@@ -56,11 +53,6 @@ def expand_braces(pattern: str) -> list[str]:
     return ["".join(names) for names in itertools.product(*parts)]
 
 
-def is_url(name: str) -> bool:
-    """Whether a name is a URL, and no path."""
-    return "://" in name
-
-
 def described(shards: Sequence[str]) -> str:
     """A phrase for shards in messages."""
     return shards[0] if len(shards) == 1 else f"the {len(shards):,} shards from {shards[0]} on"
@@ -71,17 +63,7 @@ def _at_url(url: str) -> list[str]:
     if url.partition("?")[0].lower().endswith(".tar"):
         return [url]
     system, path = file_system(url)
-    found = sorted(system.glob(f"{path.rstrip('/')}/*.tar"))
+    found = sorted(tried(url, lambda: system.glob(f"{path.rstrip('/')}/*.tar")))
     if not found:
         raise FileNotFoundError(f"there are no tar files at {url}; give the URL of a folder of shards, or of shards")
     return [system.unstrip_protocol(file) for file in found]
-
-
-def file_system(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a URL, and the path in it. Raises ValueError, with the remedy, if fsspec cannot open it."""
-    from fsspec.core import url_to_fs  # not needed for local shards
-
-    try:
-        return url_to_fs(url)
-    except (ImportError, ValueError) as error:  # a package that is not installed, or an unknown protocol
-        raise ValueError(f"{url} cannot be opened: {error}") from None

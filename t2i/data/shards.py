@@ -1,9 +1,12 @@
 """WebDataset shards as a source: captioned images in tar files, local or at any URL that fsspec opens.
 
 An image NAME.jpg (or of another format) has its caption in NAME.txt, or in a column of the object in NAME.json, in the
-same shard. Items are read at random: an index has the position of every member. It is made in one pass over the tar
-headers, kept in the user's cache under a key of the shards' names, sizes and times of change, and memory-mapped, so
-that memory does not grow with the number of images.
+same shard. As in WebDataset, NAME ends at the first dot of the file's name and all the rest is the extension, so that
+1.seg.png is no image but a member of another kind, "seg.png".
+
+Items are read at random: an index has the position of every member. It is made in one pass over the tar headers, kept
+in the user's cache under a key of the shards' names, sizes and times of change, and memory-mapped, so that memory does
+not grow with the number of images.
 
 Shapes: N images · K shards · S image side
 """
@@ -21,7 +24,6 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-import fsspec
 import numpy as np
 from accelerate import PartialState
 from tqdm import tqdm
@@ -31,19 +33,24 @@ from t2i.data.fingerprint import WHOLE, combine
 from t2i.data.folder import check_name
 from t2i.data.image_file import FORMATS, OTHER_FORMATS
 from t2i.data.image_source import NO_AUGMENTATION, Augmentation, ImageSource, check_captions
-from t2i.data.shard_names import described, file_system, is_url
+from t2i.data.shard_names import described
 from t2i.data.tables import caption_of, texts_of
+from t2i.data.urls import RemoteFile, check_parts, file_system, is_url, tried
 from t2i.disk_cache import open_or_fill
 from t2i.files import read_json, write_json
 from t2i.folders import user_cache
 from t2i.notes import note
 
-VERSION = 1  # of the index: increment it when the code changes its content
+VERSION = 2  # of the index: increment it when the code changes its content
 MEMBERS, ABOUT = "members.bin", "shards.json"
 IMAGE, TEXT, JSON = range(3)  # the members of a sample, in the index
 AT_ONCE = 1000  # number of captions that are requested together, if they are at URLs
 OPEN_FILES = 256  # maximum number of shards that a process keeps open
 HEADER = 512  # bytes of the tar header, which precedes a member's content
+OF_CONTENT = (  # what file systems say that changes with a file; HTTP's `ukey` is of the URL alone
+    *("ETag", "etag", "Content-MD5", "content_md5", "md5Hash", "Digest", "generation", "VersionId"),
+    *("Last-Modified", "LastModified", "last_modified", "mtime", "updated"),
+)
 END = 64  # bytes at the end of each image that the fingerprint covers: a PNG has its checksum there
 
 
@@ -158,15 +165,17 @@ class Shards(ImageSource):
         system = file_system(self.shards[0])[0]  # each process has its own instance, which fsspec keeps
         keys = [(shard, offset - HEADER) for shard, offset, _ in wanted]
         paths, starts = [file_system(shard)[1] for shard, _ in keys], [start for _, start in keys]
-        found = system.cat_ranges(paths, starts, [offset + size for _, offset, size in wanted], on_error="raise")
-        self._fetched = dict(zip(keys, found, strict=True))
+        ends = [offset + size for _, offset, size in wanted]
+        found = tried(self.shards[0], lambda: system.cat_ranges(paths, starts, ends, on_error="return"))
+        # What failed is tried again, alone, when it is read.
+        self._fetched = {key: got for key, got in zip(keys, found, strict=True) if not isinstance(got, Exception)}
 
     def _read(self, shard: str, offset: int, size: int) -> bytes:
         if (shard, offset) in self._fetched:
             content = self._fetched[shard, offset][:size]
         elif is_url(shard):
             system, path = file_system(shard)
-            content = system.cat_file(path, offset, offset + size)
+            content = tried(shard, lambda: system.cat_file(path, offset, offset + size))
         else:
             file = self._file(shard)
             file.seek(offset)
@@ -196,11 +205,14 @@ def open_shards(
     """Open shards; the first time, this makes their index.
 
     Raises FileNotFoundError for missing shards and for shards without images or captions; ValueError for damaged or
-    compressed ones, for members that are links or lie outside of the current folder, and for a wrong caption column.
+    compressed ones, for members that are links or lie outside of the current folder, and for a wrong caption column;
+    OSError for URLs that cannot be read.
     """
     if image_column != "image":
         raise ValueError(f"shards have no image columns: leave out --image-column {image_column}")
     states = [_state_of(shard) for shard in shards]
+    if is_url(shards[0]) and states[0][1] not in (0, 1):  # bytes
+        check_parts(shards[0])
     key = {"version": VERSION, "shards_sha256": combine(states)}
     index = user_cache() / "shards" / combine(key)[:16]
     open_or_fill(index, key, partial(_fill, shards), "shard indices", "give other shards")
@@ -226,7 +238,8 @@ def _state_of(shard: str) -> tuple:
     try:
         if is_url(shard):
             system, path = file_system(shard)
-            return shard, system.info(path)["size"], system.ukey(path)
+            info, ukey = tried(shard, lambda: (system.info(path), system.ukey(path)))
+            return shard, info["size"], ukey, *(f"{name}: {info[name]}" for name in OF_CONTENT if info.get(name))
         path = Path(shard).resolve()
         found = path.stat()
         return str(path), found.st_size, found.st_mtime_ns
@@ -247,7 +260,8 @@ def _fill(shards: Sequence[str], part: Path, state: PartialState) -> None:
             counts["json"] += int(there[:, JSON].sum())
             counts["any"] += int(there[:, [TEXT, JSON]].any(1).sum())
     if not starts[-1]:
-        raise FileNotFoundError(f"there are no images in {described(shards)}; give shards with NAME.jpg or NAME.png")
+        remedy = "give shards with NAME.jpg or NAME.png, where NAME has no dots"
+        raise FileNotFoundError(f"there are no images in {described(shards)}; {remedy}")
     captions = {name: counts[name] for name in ("json", "any")}
     about = {"starts": starts, "sha256": digest.hexdigest(), "captions": captions, "unread": counts["unread"]}
     write_json(part / ABOUT, about)
@@ -265,8 +279,10 @@ def _members_of(shard: str, digest: hashlib._Hash, counts: Counter) -> np.ndarra
     images: list[tuple[str, int, int]] = []
     texts: dict[str, dict[str, tuple[int, int]]] = {".txt": {}, ".json": {}}
     for file, member in _headers(shard):
-        name, suffix = os.path.splitext(check_name(member.name, shard))  # noqa: PTH122 - called for every member
-        suffix, offset, size = suffix.lower(), member.offset_data, member.size
+        folder, _, file_name = check_name(member.name, shard).rpartition("/")
+        base, _, extension = file_name.partition(".")
+        name, suffix = f"{folder}/{base}", f".{extension.lower()}"
+        offset, size = member.offset_data, member.size
         if suffix in FORMATS:
             images.append((name, offset, size))
             covered = min(size, END)
@@ -283,11 +299,11 @@ def _members_of(shard: str, digest: hashlib._Hash, counts: Counter) -> np.ndarra
     return np.array(rows, np.int64).reshape(-1, 3, 2)
 
 
-def _headers(shard: str) -> Iterator[tuple[BinaryIO, tarfile.TarInfo]]:
+def _headers(shard: str) -> Iterator[tuple[BinaryIO | RemoteFile, tarfile.TarInfo]]:
     """The regular files in a shard, hidden ones excepted, each with the open shard."""
     damaged = f"{shard} is damaged, cut short, compressed or no tar file"
     remedy = "fetch it again, or decompress it: images are read at random"
-    with fsspec.open(shard, "rb") if is_url(shard) else Path(shard).open("rb") as file:
+    with RemoteFile(shard) if is_url(shard) else Path(shard).open("rb") as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 while (member := tar.next()) is not None:
