@@ -59,7 +59,8 @@ class Data(Benchmark):
             source.fingerprint()
             print(f"{self.files} files: opened in {took:.2f} s, fingerprint in {time.perf_counter() - start:.2f} s")
             folder = export(Path(made) / "images" / "toybox", self.num, size=self.image_size)
-            shards = write_shards(open_source(str(folder), self.image_size), Path(made) / "shards")
+            shards = Path(made) / "shards"
+            write_shards(open_source(str(folder), self.image_size), shards)
             return [row for size in self.sizes for row in self._rows(folder, shards, size)]
 
     def _rows(self, folder: Path, shards: Path, size: int) -> list[Row]:

@@ -76,14 +76,18 @@ def _shard(args: Sequence[str]) -> None:
     if not options.out:
         raise UsageError("give the output folder: --out DIR")
     check_folder(options.out)
+    if options.seed != 0 and options.source not in WORLDS:
+        raise UsageError(f"--seed has no effect on {options.source}, only on {' and '.join(WORLDS)}: leave it out")
     columns = (options.image_column, options.caption_column)
     source = open_source(options.source, options.size or 64, *columns, seed=options.seed)
     if options.size is not None and isinstance(source, ImageSource):
         raise UsageError(f"--size has no effect on {options.source}, whose files are written as they are: leave it out")
     if options.size is None and not isinstance(source, ImageSource):
         raise UsageError(f"give the side of the images of {options.source} in pixels: --size")
+    if columns != (Shard.image_column, Shard.caption_column) and not isinstance(source, ImageSource):
+        what = "--image-column and --caption-column have no effect"
+        raise UsageError(f"{what} on {options.source}, whose images are not read from files: leave them out")
     started = time.perf_counter()
-    folder = write_shards(source, Path(options.out), options.shard_size, options.num)
-    written = range(len(source))[: options.num]
-    shards, seconds = -(-len(written) // options.shard_size), time.perf_counter() - started
-    print(f"{folder}: {count(written, 'image')} in {count(range(shards), 'shard')}, in {seconds:.1f} s")
+    num = write_shards(source, Path(options.out), options.shard_size, options.num)
+    shards, seconds = len(list(Path(options.out).glob("*.tar"))), time.perf_counter() - started
+    print(f"{options.out}: {count(range(num), 'image')} in {count(range(shards), 'shard')}, in {seconds:.1f} s")
