@@ -35,7 +35,7 @@ FILLED = ("color", "hair", "skin")  # layers of OpenMoji's files that the outlin
 FONT_SIZE = 109  # of the bitmaps in Noto Color Emoji and other fonts of its format
 SPLITS = ("train", "test")
 Style = dict[int, Callable[[], Image.Image]]  # of each code point that it has, a function that renders it
-LICENCE = "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0\n"
+OPENMOJI = "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0"
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,10 @@ def main(args: Sequence[str]) -> None:
     if options.font is not None:
         styles["font"] = font_style(Path(options.font), options.size)
     started = time.perf_counter()
-    train, test = export(Path(options.out), styles, options.held_out)
+    licences = dict.fromkeys(styles, OPENMOJI)
+    if options.font is not None:
+        licences["font"] = licence_of(Path(options.font))
+    train, test = export(Path(options.out), styles, options.held_out, licences)
     seconds = time.perf_counter() - started
     print(f"{options.out}: {train:,} images in train, {count(range(test), 'image')} in test, in {seconds:.0f} s")
 
@@ -97,6 +100,12 @@ def font_style(font: Path, size: int) -> Style:
     codes = [code for code in range(0x203C, 0x1FB00) if name_of(code) is not None]
     there = [code for code in codes if (box := loaded.getmask(chr(code)).getbbox()) is not None and box != blank]
     return {code: partial(render_glyph, loaded, code, size) for code in there}
+
+
+def licence_of(font: Path) -> str:
+    """The line of LICENSE.txt on a font's emoji: its name, and where its licence is."""
+    name, _ = ImageFont.truetype(str(font), FONT_SIZE).getname()
+    return f"emoji of {name or font.name}, see the licence of the font"
 
 
 def code_of(stem: str) -> int | None:
@@ -149,8 +158,10 @@ def held_out_style(code: int, styles: Sequence[str], fraction: float) -> str | N
     return styles[digest[4] % len(styles)] if chosen else None
 
 
-def export(out: Path, styles: dict[str, Style], fraction: float) -> tuple[int, int]:
+def export(out: Path, styles: dict[str, Style], fraction: float, licences: dict[str, str]) -> tuple[int, int]:
     """Write out/SPLIT/STYLE/CODE.png and out/SPLIT/metadata.jsonl; returns the number of images of each split.
+
+    LICENSE.txt has a line for the licence of each style.
 
     `out` is complete or absent. Raises FileExistsError if it exists and is not an empty folder.
     """
@@ -165,7 +176,8 @@ def export(out: Path, styles: dict[str, Style], fraction: float) -> tuple[int, i
         for split, of in by_split.items():
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in of)
             (part / split / "metadata.jsonl").write_text(lines, encoding="utf-8")
-        (part / "LICENSE.txt").write_text(LICENCE, encoding="utf-8")
+        lines = "".join(f"{style}: {licences[style]}\n" for style in styles)
+        (part / "LICENSE.txt").write_text(lines, encoding="utf-8")
     return len(by_split["train"]), len(by_split["test"])
 
 
