@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
-from t2i.data.strings import StringLists, Strings, offsets
+from t2i.strings import StringLists, Strings, offsets
 
 SOME = ["", "a", "é", "日本", "\U0001f600", "\udce9 in a name that is no UTF-8", "a", "x" * 1000, ""]
 

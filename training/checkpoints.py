@@ -281,7 +281,9 @@ class Checkpoints:
         sync(self.run)
         self._point_latest(final)
         for old in self.all()[: -self.limit]:
-            shutil.rmtree(old)
+            removed = self.run / f".{old.name}.removed.part"
+            old.rename(removed)  # at once: a kill must not leave a checkpoint that lacks files
+            shutil.rmtree(removed)
 
     def _point_latest(self, target: Path) -> None:
         link = self.run / ".latest.part"

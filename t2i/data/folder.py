@@ -26,10 +26,10 @@ import numpy as np
 from t2i.data.fingerprint import combine, of_files, of_texts
 from t2i.data.image_file import FORMATS, KINDS, OTHER_FORMATS
 from t2i.data.image_source import NO_AUGMENTATION, Augmentation, ImageSource
-from t2i.data.strings import StringLists, Strings
 from t2i.data.tables import OTHER_TABLES, TABLES, caption_of, read_table, text_of, texts_of
 from t2i.files import read_text
 from t2i.notes import are, count, note, some
+from t2i.strings import StringLists, Strings
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # case-insensitive
 SPLITS = ("train", "test", "val", "valid", "validation", "dev")  # folders that are splits, not classes

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from t2i.data.fingerprint import SAMPLED, combine, of_texts
-from t2i.data.strings import Strings
 from t2i.data.tables import read_table, text_of
+from t2i.strings import Strings
 
 ARRAY, CAPTIONS = "images.npy", "metadata.jsonl"
 

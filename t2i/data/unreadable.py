@@ -12,8 +12,8 @@ import numpy as np
 from torch.utils.data import get_worker_info
 
 from t2i.data.base import ItemError, Source, augmented, caption_lists, reads_files
-from t2i.data.strings import checked
 from t2i.notes import count, note
+from t2i.strings import checked
 
 REPLACED = "replaced"  # key of an item that replaces others: the sentences that say why these cannot be read
 IMAGES_CHECKED = 100  # images that are read when the data are opened, spread over them

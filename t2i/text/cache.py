@@ -18,9 +18,9 @@ from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 
-from t2i.data.strings import Strings
 from t2i.disk_cache import batches_of_this_process, open_or_fill
 from t2i.files import reserve
+from t2i.strings import Strings
 from t2i.text.encoders import TEXTS, TextEncoder, TextStates
 
 STATES, MASK, KNOWN = "states.npy", "mask.npy", "texts.json"

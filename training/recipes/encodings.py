@@ -28,10 +28,10 @@ from tqdm import tqdm
 from t2i.data.base import caption_lists, captioned
 from t2i.data.loading import load_batches
 from t2i.data.sources import Source
-from t2i.data.strings import StringLists
 from t2i.data.unreadable import REPLACED
 from t2i.disk_cache import KEY, batches_of_this_process, open_or_fill
 from t2i.files import read_json, reserve, slug, write_json, write_whole
+from t2i.strings import StringLists
 from t2i.training.config import RANDOM, DataConfig
 
 BATCH = 64  # images per forward pass of the encoder

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from t2i.data.base import caption_lists
 from t2i.data.fingerprint import of_texts
 from t2i.data.sources import Source
-from t2i.data.strings import Strings
 from t2i.data.toybox.dataset import SceneDataset
+from t2i.strings import Strings
 from t2i.text.captions import LOOKED_AT, warn_of_long_captions
 from t2i.training.task import Task
 from t2i.weights import tokenizer_digest
