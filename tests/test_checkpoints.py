@@ -32,11 +32,11 @@ from t2i.training.averages import AveragedWeights
 from t2i.training.budget import Budget
 from t2i.training.checkpoints import Checkpoints
 from t2i.training.cli import main, run
-from t2i.training.config import flatten
+from t2i.training.config import FittedRecipe, defaults_of, flatten
 from t2i.training.finite import OVERFLOWS, FiniteSteps, NonFiniteLoss
 from t2i.training.loop import train
 from t2i.training.recipes import RECIPES
-from t2i.training.recipes.dalle.tokenizers import TokenizerTask
+from t2i.training.recipes.dalle.tokenizers import TokenizerTask, VQGANRecipe
 from t2i.training.state import load_random, save_random
 from t2i.training.task import Evaluation
 
@@ -505,3 +505,13 @@ def test_random_numbers_go_on_where_they_were_saved(tmp_path):
     assert not torch.equal(torch.randn(3), expected)
     load_random(tmp_path, Accelerator())
     assert torch.equal(torch.randn(3), expected)
+
+
+def test_defaults_are_those_of_the_options_that_a_recipe_has():
+    """Also where its model is not the one that its class has by default, and where a part has defaults of its own."""
+    for name, make in RECIPES.items():
+        if not isinstance(recipe := make("tiny"), FittedRecipe):
+            assert defaults_of(recipe).keys() <= flatten(recipe).keys(), name
+    assert (
+        defaults_of(RECIPES["vqgan-toybox"]("tiny"))["perceptual_weight"] == VQGANRecipe().perceptual.perceptual_weight
+    )

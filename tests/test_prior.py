@@ -113,7 +113,7 @@ def test_save_and_load_are_bit_equal(prior, stream, tmp_path):
 
 def test_attention_backends_that_cannot_run_say_why():
     q = torch.randn(1, 2, 3, 4)
-    with pytest.raises(ValueError, match=r"t2i\[xformers\]|needs a CUDA device"):
+    with pytest.raises(ValueError, match=r"'\.\[xformers\]'|needs a CUDA device"):
         attend(q, q, q, causal=True, backend="xformers")
     with pytest.raises(ValueError, match="unknown attention backend 'flash'"):
         attend(q, q, q, causal=True, backend="flash")

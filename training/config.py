@@ -212,14 +212,15 @@ class FittedRecipe:
 
 
 def defaults_of(recipe) -> dict:
-    """The defaults of all options under their command-line names, those of the classes and not of a preset."""
+    """The defaults of options under their command-line names, those of the recipe's class and not of a preset."""
     flat: dict = {}
     for field in dataclasses.fields(recipe):
-        value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if value is dataclasses.MISSING and dataclasses.is_dataclass(given := getattr(recipe, field.name)):
-            flat |= defaults_of(given)
-        elif value is not dataclasses.MISSING:
-            flat |= dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {field.name: value}
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        given = getattr(recipe, field.name)
+        if dataclasses.is_dataclass(given):  # of another class than the default, as of another model: its own defaults
+            flat |= dataclasses.asdict(default) if type(default) is type(given) else defaults_of(given)
+        elif default is not dataclasses.MISSING:
+            flat[field.name] = default
     return flat
 
 
