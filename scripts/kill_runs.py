@@ -58,18 +58,18 @@ def main(args: Sequence[str]) -> None:
     for run in (whole, killed):
         shutil.rmtree(run, ignore_errors=True)
     process = start(config, whole)
-    startup = wait_for_step(process, whole, 0)
-    training = finish(process, config.out)
-    per_kill = training / config.kills  # then the kills are spread over the whole run
+    startup = wait_for_step(process, whole, 1, before=None)
+    per_step = finish(process, config.out) / config.steps
     rng = random.Random(config.seed)
     for i in tqdm(range(config.kills), unit="kill"):
-        logged = log_size(killed)
+        log = log_file(killed)
         process = start(config, killed)
         if i % 4 == 3:
             time.sleep(rng.uniform(0, startup))
         else:
-            wait_for_step(process, killed, logged)
-            time.sleep(rng.uniform(0, 2 * per_kill))
+            most = config.steps * (i + 1) // (config.kills + 1)  # so that the kills are spread over the whole run
+            wait_for_step(process, killed, rng.randint(min(saved_step(killed) + 1, most), most), before=log)
+            time.sleep(rng.uniform(0, 2 * per_step))
         if process.poll() is not None:
             finish(process, config.out)
             raise UsageError(f"the run finished after {i} kills: give fewer --kills, or more --steps")
@@ -96,22 +96,33 @@ def start(config: KillRuns, run: Path) -> subprocess.Popen:
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True)
 
 
-def wait_for_step(process: subprocess.Popen, run: Path, logged: int) -> float:
-    """Wait until a run has logged a step that it had not when its log had `logged` bytes, or has ended.
+def wait_for_step(process: subprocess.Popen, run: Path, step: int, before: int | None) -> float:
+    """Wait until a process has logged a step, or a later one, or has ended; returns the seconds that it took.
 
-    Returns:
-        the seconds that it took.
+    Args:
+        before: the `log_file` before the process was started, which it replaces.
     """
     started = time.perf_counter()
-    while process.poll() is None and log_size(run) <= logged:
+    while process.poll() is None and (log_file(run) in (None, before) or logged_step(run) < step):
         time.sleep(POLL)
     return time.perf_counter() - started
 
 
-def log_size(run: Path) -> int:
-    """Bytes of the run's log of steps, 0 if there is none."""
+def log_file(run: Path) -> int | None:
+    """The number of the file that is the run's log of steps; None if there is none."""
     path = run / "metrics.jsonl"
-    return path.stat().st_size if path.exists() else 0
+    return path.stat().st_ino if path.exists() else None
+
+
+def logged_step(run: Path) -> int:
+    """The number of whole lines of the run's log, one a step."""
+    return (run / "metrics.jsonl").read_bytes().count(b"\n")
+
+
+def saved_step(run: Path) -> int:
+    """The step of the newest checkpoint, 0 if there is none."""
+    saved = checkpoints(run) if run.is_dir() else []
+    return int(saved[-1].name.split("-")[1]) if saved else 0
 
 
 def finish(process: subprocess.Popen, out: Path) -> float:
