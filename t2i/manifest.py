@@ -37,7 +37,7 @@ def damage(folder: Path, resuming: bool = False) -> str | None:
 
     Args:
         folder: folder of a checkpoint with a manifest.
-        resuming: also check `state/`, and treat a missing manifest as damage.
+        resuming: also check `state/`, which must have no other files, and treat a missing manifest as damage.
     """
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -59,6 +59,10 @@ def damage(folder: Path, resuming: bool = False) -> str | None:
             return f"{name} has {path.stat().st_size:,} bytes instead of {size:,}"
         if _sha256(path) != sha256:
             return f"{name} has other contents than were saved"
+    state = (folder / STATE).iterdir() if resuming and (folder / STATE).is_dir() else ()
+    for path in sorted(state):  # all tensors that are there are read
+        if (name := f"{STATE}/{path.name}") not in expected and not path.name.startswith("."):
+            return f"{name} was added after it was saved"
     return None
 
 

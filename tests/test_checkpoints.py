@@ -125,6 +125,15 @@ def test_what_the_manifest_cannot_mean_is_damage(copy):
     assert damage(folder, resuming=True) == "manifest.json is missing" and damage(folder) is None
 
 
+def test_a_file_that_was_added_to_the_state_is_damage(copy):
+    shutil.copy(
+        copy / "checkpoint-2" / "state" / "ema.safetensors", copy / "checkpoint-4" / "state" / "more.safetensors"
+    )
+    assert damage(copy / "checkpoint-4") is None, "its weights open"
+    with pytest.raises(ValueError, match=r"checkpoint-4 is damaged: state/more\.safetensors was added after it was"):
+        resume(copy)
+
+
 def test_flipped_bytes_are_noticed_on_opening(copy):
     verify(copy / "latest")
     flip(copy / "checkpoint-4" / "state" / "optimizer.safetensors")  # read only on resume
