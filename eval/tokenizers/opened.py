@@ -25,7 +25,7 @@ from t2i.pipelines.loading.verify import INDEX, read_index
 from t2i.runs import RECIPE_FILE
 from t2i.tokenizers.auto import CLASSES
 from t2i.tokenizers.base import ImageTokenizer
-from t2i.tokenizers.kl import KLTokenizer, posterior, stride_of
+from t2i.tokenizers.kl import KLTokenizer, make_fast, posterior, stride_of
 from t2i.weights import digest, load_model
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -127,7 +127,7 @@ def open_tokenizer(target: str, device: str = "cpu", dtype: Dtype = "float32") -
         autoencoder = load_model(AUTOENCODERS[kind], config.parent, strict=False, dtype=precision)
         if autoencoder.config.in_channels != 3:
             raise UsageError(f"{target} encodes images of {autoencoder.config.in_channels} channels, not of 3")
-        model = KLTokenizer(autoencoder).eval()
+        model = KLTokenizer(make_fast(autoencoder)).eval()
         size = getattr(autoencoder.config, "sample_size", None)
         of = {"image_size": size if isinstance(size, int) else None, "stride": stride_of(autoencoder)}
         of |= {"codebook_size": None, "channels": autoencoder.config.latent_channels}

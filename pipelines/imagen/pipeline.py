@@ -371,6 +371,6 @@ def _warn_of_ineffective(stages: list[Stage], negative: bool, eta: float) -> Non
     """Log a warning for each argument that has no effect in a call."""
     if negative and not any(stage.guidance.guided for stage in stages):
         logger.warning("negative_prompt has no effect without guidance: give a guidance_scale above 1, or leave it out")
-    samplers = [stage.make_sampler() for stage in stages]
+    samplers = [stage.make_sampler() for stage in stages] if eta > 0 else []
     for sampler in {type(sampler): sampler for sampler in samplers}.values():
         warn_of_eta(sampler, eta)

@@ -211,12 +211,12 @@ class KLTokenizer(nn.Module):
 
     def __init__(self, autoencoder: AutoencoderKL):
         super().__init__()
-        self.autoencoder = make_fast(autoencoder)
+        self.autoencoder = autoencoder
 
     @classmethod
     def from_pretrained(cls, folder: str, **kwargs) -> KLTokenizer:
         """The `AutoencoderKL` in `folder` or on the Hub, frozen. Arguments and errors are those of diffusers."""
-        return cls(AutoencoderKL.from_pretrained(folder, **kwargs)).eval().requires_grad_(False)
+        return cls(make_fast(AutoencoderKL.from_pretrained(folder, **kwargs))).eval().requires_grad_(False)
 
     @property
     def config(self):

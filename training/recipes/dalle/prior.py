@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -171,15 +171,20 @@ class PriorTask(GenerativeTask):
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             return self.image_tokenizer.encode(to_tensor(images)).flatten(1)
 
+    @cached_property
+    def held_out_tokens(self) -> tuple[Tensor, Tensor]:
+        """Text (N, T) and codes (N, M)."""
+        device = next(self.model.parameters()).device
+        images, captions = loaded(self.held_out)
+        text = encode(self.tokenizer, captions, self.model.config.text_length).ids.to(device)
+        return text, torch.cat([self.encode(batch.to(device)) for batch in images.split(BATCH)])
+
     @torch.no_grad()
     def evaluate(self) -> Evaluation | None:
         """Held-out loss in nats/token, with the right captions and with those of other images; printed as a table."""
         if not len(self.held_out):
             return None
-        device = next(self.model.parameters()).device
-        images, captions = loaded(self.held_out)
-        text = encode(self.tokenizer, captions, self.model.config.text_length).ids.to(device)
-        codes = torch.cat([self.encode(batch.to(device)) for batch in images.split(BATCH)])
+        text, codes = self.held_out_tokens
         starts, by, errors = self.errors(codes)
         tables = swap_test(lambda given: errors(**given), {"text": text}, {"captions of other images": ("text",)})
         scores = scores_of(tables, starts, by)

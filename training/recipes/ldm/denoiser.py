@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
 
 from t2i.checks import check_whole
 from t2i.diffusion.conditioning import masks_padding
@@ -21,7 +22,7 @@ from t2i.manifest import verify
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion, embedded
 from t2i.text.encoders import TextEncoder
-from t2i.tokenizers.kl import stride_of
+from t2i.tokenizers.kl import make_fast, stride_of
 from t2i.training.config import LoopConfig
 from t2i.training.held_out import BATCH, bins, errors_by_timestep, loaded, printed, scores_of, split_held_out, swap_test
 from t2i.training.recipes.ldm.base import LatentDiffusionTask, use_fast_attention
@@ -144,15 +145,19 @@ class LDMTask(LatentDiffusionTask):
                 self.prepare = dataclasses.replace(self.prepare, texts=self.cached_texts(recipe.cache))
         self.model = DenoiserWithTextEncoder(denoiser, encoder.model) if recipe.train_text_encoder else denoiser
 
+    @cached_property
+    def held_out_latents(self) -> tuple[Tensor, list[str]]:
+        """(N, C, h, w), and the captions."""
+        images, captions = loaded(self.held_out)
+        autoencoder = self.autoencoder.to(device := self.denoiser.device)
+        return torch.cat([latents_of(autoencoder, some.to(device))[0] for some in images.split(BATCH)]), captions
+
     def evaluate(self) -> Evaluation | None:
         """Held-out loss by timestep, with the right captions and with those of other images; printed as a table."""
         if not len(self.held_out):
             return None
-        device = self.denoiser.device
-        images, captions = loaded(self.held_out)
-        autoencoder = self.autoencoder.to(device)
-        latents = torch.cat([latents_of(autoencoder, some.to(device))[0] for some in images.split(BATCH)])
-        self.encoder.model.to(device)
+        latents, captions = self.held_out_latents
+        self.encoder.model.to(latents.device)
         text = self.encoder.encode(captions)
         given = {"states": text.states} | ({"mask": text.mask} if masks_padding(self.encoder) else {})
         errors = partial(errors_by_timestep, self.objective, self.denoiser, latents)
@@ -236,4 +241,4 @@ def load_autoencoder(name: str) -> AutoencoderKL:
         raise ValueError(f"{name} holds a {kind}, not an AutoencoderKL; {remedy}")
     autoencoder = load_model(AutoencoderKL, folder) if local else AutoencoderKL.from_pretrained(name).eval()
     autoencoder.requires_grad_(False)
-    return autoencoder.to(memory_format=torch.channels_last)
+    return make_fast(autoencoder)

@@ -145,15 +145,19 @@ class UnCLIPDecoderTask(FineTuningTask):
         """uint8 (N, S, S, 3)"""
         return stacked_images(self.held_out[i] for i in range(len(self.held_out)))
 
+    @cached_property
+    def held_out_latents(self) -> tuple[Tensor, Tensor]:
+        """Latents (N, C, h, w) and image embeddings (N, D)."""
+        device = self.model.unet.device
+        images, autoencoder = self.held_out_images.to(device), self.autoencoder.to(device)
+        latents = torch.cat([latents_of(autoencoder, some)[0] for some in images.split(BATCH)])
+        return latents, self.clip.embed_images(images)
+
     @torch.no_grad()
     def evaluate(self) -> Evaluation:
         """The loss by timestep without captions, also with the embeddings of other images; printed as a table."""
-        device = self.model.unet.device
-        images = self.held_out_images.to(device)
-        autoencoder = self.autoencoder.to(device)
-        latents = torch.cat([latents_of(autoencoder, some)[0] for some in images.split(BATCH)])
-        states = self.model.projection.no_caption.expand(len(images), -1, -1)
-        given = {"states": states, "image_embeds": self.clip.embed_images(images)}
+        latents, embeds = self.held_out_latents
+        given = {"states": self.model.projection.no_caption.expand(len(embeds), -1, -1), "image_embeds": embeds}
         errors = partial(errors_by_timestep, self.objective, self.model, latents)
         tables = swap_test(errors, given, {"embeddings of others": ("image_embeds",)})
         return printed(scores_of(tables, bins(self.objective.schedule.num_train_timesteps)))
