@@ -43,7 +43,8 @@ TINY_PRIOR = {"width": 32, "layers": 1, "heads": 2}
 def recipe(name: str, folder: Path, model: dict, **options):
     """The recipe's tiny preset, made even smaller."""
     tiny = RECIPES[name]("tiny")
-    tiny = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, image_size=64))
+    if hasattr(tiny, "data"):  # a classifier renders images itself
+        tiny = dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, image_size=64))
     loop = {"max_train_steps": 6, "train_batch_size": 4, "checkpointing_steps": 3, "dataloader_num_workers": 0}
     fields = {f.name for f in dataclasses.fields(tiny)}
     options = ({"held_out_images": 2} if "held_out_images" in fields else {}) | options
