@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,7 +28,6 @@ LIKELIHOOD = "likelihood"  # the score of pipelines that have one
 Scorer = Callable[[list[str], list[Image.Image]], Sequence[float] | np.ndarray | Tensor]  # of R prompts and images
 Reranker = str | Scorer
 SCORED = 64  # maximum number of candidates that are decoded and scored at once
-_WEIGHTS = Path(__file__).parent / "weights"
 
 
 def check_reranker(reranker: Reranker | None, num_candidates: int, pipeline: str) -> None:
@@ -63,9 +61,6 @@ def open_reranker(reranker: Reranker, device: torch.device) -> Scorer:
         library, source = "clip", reranker
     if library == "open_clip":
         return _open_clip(OpenClip, source, str(device))
-    folder = _WEIGHTS / source
-    if (folder / "config.json").is_file():
-        source = str(folder)
     try:
         return _open_clip(TransformersClip, str(newest_in_run(source, "config.json")), str(device))
     except FileNotFoundError as error:

@@ -20,24 +20,28 @@ from typing import Literal
 
 import torch
 import weights_estimate
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from t2i.arguments import parse
 from t2i.checks import UsageError
 from t2i.cli_errors import exit_on_bad_input
 from t2i.data.rendered import is_rendered
+from t2i.data.sources import WORLDS
+from t2i.data.toybox import export
 from t2i.data.toybox.classifier import FactClassifier
-from t2i.data.toybox_v1 import export
 from t2i.data.toybox_v1.classifier import ToyboxClassifier
 from t2i.pipelines import AutoPipeline
+from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.recipes import RECIPES
 
 WEIGHTS = Path(__file__).parent.parent / "pipelines" / "weights" / "toybox"
-LIMIT_MB = {"dalle": 20.0, "ldm": 20.0, "classifier-v1": 3.0, "classifier": 4.0}
+LIMIT_MB = {"vqgan": 5.0, "dalle": 12.0, "ldm": 20.0, "clip": 8.0, "classifier-v1": 3.0, "classifier": 4.0}
 
 # Each recipe, and its options that refer to folders of other runs, such as the newest checkpoint of an earlier one.
 STAGES = {
     "vqvae-toybox": {},
-    "prior-toybox": {"--tokenizer": "vqvae-toybox/latest"},
+    "vqgan-toybox": {"--init-from": "vqvae-toybox/latest"},
+    "prior-toybox": {"--tokenizer": "vqgan-toybox/latest"},
     "kl-toybox": {},
     "clip-toybox": {},
     "ldm-toybox": {
@@ -48,13 +52,36 @@ STAGES = {
     "toybox-v1-classifier": {},
     "toybox-classifier": {},
 }
+
+
+class ClipFolder:
+    """A CLIP with its tokenizer and image processor, as `clip-toybox` saves them."""
+
+    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer, processor: CLIPImageProcessor):
+        self.parts = (model, tokenizer, processor)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, dtype: torch.dtype) -> ClipFolder:
+        kinds = CLIPTokenizer, CLIPImageProcessor
+        return cls(CLIPModel.from_pretrained(folder, dtype=dtype), *(kind.from_pretrained(folder) for kind in kinds))
+
+    def save_pretrained(self, folder: Path) -> None:
+        for part in self.parts:
+            part.save_pretrained(folder)
+
+
 # What is embedded: the recipe whose newest checkpoint it is, and the function that opens it.
 PACKED = {
+    "vqgan": ("vqgan-toybox", VQVAE),
+    "clip": ("clip-toybox", ClipFolder),
     "dalle": ("prior-toybox", AutoPipeline),
     "ldm": ("ldm-toybox", AutoPipeline),
     "classifier-v1": ("toybox-v1-classifier", ToyboxClassifier),
     "classifier": ("toybox-classifier", FactClassifier),
 }
+
+
+LARGE = 3  # an image of 128 pixels takes as long to render as three of 64
 
 
 @dataclass(frozen=True)
@@ -69,7 +96,7 @@ class OnGPU:
         batch: factor of the batch size.
         steps: factor of the number of steps.
         compiled: whether compiling takes less time than it saves.
-        renders: images rendered on the fly per sample; 0: images rendered in advance are used.
+        renders: images rendered on the fly per sample, in images of 64 pixels; 0: images rendered in advance are used.
     """
 
     batch: int
@@ -84,15 +111,15 @@ class OnGPU:
 
 GPU = {
     "vqvae-toybox": OnGPU(8, compiled=False),
+    "vqgan-toybox": OnGPU(8, compiled=False),
     "prior-toybox": OnGPU(8),
     "kl-toybox": OnGPU(8, 0.4),
-    "clip-toybox": OnGPU(4, 0.75, compiled=False, renders=4),  # each scene with three near misses
+    "clip-toybox": OnGPU(4, 0.75, compiled=False, renders=4 * LARGE),  # each scene with three near misses
     "ldm-toybox": OnGPU(4, 0.4),
     "toybox-v1-classifier": OnGPU(4, compiled=False, renders=1),
-    "toybox-classifier": OnGPU(4, 0.2, compiled=False, renders=6),  # two of 128 pixels, each as long as three of 64
+    "toybox-classifier": OnGPU(4, 0.2, compiled=False, renders=2 * LARGE),
 }
 PREVIEWS = 4  # checkpoints per recipe, and hence previews, each as long as a hundred steps
-RENDERED = "toybox-rendered"  # subfolder of the runs
 
 
 @dataclass(frozen=True)
@@ -106,7 +133,7 @@ class MakeWeights:
     sizes: Literal["base", "tiny"] = "base"
     """Recipe preset that --preset gpu starts from; tiny tests it on a CPU."""
     rendered: int = 200_000
-    """Number of images that --preset gpu renders in advance."""
+    """Number of images of each world of toybox that --preset gpu renders in advance."""
     workers: int = max(1, weights_estimate.cores() - 2)
     """Number of processes that render and load images with --preset gpu; default: all cores but two."""
     compile: bool = True
@@ -131,11 +158,14 @@ def main(args: list[str]) -> None:
     if ask.dry_run and ask.preset != "gpu":
         raise UsageError("--dry-run estimates --preset gpu: give both")
     if ask.preset == "gpu" and not ask.pack_only:
-        print(weights_estimate.table(estimates(ask), ask.rendered, ask.workers), flush=True)
+        in_advance = rendered_in_advance(ask)
+        images = ask.rendered * sum(LARGE if size > 64 else 1 for size in in_advance.values())
+        print(weights_estimate.table(estimates(ask), images, ask.workers), flush=True)
         if ask.dry_run:
             return
-        if not is_rendered(ask.runs / RENDERED):
-            export(ask.runs / RENDERED, ask.rendered, workers=ask.workers, layout="array")
+        for world, size in in_advance.items():
+            if not is_rendered(folder := ask.runs / f"{world}-rendered"):
+                export(WORLDS[world]("train", size, num=ask.rendered), folder, ask.workers, "array")
     for recipe, folders in () if ask.pack_only else STAGES.items():
         train(ask, recipe, {flag: ask.runs / folder for flag, folder in folders.items()})
     for name, (recipe, opened) in PACKED.items():
@@ -150,6 +180,12 @@ def base_of(ask: MakeWeights) -> str:
     return ask.sizes if ask.preset == "gpu" else ask.preset
 
 
+def rendered_in_advance(ask: MakeWeights) -> dict[str, int]:
+    """The worlds of toybox whose images are rendered in advance, and their sides in pixels."""
+    data = [RECIPES[name](base_of(ask)).data for name, gpu in GPU.items() if not gpu.renders]
+    return {of.data: of.image_size for of in data}
+
+
 def on_gpu(ask: MakeWeights, recipe: str) -> OnGPU:
     """How a recipe differs on the GPU; with tiny sizes only the number of steps changes."""
     return replace(GPU[recipe], batch=1, steps=0.1) if ask.sizes == "tiny" else GPU[recipe]
@@ -157,7 +193,8 @@ def on_gpu(ask: MakeWeights, recipe: str) -> OnGPU:
 
 def gpu_options(ask: MakeWeights, recipe: str) -> dict[str, object]:
     """The options of a recipe on one large GPU."""
-    loop, gpu = RECIPES[recipe](base_of(ask)).loop, on_gpu(ask, recipe)
+    base, gpu = RECIPES[recipe](base_of(ask)), on_gpu(ask, recipe)
+    loop = base.loop
     steps = math.ceil(loop.max_train_steps * gpu.steps)
     options = {
         "--max-train-steps": steps,
@@ -168,7 +205,7 @@ def gpu_options(ask: MakeWeights, recipe: str) -> dict[str, object]:
         "--mixed-precision": "bf16",
         "--compile" if ask.compile and gpu.compiled else "--no-compile": None,
     }
-    return options if gpu.renders else options | {"--data": ask.runs / RENDERED}
+    return options if gpu.renders else options | {"--data": ask.runs / f"{base.data.data}-rendered"}
 
 
 def estimates(ask: MakeWeights) -> list[weights_estimate.Estimate]:

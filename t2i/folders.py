@@ -9,6 +9,9 @@ from pathlib import Path
 LOCAL = ("checkpoints", "data", "docs", "models", "out", "outputs", "reports", "runs", "shared", "toybox", "weights")
 
 
+EMBEDDED = Path(__file__).parent / "pipelines" / "weights"  # by name: toybox/dalle, toybox/clip
+
+
 def user_cache() -> Path:
     """The folder for what is computed once for a user's data: `$XDG_CACHE_HOME/t2i`, by default ~/.cache/t2i.
 
@@ -17,12 +20,19 @@ def user_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "t2i"
 
 
+def embedded_folder(name: str | Path) -> Path:
+    """The folder of embedded weights by their name, such as "toybox/clip", or else the path `name`."""
+    is_name = re.fullmatch(r"[\w-]+/[\w-]+", str(name)) and (EMBEDDED / name).is_dir()
+    return EMBEDDED / name if is_name else Path(name)
+
+
 def newest_in_run(folder: str | Path, file: str) -> Path:
     """`folder` itself if it contains `file`, else the newest checkpoint in it that does, else `folder`.
 
-    So a run's folder stands for its newest checkpoint, even if `latest` is missing where links are not supported.
+    So a run's folder stands for its newest checkpoint, even if `latest` is missing where links are not supported. A
+    name of embedded weights stands for their folder.
     """
-    folder = Path(folder)
+    folder = embedded_folder(folder)
     if (folder / file).is_file() or not folder.is_dir():
         return folder
     checkpoints = [p for p in folder.glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]

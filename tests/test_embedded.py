@@ -11,8 +11,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from t2i.folders import EMBEDDED
 from t2i.pipelines import AutoPipeline, embedded
-from t2i.pipelines.loading.auto import WEIGHTS
 
 SYSTEMS = ("toybox/dalle", "toybox/ldm")
 OFFLINE = """
@@ -43,7 +43,7 @@ def test_the_readme_example_runs_without_network(name, tmp_path):
 
 @pytest.mark.parametrize(("name", "megabytes"), [("dalle", 20), ("ldm", 20), ("classifier-v1", 3)])
 def test_weights_are_small_and_safe(name, megabytes):
-    files = [p for p in (WEIGHTS / "toybox" / name).rglob("*") if p.is_file()]
+    files = [p for p in (EMBEDDED / "toybox" / name).rglob("*") if p.is_file()]
     assert {p.suffix for p in files} == {".json", ".safetensors"}
     assert sum(p.stat().st_size for p in files) <= megabytes * 1e6
 

@@ -191,16 +191,21 @@ def test_one_backward_pass_gives_each_player_the_gradient_of_its_own_loss():
         assert torch.allclose(gradient, alone[name], rtol=1e-3, atol=1e-6), name
 
 
-def test_the_discriminator_learns_alone_until_its_start_and_then_ramps_up():
+def test_the_discriminator_is_not_trained_before_its_start_and_then_ramps_up():
     model, batch = objective(start=2, ramp=4).train(), images()
     shares, found = [], []
-    for _ in range(8):
+    for i in range(8):
+        model.zero_grad()
         found.append(model.loss(batch, noise()))
+        found[-1]["loss"].backward()
+        judge = [p.grad for p in model.adversary.parameters()]
+        assert all(g is not None for g in judge)  # DistributedDataParallel waits for all
+        assert any(g.any() for g in judge) == (i >= 2)
         shares.append(model.adversary.share())
     assert shares == [0, 0, 0.25, 0.5, 0.75, 1, 1, 1]
     assert all(f["generator"] == 0 and f["adaptive_weight"] == 0 for f in found[:2])
     assert all(f["generator"] != 0 and f["adaptive_weight"] > 0 for f in found[2:])
-    assert all(f["discriminator"] > 0 for f in found)
+    assert [f["discriminator"] > 0 for f in found] == [False] * 2 + [True] * 6
     assert len({tuple(f) for f in found}) == 1  # the same names in every step
 
 

@@ -26,7 +26,7 @@ def test_the_estimate_for_a_gpu_is_below_a_quarter_of_an_hour(tmp_path):
     assert not list(tmp_path.iterdir())
     lines = done.stdout.splitlines()
     recipes = [name for line in lines if (name := line.split(" ")[0]) in RECIPES]
-    systems = ["vqvae-toybox", "prior-toybox", "kl-toybox", "clip-toybox", "ldm-toybox"]
+    systems = ["vqvae-toybox", "vqgan-toybox", "prior-toybox", "kl-toybox", "clip-toybox", "ldm-toybox"]
     assert recipes == [*systems, "toybox-v1-classifier", "toybox-classifier"]
     assert "Assumed: an NVIDIA H200" in lines[0]
     assert 200 < int(re.search(r"In all (\d+) s", lines[-1])[1]) < 900
@@ -42,7 +42,7 @@ def test_the_gpu_schedule_runs_on_a_cpu(tmp_path):
         pipe = AutoPipeline.from_pretrained(tmp_path / "weights" / system)
         assert pipe("an avocado armchair").images[0].size == (64, 64)
     recipe = json.loads((tmp_path / "runs" / "kl-toybox" / "recipe.json").read_text())
-    assert recipe["data"] == str(tmp_path / "runs" / "toybox-rendered") and recipe["mixed_precision"] == "bf16"
+    assert recipe["data"] == str(tmp_path / "runs" / "toybox-v1-rendered") and recipe["mixed_precision"] == "bf16"
 
 
 @pytest.mark.slow

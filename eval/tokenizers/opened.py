@@ -17,7 +17,7 @@ from torch import Tensor
 from t2i.checks import UsageError, nearest
 from t2i.devices import Dtype
 from t2i.files import read_json
-from t2i.folders import may_be_on_hub, newest_in_run
+from t2i.folders import embedded_folder, may_be_on_hub, newest_in_run
 from t2i.manifest import verify
 from t2i.notes import with_article
 from t2i.pipelines.loading.auto import embedded
@@ -139,7 +139,7 @@ def open_tokenizer(target: str, device: str = "cpu", dtype: Dtype = "float32") -
 
 def _folder_of(target: str) -> Path:
     """The folder with the tokenizer's config.json, or of a run with such folders."""
-    path = embedded().get(target, Path(target))
+    path = embedded_folder(target)
     if not path.exists():
         path = _from_hub(target)
     if not path.is_dir():

@@ -14,7 +14,7 @@ from diffusers.utils import logging
 from t2i.checks import check_options, nearest
 from t2i.devices import PipelineDtype, to_device
 from t2i.files import read_json
-from t2i.folders import may_be_on_hub, newest_in_run
+from t2i.folders import EMBEDDED, may_be_on_hub, newest_in_run
 from t2i.manifest import verify
 from t2i.notes import with_article
 from t2i.pipelines.codes import CodePipeline
@@ -34,7 +34,6 @@ from t2i.pipelines.muse import MusePipeline
 from t2i.pipelines.unclip import UnCLIPPipeline
 
 CONFIG = "config.json"
-WEIGHTS = Path(__file__).parent.parent / "weights"
 DIFFUSERS_OPTIONS = {"device_map", "quantization_config", "variant"}  # with these diffusers loads the components
 _CLASSES = (
     DallePipeline,
@@ -53,9 +52,8 @@ Pipeline = TypeVar("Pipeline", bound=DiffusionPipeline)
 
 def embedded() -> dict[str, Path]:
     """The folders of the systems that come with the package, by name ("toybox/dalle")."""
-    return {
-        str(p.parent.relative_to(WEIGHTS).as_posix()): p.parent for p in sorted(WEIGHTS.glob("*/*/model_index.json"))
-    }
+    found = sorted(EMBEDDED.glob("*/*/model_index.json"))
+    return {str(p.parent.relative_to(EMBEDDED).as_posix()): p.parent for p in found}
 
 
 class AutoPipeline:
@@ -88,7 +86,7 @@ class AutoPipeline:
         if is_single_file(str(name)):
             return AutoPipeline.from_single_file(name, dtype, **kwargs)
         kwargs["dtype"] = dtype
-        source = newest_in_run(embedded().get(str(name), Path(name)), INDEX)
+        source = newest_in_run(name, INDEX)
         verify(source)
         if (source / INDEX).is_file():
             cls = _pipeline_class(read_index(source), source / INDEX)

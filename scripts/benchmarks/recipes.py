@@ -1,27 +1,22 @@
-"""A recipe's training step in isolation: its task, with stand-ins for parts trained earlier, and a batch."""
+"""A recipe's training step in isolation: its task, with embedded parts for those trained earlier, and a batch."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from t2i.data.sampling import NumberedSamples
 
-WEIGHTS = Path(__file__).parents[2] / "pipelines" / "weights" / "toybox"
-STAND_INS = {  # for parts that earlier recipes train: existing parts of the same kind
-    "tokenizer": str(WEIGHTS / "dalle" / "image_tokenizer"),
-    "autoencoder": str(WEIGHTS / "ldm"),
-    "text_encoder": str(WEIGHTS / "ldm"),
-    "cache": "none",
-}
+STAND_INS = {"autoencoder": "toybox/ldm", "text_encoder": "toybox/ldm", "cache": "none"}
+TOKENIZERS = {64: "toybox/dalle", 128: "toybox/vqgan"}  # by image size
 
 
 def task_of(recipe):
     """The recipe's task, on the CPU; nothing is written."""
-    return replace(recipe, **{k: v for k, v in STAND_INS.items() if hasattr(recipe, k)}).task()
+    stand_ins = STAND_INS | {"tokenizer": TOKENIZERS[recipe.data.image_size]} if hasattr(recipe, "data") else STAND_INS
+    return replace(recipe, **{k: v for k, v in stand_ins.items() if hasattr(recipe, k)}).task()
 
 
 def batch_of(task, size: int, different: int = 4) -> dict[str, Tensor]:

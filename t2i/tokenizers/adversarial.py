@@ -42,8 +42,8 @@ class Adversary(nn.Module):
     Args:
         discriminator: maps images to scores, as PatchDiscriminator.
         weight: adversarial loss weight, multiplied by λ.
-        start: number of forward passes in training mode before the adversarial loss is added.
-        ramp: number of forward passes after that over which its weight grows from 0 to `weight`.
+        start: number of forward passes in training mode before either of the two losses is computed.
+        ramp: number of forward passes after that over which the adversarial weight grows from 0 to `weight`.
     """
 
     def __init__(self, discriminator: nn.Module, weight: float = 0.5, start: int = 0, ramp: int = 0):
@@ -64,7 +64,7 @@ class Adversary(nn.Module):
     def forward(self, recon: Tensor, images: Tensor, reconstruction: Tensor, last_layer: Tensor) -> dict[str, Tensor]:
         """The term to add to the tokenizer's loss, and its components.
 
-        Without gradients λ is undefined, and the generator's term is omitted.
+        Without gradients λ is undefined, and the generator's term is omitted. Up to `start` all terms are 0.
 
         Args:
             recon, images: (B, 3, S, S); recon with its graph.
@@ -76,6 +76,10 @@ class Adversary(nn.Module):
         """
         if self.training:
             self.passes += 1
+        if int(self.passes) <= self.start:
+            # A gradient of zero: to DistributedDataParallel, a parameter without one is an error.
+            zero = sum((p.sum() * 0.0 for p in self.discriminator.parameters()), recon.new_zeros(()))
+            return {"loss": zero} | dict.fromkeys(("generator", "discriminator", "adaptive_weight"), zero.detach())
         own = discriminator_loss(self.discriminator(images), self.discriminator(recon.detach()))
         generator = weight = total = own.new_zeros(())
         if (share := self.share()) > 0 and recon.requires_grad:

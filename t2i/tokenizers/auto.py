@@ -25,12 +25,15 @@ REMEDY = "make one with: t2i train vqvae-toybox, and give its folder"
 
 
 def open_image_tokenizer(folder: str | Path) -> ImageTokenizer:
-    """The frozen tokenizer in `folder` (a model, or a run's newest checkpoint), in eval mode.
+    """The frozen tokenizer in `folder` (a model, a run's newest checkpoint, or a pipeline that has one), in eval mode.
 
     Raises FileNotFoundError or ValueError, with the command that trains one.
     """
-    newest = newest_in_run(folder, "config.json")
+    pipeline = newest_in_run(folder, "model_index.json")
+    in_pipeline = (pipeline / "image_tokenizer").is_dir()
+    newest = pipeline if in_pipeline else newest_in_run(folder, "config.json")
     verify(newest)
+    newest = newest / "image_tokenizer" if in_pipeline else newest
     config = newest / "config.json"
     if not config.is_file():
         raise FileNotFoundError(f"there is no image tokenizer in {folder}; {REMEDY}")

@@ -18,9 +18,9 @@ class DiscriminatorConfig:
     discriminator_channels: tuple[int, ...] = (32, 64, 128)
     """Channels of each level of the discriminator; every level halves the resolution."""
     discriminator_start: int = 1000
-    """Number of forward passes for which only the discriminator is trained, before the adversarial loss is added."""
+    """Number of forward passes before the discriminator is trained and the adversarial loss is added."""
     discriminator_ramp: int = 500
-    """Number of forward passes after that over which the adversarial loss rises to its full weight."""
+    """Number of forward passes after that over which the adversarial loss rises from 0 to its full weight."""
 
     def __post_init__(self) -> None:
         for name in ("discriminator_weight", "discriminator_start", "discriminator_ramp"):

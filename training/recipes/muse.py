@@ -16,8 +16,8 @@ from t2i.prior.masked import MaskedTransformer, copy_from_causal, random_mask
 from t2i.prior.transformer import TextImageTransformer
 from t2i.training.held_out import BATCH
 from t2i.training.model_options import ModelOptions, model_options
-from t2i.training.recipes.dalle.prior import PreparePair, PriorRecipe, PriorTask, prior_loop
-from t2i.training.recipes.prompts import TOYBOX_PROMPTS
+from t2i.training.recipes.dalle.prior import TEXT_LENGTH, PreparePair, PriorRecipe, PriorTask, prior_loop
+from t2i.training.recipes.toybox import TOYBOX, TOYBOX_PROMPTS
 from t2i.weights import digest
 
 MASK_RATIOS = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the held-out loss
@@ -36,16 +36,16 @@ class MuseRecipe(PriorRecipe):
 
 
 def muse_toybox(preset: str = "base") -> MuseRecipe:
-    """A transformer with 3 M parameters that predicts masked ones of 256 image tokens from the others and the text.
+    """A transformer with 3.8 M parameters that predicts masked ones of 256 image tokens from the others and the text.
 
-    base: `t2i train muse-toybox`, after vqvae-toybox
+    base: `t2i train muse-toybox --init-from runs/prior-toybox/latest --mixed-precision bf16`, after prior-toybox
     tiny: `t2i train muse-toybox --preset tiny`, a minute on two cores, after the tiny vqvae-toybox
     """
     if preset == "tiny":
         model, loop = masked_options(width=128, layers=3, heads=4), prior_loop("muse", tiny=True)
         return MuseRecipe("runs/tiny-vqvae/latest", text_vocab_size=768, model=model, loop=loop)
-    model, loop = masked_options(width=192, heads=3), prior_loop("muse")
-    return MuseRecipe(model=model, loop=loop, validation_prompts=TOYBOX_PROMPTS)
+    model = masked_options(width=208, heads=4, text_length=TEXT_LENGTH)
+    return MuseRecipe(data=TOYBOX, model=model, loop=prior_loop("muse"), validation_prompts=TOYBOX_PROMPTS)
 
 
 class MuseTask(PriorTask):

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from t2i.data.toybox.scene import Scene
 
-EMBEDDED = Path(__file__).parents[2] / "pipelines" / "weights" / "toybox" / "classifier"
+EMBEDDED = "toybox/classifier"
 REMEDY = "make one with: t2i train toybox-classifier, and give its folder (runs/toybox-classifier/latest)"
 
 IMAGE_SIZE = 128

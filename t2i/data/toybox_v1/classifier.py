@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Prediction", "ToyboxClassifier", "load_classifier", "predict", "targets"]
 
-EMBEDDED = Path(__file__).parents[2] / "pipelines" / "weights" / "toybox" / "classifier-v1"
+EMBEDDED = "toybox/classifier-v1"
 REMEDY = "make one with: t2i train toybox-v1-classifier, and give its folder (runs/toybox-v1-classifier/latest)"
 
 IMAGE_SIZE = 64

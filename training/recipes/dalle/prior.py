@@ -31,12 +31,13 @@ from t2i.training.generative import GenerativeTask
 from t2i.training.held_out import BATCH, bins, check_held_out, loaded, printed, scores_of, split_held_out, swap_test
 from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.recipes.encodings import Encoding, cached_encodings
-from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.training.recipes.text.base import learn_tokenizer
+from t2i.training.recipes.toybox import TOYBOX, TOYBOX_PROMPTS
 from t2i.training.task import Evaluation
 from t2i.weights import copy_weights, digest, tokenizer_digest
 
 ROWS = 4  # bins of the held-out loss
+TEXT_LENGTH = 40  # the longest captions of toybox take 35 tokens
 
 prior_options = partial(model_options, TextImageTransformer, exclude=("grid_size", "attention_backend"))
 
@@ -46,7 +47,7 @@ class PriorRecipe:
     """Options of `t2i train prior-toybox`."""
 
     tokenizer: str = "runs/vqvae-toybox/latest"
-    """Folder of the trained image tokenizer (stage 1)."""
+    """The trained image tokenizer (stage 1): its folder, a pipeline's folder, or the name of embedded weights."""
     caption_dropout: float = 0.1
     """Fraction of samples trained without caption, for classifier-free guidance."""
     init_from: str | None = None
@@ -78,16 +79,16 @@ class PriorRecipe:
 
 
 def prior_toybox(preset: str = "base") -> PriorRecipe:
-    """A transformer with 3 M parameters over 24 text tokens and 256 image tokens.
+    """A transformer with 3.8 M parameters over 40 text tokens and the 256 image tokens of a 128×128 image.
 
-    base: `t2i train prior-toybox`, 100 minutes on two cores, after vqvae-toybox
+    base: `t2i train prior-toybox --tokenizer toybox/vqgan --mixed-precision bf16`
     tiny: `t2i train prior-toybox --preset tiny`, a minute on two cores, after the tiny vqvae-toybox
     """
     if preset == "tiny":
         model, loop = prior_options(width=128, layers=3, heads=4), prior_loop("prior", tiny=True)
         return PriorRecipe("runs/tiny-vqvae/latest", text_vocab_size=768, model=model, loop=loop)
-    model, loop = prior_options(width=192, heads=3), prior_loop("prior")
-    return PriorRecipe(model=model, loop=loop, validation_prompts=TOYBOX_PROMPTS)
+    model = prior_options(width=208, heads=4, text_length=TEXT_LENGTH)
+    return PriorRecipe(data=TOYBOX, model=model, loop=prior_loop("prior"), validation_prompts=TOYBOX_PROMPTS)
 
 
 def prior_loop(name: str, tiny: bool = False) -> LoopConfig:
@@ -95,7 +96,7 @@ def prior_loop(name: str, tiny: bool = False) -> LoopConfig:
     if tiny:
         run, steps = f"runs/tiny-{name}", {"max_train_steps": 200, "checkpointing_steps": 100, "lr_warmup_steps": 20}
     else:
-        run, steps = f"runs/{name}-toybox", {"max_train_steps": 5_000, "checkpointing_steps": 300}
+        run, steps = f"runs/{name}-toybox", {"max_train_steps": 8_000, "checkpointing_steps": 400}
     return LoopConfig(run, train_batch_size=32, optimizer="muon", learning_rate=4e-3, **steps)
 
 

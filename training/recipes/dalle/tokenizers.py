@@ -23,6 +23,7 @@ from t2i.training.model_options import ModelOptions, model_options
 from t2i.training.previews import reconstructions
 from t2i.training.recipes.discriminator import DiscriminatorConfig
 from t2i.training.recipes.perceptual import PerceptualConfig
+from t2i.training.recipes.toybox import TOYBOX
 from t2i.training.task import Task
 from t2i.weights import copy_weights
 
@@ -30,7 +31,8 @@ vqvae_options = partial(model_options, VQVAE, exclude=("image_size", "edge_weigh
 fsq_options = partial(model_options, FSQVAE, exclude=("image_size", "edge_weight"))
 dvae_options = partial(model_options, DiscreteVAE, exclude=("image_size", "edge_weight"))
 
-BASE = {"channels": (48, 128), "encoder_blocks": (0, 2), "decoder_blocks": (1, 3)}
+BASE = {"channels": (48, 128), "encoder_blocks": (0, 2), "decoder_blocks": (1, 4), "patch": 4}
+CODEBOOK = {"codebook_size": 2048, "code_width": 16, "warmup_batches": 150}
 TINY = {"channels": (32, 64), "encoder_blocks": (0, 1), "decoder_blocks": (0, 1)}
 
 
@@ -61,31 +63,31 @@ class VQGANRecipe(TokenizerRecipe):
 
 
 def vqvae_toybox(preset: str = "base") -> TokenizerRecipe:
-    """A VQ-VAE: 64×64 images as 16×16 tokens from a codebook of 1,024.
+    """A VQ-VAE: 128×128 images as 16×16 tokens from a codebook of 2,048.
 
-    base: `t2i train vqvae-toybox`, 15 minutes on two cores
+    base: `t2i train vqvae-toybox --mixed-precision bf16`, 25 minutes on two cores
     tiny: `t2i train vqvae-toybox --preset tiny`, a minute on two cores
     """
     if preset == "tiny":
         model = vqvae_options(**TINY, codebook_size=256, code_width=16, warmup_batches=40)
         return TokenizerRecipe(model=model, loop=_loop("vqvae", tiny=True))
-    model = vqvae_options(**BASE, code_width=16, warmup_batches=150)
-    return TokenizerRecipe(model=model, loop=_loop("vqvae"))
+    return TokenizerRecipe(data=TOYBOX, model=vqvae_options(**BASE, **CODEBOOK), loop=_loop("vqvae"))
 
 
 def fsq_toybox(preset: str = "base") -> TokenizerRecipe:
-    """A VQ-VAE with finite scalar quantization: 64×64 images as 16×16 tokens of 1,000.
+    """A VQ-VAE with finite scalar quantization: 128×128 images as 16×16 tokens of 1,920.
 
     base: `t2i train fsq-toybox`
     tiny: `t2i train fsq-toybox --preset tiny`, a minute on two cores
     """
     if preset == "tiny":
         return TokenizerRecipe(model=fsq_options(**TINY, levels=(8, 6, 5)), loop=_loop("fsq", tiny=True))
-    return TokenizerRecipe(model=fsq_options(**BASE), loop=_loop("fsq"))
+    model = fsq_options(**BASE, levels=(8, 8, 6, 5))
+    return TokenizerRecipe(data=TOYBOX, model=model, loop=_loop("fsq"))
 
 
 def dvae_toybox(preset: str = "base") -> TokenizerRecipe:
-    """A discrete VAE: 64×64 images as 16×16 tokens from a codebook of 1,024.
+    """A discrete VAE: 128×128 images as 16×16 tokens from a codebook of 2,048.
 
     base: `t2i train dvae-toybox`
     tiny: `t2i train dvae-toybox --preset tiny`, a minute on two cores
@@ -94,13 +96,13 @@ def dvae_toybox(preset: str = "base") -> TokenizerRecipe:
         annealing = {"kl_batches": 100, "annealed_batches": 200}
         model = dvae_options(**TINY, codebook_size=256, code_width=16, **annealing)
         return TokenizerRecipe(model=model, loop=_loop("dvae", tiny=True))
-    return TokenizerRecipe(model=dvae_options(**BASE), loop=_loop("dvae"))
+    return TokenizerRecipe(data=TOYBOX, model=dvae_options(**BASE, codebook_size=2048), loop=_loop("dvae"))
 
 
 def vqgan_toybox(preset: str = "base") -> VQGANRecipe:
-    """A VQGAN: 64×64 images as 16×16 tokens from a codebook of 1,024, with a perceptual and an adversarial loss.
+    """A VQGAN: 128×128 images as 16×16 tokens from a codebook of 2,048, with a perceptual and an adversarial loss.
 
-    base: `t2i train vqgan-toybox`
+    base: `t2i train vqgan-toybox --init-from runs/vqvae-toybox/latest --mixed-precision bf16`, after vqvae-toybox
     tiny: `t2i train vqgan-toybox --preset tiny`, a minute on two cores
     """
     if preset == "tiny":
@@ -108,16 +110,15 @@ def vqgan_toybox(preset: str = "base") -> VQGANRecipe:
         small = {"discriminator_channels": (16, 32), "discriminator_start": 100, "discriminator_ramp": 50}
         discriminator = DiscriminatorConfig(discriminator_weight=0.5, **small)
         return VQGANRecipe(model=model, discriminator=discriminator, loop=_loop("vqgan", tiny=True))
-    model = vqvae_options(**BASE, code_width=16, warmup_batches=150)
-    return VQGANRecipe(model=model, loop=_loop("vqgan"))
+    return VQGANRecipe(data=TOYBOX, model=vqvae_options(**BASE, **CODEBOOK), loop=_loop("vqgan"))
 
 
 def _loop(name: str, tiny: bool = False) -> LoopConfig:
     if tiny:
         steps = {"max_train_steps": 300, "checkpointing_steps": 100, "lr_warmup_steps": 20}
         return LoopConfig(f"runs/tiny-{name}", train_batch_size=16, **steps)
-    steps = {"max_train_steps": 3_200, "checkpointing_steps": 400}
-    return LoopConfig(f"runs/{name}-toybox", train_batch_size=32, learning_rate=1e-3, **steps)
+    steps = {"max_train_steps": 3_000, "checkpointing_steps": 500}
+    return LoopConfig(f"runs/{name}-toybox", train_batch_size=32, optimizer="muon", learning_rate=3e-3, **steps)
 
 
 class TokenizerTask(Task):

@@ -10,8 +10,8 @@ from t2i.checks import check_whole
 from t2i.pipelines.imagen import ImagenPipeline
 from t2i.training.config import LoopConfig
 from t2i.training.recipes.imagen.task import PixelDiffusionTask, PixelRecipe, unet_options
-from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.training.recipes.text_conditioned import DenoiserWithTextEncoder, TextEncoderOptions, load_text_encoder
+from t2i.training.recipes.toybox import TOYBOX_V1_PROMPTS
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def imagen_base(preset: str = "base") -> ImagenBaseRecipe:
         return ImagenBaseRecipe(**small, model=model, loop=loop)
     steps = {"max_train_steps": 10_000, "checkpointing_steps": 500, "lr_warmup_steps": 100}
     loop = LoopConfig("runs/imagen-base", train_batch_size=64, optimizer="muon", learning_rate=4e-3, **steps)
-    return ImagenBaseRecipe(loop=loop, validation_prompts=TOYBOX_PROMPTS)
+    return ImagenBaseRecipe(loop=loop, validation_prompts=TOYBOX_V1_PROMPTS)
 
 
 class ImagenBaseTask(PixelDiffusionTask):

@@ -12,7 +12,7 @@ from t2i.pipelines.imagen import ImagenPipeline
 from t2i.pipelines.loading.auto import AutoPipeline
 from t2i.training.config import LoopConfig
 from t2i.training.recipes.imagen.task import PixelDiffusionTask, PixelRecipe, unet_options
-from t2i.training.recipes.prompts import TOYBOX_PROMPTS
+from t2i.training.recipes.toybox import TOYBOX_V1_PROMPTS
 from t2i.weights import digest
 
 
@@ -48,7 +48,7 @@ def imagen_sr(preset: str = "base") -> ImagenSRRecipe:
     model = unet_options(**sizes, cross_attention=(False, False, True), self_attention=(False, False, False))
     steps = {"max_train_steps": 6_000, "checkpointing_steps": 500, "lr_warmup_steps": 100}
     loop = LoopConfig("runs/imagen-sr", train_batch_size=32, optimizer="muon", learning_rate=4e-3, **steps)
-    return ImagenSRRecipe(cached_images=30_000, model=model, loop=loop, validation_prompts=TOYBOX_PROMPTS)
+    return ImagenSRRecipe(cached_images=30_000, model=model, loop=loop, validation_prompts=TOYBOX_V1_PROMPTS)
 
 
 class ImagenSRTask(PixelDiffusionTask):

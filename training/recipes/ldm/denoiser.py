@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,20 +19,20 @@ from t2i.files import read_json
 from t2i.folders import may_be_on_hub, newest_in_run
 from t2i.manifest import verify
 from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
-from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion, embedded
+from t2i.pipelines.loading.auto import AutoPipeline, as_latent_diffusion
 from t2i.text.encoders import TextEncoder
 from t2i.tokenizers.kl import make_fast, stride_of
 from t2i.training.config import LoopConfig
 from t2i.training.held_out import BATCH, bins, errors_by_timestep, loaded, printed, scores_of, split_held_out, swap_test
 from t2i.training.recipes.ldm.base import LatentDiffusionTask, use_fast_attention
 from t2i.training.recipes.ldm.latents import latents_of
-from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.training.recipes.text_conditioned import (
     DenoiserWithTextEncoder,
     TextConditionedRecipe,
     TextEncoderOptions,
     load_text_encoder,
 )
+from t2i.training.recipes.toybox import TOYBOX_V1_PROMPTS
 from t2i.training.task import Evaluation
 from t2i.weights import digest, load_model, tokenizer_digest
 
@@ -119,7 +118,7 @@ def ldm_toybox(preset: str = "base") -> LDMRecipe:
     run = "runs/ldm-toybox"
     steps = {"max_train_steps": 6_000, "checkpointing_steps": 300, "lr_warmup_steps": 100}
     loop = LoopConfig(run, train_batch_size=128, optimizer="muon", learning_rate=4e-3, **steps)
-    return LDMRecipe(train_text_encoder=True, loop=loop, validation_prompts=TOYBOX_PROMPTS)
+    return LDMRecipe(train_text_encoder=True, loop=loop, validation_prompts=TOYBOX_V1_PROMPTS)
 
 
 class LDMTask(LatentDiffusionTask):
@@ -221,7 +220,7 @@ def load_autoencoder(name: str) -> AutoencoderKL:
     Raises FileNotFoundError or ValueError with the command that trains it.
     """
     remedy = "make one with: t2i train kl-toybox, and give its folder with --autoencoder"
-    folder = newest_in_run(embedded().get(name, Path(name)), "model_index.json")
+    folder = newest_in_run(name, "model_index.json")
     verify(folder)
     if (folder / "model_index.json").is_file():
         folder = folder / "vae"

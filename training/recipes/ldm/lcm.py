@@ -18,7 +18,7 @@ from t2i.pipelines.latent_diffusion import LatentDiffusionPipeline
 from t2i.training.config import FineTuningDataConfig, LoopConfig
 from t2i.training.recipes.ldm.base import use_fast_attention
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, open_unet_pipeline
-from t2i.training.recipes.prompts import TOYBOX_PROMPTS
+from t2i.training.recipes.toybox import TOYBOX_V1_PROMPTS
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def lcm(preset: str = "base") -> LCMRecipe:
         return LCMRecipe("runs/tiny-ldm/latest", cache="none", loop=loop)
     steps = {"max_train_steps": 1_000, "checkpointing_steps": 250, "lr_warmup_steps": 30}
     loop = LoopConfig("runs/lcm", train_batch_size=64, optimizer="muon", learning_rate=5e-4, **steps)
-    return LCMRecipe(validation_prompts=TOYBOX_PROMPTS, loop=loop)
+    return LCMRecipe(validation_prompts=TOYBOX_V1_PROMPTS, loop=loop)
 
 
 class LCMTask(FineTuningTask):

@@ -26,8 +26,8 @@ from t2i.training.config import DataConfig, LoopConfig
 from t2i.training.generative import GenerativeTask
 from t2i.training.held_out import bins, errors_by_timestep, printed, scores_of, split_held_out, swap_test
 from t2i.training.model_options import ModelOptions, model_options
-from t2i.training.recipes.prompts import TOYBOX_PROMPTS
 from t2i.training.recipes.text_conditioned import Tokens
+from t2i.training.recipes.toybox import TOYBOX_V1_PROMPTS
 from t2i.training.recipes.unclip.base import (
     cached_embeddings,
     images_of_the_same_captions,
@@ -109,7 +109,7 @@ def _recipe(preset: str, name: str, options: partial[ModelOptions]) -> UnCLIPPri
         return UnCLIPPriorRecipe("runs/tiny-clip/latest", cached_images=2_000, model=options(**sizes), loop=loop)
     steps = {"max_train_steps": 5_000, "checkpointing_steps": 500}
     loop = LoopConfig(f"runs/{name}", train_batch_size=128, optimizer="muon", learning_rate=4e-3, **steps)
-    return UnCLIPPriorRecipe(model=options(), loop=loop, validation_prompts=TOYBOX_PROMPTS)
+    return UnCLIPPriorRecipe(model=options(), loop=loop, validation_prompts=TOYBOX_V1_PROMPTS)
 
 
 class UnCLIPPriorTask(GenerativeTask):
