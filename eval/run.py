@@ -29,7 +29,7 @@ from t2i.eval.features import Features
 from t2i.eval.generation.images import describe, generate_on_all
 from t2i.eval.generation.manifest import find_manifest
 from t2i.eval.generation.prompt import Prompt
-from t2i.eval.generation.prompts import BASIC, CATEGORIES, open_prompts, prompts_of_files
+from t2i.eval.generation.prompts import SUITES_V1, open_prompts, prompts_of_files
 from t2i.eval.generation.suites import SUITES
 from t2i.eval.images.folders import check_outside, image_files, left_out
 from t2i.eval.images.real import renders, split_images
@@ -53,7 +53,7 @@ COPIES = 4  # reference renders per prompt
 GENERATED, REFERENCE, REAL = "generated", "reference", "real"  # image sets
 TRAINING, NEW = "training", "new"  # the set searched for near copies, and one not trained on
 # Number of categories of each suite, over which --num-images is spread.
-CATEGORY_COUNTS = {"toybox-v1": len(CATEGORIES), "basic": len(BASIC)} | {name: len(of) for name, of in SUITES.items()}
+CATEGORY_COUNTS = {name: len(categories) for name, categories in (SUITES_V1 | SUITES).items()}
 
 
 class EvalRun(Distributed):

@@ -1,7 +1,8 @@
 """Train the embedded weights from scratch: `python scripts/make_weights.py`.
 
 Trains the recipes one after the other (interrupted runs are resumed), then stores the results in half precision under
-pipelines/weights/. With --pack-only it only stores the newest existing checkpoints.
+pipelines/weights/, and their curves as references under training/reference/. With --pack-only it only stores the newest
+existing checkpoints.
 
 `--preset gpu` is for one large GPU: bfloat16, compiled blocks, larger batches, and toybox rendered in advance on all
 cores. It first prints its estimated running time; with --dry-run only that.
@@ -33,6 +34,7 @@ from t2i.data.toybox_v1.classifier import ToyboxClassifier
 from t2i.pipelines import AutoPipeline
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.recipes import RECIPES
+from t2i.training.reference import store_reference
 
 WEIGHTS = Path(__file__).parent.parent / "pipelines" / "weights" / "toybox"
 LIMIT_MB = {"vqgan": 5.0, "dalle": 12.0, "ldm": 20.0, "clip": 8.0, "classifier-v1": 3.0, "classifier": 4.0}
@@ -163,9 +165,7 @@ def main(args: list[str]) -> None:
         print(weights_estimate.table(estimates(ask), images, ask.workers), flush=True)
         if ask.dry_run:
             return
-        for world, size in in_advance.items():
-            if not is_rendered(folder := ask.runs / f"{world}-rendered"):
-                export(WORLDS[world]("train", size, num=ask.rendered), folder, ask.workers, "array")
+        render(ask, in_advance)
     for recipe, folders in () if ask.pack_only else STAGES.items():
         train(ask, recipe, {flag: ask.runs / folder for flag, folder in folders.items()})
     for name, (recipe, opened) in PACKED.items():
@@ -173,6 +173,9 @@ def main(args: list[str]) -> None:
             pack(ask.out, name, opened.from_pretrained(newest, dtype=torch.float16))
         else:
             print(f"{newest}: there is none, {name} stays as it is")
+    if ask.out == WEIGHTS:
+        for run in filter(Path.is_dir, (ask.runs / recipe for recipe in STAGES)):
+            print(store_reference(run))
 
 
 def base_of(ask: MakeWeights) -> str:
@@ -184,6 +187,13 @@ def rendered_in_advance(ask: MakeWeights) -> dict[str, int]:
     """The worlds of toybox whose images are rendered in advance, and their sides in pixels."""
     data = [RECIPES[name](base_of(ask)).data for name, gpu in GPU.items() if not gpu.renders]
     return {of.data: of.image_size for of in data}
+
+
+def render(ask: MakeWeights, worlds: dict[str, int]) -> None:
+    """Render images of each world, with their sides in pixels, unless they are there already."""
+    for world, size in worlds.items():
+        if not is_rendered(folder := ask.runs / f"{world}-rendered"):
+            export(WORLDS[world]("train", size, num=ask.rendered), folder, ask.workers, "array")
 
 
 def on_gpu(ask: MakeWeights, recipe: str) -> OnGPU:

@@ -28,6 +28,7 @@ COMMANDS = {  # name: (module:function that takes the arguments, description)
     "train": ("t2i.training.cli:main", "train or fine-tune a model: t2i train lists the recipes"),
     "eval": ("t2i.eval.cli:main", "evaluate a pipeline or a folder of images: t2i eval lists the metrics"),
     "report": ("t2i.eval.report.cli:main", "compare reports, plot scores against an option, collect human ratings"),
+    "list": ("t2i.listing:main", "list embedded weights, recipes, schedulers, prompt suites, metrics, extractors"),
     "compare": (
         "t2i.training.benchmark.compare:main",
         "train all unconditional models for the same time and compare them",

@@ -12,6 +12,11 @@ import pytest
 from PIL import Image
 
 from t2i.cli import main
+from t2i.diffusion.schedulers import SCHEDULERS
+from t2i.eval.evaluators import EVALUATORS
+from t2i.eval.generation.suites import SUITES
+from t2i.pipelines import embedded
+from t2i.training.recipes import RECIPES
 
 
 @pytest.fixture
@@ -138,3 +143,16 @@ def test_half_precision_generates_nearly_the_same_images_and_is_recorded(tmp_pat
             generated[dtype] = np.asarray(image.convert("RGB"), np.float32)
     difference = np.abs(generated["float32"] - generated["bfloat16"])
     assert 0 < difference.mean() < 4
+
+
+def test_list_names_what_exists(capsys):
+    main(["list", "recipes", "metrics", "weights", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [row["recipe"] for row in found["recipes"]] == list(RECIPES)
+    assert [row["metric"] for row in found["metrics"]] == list(EVALUATORS)
+    assert set(embedded()) <= {row["weights"] for row in found["weights"]}
+    main(["list"])
+    text = capsys.readouterr().out
+    assert all(f"\n{name} " in text for name in (*SCHEDULERS, *SUITES, "lecture-v1", "clip:NAME_OR_FOLDER"))
+    with pytest.raises(SystemExit, match=r"did you mean schedulers\?"):
+        main(["list", "schedlers"])

@@ -28,12 +28,13 @@ from t2i.pipelines import AutoPipeline
 from t2i.text.bpe import encode
 from t2i.tokenizers.vqvae import VQVAE
 from t2i.training.cli import run
-from t2i.training.config import LoopConfig
+from t2i.training.config import LoopConfig, flatten
 from t2i.training.finite import NonFiniteLoss
 from t2i.training.held_out import RIGHT, loaded
 from t2i.training.log import plot_curves
 from t2i.training.loop import learning_rate
 from t2i.training.recipes import RECIPES
+from t2i.training.reference import reference_curves, store_reference
 
 TINY_VQVAE = {"channels": (8, 8, 16), "encoder_blocks": (0, 0, 0), "decoder_blocks": (0, 0, 0), "codebook_size": 64}
 TINY_VQVAE |= {"patch": 2}
@@ -116,6 +117,30 @@ def test_curves_show_a_metric_that_some_steps_lack(tmp_path):
     plot_curves([{k: v for k, v in line.items() if k != "text"} for line in lines], tmp_path / "one.png")
     both, one = (Image.open(tmp_path / f"{name}.png") for name in ("both", "one"))
     assert np.asarray(both).std() > np.asarray(one).std(), "a second panel"
+
+
+def test_a_run_shows_the_reference_of_its_recipe_where_the_options_agree(tmp_path, monkeypatch):
+    monkeypatch.setattr("t2i.training.reference.FOLDER", tmp_path / "reference")
+    made = vqvae_recipe(tmp_path / "first", max_train_steps=40, checkpointing_steps=40)
+    run(made, "vqvae-toybox")
+    lines = [json.loads(line) for line in (tmp_path / "first" / "metrics.jsonl").read_text().splitlines()]
+    assert not reference_curves(flatten(made))
+    store_reference(tmp_path / "first", tmp_path / "reference")
+
+    named = {"recipe": "vqvae-toybox"} | flatten(made)
+    images, values = reference_curves(named)["loss"]
+    assert images.tolist() == [line["images"] for line in lines]  # fewer than 100: all
+    assert values == pytest.approx([line["loss"] for line in lines], rel=1e-3)  # fewer than 100: not averaged
+    other_loop = dataclasses.replace(made, loop=dataclasses.replace(made.loop, learning_rate=1.0, output_dir="other"))
+    assert reference_curves({"recipe": "vqvae-toybox"} | flatten(other_loop))
+    wider = dataclasses.replace(made, model=dataclasses.replace(made.model, channels=(16, 16, 16)))
+    assert not reference_curves({"recipe": "vqvae-toybox"} | flatten(wider))
+
+    plot_curves(lines, tmp_path / "alone.png")
+    plot_curves(lines, tmp_path / "both.png", reference_curves(named))
+    both, alone = (np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")) for name in ("both", "alone"))
+    dashes = np.abs(both.astype(int) - (0xB3, 0x54, 0x1E)).sum(-1) < 60
+    assert dashes.any() and not (np.abs(alone.astype(int) - (0xB3, 0x54, 0x1E)).sum(-1) < 60).any()
 
 
 def test_saved_weights_are_the_averaged_ones(tmp_path):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from accelerate import Accelerator
@@ -17,15 +18,23 @@ from tqdm import tqdm
 from t2i.files import write_whole, writing
 from t2i.plots import COLOURS, new_figure, save_png, styled
 from t2i.training.config import LoopConfig
+from t2i.training.reference import Curve, moving_average, smoothing_width
 
 
 class RunLog:
     """Progress bar, `metrics.jsonl`, `curves.png`, `samples/step-N.png`, and the trackers named by `report_to`.
 
     Only the main process logs. On resume, lines of steps after the checkpoint are dropped first.
+
+    Args:
+        done: steps before this session.
+        reference: curves to show with those of this run, by metric.
     """
 
-    def __init__(self, config: LoopConfig, done: int, accelerator: Accelerator):
+    def __init__(
+        self, config: LoopConfig, done: int, accelerator: Accelerator, reference: Mapping[str, Curve] | None = None
+    ):
+        self.reference = reference or {}
         self.run, self.accelerator = Path(config.output_dir), accelerator
         self.main = accelerator.is_main_process
         self.batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
@@ -83,7 +92,7 @@ class RunLog:
         with tolerated(step, "preview"):
             self._save(step, preview())
         with tolerated(step, "curves"):
-            plot_curves(self.history, self.run / "curves.png")
+            plot_curves(self.history, self.run / "curves.png", self.reference)
 
     def _save(self, step: int, image: Image.Image) -> None:
         folder = self.run / "samples"
@@ -118,24 +127,28 @@ def tolerated(step: int, what: str) -> Iterator[None]:
 
 
 @styled
-def plot_curves(history: list[dict], path: Path) -> None:
-    """One panel per metric: raw values in grey, and in blue the moving average over a fiftieth of the run.
+def plot_curves(history: list[dict], path: Path, reference: Mapping[str, Curve] = MappingProxyType({})) -> None:
+    """One panel per metric: raw values in grey, in blue the moving average over a fiftieth of the run, and dashed the
+    reference, up to twice the number of steps so far.
 
     Steps without a metric are left out of its panel: a batch may have nothing that it measures.
     """
     names = [n for n in dict.fromkeys(n for line in history for n in line) if n not in ("step", "images", "seconds")]
     rows = -(-len(names) // 3)
     figure = new_figure(12, 2.8 * rows)
+    batch, last = history[-1]["images"] / history[-1]["step"], history[-1]["step"]
     for i, name in enumerate(names):
         steps, values = np.array([(line["step"], line[name]) for line in history if name in line]).T
-        width = max(1, len(values) // 50)
-        sums = np.concatenate([[0.0], values.cumsum()])
-        ends = np.arange(1, len(values) + 1)
-        starts = np.maximum(0, ends - width)
-        means = (sums[ends] - sums[starts]) / (ends - starts)
+        means = moving_average(values, smoothing_width(values))
         axes = figure.add_subplot(rows, 3, i + 1)
         axes.plot(steps, values, color="0.8", linewidth=0.8)
         axes.plot(steps, means, color=COLOURS[0], linewidth=1.4)
+        if name in reference:
+            images, expected = reference[name]
+            shown = images / batch <= 2 * last
+            label = "the run of the embedded weights"
+            axes.plot(images[shown] / batch, expected[shown], "--", color=COLOURS[1], linewidth=1.1, label=label)
+            axes.legend()
         axes.set_title(name)
         axes.set_xlabel("step")
         if name not in ("lr", "codes_used") and values.min() > 0:

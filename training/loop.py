@@ -31,6 +31,7 @@ from t2i.training.finite import FiniteSteps
 from t2i.training.log import RunLog, tolerated, tracker_of
 from t2i.training.micro_batches import MicroBatches, split
 from t2i.training.optimizers import make_optimizer
+from t2i.training.reference import reference_curves
 from t2i.training.sharding import check_sharding, is_sharded, launched_sharded, local, shard, total_norm
 from t2i.training.stop import StopRequest, ignore_stop_signals
 from t2i.training.task import Task
@@ -91,7 +92,8 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
             return origin
         sizes = (config.train_batch_size, config.gradient_accumulation_steps)
         micro_batches = MicroBatches(*sizes, task.model, accelerator)
-        data, log = training_batches(task, config, budget.step, accelerator), RunLog(config, budget.step, accelerator)
+        data = training_batches(task, config, budget.step, accelerator)
+        log = RunLog(config, budget.step, accelerator, reference_curves(recipe))
         with closing(data) as batches, log, StopRequest() as stop:
             budget.pause()
             due = False  # a checkpoint, since an earlier step that was skipped

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from t2i.checks import UsageError, check_choice
 from t2i.eval.features.base import Extractor, Features, area_resize, as_uint8, measure_name
@@ -13,8 +12,8 @@ from t2i.eval.features.small import PixelExtractor, RandomExtractor, ToyboxExtra
 
 __all__ = ["EXTRACTORS", "Extractor", "Features", "area_resize", "as_uint8", "measure_name", "open_extractor"]
 
-_ALONE: dict[str, Callable[..., Extractor]] = {"pixels": PixelExtractor, "random": RandomExtractor}
-_WITH_SOURCE: dict[str, Callable[..., Extractor]] = {
+_ALONE: dict[str, type[Extractor]] = {"pixels": PixelExtractor, "random": RandomExtractor}
+_WITH_SOURCE: dict[str, type[Extractor]] = {
     "toybox-v1": ToyboxExtractor,
     "inception": InceptionExtractor,
     "clip": ClipExtractor,
@@ -24,6 +23,16 @@ _WITH_SOURCE: dict[str, Callable[..., Extractor]] = {
 EXTRACTORS = (*_ALONE, *_WITH_SOURCE)
 _NEEDS_SOURCE = {"clip": "NAME_OR_FOLDER", "open_clip": "ARCH/PRETRAINED", "dinov2": "NAME_OR_FOLDER"}
 _HASH = re.compile(r"(.+)@([0-9a-fA-F]{6,64})")
+
+
+def extractor_forms() -> dict[str, str]:
+    """How each extractor is named, with its argument (in brackets if optional), and its class's first sentence."""
+    forms = {}
+    for name, cls in (_ALONE | _WITH_SOURCE).items():
+        argument = f":{_NEEDS_SOURCE[name]}" if name in _NEEDS_SOURCE else "[:FILE_OR_FOLDER]"
+        form = name if name in _ALONE else name + argument
+        forms[form] = " ".join((cls.__doc__ or "").split("\n\n")[0].split())
+    return forms
 
 
 def open_extractor(name: str, device: str = "cpu") -> Extractor:

@@ -81,6 +81,9 @@ LECTURE: tuple[tuple[str, str, Scene | None], ...] = (
     ("an oil painting of a robot reading a newspaper", "open", None),
 )
 
+SUITES_V1: dict[str, tuple[str, ...]] = {"toybox-v1": tuple(CATEGORIES), "basic": tuple(BASIC)}  # with their categories
+SUITES_V1 |= {f"toybox-v1/{slug(category)}": (category,) for category in CATEGORIES}
+
 
 def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0) -> list[Prompt]:
     """The prompts of a suite ("toybox", "ladder/3", "toybox-v1", …), of a file, or the captions of a folder.
@@ -100,15 +103,13 @@ def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0
     check_seeds("seed", seed)
     if num is not None:
         check_whole("num", num)
-    suites = {"toybox-v1": tuple(CATEGORIES), "basic": tuple(BASIC)}
-    suites |= {f"toybox-v1/{slug(category)}": (category,) for category in CATEGORIES}
-    if name in (*suites, *SUITES) and num is None:
+    if name in (*SUITES_V1, *SUITES) and num is None:
         raise ValueError(f"the suite {name!r} is infinite: give num, the number of prompts per category")
     if name in SUITES:
         return suite_prompts(name, num, seed)
-    if name in suites:
+    if name in SUITES_V1:
         make = basic_prompts if name == "basic" else toybox_prompts
-        return [prompt for category in suites[name] for prompt in make(category, num, seed)]
+        return [prompt for category in SUITES_V1[name] for prompt in make(category, num, seed)]
     if name == "lecture-v1":
         rows = enumerate(LECTURE[:num])
         return [Prompt(text, category, scene, f"lecture/{i:04}") for i, (text, category, scene) in rows]
@@ -120,7 +121,7 @@ def open_prompts(name_or_file: str | Path, num: int | None = None, seed: int = 0
         Path(name).parent != Path() and name.split("/")[0] not in ("toybox", "toybox-v1", "ladder")
     ):
         raise FileNotFoundError(f"there is no file of prompts {name!r}; give one with a prompt per line, or a suite")
-    check_choice("prompt suite", name, [*SUITES, *suites, "lecture-v1"])
+    check_choice("prompt suite", name, [*SUITES, *SUITES_V1, "lecture-v1"])
     raise AssertionError("check_choice lets only known names pass")
 
 
