@@ -33,7 +33,7 @@ from t2i.images import to_tensor
 from t2i.models import load_pretrained
 from t2i.models.adversarial.cyclegan import CycleGAN
 from t2i.models.base import from_levels
-from t2i.plots import new_figure, save_png, styled
+from t2i.plots import new_figure, save_png, styled, use_log_scale
 from t2i.runs import RECIPE_FILE, open_training_data
 
 Curve = tuple[Callable[[Path], Tensor], Tensor]  # a checkpoint's images, and real images, (n, C, S, S) each
@@ -94,7 +94,7 @@ def plot(rows: list[tuple], curves: list[str], measure: str) -> Figure:
     steps, *distances = zip(*rows, strict=True)
     for name, values in zip(curves, distances, strict=True):
         axes.plot(steps, values, marker="o", markersize=3, label=name)
-    axes.set_yscale("log")
+    use_log_scale(axes, "y")
     axes.set_xlabel("step")
     axes.set_ylabel(measure)
     axes.legend()

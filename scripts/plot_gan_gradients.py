@@ -19,7 +19,7 @@ from t2i.cli_errors import exit_on_bad_input
 from t2i.data.splits import open_splits
 from t2i.models.adversarial.gan import GAN
 from t2i.models.base import from_levels
-from t2i.plots import new_figure, save_png, styled
+from t2i.plots import new_figure, save_png, styled, use_log_scale
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def plot(steps: list[int], norms: dict[str, list[float]]) -> Figure:
     labels = {"minimax": "E ln(1 − σ(D(G(z))))", "non_saturating": "−E ln σ(D(G(z)))"}
     for kind, values in norms.items():
         axes.plot(steps, values, label=f"{kind.replace('_', '-')}: {labels[kind]}")
-    axes.set_yscale("log")
+    use_log_scale(axes, "y")
     axes.set_xlabel("steps of the discriminator, the generator unmoved")
     axes.set_ylabel("norm of the generator's gradient")
     axes.legend()

@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Literal, ParamSpec, TypeVar
 from xml.etree import ElementTree
 
 from t2i.files import write_whole
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from PIL import Image
 
@@ -48,6 +49,20 @@ def new_figure(width: float = 6.4, height: float = 4.0) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def use_log_scale(axes: Axes, axis: Literal["x", "y"]) -> None:
+    """Logarithmic scale with plain numbers at its ticks: matplotlib's own labels are mathematics, which is off here."""
+    from matplotlib.ticker import LogFormatter
+
+    class PlainFormatter(LogFormatter):
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""  # minor ticks have labels where there is space
+
+    axes.set(**{f"{axis}scale": "log"})
+    ticks = axes.xaxis if axis == "x" else axes.yaxis
+    ticks.set_major_formatter(PlainFormatter())
+    ticks.set_minor_formatter(PlainFormatter(minor_thresholds=(1, 0.4)))
 
 
 def save_png(figure: Figure, path: Path, dpi: int = 120) -> None:

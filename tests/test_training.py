@@ -129,8 +129,9 @@ def test_a_run_shows_the_reference_of_its_recipe_where_the_options_agree(tmp_pat
 
     named = {"recipe": "vqvae-toybox"} | flatten(made)
     images, values = reference_curves(named)["loss"]
-    assert images.tolist() == [line["images"] for line in lines]  # fewer than 100: all
-    assert values == pytest.approx([line["loss"] for line in lines], rel=1e-3)  # fewer than 100: not averaged
+    losses = {line["images"]: line["loss"] for line in lines}
+    assert images[0] == 4 and images[-1] == 160 and len(images) > 20
+    assert values == pytest.approx([losses[n] for n in images], rel=1e-3)  # fewer than 100: not averaged
     other_loop = dataclasses.replace(made, loop=dataclasses.replace(made.loop, learning_rate=1.0, output_dir="other"))
     assert reference_curves({"recipe": "vqvae-toybox"} | flatten(other_loop))
     wider = dataclasses.replace(made, model=dataclasses.replace(made.model, channels=(16, 16, 16)))

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from t2i.files import write_whole, writing
-from t2i.plots import COLOURS, new_figure, save_png, styled
+from t2i.plots import COLOURS, new_figure, save_png, styled, use_log_scale
 from t2i.training.config import LoopConfig
 from t2i.training.reference import Curve, moving_average, smoothing_width
 
@@ -146,13 +146,13 @@ def plot_curves(history: list[dict], path: Path, reference: Mapping[str, Curve] 
         if name in reference:
             images, expected = reference[name]
             shown = images / batch <= 2 * last
-            label = "the run of the embedded weights"
-            axes.plot(images[shown] / batch, expected[shown], "--", color=COLOURS[1], linewidth=1.1, label=label)
-            axes.legend()
+            axes.plot(images[shown] / batch, expected[shown], "--", color=COLOURS[1], linewidth=1.1)
         axes.set_title(name)
         axes.set_xlabel("step")
         if name not in ("lr", "codes_used") and values.min() > 0:
-            axes.set_yscale("log")
+            use_log_scale(axes, "y")
+    if reference:
+        figure.supxlabel("dashed: the run of the embedded weights", color=COLOURS[1], fontsize="medium")
     save_png(figure, path, dpi=90)
 
 

@@ -7,7 +7,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from t2i.eval.report.report import Curve, Point
 from t2i.eval.report.text import number
-from t2i.plots import CARD, COLOURS, new_figure, styled, to_svg
+from t2i.plots import CARD, COLOURS, new_figure, styled, to_svg, use_log_scale
 
 BANDS = 3  # charts with more series show no interval bands, which would hide each other
 TICKS = 8  # maximum number of x values that are all labelled
@@ -25,7 +25,7 @@ def chart(curve: Curve) -> str:
             interval = "" if low is None else f" ({number(low)} – {number(high)})"
             titles[_gid(i, k)] = f"{name}: {number(y)}{interval} at {number(x)}"
     if curve.log_x:
-        axes.set_xscale("log")
+        use_log_scale(axes, "x")
     _label(axes, curve)
     return to_svg(figure, curve.title, titles)
 
