@@ -4,7 +4,7 @@ BIN := .venv/bin
 SCRIPT_DIRS := t2i pipelines training eval tests scripts
 WHEEL := build/wheel
 
-.PHONY: demo test test-slow test-faults test-wheel lint format weights bench clean
+.PHONY: demo test test-slow test-faults test-wheel lint format docs weights bench clean
 
 demo: .venv/ready
 	$(BIN)/t2i generate "an avocado armchair" --pipeline toybox/dalle --pipeline toybox/ldm --num-images 4 --out avocado-armchair.png
@@ -39,6 +39,11 @@ test-wheel: .venv/ready $(WHEEL)
 			assert all("build/wheel" in m.__file__ for m in (e, p, t)), "these are not the installed files"' && \
 		$$root/$(BIN)/python $(PYTEST) -c $$root/pyproject.toml \
 		-p no:cacheprovider $$root/tests
+
+# The documentation site, in build/docs; warnings are errors.
+docs: .venv/ready
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
 
 weights: .venv/ready
 	$(BIN)/python scripts/make_weights.py

@@ -8,6 +8,8 @@ import importlib
 import io
 import re
 import shlex
+import subprocess
+import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,6 +79,16 @@ def test_python_examples_of_pipelines_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exec("".join(python_blocks(page)), names := {})
     assert names["out"].images[0].size == (names["pipe"].image_size,) * 2
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "-b", "html", str(ROOT / "docs"), str(tmp_path / "site")]
+    done = subprocess.run([*command, "-d", str(tmp_path / "doctrees")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    home = (tmp_path / "site" / "index.html").read_text()
+    assert 'href="pipelines.html"' in home and "gallery.png" in home and "README.md" not in home
+    assert "--num-candidates" in (tmp_path / "site" / "commands.html").read_text()
 
 
 def test_the_readme_lists_the_words_of_toybox():

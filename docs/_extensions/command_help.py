@@ -1,0 +1,46 @@
+"""Sphinx extension: the directive `command-help`, the help of every `t2i` command, or of every recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+
+
+def help_of(*command: str) -> str:
+    """What `t2i COMMAND --help` prints on a terminal of 100 columns, without colours."""
+    from t2i.cli import main
+
+    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}
+    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
+        main([*command, "--help"])
+    return printed.getvalue().strip()
+
+
+class CommandHelp(SphinxDirective):
+    """`command-help:: commands` or `command-help:: recipes`."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        from t2i.cli import COMMANDS
+        from t2i.training.recipes import RECIPES
+
+        names = [(name,) for name in COMMANDS] if self.arguments[0] == "commands" else [("train", n) for n in RECIPES]
+        return [self._section(name) for name in names]
+
+    def _section(self, command: tuple[str, ...]) -> nodes.section:
+        title = " ".join(("t2i", *command))
+        section = nodes.section(ids=[nodes.make_id(title)], names=[title])
+        section += nodes.title(title, title)
+        section += nodes.literal_block(text=help_of(*command), language="text")
+        return section
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("command-help", CommandHelp)
+    return {"parallel_read_safe": True}
