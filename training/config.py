@@ -179,8 +179,13 @@ class LoopConfig:
     """Seed for initial weights, data order and noise."""
     resume: str | None = None
     """Checkpoint to resume from: 'latest', or a checkpoint folder of this run."""
+    mup_base_width: int | None = None
+    """Width of the model whose learning rate was tuned: initial weights and learning rates are scaled from it to this
+    model's width (maximal update parametrisation), with heads of the same width. None: they are not scaled."""
 
     def __post_init__(self) -> None:
+        if self.mup_base_width is not None:
+            check_whole("mup_base_width", self.mup_base_width)
         for name in (
             "max_train_steps",
             "train_batch_size",

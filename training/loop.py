@@ -30,6 +30,7 @@ from t2i.training.evaluation import CheckpointEvaluator
 from t2i.training.finite import FiniteSteps
 from t2i.training.log import RunLog, tolerated, tracker_of
 from t2i.training.micro_batches import MicroBatches, split
+from t2i.training.mup import scale_to_width
 from t2i.training.optimizers import make_optimizer
 from t2i.training.sharding import check_sharding, is_sharded, launched_sharded, local, shard, total_norm
 from t2i.training.stop import StopRequest, ignore_stop_signals
@@ -98,7 +99,7 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
             for step in budget.steps():
                 lr = learning_rate(step, config, budget.seconds)
                 for group in optimizer.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group["factor"]
                 task.start_step(budget.done)
                 passes = [next(batches) for _ in range(config.gradient_accumulation_steps)]
                 compute = partial(accumulate, objective, passes, accelerator)
@@ -157,6 +158,7 @@ def make_accelerator(task: Task, config: LoopConfig) -> Accelerator:
 
 def distribute(task: Task, config: LoopConfig, accelerator: Accelerator) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The task's loss, on the device and connected or sharded over the processes, and an optimizer of its weights."""
+    factors = {} if config.mup_base_width is None else scale_to_width(task, config)
     if config.gradient_checkpointing:
         task.enable_gradient_checkpointing()
     if config.compile:
@@ -164,8 +166,8 @@ def distribute(task: Task, config: LoopConfig, accelerator: Accelerator) -> tupl
     objective = Objective(task)
     if launched_sharded():
         shard(objective, accelerator)
-        return objective, make_optimizer(task.model, config)
-    optimizer = make_optimizer(task.model, config)
+        return objective, make_optimizer(task.model, config, factors)
+    optimizer = make_optimizer(task.model, config, factors)
     objective, _ = accelerator.prepare(objective, optimizer)  # Accelerate's wrapper costs 1 ms per step
     return objective, optimizer
 
