@@ -72,7 +72,8 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
     objective, optimizer = distribute(task, config, accelerator)
     run = Path(config.output_dir)
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-    with Checkpoints(run, config.checkpoints_total_limit, global_batch, accelerator) as checkpoints:
+    limit = config.checkpoints_total_limit
+    with Checkpoints(run, limit, global_batch, accelerator, config.async_save) as checkpoints:
         built_from = {DATA: task.source.fingerprint(), **task.fingerprint}
         origin = checkpoints.open(config.resume, recipe | built_from, defaults)
         task.model.train()
@@ -82,7 +83,7 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
         progress = checkpoints.load(origin, task.model, optimizer, averages) if origin else Progress()
         budget = Budget(config, progress.steps, progress.seconds, progress.skipped)
         finite = FiniteSteps(config.max_skipped_steps, budget, accelerator, checkpoints)
-        evaluator = CheckpointEvaluator(task, run, progress.history)
+        evaluator = CheckpointEvaluator(task, run, progress.history, checkpoints.background)
         if origin:
             with _inference(task.model, averages, accelerator), tolerated(budget.step, "scores"):
                 if accelerator.is_main_process:
@@ -118,7 +119,7 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
                 optimizer.zero_grad()
                 log.step(step, scalars)
 
-                stopping = stop.requested(accelerator)
+                stopping = stop.requested(accelerator, checkpoints.background.failed)  # `save` then raises the error
                 due = due or budget.checkpoint_due
                 if (due and taken) or stopping or budget.spent:
                     finite.check(task.model)
@@ -133,6 +134,7 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
                     budget.pause()
                 if stopping:
                     break
+            checkpoints.wait()
         accelerator.wait_for_everyone()
     accelerator.print(_farewell(task, budget, evaluator.finished, run, checkpoints.newest()))
     return checkpoints.newest()
