@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 
 from t2i.files import read_json, sync, write_json, writing
 from t2i.manifest import STATE, checkpoints, damage, newest_whole, write_manifest
+from t2i.processes import wait_for_main
 from t2i.runs import RECIPE_FILE
 from t2i.training.averages import AveragedWeights, averaged
 from t2i.training.background import Background
@@ -348,12 +349,17 @@ class Checkpoints:
         sync(self.run)
 
     def _on_all(self, work: Callable[[], T], main: bool = False) -> T | None:
-        """Run `work`, if `main` on the main process only. If it fails on one process, all raise, so that none hangs."""
+        """Run `work`, if `main` on the main process only, however long it takes there.
+
+        If it fails on one process, all raise, so that none hangs.
+        """
         result = error = None
         try:
             result = work() if self.accelerator.is_main_process or not main else None
         except Exception as raised:
             error = raised
+        if main:
+            wait_for_main()
         if self.accelerator.num_processes > 1:
             error = next((e for e in gather_object([error]) if e is not None), None)
         if error is not None:

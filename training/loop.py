@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from t2i.data.loading import load_batches
 from t2i.data.sampling import NumberBatches, NumberedSamples
+from t2i.processes import wait_for_main
 from t2i.training.averages import AveragedWeights, averaged
 from t2i.training.budget import UNENDING, Budget
 from t2i.training.checkpoints import DATA, Checkpoints, Progress
@@ -88,6 +89,7 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
             with _inference(task.model, averages, accelerator), tolerated(budget.step, "scores"):
                 if accelerator.is_main_process:
                     evaluator.evaluate(origin)  # if the run ended before evaluating this checkpoint
+            wait_for_main()
         if budget.spent:
             accelerator.print(f"{run} is complete: {budget}; to train on, give a larger {budget.option}")
             return origin
@@ -130,6 +132,7 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
                             with tolerated(step, "scores"):
                                 evaluator.evaluate(checkpoint)
                             log.show(step, task.preview)
+                    wait_for_main()
                     stopping = stop.requested(accelerator, evaluator.finished)
                     budget.pause()
                 if stopping:
