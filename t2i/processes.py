@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import os
 import re
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 LONGEST_WAIT = timedelta(hours=24)  # timeout for the slowest process; PyTorch's default is 10 minutes
+_waits = itertools.count()  # calls of `wait_for_main`, equally many on each process
 
 
 def this_process() -> PartialState:
@@ -36,6 +39,25 @@ def _disconnect() -> None:
     """Leave the group of processes. Gloo's threads, where they outlive the interpreter, abort the process (SIGABRT)."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def wait_for_main() -> None:
+    """Wait until the main process gets here too, however long it takes; all processes must call this.
+
+    A collective would end the run after the timeout of the group of processes, and NCCL's keeps a GPU busy. This is a
+    key in the store by which the processes found each other, which is asked for until it is there; if the main process
+    dies, the launcher ends those that wait, or the store is gone, which raises torch.distributed.DistError.
+    """
+    state = this_process()
+    if state.num_processes == 1:
+        return
+    store, key = torch.distributed.distributed_c10d._get_default_store(), f"t2i/main/{next(_waits)}"
+    if state.is_main_process:
+        store.set(key, "")
+    pause = 0.005
+    while not store.check([key]):
+        time.sleep(pause)
+        pause = min(1.0, 1.5 * pause)
 
 
 def most_memory() -> float | None:

@@ -144,8 +144,9 @@ def test_flipped_bytes_are_noticed_on_opening(copy):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no limit to set")
-def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(copy):
-    """Two cases: while the state is written, and while the model is."""
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(copy, asynchronous):
+    """Two cases: while the state is written, perhaps by a thread, and while the model is."""
     import resource
 
     before, limits = contents(copy / "checkpoint-4"), resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -154,7 +155,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_as_it_was(copy):
         try:
             resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
             with pytest.raises(OSError, match=r"checkpoint-6 could not be written: .*; \S*checkpoint-4 is unaffected$"):
-                resume(copy)
+                resume(copy, steps=7, async_save=asynchronous)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert contents(copy / "checkpoint-4") == before and not list(copy.glob(".*"))

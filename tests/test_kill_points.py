@@ -15,9 +15,10 @@ WORKER = Path(__file__).with_name("kill_points.py")
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the runs are forked")
-def test_a_kill_at_every_write_and_rename_loses_nothing(tmp_path):
+@pytest.mark.parametrize("how", [(), ("async",)], ids=["waiting", "async"])
+def test_a_kill_at_every_write_and_rename_loses_nothing(tmp_path, how):
     done = subprocess.run(
-        [sys.executable, str(WORKER), str(tmp_path)], capture_output=True, text=True, timeout=500, check=False
+        [sys.executable, str(WORKER), str(tmp_path), *how], capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stderr
     points = [json.loads(line) for line in done.stdout.splitlines()]

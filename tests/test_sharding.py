@@ -159,6 +159,8 @@ def test_models_that_cannot_be_sharded_are_refused(sharded_launch, tmp_path):
     clip = RECIPES["clip-toybox"]("tiny").task()
     with pytest.raises(ValueError, match=r"CLIPModel has the scalar logit_scale, which FSDP cannot shard: .*multi_gpu"):
         check_sharding(clip, LoopConfig(), accelerator)
+    with pytest.raises(ValueError, match="--async-save is not supported with FSDP"):
+        check_sharding(vqvae_recipe(tmp_path).task(), LoopConfig(async_save=True), accelerator)
     with pytest.raises(ValueError, match="--compile is not supported with FSDP"):
         check_sharding(vqvae_recipe(tmp_path).task(), LoopConfig(compile=True), accelerator)
     classifier = RECIPES["toybox-classifier"]("tiny").task()

@@ -4,6 +4,9 @@ A checkpoint is written under a temporary name, followed by its manifest (see `t
 fsync between the steps: a folder named `checkpoint-N` was once complete, and later damage is detected. `latest` is a
 symbolic link to the newest one.
 
+An asynchronous save (`--async-save`) is the same in two parts. In the step, the task writes the model, and the state's
+tensors are copied to CPU memory; a thread of the main process writes them, flushes and hashes all files, and renames.
+
 `state/` holds progress.json, random-RANK.json for each process, and the tensors in safetensors (see `state.py`).
 """
 
@@ -12,24 +15,28 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from t2i.files import read_json, sync, write_json, writing
 from t2i.manifest import STATE, checkpoints, damage, newest_whole, write_manifest
+from t2i.processes import wait_for_main
 from t2i.runs import RECIPE_FILE
 from t2i.training.averages import AveragedWeights, averaged
+from t2i.training.background import Background
 from t2i.training.budget import Budget
 from t2i.training.evaluation import history_of
 from t2i.training.lock import RunLock
-from t2i.training.state import load_random, load_tensors, save_random, save_tensors
+from t2i.training.state import copied_tensors, load_random, load_tensors, save_random, save_tensors, write_tensors
 from t2i.training.task import Task
 
 T = TypeVar("T")
@@ -47,6 +54,7 @@ MAY_CHANGE = {  # options that may differ when a run is resumed
     "max_skipped_steps",
     "checkpointing_steps",
     "checkpoints_total_limit",
+    "async_save",
     "report_to",
     "resume",
     "tokenizer",
@@ -67,18 +75,33 @@ class Progress:
 
 
 class Checkpoints:
-    """The checkpoints in a run folder, at most `limit`; as a context manager, it locks the folder to other runs."""
+    """The checkpoints in a run folder, at most `limit`; as a context manager, it locks the folder to other runs.
 
-    def __init__(self, run: Path, limit: int, global_batch: int, accelerator: Accelerator):
+    It ends when no checkpoint is being written any more, but for KeyboardInterrupt, after which the thread unlocks.
+
+    Args:
+        asynchronous: whether a thread finishes the checkpoints; not for sharded models.
+
+    Attributes:
+        background: what finishes them, one after another.
+    """
+
+    def __init__(self, run: Path, limit: int, global_batch: int, accelerator: Accelerator, asynchronous: bool = False):
         self.run, self.limit, self.global_batch, self.accelerator = run, limit, global_batch, accelerator
+        self.background = Background(asynchronous)
         self._lock = RunLock(run)
 
     def __enter__(self) -> Checkpoints:
         return self
 
-    def __exit__(self, *exc) -> None:
-        if self.accelerator.is_main_process:
-            self._lock.release()
+    def __exit__(self, kind: type[BaseException] | None, *exc) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        if kind is KeyboardInterrupt and self.background.busy:
+            self.background.do(self._lock.release)
+            return
+        self.background.join()
+        self._lock.release()
 
     def all(self) -> list[Path]:
         """All checkpoints, oldest first."""
@@ -234,25 +257,45 @@ class Checkpoints:
     ) -> Path:
         """Write checkpoint-STEP, the task's model with averaged weights and the training state; returns its folder.
 
-        All processes must call this. Raises OSError if the disk is full; earlier checkpoints are unaffected.
+        All processes must call this. Raises OSError if the disk is full; earlier checkpoints are unaffected. If
+        asynchronous, it waits for the previous checkpoint and raises its error, and returns before the folder is there.
         """
+        self.wait()
         final = self.run / f"checkpoint-{budget.step}"
         part = self.run / f".{final.name}.part"
         state = part / STATE
+        progress = self._progress(budget, averages, history)
+        with self._unfinished(part, final):
+            with averaged(task.model, averages):
+                self._on_all(lambda: self._write_model(part, task), main=True)
+            if self.background.asynchronous:
+                tensors = self._on_all(lambda: copied_tensors(task.model, optimizer, averages), main=True)
+            else:
+                tensors = self._on_all(lambda: save_tensors(state, task.model, optimizer, averages))
+            self._on_all(lambda: save_random(state, self.accelerator))
+            finish: Callable[[], None] = partial(self._finish, part, final, tensors, progress)
+            if self.background.asynchronous:
+                finish = self._unfinished(part, final)(finish)
+            self._on_all(lambda: self.background.do(finish), main=True)
+        return final
+
+    def wait(self) -> None:
+        """Wait until no checkpoint is being written; all processes must call this. Raises as `save`."""
+        if self.background.asynchronous:
+            self._on_all(self.background.wait, main=True)
+
+    @contextmanager
+    def _unfinished(self, part: Path, final: Path) -> Iterator[None]:
+        """Context manager and decorator: an error removes `part`, and names what a full disk leaves unaffected."""
         try:
             with writing(final):
-                with averaged(task.model, averages):
-                    self._on_all(lambda: self._write_model(part, task), main=True)
-                self._on_all(lambda: save_tensors(state, task.model, optimizer, averages))
-                self._on_all(lambda: save_random(state, self.accelerator))
-                self._on_all(lambda: self._write_progress(part, budget, averages, history), main=True)
-        except OSError as error:
-            kept = self.newest()
-            raise OSError(f"{error}; {kept} is unaffected" if kept else str(error)) from error
-        finally:
-            if self.accelerator.is_main_process and part.exists():
+                yield
+        except BaseException as error:
+            if self.accelerator.is_main_process:
                 shutil.rmtree(part, ignore_errors=True)
-        return final
+            if isinstance(error, OSError) and (kept := self.newest()):
+                raise OSError(f"{error}; {kept} is unaffected") from error
+            raise
 
     def _write_model(self, part: Path, task: Task) -> None:
         shutil.rmtree(part, ignore_errors=True)
@@ -261,10 +304,10 @@ class Checkpoints:
         task.save(part)
         task.model.train()
 
-    def _write_progress(self, part: Path, budget: Budget, averages: AveragedWeights, history: list[float]) -> None:
-        """Write the rest of the checkpoint and its manifest, rename it, and remove the oldest checkpoints."""
+    def _progress(self, budget: Budget, averages: AveragedWeights, history: list[float]) -> dict:
+        """The content of progress.json."""
         scaler = self.accelerator.scaler
-        progress = {
+        return {
             "steps": budget.step,
             "seconds": budget.seconds,
             "skipped": budget.skipped,
@@ -274,9 +317,19 @@ class Checkpoints:
             "scaler": None if scaler is None else scaler.state_dict(),
             "history": history,
         }
+
+    def _finish(self, part: Path, final: Path, tensors: Mapping[str, Tensor] | None, progress: dict) -> None:
+        """Write the rest of the checkpoint and its manifest, rename it, and remove the oldest checkpoints.
+
+        Called on the main process alone, perhaps in a thread.
+
+        Args:
+            tensors: those of the state, if they are not written yet.
+        """
+        if tensors is not None:
+            write_tensors(part / STATE, tensors)
         write_json(part / STATE / "progress.json", progress)
         write_manifest(part)
-        final = self.run / f"checkpoint-{budget.step}"
         part.rename(final)
         sync(self.run)
         self._point_latest(final)
@@ -296,12 +349,17 @@ class Checkpoints:
         sync(self.run)
 
     def _on_all(self, work: Callable[[], T], main: bool = False) -> T | None:
-        """Run `work`, if `main` on the main process only. If it fails on one process, all raise, so that none hangs."""
+        """Run `work`, if `main` on the main process only, however long it takes there.
+
+        If it fails on one process, all raise, so that none hangs.
+        """
         result = error = None
         try:
             result = work() if self.accelerator.is_main_process or not main else None
         except Exception as raised:
             error = raised
+        if main:
+            wait_for_main()
         if self.accelerator.num_processes > 1:
             error = next((e for e in gather_object([error]) if e is not None), None)
         if error is not None:

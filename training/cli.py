@@ -61,7 +61,9 @@ def run(recipe, name: str | None = None, dry: bool = False) -> Path:
             raise ValueError(f"this model is fitted without training steps: leave out {DRY_RUN}")
         return recipe.fit()
     from t2i.training.loop import train
+    from t2i.training.mup import check_recipe
 
+    check_recipe(recipe)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive the fork of data workers
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"  # or transformers would load weights in one process only
     if dry:

@@ -179,8 +179,15 @@ class LoopConfig:
     """Seed for initial weights, data order and noise."""
     resume: str | None = None
     """Checkpoint to resume from: 'latest', or a checkpoint folder of this run."""
+    mup_base_width: int | None = None
+    """Width of the model whose learning rate was tuned: initial weights and learning rates are scaled from it to this
+    model's width (maximal update parametrisation), with heads of the same width. None: they are not scaled."""
+    async_save: bool = False
+    """Finish checkpoints in a thread while training goes on; takes CPU memory for weights, averages and optimizer."""
 
     def __post_init__(self) -> None:
+        if self.mup_base_width is not None:
+            check_whole("mup_base_width", self.mup_base_width)
         for name in (
             "max_train_steps",
             "train_batch_size",

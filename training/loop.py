@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from t2i.data.loading import load_batches
 from t2i.data.sampling import NumberBatches, NumberedSamples
+from t2i.processes import wait_for_main
 from t2i.training.averages import AveragedWeights, averaged
 from t2i.training.budget import UNENDING, Budget
 from t2i.training.checkpoints import DATA, Checkpoints, Progress
@@ -30,6 +31,7 @@ from t2i.training.evaluation import CheckpointEvaluator
 from t2i.training.finite import FiniteSteps
 from t2i.training.log import RunLog, tolerated, tracker_of
 from t2i.training.micro_batches import MicroBatches, split
+from t2i.training.mup import scale_to_width
 from t2i.training.optimizers import make_optimizer
 from t2i.training.reference import reference_curves
 from t2i.training.sharding import check_sharding, is_sharded, launched_sharded, local, shard, total_norm
@@ -72,7 +74,8 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
     objective, optimizer = distribute(task, config, accelerator)
     run = Path(config.output_dir)
     global_batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
-    with Checkpoints(run, config.checkpoints_total_limit, global_batch, accelerator) as checkpoints:
+    limit = config.checkpoints_total_limit
+    with Checkpoints(run, limit, global_batch, accelerator, config.async_save) as checkpoints:
         built_from = {DATA: task.source.fingerprint(), **task.fingerprint}
         origin = checkpoints.open(config.resume, recipe | built_from, defaults)
         task.model.train()
@@ -82,11 +85,12 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
         progress = checkpoints.load(origin, task.model, optimizer, averages) if origin else Progress()
         budget = Budget(config, progress.steps, progress.seconds, progress.skipped)
         finite = FiniteSteps(config.max_skipped_steps, budget, accelerator, checkpoints)
-        evaluator = CheckpointEvaluator(task, run, progress.history)
+        evaluator = CheckpointEvaluator(task, run, progress.history, checkpoints.background)
         if origin:
             with _inference(task.model, averages, accelerator), tolerated(budget.step, "scores"):
                 if accelerator.is_main_process:
                     evaluator.evaluate(origin)  # if the run ended before evaluating this checkpoint
+            wait_for_main()
         if budget.spent:
             accelerator.print(f"{run} is complete: {budget}; to train on, give a larger {budget.option}")
             return origin
@@ -100,7 +104,7 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
             for step in budget.steps():
                 lr = learning_rate(step, config, budget.seconds)
                 for group in optimizer.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group["factor"]
                 task.start_step(budget.done)
                 passes = [next(batches) for _ in range(config.gradient_accumulation_steps)]
                 compute = partial(accumulate, objective, passes, accelerator)
@@ -119,7 +123,7 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
                 optimizer.zero_grad()
                 log.step(step, scalars)
 
-                stopping = stop.requested(accelerator)
+                stopping = stop.requested(accelerator, checkpoints.background.failed)  # `save` then raises the error
                 due = due or budget.checkpoint_due
                 if (due and taken) or stopping or budget.spent:
                     finite.check(task.model)
@@ -130,10 +134,12 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
                             with tolerated(step, "scores"):
                                 evaluator.evaluate(checkpoint)
                             log.show(step, task.preview)
+                    wait_for_main()
                     stopping = stop.requested(accelerator, evaluator.finished)
                     budget.pause()
                 if stopping:
                     break
+            checkpoints.wait()
         accelerator.wait_for_everyone()
     accelerator.print(_farewell(task, budget, evaluator.finished, run, checkpoints.newest()))
     return checkpoints.newest()
@@ -159,6 +165,7 @@ def make_accelerator(task: Task, config: LoopConfig) -> Accelerator:
 
 def distribute(task: Task, config: LoopConfig, accelerator: Accelerator) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The task's loss, on the device and connected or sharded over the processes, and an optimizer of its weights."""
+    factors = {} if config.mup_base_width is None else scale_to_width(task, config)
     if config.gradient_checkpointing:
         task.enable_gradient_checkpointing()
     if config.compile:
@@ -166,8 +173,8 @@ def distribute(task: Task, config: LoopConfig, accelerator: Accelerator) -> tupl
     objective = Objective(task)
     if launched_sharded():
         shard(objective, accelerator)
-        return objective, make_optimizer(task.model, config)
-    optimizer = make_optimizer(task.model, config)
+        return objective, make_optimizer(task.model, config, factors)
+    optimizer = make_optimizer(task.model, config, factors)
     objective, _ = accelerator.prepare(objective, optimizer)  # Accelerate's wrapper costs 1 ms per step
     return objective, optimizer
 

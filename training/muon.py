@@ -25,9 +25,11 @@ class Muon(torch.optim.Optimizer):
     The scale 0.2 √max(O, I) is that of Liu et al. 2025 (arXiv 2502.16982, eq. 4), so that Muon and AdamW can
     share a learning rate and weight decay. For matrices, updates equal those of torch.optim.Muon(…, "match_rms_adamw").
     Momentum is sharded as the parameter is; every process gathers the matrix to orthogonalise and takes its part.
+    At this scale, the best learning rate falls with 1/√width; `--mup-base-width` multiplies it by what is missing to a
+    spectral norm proportional to √(O / I) (see `mup.py`).
 
     Args:
-        params: tensors with at least two axes, outputs first.
+        params: tensors with at least two axes, outputs first, or groups of them.
         lr, weight_decay: as in AdamW.
         momentum: decay of the moving average of gradients.
 
@@ -35,7 +37,11 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float = 1e-3, weight_decay: float = 0.0, momentum: float = 0.95
+        self,
+        params: Iterable[nn.Parameter] | Iterable[dict],
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        momentum: float = 0.95,
     ):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
         if odd := [tuple(p.shape) for group in self.param_groups for p in group["params"] if p.ndim < 2]:

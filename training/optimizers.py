@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+
 import torch
 from torch import nn
 
@@ -41,11 +44,17 @@ class ChainedOptimizer(torch.optim.Optimizer):
             part.param_groups, part.state = [next(groups) for _ in part.param_groups], self.state
 
 
-def make_optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, config: LoopConfig, factors: Mapping[str, float] = MappingProxyType({})
+) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), or Muon and AdamW.
 
     Muon updates the weights of linear layers and of convolutions between hidden layers (see `Muon`); AdamW updates
     embeddings, biases, norms, and the first and last convolutions. Raises ValueError if no parameter is left for Muon.
+
+    Args:
+        factors: of parameters by name, 1 for all others, by which their learning rate is multiplied and their weight
+            decay divided; each group of the optimizer has one as "factor".
     """
     matrices = hidden_matrices(model) if config.optimizer == "muon" else []
     if config.optimizer == "muon" and not matrices:
@@ -55,10 +64,20 @@ def make_optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimize
         )
     chosen = {id(p) for p in matrices}
     rest = [p for p in model.parameters() if id(p) not in chosen]
+    factor_of = {id(p): factors.get(name, 1.0) for name, p in model.named_parameters()}
     adamw = torch.optim.AdamW(
-        rest, config.learning_rate, (config.adam_beta1, config.adam_beta2), weight_decay=config.weight_decay, fused=True
+        _groups(rest, factor_of, config), betas=(config.adam_beta1, config.adam_beta2), fused=True
     )
-    return ChainedOptimizer(Muon(matrices, config.learning_rate, config.weight_decay), adamw) if matrices else adamw
+    return ChainedOptimizer(Muon(_groups(matrices, factor_of, config)), adamw) if matrices else adamw
+
+
+def _groups(parameters: Iterable[nn.Parameter], factor_of: Mapping[int, float], config: LoopConfig) -> list[dict]:
+    """A group for each factor, given the factors by the parameters' ids."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for p in parameters:
+        groups.setdefault(factor_of[id(p)], []).append(p)
+    lr, decay = config.learning_rate, config.weight_decay
+    return [{"params": some, "factor": f, "lr": lr * f, "weight_decay": decay / f} for f, some in groups.items()]
 
 
 def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:

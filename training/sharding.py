@@ -56,6 +56,8 @@ def check_sharding(task: Task, config: LoopConfig, accelerator: Accelerator) -> 
         raise ValueError("--mixed-precision fp16 is not supported with FSDP: use bf16")
     if config.compile:
         raise ValueError("--compile is not supported with FSDP: leave it out, or launch with --multi_gpu")
+    if config.async_save:
+        raise ValueError("--async-save is not supported with FSDP: leave it out, or launch with --multi_gpu")
     model = type(task.model).__name__
     if task.find_unused_parameters:
         raise ValueError(f"{model} does not use all its weights in every step, which FSDP requires: use --multi_gpu")

@@ -10,6 +10,7 @@ Shapes: a tensor is stored with its own shape, a scalar as (1,).
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
@@ -41,9 +42,19 @@ def save_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
         except CheckpointException as error:  # not an Exception; one error for each process that failed
             raise next(iter(error.failures.values()))[0] from error
     elif this_process().is_main_process:
-        for part in PARTS:
-            chosen = {name: x.cpu().contiguous() for name, x in tensors.items() if name.startswith(f"{part}.")}
-            save_file(chosen, folder / f"{part}.safetensors")
+        write_tensors(folder, tensors)
+
+
+def copied_tensors(model: nn.Module, optimizer: torch.optim.Optimizer, averages: AveragedWeights) -> dict[str, Tensor]:
+    """Copies in CPU memory of the tensors of an unsharded state, for `write_tensors`."""
+    return {name: x.to("cpu", copy=True) for name, x in _tensors(model, optimizer, averages).items()}
+
+
+def write_tensors(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the files of an unsharded state."""
+    for part in PARTS:
+        chosen = {name: x.cpu().contiguous() for name, x in tensors.items() if name.startswith(f"{part}.")}
+        save_file(chosen, folder / f"{part}.safetensors")
 
 
 def load_tensors(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, averages: AveragedWeights) -> None:

@@ -94,6 +94,8 @@ class LDMRecipe(TextConditionedRecipe, TextEncoderOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_text_encoder()
+        if self.loop.mup_base_width is not None and self.model.denoiser != "dit":
+            raise ValueError("mup_base_width is for transformers: give --denoiser dit, or leave it out")
 
     def task(self) -> LDMTask:
         return LDMTask(self)
