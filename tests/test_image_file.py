@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from t2i.data import ImageError, read_image
-from t2i.data.image_file import FORMATS, open_image, read_square, square, to_rgb
+from t2i.data.image_file import FORMATS, open_image, read_cropped, square, to_rgb
 
 RAMP = np.linspace(0, 65535, 4096).reshape(64, 64)  # black to white
 WHITE, GREEN, PINK = (255, 255, 255), (0, 200, 0), (255, 0, 255)
@@ -198,8 +198,8 @@ def test_squares_are_centred_and_resampled_as_pillow_does(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
     path = saved(Image.fromarray(pixels), tmp_path / "x.png")
     resized = Image.fromarray(pixels).resize((16, 16), Image.Resampling.LANCZOS, box=(10, 0, 50, 40))
-    assert np.array_equal(read_square(path, 16), np.asarray(resized))
-    assert np.array_equal(read_square(path.read_bytes(), 40), pixels[:, 10:50])
+    assert np.array_equal(read_cropped(path, (16, 16)), np.asarray(resized))
+    assert np.array_equal(read_cropped(path.read_bytes(), (40, 40)), pixels[:, 10:50])
     assert np.array_equal(square(Image.fromarray(pixels[:, :40]), 40), pixels[:, :40])
 
 
@@ -207,7 +207,7 @@ def test_large_jpegs_are_decoded_no_larger_than_needed_and_look_the_same(tmp_pat
     rows = np.add.outer(np.sin(np.linspace(0, 9, 900)), np.cos(np.linspace(0, 7, 1100)))
     image = Image.fromarray(((rows + 2) * 60).astype(np.uint8)).convert("RGB")
     path = saved(image, tmp_path / "x.jpg", quality=90)
-    small, whole = read_square(path, 64), square(read_image(path), 64)
+    small, whole = read_cropped(path, (64, 64)), square(read_image(path), 64)
     assert np.abs(small.astype(int) - whole).max() <= 4
     assert min(open_image(path, at_least=128).size) == 225  # a quarter
 

@@ -174,7 +174,7 @@ def test_a_folder_with_other_content_is_not_overwritten(vae, tmp_path):
 def test_a_fraction_of_captions_is_the_null_prompt(stages):
     pipe = parts.pipeline()
     objective, shape = ldm_toybox("tiny").objective(), (4, 8, 8)
-    prepare = PrepareLatent(Tokens(pipe.tokenizer, parts.LENGTH), 0.3, objective, shape)
+    prepare = PrepareLatent(Tokens(pipe.tokenizer, parts.LENGTH), 0.3, objective, 4, 8)
     item = {"mean": np.zeros(shape, np.float16), "std": np.ones(shape, np.float16), "text": "a red cat"}
     samples = [prepare(item, np.random.default_rng(i)) for i in range(400)]
     null = np.array(pipe.tokenizer("", padding="max_length", max_length=parts.LENGTH)["input_ids"])

@@ -39,6 +39,10 @@ class DataConfig:
     max_unreadable: float = 0.05
     """Maximum share of images that cannot be read, of 100 that are read at the start; these and others are replaced by
     the next ones, and named. 0: an image that cannot be read is an error."""
+    max_aspect_ratio: float = 1.0
+    """Above 1, images are not cropped to squares but to the nearest of several aspect-ratio buckets, of about
+    --image-size² pixels each and at most this ratio of the longer to the shorter side; a step has images of one bucket.
+    """
 
     def __post_init__(self) -> None:
         check_image_size(self.image_size)
@@ -50,25 +54,34 @@ class DataConfig:
             check_whole(name, getattr(self, name), least=0)
         if self.max_caption_length is not None:
             check_whole("max_caption_length", self.max_caption_length, least=self.min_caption_length)
+        check_real("max_aspect_ratio", self.max_aspect_ratio, least=1.0)
 
-    def open(self, seed: int, images: bool = True) -> Source:
+    def open(self, seed: int, images: bool = True, stride: int | None = None) -> Source:
         """Open the data. Raises as `open_source` and `skip_unreadable` do, and ValueError for options without effect.
 
         Args:
             images: whether the images are used, and not only the captions.
+            stride: of a model that can be trained on images of any sides that are multiples of it; None: on squares.
         """
-        from t2i.data.base import reads_files  # deferred: takes seconds to import
+        from t2i.data.base import buckets_of, reads_files  # deferred: takes seconds to import
         from t2i.data.mixture import Mixture, mixture_of
 
         if not images:
             self.refuse((*OF_IMAGES, "max_unreadable"), "only captions are used")
+        if stride is None:
+            why = "the other recipes than kl-toybox, ldm-toybox and lora train models of a square grid"
+            self.refuse(("max_aspect_ratio",), why)
         weights = mixture_of(self.data)
-        sources = [self._open(name, seed, images) for name in weights]
+        sources = [self._open(name, seed, images, stride) for name in weights]
         if not any(reads_files(source) for source in sources):
             self.refuse(OF_FILES, f"the images of {self.data} are not read from files")
-        return sources[0] if len(sources) == 1 else Mixture(sources, list(weights.values()))
+        source = sources[0] if len(sources) == 1 else Mixture(sources, list(weights.values()))
+        if (buckets := buckets_of(source)) is not None and not buckets.of.any():
+            self.refuse(("max_aspect_ratio",), f"all images of {self.data} are square, or nearly so")
+        return source
 
-    def _open(self, name: str, seed: int, images: bool) -> Source:
+    def _open(self, name: str, seed: int, images: bool, stride: int | None) -> Source:
+        from t2i.data.buckets import bucket_shapes, note_buckets, put_into_buckets
         from t2i.data.image_source import Augmentation, ImageSource
         from t2i.data.sources import open_source
         from t2i.data.unreadable import skip_unreadable
@@ -77,14 +90,19 @@ class DataConfig:
         if is_url(name):
             why = f"{name} is at a URL, and every image would be downloaded to measure it"
             self.refuse(("min_image_side",), why, "leave out small images before you make the shards, and ")
+            self.refuse(("max_aspect_ratio",), why, "copy the shards to a disk, or ")
         columns = (self.image_column, self.caption_column)
         augmentation = Augmentation(self.crop == "random", self.random_flip)
         source = open_source(name, self.image_size, *columns, seed, augmentation=augmentation)
+        if in_buckets := stride is not None and isinstance(source, ImageSource) and self.max_aspect_ratio > 1:
+            put_into_buckets(source, bucket_shapes(self.image_size, stride, self.max_aspect_ratio))
         if isinstance(source, ImageSource) and self.given(("min_image_side", *OF_CAPTIONS)):
             from t2i.data.filters import Limits, filtered
 
             limits = Limits(self.min_image_side, self.min_caption_length, self.max_caption_length)
             source = filtered(source, limits, name)
+        if in_buckets:
+            note_buckets(source.buckets, name)
         return skip_unreadable(source, self.max_unreadable, "--max-unreadable") if images else source
 
     def given(self, names: tuple[str, ...]) -> list[str]:
@@ -100,7 +118,7 @@ class DataConfig:
 
 # Options of DataConfig for images and captions that are read from files.
 RANDOM = ("crop", "random_flip")
-OF_IMAGES = (*RANDOM, "min_image_side")
+OF_IMAGES = (*RANDOM, "min_image_side", "max_aspect_ratio")
 OF_CAPTIONS = ("min_caption_length", "max_caption_length")
 OF_FILES = (*OF_IMAGES, *OF_CAPTIONS, "image_column", "caption_column", "max_unreadable")
 

@@ -259,8 +259,9 @@ def training_batches(
         rank=accelerator.process_index,
         world=accelerator.num_processes,
     )
+    global_batch = config.train_batch_size * config.gradient_accumulation_steps * accelerator.num_processes
     return load_batches(
-        NumberedSamples(task.source, task.prepare, config.seed),
+        NumberedSamples(task.source, task.prepare, config.seed, global_batch),
         batch_sampler=numbers,
         num_workers=config.dataloader_num_workers,
         worker_init_fn=ignore_stop_signals,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from t2i.data.buckets import Buckets, Shape
 
 
 class Source(Protocol):
@@ -13,8 +16,9 @@ class Source(Protocol):
 
     Images with several captions also have "texts": all of them, the first of which is "text".
 
-    Optional methods are called by the functions below: `sample(index, rng)`, of sources with random augmentation, and
-    `caption_lists(limit)`, of sources with several captions per image. Sources of image files have `reads_files`.
+    Optional methods are called by the functions below: `sample(index, rng, shape)`, of sources with random
+    augmentation, and `caption_lists(limit)`, of sources with several captions per image. Sources of image files have
+    `reads_files`, and may have `buckets`.
     """
 
     def __len__(self) -> int: ...
@@ -33,15 +37,19 @@ class ItemError(ValueError):
     """An item that cannot be used: one sentence with its name and the remedy."""
 
 
-def augmented(source: Source, index: int, rng: np.random.Generator) -> dict:
-    """An item with the random augmentation of its source, if it has any."""
+def augmented(source: Source, index: int, rng: np.random.Generator, shape: Shape | None = None) -> dict:
+    """An item with the random augmentation of its source, if it has any.
+
+    Args:
+        shape: height and width of the image, those of its bucket; None for the square.
+    """
     sample = getattr(source, "sample", None)
-    return source[index] if sample is None else sample(index, rng)
+    return source[index] if sample is None else sample(index, rng, shape)
 
 
-def training_sample(source: Source, index: int, rng: np.random.Generator) -> dict:
-    """An item with random augmentation and, if it has several captions, a random one of them as its "text"."""
-    item = augmented(source, index, rng)
+def training_sample(source: Source, index: int, rng: np.random.Generator, shape: Shape | None = None) -> dict:
+    """As `augmented`, and if the item has several captions, a random one of them is its "text"."""
+    item = augmented(source, index, rng, shape)
     if texts := item.pop("texts", None):
         item["text"] = texts[int(rng.integers(len(texts)))]
     return item
@@ -51,6 +59,11 @@ def caption_lists(source: Source, limit: int) -> Iterator[tuple[str, ...]]:
     """All captions of each of the first `limit` items, without loading their images."""
     lists = getattr(source, "caption_lists", None)
     return ((text,) for text in source.captions(limit)) if lists is None else lists(limit)
+
+
+def buckets_of(source: Source) -> Buckets | None:
+    """The aspect-ratio buckets of the images, if they are trained on in buckets."""
+    return getattr(source, "buckets", None)
 
 
 def reads_files(source: Source) -> bool:

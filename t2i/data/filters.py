@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from accelerate import PartialState
 from tqdm import tqdm
 
-from t2i.data.base import ItemError, augmented, captioned
+from t2i.data.base import ItemError, captioned
 from t2i.data.fingerprint import combine
 from t2i.data.image_file import dimensions
 from t2i.data.image_source import ImageSource
@@ -24,6 +25,9 @@ from t2i.data.splits import Picked
 from t2i.disk_cache import open_or_fill
 from t2i.folders import user_cache
 from t2i.notes import note
+
+if TYPE_CHECKING:
+    from t2i.data.buckets import Shape
 
 PLACES = "places.npy"
 
@@ -63,8 +67,8 @@ class Filtered(Picked):
     def __getitem__(self, index: int) -> dict:
         return self._limited(super().__getitem__(index))
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict:
-        return self._limited(augmented(self.source, int(self.places[index]), rng))
+    def sample(self, index: int, rng: np.random.Generator, shape: Shape | None = None) -> dict:
+        return self._limited(super().sample(index, rng, shape))
 
     def caption_lists(self, limit: int) -> Iterator[tuple[str, ...]]:
         places = (int(self.places[i]) for i in range(min(limit, len(self))))

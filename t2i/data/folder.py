@@ -20,6 +20,7 @@ import unicodedata
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from t2i.data.tables import OTHER_TABLES, TABLES, caption_of, read_table, text_o
 from t2i.files import read_text
 from t2i.notes import are, count, note, some
 from t2i.strings import StringLists, Strings
+
+if TYPE_CHECKING:
+    from t2i.data.buckets import Shape
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # case-insensitive
 SPLITS = ("train", "test", "val", "valid", "validation", "dev")  # folders that are splits, not classes
@@ -108,8 +112,8 @@ class ImageFolder(ImageSource):
             return found
         return combine(found, of_texts(self._texts.strings), of_texts(str(len(texts)) for texts in self._texts))
 
-    def _item(self, index: int, position: float) -> dict:
-        item = super()._item(index, position)
+    def _item(self, index: int, position: float, shape: Shape | None = None) -> dict:
+        item = super()._item(index, position, shape)
         return item | {"label": int(self.labels[index])} if self.classes else item
 
     def column(self, name: str) -> list:

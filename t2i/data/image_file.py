@@ -3,7 +3,7 @@
 Images are converted to 8-bit RGB: rotated according to EXIF, scaled by bit depth, transparency on white; only the first
 frame of animations. Files that cannot be read raise `ImageError`, one sentence with the file's name.
 
-Shapes: H × W image · S side of a square image
+Shapes: H × W image · h × w crop · S side of a square image
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ KINDS = tuple(dict.fromkeys(FORMATS.values()))
 _DECODERS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "JPEG2000", "PPM")
 _MAGIC = (b"\x89PNG", b"\xff\xd8", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP", b"P5", b"P6")
 _MASKS = "a mask is black and white, white where to repaint"
-_SQUARED = 2  # times the requested side: a JPEG is decoded no larger than needed, but large enough to downsample
+_DECODED = 2  # times the requested side: a JPEG is decoded no larger than needed, but large enough to downsample
 
 
 class ImageError(ItemError):
@@ -63,30 +63,39 @@ def read_image(path: str | Path) -> Image.Image:
     return to_rgb(open_image(path), str(path))
 
 
-def read_square(file: str | Path | bytes, size: int, name: str | None = None, position: float = 0.5) -> np.ndarray:
-    """A square of an image file, or of its content -> uint8 (S, S, 3); see `square`.
+def read_cropped(
+    file: str | Path | bytes, shape: tuple[int, int], name: str | None = None, position: float = 0.5
+) -> np.ndarray:
+    """A crop of an image file, or of its content -> uint8 (h, w, 3); see `cropped`.
 
-    A JPEG is decoded at 1/8, 1/4 or 1/2 of its size if that is still at least 2 S. Raises ImageError as `read_image`
-    does.
+    A JPEG is decoded at 1/8, 1/4 or 1/2 of its size if its shorter side then still has at least twice the longer side
+    of `shape`. Raises ImageError as `read_image` does.
     """
     name = name or str(file)
-    image = open_image(io.BytesIO(file) if isinstance(file, bytes) else file, name, at_least=_SQUARED * size)
-    return square(to_rgb(image, name), size, position)
+    image = open_image(io.BytesIO(file) if isinstance(file, bytes) else file, name, at_least=_DECODED * max(shape))
+    return cropped(to_rgb(image, name), shape, position)
 
 
 def square(image: Image.Image, size: int, position: float = 0.5) -> np.ndarray:
-    """Convert with `to_rgb`, crop and resize to uint8 (size, size, 3).
+    """`cropped` to a square: uint8 (size, size, 3)."""
+    return cropped(image, (size, size), position)
 
-    The square has the length of the shorter side. Its position along the longer one, in [0, 1], is by default the
-    centre.
+
+def cropped(image: Image.Image, shape: tuple[int, int], position: float = 0.5) -> np.ndarray:
+    """Convert with `to_rgb`, crop and resize to uint8 (h, w, 3).
+
+    The crop is the largest rectangle with the aspect ratio of `shape`, (h, w). Its position along the side that is cut,
+    in [0, 1], is by default the centre.
     """
     image = to_rgb(image)
     width, height = image.size
-    side = min(width, height)
-    left, top = int((width - side) * position), int((height - side) * position)
-    if side == size:
-        return np.array(image if width == height else image.crop((left, top, left + side, top + side)))
-    return np.array(image.resize((size, size), Image.Resampling.LANCZOS, (left, top, left + side, top + side)))
+    h, w = shape
+    crop_width, crop_height = max(1, min(width, height * w // h)), max(1, min(height, width * h // w))
+    left, top = int((width - crop_width) * position), int((height - crop_height) * position)
+    box = (left, top, left + crop_width, top + crop_height)
+    if (crop_width, crop_height) == (w, h):
+        return np.array(image if image.size == (w, h) else image.crop(box))
+    return np.array(image.resize((w, h), Image.Resampling.LANCZOS, box))
 
 
 def open_image(file: str | Path | io.BytesIO, name: str | None = None, at_least: int | None = None) -> Image.Image:
@@ -148,13 +157,16 @@ def _why(error: Exception, file: str | Path | io.BytesIO) -> str:
 
 
 def dimensions(file: str | bytes | Image.Image, name: str) -> tuple[int, int]:
-    """Width and height of an image file, or of its content, by its header; raises ImageError as `read_image` does."""
+    """Width and height of an image file, or of its content, by its header, rotated according to EXIF.
+
+    EXIF data that follow the pixels, which PNG allows, are not read. Raises ImageError as `read_image` does.
+    """
     if isinstance(file, Image.Image):
         return file.size
     stream = io.BytesIO(file) if isinstance(file, bytes) else file
     try:
         with Image.open(stream, formats=_DECODERS) as image:
-            return image.size
+            return image.size[::-1] if _is_transposed(image) else image.size
     except Exception as error:  # decoders raise any kind of error for damaged files
         raise ImageError(f"{name} {_why(error, stream)}") from error
 
@@ -256,6 +268,14 @@ def _rotated(image: Image.Image) -> Image.Image:
     except Exception:
         return image
     return ImageOps.exif_transpose(image)
+
+
+def _is_transposed(image: Image.Image) -> bool:
+    """Whether EXIF data in the header exchange width and height."""
+    try:
+        return Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) >= 5  # a PNG's own method would decode it
+    except Exception:  # damaged data, as in `_rotated`
+        return False
 
 
 def _is_of_16_bits(image: Image.Image) -> bool:

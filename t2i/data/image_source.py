@@ -1,6 +1,6 @@
 """Base class of sources of image files: folders, Hugging Face datasets and shards.
 
-Shapes: S image side
+Shapes: S image side · h × w training image
 """
 
 from __future__ import annotations
@@ -8,12 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from t2i.data.base import ItemError, captioned
-from t2i.data.image_file import read_square, square
+from t2i.data.image_file import cropped, read_cropped
+
+if TYPE_CHECKING:
+    from t2i.data.buckets import Buckets, Shape
 
 Encoded = str | bytes | Image.Image  # the path of an image file, its content, or an image already decoded
 
@@ -25,7 +29,7 @@ class Augmentation:
     """Random augmentation of training images.
 
     Args:
-        random_crop: crop the square at a random position along the longer side instead of the centre.
+        random_crop: crop at a random position along the side that is cut, instead of the centre.
         random_flip: mirror half of the images horizontally.
     """
 
@@ -40,11 +44,15 @@ class ImageSource:
     """Items {"image": uint8 (S, S, 3), "text": str}, and "texts" of images with several captions.
 
     Subclasses set `size` (S) and `augmentation`, and define `__len__`, `file`, `texts_of` and `fingerprint`.
+
+    Attributes:
+        buckets: the aspect-ratio bucket of each image, for training in batches of one bucket; None: all are squares.
     """
 
     reads_files = True
     size: int
     augmentation: Augmentation = NO_AUGMENTATION
+    buckets: Buckets | None = None
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -64,9 +72,9 @@ class ImageSource:
         """The centre square. Raises ItemError, a ValueError, for an image that cannot be read."""
         return self._item(int(index), position=0.5)
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict:
-        """The item with random augmentation; raises as `__getitem__` does."""
-        item = self._item(int(index), rng.random() if self.augmentation.random_crop else 0.5)
+    def sample(self, index: int, rng: np.random.Generator, shape: Shape | None = None) -> dict:
+        """The item with random augmentation, of the shape (h, w), by default square; raises as `__getitem__` does."""
+        item = self._item(int(index), rng.random() if self.augmentation.random_crop else 0.5, shape)
         if self.augmentation.random_flip and rng.random() < 0.5:
             item["image"] = np.ascontiguousarray(item["image"][:, ::-1])
         return item
@@ -86,12 +94,13 @@ class ImageSource:
         """The encoded image, its name for messages, and its captions."""
         return *self.file(index), self.texts_of(index)
 
-    def _item(self, index: int, position: float) -> dict:
+    def _item(self, index: int, position: float, shape: Shape | None = None) -> dict:
+        shape = shape or (self.size, self.size)
         file, name, texts = self._record(index)
         if isinstance(file, Image.Image):
-            image = square(file, self.size, position)
+            image = cropped(file, shape, position)
         else:
-            image = read_square(file, self.size, name, position)
+            image = read_cropped(file, shape, name, position)
         return captioned({"image": image}, texts)
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from t2i.data.base import Source, augmented, caption_lists
+from t2i.data.base import Source, augmented, buckets_of, caption_lists
+from t2i.data.buckets import Buckets, Shape
 from t2i.data.fingerprint import combine
 from t2i.data.unreadable import REPLACED
 
@@ -47,9 +48,22 @@ class Mixture:
         source, i = self._find(index)
         return _kept(source[i])
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict:
+    def sample(self, index: int, rng: np.random.Generator, shape: Shape | None = None) -> dict:
         source, i = self._find(index)
-        return _kept(augmented(source, i, rng))
+        return _kept(augmented(source, i, rng, shape))
+
+    @property
+    def buckets(self) -> Buckets | None:
+        """Those of all items; sources without buckets have squares."""
+        found = [buckets_of(source) for source in self.sources]
+        shapes = next((buckets.shapes for buckets in found if buckets is not None), None)
+        if shapes is None:
+            return None
+        of = np.zeros((self._length // len(self._pattern), len(self._pattern)), np.uint8)  # a row for each period
+        for k, buckets in enumerate(found):
+            if buckets is not None:
+                of[:, self._pattern == k] = np.resize(buckets.of, (len(of), self._counts[k]))  # repeated as items are
+        return Buckets(shapes, of.ravel())
 
     def captions(self, limit: int) -> Iterator[str]:
         return (texts[0] for texts in self.caption_lists(limit))

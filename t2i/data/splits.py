@@ -9,17 +9,21 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from t2i.checks import check_whole
-from t2i.data.base import Source, augmented, caption_lists
+from t2i.data.base import Source, augmented, buckets_of, caption_lists
 from t2i.data.factors import FACTORS, ToyboxFactors
 from t2i.data.fingerprint import combine
 from t2i.data.labelled import Splits, is_labelled, open_labelled
 from t2i.data.sources import TOYBOX_ITEMS, WORLDS, open_source
 from t2i.data.toybox.dataset import SceneDataset
 from t2i.data.unreadable import beneath, skip_unreadable
+
+if TYPE_CHECKING:
+    from t2i.data.buckets import Buckets, Shape
 
 TEST_SEED = 2**20  # seed of toybox's test images, different from those of training runs
 TOYBOX_TEST_IMAGES = 1000  # number of test images of toybox
@@ -40,8 +44,13 @@ class Picked:
             raise IndexError(f"index {index} is out of range for {len(self)} items")
         return self.source[int(self.places[index])]
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict:
-        return augmented(self.source, int(self.places[index]), rng)
+    def sample(self, index: int, rng: np.random.Generator, shape: Shape | None = None) -> dict:
+        return augmented(self.source, int(self.places[index]), rng, shape)
+
+    @property
+    def buckets(self) -> Buckets | None:
+        found = buckets_of(self.source)
+        return None if found is None else found.at(self.places)
 
     def captions(self, limit: int) -> Iterator[str]:
         return (texts[0] for texts in self.caption_lists(limit))

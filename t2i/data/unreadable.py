@@ -7,13 +7,17 @@ cache of encodings see the same items. Each image that was replaced is noted, by
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch.utils.data import get_worker_info
 
-from t2i.data.base import ItemError, Source, augmented, caption_lists, reads_files
+from t2i.data.base import ItemError, Source, augmented, buckets_of, caption_lists, reads_files
 from t2i.notes import count, note
 from t2i.strings import checked
+
+if TYPE_CHECKING:
+    from t2i.data.buckets import Buckets, Shape
 
 REPLACED = "replaced"  # key of an item that replaces others: the sentences that say why these cannot be read
 IMAGES_CHECKED = 100  # images that are read when the data are opened, spread over them
@@ -38,8 +42,12 @@ class SkipUnreadable:
     def __getitem__(self, index: int) -> dict:
         return self._next(index, lambda i: self.source[i])
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict:
-        return self._next(index, lambda i: augmented(self.source, i, rng))
+    def sample(self, index: int, rng: np.random.Generator, shape: Shape | None = None) -> dict:
+        return self._next(index, lambda i: augmented(self.source, i, rng, shape))
+
+    @property
+    def buckets(self) -> Buckets | None:
+        return buckets_of(self.source)
 
     def captions(self, limit: int) -> Iterator[str]:
         return self.source.captions(limit)

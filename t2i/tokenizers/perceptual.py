@@ -69,7 +69,7 @@ class ClassifierFeatures(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, S, S) in [-1, 1] -> features of each level, of images resampled to 128×128."""
         x = images
-        if x.shape[-1] != self.side:
+        if x.shape[-2:] != (self.side, self.side):
             x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
         found = []
         for level in self.levels:

@@ -107,10 +107,11 @@ def cached_encodings(
         source: the images, as returned by `open_source(data…, seed)`.
         workers: number of processes that render or read images, per process of `accelerate launch`.
 
-    Raises ValueError for random crops or flips, and as `disk_cache.open_or_fill` does.
+    Raises ValueError for random crops or flips and for aspect-ratio buckets, and as `disk_cache.open_or_fill` does.
     """
-    once = f"cached {encoding.name} are computed once for each image, not for each crop"
-    data.refuse(RANDOM, once, "give --cache none, if the recipe can encode each batch, or ")
+    remedy = "give --cache none, if the recipe can encode each batch, or "
+    data.refuse(RANDOM, f"cached {encoding.name} are computed once for each image, not for each crop", remedy)
+    data.refuse(("max_aspect_ratio",), f"cached {encoding.name} are those of squares, all of one size", remedy)
     about = {"data_sha256": source.fingerprint(), "image_size": data.image_size, "seed": seed}
     key = encoding.key | about | {"num": min(num, len(source))}
     folder = Path(folder) if folder is not None else Path(parent) / _name(encoding.name, key, data)

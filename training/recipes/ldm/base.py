@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from t2i.devices import fastest_device
 from t2i.diffusion.conditioning import masks_padding
 from t2i.diffusion.consistency import ConsistencyObjective
+from t2i.diffusion.dit import DiT
 from t2i.diffusion.objective import DiffusionObjective
 from t2i.processes import this_process
 from t2i.text.cache import CachedStates
@@ -36,6 +37,7 @@ class LatentDiffusionTask(TextConditionedTask):
         encoder, autoencoder: on any device.
         objective: the denoiser's loss.
         caption_dropout: fraction of samples trained without caption.
+        denoiser_stride: as of `stride_of_denoiser`, to train on images of several aspect ratios.
 
     Raises ValueError for an image size that the autoencoder cannot encode, and as `open_source` does.
     """
@@ -48,6 +50,7 @@ class LatentDiffusionTask(TextConditionedTask):
         autoencoder: AutoencoderKL,
         objective: DiffusionObjective | ConsistencyObjective,
         caption_dropout: float = 0.0,
+        denoiser_stride: int | None = None,
     ):
         self.data, self.loop = data, loop
         self.encoder, self.autoencoder, self.objective = encoder, autoencoder, objective
@@ -57,11 +60,10 @@ class LatentDiffusionTask(TextConditionedTask):
             raise ValueError(
                 f"{data.image_size} pixels are not divisible by the autoencoder's {stride}; give another --image-size"
             )
-        side = data.image_size // stride
-        self.source = data.open(loop.seed)
+        self.source = data.open(loop.seed, stride=None if denoiser_stride is None else stride * denoiser_stride)
         warn_of_long_captions(self.source.captions(LOOKED_AT), encoder.tokenizer, encoder.room)
-        shape = (autoencoder.config.latent_channels, side, side)
-        self.prepare = PrepareLatent(Tokens(encoder.tokenizer, encoder.length), caption_dropout, objective, shape)
+        texts, channels = Tokens(encoder.tokenizer, encoder.length), autoencoder.config.latent_channels
+        self.prepare = PrepareLatent(texts, caption_dropout, objective, channels, stride)
 
     def cache_latents(self, folder: str | None, images: int) -> None:
         """Train on latents computed once, for at most `images` images."""
@@ -106,19 +108,32 @@ class PrepareLatent:
     texts: Tokens | CachedStates
     dropout: float
     objective: DiffusionObjective
-    shape: tuple[int, int, int]
+    latent_channels: int
+    stride: int  # of the autoencoder
 
     def __call__(self, item: dict, rng: np.random.Generator) -> dict:
         """-> noise (C, h, w), timesteps, mask (L,); states (L, D), or, if not cached, ids (L,); latents (C, h, w), or,
-        if not cached, images, uint8 (S, S, 3), and posterior_noise (C, h, w) to sample their latents with.
+        if not cached, images, uint8 (H, W, 3), and posterior_noise (C, h, w) to sample their latents with.
         """
         sample = prepare_text(self.texts, item["text"], self.dropout, rng)
-        noise = rng.standard_normal(self.shape, dtype=np.float32)
+        shape = item["mean"].shape if "mean" in item else self._latent_shape(item["image"])
+        noise = rng.standard_normal(shape, dtype=np.float32)
         if "mean" in item:
             sample["latents"] = item["mean"].astype(np.float32) + item["std"].astype(np.float32) * noise
         else:
             sample |= {"images": item["image"], "posterior_noise": noise}
-        return sample | self.objective.sample_noise(self.shape, rng)
+        return sample | self.objective.sample_noise(shape, rng)
+
+    def _latent_shape(self, image: np.ndarray) -> tuple[int, int, int]:
+        height, width, _ = image.shape
+        return self.latent_channels, height // self.stride, width // self.stride
+
+
+def stride_of_denoiser(denoiser: UNet2DConditionModel | DiT) -> int:
+    """The factor between latents and the coarsest level of a U-Net, or the patches of a transformer."""
+    if isinstance(denoiser, DiT):
+        return denoiser.config.patch_size
+    return 2 ** (len(denoiser.config.block_out_channels) - 1)
 
 
 def use_fast_attention(denoiser: nn.Module) -> None:

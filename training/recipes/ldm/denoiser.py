@@ -24,7 +24,7 @@ from t2i.text.encoders import TextEncoder
 from t2i.tokenizers.kl import make_fast, stride_of
 from t2i.training.config import LoopConfig
 from t2i.training.held_out import BATCH, bins, errors_by_timestep, loaded, printed, scores_of, split_held_out, swap_test
-from t2i.training.recipes.ldm.base import LatentDiffusionTask, use_fast_attention
+from t2i.training.recipes.ldm.base import LatentDiffusionTask, stride_of_denoiser, use_fast_attention
 from t2i.training.recipes.ldm.latents import latents_of
 from t2i.training.recipes.text_conditioned import (
     DenoiserWithTextEncoder,
@@ -136,7 +136,8 @@ class LDMTask(LatentDiffusionTask):
         # Must precede everything that depends on the text encoder's weights: its cache key and the captions' states.
         initial = load_weights(denoiser, encoder, recipe.init_from) if recipe.init_from else None
         objective = recipe.objective()
-        super().__init__(recipe.data, recipe.loop, encoder, autoencoder, objective, recipe.caption_dropout)
+        options = (recipe.caption_dropout, stride_of_denoiser(denoiser))
+        super().__init__(recipe.data, recipe.loop, encoder, autoencoder, objective, *options)
         if initial:
             self.fingerprint["init_from_sha256"] = initial
         self.source, self.held_out = split_held_out(self.source, recipe.held_out_images)

@@ -24,7 +24,7 @@ class FineTuningTask(LatentDiffusionTask):
     Args:
         data, loop: the recipe's options.
         pipe: the pipeline.
-        objective, caption_dropout: see `LatentDiffusionTask`.
+        objective, caption_dropout, denoiser_stride: see `LatentDiffusionTask`.
     """
 
     def __init__(
@@ -34,13 +34,14 @@ class FineTuningTask(LatentDiffusionTask):
         pipe: LatentDiffusionPipeline,
         objective: DiffusionObjective | ConsistencyObjective,
         caption_dropout: float = 0.0,
+        denoiser_stride: int | None = None,
     ):
         self.pipe = pipe
         encoder = encoder_of(pipe.text_encoder, pipe.tokenizer)
         pipe.vae.eval().requires_grad_(False)
         encoder.model.requires_grad_(False)
         data = dataclasses.replace(data, image_size=data.image_size or pipe.image_size)
-        super().__init__(data, loop, encoder, pipe.vae, objective, caption_dropout)
+        super().__init__(data, loop, encoder, pipe.vae, objective, caption_dropout, denoiser_stride)
         self.fingerprint["denoiser_sha256"] = digest(pipe.unet)
 
     def pipeline(self) -> LatentDiffusionPipeline:

@@ -73,12 +73,11 @@ class KLTask(Task):
     MEASURED = 512  # number of images to estimate the scaling factor from
 
     def __init__(self, recipe: KLRecipe):
-        model, size = recipe.model, recipe.data.image_size
-        self.source = recipe.data.open(recipe.loop.seed)
         torch.manual_seed(recipe.loop.seed)  # the same initial weights on every process
-        autoencoder = model.build(image_size=size)
-        side = size // stride_of(autoencoder)
-        self.prepare = PrepareImageAndNoise((model.latent_channels, side, side))
+        autoencoder = recipe.model.build(image_size=recipe.data.image_size)
+        stride = stride_of(autoencoder)
+        self.source = recipe.data.open(recipe.loop.seed, stride=stride)
+        self.prepare = PrepareImageAndNoise(recipe.model.latent_channels, stride)
         perceptual, self.fingerprint = recipe.perceptual.open()
         weight, adversary = recipe.perceptual.perceptual_weight, recipe.discriminator.adversary()
         self.model = recipe.objective.build(
@@ -109,8 +108,11 @@ class KLTask(Task):
 class PrepareImageAndNoise:
     """Prepares an image and the noise to sample its latents with, both determined by the sample's index."""
 
-    latents: tuple[int, int, int]
+    latent_channels: int
+    stride: int
 
     def __call__(self, item: dict, rng: np.random.Generator) -> dict:
-        """-> images, uint8 (S, S, 3); noise, standard normal (C, s, s)"""
-        return {"images": item["image"], "noise": rng.standard_normal(self.latents, dtype=np.float32)}
+        """-> images, uint8 (H, W, 3); noise, standard normal (C, h, w)"""
+        height, width, _ = item["image"].shape
+        shape = (self.latent_channels, height // self.stride, width // self.stride)
+        return {"images": item["image"], "noise": rng.standard_normal(shape, dtype=np.float32)}

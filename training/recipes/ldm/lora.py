@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from t2i.checks import check_fraction, check_whole
 from t2i.training.config import FineTuningDataConfig, LoopConfig
+from t2i.training.recipes.ldm.base import stride_of_denoiser
 from t2i.training.recipes.ldm.fine_tuning import FineTuningTask, objective_of, open_unet_pipeline
 
 PROJECTIONS = ("to_q", "to_k", "to_v", "to_out.0")  # diffusers' names of the projections in an attention layer
@@ -75,7 +76,8 @@ class LoraTask(FineTuningTask):
     def __init__(self, recipe: LoraRecipe):
         pipe = open_unet_pipeline(recipe.pipeline, "LoRA")
         objective = objective_of(pipe.scheduler.config, recipe.min_snr_gamma)
-        super().__init__(recipe.data, recipe.loop, pipe, objective, recipe.caption_dropout)
+        stride = stride_of_denoiser(pipe.unet)
+        super().__init__(recipe.data, recipe.loop, pipe, objective, recipe.caption_dropout, stride)
         self.pipeline_name, self.validation_prompts = recipe.pipeline, recipe.validation_prompts
         if recipe.cache != "none":
             self.cache_latents(recipe.cache, recipe.cached_images)
