@@ -11,18 +11,15 @@ Shapes: n images · c candidates per image · R rows of a batch
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from t2i.folders import newest_in_run
 from t2i.images import check_finite, to_pil
 from t2i.pipelines.generators import seeded_from
-from t2i.text.clip_embeddings import OpenClip, TransformersClip
+from t2i.text.clip_embeddings import cosines, open_clip_model
 
 LIKELIHOOD = "likelihood"  # the score of pipelines that have one
 Scorer = Callable[[list[str], list[Image.Image]], Sequence[float] | np.ndarray | Tensor]  # of R prompts and images
@@ -43,9 +40,8 @@ def open_reranker(reranker: Reranker, device: torch.device) -> Scorer:
     """The function that scores images by their prompts.
 
     Args:
-        reranker: "toybox/clip" (embedded), the folder or Hub id of a CLIP of transformers, "open_clip:ARCH/PRETRAINED",
-            or a function of prompts and PIL images, which is returned as it is. As in `t2i eval`, "clip:" may precede
-            a folder or Hub id.
+        reranker: the name of a CLIP, see `open_clip_model`, or a function of prompts and PIL images, which is returned
+            as it is.
         device: of the CLIP; it scores by the cosine of image and prompt, in float32.
 
     Raises ValueError for anything else, and FileNotFoundError, with the remedy, for a CLIP that is not there.
@@ -56,33 +52,12 @@ def open_reranker(reranker: Reranker, device: torch.device) -> Scorer:
         raise ValueError(
             f"a reranker is the name of a CLIP, or a function of prompts and images, not {type(reranker).__name__}"
         )
-    library, _, source = reranker.partition(":")
-    if library not in ("clip", "open_clip"):
-        library, source = "clip", reranker
-    if library == "open_clip":
-        return _open_clip(OpenClip, source, str(device))
-    try:
-        return _open_clip(TransformersClip, str(newest_in_run(source, "config.json")), str(device))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"no CLIP to rank with: {error}; t2i train clip-toybox trains one, and open_clip's are named "
-            "open_clip:ARCH/PRETRAINED"
-        ) from error
+    clip = open_clip_model(reranker, str(device))
 
-
-@lru_cache(maxsize=2)
-def _open_clip(cls: type[TransformersClip] | type[OpenClip], source: str, device: str) -> Scorer:
-    """The scores of a CLIP, which is opened once for all calls."""
-    clip = cls(source, device)
-
-    @torch.no_grad()
     def score(prompts: list[str], images: list[Image.Image]) -> Tensor:
         """R prompts and images -> their cosines, (R,)"""
-        distinct = list(dict.fromkeys(prompts))
-        texts = clip.embed_texts(distinct)[[distinct.index(prompt) for prompt in prompts]]  # (R, D)
-        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
-        embedded = clip.embed_images(clip.prepare(pixels).to(clip.device)).float().cpu()  # (R, D)
-        return F.cosine_similarity(embedded, texts)
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+        return cosines(clip, pixels, [[prompt] for prompt in prompts])
 
     return score
 

@@ -24,6 +24,10 @@ COMMANDS = {  # name: (module:function that takes the arguments, description)
     "create": ("t2i.pipelines.commands.autoregressive:create", "generate captions and an image of each, from nothing"),
     "sample": ("t2i.pipelines.commands.sample:main", "generate images from an unconditional model"),
     "data": ("t2i.data.cli:main", "write a data set to a folder: render toybox, or write shards of any data"),
+    "data filter": (
+        "t2i.pipelines.commands.filter_data:main",
+        "score images by their captions with CLIP, and write those that reach a minimum to shards",
+    ),
     "convert": ("t2i.tokenizers.convert:main", "convert a published image tokenizer to a folder that t2i opens"),
     "train": ("t2i.training.cli:main", "train or fine-tune a model: t2i train lists the recipes"),
     "eval": ("t2i.eval.cli:main", "evaluate a pipeline or a folder of images: t2i eval lists the metrics"),
@@ -49,9 +53,10 @@ def main(args: Sequence[str] | None = None) -> None:
         else:
             check_choice("command", args[0], COMMANDS)
             args, threads = take_threads_option(args)
+            name = " ".join(args[:2]) if " ".join(args[:2]) in COMMANDS else args[0]
             if not {"-h", "--help"} & set(args):
-                configure_threads(args[0], threads)
-            resolve_name(COMMANDS[args[0]][0])(args[1:])
+                configure_threads(name, threads)
+            resolve_name(COMMANDS[name][0])(args[len(name.split()) :])
 
 
 def _usage() -> str:

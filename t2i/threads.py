@@ -21,7 +21,7 @@ from t2i.checks import UsageError
 BUSY_PERCENT = 25  # load of all cores by other processes above which threads wait passively
 PROBE_SECONDS = 0.1
 # These commands have data workers, which share the cores: passive waiting is faster even on an idle machine.
-LONG_COMMANDS = ("train", "eval", "report", "compare")
+LONG_COMMANDS = ("train", "eval", "report", "compare", "data filter")
 _CGROUP_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # "max 100000" or "200000 100000": microseconds per period
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
+from transformers import CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
 
 from t2i.data.toybox_v1 import Toybox
 from t2i.diffusion.dit import DiT
 from t2i.diffusion.schedule import NoiseSchedule
 from t2i.pipelines import LatentDiffusionPipeline
-from t2i.text.clip import train_clip_tokenizer
+from t2i.text.clip import make_clip, train_clip_tokenizer
 
 CHANNELS, TEXT_WIDTH, LENGTH, SIDE = 4, 32, 24, 8
 
@@ -51,6 +51,18 @@ def clip(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         pad_token_id=tokenizer.pad_token_id,
     )
     return CLIPTextModel(config).eval()
+
+
+def save_clip(folder: Path) -> str:
+    """A CLIP of texts and images of 16×16 pixels, saved in a folder."""
+    torch.manual_seed(0)
+    tokenizer = clip_tokenizer()
+    sizes = {"text_width": 16, "text_layers": 1, "text_heads": 2, "image_width": 16, "image_layers": 1}
+    make_clip(tokenizer, 16, **sizes, image_heads=2, dim=8).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    CLIPImageProcessor(**size).save_pretrained(folder)
+    return str(folder)
 
 
 def t5(tokenizer: CLIPTokenizer) -> T5EncoderModel:

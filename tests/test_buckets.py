@@ -100,7 +100,8 @@ def test_batches_are_of_one_bucket_and_use_every_image_equally_often(sizes, batc
         ends = sum(epochs_done * n // batch for n in sizes)
         for step in range(steps, ends):
             images, shapes = zip(*(order.find(step * batch + i) for i in range(batch)), strict=True)
-            assert len({of.of[i] for i in images}) == len(set(shapes)) == 1 and shapes[0] == SHAPES[of.of[images[0]]]
+            assert len(set(of.of[list(images)].tolist())) == len(set(shapes)) == 1
+            assert shapes[0] == SHAPES[of.of[images[0]]]
             found.append(images)
         steps = ends
         counts = np.bincount([i for images in found for i in images], minlength=num)

@@ -9,10 +9,9 @@ from itertools import islice
 import numpy as np
 import pytest
 import torch
-from diffusion_parts import SIDE, clip_tokenizer, pipeline
+from diffusion_parts import SIDE, pipeline, save_clip
 from peak_memory import PeakBytes
 from PIL import Image
-from transformers import CLIPImageProcessor
 
 from t2i.checks import UsageError
 from t2i.cli import main
@@ -20,7 +19,6 @@ from t2i.eval.config import SweepConfig
 from t2i.eval.features import open_extractor
 from t2i.pipelines import LatentDiffusionImg2ImgPipeline, LatentDiffusionInpaintPipeline
 from t2i.pipelines.reranking import candidate_generators, keep_best, open_reranker, score_images
-from t2i.text.clip import make_clip
 
 PROMPTS = ["a red cat", "a blue car"]
 
@@ -61,14 +59,7 @@ def same_below(image: Image.Image, candidate: Image.Image | np.ndarray) -> bool:
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory) -> str:
-    torch.manual_seed(0)
-    folder, tokenizer = tmp_path_factory.mktemp("clip"), clip_tokenizer()
-    sizes = {"text_width": 16, "text_layers": 1, "text_heads": 2, "image_width": 16, "image_layers": 1}
-    make_clip(tokenizer, 16, **sizes, image_heads=2, dim=8).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
-    CLIPImageProcessor(**size).save_pretrained(folder)
-    return str(folder)
+    return save_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture(scope="module")

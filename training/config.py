@@ -27,7 +27,7 @@ class DataConfig:
     image_size: int = 64
     """Side of the square images in pixels."""
     crop: Literal["center", "random"] = "center"
-    """Position of the square crop along the longer side of an image."""
+    """Position of the crop along the side of an image that is cut."""
     random_flip: bool = False
     """Mirror half of the images horizontally; captions that mention left or right become wrong."""
     min_image_side: int = 0

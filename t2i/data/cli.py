@@ -56,10 +56,13 @@ def main(args: Sequence[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print("usage: t2i data {toybox,toybox-v1} --out DIR [options]: render images and captions to a folder")
         print("       t2i data shard SOURCE --out DIR [options]: write images and captions to WebDataset shards")
+        print(
+            "       t2i data filter SOURCE --clip NAME [options]: write the images that match their captions to shards"
+        )
         print("       t2i data emoji --out DIR [options]: write captioned emoji, the work of designers, to a folder")
-        print("t2i data toybox --help, t2i data shard --help, t2i data emoji --help: list the options")
+        print("t2i data toybox --help, and the same for shard, filter and emoji: list the options")
         return
-    check_choice("data set", args[0], [*WORLDS, "shard", "emoji"])
+    check_choice("data set", args[0], [*WORLDS, "shard", "filter", "emoji"])
     if args[0] == "shard":
         _shard(args[1:])
     elif args[0] == "emoji":

@@ -8,11 +8,15 @@ Shapes: N images or texts · H × W pixels · S side of the network's input · D
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from t2i.folders import newest_in_run
 from t2i.text.pretrained import load, open_open_clip
 
 TEXTS = 256  # batch size
@@ -33,7 +37,7 @@ class TransformersClip:
         self.source, self.device, self._tokenizer = source, torch.device(device), None
         self.model = load(CLIPModel, source, "clip").eval().requires_grad_(False).to(device)
         self.processor = load(AutoImageProcessor, source)
-        self.dim = self.model.config.projection_dim
+        self.dim, self.size = self.model.config.projection_dim, self.model.config.vision_config.image_size
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) on the CPU -> float32 (N, 3, S, S)"""
@@ -76,6 +80,7 @@ class OpenClip:
         with torch.no_grad():
             blank = self.transform(Image.new("RGB", (8, 8)))[None]
             self.dim = self.model.encode_image(blank.to(device)).shape[1]  # the attribute's name depends on the class
+        self.size = blank.shape[-1]
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) on the CPU -> float32 (N, 3, S, S)"""
@@ -95,6 +100,51 @@ class OpenClip:
             self._tokenizer = open_clip.get_tokenizer(self.arch)
         parts = [self.model.encode_text(self._tokenizer(some).to(self.device)) for some in _chunks(texts)]
         return torch.cat(parts).float().cpu()
+
+
+Clip = TransformersClip | OpenClip
+
+
+@lru_cache(maxsize=2)
+def open_clip_model(name: str, device: str = "cpu") -> Clip:
+    """The CLIP called `name`, opened once for all calls.
+
+    Args:
+        name: "toybox/clip" (embedded), the folder or Hub id of a CLIP of transformers, or "open_clip:ARCH/PRETRAINED".
+            As in `t2i eval`, "clip:" may precede a folder or Hub id.
+
+    Raises FileNotFoundError, with the remedy, for a CLIP that is not there, and ValueError for anything else.
+    """
+    library, _, source = name.partition(":")
+    if library not in ("clip", "open_clip"):
+        library, source = "clip", name
+    if library == "open_clip":
+        return OpenClip(source, device)
+    try:
+        return TransformersClip(str(newest_in_run(source, "config.json")), device)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"there is no CLIP: {error}; t2i train clip-toybox trains one, and open_clip's are named "
+            "open_clip:ARCH/PRETRAINED"
+        ) from error
+
+
+@torch.no_grad()
+def cosines(clip: Clip, images: Tensor, texts: Sequence[Sequence[str]]) -> Tensor:
+    """The cosines of images and texts, those of the first image first: float32 (T,) on the CPU.
+
+    Args:
+        images: uint8 (N, H, W, 3) on the CPU.
+        texts: of each image its texts, T of all images.
+    """
+    flat = list(chain.from_iterable(texts))
+    if not flat:
+        return torch.zeros(0)
+    distinct = {text: i for i, text in enumerate(dict.fromkeys(flat))}
+    of_texts = clip.embed_texts(list(distinct))[[distinct[text] for text in flat]]  # (T, D)
+    of_images = clip.embed_images(clip.prepare(images.permute(0, 3, 1, 2)).to(clip.device)).float().cpu()  # (N, D)
+    counts = torch.tensor([len(own) for own in texts])
+    return F.cosine_similarity(of_images.repeat_interleave(counts, 0), of_texts)
 
 
 def _chunks(texts: Sequence[str]) -> list[list[str]]:
