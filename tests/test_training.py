@@ -136,6 +136,8 @@ def test_a_run_shows_the_reference_of_its_recipe_where_the_options_agree(tmp_pat
     assert reference_curves({"recipe": "vqvae-toybox"} | flatten(other_loop))
     wider = dataclasses.replace(made, model=dataclasses.replace(made.model, channels=(16, 16, 16)))
     assert not reference_curves({"recipe": "vqvae-toybox"} | flatten(wider))
+    newer = {"new_option": 1}
+    assert reference_curves(named | newer, newer) and not reference_curves(named | newer, {"new_option": 2})
 
     plot_curves(lines, tmp_path / "alone.png")
     plot_curves(lines, tmp_path / "both.png", reference_curves(named))

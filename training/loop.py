@@ -97,7 +97,7 @@ def train(task: Task, config: LoopConfig, recipe: dict, defaults: Mapping[str, A
         sizes = (config.train_batch_size, config.gradient_accumulation_steps)
         micro_batches = MicroBatches(*sizes, task.model, accelerator)
         data = training_batches(task, config, budget.step, accelerator)
-        log = RunLog(config, budget.step, accelerator, reference_curves(recipe))
+        log = RunLog(config, budget.step, accelerator, reference_curves(recipe, defaults))
         with closing(data) as batches, log, StopRequest() as stop:
             budget.pause()
             due = False  # a checkpoint, since an earlier step that was skipped

@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -49,13 +50,17 @@ def compared(recipe: Mapping) -> dict:
     return json.loads(json.dumps(kept))  # tuples as lists
 
 
-def reference_curves(recipe: Mapping) -> dict[str, Curve]:
-    """The reference of a run by metric, or nothing if its recipe has none with the same options."""
+def reference_curves(recipe: Mapping, defaults: Mapping = MappingProxyType({})) -> dict[str, Curve]:
+    """The reference of a run by metric, or nothing if its recipe has none with the same options.
+
+    Args:
+        defaults: of options, which a reference that was stored before they existed is taken to have had.
+    """
     file = FOLDER / f"{recipe.get('recipe')}.json"
     if not file.is_file():
         return {}
     stored = read_json(file)
-    if stored["options"] != compared(recipe):
+    if compared(defaults) | stored["options"] != compared(recipe):
         return {}
     return {name: tuple(np.array(curve).T) for name, curve in stored["curves"].items()}
 
