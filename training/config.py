@@ -69,7 +69,7 @@ class DataConfig:
         if not images:
             self.refuse((*OF_IMAGES, "max_unreadable"), "only captions are used")
         if stride is None:
-            why = "the other recipes than kl-toybox, ldm-toybox and lora train models of a square grid"
+            why = "all recipes but kl-toybox, ldm-toybox and lora train models of a square grid"
             self.refuse(("max_aspect_ratio",), why)
         weights = mixture_of(self.data)
         sources = [self._open(name, seed, images, stride) for name in weights]
