@@ -212,9 +212,7 @@ def test_random_crops_and_flips_are_within_the_bucket(tmp_path):
 def test_models_of_a_square_grid_refuse_buckets(tmp_path, name):
     tiny = RECIPES[name]("tiny")
     data = DataConfig(photos(tmp_path / "a"), image_size=16, max_aspect_ratio=2.0)
-    with pytest.raises(
-        ValueError, match=r"^(all recipes but .* a square grid|only captions .*): leave out --max-a"
-    ):
+    with pytest.raises(ValueError, match=r"^(all recipes but .* a square grid|only captions .*): leave out --max-a"):
         run(type(tiny)(data=data, loop=tiny.loop))
 
 
