@@ -50,6 +50,12 @@ def contact_sheet(
     return sheet
 
 
+def whole_cell(images: Sequence[Image.Image], least: int = 192) -> int:
+    """The smallest multiple of the images' longest side that is not below `least`: cells that show whole pixels."""
+    side = max(max(image.size) for image in images)
+    return side * -(-least // side)
+
+
 def _fit(image: Image.Image, cell: int) -> Image.Image:
     """Scale an image to the cell; integer factors use nearest-neighbour, to show the pixels that a model generated."""
     scale = cell / max(image.size)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusion_parts import pipeline
 from PIL import Image
 
 from t2i.cli import main
@@ -156,3 +157,14 @@ def test_list_names_what_exists(capsys):
     assert all(f"\n{name} " in text for name in (*SCHEDULERS, *SUITES, "lecture-v1", "clip:NAME_OR_FOLDER"))
     with pytest.raises(SystemExit, match=r"did you mean schedulers\?"):
         main(["list", "schedlers"])
+
+
+def test_generate_takes_height_and_width(elsewhere):
+    pipeline().save_pretrained("ldm")
+    ask = ["generate", "a red cat", "--pipeline", "ldm", "--num-images", "1", "--num-inference-steps", "1"]
+    main([*ask, "--height", "64", "--width", "96", "--out", "wide/"])
+    (file,) = Path("wide").iterdir()
+    assert Image.open(file).size == (96, 64)
+    assert json.loads(Image.open(file).text["settings"])["width"] == 96
+    with pytest.raises(SystemExit, match="--height must be at least 1"):
+        main([*ask, "--height", "0"])

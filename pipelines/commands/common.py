@@ -22,7 +22,7 @@ from t2i.pipelines.sampling_options import SAMPLING_OPTIONS, DiffusionOptions
 
 RECORDED = (  # the options that the chunk `settings` of a PNG file holds, where they are set
     *SAMPLING_OPTIONS,
-    *("negative_prompt", "lora", "lora_scale", "dtype", "strength", "image_size"),
+    *("negative_prompt", "lora", "lora_scale", "dtype", "strength", "image_size", "height", "width"),
     *("keep", "text_temperature", "text_top_p"),  # of t2i complete and t2i create
     *("label", "complete", "steps", "method", "eta"),  # of t2i sample
     *("strengths", "num_components"),  # of t2i text-diff and t2i reconstruct
@@ -252,12 +252,12 @@ def save_with_input(
     images: list[Image.Image], options, prompt: str, given: Image.Image, label: str = "original"
 ) -> str:
     """Single images, or a grid that begins with the image or map they were generated from, under that label."""
-    from t2i.contact_sheet import contact_sheet
+    from t2i.contact_sheet import contact_sheet, whole_cell
 
     if check_out(options.out):
         return save_each(images, options, [prompt], options.pipeline)
     labels = [label, *(f"{prompt} · {options.seed + i}".removeprefix(" · ") for i in range(len(images)))]
-    grid = contact_sheet([given, *images], labels, min(5, len(labels)), cell=192)
+    grid = contact_sheet([given, *images], labels, min(5, len(labels)), cell=whole_cell(images))
     return save_grid(grid, options, [prompt], options.seed, options.pipeline)
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from tyro.conf import Positional, UseAppendAction, arg
 
 from t2i.arguments import parse
-from t2i.checks import UsageError, check_distinct, shortened
+from t2i.checks import MAX_SIDE, UsageError, check_distinct, check_whole, shortened
 from t2i.pipelines.commands.common import (
     PipelineOptions,
     SeedOptions,
@@ -37,6 +37,14 @@ class Generate(SamplingOptions, PipelineOptions, SeedOptions):
     """One or more prompts, each in quotes."""
     pipeline: UseAppendAction[tuple[str, ...]] = ()
     """Embedded system, folder, or model of the Hub, by default toybox/dalle; may be repeated to compare several."""
+    height: int | None = None
+    """Height of the images in pixels; by default the pipeline's own. DALL·E and Muse generate only that."""
+    width: int | None = None
+    """Width of the images in pixels; by default the pipeline's own."""
+
+    def sizes(self) -> dict[str, int]:
+        """Height and width, as far as they are given."""
+        return {name: side for name in ("height", "width") if (side := getattr(self, name)) is not None}
 
 
 def main(args: Sequence[str]) -> None:
@@ -80,7 +88,7 @@ def generate(pipe, options: Generate, name: str = "this pipeline") -> list[Image
 
     check_prompts_suffice(pipe, name)
     pipe = for_task(pipe, "text", name)
-    values = call_options(pipe, options, name)
+    values = call_options(pipe, options, name) | options.sizes()
     n, generators = options.num_images, options.generators(len(options.prompts))
     return finite_images(pipe, list(options.prompts), num_images_per_prompt=n, generator=generators, **values)
 
@@ -93,6 +101,8 @@ def _check(options: Generate) -> None:
     options.sampling_options()
     options.check_reranker()
     options.check_pipeline_options(options.prompts)
+    for side, value in options.sizes().items():
+        check_whole(f"--{side}", value, most=MAX_SIDE)
     if "" in options.pipeline:
         raise UsageError("--pipeline is empty; give the name of an embedded system, a folder, or a model of the Hub")
     check_distinct("--pipeline", options.pipeline)
@@ -111,11 +121,12 @@ def _check_distinct_prompts(prompts: Sequence[str]) -> None:
 
 def _save_grid(images: dict[str, list[Image.Image]], options: Generate) -> str:
     """One grid with the prompt under each image, up to four in a row, those of one pipeline after the other's."""
-    from t2i.contact_sheet import contact_sheet
+    from t2i.contact_sheet import contact_sheet, whole_cell
 
     labels = [f"{p} · {options.seed + i}" for p in options.prompts for i in range(options.num_images)]
     if len(images) > 1:
         labels = [f"{label} · {name}" for name in images for label in labels]
     columns = min(4, options.num_images) if options.num_images != 9 else 3
-    grid = contact_sheet([image for each in images.values() for image in each], labels, columns, cell=192)
+    shown = [image for each in images.values() for image in each]
+    grid = contact_sheet(shown, labels, columns, cell=whole_cell(shown))
     return save_grid(grid, options, options.prompts, options.seed, " | ".join(images))
