@@ -33,6 +33,7 @@ COMMANDS = {  # name: (module:function that takes the arguments, description)
     "eval": ("t2i.eval.cli:main", "evaluate a pipeline or a folder of images: t2i eval lists the metrics"),
     "report": ("t2i.eval.report.cli:main", "compare reports, plot scores against an option, collect human ratings"),
     "list": ("t2i.listing:main", "list embedded weights, recipes, schedulers, prompt suites, metrics, extractors"),
+    "completion": ("t2i.completion:main", "print a script that completes commands and options in bash or zsh"),
     "compare": (
         "t2i.training.benchmark.compare:main",
         "train all unconditional models for the same time and compare them",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -168,3 +170,31 @@ def test_generate_takes_height_and_width(elsewhere):
     assert json.loads(Image.open(file).text["settings"])["width"] == 96
     with pytest.raises(SystemExit, match="--height must be at least 1"):
         main([*ask, "--height", "0"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        (["t2i", "gen"], {"generate"}),
+        (["t2i", "train", "prior-"], {"prior-toybox"}),
+        (["t2i", "train", "prior-toybox", "--text-v"], {"--text-vocab-size"}),
+        (["t2i", "generate", "a cat", "--num-c"], {"--num-candidates"}),
+        (["t2i", "data", "filter", "photos", "--min-s"], {"--min-score"}),
+        (["t2i", "eval", "tokenizers", "--lp"], {"--lpips"}),
+        (["t2i", "generate", "a"], set()),
+    ],
+)
+def test_a_shell_completes_commands_recipes_and_options(typed, completed, completion):
+    words = " ".join(f"'{word}'" for word in typed)
+    ask = f"source {completion}; COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1}; _t2i; echo ${{COMPREPLY[@]}}"
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == completed, done.stderr
+
+
+@pytest.fixture(scope="module")
+def completion(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("completion") / "t2i"
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        main(["completion", "bash"])
+    file.write_text(printed.getvalue())
+    return file

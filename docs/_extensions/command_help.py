@@ -30,7 +30,11 @@ class CommandHelp(SphinxDirective):
         from t2i.cli import COMMANDS
         from t2i.training.recipes import RECIPES
 
-        names = [(name,) for name in COMMANDS] if self.arguments[0] == "commands" else [("train", n) for n in RECIPES]
+        names = (
+            [tuple(name.split()) for name in COMMANDS]
+            if self.arguments[0] == "commands"
+            else [("train", n) for n in RECIPES]
+        )
         return [self._section(name) for name in names]
 
     def _section(self, command: tuple[str, ...]) -> nodes.section:

@@ -20,6 +20,8 @@ from t2i.data.toybox import cli as toybox
 from t2i.files import check_folder
 from t2i.notes import count
 
+KINDS = (*WORLDS, "shard", "filter", "emoji")  # of `t2i data KIND`; `data filter` is a command of its own
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -62,7 +64,7 @@ def main(args: Sequence[str]) -> None:
         print("       t2i data emoji --out DIR [options]: write captioned emoji, the work of designers, to a folder")
         print("t2i data toybox --help, and the same for shard, filter and emoji: list the options")
         return
-    check_choice("data set", args[0], [*WORLDS, "shard", "filter", "emoji"])
+    check_choice("data set", args[0], KINDS)
     if args[0] == "shard":
         _shard(args[1:])
     elif args[0] == "emoji":
