@@ -17,6 +17,7 @@ from t2i.checks import UsageError, check_choice
 from t2i.cli_errors import exit_on_bad_input
 from t2i.contact_sheet import contact_sheet
 from t2i.data.domains import Unpaired
+from t2i.data.sources import open_source
 from t2i.data.toybox import label_image
 from t2i.data.toybox_v1 import Scene, Thing, Toybox
 from t2i.images import to_pil, to_tensor
@@ -30,6 +31,8 @@ from t2i.pipelines import (
 )
 from t2i.pipelines.commands.generate import Generate, generate
 from t2i.runs import RECIPE_FILE
+from t2i.tokenizers.auto import open_image_tokenizer
+from t2i.training.previews import reconstructions
 
 DOCS = Path(__file__).parent.parent / "docs"
 PROMPTS = (
@@ -64,14 +67,14 @@ class MakeFigures:
     translate: str = "runs/toybox-cyclegan"
     """Folder of a run of `t2i train cyclegan`."""
     only: tuple[str, ...] = ()
-    """Which sheets to make: toybox, gallery, tasks or blocks; default: all."""
+    """Which sheets to make: toybox, tokenizer, gallery, tasks or blocks; default: all."""
 
 
 def main(args: list[str]) -> None:
     ask = parse(MakeFigures(), args, prog="make_figures.py", description=__doc__)
     DOCS.mkdir(exist_ok=True)
     sheets = {"toybox": toybox, "gallery": lambda: gallery(ask.systems), "tasks": lambda: tasks(ask)}
-    sheets["blocks"] = lambda: blocks(ask)
+    sheets |= {"tokenizer": tokenizer, "blocks": lambda: blocks(ask)}
     for name in ask.only:
         check_choice("sheet", name, sheets)
     for name in ask.only or sheets:
@@ -82,6 +85,11 @@ def main(args: list[str]) -> None:
 def toybox() -> Image.Image:
     scenes = [Toybox(num=24, seed=1)[i] for i in range(24)]
     return contact_sheet([s["scene"].render(128) for s in scenes], [s["text"] for s in scenes], columns=8, max_lines=3)
+
+
+def tokenizer() -> Image.Image:
+    """New images of toybox, not selected, and their reconstructions by the embedded image tokenizer."""
+    return reconstructions(open_source("toybox", 128, seed=1), open_image_tokenizer("toybox/vqgan").reconstruct)
 
 
 def gallery(systems: tuple[str, ...]) -> Image.Image:

@@ -30,11 +30,8 @@ class CommandHelp(SphinxDirective):
         from t2i.cli import COMMANDS
         from t2i.training.recipes import RECIPES
 
-        names = (
-            [tuple(name.split()) for name in COMMANDS]
-            if self.arguments[0] == "commands"
-            else [("train", n) for n in RECIPES]
-        )
+        of_recipes = self.arguments[0] == "recipes"
+        names = [("train", name) for name in RECIPES] if of_recipes else [tuple(name.split()) for name in COMMANDS]
         return [self._section(name) for name in names]
 
     def _section(self, command: tuple[str, ...]) -> nodes.section:
