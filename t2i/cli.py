@@ -23,6 +23,7 @@ COMMANDS = {  # name: (module:function that takes the arguments, description)
     "complete": ("t2i.pipelines.commands.autoregressive:complete", "keep the top of an image and generate the rest"),
     "create": ("t2i.pipelines.commands.autoregressive:create", "generate captions and an image of each, from nothing"),
     "sample": ("t2i.pipelines.commands.sample:main", "generate images from an unconditional model"),
+    "serve": ("t2i.pipelines.commands.serve:main", "generate images for HTTP requests, as OpenAI's images endpoint"),
     "data": ("t2i.data.cli:main", "write a data set to a folder: render toybox, or write shards of any data"),
     "data filter": (
         "t2i.pipelines.commands.filter_data:main",

@@ -34,22 +34,28 @@ COMMAND_OF = {  # pipelines that are conditioned on more than a prompt: on what,
 
 
 @dataclass(frozen=True)
-class PipelineOptions:
-    """How a pipeline is opened, and where its images go."""
+class LoadingOptions:
+    """How a pipeline is opened."""
 
-    out: str = "t2i.png"
-    """File for a labelled grid (.png, .jpg, .webp), or folder (ending in /) for single images; never overwritten."""
     device: str = "auto"
     """'cpu', 'cuda', 'mps', …; by default the fastest available."""
     dtype: PipelineDtype | None = None
     """Precision of the weights and of the computation, by default float32; half precision takes half the memory, and
     int8 (DALL·E, Muse) less time on a CPU."""
-    negative_prompt: str | None = None
-    """What the images should not show; by default nothing in particular."""
     lora: str | None = None
     """Folder of `t2i train lora`, or LoRA file, that was trained on this pipeline; by default none."""
     lora_scale: float | None = None
     """Weight of the LoRA, from 0 (none) to 1 (full, the default)."""
+
+
+@dataclass(frozen=True)
+class PipelineOptions(LoadingOptions):
+    """How a pipeline is opened, what its images should not show, and where they go."""
+
+    out: str = "t2i.png"
+    """File for a labelled grid (.png, .jpg, .webp), or folder (ending in /) for single images; never overwritten."""
+    negative_prompt: str | None = None
+    """What the images should not show; by default nothing in particular."""
 
     def check_pipeline_options(self, prompts: Sequence[str]) -> None:
         """Raise UsageError or ValueError for prompts, numbers and outputs that are not valid."""

@@ -64,7 +64,7 @@ def write_images(outputs: Sequence[Output], folder: bool) -> str:
         if not (path.exists() or path.is_symlink()):
             return True
         if output.path not in contents:
-            contents[output.path] = _content(BytesIO(_encode(output)))
+            contents[output.path] = _content(BytesIO(encode(output)))
         return _holds(path, contents[output.path])
 
     number = next(n for n in itertools.count(1) if all(is_free(output, n) for output in outputs))
@@ -107,7 +107,7 @@ def _content(file: Path | BinaryIO) -> tuple:
         return {**record, "version": None, "settings": settings}, image.mode, image.size, image.tobytes()
 
 
-def _encode(output: Output) -> bytes:
+def encode(output: Output) -> bytes:
     """The content of its file, in the format of its suffix."""
     kind, encoded = FORMATS[output.path.suffix.lower()], BytesIO()
     if kind == "PNG":
@@ -124,7 +124,7 @@ def _encode(output: Output) -> bytes:
 
 def _write(output: Output, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, _encode(output), durable=False)
+    write_whole(path, encode(output), durable=False)
     return path
 
 

@@ -1,0 +1,1 @@
+"""`t2i serve`: a pipeline behind HTTP."""
