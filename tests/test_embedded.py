@@ -7,12 +7,17 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from t2i.data.sources import open_source
+from t2i.eval.metrics import psnr
 from t2i.folders import EMBEDDED
+from t2i.images import to_tensor
 from t2i.pipelines import AutoPipeline, embedded
+from t2i.tokenizers.auto import open_image_tokenizer
 
 SYSTEMS = ("toybox/dalle", "toybox/ldm")
 OFFLINE = """
@@ -41,11 +46,23 @@ def test_the_readme_example_runs_without_network(name, tmp_path):
     assert done.stdout.split("\n")[0] == "4 (64, 64)", done.stderr
 
 
-@pytest.mark.parametrize(("name", "megabytes"), [("dalle", 20), ("ldm", 20), ("classifier-v1", 3)])
+@pytest.mark.parametrize(
+    ("name", "megabytes"), [("dalle", 20), ("ldm", 20), ("vqgan", 5), ("classifier", 4), ("classifier-v1", 3)]
+)
 def test_weights_are_small_and_safe(name, megabytes):
     files = [p for p in (EMBEDDED / "toybox" / name).rglob("*") if p.is_file()]
     assert {p.suffix for p in files} == {".json", ".safetensors"}
     assert sum(p.stat().st_size for p in files) <= megabytes * 1e6
+
+
+def test_the_image_tokenizer_reconstructs_new_images():
+    tokenizer, images = open_image_tokenizer("toybox/vqgan"), open_source("toybox", 128, seed=1)
+    batch = torch.from_numpy(np.stack([images[i]["image"] for i in range(48)]))
+    with torch.no_grad():
+        codes = tokenizer.encode(to_tensor(batch))
+        decoded = tokenizer.decode(codes)
+    assert psnr((decoded + 1) / 2, (to_tensor(batch) + 1) / 2).value > 22.5
+    assert codes.shape == (48, 16, 16) and len(codes.unique()) > 1000
 
 
 def test_embedded_systems_are_listed_and_named_in_errors():

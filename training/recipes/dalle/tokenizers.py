@@ -102,7 +102,8 @@ def dvae_toybox(preset: str = "base") -> TokenizerRecipe:
 def vqgan_toybox(preset: str = "base") -> VQGANRecipe:
     """A VQGAN: 128×128 images as 16×16 tokens from a codebook of 2,048, with a perceptual and an adversarial loss.
 
-    base: `t2i train vqgan-toybox --init-from runs/vqvae-toybox/latest --mixed-precision bf16`, after vqvae-toybox
+    base: `t2i train vqgan-toybox --init-from runs/vqvae-toybox/latest --mixed-precision bf16`, an hour on two cores,
+    after vqvae-toybox
     tiny: `t2i train vqgan-toybox --preset tiny`, a minute on two cores
     """
     if preset == "tiny":
@@ -110,15 +111,21 @@ def vqgan_toybox(preset: str = "base") -> VQGANRecipe:
         small = {"discriminator_channels": (16, 32), "discriminator_start": 100, "discriminator_ramp": 50}
         discriminator = DiscriminatorConfig(discriminator_weight=0.5, **small)
         return VQGANRecipe(model=model, discriminator=discriminator, loop=_loop("vqgan", tiny=True))
-    return VQGANRecipe(data=TOYBOX, model=vqvae_options(**BASE, **CODEBOOK), loop=_loop("vqgan"))
+    return VQGANRecipe(
+        data=TOYBOX,
+        model=vqvae_options(**BASE, **CODEBOOK),
+        perceptual=PerceptualConfig(perceptual_weight=20.0),
+        discriminator=DiscriminatorConfig(0.2, discriminator_start=1_400, discriminator_ramp=300),
+        loop=_loop("vqgan", steps=3_700),
+    )
 
 
-def _loop(name: str, tiny: bool = False) -> LoopConfig:
+def _loop(name: str, tiny: bool = False, steps: int = 3_000) -> LoopConfig:
     if tiny:
-        steps = {"max_train_steps": 300, "checkpointing_steps": 100, "lr_warmup_steps": 20}
-        return LoopConfig(f"runs/tiny-{name}", train_batch_size=16, **steps)
-    steps = {"max_train_steps": 3_000, "checkpointing_steps": 500}
-    return LoopConfig(f"runs/{name}-toybox", train_batch_size=32, optimizer="muon", learning_rate=3e-3, **steps)
+        length = {"max_train_steps": 300, "checkpointing_steps": 100, "lr_warmup_steps": 20}
+        return LoopConfig(f"runs/tiny-{name}", train_batch_size=16, **length)
+    length = {"max_train_steps": steps, "checkpointing_steps": 500}
+    return LoopConfig(f"runs/{name}-toybox", train_batch_size=32, optimizer="muon", learning_rate=3e-3, **length)
 
 
 class TokenizerTask(Task):
