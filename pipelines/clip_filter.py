@@ -1,8 +1,8 @@
 """CLIP scores of training images, the cosines of image and caption, and the images whose score reaches a minimum, as
 LAION-400M was filtered (Schuhmann et al. 2021, arXiv 2111.02114, § 2).
 
-Scores are kept in the user's cache under a key of the data's content and the CLIP's weights, in parts, so that scoring
-that was interrupted continues after the last complete part.
+Scores are kept in the user's cache under a key of the data's content and of the CLIP's weights, tokenizer and
+preprocessing, in parts, so that scoring that was interrupted continues after the last complete part.
 
 Shapes: N images · T captions of all images
 """
@@ -27,7 +27,6 @@ from t2i.data.loading import load_batches
 from t2i.disk_cache import KEY, open_or_fill
 from t2i.folders import user_cache
 from t2i.text.clip_embeddings import Clip, cosines
-from t2i.weights import digest
 
 BATCH = 64  # images per forward pass
 PART = 64 * BATCH  # images of a part of the cache
@@ -87,7 +86,7 @@ def clip_scores(source: ImageSource, clip: Clip, workers: int = 1) -> CaptionSco
         source: images of the size of the CLIP's input.
         workers: number of processes that read images.
     """
-    key = {"data_sha256": source.fingerprint(), "clip_sha256": digest(clip.model)}
+    key = {"data_sha256": source.fingerprint(), "clip_sha256": clip.fingerprint()}
     folder = user_cache() / "clip-scores" / combine(key)[:16]
     parts = {folder / f"{i:09}": range(i, min(i + PART, len(source))) for i in range(0, len(source), PART)}
     known = sum(len(rows) for part, rows in parts.items() if (part / KEY).is_file())

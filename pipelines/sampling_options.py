@@ -41,7 +41,7 @@ class SamplingOptions(DiffusionOptions):
     num_candidates: Annotated[int | None, arg(aliases=["--best-of"])] = None
     """Generate this many candidates for each image and keep the one with the highest score; by default 1."""
     reranker: str | None = None
-    """What scores the candidates: 'likelihood' (the default of DALL·E), or a CLIP: 'toybox/clip', a folder, a Hub id,
+    """What scores the candidates: 'likelihood' (the default of DALL·E), or a CLIP: a folder, a Hub id,
     open_clip:ARCH/PRETRAINED."""
     schedule: Literal["cosine", "halton"] | None = None
     """Image tokens that a step of parallel decoding keeps (Muse): the most certain, or evenly spread ones; by default

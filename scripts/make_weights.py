@@ -171,11 +171,19 @@ def main(args: list[str]) -> None:
     for name, (recipe, opened) in PACKED.items():
         if (newest := ask.runs / recipe / "latest").exists():
             pack(ask.out, name, opened.from_pretrained(newest, dtype=torch.float16))
+            if ask.out == WEIGHTS:
+                store_references(ask, recipe)
         else:
             print(f"{newest}: there is none, {name} stays as it is")
-    if ask.out == WEIGHTS:
-        for run in filter(Path.is_dir, (ask.runs / recipe for recipe in STAGES)):
-            print(store_reference(run))
+
+
+def store_references(ask: MakeWeights, recipe: str) -> None:
+    """Store the curves of a recipe's run, and of the runs that it starts from."""
+    for name in (recipe, *(folder.split("/")[0] for folder in STAGES[recipe].values())):
+        if (ask.runs / name / "metrics.jsonl").is_file():
+            base = RECIPES[name]("base")
+            world = {"data": base.data.data} if hasattr(base, "data") else {}  # not a folder of its images
+            print(store_reference(ask.runs / name, **world))
 
 
 def base_of(ask: MakeWeights) -> str:

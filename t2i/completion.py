@@ -71,7 +71,13 @@ def second_words() -> dict[str, tuple[str, ...]]:
     from t2i.listing import SECTIONS
     from t2i.training.recipes import RECIPES
 
-    words = {"train": RECIPES, "report": REPORTS, "data": KINDS, "list": SECTIONS, "completion": ("bash", "zsh")}
+    words = {
+        "train": RECIPES,
+        "report": REPORTS,
+        "data": (*KINDS, "filter"),
+        "list": SECTIONS,
+        "completion": ("bash", "zsh"),
+    }
     return {command: tuple(of) for command, of in words.items()} | {"eval": ("tokenizers",)}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 LOCAL = ("checkpoints", "data", "docs", "models", "out", "outputs", "reports", "runs", "shared", "toybox", "weights")
 
 
-EMBEDDED = Path(__file__).parent / "pipelines" / "weights"  # by name: toybox/dalle, toybox/clip
+EMBEDDED = Path(__file__).parent / "pipelines" / "weights"  # by name: toybox/dalle, toybox/vqgan
 
 
 def user_cache() -> Path:
@@ -21,7 +21,7 @@ def user_cache() -> Path:
 
 
 def embedded_folder(name: str | Path) -> Path:
-    """The folder of embedded weights by their name, such as "toybox/clip", or else the path `name`."""
+    """The folder of embedded weights by their name, such as "toybox/vqgan", or else the path `name`."""
     is_name = re.fullmatch(r"[\w-]+/[\w-]+", str(name)) and (EMBEDDED / name).is_dir()
     return EMBEDDED / name if is_name else Path(name)
 

@@ -14,8 +14,10 @@ from PIL import Image
 from test_training import vqvae_recipe
 
 from t2i import processes
+from t2i.training import checkpoints, state
 from t2i.training.loop import train
 from t2i.training.recipes.dalle.tokenizers import TokenizerTask
+from t2i.training.state import write_tensors
 from t2i.training.task import Evaluation
 
 TIMEOUT = 8.0  # seconds
@@ -35,12 +37,18 @@ class Slow(TokenizerTask):
         super().save(folder)
 
 
-def main(folder: Path) -> None:
+def write_slowly(folder: Path, tensors: dict) -> None:
+    time.sleep(TIMEOUT + 2)
+    write_tensors(folder, tensors)
+
+
+def main(folder: Path, async_save: bool) -> None:
     processes.LONGEST_WAIT = timedelta(seconds=TIMEOUT)
     processes.this_process()
-    asked = vqvae_recipe(folder, max_train_steps=2, checkpointing_steps=2, train_batch_size=2, async_save=True)
+    asked = vqvae_recipe(folder, max_train_steps=2, checkpointing_steps=2, train_batch_size=2, async_save=async_save)
     train(Slow(asked), asked.loop, {})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    state.write_tensors = checkpoints.write_tensors = write_slowly
+    main(Path(sys.argv[1]), sys.argv[2] == "async")

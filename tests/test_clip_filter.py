@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +148,19 @@ def test_bad_arguments_raise(tmp_path, clip, monkeypatch, args, says):
 def test_a_clip_that_is_not_there_is_named(folder):
     with pytest.raises(FileNotFoundError, match=r"^there is no CLIP: .*nowhere.*; t2i train clip-toybox trains one"):
         open_clip_model(str(folder.parent / "nowhere"))
+
+
+def test_scores_are_of_one_preprocessing(clip, tmp_path):
+    """They are cached under a fingerprint, which is not that of the weights alone."""
+    changed = shutil.copytree(clip, tmp_path / "clip")
+    config = json.loads((changed / "preprocessor_config.json").read_text())
+    (changed / "preprocessor_config.json").write_text(json.dumps(config | {"image_mean": [0.1, 0.2, 0.3]}))
+    assert open_clip_model(str(changed)).fingerprint() != open_clip_model(str(clip)).fingerprint()
+
+
+def test_a_run_stands_for_its_newest_checkpoint_at_each_call(clip, tmp_path):
+    shutil.copytree(clip, tmp_path / "run" / "checkpoint-1")
+    first = open_clip_model(str(tmp_path / "run"))
+    assert open_clip_model(str(tmp_path / "run")) is first
+    shutil.copytree(clip, tmp_path / "run" / "checkpoint-2")
+    assert open_clip_model(str(tmp_path / "run")).source.endswith("checkpoint-2")

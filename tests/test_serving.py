@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import json
 import re
 import signal
 import subprocess
@@ -53,26 +54,31 @@ class Slow:
     def __init__(self):
         self.go, self.started, self.batches = threading.Event(), threading.Event(), []
 
-    def __call__(self, prompts: list[str], generator: list[torch.Generator], top_k: int | None = None):
+    def __call__(self, prompts: list[str], generator: list[torch.Generator], top_k: int | None = None, **output):
         self.started.set()
         assert self.go.wait(20)
         self.batches.append((prompts, top_k))
         if "bad" in prompts:
             raise ValueError("this prompt is bad")
-        return SimpleNamespace(images=[Image.new("RGB", (4, 4), (g.initial_seed() % 256, 0, 0)) for g in generator])
+        if output:  # called as a pipeline of diffusers
+            return SimpleNamespace(images=np.zeros((len(prompts), 4, 4, 3)))
+        return [Image.new("RGB", (4, 4), (g.initial_seed() % 256, 0, 0)) for g in generator]
 
 
 def test_the_openai_client_gets_the_images_that_the_seeds_give_alone(pipe):
     async def work(http: httpx2.AsyncClient):
         client = openai.AsyncOpenAI(api_key="none", base_url="http://t/v1", http_client=http)
         assert [model.id for model in (await client.models.list()).data] == ["tiny"]
-        return await client.images.generate(prompt=PROMPTS[0], model="tiny", n=2, extra_body={"seed": 5, "top_k": 4})
+        further = {"seed": 5, "top_k": 4}
+        return await client.images.generate(prompt=PROMPTS[0], model="tiny", n=2, size="16x16", extra_body=further)
 
-    found = with_client(make_app(pipe, "tiny"), work)
+    found = with_client(make_app(pipe, "tiny", loading={"dtype": "float32"}), work)
     assert len(found.data) == 2
     for i, image in enumerate(found.data):
         assert np.array_equal(np.asarray(decoded(image.b64_json)), alone(pipe, PROMPTS[0], 5 + i, top_k=4))
-        assert decoded(image.b64_json).text["seed"] == str(5 + i)
+        chunks = decoded(image.b64_json).text
+        assert chunks["seed"] == str(5 + i)
+        assert json.loads(chunks["settings"]) == {"dtype": "float32", "top_k": 4, "width": 16, "height": 16}
 
 
 def test_nothing_is_lost_or_mixed_up_among_many_clients(pipe):
@@ -105,6 +111,9 @@ def test_bad_requests_are_told_why(pipe):
         "seed must": {"seed": -1},
         "top_p must": {"top_p": 2.0},
         "size must be as in 128x128": {"size": "large"},
+        "at most 1,048,576 pixels": {"size": "16384x16384"},
+        "num_candidates must be at most 64": {"n": 2, "num_candidates": 33},
+        "reranker must be likelihood": {"num_candidates": 2, "reranker": "open_clip:ViT-B-32//etc/passwd"},
         "takes no scheduler": {"scheduler": "ddim"},
         "quality": {"quality": "hd"},
         "response_format": {"response_format": "url"},
@@ -114,14 +123,16 @@ def test_bad_requests_are_told_why(pipe):
     async def work(http: httpx2.AsyncClient):
         found = {says: await ask(http, **{"prompt": "a cat", **body}) for says, body in cases.items()}
         long = await http.post("/generate", content=b"[" * (MAX_BODY + 1))
-        return found, long, await ask(http, prompt="a cat", model="gpt"), await http.get("/health")
+        missing = await http.get("/v1/images/edits")
+        return found, long, await ask(http, prompt="a cat", model="gpt"), await http.get("/health"), missing
 
-    found, long, other, health = with_client(make_app(pipe, "tiny"), work)
+    found, long, other, health, missing = with_client(make_app(pipe, "tiny"), work)
     for says, answer in found.items():
         error = answer.json()["error"]
         assert (answer.status_code, error["type"]) == (400, "invalid_request_error"), says
         assert says in error["message"], (says, error)
     assert (long.status_code, other.status_code, health.json()["status"]) == (413, 404, "ok")
+    assert missing.status_code == 404 and missing.json()["error"]["message"]
     assert "the served one is 'tiny'" in other.json()["error"]["message"]
 
 

@@ -155,11 +155,12 @@ def test_all_processes_of_a_launch_are_refused_together(copy):
 
 
 @pytest.mark.slow
-def test_a_slow_main_process_does_not_end_the_run_by_a_timeout(tmp_path):
+@pytest.mark.parametrize("save", ["async", "waiting"])
+def test_a_slow_main_process_does_not_end_the_run_by_a_timeout(save, tmp_path):
     """Two processes that may wait for eight seconds in a collective, and a preview and a save that take ten."""
     worker = str(Path(__file__).with_name("slow_main_worker.py"))
     on_cpu = os.environ | {"ACCELERATE_USE_CPU": "true"}
-    args = launched(2, worker, str(tmp_path / "run"))
+    args = launched(2, worker, str(tmp_path / "run"), save)
     done = subprocess.run(args, capture_output=True, text=True, env=on_cpu, timeout=120)
     assert done.returncode == 0, done.stderr[-5000:]
     assert damage(tmp_path / "run" / "checkpoint-2", resuming=True) is None

@@ -36,6 +36,7 @@ from t2i.training.background import Background
 from t2i.training.budget import Budget
 from t2i.training.evaluation import history_of
 from t2i.training.lock import RunLock
+from t2i.training.sharding import is_sharded
 from t2i.training.state import copied_tensors, load_random, load_tensors, save_random, save_tensors, write_tensors
 from t2i.training.task import Task
 
@@ -271,12 +272,12 @@ class Checkpoints:
             if self.background.asynchronous:
                 tensors = self._on_all(lambda: copied_tensors(task.model, optimizer, averages), main=True)
             else:
-                tensors = self._on_all(lambda: save_tensors(state, task.model, optimizer, averages))
+                write = partial(save_tensors, state, task.model, optimizer, averages)
+                tensors = self._on_all(write, main=not is_sharded(task.model))
             self._on_all(lambda: save_random(state, self.accelerator))
-            finish: Callable[[], None] = partial(self._finish, part, final, tensors, progress)
-            if self.background.asynchronous:
-                finish = self._unfinished(part, final)(finish)
-            self._on_all(lambda: self.background.do(finish), main=True)
+        # From here on only this piece of work removes `part`: what interrupts the wait for a thread must not.
+        finish = self._unfinished(part, final)(partial(self._finish, part, final, tensors, progress))
+        self._on_all(lambda: self.background.do(finish), main=True)
         return final
 
     def wait(self) -> None:

@@ -80,7 +80,7 @@ class FiniteSteps:
         return next((name for name, count in zip(floats, counts, strict=True) if count), None)
 
     def _lower_rate(self) -> str:
-        self.checkpoints.background.join()
+        self.checkpoints.wait()  # for one that a thread is writing; raises its error
         kept = self.checkpoints.newest()
         how = f"resume from the last checkpoint, {kept}," if kept else "start again"
         return f"{how} with a lower --learning-rate"

@@ -136,6 +136,7 @@ def plot_curves(history: list[dict], path: Path, reference: Mapping[str, Curve] 
     names = [n for n in dict.fromkeys(n for line in history for n in line) if n not in ("step", "images", "seconds")]
     rows = -(-len(names) // 3)
     figure = new_figure(12, 2.8 * rows)
+    compared = False
     batch, last = history[-1]["images"] / history[-1]["step"], history[-1]["step"]
     for i, name in enumerate(names):
         steps, values = np.array([(line["step"], line[name]) for line in history if name in line]).T
@@ -146,12 +147,13 @@ def plot_curves(history: list[dict], path: Path, reference: Mapping[str, Curve] 
         if name in reference:
             images, expected = reference[name]
             shown = images / batch <= 2 * last
+            compared |= shown.any()
             axes.plot(images[shown] / batch, expected[shown], "--", color=COLOURS[1], linewidth=1.1)
         axes.set_title(name)
         axes.set_xlabel("step")
         if name not in ("lr", "codes_used") and values.min() > 0:
             use_log_scale(axes, "y")
-    if reference:
+    if compared:
         figure.supxlabel("dashed: the run of the embedded weights", color=COLOURS[1], fontsize="medium")
     save_png(figure, path, dpi=90)
 

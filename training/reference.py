@@ -65,9 +65,13 @@ def reference_curves(recipe: Mapping, defaults: Mapping = MappingProxyType({})) 
     return {name: tuple(np.array(curve).T) for name, curve in stored["curves"].items()}
 
 
-def store_reference(run: Path, folder: Path = FOLDER) -> Path:
-    """Write the reference of a run's recipe from its folder; returns the file."""
-    recipe = read_json(run / "recipe.json")
+def store_reference(run: Path, folder: Path = FOLDER, **options: object) -> Path:
+    """Write the reference of a run's recipe from its folder; returns the file.
+
+    Args:
+        options: what stands for options of the run, such as the name of the world for a folder of its images.
+    """
+    recipe = read_json(run / "recipe.json") | options
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     names = [name for name in dict.fromkeys(name for line in lines for name in line) if name not in OF_RUN]
     curves = {}

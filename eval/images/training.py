@@ -102,8 +102,7 @@ def training_data(
     world = name or "toybox-v1"
     of = "recorded another data set" if trained is not None else "does not record which of them it was trained on"
     note = (
-        f"Near copies are searched among {limit:,} images of {world}, as recipes train on by default; "
-        f"{pipeline or 'the pipeline'} {of}."
+        f"Near copies are searched among {limit:,} images of {world}, the default; {pipeline or 'the pipeline'} {of}."
     )
     new = _items(world, side, DEFAULT_SEED + 1, NEW_PER_IMAGE * num)
     return TrainingData(_items(world, side, DEFAULT_SEED, limit), new, note)

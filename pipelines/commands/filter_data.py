@@ -25,7 +25,7 @@ class FilterData:
     source: Annotated[Positional[str], arg(metavar="SOURCE")] = ""
     """The data: a folder of images with captions, shards, or a dataset on the Hub (docs/data.md)."""
     clip: str = ""
-    """The CLIP: 'toybox/clip', a folder, a Hub id, or open_clip:ARCH/PRETRAINED."""
+    """The CLIP: a folder, a Hub id, or open_clip:ARCH/PRETRAINED."""
     min_score: float | None = None
     """Minimum score, the cosine of image and caption. Captions with a lower one are left out, and images without
     another. By default only the quantiles of the scores are printed."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from t2i.arguments import parse
 from t2i.checks import UsageError, check_options, check_real, check_whole
-from t2i.pipelines.commands.common import LoadingOptions
+from t2i.pipelines.commands.common import LoadingOptions, check_prompts_suffice
 
 
 @dataclass(frozen=True)
@@ -45,16 +45,34 @@ def main(args: Sequence[str]) -> None:
         from t2i.pipelines.serving.app import make_app
     except ModuleNotFoundError as error:
         raise UsageError(f"t2i serve needs {error.name}: pip install -e '.[serve]'") from error
+    from t2i.pipelines.commands.tasks import for_task
     from t2i.pipelines.loading.auto import open_pipeline
 
-    try:
-        listening = socket.create_server((options.host, options.port), backlog=options.max_waiting)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UsageError(f"--host {options.host} --port {options.port}: {reason}; give another port") from error
-    pipe = open_pipeline(options.pipeline, options.device, options.lora, options.lora_scale, options.dtype)
+    listening = _bound(options.host, options.port)  # before the pipeline is opened, which may take minutes
+    name, loading = options.pipeline, (options.device, options.lora, options.lora_scale, options.dtype)
+    pipe = open_pipeline(name, *loading)
+    check_prompts_suffice(pipe, name)
+    pipe = for_task(pipe, "text", name)
     pipe.set_progress_bar_config(disable=True)
-    app = make_app(pipe, options.pipeline, options.max_batch_size, options.max_waiting, options.timeout)
+    settings = {key: value for key in ("lora", "lora_scale", "dtype") if (value := getattr(options, key)) is not None}
+    app = make_app(pipe, name, options.max_batch_size, options.max_waiting, options.timeout, settings)
     host, port = listening.getsockname()[:2]
-    print(f"{options.pipeline} at http://{host}:{port}/v1/images/generations; Ctrl-C finishes what waits", flush=True)
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    print(f"{name} at http://{address}/v1/images/generations; Ctrl-C finishes what waits", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket with this address, which does not listen yet. Raises UsageError."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise UsageError(f"--host {host}: {error.strerror}; give an address of this machine") from error
+    bound = socket.socket(family, kind, protocol)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise UsageError(f"--host {host} --port {port}: {error.strerror}; give another one") from error
+    return bound

@@ -132,8 +132,8 @@ class DallePipeline(CodePipeline):
             callback_on_step_end_tensor_inputs: the tensors it gets: "codes" (rows, N), "logits" (rows, K) after
                 guidance.
             reranker: what scores the candidates: "likelihood", the prior's own log-likelihood ratio; the name of a
-                CLIP, such as "toybox/clip", a folder, a Hub id or "open_clip:ARCH/PRETRAINED"; or a function of a list
-                of prompts and a list of PIL images that returns one score for each.
+                CLIP (a folder, a Hub id or "open_clip:ARCH/PRETRAINED"); or a function of a list of prompts and a list
+                of PIL images that returns one score for each.
             image: an image to complete, or one per prompt, as `encode_images` takes them.
             keep_codes: how many of its codes are kept, bit for bit: the first in raster order, from 0 to N. With N // 2
                 the top half is kept.

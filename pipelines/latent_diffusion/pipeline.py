@@ -149,7 +149,7 @@ class LatentDiffusionPipeline(LatentDiffusionComponents):
             dynamic_threshold: bound on |x_0| of the latents, also against the overexposure of strong guidance.
             num_candidates: candidates per image, of which the one with the highest score is kept. Each has a generator
                 that is seeded from its image's. Memory does not grow with their number.
-            reranker: what scores the candidates: the name of a CLIP, such as "toybox/clip", a folder, a Hub id or
+            reranker: what scores the candidates: the name of a CLIP, such as "runs/clip-toybox", a folder, a Hub id or
                 "open_clip:ARCH/PRETRAINED"; or a function of a list of prompts and a list of PIL images that returns
                 one score for each. Several candidates need one. With one, a tuple (`return_dict=False`) ends with the
                 scores.

@@ -123,7 +123,7 @@ class MusePipeline(CodePipeline):
                 the last. By default 4.5, as in MaskGIT.
             num_candidates: candidates per image, of which the one with the highest score is kept. Memory does not grow
                 with their number.
-            reranker: what scores the candidates: the name of a CLIP, such as "toybox/clip", a folder, a Hub id or
+            reranker: what scores the candidates: the name of a CLIP, such as "runs/clip-toybox", a folder, a Hub id or
                 "open_clip:ARCH/PRETRAINED"; or a function of a list of prompts and a list of PIL images that returns
                 one score for each. Several candidates need one. With one, a tuple (`return_dict=False`) ends with the
                 scores.

@@ -44,7 +44,8 @@ class Batcher:
     generator of its own, so that it is the one that its seed gives alone.
 
     Args:
-        pipe: a pipeline; only the batcher's thread calls it.
+        generate: makes the images of prompts, one each, given a list of generators and further options, as a pipeline
+            does; only the batcher's thread calls it.
         max_batch_size: maximum number of images in a batch, but for a job that has more.
         max_waiting: maximum number of jobs that wait.
         on_batch: is told the number of images of each batch and the seconds it took.
@@ -52,12 +53,13 @@ class Batcher:
 
     def __init__(
         self,
-        pipe,
+        generate: Callable[..., Sequence[Image.Image]],
         max_batch_size: int = 8,
         max_waiting: int = 64,
         on_batch: Callable[[int, float], None] = lambda images, seconds: None,
     ):
-        self.pipe, self.max_batch_size, self.max_waiting, self.on_batch = pipe, max_batch_size, max_waiting, on_batch
+        self.generate, self.on_batch = generate, on_batch
+        self.max_batch_size, self.max_waiting = max_batch_size, max_waiting
         self._jobs: deque[Job] = deque()
         self._changed, self._closing = threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="pipeline", daemon=True)
@@ -66,35 +68,43 @@ class Batcher:
     @property
     def waiting(self) -> int:
         """Number of jobs that wait."""
-        return len(self._jobs)
+        with self._changed:
+            return len(self._wanted())
 
     def submit(self, job: Job) -> None:
         """Let a job wait for its turn. Raises QueueFull or Closing."""
         with self._changed:
             if self._closing:
                 raise Closing
-            if len(self._jobs) >= self.max_waiting:
+            if len(self._wanted()) >= self.max_waiting:
                 raise QueueFull
             self._jobs.append(job)
             self._changed.notify()
 
-    def close(self) -> None:
-        """Take no new jobs, and return when those that wait are finished."""
+    def close(self, timeout: float | None = None) -> None:
+        """Take no new jobs, and return when those that wait are finished, or after some seconds."""
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(timeout)
+
+    def _wanted(self) -> deque[Job]:
+        """The jobs that wait, without those that were cancelled, which are dropped."""
+        self._jobs = deque(job for job in self._jobs if not job.images.cancelled())
+        return self._jobs
 
     def _run(self) -> None:
-        while batch := self._next():
+        while (batch := self._next()) is not None:
             self._generate([job for job in batch if job.images.set_running_or_notify_cancel()])
 
-    def _next(self) -> list[Job]:
-        """The jobs of the next batch, as soon as there are any; none when all work is done."""
+    def _next(self) -> list[Job] | None:
+        """The jobs of the next batch, as soon as there are any; None when all work is done."""
         with self._changed:
             self._changed.wait_for(lambda: self._jobs or self._closing)
+            if not self._jobs:
+                return None
             batch: list[Job] = []
-            for job in self._jobs:
+            for job in self._wanted():
                 size = sum(len(other.seeds) for other in (*batch, job))
                 if not batch or (job.options == batch[0].options and size <= self.max_batch_size):
                     batch.append(job)
@@ -108,7 +118,7 @@ class Batcher:
         generators = [torch.Generator().manual_seed(seed) for job in batch for seed in job.seeds]
         started = time.perf_counter()
         try:
-            images = self.pipe(prompts, generator=generators, **batch[0].options).images
+            images = self.generate(prompts, generator=generators, **batch[0].options)
         except Exception as error:
             if len(batch) == 1:
                 batch[0].images.set_exception(error)

@@ -20,7 +20,7 @@ from t2i.data.toybox import cli as toybox
 from t2i.files import check_folder
 from t2i.notes import count
 
-KINDS = (*WORLDS, "shard", "filter", "emoji")  # of `t2i data KIND`; `data filter` is a command of its own
+KINDS = (*WORLDS, "shard", "emoji")  # of `t2i data KIND`
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def main(args: Sequence[str]) -> None:
         print("       t2i data emoji --out DIR [options]: write captioned emoji, the work of designers, to a folder")
         print("t2i data toybox --help, and the same for shard, filter and emoji: list the options")
         return
-    check_choice("data set", args[0], KINDS)
+    check_choice("data set", args[0], [*KINDS, "filter"])  # `data filter` is a command of its own
     if args[0] == "shard":
         _shard(args[1:])
     elif args[0] == "emoji":

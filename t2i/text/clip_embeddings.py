@@ -7,8 +7,9 @@ Shapes: N images or texts · H × W pixels · S side of the network's input · D
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from t2i.folders import newest_in_run
 from t2i.text.pretrained import load, open_open_clip
+from t2i.weights import digest, tokenizer_digest
 
 TEXTS = 256  # batch size
 
@@ -34,10 +36,20 @@ class TransformersClip:
     def __init__(self, source: str, device: str | torch.device = "cpu"):
         from transformers import AutoImageProcessor, CLIPModel
 
-        self.source, self.device, self._tokenizer = source, torch.device(device), None
+        self.source, self.device = source, torch.device(device)
         self.model = load(CLIPModel, source, "clip").eval().requires_grad_(False).to(device)
         self.processor = load(AutoImageProcessor, source)
         self.dim, self.size = self.model.config.projection_dim, self.model.config.vision_config.image_size
+
+    @cached_property
+    def tokenizer(self):  # deferred: not needed for images
+        from transformers import AutoTokenizer
+
+        return load(AutoTokenizer, self.source)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that determines the embeddings: weights, tokenizer, preprocessing."""
+        return _hash(digest(self.model), tokenizer_digest(self.tokenizer), self.processor.to_json_string())
 
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) on the CPU -> float32 (N, 3, S, S)"""
@@ -50,14 +62,10 @@ class TransformersClip:
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """N texts -> float32 (N, D) on the CPU. Longer ones are truncated to the context; the end token is kept."""
-        if self._tokenizer is None:  # deferred: not needed for images
-            from transformers import AutoTokenizer
-
-            self._tokenizer = load(AutoTokenizer, self.source)
         length = self.model.config.text_config.max_position_embeddings
         parts = []
         for some in _chunks(texts):
-            tokens = self._tokenizer(some, padding=True, truncation=True, max_length=length, return_tensors="pt")
+            tokens = self.tokenizer(some, padding=True, truncation=True, max_length=length, return_tensors="pt")
             pooled = self.model.text_model(**tokens.to(self.device)).pooler_output
             parts.append(self.model.text_projection(pooled).float().cpu())
         return torch.cat(parts)
@@ -82,6 +90,10 @@ class OpenClip:
             self.dim = self.model.encode_image(blank.to(device)).shape[1]  # the attribute's name depends on the class
         self.size = blank.shape[-1]
 
+    def fingerprint(self) -> str:
+        """SHA-256 of all that determines the embeddings: weights, architecture with its tokenizer, preprocessing."""
+        return _hash(digest(self.model), self.arch, str(self.transform))
+
     def prepare(self, images: Tensor) -> Tensor:
         """uint8 (N, 3, H, W) on the CPU -> float32 (N, 3, S, S)"""
         rows = images.permute(0, 2, 3, 1).numpy()
@@ -105,13 +117,12 @@ class OpenClip:
 Clip = TransformersClip | OpenClip
 
 
-@lru_cache(maxsize=2)
 def open_clip_model(name: str, device: str = "cpu") -> Clip:
-    """The CLIP called `name`, opened once for all calls.
+    """The CLIP called `name`, opened once for all calls; of a run, its newest checkpoint at each call.
 
     Args:
-        name: "toybox/clip" (embedded), the folder or Hub id of a CLIP of transformers, or "open_clip:ARCH/PRETRAINED".
-            As in `t2i eval`, "clip:" may precede a folder or Hub id.
+        name: the folder or Hub id of a CLIP of transformers, or "open_clip:ARCH/PRETRAINED". As in `t2i eval`, "clip:"
+            may precede a folder or Hub id.
 
     Raises FileNotFoundError, with the remedy, for a CLIP that is not there, and ValueError for anything else.
     """
@@ -119,14 +130,20 @@ def open_clip_model(name: str, device: str = "cpu") -> Clip:
     if library not in ("clip", "open_clip"):
         library, source = "clip", name
     if library == "open_clip":
-        return OpenClip(source, device)
+        return _opened(OpenClip, source, device)
     try:
-        return TransformersClip(str(newest_in_run(source, "config.json")), device)
+        newest = newest_in_run(source, "config.json")
+        return _opened(TransformersClip, str(newest.resolve() if newest.is_dir() else source), device)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"there is no CLIP: {error}; t2i train clip-toybox trains one, and open_clip's are named "
             "open_clip:ARCH/PRETRAINED"
         ) from error
+
+
+@lru_cache(maxsize=2)
+def _opened(cls: type[TransformersClip] | type[OpenClip], source: str, device: str) -> Clip:
+    return cls(source, device)
 
 
 @torch.no_grad()
@@ -145,6 +162,10 @@ def cosines(clip: Clip, images: Tensor, texts: Sequence[Sequence[str]]) -> Tenso
     of_images = clip.embed_images(clip.prepare(images.permute(0, 3, 1, 2)).to(clip.device)).float().cpu()  # (N, D)
     counts = torch.tensor([len(own) for own in texts])
     return F.cosine_similarity(of_images.repeat_interleave(counts, 0), of_texts)
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _chunks(texts: Sequence[str]) -> list[list[str]]:

@@ -78,7 +78,7 @@ def clip_toybox(preset: str = "base") -> ClipRecipe:
     belong together. From two captions of the same scene the text encoder learns it within a hundred steps, and the
     image encoder follows.
 
-    base: `t2i train clip-toybox --mixed-precision bf16`, 45 minutes on two cores
+    base: `t2i train clip-toybox --mixed-precision bf16`
     tiny: `t2i train clip-toybox --preset tiny`, a minute on one core
     """
     if preset == "tiny":
