@@ -112,14 +112,14 @@ class OnGPU:
 
 
 GPU = {
-    "vqvae-toybox": OnGPU(8, compiled=False),
-    "vqgan-toybox": OnGPU(8, compiled=False),
-    "prior-toybox": OnGPU(8),
+    "vqvae-toybox": OnGPU(8, 0.3, compiled=False),
+    "vqgan-toybox": OnGPU(8, 0.3, compiled=False),
+    "prior-toybox": OnGPU(8, 0.2),
     "kl-toybox": OnGPU(8, 0.4),
-    "clip-toybox": OnGPU(4, 0.75, compiled=False, renders=4 * LARGE),  # each scene with three near misses
-    "ldm-toybox": OnGPU(4, 0.4),
+    "clip-toybox": OnGPU(4, 0.25, compiled=False, renders=4 * LARGE),  # each scene with three near misses
+    "ldm-toybox": OnGPU(4, 0.3),
     "toybox-v1-classifier": OnGPU(4, compiled=False, renders=1),
-    "toybox-classifier": OnGPU(4, 0.2, compiled=False, renders=2 * LARGE),
+    "toybox-classifier": OnGPU(4, 0.1, compiled=False, renders=2 * LARGE),
 }
 PREVIEWS = 4  # checkpoints per recipe, and hence previews, each as long as a hundred steps
 

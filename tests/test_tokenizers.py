@@ -243,6 +243,14 @@ def test_the_perceptual_distance_is_zero_for_equal_images_and_else_positive(feat
     assert not loss.train().features.training
 
 
+@pytest.mark.parametrize("size", [64, 128])
+def test_the_perceptual_loss_is_computed_in_bfloat16_at_any_size(size, features):
+    loss, batch = PerceptualLoss(features), images(2, size)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = loss(batch.flip(-1).bfloat16(), batch)
+    assert found == pytest.approx(loss(batch.flip(-1), batch).item(), rel=0.1)
+
+
 def test_the_perceptual_loss_trains_the_reconstruction_only(features):
     loss = PerceptualLoss(features)
     recon = images(1, 32).requires_grad_()

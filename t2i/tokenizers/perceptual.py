@@ -70,7 +70,8 @@ class ClassifierFeatures(nn.Module):
         """(B, 3, S, S) in [-1, 1] -> features of each level, of images resampled to 128×128."""
         x = images
         if x.shape[-2:] != (self.side, self.side):
-            x = F.interpolate(x, size=(self.side, self.side), mode="bilinear", antialias=True)
+            # In float32: torch has no antialiased resampling of bfloat16 on a CPU.
+            x = F.interpolate(x.float(), size=(self.side, self.side), mode="bilinear", antialias=True)
         found = []
         for level in self.levels:
             x = level(x)

@@ -7,7 +7,6 @@ Shapes: B batch · L text positions · D width of the text states
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +18,7 @@ from t2i.checks import check_fraction, check_whole
 from t2i.diffusion.conditioning import encoder_of
 from t2i.diffusion.objective import DiffusionObjective, Prediction
 from t2i.diffusion.schedule import NoiseSchedule
-from t2i.folders import may_be_on_hub
+from t2i.folders import embedded_folder, may_be_on_hub
 from t2i.processes import this_process
 from t2i.text.cache import CachedStates, cached_states
 from t2i.text.encoders import TextEncoder, open_text_encoder
@@ -162,7 +161,7 @@ def load_text_encoder(name: str, length: int | None = None) -> TextEncoder:
 
     Raises FileNotFoundError with the command that trains it, and ValueError for a length that it does not have.
     """
-    if not Path(name).exists() and not may_be_on_hub(name, bare=True):
+    if not embedded_folder(name).exists() and not may_be_on_hub(name, bare=True):
         kind = "t5" if "t5" in name else "clip"
         raise FileNotFoundError(
             f"there is no text encoder in {name}; make one with: t2i train {kind}-toybox"
