@@ -81,8 +81,6 @@ PACKED = {
     "classifier-v1": ("toybox-v1-classifier", ToyboxClassifier),
     "classifier": ("toybox-classifier", FactClassifier),
 }
-
-
 LARGE = 3  # an image of 128 pixels takes as long to render as three of 64
 
 

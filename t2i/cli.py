@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sys
 from collections.abc import Sequence
 from pkgutil import resolve_name
@@ -59,6 +61,17 @@ def main(args: Sequence[str] | None = None) -> None:
             if not {"-h", "--help"} & set(args):
                 configure_threads(name, threads)
             resolve_name(COMMANDS[name][0])(args[len(name.split()) :])
+
+
+def help_of(*command: str) -> str:
+    """What `t2i COMMAND --help` prints. Raises SystemExit for a command that does not exist."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            main([*command, "--help"])
+        except SystemExit as end:
+            if end.code:
+                raise
+    return printed.getvalue().strip()
 
 
 def _usage() -> str:

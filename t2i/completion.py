@@ -5,8 +5,6 @@ The options are those that `--help` prints now, so the script holds no code that
 
 from __future__ import annotations
 
-import contextlib
-import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -82,11 +80,9 @@ def second_words() -> dict[str, tuple[str, ...]]:
 
 
 def _options(*command: str) -> str:
-    from t2i.cli import main as t2i
+    from t2i.cli import help_of
 
-    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
-        t2i([*command, "--help"])
-    return " ".join(dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", printed.getvalue())))
+    return " ".join(dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", help_of(*command))))
 
 
 def _lines(cases: Sequence[str] | Iterator[str]) -> str:

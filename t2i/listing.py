@@ -11,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from t2i.arguments import parse
 from t2i.checks import check_choice
+from t2i.files import read_json
 from t2i.folders import EMBEDDED
 from t2i.tables import format_table
 
@@ -36,7 +37,7 @@ def weights() -> list[tuple[str, ...]]:
         file = next((file for file in (folder / "model_index.json", folder / "config.json") if file.is_file()), None)
         if file is None:
             continue
-        config = json.loads(file.read_text())
+        config = read_json(file)
         kind = config.get("_class_name") or config["architectures"][0]
         size = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
         found.append((folder.relative_to(EMBEDDED).as_posix(), kind, f"{size / 1e6:.1f} MB"))

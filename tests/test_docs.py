@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ast
-import contextlib
 import importlib
-import io
 import re
 import shlex
 import subprocess
@@ -16,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from t2i.cli import main
+from t2i.cli import help_of
 from t2i.data.toybox_v1 import ATTRIBUTES, KINDS, RELATIONS
 
 ROOT = Path(__file__).parent.parent
@@ -36,12 +34,8 @@ def python_blocks(page: Path) -> list[str]:
 
 
 @cache
-def help_of(*command: str) -> str:
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed), pytest.raises(SystemExit) as exit_:
-        main([*command, "--help"])
-    assert not exit_.value.code, command
-    return printed.getvalue()
+def options_of(*command: str) -> set[str]:
+    return set(re.findall(r"--[a-z][a-z0-9-]*", help_of(*command)))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -52,7 +46,7 @@ def test_commands_and_their_options_exist(page):
             continue  # `t2i train` lists the recipes
         options = {word for word in words if word.startswith("--") and word not in ("--help", "--threads")}
         for recipe in name[1].split("|") if len(name) > 1 else [""]:
-            known = set(re.findall(r"--[a-z][a-z0-9-]*", help_of(*name[:1], *filter(None, [recipe]))))
+            known = options_of(*name[:1], *filter(None, [recipe]))
             assert options <= known, (page.name, words, options - known)
 
 

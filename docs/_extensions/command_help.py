@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-
-def help_of(*command: str) -> str:
-    """What `t2i COMMAND --help` prints on a terminal of 100 columns, without colours."""
-    from t2i.cli import main
-
-    os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}
-    with contextlib.redirect_stdout(io.StringIO()) as printed, contextlib.suppress(SystemExit):
-        main([*command, "--help"])
-    return printed.getvalue().strip()
+from t2i.cli import COMMANDS, help_of
+from t2i.training.recipes import RECIPES
 
 
 class CommandHelp(SphinxDirective):
@@ -27,9 +18,7 @@ class CommandHelp(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        from t2i.cli import COMMANDS
-        from t2i.training.recipes import RECIPES
-
+        os.environ |= {"COLUMNS": "100", "NO_COLOR": "1"}  # of the terminal that the help is laid out for
         of_recipes = self.arguments[0] == "recipes"
         names = [("train", name) for name in RECIPES] if of_recipes else [tuple(name.split()) for name in COMMANDS]
         return [self._section(name) for name in names]

@@ -26,7 +26,7 @@ _HASH = re.compile(r"(.+)@([0-9a-fA-F]{6,64})")
 
 
 def extractor_forms() -> dict[str, str]:
-    """How each extractor is named, with its argument (in brackets if optional), and its class's first sentence."""
+    """How each extractor is named, with its argument (in brackets if optional), and what its class says of it first."""
     forms = {}
     for name, cls in (_ALONE | _WITH_SOURCE).items():
         argument = f":{_NEEDS_SOURCE[name]}" if name in _NEEDS_SOURCE else "[:FILE_OR_FOLDER]"

@@ -179,9 +179,8 @@ def call_options(pipe, options: DiffusionOptions, name: str, method: Callable | 
 
     from t2i.pipelines.commands.tasks import use_scheduler
 
-    values = options.sampling_options()
-    if options.negative_prompt is not None:
-        values["negative_prompt"] = options.negative_prompt
+    further = {name: getattr(options, name, None) for name in ("negative_prompt", "height", "width")}
+    values = options.sampling_options() | {name: value for name, value in further.items() if value is not None}
     takes = inspect.signature(method or pipe.__call__).parameters
     if method is None and "scheduler" in values and "scheduler" not in takes:
         use_scheduler(pipe, values.pop("scheduler"), name)

@@ -42,10 +42,6 @@ class Generate(SamplingOptions, PipelineOptions, SeedOptions):
     width: int | None = None
     """Width of the images in pixels; by default the pipeline's own."""
 
-    def sizes(self) -> dict[str, int]:
-        """Height and width, as far as they are given."""
-        return {name: side for name in ("height", "width") if (side := getattr(self, name)) is not None}
-
 
 def main(args: Sequence[str]) -> None:
     """Generate the images and print where they are. Raises UsageError for invalid arguments."""
@@ -88,7 +84,7 @@ def generate(pipe, options: Generate, name: str = "this pipeline") -> list[Image
 
     check_prompts_suffice(pipe, name)
     pipe = for_task(pipe, "text", name)
-    values = call_options(pipe, options, name) | options.sizes()
+    values = call_options(pipe, options, name)
     n, generators = options.num_images, options.generators(len(options.prompts))
     return finite_images(pipe, list(options.prompts), num_images_per_prompt=n, generator=generators, **values)
 
@@ -101,8 +97,9 @@ def _check(options: Generate) -> None:
     options.sampling_options()
     options.check_reranker()
     options.check_pipeline_options(options.prompts)
-    for side, value in options.sizes().items():
-        check_whole(f"--{side}", value, most=MAX_SIDE)
+    for name, side in (("--height", options.height), ("--width", options.width)):
+        if side is not None:
+            check_whole(name, side, most=MAX_SIDE)
     if "" in options.pipeline:
         raise UsageError("--pipeline is empty; give the name of an embedded system, a folder, or a model of the Hub")
     check_distinct("--pipeline", options.pipeline)

@@ -115,7 +115,7 @@ def vqgan_toybox(preset: str = "base") -> VQGANRecipe:
         data=TOYBOX,
         model=vqvae_options(**BASE, **CODEBOOK),
         perceptual=PerceptualConfig(perceptual_weight=20.0),
-        discriminator=DiscriminatorConfig(0.2, discriminator_start=1_400, discriminator_ramp=300),
+        discriminator=DiscriminatorConfig(discriminator_weight=0.2, discriminator_start=1_400, discriminator_ramp=300),
         loop=_loop("vqgan", steps=3_700),
     )
 
