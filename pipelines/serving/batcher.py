@@ -41,7 +41,7 @@ class Batcher:
     """Generates the images of waiting jobs, in batches.
 
     A batch begins with the job that has waited longest, and takes others with the same options. Each image has a
-    generator of its own, so that it is the one that its seed gives alone.
+    generator of its own, so that it is the one that its seed gives alone, up to the rounding in a batch of this size.
 
     Args:
         generate: makes the images of prompts, one each, given a list of generators and further options, as a pipeline
