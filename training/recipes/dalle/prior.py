@@ -37,7 +37,7 @@ from t2i.training.task import Evaluation
 from t2i.weights import copy_weights, digest, tokenizer_digest
 
 ROWS = 4  # bins of the held-out loss
-TEXT_LENGTH = 40  # the longest captions of toybox take 35 tokens
+TEXT_LENGTH = 40  # the longest of 1,500 captions of toybox has 33 tokens
 
 prior_options = partial(model_options, TextImageTransformer, exclude=("grid_size", "attention_backend"))
 
