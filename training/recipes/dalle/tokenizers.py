@@ -108,9 +108,9 @@ def vqgan_toybox(preset: str = "base") -> VQGANRecipe:
     """
     if preset == "tiny":
         model = vqvae_options(**TINY, codebook_size=256, code_width=16, warmup_batches=40)
-        small = {"discriminator_channels": (16, 32), "discriminator_start": 100, "discriminator_ramp": 50}
+        small = {"discriminator_channels": (16, 32), "discriminator_start": 40, "discriminator_ramp": 20}
         discriminator = DiscriminatorConfig(discriminator_weight=0.5, **small)
-        return VQGANRecipe(model=model, discriminator=discriminator, loop=_loop("vqgan", tiny=True))
+        return VQGANRecipe(model=model, discriminator=discriminator, loop=_loop("vqgan", tiny=True, steps=120))
     return VQGANRecipe(
         data=TOYBOX,
         model=vqvae_options(**BASE, **CODEBOOK),
@@ -120,11 +120,12 @@ def vqgan_toybox(preset: str = "base") -> VQGANRecipe:
     )
 
 
-def _loop(name: str, tiny: bool = False, steps: int = 3_000) -> LoopConfig:
+def _loop(name: str, tiny: bool = False, steps: int | None = None) -> LoopConfig:
     if tiny:
-        length = {"max_train_steps": 300, "checkpointing_steps": 100, "lr_warmup_steps": 20}
+        steps = steps or 300
+        length = {"max_train_steps": steps, "checkpointing_steps": steps // 3, "lr_warmup_steps": 20}
         return LoopConfig(f"runs/tiny-{name}", train_batch_size=16, **length)
-    length = {"max_train_steps": steps, "checkpointing_steps": 500}
+    length = {"max_train_steps": steps or 3_000, "checkpointing_steps": 500}
     return LoopConfig(f"runs/{name}-toybox", train_batch_size=32, optimizer="muon", learning_rate=3e-3, **length)
 
 
